@@ -1,0 +1,48 @@
+// swift-tools-version: 6.2
+// What is built: the Reactor library, the worker on top of it, and their tests.
+// Arrows point down only: Worker -> Reactor -> CReactor.
+
+import PackageDescription
+
+/// Compiler settings of every Swift target of ours.
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  // A nonisolated async function runs where its caller runs, so nothing leaves the loop's thread by accident.
+  .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+  // A member is visible only where its module is imported: the compiler checks the direction of the arrows.
+  .enableUpcomingFeature("MemberImportVisibility"),
+  // `any` marks each place where a call goes through a witness table.
+  .enableUpcomingFeature("ExistentialAny"),
+  // A warning is a fault.
+  .treatAllWarnings(as: .error),
+]
+
+let package = Package(
+  name: "secrets-bridge-worker",
+  products: [
+    .library(name: "Reactor", targets: ["Reactor"]),
+    .executable(name: "secrets-bridge-worker", targets: ["Worker"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2")
+  ],
+  targets: [
+    .target(
+      name: "CReactor",
+      linkerSettings: [
+        .linkedLibrary("ev"), .linkedLibrary("pq"), .linkedLibrary("hiredis"), .linkedLibrary("cares"),
+        .linkedLibrary("jansson"), .linkedLibrary("crypto"), .linkedLibrary("ssl"),
+      ]
+    ),
+    .target(name: "Reactor", dependencies: ["CReactor"], swiftSettings: strict),
+    .executableTarget(
+      name: "Worker",
+      dependencies: ["Reactor", .product(name: "Logging", package: "swift-log")],
+      swiftSettings: strict
+    ),
+    // What both test bundles share: the loop's thread, private servers, waiting for a condition.
+    .target(name: "TestSupport", dependencies: ["Reactor"], path: "Tests/TestSupport", swiftSettings: strict),
+    .testTarget(name: "ReactorTests", dependencies: ["Reactor", "TestSupport"], swiftSettings: strict),
+    .testTarget(name: "WorkerTests", dependencies: ["Worker", "Reactor", "TestSupport"], swiftSettings: strict),
+  ]
+)

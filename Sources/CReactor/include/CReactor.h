@@ -1,0 +1,89 @@
+// The door to C: the libraries that the reactor drives, and inline shims for what Swift cannot import (macros and
+// variadic functions). No logic lives here. Called by Sources/Reactor only.
+
+#ifndef CREACTOR_H
+#define CREACTOR_H
+
+#include <ares.h>
+#include <ev.h>
+#include <hiredis/async.h>
+#include <hiredis/hiredis.h>
+#include <jansson.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/ssl.h>
+#include <postgresql/libpq-fe.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <malloc.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#if __has_include(<hiredis/hiredis_ssl.h>)
+#include <hiredis/hiredis_ssl.h>
+#endif
+
+// hiredis' libev adapter is a header of static functions; unused ones are no fault of ours.
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wunused-function"
+#include <hiredis/adapters/libev.h>
+#pragma clang diagnostic pop
+
+// libev's initialisers are macros.
+
+static inline void creactor_io_init(ev_io *watcher, void (*callback)(struct ev_loop *, ev_io *, int), int descriptor,
+                                    int events) {
+  ev_io_init(watcher, callback, descriptor, events);
+}
+
+/// Changes what a stopped watcher waits for.
+static inline void creactor_io_set(ev_io *watcher, int descriptor, int events) {
+  ev_io_set(watcher, descriptor, events);
+}
+
+static inline void creactor_timer_init(ev_timer *watcher, void (*callback)(struct ev_loop *, ev_timer *, int),
+                                       double after_seconds) {
+  ev_timer_init(watcher, callback, after_seconds, 0.);
+}
+
+/// The last prepare watcher to run: whatever other ones resume comes in the same turn.
+static inline void creactor_prepare_init(ev_prepare *watcher, void (*callback)(struct ev_loop *, ev_prepare *, int)) {
+  ev_prepare_init(watcher, callback);
+  ev_set_priority(watcher, EV_MINPRI);
+}
+
+/// The first watcher to run after the poll.
+static inline void creactor_check_init(ev_check *watcher, void (*callback)(struct ev_loop *, ev_check *, int)) {
+  ev_check_init(watcher, callback);
+  ev_set_priority(watcher, EV_MAXPRI);
+}
+
+static inline void creactor_idle_init(ev_idle *watcher, void (*callback)(struct ev_loop *, ev_idle *, int)) {
+  ev_idle_init(watcher, callback);
+}
+
+static inline void creactor_async_init(ev_async *watcher, void (*callback)(struct ev_loop *, ev_async *, int)) {
+  ev_async_init(watcher, callback);
+}
+
+static inline void creactor_signal_init(ev_signal *watcher, void (*callback)(struct ev_loop *, ev_signal *, int),
+                                        int number) {
+  ev_signal_init(watcher, callback, number);
+}
+
+static inline void creactor_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
+
+#endif

@@ -1,0 +1,196 @@
+// The executor: a libev loop that runs Swift's jobs in the order in which they came, on the thread that runs the loop.
+// Invariant: while a job waits in the queue the loop never blocks. Used by EventLoop only.
+
+import CReactor
+import Synchronization
+
+/// A serial executor and task executor on one libev loop.
+///
+/// Jobs that the loop's own thread enqueues go into a FIFO that a prepare watcher drains before the loop would block.
+/// Jobs from other threads (there are none in the worker; tests have some) take a locked list and wake the loop.
+final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
+  /// Jobs run in one turn of the loop before descriptors and timers get theirs.
+  private static let jobsPerTurn = 1024
+
+  let loop: OpaquePointer
+  private let thread = Atomic<UInt>(0)
+  private let foreign = Mutex<[ForeignWork]>([])
+
+  // Touched by the loop's thread only.
+  private var queue = JobQueue()
+  private let prepare = UnsafeMutablePointer<ev_prepare>.allocate(capacity: 1)
+  private let check = UnsafeMutablePointer<ev_check>.allocate(capacity: 1)
+  private let idle = UnsafeMutablePointer<ev_idle>.allocate(capacity: 1)
+  private let wake = UnsafeMutablePointer<ev_async>.allocate(capacity: 1)
+  private(set) var statistics = LoopStatistics()
+  private var wokenAt = MonotonicInstant.system
+
+  private enum ForeignWork {
+    case job(UnownedJob)
+    case function(@Sendable () -> Void)
+  }
+
+  init() {
+    guard let loop = ev_default_loop(UInt32(EVBACKEND_EPOLL | EVFLAG_NOENV)) else {
+      fatalError("libev has no epoll backend here")
+    }
+    self.loop = loop
+    let context = Unmanaged.passUnretained(self).toOpaque()
+
+    creactor_prepare_init(prepare) { _, watcher, _ in
+      LoopExecutor.from(watcher?.pointee.data).drain()
+    }
+    prepare.pointee.data = context
+    ev_prepare_start(loop, prepare)
+
+    creactor_check_init(check) { _, watcher, _ in
+      LoopExecutor.from(watcher?.pointee.data).wokenAt = .system
+    }
+    check.pointee.data = context
+    ev_check_start(loop, check)
+
+    // Does nothing: while it is active, the loop polls without blocking.
+    creactor_idle_init(idle) { _, _, _ in }
+
+    creactor_async_init(wake) { _, watcher, _ in
+      LoopExecutor.from(watcher?.pointee.data).adoptForeignWork()
+    }
+    wake.pointee.data = context
+    ev_async_start(loop, wake)
+  }
+
+  private static func from(_ data: UnsafeMutableRawPointer?) -> LoopExecutor {
+    Unmanaged<LoopExecutor>.fromOpaque(data!).takeUnretainedValue()
+  }
+
+  /// Runs the loop on the calling thread until `stop()`; this thread is the loop's from now on.
+  func run() {
+    thread.store(UInt(pthread_self()), ordering: .releasing)
+    ev_run(loop, 0)
+  }
+
+  /// Ends `run()` after the present turn. On the loop's thread only.
+  func stop() {
+    ev_break(loop, Int32(EVBREAK_ALL))
+  }
+
+  /// Whether the caller is on the loop's thread.
+  var isCurrentThread: Bool {
+    thread.load(ordering: .acquiring) == UInt(pthread_self())
+  }
+
+  func enqueue(_ job: UnownedJob) {
+    if isCurrentThread {
+      queue.append(job)
+    } else {
+      submit(.job(job))
+    }
+  }
+
+  func enqueue(_ job: consuming ExecutorJob) {
+    enqueue(UnownedJob(job))
+  }
+
+  /// Runs `function` on the loop: now, where the caller is on its thread, else in its next turn.
+  func perform(_ function: @escaping @Sendable () -> Void) {
+    if isCurrentThread {
+      function()
+    } else {
+      submit(.function(function))
+    }
+  }
+
+  func checkIsolated() {
+    precondition(isCurrentThread, "not on the event loop's thread")
+  }
+
+  func isIsolatingCurrentContext() -> Bool? {
+    isCurrentThread
+  }
+
+  func asUnownedSerialExecutor() -> UnownedSerialExecutor {
+    UnownedSerialExecutor(ordinary: self)
+  }
+
+  private func submit(_ work: ForeignWork) {
+    foreign.withLock { $0.append(work) }
+    ev_async_send(loop, wake)
+  }
+
+  private func adoptForeignWork() {
+    let adopted = foreign.withLock { list in
+      defer { list.removeAll(keepingCapacity: true) }
+      return list
+    }
+    for work in adopted {
+      switch work {
+      case .job(let job): queue.append(job)
+      case .function(let function): function()
+      }
+    }
+  }
+
+  private func drain() {
+    var budget = Self.jobsPerTurn
+    while budget > 0, let job = queue.popFirst() {
+      budget -= 1
+      job.runSynchronously(
+        isolatedTo: asUnownedSerialExecutor(), taskExecutor: asUnownedTaskExecutor())
+    }
+    if queue.isEmpty {
+      ev_idle_stop(loop, idle)
+    } else {
+      ev_idle_start(loop, idle)
+    }
+    statistics.record(turn: wokenAt.duration(to: .system))
+  }
+}
+
+/// What the loop did since it began: its cost while idle and its worst delay are read off here.
+public struct LoopStatistics: Sendable {
+  /// Times that the loop woke, polled and went back to wait.
+  public private(set) var turns: UInt64 = 0
+  /// Time spent in callbacks and jobs, summed.
+  public private(set) var busy: Duration = .zero
+  /// The last turn's length: what an event that came at its beginning had to wait.
+  public private(set) var lastTurn: Duration = .zero
+  /// The longest turn so far.
+  public private(set) var longestTurn: Duration = .zero
+
+  mutating func record(turn: Duration) {
+    turns += 1
+    busy += turn
+    lastTurn = turn
+    longestTurn = max(longestTurn, turn)
+  }
+}
+
+/// A FIFO ring of jobs that grows by doubling and never shrinks: its size is the most jobs that ever waited at once.
+private struct JobQueue {
+  private var slots: [UnownedJob?] = Array(repeating: nil, count: 64)
+  private var head = 0
+  private var count = 0
+
+  var isEmpty: Bool { count == 0 }
+
+  mutating func append(_ job: UnownedJob) {
+    if count == slots.count { grow() }
+    slots[(head + count) & (slots.count - 1)] = job
+    count += 1
+  }
+
+  mutating func popFirst() -> UnownedJob? {
+    guard count > 0 else { return nil }
+    let job = slots[head]
+    head = (head + 1) & (slots.count - 1)
+    count -= 1
+    return job
+  }
+
+  private mutating func grow() {
+    var larger: [UnownedJob?] = Array(repeating: nil, count: slots.count * 2)
+    for index in 0..<count { larger[index] = slots[(head + index) & (slots.count - 1)] }
+    slots = larger
+    head = 0
+  }
+}

@@ -1,0 +1,42 @@
+// Signals as events of the loop. Invariant: a handler runs in a turn of the loop, never inside of the signal itself.
+
+import CReactor
+
+/// The signals that a service listens to.
+public enum ProcessSignal: Sendable, CaseIterable {
+  case terminate, interrupt, hangUp
+
+  var number: Int32 {
+    switch self {
+    case .terminate: SIGTERM
+    case .interrupt: SIGINT
+    case .hangUp: SIGHUP
+    }
+  }
+}
+
+/// Calls back for each arrival of one signal, for as long as it exists.
+@EventLoop
+public final class SignalWatcher {
+  private let watcher: UnsafeMutablePointer<ev_signal>
+  private let callback: @EventLoop () -> Void
+
+  public init(_ signal: ProcessSignal, callback: @escaping @EventLoop () -> Void) {
+    self.callback = callback
+    watcher = .allocate(capacity: 1)
+    creactor_signal_init(
+      watcher,
+      { _, watcher, _ in
+        guard let data = watcher?.pointee.data else { return }
+        let owner = Unmanaged<SignalWatcher>.fromOpaque(data)
+        EventLoop.assumeIsolated { owner.takeUnretainedValue().callback() }
+      }, signal.number)
+    watcher.pointee.data = Unmanaged.passUnretained(self).toOpaque()
+    ev_signal_start(EventLoop.loop, watcher)
+  }
+
+  isolated deinit {
+    ev_signal_stop(EventLoop.loop, watcher)
+    watcher.deallocate()
+  }
+}

@@ -1,0 +1,138 @@
+// libev's watchers as objects: one for a descriptor, one for a timer.
+// Invariant: a watcher that is active holds a reference to itself, so libev never calls into freed memory; stopping it
+// from inside of its own callback is allowed.
+
+import CReactor
+
+/// Calls back when a descriptor can be read or written.
+@EventLoop
+final class IOWatcher {
+  /// What a descriptor is watched for.
+  struct Interest: OptionSet {
+    let rawValue: Int32
+    static let read = Interest(rawValue: Int32(EV_READ))
+    static let write = Interest(rawValue: Int32(EV_WRITE))
+  }
+
+  private let watcher: UnsafeMutablePointer<ev_io>
+  private let callback: @EventLoop (Interest) -> Void
+  private var selfReference: Unmanaged<IOWatcher>?
+  private var descriptor: Int32 = -1
+  private var interest: Interest = []
+
+  init(callback: @escaping @EventLoop (Interest) -> Void) {
+    self.callback = callback
+    watcher = .allocate(capacity: 1)
+    creactor_io_init(
+      watcher,
+      { _, watcher, events in
+        guard let data = watcher?.pointee.data else { return }
+        let owner = Unmanaged<IOWatcher>.fromOpaque(data)
+        EventLoop.assumeIsolated {
+          owner.takeUnretainedValue().callback(Interest(rawValue: events))
+        }
+      }, -1, 0)
+  }
+
+  isolated deinit {
+    watcher.deallocate()
+  }
+
+  /// Watches `descriptor` for `interest` from now on; an empty interest stops. Cheap where nothing changes.
+  func watch(_ descriptor: Int32, for interest: Interest) {
+    guard descriptor != self.descriptor || interest != self.interest else { return }
+    if !self.interest.isEmpty { ev_io_stop(EventLoop.loop, watcher) }
+    self.descriptor = descriptor
+    self.interest = interest
+    if interest.isEmpty {
+      release()
+    } else {
+      creactor_io_set(watcher, descriptor, interest.rawValue)
+      retain()
+      ev_io_start(EventLoop.loop, watcher)
+    }
+  }
+
+  /// Watches nothing. Must come before the descriptor is closed.
+  func stop() {
+    watch(-1, for: [])
+  }
+
+  private func retain() {
+    guard selfReference == nil else { return }
+    let reference = Unmanaged.passRetained(self)
+    selfReference = reference
+    watcher.pointee.data = reference.toOpaque()
+  }
+
+  private func release() {
+    guard let reference = selfReference else { return }
+    selfReference = nil
+    watcher.pointee.data = nil
+    reference.release()
+  }
+}
+
+/// Calls back once, at an instant of the monotonic clock.
+@EventLoop
+final class TimerWatcher {
+  private let watcher: UnsafeMutablePointer<ev_timer>
+  private let callback: @EventLoop () -> Void
+  private var selfReference: Unmanaged<TimerWatcher>?
+  private var deadline = MonotonicInstant(nanoseconds: 0)
+
+  init(callback: @escaping @EventLoop () -> Void) {
+    self.callback = callback
+    watcher = .allocate(capacity: 1)
+    creactor_timer_init(
+      watcher,
+      { _, watcher, _ in
+        guard let data = watcher?.pointee.data else { return }
+        let owner = Unmanaged<TimerWatcher>.fromOpaque(data)
+        EventLoop.assumeIsolated { owner.takeUnretainedValue().fired() }
+      }, 0)
+  }
+
+  isolated deinit {
+    watcher.deallocate()
+  }
+
+  /// Fires at `deadline`, at once where it has passed; an earlier start is replaced.
+  func start(at deadline: MonotonicInstant) {
+    stop()
+    self.deadline = deadline
+    let reference = Unmanaged.passRetained(self)
+    selfReference = reference
+    watcher.pointee.data = reference.toOpaque()
+    arm()
+  }
+
+  func stop() {
+    guard let reference = selfReference else { return }
+    selfReference = nil
+    ev_timer_stop(EventLoop.loop, watcher)
+    watcher.pointee.data = nil
+    reference.release()
+  }
+
+  private func arm() {
+    // libev counts from the time at which this turn of the loop began: without the update a timer fires early.
+    ev_now_update(EventLoop.loop)
+    let remaining = MonotonicInstant.system.duration(to: deadline)
+    watcher.pointee.at = max(0, remaining.seconds)
+    ev_timer_start(EventLoop.loop, watcher)
+  }
+
+  private func fired() {
+    // Rounding can wake the loop a little early; the callback never comes before its instant.
+    if MonotonicInstant.system < deadline {
+      arm()
+      return
+    }
+    guard let reference = selfReference else { return }
+    selfReference = nil
+    watcher.pointee.data = nil
+    callback()
+    reference.release()
+  }
+}
