@@ -66,4 +66,4 @@ VALUES
 COMMIT;
 
 -- The planner and the worker's own estimates see the rows at once.
-ANALYZE;
+ANALYZE agents, secret_wraps, secrets, sync_jobs, provider_connections;

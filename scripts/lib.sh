@@ -1,0 +1,344 @@
+# shellcheck shell=bash
+# What the scripts share: installing what is missing, attending to a child, private servers. Sourced, never run.
+# Invariant: whatever is started or changed here is stopped or put back when the script ends, however it ends.
+# Standard output belongs to the script that sources this: progress goes to standard error.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly root
+
+# ---- Saying, and ending ----
+
+# say TEXT...: a line of progress.
+say() { printf '%s\n' "== $*" >&2; }
+
+# die TEXT...: ends the script as a failure of its surroundings.
+die() {
+  printf '%s\n' "${0##*/}: $*" >&2
+  exit 1
+}
+
+# misuse TEXT...: ends the script as a mistake of its caller.
+misuse() {
+  printf '%s\n' "${0##*/}: $*; --help says what there is" >&2
+  exit 64
+}
+
+# show_help FILE: the script's opening comment is its help.
+show_help() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"; }
+
+endings=()
+
+# at_end COMMAND: runs COMMAND when the script ends; the latest one first.
+at_end() { endings+=("$1"); }
+
+run_endings() {
+  local status=$? index
+  trap '' INT TERM HUP
+  set +e
+  for ((index = ${#endings[@]} - 1; index >= 0; index--)); do eval "${endings[index]}"; done
+  exit "$status"
+}
+
+attended=
+signals=0
+signalled=
+
+# A signal goes on to the child that the script attends to; without one it ends the script.
+on_signal() {
+  signals=$((signals + 1))
+  signalled=$1
+  [[ -n $attended ]] || exit "$1"
+  kill -TERM -- "-$attended" 2>/dev/null || kill -TERM "$attended" 2>/dev/null || true
+}
+
+trap run_endings EXIT
+trap 'on_signal 130' INT
+trap 'on_signal 143' TERM
+trap 'on_signal 129' HUP
+
+# attend COMMAND...: runs a program in a session of its own, so that a signal reaches it once and from here only (a
+# terminal's Ctrl-C would reach it twice), and returns its status. It is told to end where this script dies.
+attend() {
+  local status=0 seen
+  signalled=
+  setsid setpriv --pdeathsig TERM -- "$@" <&0 &
+  attended=$!
+  while :; do
+    seen=$signals
+    wait "$attended" && status=0 || status=$?
+    # A trapped signal ends `wait` early: the child is still there, or its status still to be had.
+    ((signals != seen)) || break
+  done
+  attended=
+  return "$status"
+}
+
+# step COMMAND...: attends to a step on the way; a signal in its course ends the script.
+step() {
+  local status=0
+  attend "$@" || status=$?
+  [[ -z $signalled ]] || exit "$signalled"
+  return "$status"
+}
+
+# ---- Installing what is missing ----
+
+# What the package compiles and links against.
+# shellcheck disable=SC2034
+readonly build_packages=(
+  libev-dev libpq-dev libhiredis-dev libc-ares-dev libjansson-dev libssl-dev
+)
+
+as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
+
+is_installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+# install_missing PACKAGE...: installs those that are not there, and says so. Nothing is asked of apt otherwise.
+install_missing() {
+  local package missing=()
+  for package in "$@"; do is_installed "$package" || missing+=("$package"); done
+  ((${#missing[@]})) || return 0
+  command -v apt-get >/dev/null || die "these Debian packages are needed: ${missing[*]}"
+  ((EUID == 0)) || command -v sudo >/dev/null || die "to install ${missing[*]}, run this as root or install sudo"
+  say "installing ${missing[*]}"
+  hold_services
+  apt_install "${missing[@]}" 2>/dev/null || {
+    say "refreshing the package lists"
+    as_root apt-get update -qq >&2 || die "apt-get update failed"
+    apt_install "${missing[@]}" || die "could not install ${missing[*]}"
+  }
+  release_services
+}
+
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" </dev/null >&2
+}
+
+# While packages are installed, no service of theirs starts: the machine's own policy file, if any, is kept.
+readonly policy_file=/usr/sbin/policy-rc.d
+services_held=
+
+hold_services() {
+  [[ ! -e $policy_file ]] || return 0
+  services_held=yes
+  at_end release_services
+  printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy_file" >/dev/null
+  as_root chmod 755 "$policy_file"
+}
+
+release_services() {
+  [[ -n $services_held ]] || return 0
+  services_held=
+  as_root rm -f "$policy_file"
+}
+
+# A service that came with a package of ours does not start at the next boot either.
+leave_disabled() {
+  [[ -d /run/systemd/system ]] || return 0
+  as_root systemctl disable --quiet "$1" 2>/dev/null || true
+}
+
+# postgres_bin: the directory of the newest PostgreSQL server's programs, or nothing.
+postgres_bin() {
+  local directory newest=
+  for directory in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V); do
+    [[ ! -x $directory/initdb ]] || newest=$directory
+  done
+  [[ -n $newest ]] && printf '%s\n' "$newest"
+}
+
+readonly cluster_settings=/etc/postgresql-common/createcluster.conf
+
+# install_servers: PostgreSQL and Redis as programs. No cluster is created, no service is started or enabled.
+install_servers() {
+  if ! postgres_bin >/dev/null; then
+    install_missing postgresql-common
+    as_root cp -p "$cluster_settings" "$cluster_settings.before"
+    at_end restore_cluster_settings
+    printf 'create_main_cluster = off\n' | as_root tee -a "$cluster_settings" >/dev/null
+    install_missing postgresql
+    restore_cluster_settings
+    leave_disabled postgresql
+  fi
+  if ! command -v redis-server >/dev/null; then
+    install_missing redis-server
+    leave_disabled redis-server
+  fi
+}
+
+restore_cluster_settings() {
+  [[ ! -e $cluster_settings.before ]] || as_root mv -f "$cluster_settings.before" "$cluster_settings"
+}
+
+# require_swift: the one thing besides git and apt that has to be there.
+require_swift() { command -v swift >/dev/null || die "Swift is needed: https://www.swift.org/install/linux"; }
+
+# ---- The worker ----
+
+# shellcheck disable=SC2034
+readonly worker_binary=$root/.build/release/secrets-bridge-worker
+
+# build_worker: the release build, its standard library linked statically.
+build_worker() {
+  say "building the worker (release)"
+  step swift build --package-path "$root" -c release --static-swift-stdlib --product secrets-bridge-worker >&2 ||
+    die "the build failed"
+}
+
+# ---- Private servers ----
+
+# free_port: a loopback port that nobody listens on, below the range that the kernel hands out for connections.
+free_port() {
+  local port
+  for _ in {1..100}; do
+    port=$((20000 + RANDOM % 12000))
+    is_free_port "$port" && { printf '%s\n' "$port"; return; }
+  done
+  die "found no free port"
+}
+
+is_free_port() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+random_password() { od -An -N18 -tx1 /dev/urandom | tr -d ' \n'; }
+
+# PostgreSQL refuses to run as root: as root, both servers run as the account that its package made.
+as_server() {
+  if ((EUID == 0)); then setpriv --reuid postgres --regid postgres --init-groups -- "$@"; else "$@"; fi
+}
+
+# serve LOG COMMAND...: starts a server in a session of its own; it ends with this script, also by kill -9. Its id is
+# in $server.
+serve() {
+  local log=$1 account=()
+  shift
+  ((EUID != 0)) || account=(--reuid postgres --regid postgres --init-groups)
+  setsid setpriv "${account[@]}" --pdeathsig INT -- "$@" </dev/null >>"$log" 2>&1 &
+  server=$!
+}
+
+servers_directory=
+postgres_process=
+redis_process=
+
+# start_servers: PostgreSQL and Redis on loopback, with fresh data under .local/, gone again at the end. Sets and
+# exports DATABASE_URL and REDIS_URL.
+start_servers() {
+  at_end stop_servers
+  make_servers_directory
+  start_postgres
+  start_redis
+}
+
+# The servers' account has to reach its data: below a closed home directory it cannot, then they lie under /tmp.
+make_servers_directory() {
+  local left
+  mkdir -p "$root/.local"
+  for left in "$root"/.local/servers.*; do
+    [[ -e $left || -L $left ]] || continue
+    kill -0 "${left##*.}" 2>/dev/null || { rm -rf "$(readlink -f "$left")"; rm -rf "$left"; }
+  done
+  servers_directory=$root/.local/servers.$$
+  mkdir -m 700 "$servers_directory"
+  ((EUID == 0)) || return 0
+  chown postgres:postgres "$servers_directory"
+  if ! as_server test -w "$servers_directory" 2>/dev/null; then
+    rmdir "$servers_directory"
+    local elsewhere
+    elsewhere=$(mktemp -d /tmp/secrets-bridge.XXXXXX)
+    chown postgres:postgres "$elsewhere"
+    ln -s "$elsewhere" "$servers_directory"
+    servers_directory=$elsewhere
+  fi
+}
+
+start_postgres() {
+  local bin data=$servers_directory/postgres log=$servers_directory/postgres.log password port
+  bin=$(postgres_bin) || die "found no PostgreSQL server"
+  say "starting a private PostgreSQL"
+  password=$(random_password)
+  (
+    cd "$servers_directory"
+    umask 077
+    printf '%s\n' "$password" >password
+    ((EUID != 0)) || chown postgres: password
+    as_server "$bin/initdb" -D "$data" -U admin --pwfile=password --auth=scram-sha-256 -N -E UTF8 --locale=C.UTF-8 \
+      >"$servers_directory/initdb.log" 2>&1
+  ) || die "initdb failed: $(tail -n 3 "$servers_directory/initdb.log" 2>/dev/null)"
+  for _ in {1..5}; do
+    port=$(free_port)
+    serve "$log" "$bin/postgres" -D "$data" -p "$port" -c listen_addresses=127.0.0.1 \
+      -c unix_socket_directories="$servers_directory" -c fsync=off
+    postgres_process=$server
+    export PGPASSWORD=$password
+    until_up "$postgres_process" psql -h 127.0.0.1 -p "$port" -U admin -d postgres -qXAtc 'SELECT 1' && break
+    postgres_process=
+  done
+  [[ -n $postgres_process ]] || die "PostgreSQL did not start: $(tail -n 3 "$log")"
+  psql -h 127.0.0.1 -p "$port" -U admin -d postgres -qX -v ON_ERROR_STOP=1 -v password="$password" >&2 <<'SQL'
+CREATE ROLE worker LOGIN PASSWORD :'password';
+CREATE DATABASE secrets_bridge OWNER worker;
+SQL
+  unset PGPASSWORD
+  export DATABASE_URL="postgres://worker:$password@127.0.0.1:$port/secrets_bridge"
+}
+
+# load_schema: the control plane's tables and the sample rows into the private database.
+load_schema() {
+  say "loading the development schema and sample rows"
+  psql "$DATABASE_URL" -qX -v ON_ERROR_STOP=1 -f "$root/scripts/dev/schema.sql" -f "$root/scripts/dev/sample.sql" >&2
+}
+
+start_redis() {
+  local settings=$servers_directory/redis.conf log=$servers_directory/redis.log password port
+  say "starting a private Redis"
+  password=$(random_password)
+  for _ in {1..5}; do
+    port=$(free_port)
+    (
+      umask 077
+      printf '%s\n' "port $port" 'bind 127.0.0.1' 'save ""' 'appendonly no' "requirepass $password" \
+        "dir $servers_directory" >"$settings"
+    )
+    ((EUID != 0)) || chown postgres: "$settings"
+    serve "$log" redis-server "$settings"
+    redis_process=$server
+    export REDISCLI_AUTH=$password
+    until_up "$redis_process" sh -c "redis-cli -h 127.0.0.1 -p $port ping | grep -q PONG" && break
+    redis_process=
+  done
+  unset REDISCLI_AUTH
+  [[ -n $redis_process ]] || die "Redis did not start: $(tail -n 3 "$log")"
+  export REDIS_URL="redis://:$password@127.0.0.1:$port/0"
+}
+
+# until_up PROCESS COMMAND...: waits, 30 s at most, until COMMAND succeeds; fails where PROCESS ended first.
+until_up() {
+  local process=$1 ends=$((SECONDS + 30))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    kill -0 "$process" 2>/dev/null || return 1
+    ((SECONDS < ends)) || { end_process "$process" QUIT; return 1; }
+    sleep 0.05
+  done
+}
+
+# end_process PROCESS SIGNAL: asks a child of ours to end, and insists after 10 s.
+end_process() {
+  local process=$1 ends=$((SECONDS + 10))
+  kill "-$2" "$process" 2>/dev/null || return 0
+  # One that stands still by SIGSTOP would never hear it.
+  kill -CONT "$process" 2>/dev/null || true
+  while kill -0 "$process" 2>/dev/null && ((SECONDS < ends)); do sleep 0.05; done
+  kill -KILL "$process" 2>/dev/null || true
+  wait "$process" 2>/dev/null || true
+}
+
+stop_servers() {
+  [[ -z $redis_process ]] || end_process "$redis_process" TERM
+  [[ -z $postgres_process ]] || end_process "$postgres_process" INT
+  redis_process=
+  postgres_process=
+  [[ -z $servers_directory ]] || rm -rf "$servers_directory" "$root/.local/servers.$$"
+  servers_directory=
+}
