@@ -31,7 +31,8 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   }
 
   init() {
-    guard let loop = ev_default_loop(UInt32(EVBACKEND_EPOLL | EVFLAG_NOENV)) else {
+    // Not libev's default loop: that one handles SIGCHLD and reaps every child of the process, also those of a host.
+    guard let loop = ev_loop_new(UInt32(EVBACKEND_EPOLL | EVFLAG_NOENV)) else {
       fatalError("libev has no epoll backend here")
     }
     self.loop = loop
