@@ -20,7 +20,7 @@ FROM (VALUES
 INSERT INTO agents (name, status, secret_hash, last_seen_at, cluster_name, agent_version)
 VALUES ('fresh', 'active', 'sample, no real hash', now() + interval '1 hour', 'sample-east', '0.0.0-sample');
 
--- wraps-expired: 40 unconsumed and 25 consumed ones that have expired are due; 30 live and 5 consumed live ones are not.
+-- wraps-expired: 40 unconsumed and 25 consumed ones that have expired are due; 30 live and 5 consumed ones are not.
 INSERT INTO secret_wraps
   (encrypted_value, nonce, data_key_ciphertext, kms_key_id, content_hash, byte_length, issued_via, key_name,
    expires_at, consumed_at, consumed_by_agent, consumed_by_user)
@@ -30,7 +30,8 @@ SELECT 'sample, not a secret', 'sample-nonce', 'sample, no data key', 'sample-km
   CASE WHEN consumed THEN now() - interval '1 hour' END,
   CASE WHEN consumed AND number % 2 = 0 THEN (SELECT id FROM agents WHERE name = 'fresh') END,
   CASE WHEN consumed AND number % 2 = 1 THEN 'sample.user@example.com' END
-FROM (VALUES (true, false, 40), (true, true, 25), (false, false, 30), (false, true, 5)) AS kind (expired, consumed, rows),
+FROM
+  (VALUES (true, false, 40), (true, true, 25), (false, false, 30), (false, true, 5)) AS kind (expired, consumed, rows),
   generate_series(1, kind.rows) AS number;
 
 -- secrets-stale: 12 present and not seen for over a day are due; 50 fresh ones and 6 that are missing already are not.

@@ -1,4 +1,4 @@
-// The event loop as a global actor: what is marked @EventLoop runs on the loop's one thread, and the compiler proves it.
+// The event loop as a global actor: what is marked @EventLoop runs on the loop's one thread; the compiler proves it.
 // Invariant: one root task with the loop as its task executor preference; all else is its structured child.
 
 import CReactor

@@ -1,0 +1,80 @@
+// The sources as text, for the rules that TidyTests checks.
+
+import Foundation
+
+/// The files of the package.
+enum House {
+  /// The package's directory.
+  static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent()
+
+  struct File {
+    let url: URL
+    /// From the root on.
+    let path: String
+    let lines: [String]
+
+    init(_ url: URL) throws {
+      self.url = url
+      path = String(url.path.dropFirst(House.root.path.count + 1))
+      var lines = try String(contentsOf: url, encoding: .utf8).components(separatedBy: "\n")
+      if lines.last == "" { lines.removeLast() }
+      self.lines = lines
+    }
+
+    var all: [Line] { lines.indices.map { Line(file: self, index: $0) } }
+  }
+
+  struct Line {
+    let file: File
+    let index: Int
+
+    var text: String { file.lines[index] }
+    var place: String { "\(file.path):\(index + 1)" }
+    var isCode: Bool { !text.drop { $0 == " " }.hasPrefix("//") }
+
+    /// A comment stands beside it or right above it.
+    var isExplained: Bool {
+      text.contains("// ") || (index > 0 && file.lines[index - 1].drop { $0 == " " }.hasPrefix("//"))
+    }
+
+    func matches(_ pattern: String) -> Bool { text.range(of: pattern, options: .regularExpression) != nil }
+
+    func isImport(of modules: [String]) -> Bool {
+      matches(#"^\s*(@\w+(\([^)]*\))?\s+)*((public|package|internal|private|fileprivate)\s+)?import\s+"#)
+        && modules.contains { matches("\\bimport\\s+(struct |class |enum |func |var |protocol |typealias )?\($0)\\b") }
+    }
+  }
+
+  static func files(_ directory: String, _ extensions: [String]) throws -> [File] {
+    let paths = FileManager.default.enumerator(
+      at: root.appendingPathComponent(directory), includingPropertiesForKeys: nil)
+    let urls = (paths?.allObjects as? [URL] ?? []).filter { extensions.contains($0.pathExtension) }
+    return try urls.sorted { $0.path < $1.path }.map(File.init)
+  }
+
+  static func swift(_ directories: String...) throws -> [File] {
+    try directories.flatMap { try files($0, ["swift"]) }
+  }
+
+  /// The commands: files without an extension in scripts/ and .ci/.
+  static func scripts() throws -> [File] {
+    try ["scripts", ".ci"].flatMap { directory in
+      try FileManager.default.contentsOfDirectory(
+        at: root.appendingPathComponent(directory), includingPropertiesForKeys: [.isRegularFileKey]
+      ).filter { url in
+        let isFile = try url.resourceValues(forKeys: [.isRegularFileKey]).isRegularFile
+        return isFile == true && url.pathExtension.isEmpty && !url.lastPathComponent.hasPrefix(".")
+      }.sorted { $0.path < $1.path }.map(File.init)
+    }
+  }
+
+  /// The exceptions, each with its reason.
+  static func isAllowed(_ pattern: String, _ line: Line) -> Bool {
+    // The executor is what the compiler's proof rests on.
+    if pattern.contains("@unchecked"), line.file.path.hasPrefix("Sources/Reactor/EventLoop/") { return true }
+    // A dropped error with its reason beside it.
+    if pattern.contains("try"), line.isExplained { return true }
+    return false
+  }
+}

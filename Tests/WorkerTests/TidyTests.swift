@@ -1,0 +1,170 @@
+// The rules of the house, read off the sources: what may be imported, called, and left lying about.
+// Invariant: a rule that is written down in docs and can be checked by reading is checked here.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite struct TidyTests {
+  // MARK: Arrows point down
+
+  @Test func onlyTheReactorOpensTheDoorToC() throws {
+    expectNone(in: try House.swift("Sources").filter { !$0.path.hasPrefix("Sources/Reactor/") }) {
+      $0.isImport(of: ["CReactor", "Glibc", "Musl"]) ? "only Sources/Reactor may import this" : nil
+    }
+  }
+
+  @Test func nothingOfFoundationIsImported() throws {
+    let modules = ["Foundation", "FoundationEssentials", "FoundationNetworking", "Dispatch", "RegexBuilder"]
+    expectNone(in: try House.swift("Sources")) {
+      $0.isImport(of: modules) ? "Foundation and its like are not linked" : nil
+    }
+  }
+
+  @Test func theReactorKnowsNothingOfTheWorker() throws {
+    let words = ["sweep", "secrets-bridge", "secrets bridge", "SB_WORKER", "secret_wraps", "sync_jobs"]
+    expectNone(in: try House.swift("Sources/Reactor") + House.files("Sources/CReactor", ["h", "c"])) { line in
+      words.first { line.text.range(of: $0, options: .caseInsensitive) != nil }.map { "the reactor knows no \($0)" }
+    }
+  }
+
+  @Test func noStatementOnTheControlPlaneStandsOutsideOfTheWorker() throws {
+    let tables = "(secret_wraps|sync_jobs|provider_connections|gitops_observations|argocd_endpoints|audit_events)"
+    let key = #""[^"]*(:lock:|:schedule:)"#
+    expectNone(in: try House.swift("Sources").filter { !$0.path.hasPrefix("Sources/Worker/") }) {
+      $0.matches(tables) || $0.matches(key) ? "SQL and keys belong to Sources/Worker" : nil
+    }
+  }
+
+  // MARK: One thread, one clock, one way to end
+
+  @Test(arguments: [
+    (#"\bTask\s*(<[^>]*>\s*)?(\(priority[^)]*\)\s*)?\{"#, "an unstructured task leaves the loop"),
+    (#"\bTask\.(detached|sleep|immediate)\b"#, "a detached task or a sleep of another executor leaves the loop"),
+    (#"\b(DispatchQueue|DispatchSource|DispatchSemaphore|OperationQueue)\b"#, "the loop is the only queue"),
+    (#"\b(Thread\(|Thread\.|pthread_create|thrd_create)"#, "one thread"),
+    (#"\b(usleep|nanosleep|sleep)\(\d"#, "nothing blocks the loop"),
+    (#"\b(print|debugPrint|dump|NSLog)\("#, "output is a log line or a command's answer, in one write"),
+    (#"\b(ContinuousClock|SuspendingClock)\b|\bDate\(\)"#, "time comes from LoopClock"),
+    (#"\bfatalError\("(not implemented|todo|unimplemented)"#, "nothing is half done"),
+    (#"\b(TODO|FIXME|XXX|HACK)\b"#, "open ends are issues"),
+    (#"@unchecked Sendable"#, "the compiler proves what is shared, but in the executor"),
+    (#"\bString\(describing:|\bMirror\("#, "reflection drags in what nobody reads"),
+    (#"\btry\?"#, "an error that is dropped is a decision: say in a comment why it may be"),
+  ])
+  func nobodyCalls(pattern: String, reason: String) throws {
+    expectNone(in: try House.swift("Sources")) { line in
+      line.isCode && line.matches(pattern) && !House.isAllowed(pattern, line) ? reason : nil
+    }
+  }
+
+  // MARK: How a file looks
+
+  @Test func aFileOpensWithWhatItIs() throws {
+    for file in try House.swift("Sources", "Tests") + House.files("Sources/CReactor", ["h", "c"]) {
+      let isSaid = file.lines.first?.hasPrefix("// ") ?? false
+      // The package's own first line has to be another one.
+      #expect(isSaid, "\(file.path) does not open with a comment that says what it is")
+    }
+  }
+
+  @Test func aFileFitsTheHead() throws {
+    for file in try House.swift("Sources", "Tests") + House.files("Sources/CReactor", ["h", "c"]) {
+      #expect(file.lines.count <= 450, "\(file.path) has \(file.lines.count) lines")
+    }
+  }
+
+  @Test func aLineFitsTheScreen() throws {
+    let files =
+      try House.swift("Sources", "Tests") + House.files("Sources/CReactor", ["h", "c"]) + House.scripts()
+      + House.files("scripts", ["sql", "sh", "c"])
+    expectNone(in: files) { $0.text.count > 120 ? "\($0.text.count) characters" : nil }
+    expectNone(in: files) { $0.text.contains("\t") || $0.text.hasSuffix(" ") ? "a tab or a space at its end" : nil }
+  }
+
+  @Test func eachUncheckedPromiseHasItsReason() throws {
+    expectNone(in: try House.swift("Sources")) {
+      $0.isCode && $0.text.contains("nonisolated(unsafe)") && !$0.isExplained ? "say why it is safe" : nil
+    }
+  }
+
+  // MARK: Scripts
+
+  @Test func everyScriptIsOneCommandWithItsHelp() async throws {
+    let scripts = try House.scripts()
+    #expect(scripts.count >= 3)
+    for script in scripts {
+      #expect(script.lines.first == "#!/usr/bin/env bash", "\(script.path)")
+      #expect(script.lines.contains("set -euo pipefail"), "\(script.path) goes on after a fault")
+      #expect(FileManager.default.isExecutableFile(atPath: script.url.path), "\(script.path) cannot be executed")
+      let help = try await run(script.url.path, ["--help"], in: "/")
+      #expect(help.ending == .exited(0) && help.output.contains(script.url.lastPathComponent), "\(script.path) --help")
+      let wrong = try await run(script.url.path, ["--no-such-option"], in: "/")
+      #expect(wrong.ending != .exited(0), "\(script.path) takes an option that is none")
+    }
+  }
+
+  @Test func everyScriptParses() async throws {
+    let library = House.root.appendingPathComponent("scripts/lib.sh").path
+    for path in try House.scripts().map(\.url.path) + [library] {
+      let answer = try await run("/bin/bash", ["-n", path], in: "/")
+      #expect(answer.ending == .exited(0), "\(path): \(answer.log)")
+    }
+  }
+
+  @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/shellcheck")))
+  func shellcheckFindsNothing() async throws {
+    let library = House.root.appendingPathComponent("scripts/lib.sh").path
+    let answer = try await run("/usr/bin/shellcheck", ["-x"] + House.scripts().map(\.url.path) + [library], in: "/")
+    #expect(answer.ending == .exited(0), "\(answer.output)")
+  }
+
+  // MARK: What is built and kept
+
+  /// What was built for the tests, and the release where there is one.
+  private static let binaries = [
+    WorkerProcess.executable, House.root.appendingPathComponent(".build/release/secrets-bridge-worker").path,
+  ].filter { FileManager.default.isExecutableFile(atPath: $0) }
+
+  @Test(arguments: binaries)
+  func aBinaryLinksNothingOfFoundation(binary: String) async throws {
+    let answer = try await run("/usr/bin/ldd", [binary], in: "/")
+    #expect(answer.ending == .exited(0))
+    #expect(answer.output.contains("libev.so"), "this is not the list of what it links")
+    for library in ["Foundation", "libicu", "libcurl", "libxml2"] {
+      #expect(!answer.output.contains(library), "linked: \(answer.output)")
+    }
+    // A library that was linked statically is known by its symbols.
+    let content = try Data(contentsOf: URL(fileURLWithPath: binary), options: .alwaysMapped)
+    #expect(content.range(of: Data("$s7Reactor9EventLoop".utf8)) != nil, "this binary has no symbols to look at")
+    for module in ["$s10Foundation", "$s20FoundationEssentials", "$s8Dispatch"] {
+      #expect(content.range(of: Data(module.utf8)) == nil, "linked: \(module)")
+    }
+  }
+
+  @Test func nothingThatIsBuiltIsKept() async throws {
+    let answer = try await run("/usr/bin/env", ["git", "ls-files"], in: House.root.path)
+    guard answer.ending == .exited(0) else { return }  // A source archive has no history.
+    let kept = answer.output.components(separatedBy: "\n").filter {
+      $0 == "Package.resolved" || $0.hasPrefix(".build") || $0.hasPrefix(".local") || $0.hasSuffix(".o")
+    }
+    #expect(kept.isEmpty)
+  }
+
+  /// Reports each line for which `fault` has something to say.
+  private func expectNone(in files: [House.File], _ fault: (House.Line) -> String?) {
+    #expect(!files.isEmpty)
+    for line in files.flatMap(\.all) {
+      if let fault = fault(line) { Issue.record("\(line.place): \(fault): \(line.text)") }
+    }
+  }
+
+  private func run(_ program: String, _ arguments: [String], in directory: String) async throws -> (
+    ending: WorkerProcess.Ending, output: String, log: String
+  ) {
+    let command = ["-c", #"cd "$1" && shift && exec "$@""#, "sh", directory, program] + arguments
+    let process = try await WorkerProcess.start(command, environment: ["HOME": "/root"], executable: "/bin/sh")
+    let ending = try await process.waitForExit(within: .seconds(30))
+    return (ending, process.output, process.everything)
+  }
+}
