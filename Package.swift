@@ -42,7 +42,11 @@ let package = Package(
     ),
     // What both test bundles share: the loop's thread, private servers, waiting for a condition.
     .target(name: "TestSupport", dependencies: ["Reactor"], path: "Tests/TestSupport", swiftSettings: strict),
-    .testTarget(name: "ReactorTests", dependencies: ["Reactor", "TestSupport"], swiftSettings: strict),
+    // The library used on its own: documentation that is compiled and run by the tests.
+    .executableTarget(
+      name: "ReactorExample", dependencies: ["Reactor"], path: "Examples/ReactorExample", swiftSettings: strict),
+    .testTarget(
+      name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport"], swiftSettings: strict),
     .testTarget(name: "WorkerTests", dependencies: ["Worker", "Reactor", "TestSupport"], swiftSettings: strict),
   ]
 )

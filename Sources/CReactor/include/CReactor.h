@@ -84,6 +84,38 @@ static inline void creactor_signal_init(ev_signal *watcher, void (*callback)(str
   ev_signal_init(watcher, callback, number);
 }
 
+// Calls on sockets that answer as the kernel does, with the negative error number: errno is a macro, and accept4 a GNU
+// extension that the importer does not see.
+
+static inline int creactor_socket(int family) {
+  int made = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  return made < 0 ? -errno : made;
+}
+
+static inline int creactor_bind(int descriptor, const void *address, socklen_t size) {
+  return bind(descriptor, (const struct sockaddr *)address, size) < 0 ? -errno : 0;
+}
+
+static inline int creactor_listen(int descriptor, int backlog) {
+  return listen(descriptor, backlog) < 0 ? -errno : 0;
+}
+
+static inline int creactor_accept(int listener) {
+  extern int accept4(int, struct sockaddr *, socklen_t *, int);
+  int accepted = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  return accepted < 0 ? -errno : accepted;
+}
+
+static inline ssize_t creactor_receive(int descriptor, void *bytes, size_t count) {
+  ssize_t received = recv(descriptor, bytes, count, 0);
+  return received < 0 ? -errno : received;
+}
+
+static inline ssize_t creactor_send(int descriptor, const void *bytes, size_t count) {
+  ssize_t sent = send(descriptor, bytes, count, MSG_NOSIGNAL);
+  return sent < 0 ? -errno : sent;
+}
+
 static inline void creactor_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
 
 #endif

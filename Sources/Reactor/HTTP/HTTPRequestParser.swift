@@ -1,0 +1,208 @@
+// The incremental request parser: a pure struct over the bytes of a connection; it imports nothing and owns no memory.
+// Invariant: the outcome depends on the bytes only, never on how they were cut, and no more than `byteLimit` bytes are
+// ever asked to be kept. Called by HTTPConnection, and by the fuzzer.
+
+/// What is asked of the resource. Only GET and HEAD are served; anything else is answered 405.
+public enum HTTPMethod: Sendable {
+  case get, head, other
+}
+
+/// A whole request, as places in the bytes that it was parsed from.
+struct HTTPRequestHead: Equatable {
+  var method = HTTPMethod.other
+  /// The target's path, percent-encoding left alone; empty for `http://host` without one, which means "/".
+  var path = 0..<0
+  /// What follows the question mark; empty without one.
+  var query = 0..<0
+  var minorVersion: UInt8 = 1
+  /// Whether the client wants the connection kept after the answer.
+  var keepsAlive = true
+  /// Where the body begins: the bytes of the request line and the fields, with the empty line.
+  var headByteCount = 0
+  var bodyByteCount = 0
+
+  /// All that the request takes of the connection's bytes.
+  var byteCount: Int { headByteCount + bodyByteCount }
+}
+
+/// Parses one request after the other.
+///
+///     requestLine ──▶ fields ──▶ body ──▶ .request, and again
+///          └────────────┴──▶ .refused, for ever
+///
+/// Rules are those of RFC 9112. Where it leaves a choice the stricter one is taken, since what one recipient repairs
+/// and another does not is how requests are smuggled: a bare LF, a bare CR, obs-fold, space before the colon, repeated
+/// lengths, and a length beside a coding are all refused.
+struct HTTPRequestParser {
+  enum Step: Equatable {
+    /// The request is not complete; call again with the same bytes and more.
+    case needsMore
+    /// As `needsMore`, and the client waits for "100 Continue" before it sends the body. Returned once a request.
+    case wantsContinue
+    /// A request, at the beginning of the bytes; call again with those after it.
+    case request(HTTPRequestHead)
+    /// Not a request that this server takes; the parser is of no further use.
+    case refused(HTTPStatus)
+  }
+
+  private enum Phase {
+    case requestLine, fields, body
+  }
+
+  private let headByteLimit: Int
+  private let bodyByteLimit: Int
+  private var phase = Phase.requestLine
+  private var lineStart = 0
+  private var scannedByteCount = 0
+  private var head = HTTPRequestHead()
+  private var fields = HTTPFieldRules()
+  private var refusal: HTTPStatus?
+
+  /// - Parameters:
+  ///   - headByteLimit: of the request line and the fields together; a longer line is 414, longer fields are 431.
+  ///   - bodyByteLimit: of a body, which is read and dropped; a longer one is 413.
+  init(headByteLimit: Int, bodyByteLimit: Int) {
+    self.headByteLimit = headByteLimit
+    self.bodyByteLimit = bodyByteLimit
+  }
+
+  /// The most bytes for which `next` can return `.needsMore`.
+  var byteLimit: Int { headByteLimit + bodyByteLimit }
+
+  /// Looks at `bytes`: everything that came after the last request.
+  mutating func next(_ bytes: Span<UInt8>) -> Step {
+    if let refusal { return .refused(refusal) }
+    if let status = takeLines(bytes) {
+      refusal = status
+      return .refused(status)
+    }
+    guard phase == .body else { return .needsMore }
+    guard bytes.count >= head.byteCount else {
+      // RFC 9110, 10.1.1: no interim answer where a part of the body has come already.
+      guard fields.wantsContinue, bytes.count == head.headByteCount else { return .needsMore }
+      fields.wantsContinue = false
+      return .wantsContinue
+    }
+    let complete = head
+    phase = .requestLine
+    lineStart = 0
+    scannedByteCount = 0
+    head = HTTPRequestHead()
+    fields = HTTPFieldRules()
+    return .request(complete)
+  }
+
+  /// Takes the complete lines of the head.
+  private mutating func takeLines(_ bytes: Span<UInt8>) -> HTTPStatus? {
+    while phase != .body {
+      // What cannot be a request (a TLS greeting, say) need not be waited for.
+      if phase == .requestLine, lineStart < bytes.count,
+        !ASCII.isToken(bytes[lineStart]), bytes[lineStart] != ASCII.carriageReturn
+      {
+        return .badRequest
+      }
+      guard let newline = newline(in: bytes) else {
+        return bytes.count > headByteLimit ? tooLong : nil
+      }
+      guard newline < headByteLimit else { return tooLong }
+      // RFC 9112, 2.2: a lone LF may be taken for a line's end. Not here.
+      guard newline > lineStart, bytes[newline - 1] == ASCII.carriageReturn else { return .badRequest }
+      let line = lineStart..<(newline - 1)
+      lineStart = newline + 1
+      if let status = take(line, of: bytes) { return status }
+    }
+    return nil
+  }
+
+  private var tooLong: HTTPStatus {
+    phase == .requestLine ? .uriTooLong : .headerFieldsTooLarge
+  }
+
+  /// The next LF; bytes that were looked at once are not looked at again.
+  private mutating func newline(in bytes: Span<UInt8>) -> Int? {
+    var index = scannedByteCount
+    while index < bytes.count {
+      if bytes[index] == ASCII.lineFeed {
+        scannedByteCount = index + 1
+        return index
+      }
+      index += 1
+    }
+    scannedByteCount = index
+    return nil
+  }
+
+  private mutating func take(_ line: Range<Int>, of bytes: Span<UInt8>) -> HTTPStatus? {
+    switch phase {
+    case .requestLine:
+      // RFC 9112, 2.2: empty lines before the request line are skipped.
+      guard !line.isEmpty else { return nil }
+      phase = .fields
+      return takeRequestLine(line, of: bytes)
+    case .fields:
+      guard line.isEmpty else { return fields.take(line, of: bytes, limit: bodyByteLimit) }
+      head.headByteCount = lineStart
+      phase = .body
+      return fields.conclude(&head, limit: bodyByteLimit)
+    case .body:
+      return nil
+    }
+  }
+
+  /// RFC 9112, 3: `method SP request-target SP HTTP-version`, with exactly one space in both places.
+  private mutating func takeRequestLine(_ line: Range<Int>, of bytes: Span<UInt8>) -> HTTPStatus? {
+    var index = line.lowerBound
+    while index < line.upperBound, ASCII.isToken(bytes[index]) { index += 1 }
+    let method = line.lowerBound..<index
+    guard !method.isEmpty, index < line.upperBound, bytes[index] == ASCII.space else { return .badRequest }
+
+    let targetStart = index + 1
+    index = targetStart
+    while index < line.upperBound, ASCII.isTarget(bytes[index]) { index += 1 }
+    let target = targetStart..<index
+    guard !target.isEmpty, index < line.upperBound, bytes[index] == ASCII.space else { return .badRequest }
+
+    // RFC 9112, 2.3: the name is case-sensitive.
+    let version = (index + 1)..<line.upperBound
+    guard version.count == 8, ASCII.equal(bytes, version.lowerBound..<(version.lowerBound + 5), "HTTP/"),
+      ASCII.isDigit(bytes[version.lowerBound + 5]), bytes[version.lowerBound + 6] == ASCII.dot,
+      ASCII.isDigit(bytes[version.lowerBound + 7])
+    else { return .badRequest }
+    let minor = bytes[version.lowerBound + 7] - ASCII.zero
+    guard bytes[version.lowerBound + 5] == ASCII.zero + 1, minor <= 1 else { return .versionNotSupported }
+    head.minorVersion = minor
+    head.keepsAlive = minor == 1
+
+    // RFC 9110, 9.1: methods are case-sensitive.
+    head.method =
+      ASCII.equal(bytes, method, "GET") ? .get : ASCII.equal(bytes, method, "HEAD") ? .head : .other
+    // The other forms of a target belong to methods that are answered 405 whatever they ask for.
+    return head.method == .other || takeTarget(target, of: bytes) ? nil : .badRequest
+  }
+
+  /// RFC 9112, 3.2: the origin form, or the absolute form, of which the authority is then left aside. `false` for others.
+  private mutating func takeTarget(_ target: Range<Int>, of bytes: Span<UInt8>) -> Bool {
+    var pathStart = target.lowerBound
+    if bytes[pathStart] != ASCII.slash {
+      guard let authority = authorityStart(target, of: bytes) else { return false }
+      pathStart = authority
+      while pathStart < target.upperBound, ASCII.isHost(bytes[pathStart]) { pathStart += 1 }
+      guard pathStart > authority else { return false }
+    }
+    var pathEnd = pathStart
+    while pathEnd < target.upperBound, bytes[pathEnd] != ASCII.questionMark { pathEnd += 1 }
+    guard pathEnd == pathStart || bytes[pathStart] == ASCII.slash else { return false }
+    head.path = pathStart..<pathEnd
+    head.query = min(pathEnd + 1, target.upperBound)..<target.upperBound
+    return true
+  }
+
+  private func authorityStart(_ target: Range<Int>, of bytes: Span<UInt8>) -> Int? {
+    for scheme in 0...1 {
+      let prefix: StaticString = scheme == 0 ? "http://" : "https://"
+      let end = target.lowerBound + prefix.utf8CodeUnitCount
+      if end <= target.upperBound, ASCII.equalIgnoringCase(bytes, target.lowerBound..<end, prefix) { return end }
+    }
+    return nil
+  }
+}

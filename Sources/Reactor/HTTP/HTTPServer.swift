@@ -1,0 +1,285 @@
+// An HTTP server for probes and metrics: listens, accepts, hands requests to one handler, and bounds everything.
+// Invariant: no task a connection, no allocation a request, no wake-up without a connection. Made by the worker.
+
+import CReactor
+
+/// A small HTTP/1 server on the loop: GET and HEAD, keep-alive, pipelining.
+///
+///     let server = HTTPServer { request in
+///       request.hasPath("/healthz") ? .now(healthy) : .now(.notFound)
+///     }
+///     try server.listen(on: "127.0.0.1:8091")
+///     await server.run()
+///
+/// Answers of 400 to 499 that are not 429, and 501 and 505, end the connection. Methods other than GET and HEAD are
+/// answered 405 without asking the handler.
+@EventLoop
+public final class HTTPServer {
+  /// Called once a request, on the loop; it must not wait. For that it answers `.later`.
+  public typealias Handler = @EventLoop (borrowing HTTPRequest) -> HTTPReply
+
+  /// Answers gathered before they are written; one more may come on top of it.
+  static let outputByteLimit = 64 * 1024
+  /// Room for a read behind the largest incomplete request.
+  private static let readByteCount = 8 * 1024
+
+  private let limits: HTTPServerLimits
+  private let clock: LoopClock
+  private let handler: Handler
+  private let connections: HTTPConnectionLists
+  private let owed = HTTPInbox<(HTTPConnection, HTTPPendingAnswer)>()
+  private let lastClosed = HTTPInbox<Void>()
+  private var listener: ListeningSocket?
+  private var acceptWatcher: IOWatcher?
+  private var isAcceptPaused = false
+  private var acceptPausedUntil: MonotonicInstant?
+  private var timer: TimerWatcher?
+  private var timerDeadline: MonotonicInstant?
+  private var date = HTTPDateCache()
+  private var counters = HTTPServerStatistics()
+
+  /// Whether it takes nothing new and closes each connection after the answers that are under way.
+  private(set) var isDraining = false
+  /// Where connections read into and gather their answers, one at a time; no memory while there is no connection.
+  private(set) var input = UnsafeMutableBufferPointer<UInt8>(start: nil, count: 0)
+  var output = ByteBuffer()
+
+  /// - Parameter clock: with one that is turned by hand, call `closeOverdue()` after turning it.
+  public init(
+    limits: HTTPServerLimits = HTTPServerLimits(), clock: LoopClock = .system, handler: @escaping Handler
+  ) {
+    self.limits = limits
+    self.clock = clock
+    self.handler = handler
+    connections = HTTPConnectionLists(limits: limits)
+  }
+
+  // MARK: Listening and serving
+
+  /// Binds and listens; connections are taken from `run()` on.
+  ///
+  /// - Throws: `ListenError` where the address is malformed, in use, not ours, or not permitted.
+  public func listen(on address: String) throws(ListenError) {
+    try listen(on: ListenAddress(address))
+  }
+
+  /// As `listen(on: String)`, with an address that was parsed before.
+  public func listen(on address: ListenAddress) throws(ListenError) {
+    listener = try ListeningSocket(address)
+  }
+
+  /// The port that it listens on, also where 0 was asked for; 0 while it does not listen.
+  public var boundPort: UInt16 { listener?.port ?? 0 }
+
+  public var statistics: HTTPServerStatistics {
+    var copy = counters
+    copy.openConnections = connections.count
+    return copy
+  }
+
+  /// Serves until the task is cancelled or `drain(within:)` has ended, then closes everything.
+  ///
+  /// Answers `.later` are its structured children: cancelled with it, and what they return at that is still sent where
+  /// the peer takes it at once.
+  public func run() async {
+    precondition(listener != nil || isDraining, "listen(on:) comes before run()")
+    acceptWatcher = IOWatcher { [unowned self] _ in self.accept() }
+    resumeAccepting()
+    await withDiscardingTaskGroup { group in
+      while let (connection, pending) = await owed.next() {
+        group.addTask { await self.fulfil(pending, of: connection) }
+      }
+      group.cancelAll()
+      stopAccepting()
+    }
+    for state in HTTPConnectionState.allCases {
+      while let connection = connections.first(state) { connection.close() }
+    }
+  }
+
+  /// Takes no new connections, closes the idle ones, and lets the others get their answers. `run()` ends when the last
+  /// one is closed or after `limit`.
+  public func drain(within limit: Duration) async {
+    stopAccepting()
+    if connections.count > 0 {
+      do {
+        try await withDeadline(after: limit, on: clock) { _ = await self.lastClosed.next() }
+      } catch {
+        // Late or cancelled: the rest is cut off, which is what the limit says.
+      }
+    }
+    owed.finish()
+  }
+
+  private func stopAccepting() {
+    isDraining = true
+    acceptWatcher?.stop()
+    acceptWatcher = nil
+    listener = nil
+    var idle: [HTTPConnection] = []
+    var next = connections.first(.idle)
+    while let connection = next {
+      if !connection.isAtWork { idle.append(connection) }
+      next = connection.next
+    }
+    for connection in idle { connection.close() }
+  }
+
+  private func fulfil(_ pending: HTTPPendingAnswer, of connection: HTTPConnection) async {
+    connection.answer(await pending.make(), to: pending)
+  }
+
+  // MARK: Accepting
+
+  private func accept() {
+    if connections.count >= limits.maximumConnections, !evictOldest() { return pauseAccepting(until: nil) }
+    guard let listener else { return }
+    let accepted = listener.accept()
+    if accepted >= 0 {
+      counters.acceptedConnections += 1
+      if input.baseAddress == nil {
+        input = .allocate(capacity: makeParser().byteLimit + Self.readByteCount)
+      }
+      let connection = HTTPConnection(accepted, server: self)
+      let now = clock.now
+      connections.insert(connection, .idle, at: now)
+      arm(for: now.advanced(by: limits.idleTimeout))
+      connection.start()
+    } else if [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(-accepted), !evictOldest() {
+      // The connection stays in the backlog, so the listener stays ready: watching on would spin.
+      pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
+    }
+  }
+
+  private func evictOldest() -> Bool {
+    guard let oldest = connections.first(.idle) ?? connections.first(.lingering) else { return false }
+    counters.evictedConnections += 1
+    oldest.close()
+    return true
+  }
+
+  private func pauseAccepting(until instant: MonotonicInstant?) {
+    counters.acceptPauses += 1
+    isAcceptPaused = true
+    acceptPausedUntil = instant
+    acceptWatcher?.stop()
+    if let instant { arm(for: instant) }
+  }
+
+  private func resumeAccepting() {
+    isAcceptPaused = false
+    acceptPausedUntil = nil
+    guard let listener else { return }
+    acceptWatcher?.watch(listener.descriptor, for: .read)
+  }
+
+  // MARK: Time
+
+  /// Closes what is overdue by the clock, as its timer does.
+  func closeOverdue() {
+    timerDeadline = nil
+    let now = clock.now
+    if let until = acceptPausedUntil, until <= now { resumeAccepting() }
+    while let connection = connections.overdue(at: now) {
+      counters.timedOutConnections += 1
+      connection.isOverdue()
+    }
+    if let deadline = connections.nextDeadline { arm(for: deadline) }
+    if let until = acceptPausedUntil { arm(for: until) }
+  }
+
+  /// Sees to it that the timer fires at `deadline` at the latest. It is not set anew for each request: an earlier one
+  /// finds nothing overdue and is set on.
+  private func arm(for deadline: MonotonicInstant) {
+    if let timerDeadline, timerDeadline <= deadline { return }
+    timerDeadline = deadline
+    guard clock === LoopClock.system else { return }
+    let timer = self.timer ?? TimerWatcher { [unowned self] in self.closeOverdue() }
+    self.timer = timer
+    timer.start(at: deadline)
+  }
+
+  private func disarm() {
+    timer?.stop()
+    timerDeadline = nil
+  }
+
+  // MARK: What connections ask for
+
+  func makeParser() -> HTTPRequestParser {
+    HTTPRequestParser(headByteLimit: limits.headerByteLimit, bodyByteLimit: limits.bodyByteLimit)
+  }
+
+  /// What became of a request.
+  enum Outcome {
+    /// Answered; the connection goes on.
+    case kept
+    /// Answered; the connection ends.
+    case ended
+    case owed(HTTPPendingAnswer)
+  }
+
+  /// Has a request answered into `output`.
+  func answer(_ request: borrowing HTTPRequest, _ head: HTTPRequestHead) -> Outcome {
+    let form = HTTPAnswerForm(isHead: request.isHead, minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
+    guard request.method != .other else {
+      return append(.methodNotAllowed, as: form) ? .kept : .ended
+    }
+    switch handler(request) {
+    case .now(let response): return append(response, as: form) ? .kept : .ended
+    case .later(let make): return .owed(HTTPPendingAnswer(form: form, make: make))
+    }
+  }
+
+  func owes(_ pending: HTTPPendingAnswer, to connection: HTTPConnection) {
+    guard !owed.isFinished else { return connection.close() }
+    owed.put((connection, pending))
+  }
+
+  /// Puts an answer to what is not a request that can be served into `output`; the connection is to end.
+  func refuse(_ status: HTTPStatus) {
+    let form = HTTPAnswerForm(isHead: false, minorVersion: 1, keepsAlive: false)
+    _ = append(HTTPResponse(status: status, text: "\(status.reason)\n"), as: form)
+  }
+
+  /// Puts `response` into `output`; tells whether the connection goes on after it.
+  func append(_ response: HTTPResponse, as form: HTTPAnswerForm) -> Bool {
+    let keepsAlive = form.keepsAlive && !isDraining && !response.status.closesConnection
+    let start = output.count
+    output.append(response.head)
+    output.overwrite(at: start + response.dateOffset, with: date.text(at: clock.now))
+    if !keepsAlive {
+      output.append("Connection: close\r\n\r\n")
+    } else if form.minorVersion == 0 {
+      output.append("Connection: keep-alive\r\n\r\n")
+    } else {
+      output.append("\r\n")
+    }
+    if !form.isHead { output.append(response.body) }
+    counters.responsesByClass[response.status.rawValue / 100] += 1
+    return keepsAlive
+  }
+
+  /// Empties `output`; a large answer's memory is given back.
+  func outputIsTaken() {
+    output.removeAll(keepingUpTo: Self.outputByteLimit)
+  }
+
+  func move(_ connection: HTTPConnection, to state: HTTPConnectionState) {
+    let now = clock.now
+    connections.move(connection, to: state, at: now)
+    if let limit = connections.limit(state) { arm(for: now.advanced(by: limit)) }
+    if isAcceptPaused, state == .idle { resumeAccepting() }
+  }
+
+  func closed(_ connection: HTTPConnection) {
+    connections.remove(connection)
+    if isAcceptPaused { resumeAccepting() }
+    guard connections.count == 0 else { return }
+    disarm()
+    input.deallocate()
+    input = UnsafeMutableBufferPointer(start: nil, count: 0)
+    output.release()
+    if isDraining { lastClosed.put(()) }
+  }
+}

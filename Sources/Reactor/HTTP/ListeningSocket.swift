@@ -1,0 +1,106 @@
+// The listening socket: bound, non-blocking, closed with its owner. Used by HTTPServer only.
+
+import CReactor
+
+final class ListeningSocket {
+  let descriptor: Int32
+  /// The port that was bound: the one asked for, or the one found where 0 was.
+  let port: UInt16
+
+  /// Connections that the kernel completes while the server does not accept; the kernel lowers it to somaxconn.
+  private static let backlog: Int32 = 1024
+
+  init(_ address: ListenAddress) throws(ListenError) {
+    let opened = try Self.open(address)
+    descriptor = opened
+    port = Self.boundPort(opened)
+  }
+
+  deinit {
+    _ = close(descriptor)
+  }
+
+  /// A connection that waits, non-blocking, or the negative error number.
+  func accept() -> Int32 {
+    creactor_accept(descriptor)
+  }
+
+  private static func open(_ address: ListenAddress) throws(ListenError) -> Int32 {
+    switch address.host {
+    case .ipv4(let host): return try bindIPv4(host, address)
+    case .ipv6(let host): return try bindIPv6(host, address, alsoIPv4: false)
+    case .any:
+      do {
+        return try bindIPv6([UInt8](repeating: 0, count: 16), address, alsoIPv4: true)
+      } catch .addressNotOurs, .system(_, number: EAFNOSUPPORT) {
+        return try bindIPv4([0, 0, 0, 0], address)
+      }
+    }
+  }
+
+  private static func bindIPv4(_ host: [UInt8], _ address: ListenAddress) throws(ListenError) -> Int32 {
+    var socketAddress = sockaddr_in()
+    socketAddress.sin_family = sa_family_t(AF_INET)
+    socketAddress.sin_port = address.port.bigEndian
+    withUnsafeMutableBytes(of: &socketAddress.sin_addr) { $0.copyBytes(from: host) }
+    return try bind(AF_INET, &socketAddress, MemoryLayout<sockaddr_in>.size, address) { _ in }
+  }
+
+  private static func bindIPv6(
+    _ host: [UInt8], _ address: ListenAddress, alsoIPv4: Bool
+  ) throws(ListenError) -> Int32 {
+    var socketAddress = sockaddr_in6()
+    socketAddress.sin6_family = sa_family_t(AF_INET6)
+    socketAddress.sin6_port = address.port.bigEndian
+    withUnsafeMutableBytes(of: &socketAddress.sin6_addr) { $0.copyBytes(from: host) }
+    return try bind(AF_INET6, &socketAddress, MemoryLayout<sockaddr_in6>.size, address) { descriptor in
+      var onlyIPv6: Int32 = alsoIPv4 ? 0 : 1
+      setsockopt(
+        descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, &onlyIPv6, socklen_t(MemoryLayout<Int32>.size))
+    }
+  }
+
+  private static func bind(
+    _ family: Int32, _ socketAddress: UnsafeRawPointer, _ size: Int, _ address: ListenAddress,
+    _ prepare: (Int32) -> Void
+  ) throws(ListenError) -> Int32 {
+    let descriptor = creactor_socket(family)
+    guard descriptor >= 0 else { throw fault(-descriptor, address) }
+    // So that a restart finds its port while old connections linger; never SO_REUSEPORT, which would let two share it.
+    enable(SO_REUSEADDR, level: SOL_SOCKET, on: descriptor)
+    // An answer is one write, and is not held back for more. Connections inherit it on Linux.
+    enable(TCP_NODELAY, level: Int32(IPPROTO_TCP), on: descriptor)
+    prepare(descriptor)
+    var answer = creactor_bind(descriptor, socketAddress, socklen_t(size))
+    if answer == 0 { answer = creactor_listen(descriptor, backlog) }
+    guard answer == 0 else {
+      _ = close(descriptor)
+      throw fault(-answer, address)
+    }
+    return descriptor
+  }
+
+  private static func fault(_ number: Int32, _ address: ListenAddress) -> ListenError {
+    switch number {
+    case EADDRINUSE: .addressInUse(address.description)
+    case EADDRNOTAVAIL: .addressNotOurs(address.description)
+    case EACCES, EPERM: .notPermitted(address.description)
+    default: .system(address.description, number: number)
+    }
+  }
+
+  private static func enable(_ option: Int32, level: Int32, on descriptor: Int32) {
+    var on: Int32 = 1
+    setsockopt(descriptor, level, option, &on, socklen_t(MemoryLayout<Int32>.size))
+  }
+
+  private static func boundPort(_ descriptor: Int32) -> UInt16 {
+    var address = sockaddr_in6()
+    var size = socklen_t(MemoryLayout<sockaddr_in6>.size)
+    let answer = withUnsafeMutablePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &size) }
+    }
+    // The port has the same place in the addresses of both families.
+    return answer == 0 ? UInt16(bigEndian: address.sin6_port) : 0
+  }
+}
