@@ -1,16 +1,36 @@
+// The way in: reads the command line, then the settings, then hands over. Invariant: whatever is wrong is a JSON line
+// on stderr and an exit status of sysexits.h, before any server is touched.
+
+import Logging
 import Reactor
 
 @main
 struct Main {
   static func main() {
-    let code = EventLoop.run {
-      try? await LoopClock.system.sleep(for: .milliseconds(50))
-      let r = try? await withDeadline(after: .seconds(1)) { () async throws -> Int in
-        try await LoopClock.system.sleep(for: .milliseconds(10))
-        return 7
+    HostProcess.exit(run(CommandLine.arguments.dropFirst().map { $0 }))
+  }
+
+  private static func run(_ arguments: [String]) -> Int32 {
+    let rows = SettingRow.house + SettingRow.sweepers
+    switch Invocation.parse(arguments) {
+    case .help: return show(HelpText.text(rows: rows))
+    case .helpAsMarkdown: return show(HelpText.markdown(rows: rows))
+    case .version: return show(Version.text + "\n")
+    case .fault(let text):
+      Logger.worker().error("the command line was not understood", metadata: ["error": .string(text)])
+      return Invocation.faultExitStatus
+    case .run:
+      guard let settings = Boot.settings(environment: HostProcess.environment, rows: rows) else {
+        return ConfigurationFaults.exitStatus
       }
-      return Int32(r ?? 1)
+      _ = settings
+      return 0
     }
-    print("code", code)
+  }
+
+  /// Prints `text` to stdout, for as long as its reader takes: nothing else runs in this process.
+  private static func show(_ text: String) -> Int32 {
+    let bytes = Array(text.utf8)
+    return StandardStream.output.write(bytes[...], patience: .seconds(60 * 60)) == bytes.count ? 0 : 1
   }
 }

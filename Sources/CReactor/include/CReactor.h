@@ -15,6 +15,7 @@
 #include <postgresql/libpq-fe.h>
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -22,6 +23,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,5 +119,31 @@ static inline ssize_t creactor_send(int descriptor, const void *bytes, size_t co
 }
 
 static inline void creactor_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
+
+// The process: global variables of C, which Swift cannot touch directly.
+
+extern char **environ;
+
+static inline char *const *creactor_environment(void) { return environ; }
+
+/// A macro of glibc. To be read at once after the call that failed.
+static inline int creactor_errno(void) { return errno; }
+
+/// open is variadic.
+static inline int creactor_open_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
+
+/// Starts getopt_long afresh (0: GNU's state too), with it silent on stderr.
+static inline void creactor_getopt_reset(void) {
+  optind = 0;
+  opterr = 0;
+}
+
+static inline char *creactor_getopt_argument(void) { return optarg; }
+
+/// The index of the next argument that getopt_long would read.
+static inline int creactor_getopt_next_index(void) { return optind; }
+
+/// The short option that getopt_long found at fault, 0 where it was a long one.
+static inline int creactor_getopt_faulty_option(void) { return optopt; }
 
 #endif

@@ -1,0 +1,27 @@
+// What the operating system gave this process: its environment, and its end. Called by main.
+
+import CReactor
+
+/// The process as the operating system sees it.
+public enum HostProcess {
+  /// The environment's variables. Bytes that are no UTF-8 become U+FFFD.
+  public static var environment: [String: String] {
+    var variables: [String: String] = [:]
+    var next = creactor_environment()
+    while let entry = next?.pointee {
+      next = next?.advanced(by: 1)
+      guard let equals = strchr(entry, Int32(UInt8(ascii: "="))) else { continue }
+      let nameLength = UnsafePointer(equals) - UnsafePointer(entry)
+      let name = UnsafeRawBufferPointer(start: entry, count: nameLength)
+      // The first of two with one name is the one that getenv finds.
+      let key = String(decoding: name, as: UTF8.self)
+      if variables[key] == nil { variables[key] = String(cString: equals + 1) }
+    }
+    return variables
+  }
+
+  /// Ends the process with this status.
+  public static func exit(_ status: Int32) -> Never {
+    CReactor.exit(status)
+  }
+}

@@ -1,0 +1,51 @@
+// Writing to stdout and stderr without buffering. Invariant: a reader that hangs holds nobody up beyond the caller's
+// limit. Called for log lines and for what a command prints.
+
+import CReactor
+
+/// The process's own output streams, written to directly.
+public enum StandardStream: Int32, Sendable {
+  case output = 1
+  case error = 2
+
+  /// The most bytes that a pipe takes whole, and at once where it has room at all (PIPE_BUF).
+  public static let atomicByteCount = 4096
+
+  /// Writes `bytes`, waiting for the reader for at most `patience` in all, and returns how many were written.
+  ///
+  /// Up to `atomicByteCount` bytes are one write(2). More are several: the stream may be a blocking pipe, which cannot
+  /// be made non-blocking without changing it for the other processes that have it, and where a longer write waits for
+  /// a reader that may never come. Fewer than all are written where the patience ended or the stream has failed.
+  public func write(_ bytes: ArraySlice<UInt8>, patience: Duration) -> Int {
+    // A write to a closed pipe is an error of this write, not the end of the process.
+    creactor_ignore_sigpipe()
+    let deadline = MonotonicInstant.system.advanced(by: patience)
+    return bytes.withUnsafeBytes { buffer in
+      var written = 0
+      while written < buffer.count {
+        guard isWritable(until: deadline) else { break }
+        let chunk = UnsafeRawBufferPointer(rebasing: buffer[written...].prefix(Self.atomicByteCount))
+        let count = CReactor.write(rawValue, chunk.baseAddress, chunk.count)
+        if count > 0 {
+          written += count
+          continue
+        }
+        let isTransient = [EINTR, EAGAIN].contains(creactor_errno())
+        // A stream that calls itself writable and takes nothing does not keep us beyond the limit either.
+        guard isTransient, MonotonicInstant.system < deadline else { break }
+      }
+      return written
+    }
+  }
+
+  private func isWritable(until deadline: MonotonicInstant) -> Bool {
+    var descriptor = pollfd(fd: rawValue, events: Int16(POLLOUT), revents: 0)
+    while true {
+      let remaining = MonotonicInstant.system.duration(to: deadline).milliseconds
+      let count = poll(&descriptor, 1, Int32(clamping: max(0, remaining)))
+      if count > 0 { return true }
+      // A signal is no answer: ask again, unless the time is over.
+      if count == 0 || creactor_errno() != EINTR || remaining <= 0 { return false }
+    }
+  }
+}

@@ -1,0 +1,66 @@
+// The calendar's time, for people and logs only. Invariant: nothing decides or waits by it.
+
+import CReactor
+
+/// A moment in UTC.
+public struct WallClockTime: Equatable, Sendable {
+  /// Since 1970-01-01T00:00:00Z.
+  public var seconds: Int64
+  /// Of the second, 0 to 999,999,999.
+  public var nanoseconds: Int64
+
+  public init(seconds: Int64, nanoseconds: Int64) {
+    self.seconds = seconds
+    self.nanoseconds = nanoseconds
+  }
+
+  /// What the kernel's clock shows (CLOCK_REALTIME).
+  public static var now: WallClockTime {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return WallClockTime(seconds: Int64(time.tv_sec), nanoseconds: Int64(time.tv_nsec))
+  }
+
+  /// Appends this time as RFC 3339 has it, with microseconds: `2026-11-24T01:29:31.123456Z`.
+  public func appendRFC3339(to bytes: inout [UInt8]) {
+    let day = (seconds >= 0 ? seconds : seconds - 86_399) / 86_400
+    let second = seconds - day * 86_400
+    let date = Self.date(day)
+    Self.append(date.year, digits: 4, to: &bytes)
+    bytes.append(UInt8(ascii: "-"))
+    Self.append(date.month, digits: 2, to: &bytes)
+    bytes.append(UInt8(ascii: "-"))
+    Self.append(date.day, digits: 2, to: &bytes)
+    bytes.append(UInt8(ascii: "T"))
+    Self.append(second / 3_600, digits: 2, to: &bytes)
+    bytes.append(UInt8(ascii: ":"))
+    Self.append(second / 60 % 60, digits: 2, to: &bytes)
+    bytes.append(UInt8(ascii: ":"))
+    Self.append(second % 60, digits: 2, to: &bytes)
+    bytes.append(UInt8(ascii: "."))
+    Self.append(nanoseconds / 1_000, digits: 6, to: &bytes)
+    bytes.append(UInt8(ascii: "Z"))
+  }
+
+  /// The Gregorian date of a day counted from 1970-01-01. Years begin in March here, so that the leap day is the last.
+  private static func date(_ daysSince1970: Int64) -> (year: Int64, month: Int64, day: Int64) {
+    let days = daysSince1970 + 719_468
+    let era = (days >= 0 ? days : days - 146_096) / 146_097
+    let dayOfEra = days - era * 146_097
+    let yearOfEra = (dayOfEra - dayOfEra / 1_460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
+    let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
+    let marchMonth = (5 * dayOfYear + 2) / 153
+    let month = marchMonth < 10 ? marchMonth + 3 : marchMonth - 9
+    let year = yearOfEra + era * 400 + (month <= 2 ? 1 : 0)
+    return (year, month, dayOfYear - (153 * marchMonth + 2) / 5 + 1)
+  }
+
+  private static func append(_ number: Int64, digits: Int, to bytes: inout [UInt8]) {
+    var divisor: Int64 = 1
+    for _ in 1..<digits { divisor *= 10 }
+    while divisor > 0 {
+      bytes.append(UInt8(ascii: "0") + UInt8(truncatingIfNeeded: number / divisor % 10))
+      divisor /= 10
+    }
+  }
+}

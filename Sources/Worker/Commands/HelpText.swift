@@ -1,0 +1,83 @@
+// The text of --help, made of the verb table and the settings table; the settings also in Markdown, for the README.
+// Pure: what is shown is what is parsed.
+
+/// What a person is told about the command line and the settings.
+enum HelpText {
+  /// Where lines are broken, in columns.
+  static let width = 100
+
+  /// All of it, for a terminal.
+  static func text(verbs: [Verb] = Verb.all, rows: [SettingRow]) -> String {
+    var text = """
+      \(Version.program): the housekeeper of a Secrets Bridge control plane.
+
+      Usage: \(Version.program) [\(verbs[0].name)] [options]
+
+
+      """
+    for verb in verbs {
+      text += entry("\(verb.name)", verb.help, indent: 2)
+      for option in verb.options { text += entry(heading(option), option.help, indent: 4) }
+    }
+    text += "\nOptions:\n"
+    for option in CommandOption.general { text += entry(heading(option), option.help, indent: 2) }
+    text += "\nSettings (environment variables; an empty one counts as unset):\n"
+    for row in rows { text += entry("\(row.name)  \(row.kind), \(absence(row))", row.help, indent: 2) }
+    return text
+  }
+
+  /// The settings as a table in Markdown.
+  static func markdown(rows: [SettingRow]) -> String {
+    var text = "| variable | type | default | meaning |\n|---|---|---|---|\n"
+    for row in rows {
+      let absence = row.defaultText.map { "`\($0)`" } ?? absence(row)
+      text += "| `\(row.name)` | \(cell(row.kind)) | \(cell(absence)) | \(cell(row.help)) |\n"
+    }
+    return text
+  }
+
+  /// `text` in lines of at most `width` columns, broken at spaces; a longer word has a line of its own.
+  static func wrapped(_ text: String, width: Int) -> [String] {
+    var lines: [String] = []
+    var line = ""
+    var word = ""
+    for character in text + " " {
+      guard character == " " || character == "\n" else {
+        word.append(character)
+        continue
+      }
+      if !line.isEmpty, line.count + 1 + word.count > width {
+        lines.append(line)
+        line = word
+      } else {
+        line += line.isEmpty ? word : " " + word
+      }
+      word = ""
+    }
+    return line.isEmpty ? lines : lines + [line]
+  }
+
+  private static func entry(_ heading: String, _ help: String, indent: Int) -> String {
+    let margin = String(repeating: " ", count: indent)
+    var text = margin + heading + "\n"
+    for line in wrapped(help, width: width - indent - 4) { text += "\(margin)    \(line)\n" }
+    return text
+  }
+
+  private static func heading(_ option: CommandOption) -> String {
+    let letter = option.letter.map { "-" + String(UnicodeScalar($0)) + ", " } ?? ""
+    return letter + "--" + option.name + (option.argument.map { "[=\($0)]" } ?? "")
+  }
+
+  private static func absence(_ row: SettingRow) -> String {
+    if row.isRequired { return "required" }
+    return row.defaultText.map { "default \($0)" } ?? "unset"
+  }
+
+  /// A bar would end the table's cell.
+  private static func cell(_ text: String) -> String {
+    var cell = ""
+    for character in text { cell += character == "|" ? "\\|" : String(character) }
+    return cell
+  }
+}

@@ -1,0 +1,47 @@
+// The table of verbs and options: what the command line understands and what --help shows. Pure.
+
+import Reactor
+
+/// An option of the command line.
+struct CommandOption: Sendable {
+  let name: String
+  var letter: UInt8?
+  /// What an optional argument is called in the help; nil where the option takes none.
+  var argument: String?
+  let help: String
+
+  static let once = CommandOption(name: "once", help: "Attend every sweeper once, then exit: 1 if one failed, else 0.")
+  static let force = CommandOption(name: "force", help: "With --once: run every sweeper, whether due or not.")
+  static let table = CommandOption(name: "table", help: "With --once: print a table of what each run found and changed.")
+  static let help = CommandOption(
+    name: "help", letter: UInt8(ascii: "h"), argument: "markdown",
+    help: "Show this, or the settings as a table in Markdown.")
+  static let version = CommandOption(name: "version", help: "Show which build this is.")
+
+  /// Options that stand without a verb, or with any.
+  static let general: [CommandOption] = [.help, .version]
+}
+
+/// What the worker can be told to do.
+struct Verb: Sendable {
+  let name: String
+  let help: String
+  let options: [CommandOption]
+
+  static let run = Verb(
+    name: "run", help: "Run the sweepers until told to stop. The verb may be left out.",
+    options: [.once, .force, .table])
+
+  /// In the order in which they are shown; the first is meant where none is given.
+  static let all: [Verb] = [.run]
+}
+
+/// How a worker is to run.
+struct RunOptions: Equatable, Sendable {
+  /// Attends every sweeper once and ends.
+  var once = false
+  /// Runs what is not due, too. Only with `once`.
+  var force = false
+  /// Prints what the runs did as a table. Only with `once`.
+  var table = false
+}

@@ -1,0 +1,34 @@
+// The configuration at boot: loaded, and what is wrong with it logged. Called by main, before any server is touched.
+
+import Logging
+
+/// The check of the configuration when the process starts.
+enum Boot {
+  /// The settings, or nil where they have faults: each is then one line of the log.
+  static func settings(
+    environment: [String: String], rows: [SettingRow], output: LogOutput = .standardError
+  ) -> Settings? {
+    do {
+      let (settings, warnings) = try Settings.load(environment: environment, rows: rows)
+      log(warnings, to: Logger.worker(level: settings[.logLevel].level, output: output))
+      return settings
+    } catch {
+      let logger = Logger.worker(output: output)
+      log(error.warnings, to: logger)
+      for fault in error.faults {
+        logger.error(
+          "invalid configuration",
+          metadata: ["variable": .string(fault.variable), "error": .string(fault.description)])
+      }
+      return nil
+    }
+  }
+
+  private static func log(_ warnings: [ConfigurationWarning], to logger: Logger) {
+    for warning in warnings {
+      logger.warning(
+        "questionable configuration",
+        metadata: ["variable": .string(warning.variable), "detail": .string(warning.text)])
+    }
+  }
+}

@@ -1,0 +1,156 @@
+// The settings of the house: servers, listener, logs, lease, notifications. The sweepers declare their own.
+// Invariant: names, meanings and defaults are those of the existing worker. Read through Settings.
+
+/// Whether this is a developer's machine. Nothing depends on it yet.
+enum DeploymentEnvironment: String, CaseIterable, Sendable {
+  case dev, production
+}
+
+/// The least severe level that is logged.
+enum LogLevelSetting: String, CaseIterable, Sendable {
+  case debug, info, warn, error
+}
+
+extension Setting where Value == Int {
+  // PostgreSQL itself allows no more than 262,143 connections.
+  static var databaseMaxConnections: Setting {
+    .integer(
+      "DATABASE_MAX_CONNS", default: 10, in: 1...262_143,
+      help: "Most connections to PostgreSQL at a time. They are opened on demand; an idle worker has at most one.")
+  }
+
+  static var redisPoolSize: Setting {
+    .integer(
+      "REDIS_POOL_SIZE", default: 10, in: 1...1_000_000,
+      help: "Accepted and ignored: one pipelined connection needs no pool.")
+  }
+
+  static var gitOpsBatchSize: Setting {
+    .integer(
+      "SB_WORKER_GITOPS_BATCH_SIZE", default: 20, in: 1...10_000,
+      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+  }
+}
+
+extension Setting where Value == Duration {
+  static var databaseConnectionLifetime: Setting {
+    .duration(
+      "DATABASE_CONN_LIFETIME", default: .seconds(30 * 60),
+      help: "A connection to PostgreSQL that is older is replaced when it is next idle.")
+  }
+
+  static var redisDialTimeout: Setting {
+    .duration(
+      "REDIS_DIAL_TIMEOUT", default: .seconds(5), help: "How long connecting to Redis may take.")
+  }
+
+  static var lease: Setting {
+    .duration(
+      "SB_WORKER_LEASE", default: .seconds(15), in: .seconds(3)...(.seconds(300)),
+      help: "How long a sweeper's lock in Redis lasts unless it is renewed, which happens every third of it.")
+  }
+
+  static var shutdownGrace: Setting {
+    .duration(
+      "SB_WORKER_SHUTDOWN_GRACE", default: .seconds(15),
+      help: "How long the batch at hand may take to finish after SIGTERM before it is cancelled.")
+  }
+
+  static var gitOpsPollInterval: Setting {
+    .duration(
+      "SB_WORKER_GITOPS_POLL_INTERVAL", default: .seconds(15),
+      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+  }
+
+  static var gitOpsTimeoutInterval: Setting {
+    .duration(
+      "SB_WORKER_GITOPS_TIMEOUT_INTERVAL", default: .seconds(60),
+      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+  }
+
+  static var gitOpsHTTPTimeout: Setting {
+    .duration(
+      "SB_WORKER_GITOPS_HTTP_TIMEOUT", default: .seconds(15),
+      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+  }
+}
+
+extension Setting where Value == Bool {
+  static var runOnStart: Setting {
+    .boolean(
+      "SB_WORKER_RUN_ON_START", default: false,
+      help: "Whether every sweeper runs at boot, unless its last run began less than a minute ago.")
+  }
+
+  static var webhookSlackFormat: Setting {
+    .boolean(
+      "SB_WORKER_WEBHOOK_SLACK_FORMAT", default: false,
+      help: "Whether the webhook gets Slack's {\"text\": …} instead of the flat JSON object.")
+  }
+
+  /// Refused at boot rather than silently not polled.
+  static var gitOpsEnabled: Setting {
+    let boolean = Setting.boolean(
+      "SB_WORKER_GITOPS_ENABLED", default: false,
+      help: "Must be false: the GitOps sweepers are not part of this version.")
+    return Setting(name: boolean.name, kind: boolean.kind, absence: boolean.absence, help: boolean.help) { text in
+      guard case .accepted(true, _) = boolean.read(text) else { return boolean.read(text) }
+      return .expected("false, for the GitOps sweepers are not part of this version (the previous worker has them)")
+    }
+  }
+}
+
+extension Setting where Value == DeploymentEnvironment {
+  static var environment: Setting {
+    .choice(
+      "SB_ENV", default: .production, help: "Where this runs. Accepted for compatibility; nothing depends on it.")
+  }
+}
+
+extension Setting where Value == LogLevelSetting {
+  static var logLevel: Setting {
+    .choice("LOG_LEVEL", default: .info, help: "The least severe level that is logged.")
+  }
+}
+
+extension Setting where Value == String {
+  static var redisNamespace: Setting {
+    Setting(
+      name: "REDIS_NAMESPACE", kind: "text", absence: .text("secrets-bridge"),
+      help: "What every key in Redis begins with. The control plane's other parts must have the same."
+    ) { text in
+      isNamespace(text)
+        ? .accepted(text) : .expected("at most 200 bytes without braces, whitespace and control characters")
+    }
+  }
+
+  private static func isNamespace(_ text: String) -> Bool {
+    // Braces name a cluster slot in Redis, and the worker's keys bring their own pair.
+    for scalar in text.unicodeScalars {
+      if scalar == "{" || scalar == "}" || scalar.properties.isWhitespace { return false }
+      if scalar.value < 0x20 || (0x7F...0x9F).contains(scalar.value) { return false }
+    }
+    return text.utf8.count <= 200
+  }
+}
+
+extension Setting where Value == String? {
+  static var webhookURL: Setting {
+    .optional(
+      "SB_WORKER_WEBHOOK_URL", kind: "http or https URL", isSecret: true,
+      help: "Where notifications are posted to. Unset: they are log lines only.", check: WebURL.expectation)
+  }
+}
+
+extension SettingRow {
+  /// The settings that are no sweeper's, in the order in which they are shown.
+  static let house: [SettingRow] = [
+    Setting.databaseURL.row, Setting.databaseMaxConnections.row, Setting.databaseConnectionLifetime.row,
+    Setting.redisURL.row, Setting.redisNamespace.row, Setting.redisDialTimeout.row, Setting.redisPoolSize.row,
+    Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row,
+    Setting.lease.row, Setting.runOnStart.row, Setting.shutdownGrace.row,
+    Setting.webhookURL.row, Setting.webhookSlackFormat.row,
+    Setting.gitOpsEnabled.row, Setting.gitOpsPollInterval.row, Setting.gitOpsTimeoutInterval.row,
+    Setting.gitOpsBatchSize.row, Setting.gitOpsHTTPTimeout.row,
+  ]
+}

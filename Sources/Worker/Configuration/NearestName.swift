@@ -1,0 +1,48 @@
+// Which known name a misspelt one was meant to be. Pure; used for unknown variables and options.
+
+/// Finds the nearest of some names by edit distance.
+enum NearestName {
+  /// Names beyond this are no misspelling of ours, and comparing them would cost their length squared.
+  private static let lengthLimit = 100
+
+  /// The name in `known` that takes the fewest single-character edits; nil where none is near enough to mean it.
+  static func of(_ name: String, among known: [String]) -> String? {
+    guard name.utf8.count <= lengthLimit else { return nil }
+    // A third of the letters wrong is another word.
+    var best: (name: String, distance: Int)?
+    for candidate in known {
+      let distance = distance(name, candidate)
+      guard distance <= max(2, candidate.utf8.count / 3), distance < best?.distance ?? .max else { continue }
+      best = (candidate, distance)
+    }
+    return best?.name
+  }
+
+  /// Levenshtein's distance, in bytes, with a swap of two neighbours as one edit.
+  static func distance(_ left: String, _ right: String) -> Int {
+    let left = Array(left.utf8)
+    let right = Array(right.utf8)
+    var twoBack: [Int] = []
+    var previous = Array(0...right.count)
+    for row in 0..<left.count {
+      var current = [row + 1]
+      for column in 0..<right.count {
+        let isSame = left[row] == right[column]
+        var cost = min(previous[column + 1] + 1, current[column] + 1, previous[column] + (isSame ? 0 : 1))
+        if row > 0, column > 0, left[row] == right[column - 1], left[row - 1] == right[column] {
+          cost = min(cost, twoBack[column - 1] + 1)
+        }
+        current.append(cost)
+      }
+      twoBack = previous
+      previous = current
+    }
+    return previous[right.count]
+  }
+
+  /// `name`, cut where it is too long to be shown.
+  static func shortened(_ name: String) -> String {
+    let start = name.prefix(lengthLimit)
+    return start.utf8.count < name.utf8.count ? start + "…" : name
+  }
+}

@@ -1,0 +1,87 @@
+// One setting: its name, how its text becomes a value, and what a person is told about it. The table's row.
+// Invariant: a default is text that goes through the same reading as the environment's. Pure; used by Settings.
+
+/// What reading a setting's text led to.
+enum Reading<Value: Sendable>: Sendable {
+  /// Warnings are whole sentences, without the variable's name and without a secret.
+  case accepted(Value, warnings: [String] = [])
+  /// What was expected instead, one text a fault: it completes "expected …".
+  case refused([String])
+
+  static func expected(_ what: String) -> Reading { .refused([what]) }
+}
+
+/// A typed key into `Settings`, and the row that describes it.
+struct Setting<Value: Sendable>: Sendable {
+  /// What holds where the variable is unset or empty.
+  enum Absence: Sendable {
+    /// A boot fault.
+    case fault
+    /// This text, read like a given one.
+    case text(String)
+    /// This value; there is no text that would denote it.
+    case value(Value)
+  }
+
+  /// The environment variable.
+  let name: String
+  /// What kind of text is expected, for people: `duration`, `true or false`, `URL`.
+  let kind: String
+  let absence: Absence
+  /// What it does, in a line or two.
+  let help: String
+  /// Whether the text may carry a credential: it is then never shown, not even in a fault.
+  var isSecret = false
+  let read: @Sendable (String) -> Reading<Value>
+
+  /// The same setting without its type, for the table.
+  var row: SettingRow {
+    let defaultText: String? =
+      switch absence {
+      case .text(let text): text
+      case .fault, .value: nil
+      }
+    let isRequired = if case .fault = absence { true } else { false }
+    return SettingRow(
+      name: name, kind: kind, defaultText: defaultText, isRequired: isRequired, help: help, isSecret: isSecret,
+      load: { load($0) })
+  }
+
+  private func load(_ given: String?) -> Reading<any Sendable> {
+    let reading: Reading<Value> =
+      if let given {
+        given.utf8.count <= SettingRow.byteLimit ? read(given) : .expected("at most \(SettingRow.byteLimit) bytes")
+      } else {
+        switch absence {
+        case .fault: .expected("a value (\(kind)): it is required")
+        case .text(let text): read(text)
+        case .value(let value): .accepted(value)
+        }
+      }
+    switch reading {
+    case .accepted(let value, let warnings): return .accepted(SettingSlot(value: value), warnings: warnings)
+    case .refused(let expected): return .refused(expected)
+    }
+  }
+}
+
+/// A row of the settings table: a setting whose type is known to its reader only.
+struct SettingRow: Sendable {
+  /// The longest text that is read; the kernel lets no variable be longer than 128 KiB.
+  static let byteLimit = 120_000
+
+  let name: String
+  let kind: String
+  /// Nil where the setting is required or unset by default.
+  let defaultText: String?
+  let isRequired: Bool
+  let help: String
+  let isSecret: Bool
+  /// Reads the given text, or nil for an absent variable; an accepted value is a `SettingSlot`.
+  let load: @Sendable (_ given: String?) -> Reading<any Sendable>
+}
+
+/// A value of the table in a box of its type, so that an optional stays one.
+struct SettingSlot<Value: Sendable>: Sendable {
+  let value: Value
+}

@@ -1,0 +1,76 @@
+// The kinds of settings: duration, whole number, boolean, choice. Each refuses with what it expected.
+// Pure; the settings' declarations are made of these.
+
+extension Setting where Value == Duration {
+  /// What most durations may be: above zero, and so short that no arithmetic on instants can overflow (10 years).
+  static var aboveZero: ClosedRange<Duration> { .milliseconds(1)...(.seconds(87_600 * 3_600)) }
+  /// The same, with zero.
+  static var zeroOrMore: ClosedRange<Duration> { .zero...(.seconds(87_600 * 3_600)) }
+
+  /// A duration in Go's notation, within `range`.
+  static func duration(
+    _ name: String, default absent: Duration, in range: ClosedRange<Duration> = aboveZero, help: String
+  ) -> Setting {
+    let bounds = "from \(GoDuration.text(range.lowerBound)) to \(GoDuration.text(range.upperBound))"
+    return Setting(name: name, kind: "duration", absence: .text(GoDuration.text(absent)), help: help) { text in
+      guard let value = GoDuration.parse(text), range.contains(value) else {
+        return .expected("a duration \(bounds), such as 90s or 2m30s")
+      }
+      return .accepted(value)
+    }
+  }
+}
+
+extension Setting where Value == Int {
+  /// A whole number within `range`, with an optional sign.
+  static func integer(
+    _ name: String, default absent: Int, in range: ClosedRange<Int>, help: String
+  ) -> Setting {
+    Setting(name: name, kind: "number", absence: .text("\(absent)"), help: help) { text in
+      guard let value = Int(text), range.contains(value) else {
+        return .expected("a whole number from \(range.lowerBound) to \(range.upperBound)")
+      }
+      return .accepted(value)
+    }
+  }
+}
+
+extension Setting where Value == Bool {
+  /// A boolean in the words of Go's `strconv.ParseBool`.
+  static func boolean(_ name: String, default absent: Bool, help: String) -> Setting {
+    Setting(name: name, kind: "true or false", absence: .text(absent ? "true" : "false"), help: help) { text in
+      switch text {
+      case "1", "t", "T", "TRUE", "true", "True": .accepted(true)
+      case "0", "f", "F", "FALSE", "false", "False": .accepted(false)
+      default: .expected("true or false (also 1, t, T, TRUE, True, 0, f, F, FALSE, False)")
+      }
+    }
+  }
+}
+
+extension Setting where Value: RawRepresentable & CaseIterable, Value.RawValue == String {
+  /// One of the type's cases, by its raw value.
+  static func choice(_ name: String, default absent: Value, help: String) -> Setting {
+    var words = ""
+    for (index, value) in Value.allCases.enumerated() {
+      words += (index == 0 ? "" : index == Value.allCases.count - 1 ? " or " : ", ") + value.rawValue
+    }
+    return Setting(name: name, kind: words, absence: .text(absent.rawValue), help: help) { [words] text in
+      guard let value = Value(rawValue: text) else { return .expected(words) }
+      return .accepted(value)
+    }
+  }
+}
+
+extension Setting where Value == String? {
+  /// A text that is unset by default, checked by `check`: nil, or what was expected.
+  static func optional(
+    _ name: String, kind: String, isSecret: Bool = false, help: String,
+    check: @escaping @Sendable (String) -> String?
+  ) -> Setting {
+    Setting(name: name, kind: kind, absence: .value(nil), help: help, isSecret: isSecret) { text in
+      if let expected = check(text) { return .expected(expected) }
+      return .accepted(text)
+    }
+  }
+}

@@ -1,0 +1,102 @@
+// The configuration: the settings table read from an environment, all of it at once.
+// Invariant: a value is of its setting's type and was checked, and a fault shows no secret. Called by main at boot.
+
+/// The settings of this process.
+struct Settings: Sendable {
+  /// Variables with this prefix are ours: one that nobody knows is a mistake worth a warning.
+  static let prefix = "SB_WORKER_"
+
+  private let values: [String: any Sendable]
+
+  /// The value of a setting. Its row must have been loaded.
+  subscript<Value>(_ setting: Setting<Value>) -> Value {
+    guard let slot = values[setting.name] as? SettingSlot<Value> else {
+      preconditionFailure("\(setting.name) is not in the settings table")
+    }
+    return slot.value
+  }
+
+  /// Reads all `rows` from `environment`, where an empty variable counts as unset.
+  ///
+  /// - Throws: every fault, in the order of the table.
+  static func load(
+    environment: [String: String], rows: [SettingRow] = SettingRow.house + SettingRow.sweepers
+  ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
+    var values: [String: any Sendable] = [:]
+    var warnings: [ConfigurationWarning] = []
+    var faults: [ConfigurationFault] = []
+    for row in rows {
+      precondition(values[row.name] == nil, "two rows named \(row.name)")
+      let given = environment[row.name].flatMap { $0.isEmpty ? nil : $0 }
+      switch row.load(given) {
+      case .accepted(let slot, let texts):
+        values[row.name] = slot
+        for text in texts { warnings.append(ConfigurationWarning(variable: row.name, text: text)) }
+      case .refused(let expectations):
+        for expected in expectations {
+          faults.append(
+            ConfigurationFault(variable: row.name, expected: expected, given: row.isSecret ? nil : given))
+        }
+      }
+    }
+    warnings += unknownVariables(environment, rows: rows)
+    guard faults.isEmpty else { throw ConfigurationFaults(faults: faults, warnings: warnings) }
+    return (Settings(values: values), warnings)
+  }
+
+  private static func unknownVariables(
+    _ environment: [String: String], rows: [SettingRow]
+  ) -> [ConfigurationWarning] {
+    var known: [String] = []
+    for row in rows { known.append(row.name) }
+    var warnings: [ConfigurationWarning] = []
+    for name in environment.keys.sorted() where name.hasPrefix(prefix) && !known.contains(name) {
+      let nearest = NearestName.of(name, among: known)
+      let hint = nearest.map { ". Did you mean \($0)?" } ?? ""
+      warnings.append(
+        ConfigurationWarning(variable: NearestName.shortened(name), text: "no setting has this name" + hint))
+    }
+    return warnings
+  }
+}
+
+/// One thing that is wrong with the configuration.
+struct ConfigurationFault: Equatable, Sendable {
+  /// The longest given text that is repeated to the operator, in characters.
+  private static let givenLimit = 100
+
+  let variable: String
+  /// Completes "expected …".
+  let expected: String
+  /// What was given instead; nil where nothing was or where it may carry a secret.
+  let given: String?
+
+  init(variable: String, expected: String, given: String?) {
+    self.variable = variable
+    self.expected = expected
+    self.given = given.map { text in
+      let start = text.prefix(Self.givenLimit)
+      return start.utf8.count < text.utf8.count ? start + "…" : text
+    }
+  }
+
+  var description: String {
+    let end = given.map { ", got \"\($0)\"" } ?? ""
+    return "\(variable): expected \(expected)\(end)"
+  }
+}
+
+/// Something odd that stops nothing.
+struct ConfigurationWarning: Equatable, Sendable {
+  let variable: String
+  let text: String
+}
+
+/// Everything that is wrong with the configuration, and what was odd besides.
+struct ConfigurationFaults: Error, Equatable {
+  /// EX_CONFIG of sysexits.h: the exit status of a process that is configured wrongly.
+  static let exitStatus: Int32 = 78
+
+  let faults: [ConfigurationFault]
+  let warnings: [ConfigurationWarning]
+}

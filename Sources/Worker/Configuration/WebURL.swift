@@ -1,0 +1,55 @@
+// The check of an http or https URL, as far as a boot can check one. Pure; used by the settings.
+
+/// URLs of the web, to be posted to.
+enum WebURL {
+  /// Nil for a URL that can be requested, else what was expected. Never repeats the URL: its path may be a secret.
+  static func expectation(_ text: String) -> String? {
+    let bytes = Array(text.utf8)
+    for byte in bytes where byte <= 0x20 || byte == 0x7F { return "a URL without whitespace and control characters" }
+    guard let start = hostStart(bytes) else { return "a URL that begins with http:// or https://" }
+    var end = start
+    while end < bytes.count, !"/?#".utf8.contains(bytes[end]) { end += 1 }
+    var authority = bytes[start..<end]
+    if let at = authority.lastIndex(of: UInt8(ascii: "@")) { authority = authority[(at + 1)...] }
+    return isHostAndPort(authority) ? nil : "a URL with a host, and a port from 1 to 65535 if any"
+  }
+
+  private static func hostStart(_ bytes: [UInt8]) -> Int? {
+    for scheme in ["http://", "https://"] {
+      let length = scheme.utf8.count
+      // Schemes are the same in capitals: bit 5 makes a letter small and leaves ':' and '/' as they are.
+      if bytes.count >= length, bytes[..<length].lazy.map({ $0 | 0x20 }).elementsEqual(scheme.utf8) { return length }
+    }
+    return nil
+  }
+
+  private static func isHostAndPort(_ authority: ArraySlice<UInt8>) -> Bool {
+    var host = authority
+    var port: ArraySlice<UInt8>?
+    if authority.first == UInt8(ascii: "[") {
+      guard let close = authority.firstIndex(of: UInt8(ascii: "]")) else { return false }
+      host = authority[(authority.startIndex + 1)..<close]
+      let rest = authority[(close + 1)...]
+      guard rest.isEmpty || rest.first == UInt8(ascii: ":") else { return false }
+      port = rest.isEmpty ? nil : rest.dropFirst()
+      guard host.allSatisfy({ isIPv6Byte($0) }) else { return false }
+    } else if let colon = authority.firstIndex(of: UInt8(ascii: ":")) {
+      host = authority[..<colon]
+      port = authority[(colon + 1)...]
+    }
+    for byte in host where "<>\"\\^`{|}[]".utf8.contains(byte) { return false }
+    guard !host.isEmpty else { return false }
+    guard let port else { return true }
+    guard !port.isEmpty, port.count <= 5 else { return false }
+    var number = 0
+    for byte in port {
+      guard byte >= UInt8(ascii: "0"), byte <= UInt8(ascii: "9") else { return false }
+      number = number * 10 + Int(byte - UInt8(ascii: "0"))
+    }
+    return (1...65_535).contains(number)
+  }
+
+  private static func isIPv6Byte(_ byte: UInt8) -> Bool {
+    "0123456789abcdefABCDEF:.%".utf8.contains(byte)
+  }
+}

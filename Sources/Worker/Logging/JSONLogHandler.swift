@@ -1,0 +1,87 @@
+// The log: swift-log's loggers, as JSON lines on stderr. Invariant: nothing but these lines is written to stderr.
+// Every part of the worker logs through a Logger that was made here.
+
+import Logging
+import Reactor
+import Synchronization
+
+/// Where log lines go: stderr, or a test's collection. Shared by all loggers of a process.
+final class LogOutput: Sendable {
+  /// Stderr of this process.
+  static let standardError = LogOutput { StandardStream.error.write($0, patience: $1) }
+
+  private let outbox = Mutex(LogOutbox())
+  private let write: @Sendable (ArraySlice<UInt8>, Duration) -> Int
+
+  init(write: @escaping @Sendable (ArraySlice<UInt8>, Duration) -> Int) {
+    self.write = write
+  }
+
+  fileprivate func send(_ line: LogLine, time: WallClockTime) {
+    outbox.withLock { outbox in
+      outbox.send(
+        line.bytes,
+        notice: { count in
+          LogLine(
+            time: time, level: .warning, message: "log lines were dropped: stderr was not read",
+            fields: [("dropped", .stringConvertible(count))]
+          ).bytes
+        }, write: write)
+    }
+  }
+}
+
+/// Writes each event as one JSON object: time, level, msg, then the fields in the order of their names.
+struct JSONLogHandler: LogHandler {
+  var metadata: Logger.Metadata = [:]
+  var logLevel: Logger.Level
+  var metadataProvider: Logger.MetadataProvider?
+  private let output: LogOutput
+
+  init(level: Logger.Level, output: LogOutput = .standardError) {
+    logLevel = level
+    self.output = output
+  }
+
+  subscript(metadataKey key: String) -> Logger.Metadata.Value? {
+    get { metadata[key] }
+    set { metadata[key] = newValue }
+  }
+
+  func log(event: LogEvent) {
+    var fields = metadata
+    if let provided = metadataProvider?.get() { fields.merge(provided) { _, provided in provided } }
+    if let own = event.metadata { fields.merge(own) { _, own in own } }
+    if let error = event.error, fields["error"] == nil { fields["error"] = .string(Self.text(error)) }
+    var sorted: [(key: String, value: Logger.MetadataValue)] = []
+    for key in fields.keys.sorted() {
+      if let value = fields[key] { sorted.append((key, value)) }
+    }
+    let time = WallClockTime.now
+    output.send(LogLine(time: time, level: event.level, message: event.message.description, fields: sorted), time: time)
+  }
+
+  /// An error in its own words. One that has none shows its type only: reflection could show what is secret.
+  private static func text(_ error: any Error) -> String {
+    if let convertible = error as? any CustomStringConvertible { return convertible.description }
+    return _typeName(type(of: error), qualified: false)
+  }
+}
+
+extension Logger {
+  /// The worker's log from `level` on.
+  static func worker(level: Logger.Level = .info, output: LogOutput = .standardError) -> Logger {
+    Logger(label: Version.program) { _ in JSONLogHandler(level: level, output: output) }
+  }
+}
+
+extension LogLevelSetting {
+  var level: Logger.Level {
+    switch self {
+    case .debug: .debug
+    case .info: .info
+    case .warn: .warning
+    case .error: .error
+    }
+  }
+}

@@ -1,0 +1,71 @@
+// Prometheus' standard metrics of a process, the build's, and the loop's. Read when they are rendered.
+// Invariant: the host is asked at most once a second, however often /metrics is.
+
+import Reactor
+
+/// What the process uses of its host, up to a second old.
+@EventLoop
+final class ProcessMetrics {
+  /// How old the figures may be.
+  private static let freshness: Duration = .seconds(1)
+
+  private let clock: LoopClock
+  private let read: @EventLoop () -> ProcessStatistics
+  private var statistics = ProcessStatistics()
+  private var readAt: MonotonicInstant?
+
+  init(clock: LoopClock = .system, read: @escaping @EventLoop () -> ProcessStatistics = { .current }) {
+    self.clock = clock
+    self.read = read
+  }
+
+  private var current: ProcessStatistics {
+    let now = clock.now
+    if let readAt, readAt.duration(to: now) < Self.freshness { return statistics }
+    readAt = now
+    statistics = read()
+    return statistics
+  }
+
+  /// Adds the process_* metrics and worker_build_info.
+  func register(in registry: MetricsRegistry) {
+    registry.gauge(
+      "worker_build_info", help: "A constant 1, labelled by the build.",
+      labels: ["version": Version.number, "swift": Version.swift, "build": Version.configuration]
+    ).set(1)
+    registry.counter("process_cpu_seconds_total", help: "Total user and system CPU time spent in seconds.") {
+      self.current.cpuSeconds
+    }
+    registry.gauge("process_open_fds", help: "Number of open file descriptors.") {
+      Double(self.current.openDescriptors)
+    }
+    registry.gauge("process_max_fds", help: "Maximum number of open file descriptors.") {
+      Double(self.current.maximalDescriptors)
+    }
+    registry.gauge("process_virtual_memory_bytes", help: "Virtual memory size in bytes.") {
+      Double(self.current.virtualBytes)
+    }
+    registry.gauge("process_resident_memory_bytes", help: "Resident memory size in bytes.") {
+      Double(self.current.residentBytes)
+    }
+    registry.gauge("process_start_time_seconds", help: "Start time of the process since unix epoch in seconds.") {
+      self.current.startSeconds
+    }
+  }
+
+  /// Adds what the event loop did.
+  static func registerLoop(in registry: MetricsRegistry) {
+    registry.counter("worker_loop_turns_total", help: "Times that the event loop woke.") {
+      Double(EventLoop.statistics.turns)
+    }
+    registry.counter("worker_loop_busy_seconds_total", help: "Time that the event loop spent working.") {
+      EventLoop.statistics.busy.seconds
+    }
+    registry.gauge("worker_loop_lag_seconds", help: "How long an event had to wait in the loop's last turn at most.") {
+      EventLoop.statistics.lastTurn.seconds
+    }
+    registry.gauge("worker_loop_longest_lag_seconds", help: "The longest such wait since the start.") {
+      EventLoop.statistics.longestTurn.seconds
+    }
+  }
+}

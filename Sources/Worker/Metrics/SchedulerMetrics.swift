@@ -1,0 +1,54 @@
+// The scheduler's metrics. Invariant: every series of every task exists from the start, and one call counts one run.
+// Written by the scheduler; names, labels and buckets are those of the existing worker.
+
+import Reactor
+
+/// How an attended slot ended.
+enum RunOutcome: String, CaseIterable, Sendable {
+  case success, failure
+  /// Another replica held the lock or had done the work.
+  case skippedLock = "skipped_lock"
+}
+
+/// The metrics of one task's runs.
+@EventLoop
+struct TaskMetrics {
+  /// Upper bounds of the duration's buckets, in seconds.
+  static let durationBounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+
+  private let runs: [RunOutcome: Counter]
+  private let duration: Histogram
+  private let skippedLocks: Counter
+
+  init(task: String, registry: MetricsRegistry) {
+    var runs: [RunOutcome: Counter] = [:]
+    for outcome in RunOutcome.allCases {
+      runs[outcome] = registry.counter(
+        "worker_scheduler_runs_total", help: "Attended slots by task and outcome.",
+        labels: ["task": task, "outcome": outcome.rawValue])
+    }
+    self.runs = runs
+    duration = registry.histogram(
+      "worker_scheduler_run_duration_seconds", help: "How long the runs of a task that had the lock took.",
+      labels: ["task": task], bounds: Self.durationBounds)
+    skippedLocks = registry.counter(
+      "worker_scheduler_lock_skipped_total", help: "Slots left to another replica that held the task's lock.",
+      labels: ["task": task])
+  }
+
+  /// Counts a run that had the lock.
+  func recordRun(succeeded: Bool, duration: Duration) {
+    runs[succeeded ? .success : .failure]?.increment()
+    self.duration.observe(duration.seconds)
+  }
+
+  /// Counts a slot that was another replica's.
+  func recordSkippedLock() {
+    runs[.skippedLock]?.increment()
+    skippedLocks.increment()
+  }
+
+  func count(_ outcome: RunOutcome) -> UInt64 {
+    runs[outcome]?.value ?? 0
+  }
+}
