@@ -7,6 +7,7 @@ import Reactor
 @main
 struct Main {
   static func main() {
+    HostProcess.holdStandardStreams()
     HostProcess.exit(run(CommandLine.arguments.dropFirst().map { $0 }))
   }
 

@@ -126,11 +126,23 @@ extern char **environ;
 
 static inline char *const *creactor_environment(void) { return environ; }
 
-/// A macro of glibc. To be read at once after the call that failed.
-static inline int creactor_errno(void) { return errno; }
+/// What could be written, or the negative error number.
+static inline ssize_t creactor_write(int descriptor, const void *bytes, size_t count) {
+  ssize_t written = write(descriptor, bytes, count);
+  return written < 0 ? -errno : written;
+}
+
+/// Whether a descriptor can be written to within a time; the negative error number where that could not be waited for.
+static inline int creactor_poll_writable(int descriptor, int milliseconds) {
+  struct pollfd entry = {.fd = descriptor, .events = POLLOUT};
+  int ready = poll(&entry, 1, milliseconds);
+  return ready < 0 ? -errno : ready;
+}
 
 /// open is variadic.
 static inline int creactor_open_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
+
+static inline int creactor_open_null(void) { return open("/dev/null", O_RDWR); }
 
 /// Starts getopt_long afresh (0: GNU's state too), with it silent on stderr.
 static inline void creactor_getopt_reset(void) {

@@ -20,6 +20,19 @@ public enum HostProcess {
     return variables
   }
 
+  /// Opens /dev/null in the place of each standard stream that is closed. Called first of all: else the next descriptor,
+  /// a server's connection perhaps, takes the place of stderr and receives the log.
+  public static func holdStandardStreams() {
+    while true {
+      let descriptor = creactor_open_null()
+      if descriptor < 0 { return }
+      if descriptor > StandardStream.error.rawValue {
+        close(descriptor)
+        return
+      }
+    }
+  }
+
   /// Ends the process with this status.
   public static func exit(_ status: Int32) -> Never {
     CReactor.exit(status)

@@ -25,12 +25,12 @@ public enum StandardStream: Int32, Sendable {
       while written < buffer.count {
         guard isWritable(until: deadline) else { break }
         let chunk = UnsafeRawBufferPointer(rebasing: buffer[written...].prefix(Self.atomicByteCount))
-        let count = CReactor.write(rawValue, chunk.baseAddress, chunk.count)
+        let count = creactor_write(rawValue, chunk.baseAddress, chunk.count)
         if count > 0 {
           written += count
           continue
         }
-        let isTransient = [EINTR, EAGAIN].contains(creactor_errno())
+        let isTransient = count == -Int(EINTR) || count == -Int(EAGAIN)
         // A stream that calls itself writable and takes nothing does not keep us beyond the limit either.
         guard isTransient, MonotonicInstant.system < deadline else { break }
       }
@@ -39,13 +39,12 @@ public enum StandardStream: Int32, Sendable {
   }
 
   private func isWritable(until deadline: MonotonicInstant) -> Bool {
-    var descriptor = pollfd(fd: rawValue, events: Int16(POLLOUT), revents: 0)
     while true {
       let remaining = MonotonicInstant.system.duration(to: deadline).milliseconds
-      let count = poll(&descriptor, 1, Int32(clamping: max(0, remaining)))
-      if count > 0 { return true }
+      let ready = creactor_poll_writable(rawValue, Int32(clamping: max(0, remaining)))
+      if ready > 0 { return true }
       // A signal is no answer: ask again, unless the time is over.
-      if count == 0 || creactor_errno() != EINTR || remaining <= 0 { return false }
+      if ready != -EINTR || remaining <= 0 { return false }
     }
   }
 }

@@ -12,7 +12,8 @@ struct CommandOption: Sendable {
 
   static let once = CommandOption(name: "once", help: "Attend every sweeper once, then exit: 1 if one failed, else 0.")
   static let force = CommandOption(name: "force", help: "With --once: run every sweeper, whether due or not.")
-  static let table = CommandOption(name: "table", help: "With --once: print a table of what each run found and changed.")
+  static let table = CommandOption(
+    name: "table", help: "With --once: print a table of what each run found and changed.")
   static let help = CommandOption(
     name: "help", letter: UInt8(ascii: "h"), argument: "markdown",
     help: "Show this, or the settings as a table in Markdown.")

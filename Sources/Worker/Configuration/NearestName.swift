@@ -8,11 +8,11 @@ enum NearestName {
   /// The name in `known` that takes the fewest single-character edits; nil where none is near enough to mean it.
   static func of(_ name: String, among known: [String]) -> String? {
     guard name.utf8.count <= lengthLimit else { return nil }
-    // A third of the letters wrong is another word.
+    // More than a quarter of the letters wrong is another word.
     var best: (name: String, distance: Int)?
     for candidate in known {
       let distance = distance(name, candidate)
-      guard distance <= max(2, candidate.utf8.count / 3), distance < best?.distance ?? .max else { continue }
+      guard distance <= max(2, candidate.utf8.count / 4), distance < best?.distance ?? .max else { continue }
       best = (candidate, distance)
     }
     return best?.name

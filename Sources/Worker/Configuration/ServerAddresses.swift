@@ -1,6 +1,8 @@
 // The settings that say where the servers are, and where this one listens. None of them touches a server.
 // Invariant: a URL is shown nowhere, for it may hold a password.
 
+import Reactor
+
 extension Setting where Value == String {
   static var databaseURL: Setting {
     Setting(
@@ -21,15 +23,23 @@ extension Setting where Value == String {
     }
   }
 
-  static var localAddress: Setting {
-    Setting(
-      name: "SB_WORKER_LOCAL_ADDR", kind: "address", absence: .text("127.0.0.1:8091"),
-      help: "Where the probes and the metrics are served."
-    ) { .accepted($0) }
-  }
-
   private static func hasScheme(_ text: String, _ schemes: [String]) -> Bool {
     for scheme in schemes where text.hasPrefix(scheme + "://") { return true }
     return false
+  }
+}
+
+extension Setting where Value == ListenAddress {
+  static var localAddress: Setting {
+    Setting(
+      name: "SB_WORKER_LOCAL_ADDR", kind: "host:port", absence: .text("127.0.0.1:8091"),
+      help: "Where the probes and the metrics are served: an IP address, or none for every interface, and a port."
+    ) { text in
+      do {
+        return .accepted(try ListenAddress(text))
+      } catch {
+        return .expected("HOST:PORT with an IP address, such as 127.0.0.1:8091, [::1]:8091 or :8091")
+      }
+    }
   }
 }

@@ -50,7 +50,7 @@ struct Setting<Value: Sendable>: Sendable {
   private func load(_ given: String?) -> Reading<any Sendable> {
     let reading: Reading<Value> =
       if let given {
-        given.utf8.count <= SettingRow.byteLimit ? read(given) : .expected("at most \(SettingRow.byteLimit) bytes")
+        checked(given)
       } else {
         switch absence {
         case .fault: .expected("a value (\(kind)): it is required")
@@ -62,6 +62,13 @@ struct Setting<Value: Sendable>: Sendable {
     case .accepted(let value, let warnings): return .accepted(SettingSlot(value: value), warnings: warnings)
     case .refused(let expected): return .refused(expected)
     }
+  }
+
+  private func checked(_ given: String) -> Reading<Value> {
+    guard given.utf8.count <= SettingRow.byteLimit else { return .expected("at most \(SettingRow.byteLimit) bytes") }
+    // What stands for bytes that were no UTF-8: repaired silently, a password would be another one.
+    for scalar in given.unicodeScalars where scalar == "\u{FFFD}" { return .expected("UTF-8 text") }
+    return read(given)
   }
 }
 

@@ -62,11 +62,25 @@ extension Setting where Value == JobsRecoveryAction {
   }
 }
 
+extension Setting where Value == DiscoverTargets {
+  static var discoverTargets: Setting {
+    Setting(
+      name: "SB_DISCOVER_TARGETS_JSON", kind: "JSON array", absence: .value(DiscoverTargets()),
+      help: """
+        Where discovery looks: [{"name", "cluster", "provider_type", "provider_config", "scope"}, …]; \
+        the last two are optional objects. Unset: the discover scheduler is off.
+        """,
+      // A provider's configuration should hold no credential; where one does, it is not for the log.
+      isSecret: true, read: DiscoverTargets.read)
+  }
+}
+
 extension SettingRow {
   /// The sweepers' settings, in the order in which they are shown.
   static let sweepers: [SettingRow] = [
     Setting.wrapsExpiredInterval.row, Setting.secretsStaleInterval.row, Setting.secretsStaleAfter.row,
     Setting.agentsStaleInterval.row, Setting.agentsStaleAfter.row, Setting.jobsRecoveryInterval.row,
     Setting.jobsRecoveryAction.row, Setting.jobsRecoveryGrace.row, Setting.discoverInterval.row,
+    Setting.discoverTargets.row,
   ]
 }

@@ -50,6 +50,6 @@ enum WebURL {
   }
 
   private static func isIPv6Byte(_ byte: UInt8) -> Bool {
-    "0123456789abcdefABCDEF:.%".utf8.contains(byte)
+    "0123456789abcdefABCDEF:.".utf8.contains(byte)
   }
 }

@@ -13,28 +13,30 @@ struct LogLine {
   /// How deep fields may nest.
   static let depthLimit = 4
 
-  private(set) var bytes: [UInt8] = []
+  private var json = JSONWriter()
 
-  init(time: WallClockTime, level: Logger.Level, message: String, fields: [(key: String, value: Logger.MetadataValue)]) {
-    bytes.reserveCapacity(256)
-    append("{\"time\":\"")
-    time.appendRFC3339(to: &bytes)
-    append("\",\"level\":\"")
-    append(Self.name(level))
-    append("\",\"msg\":")
-    appendText(message)
+  init(time: WallClockTime, level: Logger.Level, message: String, fields: [(key: String, value: Logger.MetadataValue)])
+  {
+    json.beginObject()
+    json.key("time")
+    json.raw(Self.quoted(time))
+    json.field("level", Self.name(level))
+    json.field("msg", Self.cut(message))
     for (index, (key, value)) in fields.enumerated() {
-      guard bytes.count < Self.byteLimit else {
-        append(",\"fields_left_out\":\(fields.count - index)")
+      guard hasRoom else {
+        json.field("fields_left_out", fields.count - index)
         break
       }
-      append(",")
       // A second key of the same name would make the object ambiguous.
-      appendText(Self.reserved.contains(key) ? "_" + key : key)
-      append(":")
-      appendValue(value, depth: 1)
+      json.key(Self.cut(Self.reserved.contains(key) ? "_" + key : key))
+      append(value, depth: 1)
     }
-    append("}\n")
+    json.endObject()
+  }
+
+  /// The line with its end.
+  var bytes: [UInt8] {
+    json.bytes + [UInt8(ascii: "\n")]
   }
 
   private static let reserved = ["time", "level", "msg", "fields_left_out"]
@@ -48,83 +50,61 @@ struct LogLine {
     }
   }
 
-  private mutating func appendValue(_ value: Logger.MetadataValue, depth: Int) {
-    switch value {
-    case .string(let text): appendText(text)
-    case .stringConvertible(let convertible): appendConvertible(convertible)
-    case .array(let values):
-      guard hasRoom(depth) else { return appendText("…") }
-      append("[")
-      for (index, value) in values.enumerated() {
-        if index > 0 { append(",") }
-        guard bytes.count < Self.byteLimit else {
-          appendText("…")
-          break
-        }
-        appendValue(value, depth: depth + 1)
-      }
-      append("]")
-    case .dictionary(let fields):
-      guard hasRoom(depth) else { return appendText("…") }
-      append("{")
-      for (index, key) in fields.keys.sorted().enumerated() {
-        guard bytes.count < Self.byteLimit, let value = fields[key] else { break }
-        if index > 0 { append(",") }
-        appendText(key)
-        append(":")
-        appendValue(value, depth: depth + 1)
-      }
-      append("}")
-    }
+  private static func quoted(_ time: WallClockTime) -> [UInt8] {
+    var bytes = [UInt8(ascii: "\"")]
+    time.appendRFC3339(to: &bytes)
+    bytes.append(UInt8(ascii: "\""))
+    return bytes
   }
 
-  private func hasRoom(_ depth: Int) -> Bool {
-    depth < Self.depthLimit && bytes.count < Self.byteLimit
+  /// A text, cut between two characters where it is too long.
+  private static func cut(_ text: String) -> String {
+    guard text.utf8.count > textByteLimit else { return text }
+    var end = text.utf8.index(text.utf8.startIndex, offsetBy: textByteLimit)
+    // A character's further bytes begin with the bits 10.
+    while text.utf8[end] & 0xC0 == 0x80 { end = text.utf8.index(before: end) }
+    return text[..<end] + "…"
+  }
+
+  private var hasRoom: Bool { json.bytes.count < Self.byteLimit }
+
+  private mutating func append(_ value: Logger.MetadataValue, depth: Int) {
+    switch value {
+    case .string(let text): json.string(Self.cut(text))
+    case .stringConvertible(let convertible): append(convertible)
+    case .array(let values):
+      guard depth < Self.depthLimit else { return json.string("…") }
+      json.beginArray()
+      for value in values {
+        guard hasRoom else {
+          json.string("…")
+          break
+        }
+        append(value, depth: depth + 1)
+      }
+      json.endArray()
+    case .dictionary(let fields):
+      guard depth < Self.depthLimit else { return json.string("…") }
+      json.beginObject()
+      for key in fields.keys.sorted() {
+        guard hasRoom, let value = fields[key] else { break }
+        json.key(Self.cut(key))
+        append(value, depth: depth + 1)
+      }
+      json.endObject()
+    }
   }
 
   /// Numbers and booleans stay what they are; all else is text.
-  private mutating func appendConvertible(_ value: any CustomStringConvertible & Sendable) {
+  private mutating func append(_ value: any CustomStringConvertible & Sendable) {
     switch value {
-    case let number as Int: append("\(number)")
-    case let number as Int32: append("\(number)")
-    case let number as Int64: append("\(number)")
-    case let number as UInt64: append("\(number)")
-    case let number as Double where number.isFinite: append("\(number)")
-    case let flag as Bool: append(flag ? "true" : "false")
-    default: appendText(value.description)
+    case let number as Int: json.int(number)
+    case let number as Int32: json.int(number)
+    case let number as Int64: json.int(number)
+    case let number as UInt64: json.int(number)
+    case let number as Double where number.isFinite: json.double(number)
+    case let flag as Bool: json.bool(flag)
+    default: json.string(Self.cut(value.description))
     }
   }
-
-  private mutating func append(_ text: String) {
-    bytes.append(contentsOf: text.utf8)
-  }
-
-  /// Appends a JSON string, cut between two characters of UTF-8 where it is too long.
-  private mutating func appendText(_ text: String) {
-    bytes.append(UInt8(ascii: "\""))
-    var count = 0
-    for byte in text.utf8 {
-      // Past the limit the character at hand is finished: its further bytes begin with the bits 10.
-      if count >= Self.textByteLimit, byte & 0xC0 != 0x80 {
-        append("…")
-        break
-      }
-      count += 1
-      switch byte {
-      case UInt8(ascii: "\""): append("\\\"")
-      case UInt8(ascii: "\\"): append("\\\\")
-      case UInt8(ascii: "\n"): append("\\n")
-      case UInt8(ascii: "\r"): append("\\r")
-      case UInt8(ascii: "\t"): append("\\t")
-      case 0..<0x20, 0x7F:
-        append("\\u00")
-        bytes.append(Self.hexadecimal[Int(byte >> 4)])
-        bytes.append(Self.hexadecimal[Int(byte & 15)])
-      default: bytes.append(byte)
-      }
-    }
-    bytes.append(UInt8(ascii: "\""))
-  }
-
-  private static let hexadecimal = Array("0123456789abcdef".utf8)
 }

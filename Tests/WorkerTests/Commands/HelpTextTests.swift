@@ -1,0 +1,48 @@
+// The help and the README come from the tables that are parsed.
+
+import Foundation
+import Testing
+
+@testable import Worker
+
+@Suite struct HelpTextTests {
+  private static let rows = SettingRow.house + SettingRow.sweepers
+
+  @Test func theHelpShowsEveryVerbOptionAndSetting() {
+    let lines = HelpText.text(rows: Self.rows).split(separator: "\n").map(String.init)
+    for verb in Verb.all {
+      #expect(lines.contains("  \(verb.name)"))
+      for option in verb.options { #expect(lines.contains("    --\(option.name)")) }
+    }
+    #expect(lines.contains("  -h, --help[=markdown]"))
+    for row in Self.rows {
+      let line = lines.first { $0.hasPrefix("  \(row.name)  ") }
+      #expect(line?.contains(row.kind) == true)
+      if let text = row.defaultText { #expect(line?.hasSuffix("default \(text)") == true) }
+    }
+    #expect(lines.contains("  DATABASE_URL  PostgreSQL URL, required"))
+    #expect(lines.contains("  SB_WORKER_WEBHOOK_URL  http or https URL, unset"))
+  }
+
+  @Test func noLineOfTheHelpIsWiderThanATerminal() {
+    for line in HelpText.text(rows: Self.rows).split(separator: "\n") { #expect(line.count <= HelpText.width) }
+  }
+
+  @Test func textIsWrappedAtSpaces() {
+    #expect(HelpText.wrapped("aa bb cc", width: 5) == ["aa bb", "cc"])
+    #expect(HelpText.wrapped("aa bbbbbbbb cc", width: 5) == ["aa", "bbbbbbbb", "cc"])
+    #expect(HelpText.wrapped("", width: 5) == [])
+  }
+
+  @Test func theReadmesTableIsTheSettingsTable() throws {
+    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent().deletingLastPathComponent()
+    let readme = try String(contentsOf: root.appendingPathComponent("README.md"), encoding: .utf8)
+    let parts = readme.components(separatedBy: "<!-- settings -->\n")
+    try #require(parts.count == 2, "README.md has one <!-- settings --> line")
+    let table = parts[1].components(separatedBy: "<!-- /settings -->")[0]
+    #expect(
+      table == HelpText.markdown(rows: Self.rows),
+      "put the output of `secrets-bridge-worker --help=markdown` between the README's settings markers")
+  }
+}

@@ -1,0 +1,243 @@
+// The settings table: defaults, what each kind accepts and refuses, and all faults at once.
+
+import Reactor
+import Testing
+
+@testable import Worker
+
+@Suite struct SettingsTests {
+  /// The least that a worker needs.
+  static let required = ["DATABASE_URL": "postgres://worker@127.0.0.1/control", "REDIS_URL": "redis://127.0.0.1:6379"]
+
+  static func load(_ changes: [String: String]) throws -> (settings: Settings, warnings: [ConfigurationWarning]) {
+    try Settings.load(environment: required.merging(changes) { _, changed in changed })
+  }
+
+  /// What is wrong with the least environment and `changes`, as the operator reads it.
+  static func faults(_ changes: [String: String]) -> [String] {
+    do {
+      _ = try load(changes)
+      return []
+    } catch {
+      return (error as? ConfigurationFaults)?.faults.map(\.description) ?? ["\(error)"]
+    }
+  }
+
+  @Test func theDefaultsAreThoseOfTheExistingWorker() throws {
+    let settings = try Self.load([:]).settings
+    #expect(settings[.databaseMaxConnections] == 10)
+    #expect(settings[.databaseConnectionLifetime] == .seconds(1_800))
+    #expect(settings[.redisNamespace] == "secrets-bridge")
+    #expect(settings[.redisDialTimeout] == .seconds(5))
+    #expect(settings[.redisPoolSize] == 10)
+    #expect(settings[.environment] == .production)
+    #expect(settings[.shutdownGrace] == .seconds(15))
+    #expect(settings[.wrapsExpiredInterval] == .seconds(60))
+    #expect(settings[.secretsStaleInterval] == .seconds(300))
+    #expect(settings[.agentsStaleInterval] == .seconds(60))
+    #expect(settings[.jobsRecoveryInterval] == .seconds(30))
+    #expect(settings[.discoverInterval] == .seconds(3_600))
+    #expect(settings[.secretsStaleAfter] == .seconds(86_400))
+    #expect(settings[.agentsStaleAfter] == .seconds(300))
+    #expect(settings[.webhookURL] == nil)
+    #expect(settings[.webhookSlackFormat] == false)
+    #expect(settings[.gitOpsEnabled] == false)
+    #expect(settings[.gitOpsPollInterval] == .seconds(15))
+    #expect(settings[.gitOpsTimeoutInterval] == .seconds(60))
+    #expect(settings[.gitOpsBatchSize] == 20)
+    #expect(settings[.gitOpsHTTPTimeout] == .seconds(15))
+    #expect(settings[.logLevel] == .info)
+    #expect(settings[.lease] == .seconds(15))
+    #expect(settings[.jobsRecoveryAction] == .expire)
+    #expect(settings[.jobsRecoveryGrace] == .zero)
+    #expect(settings[.runOnStart] == false)
+  }
+
+  @Test func everyVariableOfTheControlPlaneIsInTheTableOnce() {
+    let names = (SettingRow.house + SettingRow.sweepers).map(\.name)
+    #expect(Set(names).count == names.count)
+    #expect(
+      Set(names) == [
+        "DATABASE_URL", "DATABASE_MAX_CONNS", "DATABASE_CONN_LIFETIME", "REDIS_URL", "REDIS_NAMESPACE",
+        "REDIS_DIAL_TIMEOUT", "REDIS_POOL_SIZE", "SB_ENV", "SB_WORKER_LOCAL_ADDR", "SB_WORKER_SHUTDOWN_GRACE",
+        "SB_WORKER_WRAPS_EXPIRED_INTERVAL", "SB_WORKER_SECRETS_STALE_INTERVAL", "SB_WORKER_AGENTS_STALE_INTERVAL",
+        "SB_WORKER_JOBS_RECOVERY_INTERVAL", "SB_WORKER_DISCOVER_INTERVAL", "SB_WORKER_SECRETS_STALE_AFTER",
+        "SB_WORKER_AGENTS_STALE_AFTER", "SB_DISCOVER_TARGETS_JSON", "SB_WORKER_WEBHOOK_URL",
+        "SB_WORKER_WEBHOOK_SLACK_FORMAT", "SB_WORKER_GITOPS_ENABLED", "SB_WORKER_GITOPS_POLL_INTERVAL",
+        "SB_WORKER_GITOPS_TIMEOUT_INTERVAL", "SB_WORKER_GITOPS_BATCH_SIZE", "SB_WORKER_GITOPS_HTTP_TIMEOUT",
+        "LOG_LEVEL", "SB_WORKER_LEASE", "SB_WORKER_JOBS_RECOVERY_ACTION", "SB_WORKER_JOBS_RECOVERY_GRACE",
+        "SB_WORKER_RUN_ON_START",
+      ])
+  }
+
+  @Test func givenTextsBecomeTypedValues() throws {
+    let settings = try Self.load([
+      "SB_WORKER_LEASE": "1m30s", "DATABASE_MAX_CONNS": "+3", "SB_WORKER_RUN_ON_START": "T", "LOG_LEVEL": "warn",
+      "SB_WORKER_JOBS_RECOVERY_ACTION": "requeue", "SB_ENV": "dev", "REDIS_NAMESPACE": "team:a",
+      "SB_WORKER_WEBHOOK_URL": "https://hooks.example/x", "SB_WORKER_JOBS_RECOVERY_GRACE": "0",
+    ]).settings
+    #expect(settings[.lease] == .seconds(90))
+    #expect(settings[.databaseMaxConnections] == 3)
+    #expect(settings[.runOnStart])
+    #expect(settings[.logLevel] == .warn)
+    #expect(settings[.jobsRecoveryAction] == .requeue)
+    #expect(settings[.environment] == .dev)
+    #expect(settings[.redisNamespace] == "team:a")
+    #expect(settings[.webhookURL] == "https://hooks.example/x")
+    #expect(settings[.jobsRecoveryGrace] == .zero)
+  }
+
+  @Test func anEmptyVariableCountsAsUnset() throws {
+    var environment: [String: String] = [:]
+    for row in SettingRow.house + SettingRow.sweepers { environment[row.name] = "" }
+    environment.merge(Self.required) { _, required in required }
+    let (settings, warnings) = try Settings.load(environment: environment)
+    #expect(settings[.lease] == .seconds(15))
+    #expect(settings[.webhookURL] == nil)
+    #expect(warnings.isEmpty)
+    #expect(Self.faults(["DATABASE_URL": ""]).count == 1)
+  }
+
+  @Test func everyFaultIsReportedAtOnceInTheOrderOfTheTable() {
+    let faults = Self.faults([
+      "DATABASE_URL": "", "REDIS_URL": "", "DATABASE_MAX_CONNS": "0", "LOG_LEVEL": "loud",
+      "SB_WORKER_AGENTS_STALE_AFTER": "-5m", "SB_WORKER_WEBHOOK_URL": "ftp://host/",
+    ])
+    #expect(
+      faults == [
+        "DATABASE_URL: expected a value (PostgreSQL URL): it is required",
+        "DATABASE_MAX_CONNS: expected a whole number from 1 to 262143, got \"0\"",
+        "REDIS_URL: expected a value (Redis URL): it is required",
+        "LOG_LEVEL: expected debug, info, warn or error, got \"loud\"",
+        "SB_WORKER_WEBHOOK_URL: expected a URL that begins with http:// or https://",
+        "SB_WORKER_AGENTS_STALE_AFTER: expected a duration from 1ms to 87600h, such as 90s or 2m30s, got \"-5m\"",
+      ])
+  }
+
+  @Test func everyDurationRefusesWhatMakesNoSense() {
+    for row in SettingRow.house + SettingRow.sweepers where row.kind == "duration" {
+      for text in ["-1s", "1", "soon", "1d", "3000000h", "100000h", " 1m"] {
+        #expect(Self.faults([row.name: text]).count == 1, "\(row.name)=\(text)")
+      }
+      let isZeroAllowed = row.name == "SB_WORKER_JOBS_RECOVERY_GRACE"
+      #expect(Self.faults([row.name: "0s"]).isEmpty == isZeroAllowed, "\(row.name)")
+    }
+  }
+
+  @Test func theLeaseIsFromThreeSecondsToFiveMinutes() {
+    for text in ["3s", "5m"] { #expect(Self.faults(["SB_WORKER_LEASE": text]).isEmpty) }
+    for text in ["2.999s", "5m1ns"] { #expect(Self.faults(["SB_WORKER_LEASE": text]).count == 1) }
+  }
+
+  @Test func numbersAreWholeAndInRange() {
+    for name in ["DATABASE_MAX_CONNS", "REDIS_POOL_SIZE", "SB_WORKER_GITOPS_BATCH_SIZE"] {
+      for text in ["0", "-1", "1.5", "ten", "1_000", "0x10", "99999999999999999999"] {
+        #expect(Self.faults([name: text]).count == 1, "\(name)=\(text)")
+      }
+      #expect(Self.faults([name: "1"]).isEmpty)
+    }
+  }
+
+  @Test func booleansAreGosWords() throws {
+    for text in ["1", "t", "T", "TRUE", "true", "True"] {
+      #expect(try Self.load(["SB_WORKER_RUN_ON_START": text]).settings[.runOnStart])
+    }
+    for text in ["0", "f", "F", "FALSE", "false", "False"] {
+      #expect(try !Self.load(["SB_WORKER_RUN_ON_START": text]).settings[.runOnStart])
+    }
+    for text in ["yes", "no", "on", "off", "tRUE", "2", " true"] {
+      #expect(Self.faults(["SB_WORKER_RUN_ON_START": text]).count == 1, "\(text)")
+    }
+  }
+
+  @Test func choicesAreTheirWordsOnly() {
+    for (name, text) in [
+      ("LOG_LEVEL", "trace"), ("LOG_LEVEL", "INFO"), ("SB_ENV", "prod"), ("SB_WORKER_JOBS_RECOVERY_ACTION", "retry"),
+    ] {
+      #expect(Self.faults([name: text]).count == 1, "\(name)=\(text)")
+    }
+  }
+
+  @Test func aNamespaceHasNoBracesWhitespaceOrControlCharacters() {
+    for text in ["a{b", "a}b", "{a}", "a b", "a\tb", "a\nb", "a\u{A0}b", "a\u{0}b", "a\u{7F}b", "a\u{85}b", "\u{2003}"]
+    {
+      #expect(Self.faults(["REDIS_NAMESPACE": text]).count == 1, "\(text.debugDescription)")
+    }
+    for text in ["a", "secrets-bridge:eu", "größe"] { #expect(Self.faults(["REDIS_NAMESPACE": text]).isEmpty) }
+    #expect(Self.faults(["REDIS_NAMESPACE": String(repeating: "a", count: 201)]).count == 1)
+  }
+
+  @Test func theListenAddressIsAnAddressAndAPort() throws {
+    #expect(try Self.load([:]).settings[.localAddress] == ListenAddress("127.0.0.1:8091"))
+    for text in ["0.0.0.0:8091", ":8091", "[::1]:0", "localhost:80"] {
+      #expect(try Self.load(["SB_WORKER_LOCAL_ADDR": text]).settings[.localAddress] == ListenAddress(text))
+    }
+    for text in ["8091", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "256.0.0.1:80", "::1:80", "a host:80"] {
+      #expect(
+        Self.faults(["SB_WORKER_LOCAL_ADDR": text]) == [
+          "SB_WORKER_LOCAL_ADDR: expected HOST:PORT with an IP address, such as 127.0.0.1:8091, [::1]:8091 or :8091, "
+            + "got \"\(text)\""
+        ])
+    }
+  }
+
+  @Test func gitOpsIsRefusedRatherThanSilentlyNotPolled() {
+    let faults = Self.faults(["SB_WORKER_GITOPS_ENABLED": "true"])
+    #expect(faults.count == 1)
+    #expect(faults.first?.contains("not part of this version") == true)
+    #expect(Self.faults(["SB_WORKER_GITOPS_ENABLED": "false", "SB_WORKER_GITOPS_POLL_INTERVAL": "0s"]).count == 1)
+    #expect(Self.faults(["SB_WORKER_GITOPS_ENABLED": "perhaps"]).first?.contains("true or false") == true)
+  }
+
+  @Test func anUnknownVariableOfOursIsAWarningWithTheNearestName() throws {
+    let (_, warnings) = try Self.load([
+      "SB_WORKER_LEASSE": "hunter2", "SB_WORKER_AGENTS_STALE_AFTR": "1m", "SB_WORKER_XYZZY_PLUGH_FROTZ": "1",
+      "SB_OTHER": "not ours", "PATH": "/bin", "SB_WORKER_": "",
+    ])
+    #expect(
+      warnings == [
+        ConfigurationWarning(variable: "SB_WORKER_", text: "no setting has this name"),
+        ConfigurationWarning(
+          variable: "SB_WORKER_AGENTS_STALE_AFTR",
+          text: "no setting has this name. Did you mean SB_WORKER_AGENTS_STALE_AFTER?"),
+        ConfigurationWarning(
+          variable: "SB_WORKER_LEASSE", text: "no setting has this name. Did you mean SB_WORKER_LEASE?"),
+        ConfigurationWarning(variable: "SB_WORKER_XYZZY_PLUGH_FROTZ", text: "no setting has this name"),
+      ])
+  }
+
+  @Test func noFaultShowsWhatMayBeASecret() {
+    let secret = "hunter2"
+    for row in SettingRow.house + SettingRow.sweepers where row.isSecret {
+      for text in [
+        secret, "x://u:\(secret)@h", "http://\(secret)@:99999/\(secret)", "postgres://u:\(secret)@h:port/d?\(secret)=1",
+        "redis://:\(secret)@h:port/0", "[{\"\(secret)\":1}", "[{\"name\":\"\(secret)\"}]", "\u{1}\(secret)",
+      ] {
+        for fault in Self.faults([row.name: text]) { #expect(!fault.contains(secret), "\(row.name): \(fault)") }
+      }
+    }
+  }
+
+  @Test func everyURLIsASecret() {
+    for row in SettingRow.house + SettingRow.sweepers where row.name.hasSuffix("URL") { #expect(row.isSecret) }
+  }
+
+  @Test func aLongTextIsCutInTheFaultAndRefusedBeyondTheBound() {
+    let fault = Self.faults(["LOG_LEVEL": String(repeating: "é", count: 5_000)])[0]
+    #expect(fault.count < 200)
+    #expect(fault.hasSuffix("…\""))
+    let tooLong = String(repeating: "a", count: SettingRow.byteLimit + 1)
+    #expect(Self.faults(["REDIS_NAMESPACE": tooLong])[0].contains("expected at most 120000 bytes"))
+  }
+
+  @Test func aTextThatIsNoUTF8IsRefused() {
+    #expect(
+      Self.faults(["REDIS_NAMESPACE": "a\u{FFFD}"]) == ["REDIS_NAMESPACE: expected UTF-8 text, got \"a\u{FFFD}\""])
+  }
+
+  @Test func aSettingOutsideOfTheHouseIsReadByItsOwnKey() throws {
+    let own = Setting.duration("SB_WORKER_OWN_INTERVAL", default: .seconds(7), help: "Of a sweeper.")
+    let (settings, _) = try Settings.load(environment: ["SB_WORKER_OWN_INTERVAL": "9s"], rows: [own.row])
+    #expect(settings[own] == .seconds(9))
+  }
+}
