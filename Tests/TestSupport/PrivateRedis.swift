@@ -1,0 +1,228 @@
+// A Redis server of the tests' own: loopback, a free port, a directory of its own, nothing kept.
+// Invariant: a watchdog shell holds the server and reads a pipe from this process; when the pipe closes, however this
+// process ended, it kills the server and removes the directory.
+
+import Foundation
+import Synchronization
+
+/// A private redis-server that can be frozen, stopped and started again on its port.
+public final class PrivateRedis: Sendable {
+  /// One server without a password, for tests that neither harm it nor rely on its being empty.
+  public static let shared: PrivateRedis = {
+    do { return try PrivateRedis() } catch { fatalError("no private redis-server: \(error)") }
+  }()
+
+  public struct Failure: Error, CustomStringConvertible {
+    public let description: String
+  }
+
+  public let port: UInt16
+  public let password: String?
+  private let directory: String
+  private let settings: [String]
+  private let running = Mutex<Running?>(nil)
+
+  private struct Running {
+    var watchdog: pid_t
+    var server: pid_t
+    var pipe: Int32
+  }
+
+  /// Starts a server and waits until it answers.
+  ///
+  /// - Parameters:
+  ///   - password: that of the default user.
+  ///   - user: a further user, name and password, who may do everything.
+  ///   - settings: further lines of redis.conf.
+  public init(
+    password: String? = nil, user: (name: String, password: String)? = nil, settings: [String] = []
+  ) throws {
+    self.password = password
+    port = try Self.freePort()
+    directory = "/tmp/private-redis-\(getpid())-\(port)"
+    var lines = [
+      "port \(port)", "bind 127.0.0.1", "save \"\"", "appendonly no", "daemonize no", "dir \(directory)",
+      "logfile \(directory)/log", "enable-debug-command yes",
+    ]
+    if let password { lines.append("requirepass \(password)") }
+    if let user { lines.append("user \(user.name) on >\(user.password) ~* &* +@all") }
+    self.settings = lines + settings
+    try start()
+  }
+
+  deinit {
+    stop()
+  }
+
+  /// redis://127.0.0.1:port, with the default user's password where it has one.
+  public var url: String {
+    "redis://\(password.map { ":\($0)@" } ?? "")127.0.0.1:\(port)"
+  }
+
+  /// The server's process id; nil while it is stopped.
+  public var processIdentifier: pid_t? {
+    running.withLock { $0?.server }
+  }
+
+  /// Starts the stopped server again, empty, on the same port.
+  public func start() throws {
+    try running.withLock { running in
+      guard running == nil else { return }
+      running = try launch()
+    }
+  }
+
+  /// Kills the server; its connections are closed by the kernel.
+  public func stop() {
+    running.withLock { running in
+      guard let stopped = running else { return }
+      running = nil
+      close(stopped.pipe)
+      var status: Int32 = 0
+      waitpid(stopped.watchdog, &status, 0)
+    }
+  }
+
+  public func restart() throws {
+    stop()
+    try start()
+  }
+
+  /// Freezes the server: its connections stay, the kernel still accepts new ones, nothing answers.
+  public func pause() {
+    running.withLock { running in _ = running.map { kill($0.server, SIGSTOP) } }
+  }
+
+  public func resume() {
+    running.withLock { running in _ = running.map { kill($0.server, SIGCONT) } }
+  }
+
+  /// What redis-cli prints for a command, without the last newline.
+  @discardableResult
+  public func cli(_ arguments: String...) throws -> String {
+    try runCLI(arguments)
+  }
+
+  private func runCLI(_ arguments: [String]) throws -> String {
+    var words = ["redis-cli", "-h", "127.0.0.1", "-p", "\(port)"]
+    if let password { words += ["--no-auth-warning", "-a", password] }
+    let ends = try Self.pipe()
+    let child = try Self.spawn(words + arguments, standardInput: nil, standardOutput: ends[1])
+    close(ends[1])
+    let output = FileHandle(fileDescriptor: ends[0], closeOnDealloc: true).readDataToEndOfFile()
+    var status: Int32 = 0
+    waitpid(child, &status, 0)
+    var text = String(decoding: output, as: UTF8.self)
+    while text.hasSuffix("\n") { text.removeLast() }
+    return text
+  }
+
+  private func launch() throws -> Running {
+    try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+    try Data((settings.joined(separator: "\n") + "\n").utf8).write(to: URL(fileURLWithPath: directory + "/redis.conf"))
+    let ends = try Self.pipe()
+    let script = """
+      redis-server "$0/redis.conf" </dev/null >/dev/null 2>&1 &
+      read never
+      kill -9 $! 2>/dev/null
+      wait $! 2>/dev/null
+      rm -rf "$0"
+      """
+    let watchdog = try Self.spawn(
+      ["sh", "-c", script, directory], standardInput: ends[0], standardOutput: nil)
+    close(ends[0])
+
+    // The address may have gone to somebody else's server meanwhile: ours is the one with our directory.
+    for _ in 0..<1_000 {
+      if let server = answeringServer() { return Running(watchdog: watchdog, server: server, pipe: ends[1]) }
+      usleep(5_000)
+    }
+    let log = (try? String(contentsOfFile: directory + "/log", encoding: .utf8)) ?? "no log"
+    close(ends[1])
+    var status: Int32 = 0
+    waitpid(watchdog, &status, 0)
+    throw Failure(description: "redis-server did not answer on port \(port): \(log)")
+  }
+
+  private func answeringServer() -> pid_t? {
+    guard Self.accepts(port), let info = try? runCLI(["INFO", "server"]), info.contains("\(directory)/redis.conf")
+    else { return nil }
+    for line in info.split(whereSeparator: \.isNewline) where line.hasPrefix("process_id:") {
+      return pid_t(line.dropFirst("process_id:".count))
+    }
+    return nil
+  }
+
+  /// Two connected descriptors that no child of another thread inherits: pipe2, which Glibc's module leaves out, by
+  /// other means.
+  private static func pipe() throws -> [Int32] {
+    var ends: [Int32] = [-1, -1]
+    let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+    guard socketpair(AF_UNIX, type, 0, &ends) == 0 else { throw Failure(description: "socketpair: \(errno)") }
+    return ends
+  }
+
+  private static func spawn(
+    _ arguments: [String], standardInput: Int32?, standardOutput: Int32?
+  ) throws -> pid_t {
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    if let standardInput { posix_spawn_file_actions_adddup2(&actions, standardInput, 0) }
+    if let standardOutput { posix_spawn_file_actions_adddup2(&actions, standardOutput, 1) }
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    defer { posix_spawnattr_destroy(&attributes) }
+    // A process group of its own: a Ctrl-C at the tests ends the tests, and the closed pipe ends this.
+    // No blocked or ignored signal: a shell without SIGCHLD waits for ever.
+    var none = sigset_t()
+    sigemptyset(&none)
+    posix_spawnattr_setsigmask(&attributes, &none)
+    var all = sigset_t()
+    sigfillset(&all)
+    posix_spawnattr_setsigdefault(&attributes, &all)
+    posix_spawnattr_setflags(
+      &attributes, Int16(POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
+    var words: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) }
+    words.append(nil)
+    defer { for word in words { free(word) } }
+    var child: pid_t = 0
+    let status = posix_spawnp(&child, arguments[0], &actions, &attributes, &words, environ)
+    guard status == 0 else { throw Failure(description: "\(arguments[0]): \(String(cString: strerror(status)))") }
+    return child
+  }
+
+  /// A loopback port that nobody listens on at the moment.
+  public static func freePort() throws -> UInt16 {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    defer { close(descriptor) }
+    var name = loopback(0)
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    let isBound = withUnsafeMutablePointer(to: &name) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
+      }
+    }
+    guard isBound else { throw Failure(description: "no free port: \(errno)") }
+    return UInt16(bigEndian: name.sin_port)
+  }
+
+  private static func accepts(_ port: UInt16) -> Bool {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
+    defer { close(descriptor) }
+    var name = loopback(port)
+    return withUnsafePointer(to: &name) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
+      }
+    }
+  }
+
+  private static func loopback(_ port: UInt16) -> sockaddr_in {
+    var name = sockaddr_in()
+    name.sin_family = sa_family_t(AF_INET)
+    name.sin_port = port.bigEndian
+    name.sin_addr.s_addr = inet_addr("127.0.0.1")
+    return name
+  }
+}
