@@ -2,6 +2,7 @@
 // What is built: the Reactor library, the worker on top of it, and their tests.
 // Arrows point down only: Worker -> Reactor -> CReactor.
 
+import Glibc
 import PackageDescription
 
 /// Compiler settings of every Swift target of ours.
@@ -17,6 +18,10 @@ let strict: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
+/// The C libraries. hiredis has TLS in a library of its own from 1.0 on; CReactor.h asks for the same header.
+var libraries = ["ev", "pq", "hiredis", "cares", "jansson", "crypto", "ssl"]
+if access("/usr/include/hiredis/hiredis_ssl.h", R_OK) == 0 { libraries.append("hiredis_ssl") }
+
 let package = Package(
   name: "secrets-bridge-worker",
   products: [
@@ -29,10 +34,7 @@ let package = Package(
   targets: [
     .target(
       name: "CReactor",
-      linkerSettings: [
-        .linkedLibrary("ev"), .linkedLibrary("pq"), .linkedLibrary("hiredis"), .linkedLibrary("cares"),
-        .linkedLibrary("jansson"), .linkedLibrary("crypto"), .linkedLibrary("ssl"),
-      ]
+      linkerSettings: libraries.map { .linkedLibrary($0) }
     ),
     .target(name: "Reactor", dependencies: ["CReactor"], swiftSettings: strict),
     .executableTarget(

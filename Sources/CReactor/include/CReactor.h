@@ -125,6 +125,26 @@ static const int creactor_ares_not_found = ARES_ENOTFOUND;
 static const int creactor_ares_bad_name = ARES_EBADNAME;
 static const int creactor_ares_timed_out = ARES_ETIMEOUT;
 
+// TLS for hiredis, which Debian 12's does not have. With an own SSL object, because hiredis checks no host name.
+
+#if __has_include(<hiredis/hiredis_ssl.h>)
+static inline int creactor_redis_has_tls(void) { return 1; }
+static inline int creactor_redis_start_tls(redisAsyncContext *context, SSL *session) {
+  return redisInitiateSSL(&context->c, session);
+}
+#else
+static inline int creactor_redis_has_tls(void) { return 0; }
+static inline int creactor_redis_start_tls(redisAsyncContext *context, SSL *session) {
+  (void)context;
+  (void)session;
+  return REDIS_ERR;
+}
+#endif
+
+static inline long creactor_ssl_set_server_name(SSL *session, const char *name) {
+  return SSL_set_tlsext_host_name(session, (char *)name);
+}
+
 static inline void creactor_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
 
 // The process: global variables of C, which Swift cannot touch directly.

@@ -1,0 +1,54 @@
+// How long to wait before the next try: growing delays with jitter, as a pure struct.
+// Invariant: no delay is longer than the cap, whatever the chance. Used by reconnects and by retries of failed work.
+
+/// Exponential backoff with jitter.
+public struct Backoff: Sendable, Equatable {
+  /// The first delay, before jitter.
+  public var initial: Duration
+  /// By what each further delay is longer.
+  public var factor: Double
+  /// No delay is longer than this, jitter included.
+  public var cap: Duration
+  /// The fraction by which chance moves a delay up or down: 0.2 is 20%.
+  public var jitter: Double
+  /// Failures since the last `reset`.
+  public private(set) var failures = 0
+
+  public init(initial: Duration, factor: Double = 2, cap: Duration, jitter: Double) {
+    precondition(initial > .zero && cap > .zero && factor >= 1 && jitter >= 0 && jitter < 1)
+    self.initial = initial
+    self.factor = factor
+    self.cap = cap
+    self.jitter = jitter
+  }
+
+  /// Counts a failure and says how long to wait after it.
+  ///
+  /// - Parameter chance: from 0 up to 1, drawn anew each time.
+  public mutating func next(chance: Double) -> Duration {
+    failures += 1
+    return delay(afterFailures: failures, chance: chance)
+  }
+
+  /// After a success: the next failure is the first again.
+  public mutating func reset() {
+    failures = 0
+  }
+
+  /// How long to wait after so many failures in a row, at least one.
+  ///
+  /// The cap is lowered by the jitter first, so that chance still spreads the longest delays.
+  public func delay(afterFailures count: Int, chance: Double) -> Duration {
+    precondition(count >= 1 && chance >= 0 && chance <= 1)
+    let limit = cap.seconds / (1 + jitter)
+    var seconds = initial.seconds
+    // Ends early at the limit: the loop is short for any count.
+    var step = 1
+    while step < count && seconds < limit && factor > 1 {
+      seconds *= factor
+      step += 1
+    }
+    seconds = min(seconds, limit) * (1 + jitter * (2 * chance - 1))
+    return min(cap, .nanoseconds(Int64(seconds * 1e9)))
+  }
+}

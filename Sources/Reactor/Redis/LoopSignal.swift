@@ -1,0 +1,46 @@
+// One value that one task waits for. Invariant: the first value counts, and a wait ends at its deadline, at the task's
+// cancellation or with the value, whichever comes first. Used by the Redis client.
+
+@EventLoop
+final class LoopSignal<Value: Sendable> {
+  private var value: Value?
+  private var waiter: CheckedContinuation<Value?, Never>?
+  private var timer: TimerWatcher?
+
+  /// Hands the value over; a second one is dropped.
+  func fire(_ value: Value) {
+    guard self.value == nil else { return }
+    self.value = value
+    finish()
+  }
+
+  /// The value, or nil at the deadline (on the system's monotonic clock) or when the task is cancelled.
+  func wait(until deadline: MonotonicInstant? = nil) async -> Value? {
+    await withTaskCancellationHandler {
+      guard !Task.isCancelled else { return value }
+      return await waitThroughCancellation(until: deadline)
+    } onCancel: {
+      EventLoop.perform { self.finish() }
+    }
+  }
+
+  /// As `wait`, but goes on waiting in a cancelled task: for the orderly end of something bounded.
+  func waitThroughCancellation(until deadline: MonotonicInstant? = nil) async -> Value? {
+    precondition(waiter == nil, "one task waits")
+    if let value { return value }
+    return await withCheckedContinuation { continuation in
+      waiter = continuation
+      guard let deadline else { return }
+      let timer = TimerWatcher { self.finish() }
+      timer.start(at: deadline)
+      self.timer = timer
+    }
+  }
+
+  private func finish() {
+    timer?.stop()
+    timer = nil
+    waiter?.resume(returning: value)
+    waiter = nil
+  }
+}

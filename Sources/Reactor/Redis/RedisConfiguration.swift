@@ -1,0 +1,57 @@
+// What a Redis URL says: where to connect, as whom, to which database. Pure.
+// Invariant: no fault, no warning and no redacted form contains the password or anything else of unknown meaning.
+// Read once at boot; used by RedisClient.
+
+/// Everything that is wrong with a Redis URL, each with what was expected.
+public struct RedisURLFault: Error, Sendable, Equatable {
+  public let faults: [String]
+}
+
+/// Where and how to connect to Redis.
+public struct RedisConfiguration: Sendable, Equatable {
+  public static let defaultDialTimeout: Duration = .seconds(5)
+  public static let defaultPort: UInt16 = 6379
+
+  public internal(set) var host = "localhost"
+  public internal(set) var port = defaultPort
+  public internal(set) var usesTLS = false
+  public internal(set) var database = 0
+  public internal(set) var clientName: String?
+  var user: String?
+  var password: String?
+  /// The bound on one attempt to connect, from the name's resolution to the answered PING.
+  public var dialTimeout = defaultDialTimeout
+  /// Settings in the URL that have no effect here, each with the reason.
+  public internal(set) var warnings: [String] = []
+
+  /// Reads `redis://[user[:password]@]host[:port][/database][?settings]`, or `rediss://` for TLS.
+  ///
+  /// The settings are those of the go-redis client: db, client_name and dial_timeout are used; the others that it knows
+  /// are ignored with a warning.
+  ///
+  /// - Throws: `RedisURLFault` with every fault of the URL.
+  public init(url: String) throws(RedisURLFault) {
+    try self.init(url: url, hasTLS: RedisTLS.isAvailable)
+  }
+
+  init(url: String, hasTLS: Bool) throws(RedisURLFault) {
+    var parser = RedisURLParser(hasTLS: hasTLS)
+    parser.parse(url)
+    guard parser.faults.isEmpty else { throw RedisURLFault(faults: parser.faults) }
+    self = parser.configuration
+  }
+
+  init() {}
+
+  /// The URL without password and settings.
+  public var redactedURL: String {
+    var text = usesTLS ? "rediss://" : "redis://"
+    if user != nil || password != nil { text += "\(user ?? "")\(password == nil ? "" : ":***")@" }
+    text += host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host
+    return text + ":\(port)/\(database)"
+  }
+
+  var handshake: RedisHandshake {
+    RedisHandshake(user: user, password: password, database: database, clientName: clientName)
+  }
+}

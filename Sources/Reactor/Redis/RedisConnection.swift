@@ -1,0 +1,182 @@
+// One hiredis connection on the loop: a thin skin that says hello, sends commands and passes answers on in their order.
+// Invariant: hiredis' context is freed by itself after an error and by `close` else, never from inside of a callback of
+// its own; after the end nothing more is passed on. Used by RedisClient.
+
+import CReactor
+
+/// A command's words, laid out as hiredis' argv functions want them.
+struct RedisCommand: Sendable {
+  private(set) var bytes: [UInt8] = []
+  private(set) var lengths: [Int] = []
+
+  init(_ words: [String]) {
+    for word in words { append(word.utf8) }
+  }
+
+  init(_ words: [[UInt8]]) {
+    for word in words { append(word) }
+  }
+
+  private mutating func append(_ word: some Collection<UInt8>) {
+    bytes.append(contentsOf: word)
+    lengths.append(word.count)
+  }
+
+  /// The command's name in upper case.
+  var name: String {
+    String(decoding: bytes.prefix(lengths.first ?? 0).map { $0 >= 97 && $0 <= 122 ? $0 - 32 : $0 }, as: UTF8.self)
+  }
+}
+
+@EventLoop
+final class RedisConnection {
+  /// Called for each answer after the hello's.
+  var onAnswer: ((RedisValue) -> Void)?
+  /// Called once, when the connection ended by itself, with what may be shown to anyone.
+  var onEnd: ((String) -> Void)?
+  /// Why the connection ended; nil while it is open.
+  private(set) var endReason: String?
+
+  private var context: UnsafeMutablePointer<redisAsyncContext>?
+  private var handshake: RedisHandshake
+  private var isReady = false
+  /// Fires nil when the server is ready for commands, else the reason why it is not.
+  private let greeted = LoopSignal<String?>()
+
+  /// Begins to connect to a numeric address and puts the hello in the line.
+  init(address: String, port: UInt16, tls: RedisTLS?, handshake: RedisHandshake) {
+    self.handshake = handshake
+    guard let context = redisAsyncConnect(address, Int32(port)) else {
+      finish("out of memory")
+      return
+    }
+    guard context.pointee.err == 0, tls?.start(on: context) ?? true else {
+      let reason = Self.reason(context) ?? "TLS could not begin"
+      redisAsyncFree(context)
+      finish(reason)
+      return
+    }
+    self.context = context
+    context.pointee.data = Unmanaged.passUnretained(self).toOpaque()
+    // A peer that is gone without a word is noticed within a minute, also while nothing is asked.
+    redisEnableKeepAlive(&context.pointee.c)
+    redisLibevAttach(EventLoop.loop, context)
+    redisAsyncSetDisconnectCallback(context) { context, _ in RedisConnection.ended(context) }
+    redisAsyncSetConnectCallback(context) { context, status in
+      // Up is not yet ready: TLS and the hello are to come.
+      if status != REDIS_OK { RedisConnection.ended(context) }
+    }
+    for command in handshake.commands { send(RedisCommand(command)) }
+  }
+
+  isolated deinit {
+    close()
+  }
+
+  /// Waits until the server has answered the hello.
+  ///
+  /// - Returns: nil where it is ready for commands, else why it is not.
+  func greeting(by deadline: MonotonicInstant) async -> String? {
+    guard let answer = await greeted.wait(until: deadline) else { return "timed out" }
+    return answer
+  }
+
+  /// Puts a command in the line; `flush` or the loop's next turn sends it.
+  func send(_ command: RedisCommand) {
+    guard let context else { return }
+    var lengths = command.lengths
+    let status = command.bytes.withUnsafeBufferPointer { bytes in
+      withUnsafeTemporaryAllocation(of: UnsafePointer<CChar>?.self, capacity: lengths.count) { words in
+        // An empty word needs an address too.
+        var next = bytes.baseAddress.map { UnsafeRawPointer($0) } ?? UnsafeRawPointer(words.baseAddress!)
+        for index in 0..<lengths.count {
+          words.initializeElement(at: index, to: next.assumingMemoryBound(to: CChar.self))
+          next += lengths[index]
+        }
+        return redisAsyncCommandArgv(
+          context,
+          { context, reply, _ in RedisConnection.replied(context, reply) }, nil,
+          Int32(lengths.count), words.baseAddress, &lengths)
+      }
+    }
+    precondition(status == REDIS_OK, "hiredis refuses commands only on a connection that is ending")
+  }
+
+  /// Writes what is in the line at once, which saves a turn of the loop. May end the connection.
+  func flush() {
+    guard isReady, let context else { return }
+    redisAsyncHandleWrite(context)
+  }
+
+  /// Ends the connection without a word to the owner. Not from inside of `onAnswer` or `onEnd`.
+  func close() {
+    guard let context else { return }
+    self.context = nil
+    context.pointee.data = nil
+    redisAsyncFree(context)
+  }
+
+  /// hiredis' reply callback: copies the reply, which hiredis frees when this returns.
+  private nonisolated static func replied(
+    _ context: UnsafePointer<redisAsyncContext>?, _ reply: UnsafeMutableRawPointer?
+  ) {
+    // Without a reply the connection is ending: `ended` follows and speaks for all commands.
+    guard let data = context?.pointee.data, let reply else { return }
+    let value = RedisValue(reply.load(as: redisReply.self))
+    let connection = Unmanaged<RedisConnection>.fromOpaque(data).takeUnretainedValue()
+    EventLoop.assumeIsolated { connection.answered(value) }
+  }
+
+  /// hiredis' connect and disconnect callbacks: it frees the context when this returns.
+  private nonisolated static func ended(_ context: UnsafePointer<redisAsyncContext>?) {
+    guard let data = context?.pointee.data else { return }
+    let reason = reason(context) ?? "the server closed the connection"
+    let connection = Unmanaged<RedisConnection>.fromOpaque(data).takeUnretainedValue()
+    EventLoop.assumeIsolated { connection.ended(reason) }
+  }
+
+  private func answered(_ value: RedisValue) {
+    if isReady {
+      onAnswer?(value)
+      return
+    }
+    switch handshake.answered(value) {
+    case .more: break
+    case .ready:
+      isReady = true
+      greeted.fire(nil)
+    case .refused(let reason):
+      greeted.fire(reason)
+    }
+  }
+
+  private func ended(_ reason: String) {
+    guard context != nil else { return }
+    context = nil
+    finish(reason)
+  }
+
+  private func finish(_ reason: String) {
+    endReason = reason
+    greeted.fire(reason)
+    onEnd?(reason)
+  }
+
+  /// hiredis' error: texts of the system, of hiredis or OpenSSL, or the server's parting error reply.
+  private nonisolated static func reason(_ context: UnsafePointer<redisAsyncContext>?) -> String? {
+    guard let context, context.pointee.err != 0, let text = context.pointee.errstr else { return nil }
+    switch context.pointee.err {
+    case REDIS_ERR_EOF: return "the server closed the connection"
+    case REDIS_ERR_PROTOCOL: return "not the Redis protocol"
+    case REDIS_ERR_OTHER: return RedisError.explanation(of: RedisError.parse(String(cString: text)).code)
+    default: return String(cString: text).lowercasedASCII
+    }
+  }
+}
+
+extension String {
+  /// For error texts of C libraries in the middle of a sentence.
+  fileprivate var lowercasedASCII: String {
+    String(decoding: utf8.map { $0 >= 65 && $0 <= 90 ? $0 + 32 : $0 }, as: UTF8.self)
+  }
+}

@@ -1,0 +1,45 @@
+// TLS sessions for rediss:// connections. Invariant: a session verifies the certificate's chain and its name, so nothing
+// is sent to a server that is not the one of the URL. Used by RedisConnection.
+
+import CReactor
+
+/// Makes one session a connection; the system's certificate authorities are read once (SSL_CERT_FILE names others).
+@EventLoop
+final class RedisTLS {
+  /// Whether this build's hiredis can do TLS.
+  nonisolated static var isAvailable: Bool { creactor_redis_has_tls() == 1 }
+
+  private let context: OpaquePointer
+  private let host: String
+
+  /// - Parameter host: the name in the URL, which the certificate must bear.
+  init?(host: String) {
+    guard let context = SSL_CTX_new(TLS_client_method()) else { return nil }
+    self.context = context
+    self.host = host
+    guard SSL_CTX_set_default_verify_paths(context) == 1 else { return nil }
+    SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nil)
+  }
+
+  isolated deinit {
+    SSL_CTX_free(context)
+  }
+
+  /// Starts TLS on a connection that may still be connecting; hiredis owns the session afterwards.
+  func start(on connection: UnsafeMutablePointer<redisAsyncContext>) -> Bool {
+    guard let session = SSL_new(context) else { return false }
+    guard bindToHost(session), creactor_redis_start_tls(connection, session) == REDIS_OK else {
+      SSL_free(session)
+      return false
+    }
+    return true
+  }
+
+  private func bindToHost(_ session: OpaquePointer) -> Bool {
+    if NameResolver.isNumericAddress(host) {
+      // No server name for an address (RFC 6066, 3).
+      return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(session), host) == 1
+    }
+    return SSL_set1_host(session, host) == 1 && creactor_ssl_set_server_name(session, host) == 1
+  }
+}

@@ -1,0 +1,264 @@
+// Takes a Redis URL apart, byte by byte. Pure. Invariant: it goes on after a fault, so that all are reported at once,
+// and quotes nothing but names of settings that cannot be part of a password. Called by RedisConfiguration.
+
+struct RedisURLParser {
+  private(set) var configuration = RedisConfiguration()
+  private(set) var faults: [String] = []
+  private let hasTLS: Bool
+
+  /// Settings of go-redis that have no meaning for one pipelined connection, and why.
+  private static let ignored: [String: String] = {
+    var reasons: [String: String] = [:]
+    for name in [
+      "pool_size", "pool_fifo", "pool_timeout", "min_idle_conns", "max_idle_conns", "max_active_conns",
+      "conn_max_idle_time", "conn_max_lifetime", "idle_timeout", "idle_check_frequency", "max_conn_age",
+    ] {
+      reasons[name] = "there is one connection and no pool"
+    }
+    for name in ["max_retries", "min_retry_backoff", "max_retry_backoff"] {
+      reasons[name] = "retries have their own policy"
+    }
+    for name in ["read_timeout", "write_timeout"] { reasons[name] = "every command has a deadline of its own" }
+    reasons["protocol"] = "RESP2 is spoken"
+    return reasons
+  }()
+
+  init(hasTLS: Bool) {
+    self.hasTLS = hasTLS
+  }
+
+  mutating func parse(_ url: String) {
+    let bytes = Array(url.utf8)[...]
+    guard let rest = parseScheme(bytes) else {
+      faults.append("expected redis://host or rediss://host")
+      return
+    }
+    let authorityEnd = rest.firstIndex { $0 == Self.slash || $0 == Self.question || $0 == Self.hash } ?? rest.endIndex
+    let tail = rest[authorityEnd...]
+    // An unencoded '/', '?' or '#' in a password ends the host early; what follows may be half of the password.
+    if tail.contains(Self.at) {
+      faults.append("an @ after the host: characters like / ? # @ in user or password must be percent-encoded")
+      return
+    }
+    let faultsBefore = faults.count
+    parseAuthority(rest[..<authorityEnd])
+    let isAuthorityClean = faults.count == faultsBefore
+
+    let query = tail.firstIndex(of: Self.question)
+    parsePath(tail[..<(query ?? tail.endIndex)])
+    if let query { parseQuery(tail[(query + 1)...], mayQuoteNames: isAuthorityClean) }
+  }
+
+  private mutating func parseScheme(_ bytes: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
+    for (scheme, usesTLS) in [("redis://", false), ("rediss://", true)] {
+      guard bytes.starts(with: scheme.utf8) else { continue }
+      configuration.usesTLS = usesTLS
+      if usesTLS && !hasTLS {
+        faults.append("rediss:// needs TLS, which this build's hiredis does not have (1.0 or later does)")
+      }
+      return bytes.dropFirst(scheme.utf8.count)
+    }
+    return nil
+  }
+
+  private mutating func parseAuthority(_ bytes: ArraySlice<UInt8>) {
+    var hostAndPort = bytes
+    if let at = bytes.lastIndex(of: Self.at) {
+      parseUserInformation(bytes[..<at])
+      hostAndPort = bytes[(at + 1)...]
+    }
+    var port: ArraySlice<UInt8>?
+    if hostAndPort.first == UInt8(ascii: "[") {
+      guard let end = hostAndPort.firstIndex(of: UInt8(ascii: "]")),
+        let host = decoded(hostAndPort[(hostAndPort.startIndex + 1)..<end]), host.utf8.contains(Self.colon),
+        NameResolver.isNumericAddress(host)
+      else {
+        faults.append("expected an IPv6 address between [ and ]")
+        return
+      }
+      configuration.host = host
+      let after = hostAndPort[(end + 1)...]
+      if after.first == Self.colon {
+        port = after.dropFirst()
+      } else if !after.isEmpty {
+        faults.append("expected a port, or nothing, after the IPv6 address")
+      }
+    } else {
+      let colon = hostAndPort.firstIndex(of: Self.colon)
+      parseHost(hostAndPort[..<(colon ?? hostAndPort.endIndex)])
+      port = colon.map { hostAndPort[($0 + 1)...] }
+    }
+    guard let port, !port.isEmpty else { return }
+    if let number = number(port), number >= 1, number <= 65_535 {
+      configuration.port = UInt16(number)
+    } else {
+      faults.append("expected a port from 1 to 65535")
+    }
+  }
+
+  private mutating func parseHost(_ bytes: ArraySlice<UInt8>) {
+    // As in go-redis, no host is this machine.
+    if bytes.isEmpty { return }
+    let isPlain = bytes.allSatisfy { byte in
+      switch byte {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+        UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "-"), UInt8(ascii: "_"):
+        true
+      default: false
+      }
+    }
+    guard isPlain else {
+      faults.append("expected a host name or address of letters, digits, dots and hyphens")
+      return
+    }
+    configuration.host = String(decoding: bytes, as: UTF8.self)
+  }
+
+  private mutating func parseUserInformation(_ bytes: ArraySlice<UInt8>) {
+    let colon = bytes.firstIndex(of: Self.colon)
+    guard let user = decoded(bytes[..<(colon ?? bytes.endIndex)]),
+      let password = decoded(colon.map { bytes[($0 + 1)...] } ?? [])
+    else {
+      faults.append("user or password: expected percent-encoded UTF-8")
+      return
+    }
+    configuration.user = user.isEmpty ? nil : user
+    configuration.password = password.isEmpty ? nil : password
+    if !user.isEmpty && password.isEmpty {
+      configuration.warnings.append("the user is ignored: there is no password")
+    }
+  }
+
+  private mutating func parsePath(_ bytes: ArraySlice<UInt8>) {
+    if bytes.contains(Self.hash) {
+      faults.append("expected no fragment (#)")
+      return
+    }
+    var path = bytes.dropFirst()
+    if path.last == Self.slash { path = path.dropLast() }
+    if !path.isEmpty { setDatabase(path, "the path") }
+  }
+
+  private mutating func setDatabase(_ bytes: ArraySlice<UInt8>, _ place: String) {
+    if let number = number(bytes), number <= 1_000_000 {
+      configuration.database = number
+    } else {
+      faults.append("\(place): expected a database number, 0 or greater")
+    }
+  }
+
+  private mutating func parseQuery(_ bytes: ArraySlice<UInt8>, mayQuoteNames: Bool) {
+    if bytes.contains(Self.hash) {
+      faults.append("expected no fragment (#)")
+      return
+    }
+    for setting in bytes.split(separator: UInt8(ascii: "&")) {
+      let equals = setting.firstIndex(of: UInt8(ascii: "=")) ?? setting.endIndex
+      let name = decoded(setting[..<equals]) ?? ""
+      let value = setting[equals...].dropFirst()
+      switch name {
+      case "db": setDatabase(value, "db")
+      case "client_name": setClientName(value)
+      case "dial_timeout": setDialTimeout(value)
+      case "skip_verify":
+        if !["false", "0", ""].contains(decoded(value)) {
+          faults.append("skip_verify: certificates are always verified (SSL_CERT_FILE names other authorities)")
+        }
+      default:
+        if let reason = Self.ignored[name] {
+          configuration.warnings.append("\(name) is ignored: \(reason)")
+        } else if mayQuoteNames && Self.isName(name) {
+          faults.append("unknown setting \(name)")
+        } else {
+          faults.append("unknown setting")
+        }
+      }
+    }
+  }
+
+  private mutating func setClientName(_ bytes: ArraySlice<UInt8>) {
+    let name = decoded(bytes)
+    // The server's own rule: CLIENT LIST separates by spaces.
+    guard let name, name.utf8.allSatisfy({ $0 >= 0x21 && $0 <= 0x7e }) else {
+      faults.append("client_name: expected printable characters without spaces")
+      return
+    }
+    configuration.clientName = name.isEmpty ? nil : name
+  }
+
+  private mutating func setDialTimeout(_ bytes: ArraySlice<UInt8>) {
+    // go-redis: a bare number is seconds.
+    let text = decoded(bytes) ?? ""
+    let duration = number(bytes).map { Duration.seconds($0) } ?? Self.goDuration(text)
+    if let duration, duration >= .milliseconds(1), duration <= .seconds(3_600) {
+      configuration.dialTimeout = duration
+    } else {
+      faults.append("dial_timeout: expected a duration such as 5s or 500ms, at most 1h")
+    }
+  }
+
+  /// A duration in Go's notation: numbers with units, "1m30s", "1.5s".
+  static func goDuration(_ text: String) -> Duration? {
+    let units: [(String, Double)] = [
+      ("ns", 1), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3_600e9),
+    ]
+    var rest = Array(text.utf8)[...]
+    guard !rest.isEmpty else { return nil }
+    var nanoseconds = 0.0
+    while !rest.isEmpty {
+      let isNumber: (UInt8) -> Bool = { ($0 >= 48 && $0 <= 57) || $0 == UInt8(ascii: ".") }
+      let digits = rest.prefix(while: isNumber)
+      let unit = rest[digits.endIndex...].prefix { !isNumber($0) }
+      guard digits.count <= 18, let number = Double(String(decoding: digits, as: UTF8.self)),
+        let scale = units.first(where: { unit.elementsEqual($0.0.utf8) })?.1
+      else { return nil }
+      nanoseconds += number * scale
+      rest = rest[unit.endIndex...]
+    }
+    return nanoseconds < 9e18 ? .nanoseconds(Int64(nanoseconds)) : nil
+  }
+
+  /// Percent-decoded UTF-8 without control characters; nil where it is none.
+  private func decoded(_ bytes: ArraySlice<UInt8>) -> String? {
+    var plain: [UInt8] = []
+    var index = bytes.startIndex
+    while index < bytes.endIndex {
+      var byte = bytes[index]
+      index += 1
+      if byte == UInt8(ascii: "%") {
+        guard index + 1 < bytes.endIndex, let high = Self.digit(bytes[index]), let low = Self.digit(bytes[index + 1])
+        else { return nil }
+        byte = high << 4 | low
+        index += 2
+      }
+      if byte < 0x20 || byte == 0x7f { return nil }
+      plain.append(byte)
+    }
+    return String(validating: plain, as: UTF8.self)
+  }
+
+  private static func digit(_ byte: UInt8) -> UInt8? {
+    switch byte {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - 48
+    case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - 87
+    case UInt8(ascii: "A")...UInt8(ascii: "F"): byte - 55
+    default: nil
+    }
+  }
+
+  /// Decimal digits only, at most nine of them.
+  private func number(_ bytes: ArraySlice<UInt8>) -> Int? {
+    guard !bytes.isEmpty, bytes.count <= 9, bytes.allSatisfy({ $0 >= 48 && $0 <= 57 }) else { return nil }
+    return bytes.reduce(0) { $0 * 10 + Int($1 - 48) }
+  }
+
+  private static func isName(_ text: String) -> Bool {
+    text.utf8.count <= 32 && text.utf8.allSatisfy { ($0 >= 97 && $0 <= 122) || $0 == UInt8(ascii: "_") }
+  }
+
+  private static let at = UInt8(ascii: "@")
+  private static let colon = UInt8(ascii: ":")
+  private static let slash = UInt8(ascii: "/")
+  private static let question = UInt8(ascii: "?")
+  private static let hash = UInt8(ascii: "#")
+}

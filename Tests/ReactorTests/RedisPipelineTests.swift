@@ -1,0 +1,278 @@
+// What becomes of commands, in thousands of orders of events, and the hello on a new connection.
+
+import Testing
+
+@testable import Reactor
+
+private func at(_ nanoseconds: Int64) -> MonotonicInstant {
+  MonotonicInstant(nanoseconds: nanoseconds)
+}
+
+@Suite struct RedisPipelineTests {
+  @Test func answersGoToCommandsInTheirOrder() {
+    var pipeline = RedisPipeline()
+    #expect(pipeline.opened().isEmpty)
+    #expect(pipeline.submit(deadline: at(10), now: at(0)) == .send(1))
+    #expect(pipeline.submit(deadline: at(5), now: at(0)) == .send(2))
+    #expect(pipeline.wakeAt == at(5))
+    #expect(pipeline.answered() == .deliver(1))
+    #expect(pipeline.answered() == .deliver(2))
+    #expect(pipeline.wakeAt == nil)
+    #expect(pipeline.answered() == .unexpected)
+  }
+
+  @Test func aCancelledCommandsAnswerIsDroppedAndTheNextOnesIsNot() {
+    var pipeline = RedisPipeline()
+    _ = pipeline.opened()
+    _ = pipeline.submit(deadline: at(10), now: at(0))
+    _ = pipeline.submit(deadline: at(10), now: at(0))
+    #expect(pipeline.cancel(1) == .unknownOutcome)
+    #expect(pipeline.cancel(1) == .tooLate)
+    #expect(pipeline.answered() == .drop)
+    #expect(pipeline.answered() == .deliver(2))
+    #expect(pipeline.cancel(2) == .tooLate)
+  }
+
+  @Test func aCommandThatWaitedTooLongWasNotSent() {
+    var pipeline = RedisPipeline()
+    #expect(pipeline.submit(deadline: at(10), now: at(0)) == .wait(1))
+    #expect(pipeline.submit(deadline: at(30), now: at(0)) == .wait(2))
+    #expect(pipeline.expire(now: at(20)) == .init(notSent: [1]))
+    #expect(pipeline.wakeAt == at(30))
+    #expect(pipeline.opened() == [2])
+    #expect(pipeline.submit(deadline: at(20), now: at(20)) == .refused(.expired))
+  }
+
+  @Test func anOverdueAnswerMakesTheConnectionSuspectEvenWhereNobodyWaitsForIt() {
+    var pipeline = RedisPipeline()
+    _ = pipeline.opened()
+    _ = pipeline.submit(deadline: at(10), now: at(0))
+    _ = pipeline.submit(deadline: at(90), now: at(0))
+    _ = pipeline.cancel(1)
+    let expired = pipeline.expire(now: at(10))
+    #expect(expired.isConnectionSuspect && expired.unknownOutcome.isEmpty)
+    #expect(pipeline.lost() == [2])
+    #expect(pipeline.wakeAt == nil)
+  }
+
+  @Test func thereIsABoundOnCommands() {
+    var pipeline = RedisPipeline()
+    for _ in 0..<RedisPipeline.commandLimit { _ = pipeline.submit(deadline: at(10), now: at(0)) }
+    #expect(pipeline.submit(deadline: at(10), now: at(0)) == .refused(.tooMany))
+    // Cancelled ones make room again.
+    for identifier in 1...RedisPipeline.Identifier(RedisPipeline.commandLimit) { _ = pipeline.cancel(identifier) }
+    #expect(pipeline.wakeAt == nil)
+    #expect(pipeline.submit(deadline: at(10), now: at(0)) != .refused(.tooMany))
+  }
+
+  @Test func aStoppedPipelineRefuses() {
+    var pipeline = RedisPipeline()
+    _ = pipeline.submit(deadline: at(10), now: at(0))
+    #expect(pipeline.stop() == [1])
+    #expect(pipeline.submit(deadline: at(10), now: at(0)) == .refused(.stopped))
+  }
+
+  /// Thousands of random orders of events against a model that keeps a list of everything.
+  @Test(arguments: 0..<40)
+  func everyCommandMeetsExactlyOneFate(seed: UInt64) {
+    for round in 0..<50 {
+      var model = PipelineModel(seed: seed * 1_000 + UInt64(round))
+      for _ in 0..<200 { model.step() }
+      model.finish()
+      #expect(model.violations.isEmpty, "seed \(seed), round \(round): \(model.violations)")
+    }
+  }
+}
+
+/// The pipeline beside a naive model of a connection, with the rules checked at each step.
+private struct PipelineModel {
+  enum Fate: Equatable { case answered, notSent, unknown }
+
+  var violations: [String] = []
+  private var pipeline = RedisPipeline()
+  private var random: SplitMix
+  private var now: Int64 = 0
+  private var isUp = false
+  private var isRetired = false
+  private var wire: [UInt64] = []
+  private var everSent: Set<UInt64> = []
+  private var deadlines: [UInt64: Int64] = [:]
+  private var fates: [UInt64: Fate] = [:]
+
+  init(seed: UInt64) {
+    random = SplitMix(state: seed)
+  }
+
+  mutating func step() {
+    switch random.below(20) {
+    case 0..<7: submit()
+    case 7..<12: if isUp && !wire.isEmpty { answer() }
+    case 12..<14: cancel()
+    case 14..<17: passTime()
+    case 17: if !isUp { open() }
+    case 18: if isUp { lose() }
+    default:
+      if isUp && random.below(4) == 0 {
+        pipeline.retire()
+        isRetired = true
+      }
+    }
+    check()
+  }
+
+  mutating func finish() {
+    if isUp { lose() }
+    for identifier in pipeline.stop() { meet(identifier, .notSent) }
+    for identifier in deadlines.keys where fates[identifier] == nil { violations.append("\(identifier) has no fate") }
+    if pipeline.wakeAt != nil { violations.append("wakes for nothing") }
+  }
+
+  private mutating func submit() {
+    let deadline = now + Int64(random.below(50))
+    switch pipeline.submit(deadline: at(deadline), now: at(now)) {
+    case .send(let identifier):
+      if !isUp || isRetired { violations.append("\(identifier) sent without a connection") }
+      deadlines[identifier] = deadline
+      transmit(identifier)
+    case .wait(let identifier):
+      if isUp && !isRetired { violations.append("\(identifier) waits beside a connection") }
+      deadlines[identifier] = deadline
+    case .refused(.expired):
+      if deadline > now { violations.append("refused before its deadline") }
+    case .refused: violations.append("refused")
+    }
+  }
+
+  private mutating func transmit(_ identifier: UInt64) {
+    if fates[identifier] != nil { violations.append("\(identifier) sent after its fate") }
+    if !everSent.insert(identifier).inserted { violations.append("\(identifier) sent twice") }
+    if let last = wire.last, last > identifier { violations.append("\(identifier) overtakes \(last)") }
+    wire.append(identifier)
+  }
+
+  private mutating func answer() {
+    let identifier = wire.removeFirst()
+    switch pipeline.answered() {
+    case .deliver(let delivered):
+      if delivered != identifier { violations.append("\(delivered) got the answer of \(identifier)") }
+      meet(delivered, .answered)
+    case .drop:
+      if fates[identifier] != .unknown { violations.append("\(identifier)'s answer was dropped") }
+    case .unexpected: violations.append("\(identifier)'s answer was not expected")
+    }
+  }
+
+  private mutating func cancel() {
+    guard let identifier = deadlines.keys.sorted().dropFirst(Int(random.below(deadlines.count + 1))).first else {
+      return
+    }
+    let before = fates[identifier]
+    switch pipeline.cancel(identifier) {
+    case .notSent: meet(identifier, .notSent)
+    case .unknownOutcome: meet(identifier, .unknown)
+    case .tooLate: if before == nil { violations.append("\(identifier) could not be cancelled") }
+    }
+  }
+
+  private mutating func passTime() {
+    now += Int64(random.below(12))
+    // As the timer does it: nobody is asked before the pipeline wants to wake.
+    guard let wakeAt = pipeline.wakeAt, wakeAt <= at(now) else { return }
+    let isOverdue = wire.contains { deadlines[$0]! <= now }
+    let expired = pipeline.expire(now: at(now))
+    for identifier in expired.notSent { meet(identifier, .notSent) }
+    for identifier in expired.unknownOutcome { meet(identifier, .unknown) }
+    for identifier in expired.notSent + expired.unknownOutcome where deadlines[identifier]! > now {
+      violations.append("\(identifier) expired early")
+    }
+    if isOverdue != expired.isConnectionSuspect { violations.append("suspicion is wrong") }
+    if expired.isConnectionSuspect { lose() }
+  }
+
+  private mutating func open() {
+    isUp = true
+    isRetired = false
+    for identifier in pipeline.opened() { transmit(identifier) }
+  }
+
+  private mutating func lose() {
+    isUp = false
+    isRetired = false
+    for identifier in pipeline.lost() { meet(identifier, .unknown) }
+    wire = []
+  }
+
+  private mutating func meet(_ identifier: UInt64, _ fate: Fate) {
+    if fates[identifier] != nil { violations.append("\(identifier) has two fates") }
+    fates[identifier] = fate
+    if fate == .notSent && everSent.contains(identifier) { violations.append("\(identifier) was sent after all") }
+    if fate != .notSent && !everSent.contains(identifier) { violations.append("\(identifier) was never sent") }
+  }
+
+  private mutating func check() {
+    let open = deadlines.filter { fates[$0.key] == nil }
+    if let earliest = open.values.min() {
+      if let wakeAt = pipeline.wakeAt {
+        if wakeAt > at(earliest) { violations.append("sleeps past a deadline") }
+      } else {
+        violations.append("never wakes")
+      }
+    }
+    if pipeline.inFlightCount != wire.count { violations.append("the line is \(wire.count) long") }
+    if pipeline.awaitedCount != wire.count(where: { fates[$0] == nil }) { violations.append("miscounts who waits") }
+  }
+}
+
+/// A small generator that gives the same numbers for the same seed everywhere.
+private struct SplitMix {
+  var state: UInt64
+
+  mutating func below(_ limit: Int) -> Int {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var mixed = state
+    mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
+    return Int((mixed ^ (mixed >> 31)) % UInt64(limit))
+  }
+}
+
+@Suite struct RedisHandshakeTests {
+  @Test func onlyWhatIsNeededIsSaid() {
+    let plain = RedisHandshake(user: nil, password: nil, database: 0, clientName: nil)
+    #expect(plain.commands == [["PING"]])
+    let full = RedisHandshake(user: "u", password: "p", database: 3, clientName: "n")
+    #expect(full.commands == [["AUTH", "u", "p"], ["SELECT", "3"], ["CLIENT", "SETNAME", "n"], ["PING"]])
+    let old = RedisHandshake(user: nil, password: "p", database: 0, clientName: nil)
+    #expect(old.commands == [["AUTH", "p"], ["PING"]])
+  }
+
+  @Test func theServerIsReadyOnceThePingIsAnswered() {
+    var handshake = RedisHandshake(user: nil, password: "p", database: 1, clientName: nil)
+    #expect(handshake.answered(.status("OK")) == .more)
+    #expect(handshake.answered(.status("OK")) == .more)
+    #expect(handshake.answered(.status("PONG")) == .ready)
+  }
+
+  @Test func aRefusalNamesTheStepAndTheCode() {
+    var handshake = RedisHandshake(user: nil, password: nil, database: 0, clientName: "n")
+    #expect(handshake.answered(.error(code: "NOPERM", message: "no")) == .more)
+    let verdict = handshake.answered(.error(code: "LOADING", message: "Redis is loading"))
+    #expect(verdict == .refused("PING refused: the server is loading its data (LOADING)"))
+  }
+}
+
+@Suite struct RedisErrorTests {
+  @Test func aMessageIsCutBeforeWhatItQuotes() {
+    #expect(RedisError.parse("OOM command not allowed") == ("OOM", "command not allowed"))
+    #expect(RedisError.parse("ERR unknown command 'sesame', with args") == ("ERR", "unknown command "))
+    #expect(RedisError.parse("NOPERM User bob has no permissions") == ("NOPERM", "refused"))
+    #expect(RedisError.parse("WRONGPASS bob") == ("WRONGPASS", "refused"))
+    #expect(RedisError.parse("Error text of a script") == ("ERR", "refused"))
+    #expect(RedisError.parse("") == ("ERR", "refused"))
+    #expect(RedisError.parse("NOAUTH") == ("NOAUTH", ""))
+  }
+
+  @Test func theDigestIsTheServersNameForTheScript() {
+    #expect(RedisScript("return 1").sha1 == "e0e1f9fabfc9d4800c877a703b823ac0578ff8db")
+  }
+}

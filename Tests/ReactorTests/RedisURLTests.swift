@@ -1,0 +1,100 @@
+// Redis URLs: what they mean, what is refused, and that nothing of a password is ever shown.
+
+import Testing
+
+@testable import Reactor
+
+@Suite struct RedisURLTests {
+  private func parse(_ url: String) throws -> RedisConfiguration {
+    try RedisConfiguration(url: url, hasTLS: true)
+  }
+
+  private func faults(_ url: String, hasTLS: Bool = true) -> [String] {
+    do {
+      _ = try RedisConfiguration(url: url, hasTLS: hasTLS)
+      return []
+    } catch {
+      return error.faults
+    }
+  }
+
+  @Test func aHostIsEnough() throws {
+    let parsed = try parse("redis://cache.internal")
+    #expect(parsed.host == "cache.internal" && parsed.port == 6379 && parsed.database == 0)
+    #expect(!parsed.usesTLS && parsed.password == nil && parsed.dialTimeout == .seconds(5))
+    #expect(parsed.redactedURL == "redis://cache.internal:6379/0")
+  }
+
+  @Test func everyPartIsRead() throws {
+    let parsed = try parse("rediss://us%65r:p%40ss%3a%2F%3f@[::1]:7000/3?client_name=worker-1&dial_timeout=1.5s")
+    #expect(parsed.usesTLS && parsed.host == "::1" && parsed.port == 7000 && parsed.database == 3)
+    #expect(parsed.user == "user" && parsed.password == "p@ss:/?")
+    #expect(parsed.clientName == "worker-1" && parsed.dialTimeout == .milliseconds(1_500))
+    #expect(parsed.redactedURL == "rediss://user:***@[::1]:7000/3")
+    #expect(parsed.warnings.isEmpty)
+  }
+
+  @Test func theOlderPasswordOnlyFormIsRead() throws {
+    let parsed = try parse("redis://:sesame@127.0.0.1:6380/")
+    #expect(parsed.user == nil && parsed.password == "sesame" && parsed.port == 6380)
+    #expect(parsed.redactedURL == "redis://:***@127.0.0.1:6380/0")
+  }
+
+  @Test func noHostIsThisMachineAsInGoRedis() throws {
+    #expect(try parse("redis://").host == "localhost")
+    #expect(try parse("redis:///5").database == 5)
+    #expect(try parse("redis://:7001").port == 7001)
+  }
+
+  @Test func aDatabaseInTheSettingsGoesBeforeTheOneInThePath() throws {
+    #expect(try parse("redis://h/1?db=2").database == 2)
+  }
+
+  @Test func settingsOfTheGoClientAreIgnoredWithAWarning() throws {
+    let url = "redis://h?pool_size=10&max_retries=3&read_timeout=3s&protocol=3&min_idle_conns=1&conn_max_idle_time=5m"
+    let warnings = try parse(url).warnings
+    #expect(warnings.count == 6)
+    #expect(warnings.contains { $0.hasPrefix("pool_size is ignored") })
+  }
+
+  @Test(arguments: [
+    ("5", 5_000), ("250ms", 250), ("1m30s", 90_000), ("1.5s", 1_500), ("2000000us", 2_000), ("1h", 3_600_000),
+  ])
+  func aDialTimeoutIsSecondsOrAGoDuration(text: String, milliseconds: Int) throws {
+    #expect(try parse("redis://h?dial_timeout=\(text)").dialTimeout == .milliseconds(milliseconds))
+  }
+
+  @Test func allFaultsAreReportedAtOnce() {
+    let found = faults("redis://ho%20st:99999/x?dial_timeout=soon&colour=1&client_name=a%20b&skip_verify=true")
+    #expect(found.count == 6 + 1, "host, port, database, three settings, one unknown: \(found)")
+  }
+
+  @Test(arguments: [
+    "", "redis:", "redis:/h", "http://h", "REDIS ://h", "unix:///tmp/s", "redis://h:0", "redis://h:65536",
+    "redis://h:1a",
+    "redis://[::1", "redis://[h]", "redis://[::1]x", "redis://h/-1", "redis://h/1/2", "redis://h#f", "redis://h/0#f",
+    "redis://h?db=", "redis://h?dial_timeout=0", "redis://h?dial_timeout=-1", "redis://h?dial_timeout=",
+    "redis://h?dial_timeout=1.2.3s", "redis://h?dial_timeout=5x", "redis://u:%zz@h", "redis://u:%ff@h",
+    "redis://u:%00@h",
+    "redis://::1:6379", "redis://h?DB=1", "redis://h?=1",
+  ])
+  func whatIsNoRedisURLIsRefused(url: String) {
+    #expect(!faults(url).isEmpty)
+  }
+
+  @Test(arguments: [
+    "redis://:hunter2/x@h", "redis://:hunter2?x@h", "redis://:hunter2#x@h", "redis://u:hun?ter2=1", "redis://:hunter2",
+    "redis://u:hunter2@ho st", "redis://u:hunter2@h:port", "redis://u:hunter2%@h", "redis://:x?hunter2=1@h",
+    "redis://u:hunter2@h/hunter2", "redis://u:hunter2@h?client_name=hunter2%20",
+  ])
+  func noFaultQuotesAPassword(url: String) {
+    let found = faults(url)
+    #expect(!found.isEmpty)
+    #expect(!found.contains { $0.contains("hunter2") || $0.contains("ter2") })
+  }
+
+  @Test func tlsIsRefusedWhereTheLibraryHasNone() {
+    let found = faults("rediss://h", hasTLS: false)
+    #expect(found.count == 1 && found[0].contains("TLS"))
+  }
+}
