@@ -145,6 +145,36 @@ static inline long creactor_ssl_set_server_name(SSL *session, const char *name) 
   return SSL_set_tlsext_host_name(session, (char *)name);
 }
 
+// libpq 17 cancels without blocking; before it there is only PQcancel, which blocks and is not used. One set of names
+// for both: without the functions there is nothing to create, and no other one is called.
+
+#ifdef LIBPQ_HAS_ASYNC_CANCEL
+typedef PGcancelConn creactor_cancel;
+static inline int creactor_has_cancel(void) { return 1; }
+static inline creactor_cancel *creactor_cancel_create(PGconn *connection) { return PQcancelCreate(connection); }
+static inline int creactor_cancel_start(creactor_cancel *cancel) { return PQcancelStart(cancel); }
+static inline PostgresPollingStatusType creactor_cancel_poll(creactor_cancel *cancel) { return PQcancelPoll(cancel); }
+static inline int creactor_cancel_socket(creactor_cancel *cancel) { return PQcancelSocket(cancel); }
+static inline void creactor_cancel_finish(creactor_cancel *cancel) { PQcancelFinish(cancel); }
+#else
+typedef struct creactor_cancel creactor_cancel;
+static inline int creactor_has_cancel(void) { return 0; }
+static inline creactor_cancel *creactor_cancel_create(PGconn *connection) { return (void)connection, (void *)0; }
+static inline int creactor_cancel_start(creactor_cancel *cancel) { return (void)cancel, 0; }
+static inline PostgresPollingStatusType creactor_cancel_poll(creactor_cancel *cancel) {
+  return (void)cancel, PGRES_POLLING_FAILED;
+}
+static inline int creactor_cancel_socket(creactor_cancel *cancel) { return (void)cancel, -1; }
+static inline void creactor_cancel_finish(creactor_cancel *cancel) { (void)cancel; }
+#endif
+
+/// Drops a notice of the server: it can quote rows, and stderr is the log's.
+static inline void creactor_drop_notice(void *context, const PGresult *notice) { (void)context, (void)notice; }
+
+static inline void creactor_drop_notices(PGconn *connection) {
+  PQsetNoticeReceiver(connection, creactor_drop_notice, NULL);
+}
+
 static inline void creactor_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
 
 // The process: global variables of C, which Swift cannot touch directly.

@@ -1,0 +1,197 @@
+// Has statements cancelled on the server, one request at a time. Invariant: each request is settled exactly once, and
+// at most one connection is open for it. Asked by connections whose caller left.
+
+import CReactor
+
+/// Who a connection is on its server: enough to never cancel anybody else, for process numbers are used again.
+struct PostgresBackendIdentity: Sendable {
+  var processID: String
+  /// Seconds since 1970 as the server writes them.
+  var startedAt: String
+  /// The application name at the beginning; later ones are expected to begin with it.
+  var applicationName: String
+}
+
+/// Cancels statements on the server: by libpq's own request from version 17 on, which does not block; before it by
+/// `pg_cancel_backend` on a connection opened for that, for `PQcancel` blocks.
+@EventLoop
+final class PostgresCanceller {
+  /// How long one request may take. Less than `PostgresConnection.drainLimit`.
+  static let attemptLimit = Duration.seconds(2)
+
+  /// Not more than there are connections, each of which asks once.
+  private var waiting: [PostgresConnection] = []
+  private var current: (target: PostgresConnection, attempt: any PostgresCancelAttempt)?
+
+  nonisolated init() {}
+
+  /// Whether it has nothing left to do.
+  var isIdle: Bool { current == nil && waiting.isEmpty }
+
+  func request(for target: PostgresConnection) {
+    waiting.append(target)
+    next()
+  }
+
+  /// Takes a request back. False where it has been sent, or there is none: its outcome then comes by itself.
+  func withdraw(_ target: PostgresConnection) -> Bool {
+    if let index = waiting.firstIndex(where: { $0 === target }) {
+      waiting.remove(at: index)
+      return true
+    }
+    guard let current, current.target === target, !current.attempt.isSent else { return false }
+    self.current = nil
+    current.attempt.abandon()
+    next()
+    return true
+  }
+
+  private func next() {
+    guard current == nil, !waiting.isEmpty else { return }
+    let target = waiting.removeFirst()
+    let deadline = MonotonicInstant.system.advanced(by: Self.attemptLimit)
+    let attempt: any PostgresCancelAttempt =
+      creactor_has_cancel() == 1
+      ? PostgresCancelRequest(target, by: deadline) : PostgresCancelStatement(target, by: deadline)
+    current = (target, attempt)
+    attempt.begin { [weak self, weak target] outcome in
+      guard let target else { return }
+      if let self, self.current?.target === target { self.current = nil }
+      target.cancelSettled(outcome)
+      self?.next()
+    }
+  }
+}
+
+/// One attempt to cancel one statement. Reports once, or never where it was abandoned.
+@EventLoop
+protocol PostgresCancelAttempt: AnyObject {
+  /// Whether the server may have got it.
+  var isSent: Bool { get }
+  func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void)
+  func abandon()
+}
+
+/// The way before libpq 17: `pg_cancel_backend` on another connection to the same address.
+@EventLoop
+private final class PostgresCancelStatement: PostgresCancelAttempt {
+  private static let sql = """
+    SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+    WHERE pid = $1::int AND extract(epoch FROM backend_start)::text = $2 AND usename = current_user
+      AND (starts_with(application_name, $3) OR application_name = $4)
+    """
+
+  private let deadline: MonotonicInstant
+  private let candidate: [PostgresParameter]
+  private let statement: PostgresStatement?
+  private var handshake: PostgresHandshake?
+  private var connection: PostgresConnection?
+  private var report: (@EventLoop (PostgresConnectionState.CancelOutcome) -> Void)?
+  private(set) var isSent = false
+
+  init(_ target: PostgresConnection, by deadline: MonotonicInstant) {
+    self.deadline = deadline
+    candidate = target.candidate
+    statement = target.identity.map { identity in
+      let nameNow = target.reportedSetting("application_name")
+      return PostgresStatement(
+        Self.sql, [identity.processID, identity.startedAt, identity.applicationName, nameNow])
+    }
+  }
+
+  func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void) {
+    self.report = report
+    guard let statement else { return settle(.notSent) }
+    handshake = PostgresHandshake(candidate, by: deadline) { [weak self] result in
+      switch result {
+      case .success(let pointer): self?.send(statement, on: pointer)
+      case .failure: self?.settle(.notSent)
+      }
+    }
+  }
+
+  private func send(_ statement: PostgresStatement, on pointer: OpaquePointer) {
+    handshake = nil
+    let connection = PostgresConnection(pointer, candidate: candidate, canceller: nil)
+    self.connection = connection
+    isSent = true
+    connection.start([statement], by: deadline) { [weak self] result in
+      switch result {
+      // No row: it is not there any more, or not the one that was meant. Nobody was told.
+      case .success(let results): self?.settle(results[0].rowCount == 1 ? .concluded : .notSent)
+      // Which failure it was is of no matter: the connection that it was meant for is closed.
+      case .failure: self?.settle(.unknown)
+      }
+    }
+  }
+
+  private func settle(_ outcome: PostgresConnectionState.CancelOutcome) {
+    let report = report.take()
+    abandon()
+    report?(outcome)
+  }
+
+  func abandon() {
+    report = nil
+    handshake?.abandon()
+    handshake = nil
+    connection?.close()
+    connection = nil
+  }
+}
+
+/// The way from libpq 17 on: the protocol's own request, on a socket of its own.
+@EventLoop
+private final class PostgresCancelRequest: PostgresCancelAttempt {
+  private let deadline: MonotonicInstant
+  private var request: OpaquePointer?
+  private var report: (@EventLoop (PostgresConnectionState.CancelOutcome) -> Void)?
+  private var watcher: IOWatcher?
+  private var timer: TimerWatcher?
+  private(set) var isSent = false
+
+  init(_ target: PostgresConnection, by deadline: MonotonicInstant) {
+    self.deadline = deadline
+    request = target.connection.flatMap { creactor_cancel_create($0) }
+  }
+
+  func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void) {
+    self.report = report
+    guard let request, creactor_cancel_start(request) == 1 else { return settle(.notSent) }
+    isSent = true
+    let watcher = IOWatcher { [weak self] _ in self?.poll() }
+    let timer = TimerWatcher { [weak self] in self?.settle(.unknown) }
+    self.watcher = watcher
+    self.timer = timer
+    timer.start(at: deadline)
+    watcher.watch(creactor_cancel_socket(request), for: .write)
+  }
+
+  private func poll() {
+    guard let request else { return }
+    // As in PostgresHandshake: the socket can be another one under the same number.
+    watcher?.stop()
+    switch creactor_cancel_poll(request) {
+    case PGRES_POLLING_READING: watcher?.watch(creactor_cancel_socket(request), for: .read)
+    case PGRES_POLLING_WRITING: watcher?.watch(creactor_cancel_socket(request), for: .write)
+    case PGRES_POLLING_OK: settle(.concluded)
+    default: settle(.unknown)
+    }
+  }
+
+  private func settle(_ outcome: PostgresConnectionState.CancelOutcome) {
+    let report = report.take()
+    abandon()
+    report?(outcome)
+  }
+
+  func abandon() {
+    report = nil
+    watcher?.stop()
+    timer?.stop()
+    watcher = nil
+    timer = nil
+    if let request { creactor_cancel_finish(request) }
+    request = nil
+  }
+}

@@ -1,0 +1,265 @@
+// Where PostgreSQL is and how to log in, from DATABASE_URL. Invariant: every fault of the URL is found here, before any
+// server is touched, and no fault, warning or description contains a password. Made at boot, read by the pool.
+
+import CReactor
+
+/// What is wrong with a connection URL: everything at once, and nothing of the password.
+public struct PostgresURLFault: Error, Sendable, Equatable, CustomStringConvertible {
+  public let faults: [String]
+
+  public var description: String {
+    var text = ""
+    for fault in faults { text += text.isEmpty ? fault : "; \(fault)" }
+    return text
+  }
+}
+
+/// A place where the server can be.
+struct PostgresHost: Sendable, Equatable {
+  /// A name, an address or a socket's directory; nil is libpq's default directory.
+  var name: String?
+  /// A numeric address that the URL gave beside the name.
+  var address: String?
+  var port: String
+
+  var isLocalSocket: Bool {
+    name.map { $0.utf8.first == UInt8(ascii: "/") || $0.utf8.first == UInt8(ascii: "@") } ?? true
+  }
+}
+
+/// The settings of a connection, read from a URL (`postgres://`, `postgresql://`) or from `name=value` pairs.
+///
+/// Accepted are the parameters of the libpq in use, those of the Go driver pgx, and the server's own settings, which go
+/// along when a session starts.
+public struct PostgresConfiguration: Sendable {
+  /// How often a server looks, during a statement, whether its client still lives: a statement of a dead worker ends
+  /// this long after it. PostgreSQL 14 and newer, on Linux.
+  static let clientCheckInterval = Duration.seconds(5)
+
+  /// What was ignored, and why.
+  public private(set) var warnings: [String] = []
+  /// `pool_max_conns`, where given.
+  public var maximumConnections: Int?
+  /// `pool_max_conn_lifetime`, where given.
+  public var connectionLifetime: Duration?
+
+  /// In the order in which they are tried.
+  private(set) var hosts: [PostgresHost] = []
+  /// `connect_timeout`: the most that one address may take. libpq's non-blocking side leaves it to us.
+  private(set) var connectTimeout: Duration?
+  /// What `target_session_attrs` is in each round through the hosts.
+  private(set) var sessionRounds: [String?] = [nil]
+  private var base: [PostgresParameter] = []
+  private var serverSettings: [PostgresParameter] = []
+
+  /// Reads `url`. `applicationName` is what the server shows, unless the URL names another one.
+  ///
+  /// - Throws: all faults of the URL.
+  public init(url: String, applicationName: String) throws(PostgresURLFault) {
+    try self.init(url: url, applicationName: applicationName, known: .ofLibpq)
+  }
+
+  /// `known` is what libpq knows and what the environment (PGHOST, …) gives it.
+  init(url: String, applicationName: String, known: PostgresKnownParameters) throws(PostgresURLFault) {
+    var faults: [String] = []
+    let pairs: [PostgresParameter]
+    switch PostgresURL.parameters(of: url) {
+    case .success(let found): pairs = found
+    // With the URL's parts unsure, nothing of it is repeated: a part of the password could be among them.
+    case .failure(let fault): throw fault
+    }
+    var given: [String: String] = [:]
+    for pair in pairs {
+      if given.updateValue(given[pair.name] ?? pair.value, forKey: pair.name) != nil {
+        warnings.append("\(pair.name) is given more than once; the first one counts")
+      }
+    }
+    for name in given.keys.sorted() {
+      take(name, given[name]!, known: known, faults: &faults)
+    }
+    setHosts(given, known: known, faults: &faults)
+    setDefaults(given, applicationName: applicationName, known: known)
+    guard faults.isEmpty else { throw PostgresURLFault(faults: faults) }
+  }
+
+  // MARK: - Reading
+
+  private mutating func take(_ name: String, _ value: String, known: PostgresKnownParameters, faults: inout [String]) {
+    switch name {
+    case "host", "hostaddr", "port", "options":
+      return
+    case "service", "replication":
+      faults.append("\(name) is not supported: write what it stands for into the URL")
+      return
+    case "client_encoding":
+      if !value.isEmpty && value.lowercased() != "utf8" && value.lowercased() != "utf-8" {
+        warnings.append("client_encoding is ignored: it is always UTF8")
+      }
+      return
+    case "target_session_attrs":
+      if value == "prefer-standby" {
+        sessionRounds = ["standby", "any"]
+        return
+      }
+    case "connect_timeout":
+      // libpq: 0, negative and empty mean no limit.
+      if let seconds = Int(value), seconds > 0, seconds < 1_000_000 { connectTimeout = .seconds(seconds) }
+    default: break
+    }
+    if let values = PostgresParameterNames.values[name], !value.isEmpty, !values.contains(value) {
+      faults.append("\(name) must be one of \(values.reduce("") { $0.isEmpty ? $1 : "\($0), \($1)" })")
+    } else if PostgresParameterNames.whole.contains(name), !value.isEmpty, Int(value) == nil {
+      faults.append("\(name) must be a whole number")
+    } else if known.names.contains(name) {
+      if !value.isEmpty { base.append(PostgresParameter(name: name, value: value)) }
+    } else if !takePoolSetting(name, value, faults: &faults) {
+      takeServerSetting(name, value, known: known, faults: &faults)
+    }
+  }
+
+  /// What the Go driver's pool and statement cache understand.
+  private mutating func takePoolSetting(_ name: String, _ value: String, faults: inout [String]) -> Bool {
+    switch name {
+    case "pool_max_conns":
+      maximumConnections = Int(value).flatMap { $0 > 0 && $0 <= Int(Int32.max) ? $0 : nil }
+      if maximumConnections == nil { faults.append("pool_max_conns must be a whole number from 1") }
+    case "pool_max_conn_lifetime":
+      connectionLifetime = PostgresURL.goDuration(value).flatMap { $0 > .zero ? $0 : nil }
+      if connectionLifetime == nil { faults.append("pool_max_conn_lifetime must be a duration such as 30m") }
+    default:
+      guard PostgresParameterNames.ofGoDriver.contains(name) else { return false }
+      warnings.append("\(name) is ignored: it is a setting of the Go driver")
+    }
+    return true
+  }
+
+  private mutating func takeServerSetting(
+    _ name: String, _ value: String, known: PostgresKnownParameters, faults: inout [String]
+  ) {
+    if PostgresParameterNames.isServerSetting(name) {
+      serverSettings.append(PostgresParameter(name: name, value: value))
+    } else {
+      faults.append(
+        "unknown parameter \(name): neither libpq \(known.version) nor the Go driver knows it, and it is no setting "
+          + "of the server")
+    }
+  }
+
+  private mutating func setHosts(
+    _ given: [String: String], known: PostgresKnownParameters, faults: inout [String]
+  ) {
+    func list(_ name: String) -> [String] {
+      let value = given[name].flatMap { $0.isEmpty ? nil : $0 } ?? known.values[name] ?? ""
+      return PostgresURL.split(value, at: UInt8(ascii: ","))
+    }
+    let names = list("host")
+    // Addresses from the environment belong to a host from the environment.
+    let addresses = given["hostaddr"] == nil && given["host"].map { !$0.isEmpty } ?? false ? [""] : list("hostaddr")
+    let ports = list("port")
+    let count = max(names.count, addresses.count)
+    if addresses != [""] && names != [""] && names.count != addresses.count {
+      faults.append("host and hostaddr must name as many")
+    }
+    if ports.count != 1 && ports.count != count { faults.append("there must be one port, or one for each host") }
+    for port in ports where !port.isEmpty && !(Int(port).map { (1...65_535).contains($0) } ?? false) {
+      faults.append("a port must be a number from 1 to 65535")
+    }
+    guard faults.isEmpty else { return }
+    for index in 0..<count {
+      let name = index < names.count ? names[index] : ""
+      let address = index < addresses.count ? addresses[index] : ""
+      let port = ports.count == 1 ? ports[0] : ports[index]
+      hosts.append(
+        PostgresHost(
+          name: name.isEmpty ? nil : name, address: address.isEmpty ? nil : address,
+          port: port.isEmpty ? "5432" : port))
+    }
+  }
+
+  // MARK: - Defaults
+
+  /// What is set where neither the URL nor the environment says otherwise.
+  ///
+  /// - gssencmode: Kerberos would look for credentials in files and on the network while everything waits.
+  /// - keepalives and tcp_user_timeout: a peer that is gone without a word is noticed within a minute.
+  /// - sslrootcert: the Go driver verifies with the system's roots, libpq looks in the home directory only.
+  private mutating func setDefaults(
+    _ given: [String: String], applicationName: String, known: PostgresKnownParameters
+  ) {
+    func isOpen(_ name: String) -> Bool { given[name].map(\.isEmpty) ?? true && known.names.contains(name) }
+    func setDefault(_ name: String, _ value: String) {
+      if isOpen(name) && !known.fromEnvironment.contains(name) {
+        base.append(PostgresParameter(name: name, value: value))
+      }
+    }
+    setDefault("application_name", applicationName)
+    setDefault("gssencmode", "disable")
+    setDefault("keepalives_idle", "30")
+    setDefault("keepalives_interval", "10")
+    setDefault("keepalives_count", "3")
+    setDefault("tcp_user_timeout", "30000")
+    let mode = given["sslmode"] ?? known.values["sslmode"] ?? ""
+    if mode == "verify-ca" || mode == "verify-full", !known.hasOwnRootCertificate {
+      let takesSystem = known.version >= 16 && mode == "verify-full"
+      setDefault("sslrootcert", takesSystem ? "system" : PostgresParameterNames.systemRoots)
+    }
+    base.append(PostgresParameter(name: "client_encoding", value: "UTF8"))
+    var options = ""
+    for setting in serverSettings {
+      options += "-c \(setting.name)=\(PostgresURL.escapedOption(setting.value)) "
+    }
+    options += given["options"] ?? known.values["options"] ?? ""
+    if !options.isEmpty { base.append(PostgresParameter(name: "options", value: options)) }
+  }
+
+  // MARK: - Use
+
+  /// What libpq is told for one address of one host.
+  func parameters(host: PostgresHost, address: String?, session: String?) -> [PostgresParameter] {
+    var parameters = base
+    if let name = host.name { parameters.append(PostgresParameter(name: "host", value: name)) }
+    if let address { parameters.append(PostgresParameter(name: "hostaddr", value: address)) }
+    parameters.append(PostgresParameter(name: "port", value: host.port))
+    if let session { parameters.append(PostgresParameter(name: "target_session_attrs", value: session)) }
+    return parameters
+  }
+
+  /// The first statement of a session: who it is, and the settings that every session has unless the URL has them.
+  var greeting: String {
+    func isGiven(_ name: String) -> Bool {
+      serverSettings.contains { $0.name.lowercased() == name }
+        || base.contains { $0.name == "options" && PostgresURL.contains($0.value, name) }
+    }
+    var columns = ["pg_backend_pid()", "extract(epoch FROM backend_start)::text"]
+    if !isGiven("default_transaction_isolation") {
+      columns.append("set_config('default_transaction_isolation', 'read committed', false)")
+    }
+    if !isGiven("client_connection_check_interval") {
+      let milliseconds = Self.clientCheckInterval.milliseconds
+      // Unknown before version 14, and a server that is not on Linux refuses it.
+      columns.append(
+        "CASE WHEN current_setting('client_connection_check_interval', true) IS NOT NULL AND version() LIKE '%linux%' "
+          + "THEN set_config('client_connection_check_interval', '\(milliseconds)', false) END")
+    }
+    let list = columns.reduce("") { $0.isEmpty ? $1 : "\($0), \($1)" }
+    return "SELECT \(list) FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+  }
+
+  /// Where it leads, for logs: user, hosts, ports, database. No password, nothing else of the query.
+  public var redactedURL: String {
+    func value(_ name: String) -> String? { base.first { $0.name == name }?.value }
+    var places = ""
+    for host in hosts {
+      let name = host.name ?? host.address ?? ""
+      let isNumeric6 = name.utf8.contains(UInt8(ascii: ":"))
+      places += (places.isEmpty ? "" : ",") + (isNumeric6 ? "[\(name)]" : name) + ":\(host.port)"
+    }
+    return "postgresql://\(value("user").map { "\($0)@" } ?? "")\(places)/\(value("dbname") ?? "")"
+  }
+}
+
+extension PostgresConfiguration: CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable {
+  public var description: String { redactedURL }
+  public var debugDescription: String { redactedURL }
+  public var customMirror: Mirror { Mirror(self, children: []) }
+}

@@ -1,0 +1,166 @@
+// From a configuration to an open connection: each host, each of its addresses, in turn. Invariant: libpq gets numeric
+// addresses only, so it never resolves a name itself. Called by the pool, and by who wants a single connection.
+
+import CReactor
+
+extension PostgresConnection {
+  /// Opens a connection.
+  ///
+  /// Every address of every host is tried until one takes it, each with an equal share of the time that is left. An
+  /// error that another address would give as well (a wrong password) ends it, as in libpq.
+  ///
+  /// - Throws: `PostgresError`, or `CancellationError` as soon as the task is cancelled.
+  public static func connect(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws
+    -> PostgresConnection
+  {
+    try await connect(configuration, by: deadline, canceller: PostgresCanceller())
+  }
+
+  static func connect(
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, canceller: PostgresCanceller
+  ) async throws -> PostgresConnection {
+    var failure: PostgresError?
+    let hosts = configuration.hosts
+    // "prefer-standby" is two rounds: the standbys, then anyone.
+    let rounds = configuration.sessionRounds
+    for (round, session) in rounds.enumerated() {
+      for (index, host) in hosts.enumerated() {
+        let left = (rounds.count - round) * hosts.count - index
+        do throws(PostgresError) {
+          return try await connect(
+            configuration, to: host, session: session, by: share(of: deadline, among: left), canceller: canceller)
+        } catch {
+          failure = moreTelling(failure, error)
+          try Task.checkCancellation()
+          guard isWorthAnotherAddress(error) else { throw error }
+        }
+      }
+    }
+    throw failure ?? PostgresError.unavailable(reason: "no host")
+  }
+
+  private static func connect(
+    _ configuration: PostgresConfiguration, to host: PostgresHost, session: String?, by deadline: MonotonicInstant,
+    canceller: PostgresCanceller
+  ) async throws(PostgresError) -> PostgresConnection {
+    let addresses = try await addresses(of: host, by: deadline)
+    var failure: PostgresError?
+    for (index, address) in addresses.enumerated() {
+      let candidate = configuration.parameters(host: host, address: address, session: session)
+      var limit = share(of: deadline, among: addresses.count - index)
+      if let most = configuration.connectTimeout { limit = min(limit, MonotonicInstant.system.advanced(by: most)) }
+      do throws(PostgresError) {
+        let connection = try await open(candidate, by: limit, canceller: canceller)
+        try await connection.greet(configuration, by: limit)
+        return connection
+      } catch {
+        failure = moreTelling(failure, error)
+        guard !Task.isCancelled, isWorthAnotherAddress(error) else { break }
+      }
+    }
+    throw failure ?? .unavailable(reason: "host name not found")
+  }
+
+  /// Numeric addresses; nil stands for a host that needs none: a socket's directory, or libpq's default.
+  private static func addresses(of host: PostgresHost, by deadline: MonotonicInstant) async throws(PostgresError)
+    -> [String?]
+  {
+    if let address = host.address { return [address] }
+    guard let name = host.name, !host.isLocalSocket else { return [nil] }
+    do {
+      return try await NameResolver.addresses(of: name, by: deadline)
+    } catch NameResolutionError.timedOut {
+      throw .timedOut(.resolving)
+    } catch let error as NameResolutionError {
+      throw .unavailable(reason: error.publicReason)
+    } catch {
+      throw .timedOut(.resolving)
+    }
+  }
+
+  private static func open(
+    _ candidate: [PostgresParameter], by deadline: MonotonicInstant, canceller: PostgresCanceller
+  ) async throws(PostgresError) -> PostgresConnection {
+    let attempt = Attempt()
+    do {
+      // A pointer is not Sendable, but this one moves from the loop to the loop.
+      return try await withTaskCancellationHandler {
+        try await withCheckedThrowingContinuation { continuation in
+          attempt.handshake = PostgresHandshake(candidate, by: deadline) { result in
+            continuation.resume(
+              with: result.map { PostgresConnection($0, candidate: candidate, canceller: canceller) })
+          }
+          if attempt.isCancelled { attempt.handshake?.abandon() }
+        }
+      } onCancel: {
+        EventLoop.perform {
+          attempt.isCancelled = true
+          attempt.handshake?.abandon()
+        }
+      }
+    } catch let error as PostgresError {
+      throw error
+    } catch {
+      // Cancelled: the caller looks at its task and says so.
+      throw .timedOut(.connecting)
+    }
+  }
+
+  /// The handshake that a cancellation handler can reach.
+  @EventLoop
+  private final class Attempt {
+    var handshake: PostgresHandshake?
+    var isCancelled = false
+  }
+
+  /// The first round trip: learns who it is, for requests to cancel, and sets what every session has. As a statement
+  /// and not as start-up options, which poolers such as PgBouncer refuse.
+  private func greet(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError)
+  {
+    do {
+      let statement = PostgresStatement(configuration.greeting)
+      let answer = try await query(statement, by: deadline)
+      let own = String(backendPID)
+      // Another process than the protocol named: a pooler is in between, and it would be somebody else's soon.
+      if answer.rowCount == 1, let process = answer[row: 0, column: 0], process == own,
+        let started = answer[row: 0, column: 1]
+      {
+        identity = PostgresBackendIdentity(
+          processID: process, startedAt: started, applicationName: reportedSetting("application_name") ?? "")
+      }
+    } catch {
+      close()
+      switch error as? PostgresError {
+      case .timedOut: throw .timedOut(.connecting)
+      case let error?: throw error
+      case nil: throw .timedOut(.connecting)
+      }
+    }
+  }
+
+  /// The instant until which one of `count` attempts may take.
+  private static func share(of deadline: MonotonicInstant, among count: Int) -> MonotonicInstant {
+    let now = MonotonicInstant.system
+    return now.advanced(by: now.duration(to: deadline) / max(1, count))
+  }
+
+  /// Whether another address can do better: not where the server itself refused whoever asks.
+  private static func isWorthAnotherAddress(_ error: PostgresError) -> Bool {
+    switch error {
+    case .server: false
+    case .unavailable: error.sqlState == nil || error.sqlState == "57P03"
+    default: true
+    }
+  }
+
+  /// The error to report of several: what a server said, then one that hangs, then one that is away.
+  private static func moreTelling(_ old: PostgresError?, _ new: PostgresError) -> PostgresError {
+    func rank(_ error: PostgresError) -> Int {
+      if error.sqlState != nil { return 2 }
+      if case .timedOut = error { return 1 }
+      return 0
+    }
+    guard let old, rank(old) >= rank(new) else { return new }
+    return old
+  }
+}

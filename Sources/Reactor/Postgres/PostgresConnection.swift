@@ -1,0 +1,292 @@
+// One open connection to PostgreSQL: sends statements, reads their results, and gets clean after an interruption.
+// Invariant: a caller is released at its deadline or cancellation at once; the connection takes its next statement only
+// when PostgresConnectionState says so. Used through PostgresPool, or by itself.
+
+import CReactor
+
+/// One open connection to PostgreSQL. One thing at a time: a pool gives it to one caller.
+///
+/// It is in libpq's pipeline mode throughout, so one statement and many take the same path and one round trip.
+@EventLoop
+public final class PostgresConnection {
+  /// How long a connection may take to get clean after an interruption, before it is closed.
+  static let drainLimit = Duration.seconds(3)
+
+  private static var lastNumber: UInt64 = 0
+
+  /// Unique in the process.
+  public let number: UInt64
+  /// State that a caller keeps with this connection, for as long as it is open.
+  public var attachment: (any Sendable)?
+
+  /// What its owner wants to know about it between two uses.
+  enum Event { case clean, closed }
+  var observer: (@EventLoop (PostgresConnection, Event) -> Void)?
+
+  let candidate: [PostgresParameter]
+  /// Who this is on the server, for a request to cancel; nil until the greeting has been answered.
+  var identity: PostgresBackendIdentity?
+  private(set) var connection: OpaquePointer?
+  private(set) var state = PostgresConnectionState()
+  private let canceller: PostgresCanceller?
+  private var watcher: IOWatcher?
+  private var timer: TimerWatcher?
+  private var flight: Flight?
+  private var flightNumber: UInt64 = 0
+  private var parameters = PostgresParameterBuffer()
+
+  typealias Completion = @EventLoop (Result<[PostgresResult], any Error>) -> Void
+
+  /// What is under way: the statements sent together, and what has come back for them so far.
+  private struct Flight {
+    let count: Int
+    var index = 0
+    var results: [PostgresResult] = []
+    var error: PostgresError?
+    var completion: Completion?
+  }
+
+  /// Takes over `connection`, which is connected. Without a canceller it is closed when its caller leaves early.
+  init(_ connection: OpaquePointer, candidate: [PostgresParameter], canceller: PostgresCanceller?) {
+    Self.lastNumber += 1
+    number = Self.lastNumber
+    self.connection = connection
+    self.candidate = candidate
+    self.canceller = canceller
+    PQsetnonblocking(connection, 1)
+    PQenterPipelineMode(connection)
+    watcher = IOWatcher { [weak self] _ in self?.advance() }
+    timer = TimerWatcher { [weak self] in self?.timerFired() }
+    watch()
+  }
+
+  isolated deinit {
+    close()
+  }
+
+  /// The server's process, as the protocol named it.
+  public var backendPID: Int32 {
+    connection.map { PQbackendPID($0) } ?? 0
+  }
+
+  /// The server's version as libpq counts: 170002 is 17.2.
+  public var serverVersion: Int {
+    connection.map { Int(PQserverVersion($0)) } ?? 0
+  }
+
+  /// Whether it is open, idle and outside of a transaction. Notices a peer that has closed it meanwhile.
+  var isReusable: Bool {
+    guard state.phase == .idle, let connection else { return false }
+    if PQconsumeInput(connection) == 0 || PQstatus(connection) != CONNECTION_OK {
+      close()
+      return false
+    }
+    return PQtransactionStatus(connection) == PQTRANS_IDLE
+  }
+
+  /// The value that the server last reported of one of its reported settings.
+  func reportedSetting(_ name: String) -> String? {
+    guard let connection, let value = PQparameterStatus(connection, name) else { return nil }
+    return String(cString: value)
+  }
+
+  /// Runs one statement, in a transaction of its own.
+  ///
+  /// - Throws: `PostgresError`; `CancellationError` as soon as the task is cancelled, and the statement is cancelled on
+  ///   the server.
+  public func query(_ statement: PostgresStatement, by deadline: MonotonicInstant) async throws -> PostgresResult {
+    try await pipeline([statement], by: deadline)[0]
+  }
+
+  /// Runs statements in one round trip and one implicit transaction: where one fails, none has happened, and the
+  /// connection can be used again.
+  ///
+  /// - Returns: a result for each statement.
+  /// - Throws: as `query`; `PostgresError.server` has the number of the statement that failed.
+  public func pipeline(_ statements: [PostgresStatement], by deadline: MonotonicInstant) async throws
+    -> [PostgresResult]
+  {
+    try Task.checkCancellation()
+    guard !statements.isEmpty else { return [] }
+    let flight = flightNumber + 1
+    return try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        start(statements, by: deadline) { continuation.resume(with: $0) }
+      }
+    } onCancel: {
+      EventLoop.perform { self.abandon(flight) }
+    }
+  }
+
+  /// Sends statements and calls `completion` once, with the results or with why there are none.
+  func start(_ statements: [PostgresStatement], by deadline: MonotonicInstant, completion: @escaping Completion) {
+    guard let connection, state.phase != .closed else {
+      return completion(.failure(PostgresError.connectionLost(reason: "connection closed")))
+    }
+    for statement in statements {
+      if let fault = statement.fault { return completion(.failure(fault)) }
+    }
+    guard state.began() else { return completion(.failure(PostgresError.busy)) }
+    flightNumber += 1
+    flight = Flight(count: statements.count, completion: completion)
+    do throws(PostgresError) {
+      for statement in statements { try send(statement, on: connection) }
+      guard PQpipelineSync(connection) == 1 else { throw Self.loss(of: connection) }
+    } catch {
+      // Part of the pipeline may be in libpq's buffer already: the connection is of no use any more.
+      return end(with: error)
+    }
+    timer?.start(at: deadline)
+    watch()
+  }
+
+  private func send(_ statement: PostgresStatement, on connection: OpaquePointer) throws(PostgresError) {
+    let isSent = parameters.with(statement.parameters) { count, values in
+      PQsendQueryParams(connection, statement.sql, count, nil, values, nil, nil, 0)
+    }
+    guard isSent == 1 else { throw Self.loss(of: connection) }
+  }
+
+  /// Releases the caller of `flight` where it still waits.
+  private func abandon(_ number: UInt64, with error: any Error = CancellationError()) {
+    guard number == flightNumber else { return }
+    let action = state.abandoned()
+    guard action != .nothing else { return }
+    let completion = flight?.completion.take()
+    timer?.start(at: .system.advanced(by: Self.drainLimit))
+    perform(action)
+    completion?(.failure(error))
+  }
+
+  /// How an attempt to cancel the present statement ended. Called by the canceller.
+  func cancelSettled(_ outcome: PostgresConnectionState.CancelOutcome) {
+    perform(state.cancelSettled(outcome))
+  }
+
+  /// Closes the socket at once, whatever is under way. Never waits for the server.
+  public func close() {
+    perform(state.closed())
+  }
+
+  private func perform(_ action: PostgresConnectionState.Action) {
+    switch action {
+    case .nothing: break
+    case .deliver: deliver()
+    case .askCancel:
+      if let canceller { canceller.request(for: self) } else { close() }
+    case .withdrawCancel:
+      if canceller?.withdraw(self) ?? true { cancelSettled(.notSent) }
+    case .reportClean:
+      timer?.stop()
+      flight = nil
+      observer?(self, .clean)
+    case .close: finish(PostgresError.connectionLost(reason: "connection closed"))
+    }
+  }
+
+  private func deliver() {
+    timer?.stop()
+    guard let flight = flight.take() else { return }
+    if let error = flight.error {
+      flight.completion?(.failure(error))
+    } else {
+      flight.completion?(.success(flight.results))
+    }
+  }
+
+  private func timerFired() {
+    if state.phase == .running {
+      abandon(flightNumber, with: PostgresError.timedOut(.statement))
+    } else {
+      perform(state.limitReached())
+    }
+  }
+
+  /// Ends everything because the connection failed.
+  private func end(with error: PostgresError) {
+    guard state.closed() == .close else { return }
+    finish(error)
+  }
+
+  /// Lets go of the socket. libpq's farewell to the server does not wait, for the connection is non-blocking.
+  private func finish(_ error: PostgresError) {
+    let completion = flight.take()?.completion
+    watcher?.stop()
+    timer?.stop()
+    watcher = nil
+    timer = nil
+    _ = canceller?.withdraw(self)
+    if let connection { PQfinish(connection) }
+    connection = nil
+    attachment = nil
+    let observer = observer.take()
+    completion?(.failure(error))
+    observer?(self, .closed)
+  }
+
+  // MARK: - The socket
+
+  private func advance() {
+    guard let connection else { return }
+    let isLost = PQconsumeInput(connection) == 0
+    guard readResults(of: connection) else { return }
+    if isLost || PQstatus(connection) != CONNECTION_OK { return end(with: loss(of: connection)) }
+    watch()
+  }
+
+  /// Sends what is buffered, and waits for more input, and for room where not all could be sent.
+  private func watch() {
+    guard let connection else { return }
+    let flushed = PQflush(connection)
+    if flushed < 0 { return end(with: loss(of: connection)) }
+    watcher?.watch(PQsocket(connection), for: flushed == 0 ? .read : [.read, .write])
+  }
+
+  /// Takes what has arrived. False where the connection was closed by what came of it.
+  private func readResults(of connection: OpaquePointer) -> Bool {
+    // Of a lost connection libpq gives what had arrived, and does not wait for more.
+    while flight != nil, PQstatus(connection) == CONNECTION_BAD || PQisBusy(connection) == 0 {
+      guard let result = PQgetResult(connection) else {
+        // The end of one statement's results; after the last one comes the synchronisation, or nothing at all.
+        flight?.index += 1
+        if PQstatus(connection) != CONNECTION_OK || flight!.index > flight!.count { return true }
+        continue
+      }
+      switch PQresultStatus(result) {
+      case PGRES_TUPLES_OK, PGRES_COMMAND_OK, PGRES_EMPTY_QUERY:
+        flight?.results.append(PostgresResult(result))
+      case PGRES_PIPELINE_SYNC:
+        PQclear(result)
+        perform(state.synced())
+        return self.connection != nil
+      case PGRES_PIPELINE_ABORTED:
+        PQclear(result)
+      default:
+        let error = Self.serverError(result, statement: flight?.index ?? 0)
+        if flight?.error == nil { flight?.error = error }
+        PQclear(result)
+      }
+    }
+    return true
+  }
+
+  /// The primary message and the SQLSTATE; nothing where the error is libpq's own.
+  private static func serverError(_ result: OpaquePointer, statement: Int) -> PostgresError? {
+    guard let state = PQresultErrorField(result, Int32(UInt8(ascii: "C"))) else { return nil }
+    let message = PQresultErrorField(result, Int32(UInt8(ascii: "M"))).map { String(cString: $0) } ?? ""
+    return .server(sqlState: String(cString: state), message: message, statement: statement)
+  }
+
+  /// What the loss looked like, with the server's own last words where it had some.
+  private func loss(of connection: OpaquePointer) -> PostgresError {
+    if case .server(let state, let message, _)? = flight?.error {
+      return .connectionLost(reason: "\(state): \(message)")
+    }
+    return Self.loss(of: connection)
+  }
+
+  private static func loss(of connection: OpaquePointer) -> PostgresError {
+    let text = PQerrorMessage(connection).map { String(cString: $0) } ?? ""
+    return .connectionLost(reason: PostgresError.reason(inClientText: text))
+  }
+}

@@ -1,0 +1,101 @@
+// One attempt to connect to one address. Invariant: it ends exactly once, with a connection or with why there is none,
+// at its deadline at the latest, and nothing in it blocks. Begun by PostgresConnection.
+
+import CReactor
+
+/// One connection attempt, driven by the socket's readiness.
+///
+///     begun ──▶ polling ⟲ (PQconnectPoll wants to read or write; the socket can be another one each time)
+///                 ├──▶ connected
+///                 └──▶ failed: libpq says so, the deadline comes, or the owner abandons it
+@EventLoop
+final class PostgresHandshake {
+  typealias Completion = @EventLoop (Result<OpaquePointer, any Error>) -> Void
+
+  private var connection: OpaquePointer?
+  private var completion: Completion?
+  private var watcher: IOWatcher?
+  private var timer: TimerWatcher?
+
+  /// Begins at once; `completion` is called later, never from inside of this call.
+  init(_ parameters: [PostgresParameter], by deadline: MonotonicInstant, completion: @escaping Completion) {
+    self.completion = completion
+    connection = Self.start(parameters)
+    let watcher = IOWatcher { [weak self] _ in self?.poll() }
+    let timer = TimerWatcher { [weak self] in self?.end(.failure(PostgresError.timedOut(.connecting))) }
+    self.watcher = watcher
+    self.timer = timer
+    if let connection, PQstatus(connection) != CONNECTION_BAD {
+      creactor_drop_notices(connection)
+      // All fields, so that the SQLSTATE is among them: `PostgresError.reason(inClientText:)` takes the first line.
+      PQsetErrorVerbosity(connection, PQERRORS_VERBOSE)
+      watcher.watch(PQsocket(connection), for: .write)
+      timer.start(at: deadline)
+    } else {
+      let reason = connection.map(Self.reason(of:)) ?? "out of memory"
+      failure = .unavailable(reason: reason)
+      timer.start(at: .system)
+    }
+  }
+
+  /// A failure from before the first turn of the loop.
+  private var failure: PostgresError?
+
+  isolated deinit {
+    end(.failure(CancellationError()))
+  }
+
+  /// Gives up; the completion gets a `CancellationError`.
+  func abandon() {
+    end(.failure(CancellationError()))
+  }
+
+  private static func start(_ parameters: [PostgresParameter]) -> OpaquePointer? {
+    var names: [UnsafePointer<CChar>?] = []
+    var values: [UnsafePointer<CChar>?] = []
+    for parameter in parameters {
+      names.append(UnsafePointer(strdup(parameter.name)))
+      values.append(UnsafePointer(strdup(parameter.value)))
+    }
+    defer {
+      for pointer in names + values { free(UnsafeMutableRawPointer(mutating: pointer)) }
+    }
+    return PQconnectStartParams(names + [nil], values + [nil], 0)
+  }
+
+  private func poll() {
+    guard let connection else { return }
+    // The step may close the socket and open another one, also under the same number: stopping first makes the next
+    // watch register it anew.
+    watcher?.stop()
+    switch PQconnectPoll(connection) {
+    case PGRES_POLLING_READING: watcher?.watch(PQsocket(connection), for: .read)
+    case PGRES_POLLING_WRITING: watcher?.watch(PQsocket(connection), for: .write)
+    case PGRES_POLLING_OK: end(.success(connection))
+    default: end(.failure(PostgresError.unavailable(reason: Self.reason(of: connection))))
+    }
+  }
+
+  private func end(_ result: Result<OpaquePointer, any Error>) {
+    guard let completion else { return }
+    self.completion = nil
+    watcher?.stop()
+    timer?.stop()
+    watcher = nil
+    timer = nil
+    if case .failure = result, let connection { PQfinish(connection) }
+    connection = nil
+    if let failure { completion(.failure(failure)) } else { completion(result) }
+  }
+
+  private static func reason(of connection: OpaquePointer) -> String {
+    guard let text = PQerrorMessage(connection) else { return "connection failed" }
+    return PostgresError.reason(inClientText: String(cString: text))
+  }
+}
+
+/// A connection parameter as libpq takes it.
+struct PostgresParameter: Sendable, Equatable {
+  var name: String
+  var value: String
+}

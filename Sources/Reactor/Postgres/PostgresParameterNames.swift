@@ -1,0 +1,107 @@
+// The names that may stand in a connection URL: libpq's, the Go driver's, the server's. Invariant: what libpq knows is
+// asked of the libpq in use. Read by PostgresConfiguration.
+
+import CReactor
+
+/// What the libpq in use knows, and what the environment (PGHOST, PGSSLMODE, …) gives it.
+struct PostgresKnownParameters: Sendable {
+  var names: Set<String>
+  /// Defaults, compiled in or from the environment.
+  var values: [String: String]
+  /// Those whose value comes from the environment.
+  var fromEnvironment: Set<String>
+  /// libpq's major version.
+  var version: Int
+  /// Whether ~/.postgresql/root.crt exists: then libpq and the Go driver both take it.
+  var hasOwnRootCertificate: Bool
+
+  static var ofLibpq: PostgresKnownParameters {
+    var known = PostgresKnownParameters(
+      names: [], values: [:], fromEnvironment: [], version: Int(PQlibVersion() / 10_000), hasOwnRootCertificate: false)
+    guard let options = PQconndefaults() else { return known }
+    defer { PQconninfoFree(options) }
+    var option = options
+    while let keyword = option.pointee.keyword {
+      let name = String(cString: keyword)
+      known.names.insert(name)
+      if let value = option.pointee.val { known.values[name] = String(cString: value) }
+      if let variable = option.pointee.envvar, getenv(variable) != nil { known.fromEnvironment.insert(name) }
+      option += 1
+    }
+    if let home = getenv("HOME") {
+      known.hasOwnRootCertificate = access(String(cString: home) + "/.postgresql/root.crt", R_OK) == 0
+    }
+    return known
+  }
+}
+
+enum PostgresParameterNames {
+  /// Debian's bundle of root certificates.
+  static let systemRoots = "/etc/ssl/certs/ca-certificates.crt"
+
+  /// Parameters with few values. libpq would refuse others only when it connects.
+  static let values: [String: [String]] = [
+    "sslmode": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+    "gssencmode": ["disable", "prefer", "require"],
+    "channel_binding": ["disable", "prefer", "require"],
+    "target_session_attrs": ["any", "read-write", "read-only", "primary", "standby", "prefer-standby"],
+    "keepalives": ["0", "1"],
+    "sslsni": ["0", "1"],
+    "ssl_min_protocol_version": ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
+    "ssl_max_protocol_version": ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
+  ]
+
+  /// Parameters that are whole numbers.
+  static let whole: Set<String> = [
+    "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+  ]
+
+  /// What pgx and pgxpool take out of a URL for themselves, beside the pool's limit and lifetime.
+  static let ofGoDriver: Set<String> = [
+    "pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime_jitter", "pool_max_conn_idle_time",
+    "pool_health_check_period", "default_query_exec_mode", "statement_cache_capacity", "statement_cache_mode",
+    "description_cache_capacity", "min_read_buffer_size", "prefer_simple_protocol", "krbspn", "servicefile",
+  ]
+
+  /// Whether `name` is a setting that a session can have: one of PostgreSQL's, or an extension's (with a dot).
+  static func isServerSetting(_ name: String) -> Bool {
+    let bytes = Array(name.utf8)
+    func isLetter(_ byte: UInt8) -> Bool { (97...122).contains(byte | 0x20) || byte == UInt8(ascii: "_") }
+    guard let first = bytes.first, isLetter(first),
+      bytes.allSatisfy({ isLetter($0) || (48...57).contains($0) || $0 == UInt8(ascii: ".") })
+    else { return false }
+    let lower = name.lowercased()
+    if serverSettings.contains(lower) { return true }
+    if let dot = bytes.firstIndex(of: UInt8(ascii: ".")) { return dot + 1 < bytes.count }
+    return serverPrefixes.contains { lower.utf8.starts(with: $0.utf8) }
+  }
+
+  private static let serverPrefixes = ["enable_", "geqo", "jit", "lc_", "log_", "vacuum_", "debug_", "track_"]
+
+  /// PostgreSQL 13 to 18: what a session may set (`pg_settings`, context user or superuser).
+  private static let serverSettings: Set<String> = [
+    "allow_alter_system", "array_nulls", "backend_flush_after", "backslash_quote", "bytea_output",
+    "check_function_bodies", "client_connection_check_interval", "client_min_messages", "commit_delay",
+    "commit_siblings", "compute_query_id", "constraint_exclusion", "cpu_index_tuple_cost", "cpu_operator_cost",
+    "cpu_tuple_cost", "createrole_self_grant", "cursor_tuple_fraction", "datestyle", "deadlock_timeout",
+    "default_statistics_target", "default_table_access_method", "default_tablespace",
+    "default_text_search_config", "default_toast_compression", "default_transaction_deferrable",
+    "default_transaction_isolation", "default_transaction_read_only", "dynamic_library_path",
+    "effective_cache_size", "effective_io_concurrency", "escape_string_warning", "event_triggers",
+    "exit_on_error", "extra_float_digits", "from_collapse_limit", "gin_fuzzy_search_limit",
+    "gin_pending_list_limit", "hash_mem_multiplier", "icu_validation_level", "idle_in_transaction_session_timeout",
+    "idle_session_timeout", "intervalstyle", "join_collapse_limit", "lo_compat_privileges",
+    "local_preload_libraries", "lock_timeout", "logical_decoding_work_mem", "maintenance_io_concurrency",
+    "maintenance_work_mem", "max_parallel_maintenance_workers", "max_parallel_workers",
+    "max_parallel_workers_per_gather", "max_stack_depth", "min_parallel_index_scan_size",
+    "min_parallel_table_scan_size", "parallel_leader_participation", "parallel_setup_cost", "parallel_tuple_cost",
+    "password_encryption", "plan_cache_mode", "quote_all_identifiers", "random_page_cost",
+    "recursive_worktable_factor", "restrict_nonsystem_relation_kind", "role", "row_security", "search_path",
+    "seq_page_cost", "session_authorization", "session_preload_libraries", "session_replication_role",
+    "standard_conforming_strings", "statement_timeout", "stats_fetch_consistency", "synchronize_seqscans",
+    "synchronous_commit", "tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "temp_buffers",
+    "temp_file_limit", "temp_tablespaces", "timezone", "timezone_abbreviations", "trace_notify", "trace_sort",
+    "transaction_buffers", "transaction_isolation", "transaction_read_only", "transaction_timeout",
+    "transform_null_equals", "update_process_title", "wal_compression", "work_mem", "xmlbinary", "xmloption",
+  ]
+}

@@ -1,0 +1,292 @@
+// The connections of the process to one PostgreSQL. Invariant: whoever takes one gives it back clean, or it is closed;
+// no task runs for the pool, only a timer while something can expire. Used by the worker's sweeps and probes.
+
+import CReactor
+
+/// Lends connections, one caller each: opened on demand up to a limit, closed when unused, replaced when aged.
+///
+/// Who finds none waits in the order of coming. A caller that leaves in the middle of a statement (its deadline, its
+/// task's cancellation) leaves the connection to the pool, which has the statement cancelled on the server and lends the
+/// connection again when it is clean, or closes it after a bounded time.
+@EventLoop
+public final class PostgresPool {
+  /// What the pool did and has.
+  public struct Statistics: Sendable, Equatable {
+    /// Connections that exist.
+    public var open = 0
+    /// Those that nobody uses.
+    public var idle = 0
+    /// Those whose last statement is being cancelled.
+    public var draining = 0
+    /// Callers who wait for one.
+    public var waiting = 0
+    /// Connections made since the beginning.
+    public var connectsTotal: UInt64 = 0
+    /// Attempts that failed since the beginning.
+    public var failedConnects: UInt64 = 0
+    /// Connections that ended other than by the pool's will since the beginning.
+    public var lost: UInt64 = 0
+  }
+
+  private let configuration: PostgresConfiguration
+  private let clock: LoopClock
+  private let canceller = PostgresCanceller()
+  private var state: PostgresPoolState
+  private var connections: [PostgresPoolState.Slot: PostgresConnection] = [:]
+  private var waiters: [PostgresPoolState.Ticket: Waiter] = [:]
+  private var lastTicket: PostgresPoolState.Ticket = 0
+  private var counts = Statistics()
+  private var sweepTimer: TimerWatcher?
+  private var sweepAt: MonotonicInstant?
+  private var owners: [CheckedContinuation<Void, Never>] = []
+  private var isDismissed = false
+  private var closers: [CheckedContinuation<Void, Never>] = []
+
+  /// Opens nothing yet.
+  ///
+  /// - Parameters:
+  ///   - connectionLifetime: a connection older than this is not lent again.
+  ///   - idleTimeout: unused connections are closed after this, but for one that is kept up to its lifetime.
+  public init(
+    _ configuration: PostgresConfiguration, maximumConnections: Int, connectionLifetime: Duration,
+    idleTimeout: Duration = .seconds(60), clock: LoopClock = .system
+  ) {
+    self.configuration = configuration
+    self.clock = clock
+    state = PostgresPoolState(limit: maximumConnections, lifetime: connectionLifetime, idleTimeout: idleTimeout)
+    sweepTimer = TimerWatcher { [weak self] in self?.sweep() }
+  }
+
+  isolated deinit {
+    sweepTimer?.stop()
+    for connection in connections.values { connection.close() }
+  }
+
+  public var statistics: Statistics {
+    var statistics = counts
+    statistics.open = state.open
+    statistics.idle = state.idle
+    statistics.draining = state.draining
+    statistics.waiting = state.waiting
+    return statistics
+  }
+
+  /// Keeps the pool until the task is cancelled or the pool closed, then closes it: the structured way to own one.
+  public func run() async {
+    await withTaskCancellationHandler {
+      await withCheckedContinuation { owner in
+        owners.append(owner)
+        if isDismissed { dismissOwners() }
+      }
+    } onCancel: {
+      EventLoop.perform { self.dismissOwners() }
+    }
+    await close()
+  }
+
+  /// `run` goes on to close the pool.
+  private func dismissOwners() {
+    isDismissed = true
+    for owner in owners { owner.resume() }
+    owners = []
+  }
+
+  /// Lends a connection to `body`, and waits for one until `deadline` where none is free.
+  ///
+  /// `body` leaves no transaction open; a connection with one is closed. It does not keep the connection.
+  ///
+  /// - Throws: `PostgresError.poolExhausted` where none became free in time; why none could be opened; what `body`
+  ///   throws; `CancellationError` as soon as the task is cancelled.
+  public func withConnection<Value: Sendable>(
+    by deadline: MonotonicInstant, _ body: @EventLoop (PostgresConnection) async throws -> Value
+  ) async throws -> Value {
+    let (slot, connection) = try await take(by: deadline)
+    defer { giveBack(slot, connection) }
+    return try await body(connection)
+  }
+
+  /// Refuses new callers and closes all connections: idle ones now, lent ones when they come back.
+  ///
+  /// Returns when the statements that were being cancelled have ended, which is bounded.
+  public func close() async {
+    perform(state.close())
+    sweepTimer?.stop()
+    dismissOwners()
+    // Draining has a limit of its own, so this cannot wait for ever. The statement must end on the server: no shortcut.
+    if state.draining > 0 {
+      await withCheckedContinuation { closers.append($0) }
+    }
+  }
+
+  // MARK: - Taking and giving back
+
+  /// What a caller who asked gets.
+  private enum Grant {
+    case lent(PostgresPoolState.Slot)
+    case mayOpen(PostgresPoolState.Slot)
+  }
+
+  private func take(by deadline: MonotonicInstant) async throws -> (PostgresPoolState.Slot, PostgresConnection) {
+    while true {
+      try Task.checkCancellation()
+      switch try await grant(by: deadline) {
+      case .mayOpen(let slot):
+        return (slot, try await open(slot, by: deadline))
+      case .lent(let slot):
+        guard let connection = connections[slot] else { continue }
+        // The server may have closed it while nobody looked.
+        if connection.isReusable { return (slot, connection) }
+        discard(slot, connection)
+      }
+    }
+  }
+
+  private func grant(by deadline: MonotonicInstant) async throws -> Grant {
+    lastTicket += 1
+    let ticket = lastTicket
+    let waiter = Waiter()
+    waiters[ticket] = waiter
+    defer { waiters[ticket] = nil }
+    perform(state.request(ticket, now: clock.now))
+    if let result = waiter.result { return try result.get() }
+    return try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        waiter.wait(continuation)
+        waiter.expire(at: deadline) { [weak self] in self?.leave(ticket, PostgresError.poolExhausted) }
+      }
+    } onCancel: {
+      EventLoop.perform { self.leave(ticket, CancellationError()) }
+    }
+  }
+
+  private func leave(_ ticket: PostgresPoolState.Ticket, _ error: any Error) {
+    if state.leaveQueue(ticket) { waiters[ticket]?.end(.failure(error)) }
+  }
+
+  private func open(_ slot: PostgresPoolState.Slot, by deadline: MonotonicInstant) async throws -> PostgresConnection {
+    do {
+      let connection = try await PostgresConnection.connect(configuration, by: deadline, canceller: canceller)
+      if state.isClosed {
+        connection.close()
+        throw PostgresError.poolClosed
+      }
+      counts.connectsTotal += 1
+      connections[slot] = connection
+      connection.observer = { [weak self] connection, event in self?.observed(slot, connection, event) }
+      state.opened(slot, now: clock.now)
+      return connection
+    } catch {
+      if error is PostgresError { counts.failedConnects += 1 }
+      perform(state.removed(slot, now: clock.now))
+      throw error
+    }
+  }
+
+  private func giveBack(_ slot: PostgresPoolState.Slot, _ connection: PostgresConnection) {
+    switch connection.state.phase {
+    case .draining, .answered, .cancelled:
+      state.returnedDraining(slot)
+    case .idle where connection.isReusable:
+      perform(state.returned(slot, now: clock.now))
+    case .idle, .running, .closed:
+      discard(slot, connection)
+    }
+    planSweep()
+  }
+
+  private func discard(_ slot: PostgresPoolState.Slot, _ connection: PostgresConnection) {
+    connections[slot] = nil
+    connection.observer = nil
+    connection.close()
+    perform(state.removed(slot, now: clock.now))
+    resumeClosers()
+  }
+
+  /// A connection became clean, or was closed by other than the pool.
+  private func observed(
+    _ slot: PostgresPoolState.Slot, _ connection: PostgresConnection, _ event: PostgresConnection.Event
+  ) {
+    switch event {
+    case .clean:
+      // Before it was given back: then its phase says all.
+      if connection.isReusable {
+        perform(state.drained(slot, now: clock.now))
+      } else {
+        discard(slot, connection)
+      }
+      planSweep()
+      resumeClosers()
+    case .closed:
+      counts.lost += 1
+      // A lent one stays in the books until its caller gives it back.
+      if !state.isLent(slot) { discard(slot, connection) }
+    }
+  }
+
+  private func resumeClosers() {
+    guard state.draining == 0 else { return }
+    let closers = self.closers
+    self.closers = []
+    for closer in closers { closer.resume() }
+  }
+
+  // MARK: - Actions
+
+  private func perform(_ actions: [PostgresPoolState.Action]) {
+    for action in actions {
+      switch action {
+      case .lend(let slot, let ticket): waiters[ticket]?.end(.success(.lent(slot)))
+      case .open(let slot, let ticket): waiters[ticket]?.end(.success(.mayOpen(slot)))
+      case .refuse(let ticket):
+        waiters[ticket]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted))
+      case .wait: break
+      case .close(let slot):
+        let connection = connections.removeValue(forKey: slot)
+        connection?.observer = nil
+        connection?.close()
+      }
+    }
+  }
+
+  /// Closes what has expired. The timer calls it; so do tests that turn the clock.
+  func sweep() {
+    sweepAt = nil
+    perform(state.sweep(clock.now))
+    planSweep()
+  }
+
+  /// One timer, set only while something can expire: an idle process is not woken for nothing.
+  private func planSweep() {
+    guard let next = state.nextSweep, !state.isClosed else { return }
+    if let sweepAt, sweepAt <= next { return }
+    sweepAt = next
+    sweepTimer?.start(at: next)
+  }
+
+  /// One caller who asked.
+  @EventLoop
+  private final class Waiter {
+    private(set) var result: Result<Grant, any Error>?
+    private var continuation: CheckedContinuation<Grant, any Error>?
+    private var timer: TimerWatcher?
+
+    func wait(_ continuation: CheckedContinuation<Grant, any Error>) {
+      if let result { continuation.resume(with: result) } else { self.continuation = continuation }
+    }
+
+    func expire(at deadline: MonotonicInstant, _ callback: @escaping @EventLoop () -> Void) {
+      guard result == nil else { return }
+      let timer = TimerWatcher(callback: callback)
+      timer.start(at: deadline)
+      self.timer = timer
+    }
+
+    func end(_ result: Result<Grant, any Error>) {
+      guard self.result == nil else { return }
+      self.result = result
+      timer?.stop()
+      timer = nil
+      continuation.take()?.resume(with: result)
+    }
+  }
+}

@@ -1,0 +1,113 @@
+// A statement with its parameters, and what the server answered. Invariant: the memory of libpq's result lives exactly
+// as long as the object. Made by the connection, read by its callers.
+
+import CReactor
+
+/// A statement and its parameters, in text format.
+public struct PostgresStatement: Sendable {
+  /// SQL with `$1`, `$2`, … for the parameters.
+  public var sql: String
+  /// The parameters' values as text; nil is NULL.
+  public var parameters: [String?]
+
+  public init(_ sql: String, _ parameters: [String?] = []) {
+    self.sql = sql
+    self.parameters = parameters
+  }
+
+  public init(sql: String, parameters: [String?]) {
+    self.init(sql, parameters)
+  }
+
+  /// The protocol counts parameters in 16 bits.
+  private static let mostParameters = 65_535
+
+  /// Why it cannot be sent at all, with the code that the server would give.
+  var fault: PostgresError? {
+    if parameters.count > Self.mostParameters { return .server(sqlState: "54023", message: "too many parameters") }
+    // C's strings end at NUL, and the server's text cannot contain it.
+    let hasNUL = Self.hasNUL(sql) || parameters.contains { $0.map(Self.hasNUL) ?? false }
+    return hasNUL ? .server(sqlState: "22021", message: "a text contains a NUL byte") : nil
+  }
+
+  private static func hasNUL(_ text: String) -> Bool {
+    text.utf8.withContiguousStorageIfAvailable { $0.count > 0 && memchr($0.baseAddress!, 0, $0.count) != nil }
+      ?? text.utf8.contains(0)
+  }
+}
+
+/// The rows of one statement, in text format.
+@EventLoop
+public final class PostgresResult {
+  // Freed from whichever thread drops the last reference; libpq allows that.
+  private nonisolated(unsafe) let result: OpaquePointer
+
+  /// Takes over `result`.
+  init(_ result: OpaquePointer) {
+    self.result = result
+  }
+
+  deinit {
+    PQclear(result)
+  }
+
+  public var rowCount: Int { Int(PQntuples(result)) }
+
+  public var columnCount: Int { Int(PQnfields(result)) }
+
+  /// The value as text; nil is NULL. Row and column count from 0; a place that does not exist is a programming error.
+  public subscript(row row: Int, column column: Int) -> String? {
+    precondition(row >= 0 && row < rowCount && column >= 0 && column < columnCount, "no such row or column")
+    if PQgetisnull(result, Int32(row), Int32(column)) != 0 { return nil }
+    let length = Int(PQgetlength(result, Int32(row), Int32(column)))
+    guard let value = PQgetvalue(result, Int32(row), Int32(column)) else { return nil }
+    return value.withMemoryRebound(to: UInt8.self, capacity: length) {
+      String(decoding: UnsafeBufferPointer(start: $0, count: length), as: UTF8.self)
+    }
+  }
+
+  /// Rows that the statement inserted, updated, deleted or selected.
+  public var affectedRows: Int {
+    var total = 0
+    guard var digit = PQcmdTuples(result) else { return 0 }
+    while digit.pointee >= 48 && digit.pointee <= 57 {
+      total = total * 10 + Int(digit.pointee - 48)
+      digit += 1
+    }
+    return total
+  }
+}
+
+/// The parameters of a statement as C wants them. Its memory is used again for the next one.
+struct PostgresParameterBuffer: ~Copyable {
+  /// Memory beyond this is given back after use.
+  private static let keptBytes = 64 * 1024
+
+  private var bytes: [UInt8] = []
+  private var offsets: [Int] = []
+  private var pointers: [UnsafePointer<CChar>?] = []
+
+  /// Calls `send` with the values, each ended by NUL. None of them contains one: see `PostgresStatement.fault`.
+  mutating func with<Value>(
+    _ parameters: [String?], _ send: (_ count: Int32, _ values: UnsafePointer<UnsafePointer<CChar>?>?) -> Value
+  ) -> Value {
+    guard !parameters.isEmpty else { return send(0, nil) }
+    bytes.removeAll(keepingCapacity: bytes.capacity <= Self.keptBytes)
+    offsets.removeAll(keepingCapacity: true)
+    pointers.removeAll(keepingCapacity: true)
+    for parameter in parameters {
+      guard let parameter else {
+        offsets.append(-1)
+        continue
+      }
+      offsets.append(bytes.count)
+      bytes.append(contentsOf: parameter.utf8)
+      bytes.append(0)
+    }
+    return bytes.withUnsafeBytes { memory in
+      let start = memory.assumingMemoryBound(to: CChar.self).baseAddress
+      for offset in offsets { pointers.append(offset < 0 ? nil : start! + offset) }
+      return pointers.withUnsafeBufferPointer { send(Int32(parameters.count), $0.baseAddress) }
+    }
+  }
+}
