@@ -117,6 +117,7 @@ static inline ssize_t creactor_send(int descriptor, const void *bytes, size_t co
   ssize_t sent = send(descriptor, bytes, count, MSG_NOSIGNAL);
   return sent < 0 ? -errno : sent;
 }
+
 // c-ares' status codes are macros up to 1.2x and an enumeration after: here they are plain integers of one type.
 
 static const int creactor_ares_success = ARES_SUCCESS;
