@@ -33,6 +33,16 @@ public final class SignalWatcher {
       }, signal.number)
     watcher.pointee.data = Unmanaged.passUnretained(self).toOpaque()
     ev_signal_start(EventLoop.loop, watcher)
+    unblock(signal.number)
+  }
+
+  /// A blocked signal stays blocked over exec, and libev leaves it so: started by a thread that blocks signals (those of
+  /// Dispatch do), the process would never hear it.
+  private func unblock(_ number: Int32) {
+    var signals = sigset_t()
+    sigemptyset(&signals)
+    sigaddset(&signals, number)
+    sigprocmask(SIG_UNBLOCK, &signals, nil)
   }
 
   isolated deinit {
