@@ -64,7 +64,8 @@ import Testing
     ("Host: a\r\nHost: a\r\n", .badRequest), ("Host: a/b\r\n", .badRequest), ("Host: u@a\r\n", .badRequest),
     ("Host : a\r\n", .badRequest), ("Host: a\r\n folded\r\n", .badRequest), (" Host: a\r\n", .badRequest),
     ("Host: a\r\nX\r\n", .badRequest), ("Host: a\r\n: x\r\n", .badRequest), ("Host: a\r\nX: \0\r\n", .badRequest),
-    ("Host: a\r\nX: a\rb\r\n", .badRequest), ("Host: a\nX: b\r\n", .badRequest), ("Host: a\r\nX\u{e9}: b\r\n", .badRequest),
+    ("Host: a\r\nX: a\rb\r\n", .badRequest), ("Host: a\nX: b\r\n", .badRequest),
+    ("Host: a\r\nX\u{e9}: b\r\n", .badRequest),
     ("Host: a\r\nX: \u{7f}\r\n", .badRequest),
     ("Host: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n", .badRequest),
     ("Host: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n", .badRequest),
@@ -109,7 +110,8 @@ import Testing
       #expect(outcomes("GET / HTTP/1.1\r\nHost: a\r\nX: \(value)\r\n\r\n") == [expected])
     }
     #expect(outcomes("GET /" + String(repeating: "x", count: Self.headByteLimit)) == ["refused 414"])
-    #expect(outcomes("GET / HTTP/1.1\r\n" + String(repeating: "X: y\r\n", count: Self.headByteLimit)) == ["refused 431"])
+    let fields = String(repeating: "X: y\r\n", count: Self.headByteLimit)
+    #expect(outcomes("GET / HTTP/1.1\r\n" + fields) == ["refused 431"])
   }
 
   // MARK: However it is cut
@@ -141,7 +143,9 @@ import Testing
         if bytes.isEmpty { bytes = [0] }
       }
       var cuts: [Int] = []
-      for _ in 0..<Int.random(in: 1...8, using: &random) { cuts.append(Int.random(in: 0...bytes.count, using: &random)) }
+      for _ in 0..<Int.random(in: 1...8, using: &random) {
+        cuts.append(Int.random(in: 0...bytes.count, using: &random))
+      }
       let whole = outcomes(bytes, cuts: [])
       if outcomes(bytes, cuts: cuts.sorted()) != whole {
         Issue.record("seed \(seed), round \(round), cuts \(cuts): \(String(decoding: bytes, as: UTF8.self))")
@@ -160,7 +164,8 @@ import Testing
       "GET /metrics?name=a%20b HTTP/1.1\r\nHost: a\r\n\r\n",
       "GET /a HTTP/1.1\r\nHost: a\r\n\r\nHEAD /b HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET http://a HTTP/1.0\r\n\r\n",
       "GET /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n\r\n\r\n!GET /b HTTP/1.0\r\n\r\n",
-      "\r\nPOST /a HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 64\r\n\r\n" + String(repeating: "GET / H\r\n", count: 8),
+      "\r\nPOST /a HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 64\r\n\r\n"
+        + String(repeating: "GET / H\r\n", count: 8),
       "GET / HTTP/1.1\r\nHost: a\r\nX: \(String(repeating: "x", count: 600))\r\n\r\n",
       "GET /\(String(repeating: "x", count: 600)) HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/3.0\r\n\r\n", "\u{16}\u{3}",
     ]
@@ -198,7 +203,8 @@ import Testing
     let method = head.method == .get ? "GET" : head.method == .head ? "HEAD" : "other"
     let path = String(decoding: bytes[head.path], as: UTF8.self)
     let query = String(decoding: bytes[head.query], as: UTF8.self)
-    return "\(method) \(path) ?\(query) 1.\(head.minorVersion) \(head.keepsAlive ? "keep" : "close") \(head.bodyByteCount)"
+    let connection = head.keepsAlive ? "keep" : "close"
+    return "\(method) \(path) ?\(query) 1.\(head.minorVersion) \(connection) \(head.bodyByteCount)"
   }
 }
 

@@ -24,7 +24,8 @@ import Testing
     json.endArray()
     json.field("last", false)
     json.endObject()
-    let expected = ##"{"text":"a\"b\\c\n\u0000\u001f\u007f"## + "\u{2028}é😀"
+    let expected =
+      ##"{"text":"a\"b\\c\n\u0000\u001f\u007f"## + "\u{2028}é😀"
       + #"","list":[0,-9223372036854775808,18446744073709551615,-128,0.1,null,true,null,{}],"last":false}"#
     #expect(String(decoding: json.bytes, as: UTF8.self) == expected)
     let read = try JSONSerialization.jsonObject(with: Data(json.bytes)) as? [String: Any]
@@ -39,7 +40,9 @@ import Testing
       for _ in 0..<(round % 12) {
         state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
         // Mostly leading and following bytes at the edges of what is valid.
-        let edges: [UInt8] = [0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0x22, 0x41]
+        let edges: [UInt8] = [
+          0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0x22, 0x41,
+        ]
         bytes.append(state >> 63 == 0 ? edges[Int(state >> 40) & 15] : UInt8(truncatingIfNeeded: state >> 48))
       }
       var json = JSONWriter()
@@ -76,8 +79,9 @@ import Testing
   }
 
   @Test(arguments: [
-    ("[1,\n 2,, 3]", "not valid JSON", 2), ("", "the text ends too early", 1), ("[\"secret", "the text ends too early", 1),
-    ("{\"secret\":1,\n\"secret\":2}", "a key occurs twice in one object", 2), ("[] secret", "there is something after", 1),
+    ("[1,\n 2,, 3]", "not valid JSON", 2), ("", "the text ends too early", 1),
+    ("[\"secret", "the text ends too early", 1), ("[] secret", "there is something after", 1),
+    ("{\"secret\":1,\n\"secret\":2}", "a key occurs twice in one object", 2),
     ("[1e999]", "a number is out of range", 1), ("[\"\\u0000\"]", "a string contains the character NUL", 1),
     (String(repeating: "[", count: 100_000), "nested too deeply", 1), ("secret", "not valid JSON", 1),
   ])

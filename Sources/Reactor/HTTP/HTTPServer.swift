@@ -26,7 +26,7 @@ public final class HTTPServer {
   private let limits: HTTPServerLimits
   private let clock: LoopClock
   private let handler: Handler
-  private let connections: HTTPConnectionLists
+  let connections: HTTPConnectionLists
   private let owed = HTTPInbox<(HTTPConnection, HTTPPendingAnswer)>()
   private let lastClosed = HTTPInbox<Void>()
   private var listener: ListeningSocket?
@@ -34,7 +34,7 @@ public final class HTTPServer {
   private var isAcceptPaused = false
   private var acceptPausedUntil: MonotonicInstant?
   private var timer: TimerWatcher?
-  private var timerDeadline: MonotonicInstant?
+  private(set) var timerDeadline: MonotonicInstant?
   private var date = HTTPDateCache()
   private var counters = HTTPServerStatistics()
 
@@ -53,6 +53,9 @@ public final class HTTPServer {
     self.handler = handler
     connections = HTTPConnectionLists(limits: limits)
   }
+
+  /// Whether `run()` takes connections.
+  var isRunning: Bool { acceptWatcher != nil }
 
   // MARK: Listening and serving
 
