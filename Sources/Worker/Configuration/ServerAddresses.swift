@@ -3,16 +3,23 @@
 
 import Reactor
 
-extension Setting where Value == String {
+extension Setting where Value == PostgresConfiguration {
   static var databaseURL: Setting {
     Setting(
       name: "DATABASE_URL", kind: "PostgreSQL URL", absence: .fault,
       help: "The control plane's database: postgres://user:password@host:port/database?parameters", isSecret: true
     ) { text in
-      hasScheme(text, ["postgres", "postgresql"]) ? .accepted(text) : .expected("a postgres:// or postgresql:// URL")
+      do throws(PostgresURLFault) {
+        let configuration = try PostgresConfiguration(url: text, applicationName: Version.program)
+        return .accepted(configuration, warnings: configuration.warnings)
+      } catch {
+        return .refused(error.faults.map { "a PostgreSQL URL: \($0)" })
+      }
     }
   }
+}
 
+extension Setting where Value == String {
   static var redisURL: Setting {
     Setting(
       name: "REDIS_URL", kind: "Redis URL", absence: .fault,

@@ -167,6 +167,20 @@ import Testing
     #expect(Self.faults(["REDIS_NAMESPACE": String(repeating: "a", count: 201)]).count == 1)
   }
 
+  @Test func theDatabasesURLIsCheckedWholeWithoutTouchingTheServer() throws {
+    let faults = Self.faults(["DATABASE_URL": "postgres://u:hunter2@h/d?sslmode=perhaps&no_such_parameter=hunter2"])
+    #expect(faults.count == 2)
+    for fault in faults {
+      #expect(fault.hasPrefix("DATABASE_URL: expected a PostgreSQL URL: ") && !fault.contains("hunter2"))
+    }
+    let (settings, warnings) = try Self.load([
+      "DATABASE_URL": "postgres://u:hunter2@h/d?pool_max_conns=3&default_query_exec_mode=exec&statement_timeout=5s"
+    ])
+    #expect(settings[.databaseURL].maximumConnections == 3)
+    #expect(warnings.map(\.variable) == ["DATABASE_URL"])
+    #expect(warnings[0].text.hasPrefix("default_query_exec_mode is ignored"))
+  }
+
   @Test func theListenAddressIsAnAddressAndAPort() throws {
     #expect(try Self.load([:]).settings[.localAddress] == ListenAddress("127.0.0.1:8091"))
     for text in ["0.0.0.0:8091", ":8091", "[::1]:0", "localhost:80"] {
