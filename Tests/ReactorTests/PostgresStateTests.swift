@@ -1,0 +1,292 @@
+// The two pure state machines of the client through thousands of random orders of events.
+
+import TestSupport
+import Testing
+
+@testable import Reactor
+
+private func instant(_ milliseconds: Int64) -> MonotonicInstant {
+  MonotonicInstant(nanoseconds: milliseconds * 1_000_000)
+}
+
+/// SplitMix64: the same numbers for the same seed.
+private struct SeededGenerator: RandomNumberGenerator {
+  var state: UInt64
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+}
+
+@Suite struct PostgresConnectionStateTests {
+  @Test func aStatementThatEndsByItselfWithdrawsItsCancellation() {
+    var state = PostgresConnectionState()
+    #expect(state.began() == true)
+    #expect(state.began() == false)
+    #expect(state.abandoned() == .askCancel)
+    #expect(state.abandoned() == .nothing)
+    #expect(state.synced() == .withdrawCancel)
+    #expect(state.began() == false)
+    #expect(state.cancelSettled(.notSent) == .reportClean)
+    #expect(state.began() == true)
+  }
+
+  @Test func aCancellationOfUnknownFateClosesTheConnection() {
+    for endsFirst in [true, false] {
+      var state = PostgresConnectionState()
+      _ = state.began()
+      _ = state.abandoned()
+      if endsFirst { _ = state.synced() }
+      #expect(state.cancelSettled(.unknown) == .close)
+      #expect(state.phase == .closed)
+    }
+  }
+
+  /// The world around it: whether the server still runs the statement, and whether a request can still arrive there.
+  @Test func noOrderOfEventsLendsAConnectionThatACancellationCanStillHit() {
+    for seed in 0..<20_000 {
+      var random = SeededGenerator(state: UInt64(seed))
+      var state = PostgresConnectionState()
+      var isRunning = false
+      var isRequested = false
+      var canArrive = false
+      for _ in 0..<30 {
+        var action = PostgresConnectionState.Action.nothing
+        switch Int.random(in: 0..<8, using: &random) {
+        case 0, 1:
+          if state.began() {
+            #expect(!isRunning && !canArrive, "seed \(seed)")
+            isRunning = true
+          }
+        case 2: action = state.abandoned()
+        case 3, 4:
+          if isRunning {
+            isRunning = false
+            action = state.synced()
+          }
+        case 5:
+          if isRequested {
+            isRequested = false
+            let outcome = [PostgresConnectionState.CancelOutcome.concluded, .notSent, .unknown]
+              .randomElement(using: &random)!
+            canArrive = outcome == .unknown
+            action = state.cancelSettled(outcome)
+          }
+        case 6: action = state.limitReached()
+        default: if Int.random(in: 0..<10, using: &random) == 0 { action = state.closed() }
+        }
+        switch action {
+        case .askCancel:
+          isRequested = true
+          canArrive = true
+        case .withdrawCancel:
+          if isRequested, Bool.random(using: &random) {
+            isRequested = false
+            canArrive = false
+            #expect(state.cancelSettled(.notSent) == .reportClean, "seed \(seed)")
+          }
+        case .reportClean: #expect(!isRunning && !canArrive && state.phase == .idle, "seed \(seed)")
+        case .deliver: #expect(state.phase == .idle && !isRunning, "seed \(seed)")
+        case .close:
+          #expect(state.phase == .closed, "seed \(seed)")
+          isRunning = false
+        case .nothing: break
+        }
+        if state.phase == .closed { break }
+      }
+      // A server that answers nothing any more: the limit ends all but who never left.
+      if state.phase != .idle && state.phase != .running { _ = state.limitReached() }
+      #expect([.idle, .running, .closed].contains(state.phase), "seed \(seed)")
+    }
+  }
+}
+
+@Suite struct PostgresPoolStateTests {
+  @Test func theKeptConnectionStaysUntilItIsAged() {
+    var state = PostgresPoolState(limit: 3, lifetime: .seconds(100), idleTimeout: .seconds(10))
+    #expect(state.request(1, now: instant(0)) == [.open(1, for: 1)])
+    #expect(state.request(2, now: instant(0)) == [.open(2, for: 2)])
+    state.opened(1, now: instant(0))
+    state.opened(2, now: instant(0))
+    #expect(state.nextSweep == nil)
+    #expect(state.returned(1, now: instant(1_000)) == [])
+    #expect(state.nextSweep == instant(100_000))
+    #expect(state.returned(2, now: instant(2_000)) == [])
+    #expect(state.nextSweep == instant(11_000))
+    #expect(state.sweep(instant(10_999)) == [])
+    #expect(state.sweep(instant(11_000)) == [.close(1)])
+    #expect(state.nextSweep == instant(100_000))
+    #expect(state.request(3, now: instant(99_999)) == [.lend(2, to: 3)])
+    #expect(state.returned(2, now: instant(100_000)) == [.close(2)])
+    #expect(state.open == 0)
+  }
+
+  @Test func aFailedAttemptGivesItsPlaceToTheNextInTheQueue() {
+    var state = PostgresPoolState(limit: 1, lifetime: .seconds(100), idleTimeout: .seconds(10))
+    #expect(state.request(1, now: instant(0)) == [.open(1, for: 1)])
+    #expect(state.request(2, now: instant(0)) == [.wait(2)])
+    #expect(state.request(3, now: instant(0)) == [.wait(3)])
+    #expect(state.removed(1, now: instant(1)) == [.open(2, for: 2)])
+    #expect(state.leaveQueue(3) == true)
+    #expect(state.leaveQueue(2) == false)
+    #expect(state.close() == [])
+    #expect(state.request(4, now: instant(2)) == [.refuse(4)])
+  }
+
+  @Test func theQueueIsBounded() {
+    var state = PostgresPoolState(limit: 1, lifetime: .seconds(100), idleTimeout: .seconds(10))
+    _ = state.request(0, now: instant(0))
+    for ticket in 1...1024 { #expect(state.request(UInt64(ticket), now: instant(0)) == [.wait(UInt64(ticket))]) }
+    #expect(state.request(2_000, now: instant(0)) == [.refuse(2_000)])
+  }
+
+  @Test func noOrderOfEventsBreaksTheBooks() {
+    for seed in 0..<4_000 {
+      var world = PoolWorld(seed: UInt64(seed))
+      for _ in 0..<120 { world.step() }
+      world.settle()
+    }
+  }
+}
+
+/// All that a pool sees, at random, with what must hold after each step.
+private struct PoolWorld {
+  let seed: UInt64
+  var random: SeededGenerator
+  var state: PostgresPoolState
+  var now: Int64 = 0
+  var lastTicket: UInt64 = 0
+  var queue: [UInt64] = []
+  var opening: Set<UInt64> = []
+  var lent: Set<UInt64> = []
+  var idle: Set<UInt64> = []
+  var draining: Set<UInt64> = []
+  var bornAt: [UInt64: Int64] = [:]
+
+  init(seed: UInt64) {
+    self.seed = seed
+    random = SeededGenerator(state: seed)
+    state = PostgresPoolState(
+      limit: Int.random(in: 1...5, using: &random), lifetime: .seconds(1), idleTimeout: .milliseconds(200))
+  }
+
+  mutating func step() {
+    now += Int64.random(in: 0...60, using: &random)
+    switch Int.random(in: 0..<14, using: &random) {
+    case 0...3: request()
+    case 4, 5: connect()
+    case 6, 7: giveBack()
+    case 8: drain()
+    case 9: if let slot = opening.randomElement(using: &random) { remove(slot) }
+    case 10: if let slot = idle.union(draining).randomElement(using: &random) { remove(slot) }
+    case 11: if let ticket = queue.randomElement(using: &random) { leave(ticket) }
+    case 12: apply(state.sweep(instant(now)))
+    default: if Int.random(in: 0..<40, using: &random) == 0 { apply(state.close()) }
+    }
+    check()
+  }
+
+  private mutating func request() {
+    lastTicket += 1
+    queue.append(lastTicket)
+    apply(state.request(lastTicket, now: instant(now)))
+  }
+
+  private mutating func connect() {
+    guard let slot = opening.randomElement(using: &random) else { return }
+    opening.remove(slot)
+    lent.insert(slot)
+    bornAt[slot] = now
+    state.opened(slot, now: instant(now))
+  }
+
+  private mutating func giveBack() {
+    guard let slot = lent.randomElement(using: &random) else { return }
+    lent.remove(slot)
+    if Int.random(in: 0..<4, using: &random) == 0 {
+      draining.insert(slot)
+      state.returnedDraining(slot)
+    } else {
+      idle.insert(slot)
+      apply(state.returned(slot, now: instant(now)))
+    }
+  }
+
+  private mutating func drain() {
+    guard let slot = draining.randomElement(using: &random) else { return }
+    draining.remove(slot)
+    idle.insert(slot)
+    apply(state.drained(slot, now: instant(now)))
+  }
+
+  private mutating func remove(_ slot: UInt64) {
+    opening.remove(slot)
+    idle.remove(slot)
+    draining.remove(slot)
+    apply(state.removed(slot, now: instant(now)))
+  }
+
+  private mutating func leave(_ ticket: UInt64) {
+    let hasLeft = state.leaveQueue(ticket)
+    hold(hasLeft, "the books differ")
+    queue.removeAll { $0 == ticket }
+  }
+
+  private mutating func apply(_ actions: [PostgresPoolState.Action]) {
+    for action in actions {
+      switch action {
+      case .lend(let slot, let ticket):
+        hold(queue.first == ticket, "out of order")
+        hold(idle.contains(slot), "lent what was not idle")
+        hold(now - bornAt[slot]! < 1_000, "lent an aged one")
+        queue.removeFirst()
+        idle.remove(slot)
+        lent.insert(slot)
+      case .open(let slot, let ticket):
+        hold(queue.first == ticket, "out of order")
+        queue.removeFirst()
+        opening.insert(slot)
+      case .wait(let ticket): hold(queue.last == ticket, "the books differ")
+      case .refuse(let ticket): queue.removeAll { $0 == ticket }
+      case .close(let slot):
+        let closed = idle.remove(slot)
+        hold(closed != nil, "closed what was in use")
+      }
+    }
+  }
+
+  /// `#expect` costs microseconds each: too many here.
+  private func hold(_ condition: Bool, _ what: @autoclosure () -> String, _ line: Int = #line) {
+    if !condition { Issue.record("seed \(seed), line \(line): \(what())") }
+  }
+
+  private func check() {
+    let total = opening.count + lent.count + idle.count + draining.count
+    hold(total <= state.limit, "the books differ")
+    hold(state.waiting == queue.count, "the books differ")
+    hold(state.idle == idle.count && state.lent == lent.count, "the books differ")
+    hold(state.draining == draining.count && state.opening == opening.count, "the books differ")
+    hold(queue.isEmpty || (idle.isEmpty && total == state.limit), "waits for nothing")
+    if state.isClosed { hold(idle.isEmpty && queue.isEmpty, "the books differ") }
+  }
+
+  /// Everybody finishes: nobody is left waiting, and after the idle timeout at most one connection is kept.
+  mutating func settle() {
+    while !(opening.isEmpty && lent.isEmpty && draining.isEmpty && queue.isEmpty) {
+      connect()
+      giveBack()
+      drain()
+      check()
+    }
+    now += 200
+    apply(state.sweep(instant(now)))
+    hold(idle.count <= 1, "the books differ")
+    now += 1_000
+    apply(state.sweep(instant(now)))
+    hold(idle.isEmpty && state.nextSweep == nil, "the books differ")
+  }
+}
