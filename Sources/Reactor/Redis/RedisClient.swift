@@ -219,6 +219,9 @@ extension RedisClient {
   private func connectionEnded(_ reason: String) {
     guard connection != nil else { return }
     connection = nil
+    // At once, not when `run` goes on: whose command just failed may ask.
+    state = .waiting(until: clock.now, reason: reason)
+    change(.unavailable(reason: reason))
     fail(pipeline.lost(), .unknownOutcome(reason))
     ended?.fire(reason)
   }

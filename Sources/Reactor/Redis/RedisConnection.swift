@@ -164,12 +164,16 @@ final class RedisConnection {
 
   /// hiredis' error: texts of the system, of hiredis or OpenSSL, or the server's parting error reply.
   private nonisolated static func reason(_ context: UnsafePointer<redisAsyncContext>?) -> String? {
-    guard let context, context.pointee.err != 0, let text = context.pointee.errstr else { return nil }
-    switch context.pointee.err {
+    // The context's copies of these two are not yet set in the connect callback.
+    guard let connection = context?.pointee.c, connection.err != 0 else { return nil }
+    let text = withUnsafeBytes(of: connection.errstr) { bytes in
+      String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+    }
+    switch connection.err {
     case REDIS_ERR_EOF: return "the server closed the connection"
     case REDIS_ERR_PROTOCOL: return "not the Redis protocol"
-    case REDIS_ERR_OTHER: return RedisError.explanation(of: RedisError.parse(String(cString: text)).code)
-    default: return String(cString: text).lowercasedASCII
+    case REDIS_ERR_OTHER: return RedisError.explanation(of: RedisError.parse(text).code)
+    default: return text.lowercasedASCII
     }
   }
 }
