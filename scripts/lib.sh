@@ -219,7 +219,9 @@ serve() {
 
 servers_directory=
 postgres_process=
+postgres_port=
 redis_process=
+redis_port=
 
 # start_servers: PostgreSQL and Redis on loopback, with fresh data under .local/, gone again at the end. Sets and
 # exports DATABASE_URL and REDIS_URL.
@@ -253,7 +255,7 @@ make_servers_directory() {
 }
 
 start_postgres() {
-  local bin data=$servers_directory/postgres log=$servers_directory/postgres.log password port
+  local bin data=$servers_directory/postgres password
   bin=$(postgres_bin) || die "found no PostgreSQL server"
   say "starting a private PostgreSQL"
   password=$(random_password)
@@ -265,22 +267,28 @@ start_postgres() {
     as_server "$bin/initdb" -D "$data" -U admin --pwfile=password --auth=scram-sha-256 -N -E UTF8 --locale=C.UTF-8 \
       >"$servers_directory/initdb.log" 2>&1
   ) || die "initdb failed: $(tail -n 3 "$servers_directory/initdb.log" 2>/dev/null)"
+  export PGPASSWORD=$password
   for _ in {1..5}; do
-    port=$(free_port)
-    serve "$log" "$bin/postgres" -D "$data" -p "$port" -c listen_addresses=127.0.0.1 \
-      -c unix_socket_directories="$servers_directory" -c fsync=off
-    postgres_process=$server
-    export PGPASSWORD=$password
-    until_up "$postgres_process" psql -h 127.0.0.1 -p "$port" -U admin -d postgres -qXAtc 'SELECT 1' && break
-    postgres_process=
+    postgres_port=$(free_port)
+    serve_postgres && break
   done
-  [[ -n $postgres_process ]] || die "PostgreSQL did not start: $(tail -n 3 "$log")"
-  psql -h 127.0.0.1 -p "$port" -U admin -d postgres -qX -v ON_ERROR_STOP=1 -v password="$password" >&2 <<'SQL'
+  [[ -n $postgres_process ]] || die "PostgreSQL did not start: $(tail -n 3 "$servers_directory/postgres.log")"
+  psql -h 127.0.0.1 -p "$postgres_port" -U admin -d postgres -qX -v ON_ERROR_STOP=1 -v password="$password" >&2 <<'SQL'
 CREATE ROLE worker LOGIN PASSWORD :'password';
 CREATE DATABASE secrets_bridge OWNER worker;
 SQL
   unset PGPASSWORD
-  export DATABASE_URL="postgres://worker:$password@127.0.0.1:$port/secrets_bridge"
+  export DATABASE_URL="postgres://worker:$password@127.0.0.1:$postgres_port/secrets_bridge"
+}
+
+# serve_postgres: starts PostgreSQL on its port, with the data that it has, and waits until it accepts connections.
+serve_postgres() {
+  serve "$servers_directory/postgres.log" "$(postgres_bin)/postgres" -D "$servers_directory/postgres" \
+    -p "$postgres_port" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$servers_directory" -c fsync=off
+  postgres_process=$server
+  until_up "$postgres_process" "$(postgres_bin)/pg_isready" -q -h 127.0.0.1 -p "$postgres_port" && return
+  postgres_process=
+  return 1
 }
 
 # load_schema: the control plane's tables and the sample rows into the private database.
@@ -290,26 +298,31 @@ load_schema() {
 }
 
 start_redis() {
-  local settings=$servers_directory/redis.conf log=$servers_directory/redis.log password port
+  local password
   say "starting a private Redis"
   password=$(random_password)
   for _ in {1..5}; do
-    port=$(free_port)
+    redis_port=$(free_port)
     (
       umask 077
-      printf '%s\n' "port $port" 'bind 127.0.0.1' 'save ""' 'appendonly no' "requirepass $password" \
-        "dir $servers_directory" >"$settings"
+      printf '%s\n' "port $redis_port" 'bind 127.0.0.1' 'save ""' 'appendonly no' "requirepass $password" \
+        "dir $servers_directory" >"$servers_directory/redis.conf"
     )
-    ((EUID != 0)) || chown postgres: "$settings"
-    serve "$log" redis-server "$settings"
-    redis_process=$server
-    export REDISCLI_AUTH=$password
-    until_up "$redis_process" sh -c "redis-cli -h 127.0.0.1 -p $port ping | grep -q PONG" && break
-    redis_process=
+    ((EUID != 0)) || chown postgres: "$servers_directory/redis.conf"
+    serve_redis && break
   done
-  unset REDISCLI_AUTH
-  [[ -n $redis_process ]] || die "Redis did not start: $(tail -n 3 "$log")"
-  export REDIS_URL="redis://:$password@127.0.0.1:$port/0"
+  [[ -n $redis_process ]] || die "Redis did not start: $(tail -n 3 "$servers_directory/redis.log")"
+  export REDIS_URL="redis://:$password@127.0.0.1:$redis_port/0"
+}
+
+# serve_redis: starts Redis, empty, on its port, and waits until it accepts connections.
+serve_redis() {
+  serve "$servers_directory/redis.log" redis-server "$servers_directory/redis.conf"
+  redis_process=$server
+  # Without the password it answers too: that it wants one.
+  until_up "$redis_process" sh -c "redis-cli -h 127.0.0.1 -p $redis_port ping | grep -qE 'PONG|NOAUTH'" && return
+  redis_process=
+  return 1
 }
 
 # until_up PROCESS COMMAND...: waits, 30 s at most, until COMMAND succeeds; fails where PROCESS ended first.

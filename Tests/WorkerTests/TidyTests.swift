@@ -40,6 +40,7 @@ import Testing
 
   @Test(arguments: [
     (#"\bTask\s*(<[^>]*>\s*)?(\(priority[^)]*\)\s*)?\{"#, "an unstructured task leaves the loop"),
+    (#"\bTask\("#, "there is one root task, and the loop starts it"),
     (#"\bTask\.(detached|sleep|immediate)\b"#, "a detached task or a sleep of another executor leaves the loop"),
     (#"\b(DispatchQueue|DispatchSource|DispatchSemaphore|OperationQueue)\b"#, "the loop is the only queue"),
     (#"\b(Thread\(|Thread\.|pthread_create|thrd_create)"#, "one thread"),

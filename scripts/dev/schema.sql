@@ -1,6 +1,7 @@
 -- The control plane's tables as the worker meets them: columns, checks, indexes, triggers. The api owns the real
--- schema; this one is for development and tests only. Invariant: what the worker's statements rely on is here, in every detail.
--- Loaded into an empty database by scripts/run, scripts/budgets and the tests; loading it again changes nothing.
+-- schema; this one is for development and tests only.
+-- Invariant: what the worker's statements rely on is here, in every detail. Loading it a second time changes nothing.
+-- Loaded into an empty database by scripts/run, scripts/budgets and the tests.
 
 SET client_min_messages = warning;
 

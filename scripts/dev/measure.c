@@ -1,0 +1,112 @@
+// Starts the worker and measures from outside what only the kernel knows: when it was ready, how many threads it had.
+// Invariant: the worker ends with it. Compiled and called by scripts/budgets.
+//
+//   measure ready PORT COMMAND...     milliseconds from before the exec to the first 200 of /readyz on 127.0.0.1:PORT
+//   measure threads FILE COMMAND...   the most threads of the process and the number of samples, written to FILE at its
+//                                     end; SIGTERM goes on to the worker
+
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static pid_t worker;
+
+static void forward(int signal) { kill(worker, signal); }
+
+static double now_milliseconds(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec * 1e3 + (double)time.tv_nsec / 1e6;
+}
+
+static void start(char **command) {
+  worker = fork();
+  if (worker < 0) exit(1);
+  if (worker > 0) return;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  execv(command[0], command);
+  perror(command[0]);
+  _exit(127);
+}
+
+// Asks once. Any fault is an answer that is not there yet.
+static int is_ready(int port) {
+  static const char request[] = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+  struct timeval limit = {.tv_sec = 3};
+  char answer[16] = "";
+  int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  if (connect(descriptor, (struct sockaddr *)&address, sizeof address) == 0 &&
+      send(descriptor, request, sizeof request - 1, MSG_NOSIGNAL) == sizeof request - 1) {
+    recv(descriptor, answer, sizeof answer - 1, MSG_WAITALL);
+  }
+  close(descriptor);
+  return strncmp(answer, "HTTP/1.1 200", 12) == 0;
+}
+
+static int measure_ready(int port, char **command) {
+  double began = now_milliseconds();
+  start(command);
+  while (!is_ready(port)) {
+    if (now_milliseconds() - began > 30e3 || waitpid(worker, NULL, WNOHANG) != 0) {
+      fprintf(stderr, "measure: the worker did not get ready\n");
+      kill(worker, SIGKILL);
+      waitpid(worker, NULL, 0);
+      return 1;
+    }
+    nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+  }
+  printf("%.2f\n", now_milliseconds() - began);
+  kill(worker, SIGTERM);
+  int status = 0;
+  waitpid(worker, &status, 0);
+  return status == 0 ? 0 : 1;
+}
+
+static int thread_count(void) {
+  char path[64], line[256];
+  int count = 0;
+  snprintf(path, sizeof path, "/proc/%d/status", (int)worker);
+  FILE *file = fopen(path, "r");
+  if (file == NULL) return 0;
+  while (fgets(line, sizeof line, file) != NULL && sscanf(line, "Threads: %d", &count) != 1) continue;
+  fclose(file);
+  return count;
+}
+
+static int measure_threads(const char *result, char **command) {
+  int most = 0, status = 0;
+  long samples = 0;
+  start(command);
+  signal(SIGTERM, forward);
+  signal(SIGINT, forward);
+  while (waitpid(worker, &status, WNOHANG) == 0) {
+    int count = thread_count();
+    if (count > most) most = count;
+    samples++;
+    nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+  }
+  FILE *file = fopen(result, "w");
+  if (file == NULL) return 1;
+  fprintf(file, "%d %ld\n", most, samples);
+  fclose(file);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int main(int count, char **arguments) {
+  if (count >= 4 && strcmp(arguments[1], "ready") == 0) return measure_ready(atoi(arguments[2]), arguments + 3);
+  if (count >= 4 && strcmp(arguments[1], "threads") == 0) return measure_threads(arguments[2], arguments + 3);
+  fprintf(stderr, "usage: measure ready PORT COMMAND... | measure threads FILE COMMAND...\n");
+  return 64;
+}
