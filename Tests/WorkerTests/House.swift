@@ -12,17 +12,27 @@ enum House {
     let url: URL
     /// From the root on.
     let path: String
+    let text: String
     let lines: [String]
 
     init(_ url: URL) throws {
       self.url = url
       path = String(url.path.dropFirst(House.root.path.count + 1))
-      var lines = try String(contentsOf: url, encoding: .utf8).components(separatedBy: "\n")
+      text = try String(contentsOf: url, encoding: .utf8)
+      var lines = text.components(separatedBy: "\n")
       if lines.last == "" { lines.removeLast() }
       self.lines = lines
     }
 
-    var all: [Line] { lines.indices.map { Line(file: self, index: $0) } }
+    /// The lines in which a match of the regular expression begins.
+    func lines(matching pattern: String) -> [Line] {
+      // A pattern that is none is a fault of the test that has it.
+      let expression = try! NSRegularExpression(pattern: pattern, options: .anchorsMatchLines)
+      let whole = text as NSString
+      let matches = expression.matches(in: text, range: NSRange(location: 0, length: whole.length))
+      return Set(matches.map { whole.substring(to: $0.range.location).count { $0 == "\n" } }).sorted()
+        .map { Line(file: self, index: $0) }
+    }
   }
 
   struct Line {
@@ -37,13 +47,12 @@ enum House {
     var isExplained: Bool {
       text.contains("// ") || (index > 0 && file.lines[index - 1].drop { $0 == " " }.hasPrefix("//"))
     }
+  }
 
-    func matches(_ pattern: String) -> Bool { text.range(of: pattern, options: .regularExpression) != nil }
-
-    func isImport(of modules: [String]) -> Bool {
-      matches(#"^\s*(@\w+(\([^)]*\))?\s+)*((public|package|internal|private|fileprivate)\s+)?import\s+"#)
-        && modules.contains { matches("\\bimport\\s+(struct |class |enum |func |var |protocol |typealias )?\($0)\\b") }
-    }
+  /// A pattern for the lines that import one of the modules.
+  static func importing(_ modules: String) -> String {
+    #"^ *(@\w+(\([^)\n]*\))? +|(public|package|internal|private|fileprivate) +)*import +"#
+      + "((struct|class|enum|func|var|protocol|typealias) +)?(\(modules))\\b"
   }
 
   static func files(_ directory: String, _ extensions: [String]) throws -> [File] {

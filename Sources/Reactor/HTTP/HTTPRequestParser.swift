@@ -180,7 +180,7 @@ struct HTTPRequestParser {
     return head.method == .other || takeTarget(target, of: bytes) ? nil : .badRequest
   }
 
-  /// RFC 9112, 3.2: the origin form, or the absolute form, of which the authority is then left aside. `false` for others.
+  /// RFC 9112, 3.2: the origin form, or the absolute form, whose authority is then left aside. `false` for others.
   private mutating func takeTarget(_ target: Range<Int>, of bytes: Span<UInt8>) -> Bool {
     var pathStart = target.lowerBound
     if bytes[pathStart] != ASCII.slash {

@@ -2,7 +2,8 @@
 
 import CReactor
 
-/// A host and port to listen on: `127.0.0.1:8091`, `:8091` (every interface), `[::1]:0` (any free port), `localhost:80`.
+/// A host and port to listen on: `127.0.0.1:8091`, `:8091` (every interface), `[::1]:0` (any free port) or
+/// `localhost:80`.
 public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
   enum Host: Equatable {
     /// IPv6 and IPv4 on one socket, or IPv4 alone where the host has no IPv6.

@@ -182,8 +182,8 @@ public struct JSONWriter {
   }
 }
 
-/// The sequence of bytes that begins somewhere in a text: a character, or the longest beginning of one (Unicode 3.9, the
-/// maximal subpart), which is replaced as a whole.
+/// The sequence of bytes that begins somewhere in a text: a character, or the longest beginning of one (Unicode 3.9,
+/// the maximal subpart), which is replaced as a whole.
 private struct UTF8Sequence {
   var isValid: Bool
   var length: Int

@@ -1,5 +1,6 @@
 // The states of one open connection. Invariant: a connection is reported clean only when the server has answered all
-// that was sent and no cancellation can still arrive. Pure: PostgresConnection tells what happened and does what it says.
+// that was sent and no cancellation can still arrive. Pure: PostgresConnection tells it what happened and does what
+// it says.
 
 /// The states of one open connection.
 ///

@@ -6,8 +6,8 @@ import CReactor
 /// Lends connections, one caller each: opened on demand up to a limit, closed when unused, replaced when aged.
 ///
 /// Who finds none waits in the order of coming. A caller that leaves in the middle of a statement (its deadline, its
-/// task's cancellation) leaves the connection to the pool, which has the statement cancelled on the server and lends the
-/// connection again when it is clean, or closes it after a bounded time.
+/// task's cancellation) leaves the connection to the pool, which has the statement cancelled on the server and lends
+/// the connection again when it is clean, or closes it after a bounded time.
 @EventLoop
 public final class PostgresPool {
   /// What the pool did and has.

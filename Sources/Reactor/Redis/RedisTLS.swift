@@ -1,5 +1,5 @@
-// TLS sessions for rediss:// connections. Invariant: a session verifies the certificate's chain and its name, so nothing
-// is sent to a server that is not the one of the URL. Used by RedisConnection.
+// TLS sessions for rediss:// connections. Invariant: a session verifies the certificate's chain and its name, so
+// nothing is sent to a server that is not the one of the URL. Used by RedisConnection.
 
 import CReactor
 

@@ -20,8 +20,8 @@ public enum HostProcess {
     return variables
   }
 
-  /// Opens /dev/null in the place of each standard stream that is closed. Called first of all: else the next descriptor,
-  /// a server's connection perhaps, takes the place of stderr and receives the log.
+  /// Opens /dev/null in the place of each standard stream that is closed. Called first of all: else the next
+  /// descriptor, a server's connection perhaps, takes the place of stderr and receives the log.
   public static func holdStandardStreams() {
     while true {
       let descriptor = creactor_open_null()
