@@ -20,12 +20,15 @@ struct Main {
     case .fault(let text):
       Logger.worker().error("the command line was not understood", metadata: ["error": .string(text)])
       return Invocation.faultExitStatus
-    case .run:
+    case .run(let options):
       guard let settings = Boot.settings(environment: HostProcess.environment, rows: rows) else {
         return ConfigurationFaults.exitStatus
       }
-      _ = settings
-      return 0
+      let logger = Logger.worker(level: settings[.logLevel].level)
+      return EventLoop.run {
+        let service = Service(settings, logger: logger)
+        return options.once ? await service.runOnce(options) : await service.run()
+      }
     }
   }
 

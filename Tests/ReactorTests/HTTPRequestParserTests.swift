@@ -162,7 +162,8 @@ import Testing
   private static let corpus: [String] =
     refusedFields.map { "GET / HTTP/1.1\r\n\($0.fields)\r\n" } + [
       "GET /metrics?name=a%20b HTTP/1.1\r\nHost: a\r\n\r\n",
-      "GET /a HTTP/1.1\r\nHost: a\r\n\r\nHEAD /b HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET http://a HTTP/1.0\r\n\r\n",
+      "GET /a HTTP/1.1\r\nHost: a\r\n\r\nHEAD /b HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+        + "GET http://a HTTP/1.0\r\n\r\n",
       "GET /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n\r\n\r\n!GET /b HTTP/1.0\r\n\r\n",
       "\r\nPOST /a HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 64\r\n\r\n"
         + String(repeating: "GET / H\r\n", count: 8),

@@ -189,11 +189,13 @@ private func faults(_ url: String) -> [String] {
       "28P01: password authentication failed for user \"u\"", "authentication failed (SQLSTATE 28P01)"
     ),
     (
-      "connection to server at \"db.example\" (10.1.2.3), port 5432 failed: Connection refused\n\tIs the server running?",
+      "connection to server at \"db.example\" (10.1.2.3), "
+        + "port 5432 failed: Connection refused\n\tIs the server running?",
       "connection refused", "connection refused"
     ),
     (
-      "connection to server at \"db.example\" (10.1.2.3), port 5432 failed: ФАТАЛЬНО:  53300: слишком много\nX:  00000: y",
+      "connection to server at \"db.example\" (10.1.2.3), "
+        + "port 5432 failed: ФАТАЛЬНО:  53300: слишком много\nX:  00000: y",
       "53300: слишком много", "too many connections (SQLSTATE 53300)"
     ),
     ("something about db.example and hunter2", "connection failed", "connection failed"),

@@ -6,7 +6,7 @@ import Testing
 
 @testable import Reactor
 
-@EventLoop func soon(_ limit: Duration = .seconds(5)) -> MonotonicInstant {
+@EventLoop func shortly(_ limit: Duration = .seconds(5)) -> MonotonicInstant {
   LoopClock.system.now.advanced(by: limit)
 }
 
@@ -30,14 +30,14 @@ import Testing
   @Test func valuesOfEveryKindComeBack() async throws {
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url) { redis in
-        #expect(try await redis.command(["SET", "kinds", "v"], by: soon()).isOK)
-        #expect(try await redis.command(["GET", "kinds"], by: soon()).text == "v")
-        #expect(try await redis.command(["GET", "kinds:none"], by: soon()).isNull)
-        #expect(try await redis.command(["STRLEN", "kinds"], by: soon()) == .integer(1))
-        let nested = try await redis.command(["EVAL", "return {1, {'a', false}, {}}", "0"], by: soon())
+        #expect(try await redis.command(["SET", "kinds", "v"], by: shortly()).isOK)
+        #expect(try await redis.command(["GET", "kinds"], by: shortly()).text == "v")
+        #expect(try await redis.command(["GET", "kinds:none"], by: shortly()).isNull)
+        #expect(try await redis.command(["STRLEN", "kinds"], by: shortly()) == .integer(1))
+        let nested = try await redis.command(["EVAL", "return {1, {'a', false}, {}}", "0"], by: shortly())
         #expect(nested == .array([.integer(1), .array([.string([97]), .null]), .array([])]))
         let refusal = RedisError.server(code: "WRONGTYPE", message: "")
-        await #expect { try await redis.command(["LPUSH", "kinds", "x"], by: soon()) } throws: { error in
+        await #expect { try await redis.command(["LPUSH", "kinds", "x"], by: shortly()) } throws: { error in
           (error as? RedisError)?.publicReason == refusal.publicReason
         }
       }
@@ -48,11 +48,11 @@ import Testing
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url) { redis in
         let all = (0...255).map { UInt8($0) } + [0, 13, 10, 0]
-        try await redis.command(bytes: [Array("SET".utf8), Array("bytes".utf8), all], by: soon())
-        #expect(try await redis.command(["GET", "bytes"], by: soon()).bytes == all)
-        try await redis.command(["SET", "", ""], by: soon())
-        #expect(try await redis.command(["GET", ""], by: soon()).bytes == [])
-        #expect(try await redis.command(["ECHO", "grüße 🔐"], by: soon()).text == "grüße 🔐")
+        try await redis.command(bytes: [Array("SET".utf8), Array("bytes".utf8), all], by: shortly())
+        #expect(try await redis.command(["GET", "bytes"], by: shortly()).bytes == all)
+        try await redis.command(["SET", "", ""], by: shortly())
+        #expect(try await redis.command(["GET", ""], by: shortly()).bytes == [])
+        #expect(try await redis.command(["ECHO", "grüße 🔐"], by: shortly()).text == "grüße 🔐")
       }
     }
   }
@@ -63,9 +63,9 @@ import Testing
         // Far more than the socket's buffers hold: written and read in many pieces.
         var value = Array("0123456789abcdefghijklmnopqrstuvw".utf8)
         while value.count < 16_000_000 { value += value }
-        try await redis.command(bytes: [Array("SET".utf8), Array("big".utf8), value], by: soon(.seconds(20)))
-        #expect(try await redis.command(["GET", "big"], by: soon(.seconds(20))).bytes == value)
-        try await redis.command(["DEL", "big"], by: soon())
+        try await redis.command(bytes: [Array("SET".utf8), Array("big".utf8), value], by: shortly(.seconds(20)))
+        #expect(try await redis.command(["GET", "big"], by: shortly(.seconds(20))).bytes == value)
+        try await redis.command(["DEL", "big"], by: shortly())
       }
     }
   }
@@ -73,10 +73,10 @@ import Testing
   @Test func tenThousandCommandsAtOnceAreExecutedAndAnsweredInTheirOrder() async throws {
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url) { redis in
-        try await redis.command(["DEL", "order"], by: soon())
+        try await redis.command(["DEL", "order"], by: shortly())
         let answers = try await withThrowingTaskGroup(of: (Int64, Int64?).self) { group in
           for number in 1...10_000 {
-            group.addTask { (Int64(number), try await redis.command(["INCR", "order"], by: soon()).integer) }
+            group.addTask { (Int64(number), try await redis.command(["INCR", "order"], by: shortly()).integer) }
           }
           var answers: [Int64: Int64?] = [:]
           for try await (number, answer) in group { answers[number] = answer }
@@ -95,12 +95,12 @@ import Testing
         let script = RedisScript("return {KEYS[1], ARGV[1], ARGV[2]}")
         let expected = RedisValue.array(["k", "a", "b"].map { .string(Array($0.utf8)) })
         for _ in 0..<2 {
-          #expect(try await redis.evaluate(script, keys: ["k"], arguments: ["a", "b"], by: soon()) == expected)
+          #expect(try await redis.evaluate(script, keys: ["k"], arguments: ["a", "b"], by: shortly()) == expected)
         }
         try server.cli("SCRIPT", "FLUSH")
-        #expect(try await redis.evaluate(script, keys: ["k"], arguments: ["a", "b"], by: soon()) == expected)
+        #expect(try await redis.evaluate(script, keys: ["k"], arguments: ["a", "b"], by: shortly()) == expected)
         // Once through EVAL, the server knows it by its digest.
-        let calls = try await redis.command(["INFO", "commandstats"], by: soon()).text ?? ""
+        let calls = try await redis.command(["INFO", "commandstats"], by: shortly()).text ?? ""
         #expect(calls.contains("cmdstat_evalsha:calls=3") && calls.contains("cmdstat_eval:calls=2"))
       }
     }
@@ -111,8 +111,8 @@ import Testing
     try await onLoop {
       for user in [":ses%40me", "bridge:deck"] {
         try await withRedis("redis://\(user)@localhost:\(server.port)/5?client_name=w1") { redis in
-          try await redis.waitUntilReady(by: soon())
-          let info = try await redis.command(["CLIENT", "INFO"], by: soon()).text ?? ""
+          try await redis.waitUntilReady(by: shortly())
+          let info = try await redis.command(["CLIENT", "INFO"], by: shortly()).text ?? ""
           #expect(info.contains(" db=5 ") && info.contains(" name=w1 "))
           #expect(info.contains(user.hasPrefix(":") ? " user=default " : " user=bridge "))
         }
@@ -131,7 +131,7 @@ import Testing
       try await withRedis("redis://\(login)127.0.0.1:\(server.port)/1") { redis in
         try await eventually("it tried") { redis.statistics.attempts >= 2 }
         await #expect(throws: RedisError.notSent(reason)) {
-          try await redis.waitUntilReady(by: soon(.milliseconds(50)))
+          try await redis.waitUntilReady(by: shortly(.milliseconds(50)))
         }
       }
     }
@@ -152,7 +152,7 @@ import Testing
       try await withRedis("redis://127.0.0.1:\(port)") { redis in
         let start = LoopClock.system.now
         await #expect(throws: RedisError.notSent("connection refused")) {
-          try await redis.command(["PING"], by: soon(.milliseconds(300)))
+          try await redis.command(["PING"], by: shortly(.milliseconds(300)))
         }
         #expect(start.duration(to: LoopClock.system.now) >= .milliseconds(300))
         #expect(redis.statistics.timeouts == 1)
@@ -164,7 +164,7 @@ import Testing
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url) { redis in
         #expect(!redis.isReady)
-        let answer = try await redis.command(["PING"], by: soon())
+        let answer = try await redis.command(["PING"], by: shortly())
         #expect(answer == .status("PONG"))
         #expect(redis.isReady)
       }
@@ -174,9 +174,9 @@ import Testing
   @Test func aDeadlineThatHasPassedSendsNothing() async throws {
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url) { redis in
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         await #expect(throws: RedisError.notSent("its deadline had passed")) {
-          try await redis.command(["PING"], by: soon(.zero))
+          try await redis.command(["PING"], by: shortly(.zero))
         }
       }
     }
@@ -185,19 +185,19 @@ import Testing
   @Test func aCancelledCommandEndsAtOnceAndTheNextAnswerIsTheNextOnes() async throws {
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url) { redis in
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         let start = LoopClock.system.now
         await withTaskGroup { group in
           group.addTask {
             await #expect(throws: RedisError.unknownOutcome("cancelled")) {
-              try await redis.command(["BLPOP", "cancelled:none", "1"], by: soon(.seconds(30)))
+              try await redis.command(["BLPOP", "cancelled:none", "1"], by: shortly(.seconds(30)))
             }
           }
           try? await eventually("sent") { redis.statistics.commands == 1 }
           group.cancelAll()
         }
         #expect(start.duration(to: LoopClock.system.now) < .milliseconds(900), "BLPOP itself takes a second")
-        #expect(try await redis.command(["ECHO", "mine"], by: soon()).text == "mine")
+        #expect(try await redis.command(["ECHO", "mine"], by: shortly()).text == "mine")
         #expect(redis.statistics.connectsTotal == 1)
       }
     }
@@ -207,16 +207,16 @@ import Testing
     let server = try PrivateRedis()
     try await onLoop {
       try await withRedis(server.url) { redis in
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         await withTaskGroup(of: Void.self) { group in
           group.cancelAll()
           group.addTask {
             await #expect(throws: RedisError.notSent("cancelled")) {
-              try await redis.command(["SET", "k", "v"], by: soon())
+              try await redis.command(["SET", "k", "v"], by: shortly())
             }
           }
         }
-        #expect(try await redis.command(["EXISTS", "k"], by: soon()) == .integer(0))
+        #expect(try await redis.command(["EXISTS", "k"], by: shortly()) == .integer(0))
       }
     }
   }
@@ -226,8 +226,8 @@ import Testing
       let client = RedisClient(try RedisConfiguration(url: PrivateRedis.shared.url))
       let answer = await withTaskGroup(of: Void.self) { group in
         group.addTask { await client.run() }
-        try? await client.waitUntilReady(by: soon())
-        async let slow = client.command(["BLPOP", "drain:none", "0.2"], by: soon())
+        try? await client.waitUntilReady(by: shortly())
+        async let slow = client.command(["BLPOP", "drain:none", "0.2"], by: shortly())
         try? await eventually("sent") { client.statistics.commands == 1 }
         group.cancelAll()
         await group.waitForAll()
@@ -235,16 +235,16 @@ import Testing
       }
       #expect(answer?.isNull == true)
       #expect(client.state == .stopped)
-      await #expect(throws: RedisError.notSent("stopped")) { try await client.command(["PING"], by: soon()) }
-      await #expect(throws: RedisError.notSent("stopped")) { try await client.waitUntilReady(by: soon()) }
+      await #expect(throws: RedisError.notSent("stopped")) { try await client.command(["PING"], by: shortly()) }
+      await #expect(throws: RedisError.notSent("stopped")) { try await client.waitUntilReady(by: shortly()) }
     }
   }
 
   @Test func anAnsweredCommandsDeadlineIsForgotten() async throws {
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url) { redis in
-        try await redis.waitUntilReady(by: soon())
-        try await redis.command(["PING"], by: soon(.milliseconds(500)))
+        try await redis.waitUntilReady(by: shortly())
+        try await redis.command(["PING"], by: shortly(.milliseconds(500)))
         // The timer of an answered command is gone with it.
         try await LoopClock.system.sleep(for: .milliseconds(600))
         #expect(redis.isReady && redis.statistics.timeouts == 0)

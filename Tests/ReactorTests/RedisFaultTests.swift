@@ -1,4 +1,4 @@
-// The Redis client while its server is killed, frozen, restarted, cut off in mid-answer: what it says, and how soon it is
+// The Redis client while its server is killed, frozen, restarted, cut off in mid-answer: what it says, how soon it is
 // back.
 
 import Foundation
@@ -15,15 +15,15 @@ import Testing
       try await withRedis(server.url) { redis in
         let changes = Changes()
         redis.onStateChange = { changes.list.append($0) }
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         server.stop()
         try await eventually("several attempts were refused") { redis.statistics.attempts >= 5 }
         #expect(redis.outage == "connection refused")
         try server.start()
         let start = LoopClock.system.now
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         #expect(start.duration(to: LoopClock.system.now) < .seconds(2))
-        #expect(try await redis.command(["PING"], by: soon()) == .status("PONG"))
+        #expect(try await redis.command(["PING"], by: shortly()) == .status("PONG"))
         #expect(
           changes.list == [
             .ready, .unavailable(reason: "the server closed the connection"),
@@ -38,14 +38,14 @@ import Testing
     let server = try PrivateRedis()
     try await onLoop {
       try await withRedis(server.url, dialTimeout: .milliseconds(500), backoff: RedisClient.defaultBackoff) { redis in
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         server.pause()
         let start = LoopClock.system.now
         await withTaskGroup { group in
           for _ in 0..<10 {
             group.addTask {
               await #expect(throws: RedisError.unknownOutcome("timed out")) {
-                try await redis.command(["INCR", "frozen"], by: soon(.milliseconds(300)))
+                try await redis.command(["INCR", "frozen"], by: shortly(.milliseconds(300)))
               }
             }
           }
@@ -54,15 +54,15 @@ import Testing
         #expect(took >= .milliseconds(300) && took < .seconds(2))
         // The kernel accepts for the frozen server: that is no connection yet.
         await #expect(throws: RedisError.notSent("timed out")) {
-          try await redis.command(["INCR", "frozen"], by: soon(.milliseconds(1_500)))
+          try await redis.command(["INCR", "frozen"], by: shortly(.milliseconds(1_500)))
         }
         #expect(redis.outage == "timed out")
         server.resume()
         let resumed = LoopClock.system.now
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         #expect(resumed.duration(to: LoopClock.system.now) < .seconds(5))
         // Of unknown outcome: all ten were executed after all. The one that was not sent was not.
-        #expect(try await redis.command(["GET", "frozen"], by: soon()).integer == 10)
+        #expect(try await redis.command(["GET", "frozen"], by: shortly()).integer == 10)
       }
     }
   }
@@ -71,11 +71,11 @@ import Testing
     let server = try PrivateRedis()
     try await onLoop {
       try await withRedis(server.url) { redis in
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         server.pause()
-        async let patient = redis.command(["PING"], by: soon(.seconds(60)))
+        async let patient = redis.command(["PING"], by: shortly(.seconds(60)))
         await #expect(throws: RedisError.unknownOutcome("timed out")) {
-          try await redis.command(["PING"], by: soon(.milliseconds(200)))
+          try await redis.command(["PING"], by: shortly(.milliseconds(200)))
         }
         do {
           _ = try await patient
@@ -84,7 +84,7 @@ import Testing
           #expect(error as? RedisError == .unknownOutcome("timed out"))
         }
         server.resume()
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
       }
     }
   }
@@ -93,8 +93,8 @@ import Testing
     let server = try PrivateRedis()
     try await onLoop {
       try await withRedis(server.url) { redis in
-        let identifier = try await redis.command(["CLIENT", "ID"], by: soon()).integer ?? 0
-        async let blocked = redis.command(["BLPOP", "none", "0"], by: soon(.seconds(30)))
+        let identifier = try await redis.command(["CLIENT", "ID"], by: shortly()).integer ?? 0
+        async let blocked = redis.command(["BLPOP", "none", "0"], by: shortly(.seconds(30)))
         try await eventually("it blocks") { try server.cli("CLIENT", "LIST").contains("cmd=blpop") }
         try server.cli("CLIENT", "KILL", "ID", "\(identifier)")
         do {
@@ -103,7 +103,7 @@ import Testing
         } catch {
           #expect(error as? RedisError == .unknownOutcome("the server closed the connection"))
         }
-        #expect(try await redis.command(["PING"], by: soon()) == .status("PONG"))
+        #expect(try await redis.command(["PING"], by: shortly()) == .status("PONG"))
         #expect(redis.statistics.reconnects == 1)
       }
     }
@@ -113,11 +113,11 @@ import Testing
     let server = try PrivateRedis()
     try await onLoop {
       try await withRedis(server.url) { redis in
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         // Without a turn of the loop in between: the client writes before it can know.
         server.stop()
         do {
-          try await redis.command(["PING"], by: soon())
+          try await redis.command(["PING"], by: shortly())
           Issue.record("answered")
         } catch RedisError.unknownOutcome {
         }
@@ -132,10 +132,10 @@ import Testing
       try await withRedis(server.url) { redis in
         let changes = Changes()
         redis.onStateChange = { changes.list.append($0) }
-        try await redis.command(["SET", "k", "v"], by: soon())
+        try await redis.command(["SET", "k", "v"], by: shortly())
         try server.cli("REPLICAOF", "127.0.0.1", "1")
         do {
-          try await redis.command(["SET", "k", "w"], by: soon())
+          try await redis.command(["SET", "k", "w"], by: shortly())
           Issue.record("written")
         } catch RedisError.server(let code, _) {
           #expect(code == "READONLY")
@@ -143,7 +143,7 @@ import Testing
         try await eventually("another connection") { redis.statistics.reconnects == 1 }
         #expect(changes.list.contains(.unavailable(reason: "the server is a read-only replica (READONLY)")))
         try server.cli("REPLICAOF", "NO", "ONE")
-        #expect(try await redis.command(["SET", "k", "w"], by: soon()).isOK)
+        #expect(try await redis.command(["SET", "k", "w"], by: shortly()).isOK)
       }
     }
   }
@@ -152,12 +152,12 @@ import Testing
     let server = try PrivateRedis(settings: ["maxclients 1"])
     try await onLoop {
       try await withRedis(server.url) { first in
-        try await first.waitUntilReady(by: soon())
+        try await first.waitUntilReady(by: shortly())
         try await withRedis(server.url) { second in
           try await eventually("refused") { second.statistics.attempts >= 3 }
           #expect(second.outage != nil && !second.isReady)
-          try await first.command(["CONFIG", "SET", "maxclients", "10"], by: soon())
-          try await second.waitUntilReady(by: soon())
+          try await first.command(["CONFIG", "SET", "maxclients", "10"], by: shortly())
+          try await second.waitUntilReady(by: shortly())
         }
       }
     }
@@ -170,9 +170,9 @@ import Testing
     try await onLoop {
       try await withRedis("redis://127.0.0.1:\(proxy.port)") { redis in
         let value = String(repeating: "grüße\r\n$5\r\n", count: 40)
-        try await redis.command(["SET", "k", value], by: soon())
-        async let first = redis.command(["GET", "k"], by: soon())
-        async let second = redis.command(["EVAL", "return {1,{'two',false}}", "0"], by: soon())
+        try await redis.command(["SET", "k", value], by: shortly())
+        async let first = redis.command(["GET", "k"], by: shortly())
+        async let second = redis.command(["EVAL", "return {1,{'two',false}}", "0"], by: shortly())
         #expect(try await first.text == value)
         #expect(try await second == .array([.integer(1), .array([.string(Array("two".utf8)), .null])]))
       }
@@ -194,14 +194,14 @@ import Testing
             #expect(redis.statistics.connectsTotal == 0 && redis.outage == "the server closed the connection")
           } else {
             do {
-              let value = try await redis.command(["GET", "k"], by: soon())
+              let value = try await redis.command(["GET", "k"], by: shortly())
               Issue.record("cut after \(cut), yet answered \(value)")
             } catch {
               #expect(error as? RedisError == .unknownOutcome("the server closed the connection"), "cut after \(cut)")
             }
           }
           proxy.plan.withLock { $0 = .init() }
-          #expect(try await redis.command(["GET", "k"], by: soon()).text == "0123456789")
+          #expect(try await redis.command(["GET", "k"], by: shortly()).text == "0123456789")
         }
       }
     }
@@ -224,13 +224,13 @@ import Testing
     try await onLoop {
       let backoff = Backoff(initial: .milliseconds(1), cap: .milliseconds(1), jitter: 0)
       try await withRedis("redis://localhost:\(server.port)", backoff: backoff) { redis in
-        try await redis.waitUntilReady(by: soon())
+        try await redis.waitUntilReady(by: shortly())
         var descriptors = 0
         var memory = 0
         for round in 0..<220 {
           if round == 20 { (descriptors, memory) = (openDescriptors(), residentBytes()) }
           let before = redis.statistics.connectsTotal
-          async let lost = redis.command(["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no"], by: soon())
+          async let lost = redis.command(["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no"], by: shortly())
           _ = try? await lost
           try await eventually("again") { redis.isReady && redis.statistics.connectsTotal > before }
         }

@@ -65,7 +65,7 @@ import Testing
   }
 
   @Test func allFaultsAreReportedAtOnce() {
-    let found = faults("redis://ho%20st:99999/x?dial_timeout=soon&colour=1&client_name=a%20b&skip_verify=true")
+    let found = faults("redis://ho%20st:99999/x?dial_timeout=shortly&colour=1&client_name=a%20b&skip_verify=true")
     #expect(found.count == 6 + 1, "host, port, database, three settings, one unknown: \(found)")
   }
 

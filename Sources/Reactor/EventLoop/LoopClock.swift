@@ -80,7 +80,19 @@ public final class LoopClock: Clock {
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
   public func sleep(until deadline: MonotonicInstant, tolerance: Duration? = nil) async throws {
+    try await sleep(until: deadline, Sleeper())
+  }
+
+  /// Sleeps until `deadline` or until `gate` opens, whichever comes first.
+  ///
+  /// - Throws: `CancellationError` as soon as the task is cancelled.
+  public func sleep(until deadline: MonotonicInstant, orUntil gate: Gate) async throws {
     let sleeper = Sleeper()
+    defer { gate.remove(sleeper) }
+    try await sleep(until: deadline, sleeper, gate)
+  }
+
+  private func sleep(until deadline: MonotonicInstant, _ sleeper: Sleeper, _ gate: Gate? = nil) async throws {
     try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
         sleeper.begin(continuation)
@@ -90,6 +102,7 @@ public final class LoopClock: Clock {
         } else {
           sleeper.arm(at: deadline)
         }
+        gate?.add(sleeper)
       }
     } onCancel: {
       EventLoop.perform { sleeper.cancel() }
@@ -120,7 +133,7 @@ public final class LoopClock: Clock {
 
 /// One task that sleeps. Woken or cancelled, whichever comes first; the other then does nothing.
 @EventLoop
-private final class Sleeper {
+final class Sleeper {
   var deadline = MonotonicInstant(nanoseconds: 0)
   private var continuation: CheckedContinuation<Void, any Error>?
   private var timer: TimerWatcher?

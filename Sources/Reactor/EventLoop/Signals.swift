@@ -36,7 +36,7 @@ public final class SignalWatcher {
     unblock(signal.number)
   }
 
-  /// A blocked signal stays blocked over exec, and libev leaves it so: started by a thread that blocks signals (those of
+  /// A blocked signal stays blocked over exec, and libev leaves it so: begun by a thread that blocks signals (those of
   /// Dispatch do), the process would never hear it.
   private func unblock(_ number: Int32) {
     var signals = sigset_t()

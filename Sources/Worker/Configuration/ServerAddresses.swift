@@ -13,26 +13,26 @@ extension Setting where Value == PostgresConfiguration {
         let configuration = try PostgresConfiguration(url: text, applicationName: Version.program)
         return .accepted(configuration, warnings: configuration.warnings)
       } catch {
-        return .refused(error.faults.map { "a PostgreSQL URL: \($0)" })
+        return .refused(error.faults.map { "a PostgreSQL URL, but: \($0)" })
       }
     }
   }
 }
 
-extension Setting where Value == String {
+extension Setting where Value == RedisConfiguration {
   static var redisURL: Setting {
     Setting(
       name: "REDIS_URL", kind: "Redis URL", absence: .fault,
       help: "The control plane's Redis: redis://user:password@host:port/database, or rediss:// for TLS.",
       isSecret: true
     ) { text in
-      hasScheme(text, ["redis", "rediss"]) ? .accepted(text) : .expected("a redis:// or rediss:// URL")
+      do throws(RedisURLFault) {
+        let configuration = try RedisConfiguration(url: text)
+        return .accepted(configuration, warnings: configuration.warnings)
+      } catch {
+        return .refused(error.faults.map { "a Redis URL, but: \($0)" })
+      }
     }
-  }
-
-  private static func hasScheme(_ text: String, _ schemes: [String]) -> Bool {
-    for scheme in schemes where text.hasPrefix(scheme + "://") { return true }
-    return false
   }
 }
 

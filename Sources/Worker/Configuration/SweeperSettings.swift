@@ -1,7 +1,8 @@
 // The sweepers' own settings: intervals, cutoff ages, and what jobs-recovery and discovery are told.
 // Each belongs to one sweeper and moves into that sweeper's file. Read through Settings.
 
-/// What jobs-recovery does with a job whose agent's claim has run out.
+/// What jobs-recovery does with a job whose agent's claim has run out. Agents claim queued jobs and claimed ones whose
+/// claim has run out, never expired ones.
 enum JobsRecoveryAction: String, CaseIterable, Sendable {
   /// Takes it out of the queue for good: agents claim no expired job.
   case expire

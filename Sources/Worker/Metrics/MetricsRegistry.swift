@@ -88,7 +88,7 @@ final class MetricsRegistry {
     let sum = newNumber()
     var lines: [(String, String, Source)] = []
     for (index, bound) in bounds.enumerated() {
-      lines.append((name + "_bucket", labelText(labels, bound: Self.text(bound)), .integer(first + index)))
+      lines.append((name + "_bucket", labelText(labels, bound: ValueText.text(bound)), .integer(first + index)))
     }
     lines.append((name + "_bucket", labelText(labels, bound: "+Inf"), .integer(first + bounds.count)))
     lines.append((name + "_sum", labelText(labels), .number(sum)))
@@ -101,17 +101,33 @@ final class MetricsRegistry {
   func render(into buffer: inout [UInt8]) {
     for callback in callbacks { numbers[callback.index] = callback.read() }
     if places.isEmpty { layOut() }
-    buffer.removeAll(keepingCapacity: true)
-    var textStart = 0
-    for place in places {
-      buffer.append(contentsOf: text[textStart..<place.textEnd])
-      textStart = place.textEnd
-      switch place.source {
-      case .integer(let index): Self.append(integers[index], to: &buffer)
-      case .number(let index): Self.append(numbers[index], to: &buffer)
+    // Room for the longest values there are, so that nothing is checked or moved while the text is written.
+    let room = text.count + places.count * ValueText.byteLimit
+    if buffer.count < room { buffer.append(contentsOf: repeatElement(0, count: room - buffer.count)) }
+    let count = buffer.withUnsafeMutableBytes { write(to: $0) }
+    buffer.removeLast(buffer.count - count)
+  }
+
+  /// Writes the text from the start of `target`, which has room for it, and returns its length.
+  private func write(to target: UnsafeMutableRawBufferPointer) -> Int {
+    text.withUnsafeBytes { text in
+      var count = 0
+      var textStart = 0
+      for place in places {
+        let piece = UnsafeRawBufferPointer(rebasing: text[textStart..<place.textEnd])
+        UnsafeMutableRawBufferPointer(rebasing: target[count...]).copyMemory(from: piece)
+        count += piece.count
+        textStart = place.textEnd
+        let end = UnsafeMutableRawBufferPointer(rebasing: target[count...])
+        switch place.source {
+        case .integer(let index): count += ValueText.write(integers[index], to: end)
+        case .number(let index): count += ValueText.write(numbers[index], to: end)
+        }
       }
+      let piece = UnsafeRawBufferPointer(rebasing: text[textStart...])
+      UnsafeMutableRawBufferPointer(rebasing: target[count...]).copyMemory(from: piece)
+      return count + piece.count
     }
-    buffer.append(contentsOf: text[textStart...])
   }
 }
 
@@ -180,33 +196,6 @@ extension MetricsRegistry {
       }
     }
     return escaped
-  }
-
-  private static func text(_ number: Double) -> String {
-    var bytes: [UInt8] = []
-    append(number, to: &bytes)
-    return String(decoding: bytes, as: UTF8.self)
-  }
-
-  private static func append(_ number: UInt64, to buffer: inout [UInt8]) {
-    let start = buffer.count
-    var rest = number
-    repeat {
-      buffer.append(UInt8(ascii: "0") + UInt8(truncatingIfNeeded: rest % 10))
-      rest /= 10
-    } while rest > 0
-    buffer[start...].reverse()
-  }
-
-  private static func append(_ number: Double, to buffer: inout [UInt8]) {
-    if number == number.rounded(), abs(number) < 1e15 {
-      if number < 0 { buffer.append(UInt8(ascii: "-")) }
-      append(UInt64(abs(number)), to: &buffer)
-    } else if number.isFinite {
-      buffer.append(contentsOf: number.description.utf8)
-    } else {
-      buffer.append(contentsOf: (number.isNaN ? "NaN" : number > 0 ? "+Inf" : "-Inf").utf8)
-    }
   }
 }
 

@@ -36,16 +36,15 @@ struct TaskMetrics {
       labels: ["task": task])
   }
 
-  /// Counts a run that had the lock.
-  func recordRun(succeeded: Bool, duration: Duration) {
-    runs[succeeded ? .success : .failure]?.increment()
-    self.duration.observe(duration.seconds)
+  /// Counts an attended slot, or a retry within one.
+  func record(_ outcome: RunOutcome) {
+    runs[outcome]?.increment()
+    if outcome == .skippedLock { skippedLocks.increment() }
   }
 
-  /// Counts a slot that was another replica's.
-  func recordSkippedLock() {
-    runs[.skippedLock]?.increment()
-    skippedLocks.increment()
+  /// Notes how long a run took that had the lock.
+  func observe(_ duration: Duration) {
+    self.duration.observe(duration.seconds)
   }
 
   func count(_ outcome: RunOutcome) -> UInt64 {

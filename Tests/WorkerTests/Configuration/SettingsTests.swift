@@ -171,7 +171,7 @@ import Testing
     let faults = Self.faults(["DATABASE_URL": "postgres://u:hunter2@h/d?sslmode=perhaps&no_such_parameter=hunter2"])
     #expect(faults.count == 2)
     for fault in faults {
-      #expect(fault.hasPrefix("DATABASE_URL: expected a PostgreSQL URL: ") && !fault.contains("hunter2"))
+      #expect(fault.hasPrefix("DATABASE_URL: expected a PostgreSQL URL, but: ") && !fault.contains("hunter2"))
     }
     let (settings, warnings) = try Self.load([
       "DATABASE_URL": "postgres://u:hunter2@h/d?pool_max_conns=3&default_query_exec_mode=exec&statement_timeout=5s"
@@ -179,6 +179,18 @@ import Testing
     #expect(settings[.databaseURL].maximumConnections == 3)
     #expect(warnings.map(\.variable) == ["DATABASE_URL"])
     #expect(warnings[0].text.hasPrefix("default_query_exec_mode is ignored"))
+  }
+
+  @Test func redissURLIsCheckedWholeWithoutTouchingTheServer() throws {
+    let faults = Self.faults(["REDIS_URL": "redis://u:hunter2@h:port/first?no_such_parameter=hunter2"])
+    #expect(!faults.isEmpty)
+    for fault in faults {
+      #expect(fault.hasPrefix("REDIS_URL: expected a Redis URL, but: ") && !fault.contains("hunter2"))
+    }
+    let (settings, warnings) = try Self.load(["REDIS_URL": "redis://:hunter2@h:7000/3?pool_size=5"])
+    #expect(settings[.redisURL].host == "h" && settings[.redisURL].port == 7_000 && settings[.redisURL].database == 3)
+    #expect(warnings.map(\.variable) == ["REDIS_URL"])
+    #expect(!warnings[0].text.contains("hunter2"))
   }
 
   @Test func theListenAddressIsAnAddressAndAPort() throws {

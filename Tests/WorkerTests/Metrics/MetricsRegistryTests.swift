@@ -158,9 +158,11 @@ import Testing
   @Test func aSlotIsCountedOnce() async throws {
     try await onLoop {
       let (registry, metrics) = Self.registry()
-      metrics[0].recordRun(succeeded: true, duration: .milliseconds(30))
-      metrics[0].recordRun(succeeded: false, duration: .seconds(3))
-      metrics[0].recordSkippedLock()
+      metrics[0].record(.success)
+      metrics[0].observe(.milliseconds(30))
+      metrics[0].record(.failure)
+      metrics[0].observe(.seconds(3))
+      metrics[0].record(.skippedLock)
       for outcome in RunOutcome.allCases { #expect(metrics[0].count(outcome) == 1) }
       let shown = text(registry)
       #expect(shown.contains("worker_scheduler_lock_skipped_total{task=\"wraps-expired\"} 1\n"))

@@ -1,0 +1,25 @@
+// A gate that opens once: how a service tells its parts that it drains. Invariant: who sleeps on an open gate does not.
+
+/// Opens once, and wakes all who sleep until then (`LoopClock.sleep(until:orUntil:)`).
+@EventLoop
+public final class Gate {
+  public private(set) var isOpen = false
+  private var sleepers: [ObjectIdentifier: Sleeper] = [:]
+
+  public init() {}
+
+  public func open() {
+    isOpen = true
+    let waiting = sleepers.values
+    sleepers.removeAll()
+    for sleeper in waiting { sleeper.wake() }
+  }
+
+  func add(_ sleeper: Sleeper) {
+    isOpen ? sleeper.wake() : (sleepers[ObjectIdentifier(sleeper)] = sleeper)
+  }
+
+  func remove(_ sleeper: Sleeper) {
+    sleepers[ObjectIdentifier(sleeper)] = nil
+  }
+}

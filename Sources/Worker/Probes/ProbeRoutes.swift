@@ -1,0 +1,51 @@
+// What the probe listener answers: /healthz, /readyz, /metrics. Invariant: /healthz and /metrics ask nobody and never
+// wait; only /readyz asks the servers.
+
+import Reactor
+
+/// The probe listener's routes.
+@EventLoop
+struct ProbeRoutes {
+  private static let json = "application/json"
+  private static let healthy = HTTPResponse(contentType: json, text: #"{"status":"ok"}"#)
+  private static let ready = HTTPResponse(contentType: json, text: #"{"status":"ready"}"#)
+  private static let booting = HTTPResponse(
+    status: .serviceUnavailable, contentType: json, text: #"{"status":"booting"}"#)
+  private static let draining = HTTPResponse(
+    status: .serviceUnavailable, contentType: json, text: #"{"status":"draining"}"#)
+
+  let readiness: Readiness
+  let metrics: MetricsRegistry
+
+  func answer(_ request: borrowing HTTPRequest) -> HTTPReply {
+    if request.hasPath("/healthz") { return .now(Self.healthy) }
+    if request.hasPath("/readyz") {
+      let readiness = readiness
+      return .later { Self.response(to: await readiness.state()) }
+    }
+    if request.hasPath("/metrics") {
+      var text: [UInt8] = []
+      metrics.render(into: &text)
+      return .now(HTTPResponse(contentType: MetricsRegistry.contentType, body: text))
+    }
+    return .now(.notFound)
+  }
+
+  static func response(to state: Readiness.State) -> HTTPResponse {
+    switch state {
+    case .ready: return ready
+    case .booting: return booting
+    case .draining: return draining
+    case .notReady(let failing):
+      var json = JSONWriter()
+      json.beginObject()
+      json.field("status", "not_ready")
+      json.key("failing")
+      json.beginObject()
+      for (server, ailment) in failing.sorted(by: { $0.key < $1.key }) { json.field(server, ailment) }
+      json.endObject()
+      json.endObject()
+      return HTTPResponse(status: .serviceUnavailable, contentType: Self.json, body: json.bytes)
+    }
+  }
+}

@@ -1,0 +1,128 @@
+// What one replica does about one sweeper's slots, as a pure state machine: it takes Redis's answers and returns what
+// to do next. Invariant: a slot that was attended is counted once, as success, failure or skipped.
+
+/// Redis's answer to the question whether this replica may run a sweeper now. Times in ms of Redis's clock.
+enum TakeAnswer: Equatable, Sendable {
+  /// The lock is this replica's, until its lease ends.
+  case taken(RunTicket)
+  /// Another replica has the lock; it expires in `remaining` ms unless renewed.
+  case held(slot: Int64, remaining: Int64)
+  /// Nothing is due before `due`.
+  case idle(slot: Int64, due: Int64)
+  /// Redis is empty or new: nobody may take a lock before `notBefore`, for whoever ran before may still be running.
+  case settling(slot: Int64, notBefore: Int64)
+  /// An operator has paused the sweeper.
+  case paused(slot: Int64)
+  /// The question arrived after its not-after and was refused.
+  case late
+}
+
+/// The right to run a sweeper once.
+struct RunTicket: Equatable, Sendable {
+  /// Fencing number: higher than that of any earlier run.
+  var epoch: Int64
+  /// The slot that this run is for, and the one after it.
+  var slot: Int64
+  var nextSlot: Int64
+  /// How many runs failed in a row before this one.
+  var failures: Int
+}
+
+/// The states of a replica's attendance of one sweeper:
+///
+///     boot ─▶ learning ──────── idle ───────▶ waiting ◀───────────────┐
+///                │                             │   ▲                  │
+///                │                 timer fired │   │ idle, paused:    │
+///                │                             ▼   │ count skipped    │ count success
+///                │     ┌── held: wait ────── asking                   │ or failure
+///                │     └───────────────────▶   │                      │
+///                └───────── taken ─────────────┴──────▶ running ──────┘
+///
+/// `learning` is the first question after boot: it tells the time of the next slot, and is no attendance, so it counts
+/// nothing unless it leads to a run. A slot that is held stays open until it is known how it ended here: another
+/// replica's run (skipped), or a run of this one after the other one's lock was gone.
+struct Attendance: Sendable {
+  /// What to do now. Waits are in ms from now.
+  enum Action: Equatable {
+    case run(RunTicket)
+    case wait(milliseconds: Int64)
+    /// The question came too late (the clocks disagreed): ask again at once.
+    case askAgain
+  }
+
+  let grid: SlotGrid
+  /// A slot that was attended and has not been counted.
+  private var open: Int64?
+  /// The newest slot that was counted.
+  private var counted = Int64.min
+  private var isLearning = true
+  private var isLate = false
+
+  init(grid: SlotGrid) {
+    self.grid = grid
+  }
+
+  /// Redis answered at `now` (ms of its clock).
+  mutating func answered(_ answer: TakeAnswer, at now: Int64) -> (counts: [RunOutcome], action: Action) {
+    defer { isLearning = false }
+    switch answer {
+    case .taken(let ticket):
+      isLate = false
+      let counts = settleOpen(before: ticket.slot)
+      open = nil
+      counted = max(counted, ticket.slot)
+      return (counts, .run(ticket))
+    case .held(let slot, let remaining):
+      let counts = attend(slot)
+      return (counts, .wait(milliseconds: max(1, min(remaining, grid.slot(after: now) - now))))
+    case .settling(let slot, let notBefore):
+      let counts = attend(slot)
+      return (counts, .wait(milliseconds: max(1, notBefore - now)))
+    case .idle(let slot, let due):
+      var counts = attend(slot)
+      counts += settleOpen(before: .max)
+      return (counts, .wait(milliseconds: max(1, due - now)))
+    case .paused(let slot):
+      var counts = attend(slot)
+      counts += settleOpen(before: .max)
+      return (counts, .wait(milliseconds: max(1, grid.slot(after: now) - now)))
+    case .late:
+      if isLate {
+        isLate = false
+        return ([], .wait(milliseconds: 1_000))
+      }
+      isLate = true
+      return ([], .askAgain)
+    }
+  }
+
+  /// Redis did not answer. `estimate` is its time in ms as far as known: nil before its first answer ever.
+  mutating func unanswered(estimate: Int64?) -> [RunOutcome] {
+    guard let estimate, !isLearning else { return [] }
+    let slot = grid.slot(at: estimate)
+    let counts = settleOpen(before: slot)
+    guard slot > counted else { return counts }
+    open = nil
+    counted = slot
+    return counts + [.failure]
+  }
+
+  /// The replica drains: a slot that is still open ends here.
+  mutating func drained() -> [RunOutcome] {
+    settleOpen(before: .max)
+  }
+
+  private mutating func attend(_ slot: Int64) -> [RunOutcome] {
+    guard !isLearning, slot > counted else { return [] }
+    let counts = settleOpen(before: slot)
+    open = slot
+    return counts
+  }
+
+  private mutating func settleOpen(before slot: Int64) -> [RunOutcome] {
+    guard let attended = open, attended < slot else { return [] }
+    open = nil
+    counted = max(counted, attended)
+    return [.skippedLock]
+  }
+}

@@ -1,0 +1,137 @@
+// The scripts that Redis runs: the whole agreement between replicas about one sweeper.
+// Invariants: Redis's clock (TIME) decides what is due; an epoch never falls back; a lock is renewed and deleted by its
+// own token only; whatever arrives after its not-after changes nothing. Called by Coordinator.
+
+import Reactor
+
+/// Two keys a sweeper, both in one cluster slot (the lock's key is the record's hash tag), and its history:
+///
+///     <namespace>:lock:worker:sweeper:<name>              the lock: a random token, with its expiry
+///     <namespace>:schedule:{<lock key>}                   a hash, the schedule record:
+///         epoch        fencing number of the last run that began
+///         token        the lock token of that run
+///         slot         start of the last slot that was completed, ms
+///         started      when the last run began, ms
+///         completed    epoch of the last run that was completed
+///         not_before   nobody takes the lock earlier, ms (set where the record was created)
+///         next_try     after a failure: not due earlier, ms
+///         failures     runs that failed in a row
+///         paused       set by an operator: nothing is due
+///         outcome, rows, duration   of the last completed run
+///     <namespace>:history:{<lock key>}                    a list, newest first, one line a run
+enum CoordinationScripts {
+  /// Lines of history kept a sweeper.
+  static let historyLimit = 100
+
+  /// A run that was asked for at boot is not due if the last one began less than this before, in ms.
+  static let runOnStartQuietMilliseconds = 60_000
+
+  /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force).
+  /// Answers {kind, now, …}, see `Coordinator.take`.
+  static let take = RedisScript(
+    """
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    local lease, interval, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+    if now > tonumber(ARGV[5]) then return {'late', now} end
+
+    local function text(number) return string.format('%.0f', number) end
+    local current = now - (now - offset) % interval
+    local following = current + interval
+    local record = redis.call('HMGET', KEYS[2],
+      'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started', 'paused', 'token')
+    local epoch = tonumber(record[1])
+    if not epoch then
+      redis.call('HSET', KEYS[2], 'epoch', text(now), 'not_before', text(now + lease))
+      return {'settling', now, current, now + lease}
+    end
+    if record[7] then return {'paused', now, current} end
+
+    -- Times that lie in the future were written before the clock stepped back.
+    local slot = tonumber(record[2]) or 0
+    if slot > now then
+      slot = now
+      redis.call('HSET', KEYS[2], 'slot', text(slot))
+    end
+    local started = math.min(tonumber(record[6]) or 0, now)
+
+    local due
+    if ARGV[6] == 'force' or (ARGV[6] == 'start' and now - started >= RUN_ON_START_QUIET) then
+      due = now
+    elseif slot >= current then
+      due = following
+    else
+      due = math.min(tonumber(record[4]) or 0, following)
+    end
+    if due > now then return {'idle', now, current, due} end
+
+    local holder = redis.call('GET', KEYS[1])
+    if holder then
+      -- A worker of the other kind knows no record: that it ran in this slot is noted in its stead.
+      if holder ~= record[8] then redis.call('HSET', KEYS[2], 'slot', text(current)) end
+      local remaining = redis.call('PTTL', KEYS[1])
+      if remaining < 0 then remaining = interval end
+      return {'held', now, current, remaining}
+    end
+    local notBefore = math.min(tonumber(record[3]) or 0, now + lease)
+    if notBefore > now then return {'settling', now, current, notBefore} end
+
+    epoch = math.max(epoch + 1, now)
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+    redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now))
+    return {'taken', now, epoch, current, following, tonumber(record[5]) or 0}
+    """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)"))
+
+  /// KEYS lock. ARGV token, lease, not-after (ms). Answers {1, now} where renewed, {0, now} where the lock is not ours.
+  static let renew = RedisScript(
+    """
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    if now > tonumber(ARGV[3]) or redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    return {1, now}
+    """)
+
+  /// KEYS lock. ARGV token. Deletes the lock where it is the token's.
+  static let release = RedisScript(
+    """
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
+    redis.call('DEL', KEYS[1])
+    return {1, now}
+    """)
+
+  /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
+  /// until the next try (ms), rows, duration (ms), replica. Idempotent by epoch: sent twice it changes nothing more.
+  static let complete = RedisScript(
+    """
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    local function text(number) return string.format('%.0f', number) end
+    local mine, outcome = tonumber(ARGV[2]), ARGV[5]
+    if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+
+    local record = redis.call('HMGET', KEYS[2], 'epoch', 'completed', 'slot')
+    local epoch = tonumber(record[1])
+    if epoch and epoch > mine then return {'superseded', now} end
+    if tonumber(record[2]) == mine then return {'done', now} end
+    if not epoch then
+      -- Redis lost its data in mid-run: nobody takes the lock for one lease, and this run still counts.
+      redis.call('HSET', KEYS[2], 'epoch', text(mine), 'not_before', text(now + tonumber(ARGV[3])))
+    end
+
+    redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8])
+    if outcome == 'success' then
+      redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))))
+      redis.call('HDEL', KEYS[2], 'next_try', 'failures')
+    elseif outcome == 'failure' then
+      redis.call('HSET', KEYS[2], 'next_try', text(now + tonumber(ARGV[6])))
+      redis.call('HINCRBY', KEYS[2], 'failures', 1)
+    end
+    redis.call('LPUSH', KEYS[3], cjson.encode({epoch = text(mine), slot = ARGV[4], outcome = outcome,
+      rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now)}))
+    redis.call('LTRIM', KEYS[3], 0, HISTORY_LAST)
+    return {'done', now}
+    """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)"))
+}

@@ -1,0 +1,158 @@
+// One sweeper's agreement with the other replicas, as calls: take, renew, release, complete.
+// Invariant: a call whose answer did not come is thrown as such, with its outcome unknown; nothing is assumed.
+
+import Reactor
+
+/// What a run has to tell when it ends.
+struct RunReport: Sendable {
+  enum Outcome: String, Sendable {
+    case success, failure, drained
+  }
+
+  var outcome: Outcome
+  /// Until the next try after a failure.
+  var retryDelay: Duration = .zero
+  var rows = 0
+  var duration: Duration = .zero
+}
+
+/// Speaks to Redis for one sweeper of this replica.
+@EventLoop
+final class Coordinator {
+  /// When a take counts a slot as due.
+  enum TakeMode: String, Sendable {
+    /// Where the schedule says so.
+    case due
+    /// At boot, too, unless the last run began less than a minute ago.
+    case start
+    /// In any case, for a run by hand.
+    case force
+  }
+
+  /// Redis answered something that the scripts do not say.
+  struct UnexpectedAnswer: Error {}
+
+  /// How long one command may take.
+  static let commandLimit = Duration.seconds(2)
+
+  let grid: SlotGrid
+  let leaseDuration: Duration
+  private let redis: RedisClient
+  private let clock: LoopClock
+  private let lockKey: String
+  private let recordKey: String
+  private let historyKey: String
+  private let replica: String
+  private var redisClock: ClockSample?
+
+  init(
+    redis: RedisClient, clock: LoopClock, namespace: String, sweeper name: String, interval: Duration,
+    leaseDuration: Duration, replica: String
+  ) {
+    self.redis = redis
+    self.clock = clock
+    self.leaseDuration = leaseDuration
+    self.replica = replica
+    grid = SlotGrid(sweeper: name, interval: interval)
+    lockKey = "\(namespace):lock:worker:sweeper:\(name)"
+    recordKey = "\(namespace):schedule:{\(lockKey)}"
+    historyKey = "\(namespace):history:{\(lockKey)}"
+  }
+
+  /// Redis's time in ms as far as known; nil before its first answer.
+  var redisTimeEstimate: Int64? {
+    redisClock?.estimate(at: clock.now)
+  }
+
+  /// Asks whether this replica may run now; where it may, the lock holds `token`.
+  ///
+  /// - Returns: the answer, Redis's time in ms when it was given, and when the question was sent.
+  /// - Throws: `RedisError`; after an unknown outcome the lock may be ours, now or later: release the token.
+  func take(token: String, mode: TakeMode) async throws -> (answer: TakeAnswer, now: Int64, sentAt: MonotonicInstant) {
+    let notAfter = try await notAfter(clock.now.advanced(by: Self.commandLimit))
+    let sentAt = clock.now
+    let answer = try await evaluate(
+      CoordinationScripts.take, keys: [lockKey, recordKey],
+      [
+        token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
+        "\(notAfter)", mode.rawValue,
+      ])
+    let numbers = answer.numbers
+    func number(_ index: Int) throws -> Int64 {
+      guard index < numbers.count else { throw UnexpectedAnswer() }
+      return numbers[index]
+    }
+    let parsed: TakeAnswer
+    switch answer.kind {
+    case "taken":
+      let ticket = RunTicket(
+        epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: Int(try number(3)))
+      parsed = .taken(ticket)
+    case "held": parsed = .held(slot: try number(0), remaining: try number(1))
+    case "idle": parsed = .idle(slot: try number(0), due: try number(1))
+    case "settling": parsed = .settling(slot: try number(0), notBefore: try number(1))
+    case "paused": parsed = .paused(slot: try number(0))
+    case "late": parsed = .late
+    default: throw UnexpectedAnswer()
+    }
+    return (parsed, answer.now, sentAt)
+  }
+
+  /// Renews the lock.
+  ///
+  /// - Returns: whether it is still the token's.
+  /// - Throws: `RedisError`, where nothing is known.
+  func renew(token: String, by deadline: MonotonicInstant) async throws -> Bool {
+    let limit = min(deadline, clock.now.advanced(by: Self.commandLimit))
+    let notAfter = try await notAfter(limit)
+    let answer = try await evaluate(
+      CoordinationScripts.renew, keys: [lockKey], [token, "\(leaseDuration.milliseconds)", "\(notAfter)"], by: limit)
+    return answer.kind == "1"
+  }
+
+  /// Deletes the lock where it is the token's.
+  func release(token: String) async throws {
+    _ = try await evaluate(CoordinationScripts.release, keys: [lockKey], [token])
+  }
+
+  /// Ends a run: writes the record, and frees the lock.
+  ///
+  /// - Throws: `RedisError`; sending it again is right, for it is idempotent by epoch.
+  func complete(_ ticket: RunTicket, token: String, _ report: RunReport) async throws {
+    _ = try await evaluate(
+      CoordinationScripts.complete, keys: [lockKey, recordKey, historyKey],
+      [
+        token, "\(ticket.epoch)", "\(leaseDuration.milliseconds)", "\(ticket.slot)", report.outcome.rawValue,
+        "\(report.retryDelay.milliseconds)", "\(report.rows)", "\(report.duration.milliseconds)", replica,
+      ])
+  }
+
+  /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.
+  private func notAfter(_ deadline: MonotonicInstant) async throws -> Int64 {
+    if redisClock == nil {
+      let time = try await redis.command(["TIME"], by: deadline)
+      guard let parts = time.array, parts.count == 2, let seconds = parts[0].integer, let micros = parts[1].integer
+      else {
+        throw UnexpectedAnswer()
+      }
+      noteRedisClock(seconds * 1_000 + micros / 1_000)
+    }
+    return redisClock?.estimate(at: deadline) ?? 0
+  }
+
+  private func noteRedisClock(_ milliseconds: Int64) {
+    redisClock = ClockSample(reading: milliseconds, arrivedAt: clock.now, unitsPerSecond: 1_000)
+  }
+
+  /// Runs a script and takes its answer apart: a word or number, Redis's time, and more numbers.
+  private func evaluate(
+    _ script: RedisScript, keys: [String], _ arguments: [String], by deadline: MonotonicInstant? = nil
+  ) async throws -> (kind: String, now: Int64, numbers: [Int64]) {
+    let value = try await redis.evaluate(
+      script, keys: keys, arguments: arguments, by: deadline ?? clock.now.advanced(by: Self.commandLimit))
+    guard let parts = value.array, parts.count >= 2, let now = parts[1].integer else { throw UnexpectedAnswer() }
+    noteRedisClock(now)
+    guard let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" }) else { throw UnexpectedAnswer() }
+    return (kind, now, parts[2...].compactMap(\.integer))
+  }
+}

@@ -1,0 +1,81 @@
+// The lease of one run, as a pure state machine: when to renew it, and when it must be taken for lost.
+// Invariant: `stopAt` never lies later than the margin before the moment at which Redis may let the lock expire.
+
+import Reactor
+
+/// The life of a lease, from its take on:
+///
+///         taken                                     renewed: the deadline moves
+///       ────────▶ held ──── lease/3 passed ────▶ renewing ────┐
+///                  ▲  ▲                           │  │  │      │
+///                  │  └──── no answer: again ─────┘  │  └──────┘
+///                  │        after retryDelay         │ refused: another one has the lock
+///                  │                                 ▼
+///                  └──── now ≥ deadline - margin ─▶ lost
+///
+/// The deadline is local and monotonic: the moment before the last successful take or renewal was **sent**, plus the
+/// lease. An error of Redis is not a loss; passing the deadline less the margin is one, answer or not.
+struct Lease: Sendable {
+  /// What the holder has to do now.
+  enum Action: Equatable {
+    /// Nothing until this instant.
+    case wait(until: MonotonicInstant)
+    /// Send a renewal, and tell its outcome by `renewed(sentAt:)`, `unanswered(at:)` or `refused()`.
+    case renew
+    /// The lease is lost: stop the run, write nothing more.
+    case stop
+  }
+
+  /// How soon a renewal is repeated that brought no answer.
+  static let retryDelay = Duration.milliseconds(250)
+
+  let duration: Duration
+  let margin: Duration
+  private(set) var deadline: MonotonicInstant
+  private var nextRenewal: MonotonicInstant
+  private var isRefused = false
+
+  /// A lease just taken by a command that was sent at `sentAt`.
+  init(duration: Duration, takenAt sentAt: MonotonicInstant) {
+    self.duration = duration
+    margin = Self.margin(of: duration)
+    deadline = sentAt.advanced(by: duration)
+    nextRenewal = sentAt.advanced(by: duration / 3)
+  }
+
+  /// The larger of half a second and a tenth of the lease.
+  static func margin(of duration: Duration) -> Duration {
+    max(.milliseconds(500), duration / 10)
+  }
+
+  /// From here on nothing may be written.
+  var stopAt: MonotonicInstant {
+    deadline.advanced(by: .zero - margin)
+  }
+
+  func isHeld(at now: MonotonicInstant) -> Bool {
+    !isRefused && now < stopAt
+  }
+
+  func action(at now: MonotonicInstant) -> Action {
+    guard isHeld(at: now) else { return .stop }
+    return nextRenewal <= now ? .renew : .wait(until: min(nextRenewal, stopAt))
+  }
+
+  /// A renewal that was sent at `sentAt` was granted.
+  mutating func renewed(sentAt: MonotonicInstant) {
+    // Answers in disorder: an older one must not shorten what a newer one granted.
+    deadline = max(deadline, sentAt.advanced(by: duration))
+    nextRenewal = max(nextRenewal, sentAt.advanced(by: duration / 3))
+  }
+
+  /// A renewal brought no answer, or an error: nothing is known, so nothing changes but the time of the next one.
+  mutating func unanswered(at now: MonotonicInstant) {
+    nextRenewal = now.advanced(by: Self.retryDelay)
+  }
+
+  /// Redis says that the lock is another one's.
+  mutating func refused() {
+    isRefused = true
+  }
+}

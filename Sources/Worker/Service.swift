@@ -1,0 +1,184 @@
+// The worker as a whole: makes its parts, runs them as children of one task, and takes them down in order.
+// Invariant: nothing outlives `run`; sweeps stop first, then the probes, the servers' connections last.
+
+import Logging
+import Reactor
+
+/// One worker process.
+@EventLoop
+final class Service {
+  /// The exit status after a second signal, as a shell would report the first kind of signal that asks to end.
+  private static let killedStatus: Int32 = 128 + 15
+  /// Of the shutdown's grace, what is kept for giving the locks back.
+  private static let releaseReserve = Duration.seconds(2)
+
+  private let settings: Settings
+  private let logger: Logger
+  private let clock = LoopClock.system
+  private let pool: PostgresPool
+  private let redis: RedisClient
+  private let drain = Gate()
+  private let giveUp = Gate()
+  private let readiness: Readiness
+  private let registry = MetricsRegistry()
+  private let processMetrics = ProcessMetrics()
+  private let loops: [SweeperLoop]
+
+  init(_ settings: Settings, logger: Logger) {
+    self.settings = settings
+    self.logger = logger
+    let postgres = settings[.databaseURL]
+    pool = PostgresPool(
+      postgres, maximumConnections: postgres.maximumConnections ?? settings[.databaseMaxConnections],
+      connectionLifetime: postgres.connectionLifetime ?? settings[.databaseConnectionLifetime])
+    var redisConfiguration = settings[.redisURL]
+    redisConfiguration.dialTimeout = settings[.redisDialTimeout]
+    redis = RedisClient(redisConfiguration)
+    readiness = Readiness(pool: pool, redis: redis, clock: clock, drain: drain)
+    processMetrics.register(in: registry)
+    ProcessMetrics.registerLoop(in: registry)
+    ServerMetrics.register(pool, redis, in: registry)
+    loops = Self.makeLoops(settings, pool, redis, clock, drain, giveUp, registry, logger)
+  }
+
+  private static func makeLoops(
+    _ settings: Settings, _ pool: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, _ drain: Gate, _ giveUp: Gate,
+    _ registry: MetricsRegistry, _ logger: Logger
+  ) -> [SweeperLoop] {
+    let sink = LogSink(logger)
+    let replica = Token.random()
+    return Sweepers.all(settings).map { sweeper in
+      let coordinator = Coordinator(
+        redis: redis, clock: clock, namespace: settings[.redisNamespace], sweeper: sweeper.name,
+        interval: sweeper.interval, leaseDuration: settings[.lease], replica: replica)
+      return SweeperLoop(
+        sweeper: sweeper, coordinator: coordinator,
+        runner: SweepRunner(
+          sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, drain: drain, giveUp: giveUp),
+        redis: redis, clock: clock, drain: drain, metrics: TaskMetrics(task: sweeper.name, registry: registry),
+        sink: sink, logger: logger)
+    }
+  }
+
+  /// Runs until a signal asks to end, and returns the process's exit status.
+  func run() async -> Int32 {
+    let routes = ProbeRoutes(readiness: readiness, metrics: registry)
+    let server = HTTPServer { request in routes.answer(request) }
+    do {
+      try server.listen(on: settings[.localAddress])
+    } catch {
+      logger.error("the probes cannot be served", metadata: ["error": "\(error)"])
+      return ConfigurationFaults.exitStatus
+    }
+    logger.info("starting", metadata: ["version": "\(Version.number)", "address": "\(settings[.localAddress])"])
+    let signals = watchSignals()
+    watchRedis()
+    await withTaskGroup { group in
+      group.addTask { await self.redis.run() }
+      group.addTask { await self.pool.run() }
+      group.addTask { await server.run() }
+      group.addTask { await self.boot() }
+      await attendSlots()
+      await server.drain(within: .seconds(1))
+      group.cancelAll()
+    }
+    _ = signals
+    logger.info("stopped")
+    return 0
+  }
+
+  /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or Redis did not answer.
+  func runOnce(_ options: RunOptions) async -> Int32 {
+    let signals = watchSignals()
+    let results = await withTaskGroup { group in
+      group.addTask { await self.redis.run() }
+      group.addTask { await self.pool.run() }
+      let results = await attendOnce(options.force ? .force : .due)
+      group.cancelAll()
+      return results
+    }
+    _ = signals
+    if options.table { OnceTable.show(results) }
+    return results.contains { $0.result.isFailure } ? 1 : 0
+  }
+
+  private func attendOnce(_ mode: Coordinator.TakeMode) async -> [OnceTable.Row] {
+    await withTaskGroup(of: (Int, OnceResult).self) { group in
+      for (index, loop) in loops.enumerated() {
+        group.addTask { (index, await loop.attendOnce(mode)) }
+      }
+      var results = loops.map { OnceTable.Row(sweeper: $0.sweeper.name, result: .notRun) }
+      for await (index, result) in group { results[index].result = result }
+      return results
+    }
+  }
+
+  private func boot() async {
+    let state = await readiness.boot()
+    if state == .ready { logger.info("ready") } else { logger.warning("not ready", metadata: ["state": "\(state)"]) }
+  }
+
+  /// Runs the sweepers' loops until the worker drains, and then for as long as the grace allows.
+  private func attendSlots() async {
+    enum Ended { case loop, grace }
+    await withTaskGroup(of: Ended.self) { group in
+      for loop in loops {
+        group.addTask {
+          await loop.attendSlots(runOnStart: self.settings[.runOnStart])
+          return .loop
+        }
+      }
+      group.addTask {
+        await self.grace()
+        return .grace
+      }
+      var running = loops.count
+      for await ended in group {
+        if ended == .loop { running -= 1 }
+        if ended == .grace || running == 0 { group.cancelAll() }
+        if running == 0 { drain.open() }
+      }
+    }
+  }
+
+  /// Returns when the shutdown's grace is over; before it, cancels the batch at hand while there is time to tell Redis.
+  private func grace() async {
+    do {
+      while !drain.isOpen {
+        try await clock.sleep(until: clock.now.advanced(by: .seconds(86_400)), orUntil: drain)
+      }
+      let grace = settings[.shutdownGrace]
+      let reserve = min(Self.releaseReserve, grace / 2)
+      try await clock.sleep(for: grace - reserve)
+      giveUp.open()
+      try await clock.sleep(for: reserve)
+    } catch {
+      // Cancelled: all loops ended in time.
+    }
+  }
+
+  private func watchSignals() -> [SignalWatcher] {
+    let ask = { @EventLoop [weak self] in
+      guard let self else { return }
+      if self.drain.isOpen { HostProcess.exit(Self.killedStatus) }
+      self.logger.info("draining: asked to end")
+      self.drain.open()
+    }
+    return [
+      SignalWatcher(.terminate, callback: ask),
+      SignalWatcher(.interrupt, callback: ask),
+      // There is no configuration file to read again, and a terminal that goes away does not end a service.
+      SignalWatcher(.hangUp) {},
+    ]
+  }
+
+  private func watchRedis() {
+    let logger = logger
+    redis.onStateChange = { availability in
+      switch availability {
+      case .ready: logger.info("Redis is ready")
+      case .unavailable(let reason): logger.warning("Redis is unavailable", metadata: ["error": "\(reason)"])
+      }
+    }
+  }
+}

@@ -1,0 +1,76 @@
+// What a sweeper is: a name, an interval, what it does to which rows, and what it reports. No plumbing: connections,
+// locks, retries and metrics belong to the scheduler, which runs what is declared here.
+
+import Reactor
+
+/// One housekeeping duty of the worker.
+struct Sweeper: Sendable {
+  /// As it appears in the lock's key, the metrics' `task` label, and the logs.
+  let name: String
+  /// What it does, in one sentence.
+  let summary: String
+  let interval: Duration
+  let work: Work
+  let report: Report
+
+  enum Work: Sendable {
+    /// Changes due rows of a table, by physical ranges.
+    case rows(RowSweep)
+    /// Inserts one discover job a target.
+    case discovery(Discovery)
+  }
+
+  /// The texts of the event that follows a run.
+  struct Report: Sendable {
+    /// When any row changed.
+    let severity: Event.Severity
+    let title: String
+    /// What the count of changed rows is called in the event's metadata.
+    let countName: String
+    /// Whether the cutoff is told as the event's detail.
+    var showsCutoff = false
+    let failureTitle: String
+  }
+}
+
+/// Rows of one table that are due by a condition, and what becomes of them.
+///
+/// In `due` and `probe`, `:cutoff` stands for the run's cutoff: PostgreSQL's clock at the run's beginning, less `age`.
+struct RowSweep: Sendable {
+  enum Change: Sendable {
+    case delete
+    /// The SET list.
+    case update(set: String)
+  }
+
+  let table: String
+  let change: Change
+  /// The condition of a due row. It is checked again on every row that is written.
+  let due: String
+  /// How far the cutoff lies before now.
+  let age: Duration
+  /// A cheap look at an index that can tell that there is nothing to do.
+  var probe: Probe?
+
+  /// At most `Probe.limit` entries of an index are looked at, in its order, among them the due ones. Where they are
+  /// fewer than the limit and none of them is due, no row of the table is.
+  struct Probe: Sendable {
+    static let limit = 1_000
+
+    /// A condition that an index serves and that every due row meets.
+    let indexed: String
+    /// The index's column, and the direction in which due rows come first.
+    let order: String
+  }
+}
+
+/// What a run found and changed.
+struct SweepCount: Equatable, Sendable {
+  var changed = 0
+  /// Due rows that someone else held locked: left to the next run.
+  var skipped = 0
+  /// The run's cutoff as PostgreSQL wrote it, for the event.
+  var cutoff: String?
+
+  var found: Int { changed + skipped }
+}

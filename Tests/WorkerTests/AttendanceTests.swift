@@ -1,0 +1,114 @@
+// What a replica does about a sweeper's slots: each answer by itself, and thousands of orders of them.
+
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct AttendanceTests {
+  static let grid = SlotGrid(sweeper: "wraps-expired", interval: .seconds(60))
+  static let slot = grid.slot(at: 1_700_000_000_000)
+  static let next = slot + 60_000
+
+  static func ticket(_ slot: Int64) -> RunTicket {
+    RunTicket(epoch: slot, slot: slot, nextSlot: slot + 60_000, failures: 0)
+  }
+
+  /// An attendance that has learned its grid.
+  static func learned() -> Attendance {
+    var attendance = Attendance(grid: grid)
+    _ = attendance.answered(.idle(slot: slot - 60_000, due: slot), at: slot - 1_000)
+    return attendance
+  }
+
+  @Test func theFirstQuestionAfterBootCountsNothing() {
+    var attendance = Attendance(grid: Self.grid)
+    let (counts, action) = attendance.answered(.idle(slot: Self.slot, due: Self.next), at: Self.slot + 1_000)
+    #expect(counts == [])
+    #expect(action == .wait(milliseconds: 59_000))
+  }
+
+  @Test func aSlotThatAnotherReplicaDidIsSkippedOnce() {
+    var attendance = Self.learned()
+    #expect(attendance.answered(.idle(slot: Self.slot, due: Self.next), at: Self.slot + 5).counts == [.skippedLock])
+    #expect(attendance.answered(.idle(slot: Self.slot, due: Self.next), at: Self.slot + 900).counts == [])
+    #expect(attendance.drained() == [])
+  }
+
+  @Test func aHeldSlotWaitsForTheShorterOfTheLeaseAndTheNextSlot() {
+    var attendance = Self.learned()
+    #expect(
+      attendance.answered(.held(slot: Self.slot, remaining: 14_000), at: Self.slot + 10).action
+        == .wait(milliseconds: 14_000))
+    #expect(
+      attendance.answered(.held(slot: Self.slot, remaining: 14_000), at: Self.next - 10).action
+        == .wait(milliseconds: 10))
+  }
+
+  @Test func aHeldSlotThatThisReplicaRunsAfterAllIsNoSkip() {
+    var attendance = Self.learned()
+    #expect(attendance.answered(.held(slot: Self.slot, remaining: 14_000), at: Self.slot + 10).counts == [])
+    let (counts, action) = attendance.answered(.taken(Self.ticket(Self.slot)), at: Self.slot + 14_020)
+    #expect(counts == [])
+    #expect(action == .run(Self.ticket(Self.slot)))
+  }
+
+  @Test func aHeldSlotThatEndsUnattendedIsASkipWhenTheNextOneBegins() {
+    var attendance = Self.learned()
+    #expect(attendance.answered(.held(slot: Self.slot, remaining: 90_000), at: Self.slot + 10).counts == [])
+    #expect(attendance.answered(.held(slot: Self.next, remaining: 30_000), at: Self.next + 10).counts == [.skippedLock])
+    #expect(attendance.drained() == [.skippedLock])
+  }
+
+  @Test func silenceOfRedisIsOneFailureASlot() {
+    var attendance = Self.learned()
+    #expect(attendance.unanswered(estimate: Self.slot + 5) == [.failure])
+    #expect(attendance.unanswered(estimate: Self.slot + 2_000) == [])
+    #expect(attendance.unanswered(estimate: Self.next + 5) == [.failure])
+  }
+
+  @Test func aQuestionThatCameTooLateIsAskedAgainOnceBeforeItWaits() {
+    var attendance = Self.learned()
+    #expect(attendance.answered(.late, at: Self.slot).action == .askAgain)
+    #expect(attendance.answered(.late, at: Self.slot).action == .wait(milliseconds: 1_000))
+  }
+
+  @Test func aPausedSlotIsSkipped() {
+    var attendance = Self.learned()
+    let (counts, action) = attendance.answered(.paused(slot: Self.slot), at: Self.slot + 100)
+    #expect(counts == [.skippedLock])
+    #expect(action == .wait(milliseconds: 59_900))
+  }
+
+  /// The rule: each slot in which this replica asked and was answered, or asked in vain, is counted once; a run counts
+  /// by itself.
+  @Test func noOrderOfAnswersCountsASlotTwiceOrNotAtAll() {
+    for seed in UInt64(0)..<5_000 {
+      var random = SeededRandom(seed: seed)
+      var attendance = Self.learned()
+      var now = Self.slot
+      var attended: Set<Int64> = []
+      var runs: Set<Int64> = []
+      var counted = 0
+      for _ in 0..<60 {
+        now += Int64.random(in: 1...40_000, using: &random)
+        let slot = Self.grid.slot(at: now)
+        switch Int.random(in: 0..<6, using: &random) {
+        case 0: counted += attendance.answered(.idle(slot: slot, due: slot + 60_000), at: now).counts.count
+        case 1: counted += attendance.answered(.held(slot: slot, remaining: 5_000), at: now).counts.count
+        case 2: counted += attendance.answered(.paused(slot: slot), at: now).counts.count
+        case 3: counted += attendance.unanswered(estimate: now).count
+        case 4: counted += attendance.answered(.settling(slot: slot, notBefore: now + 3_000), at: now).counts.count
+        default:
+          // One run a slot here: a retry would be counted by itself.
+          guard !attended.contains(slot) else { continue }
+          counted += attendance.answered(.taken(Self.ticket(slot)), at: now).counts.count
+          runs.insert(slot)
+        }
+        attended.insert(slot)
+      }
+      counted += attendance.drained().count
+      #expect(counted + runs.count == attended.count, "seed \(seed)")
+    }
+  }
+}

@@ -1,0 +1,70 @@
+// A control plane's database for one test: the development schema in a database of its own, on the shared server.
+
+import Foundation
+import Reactor
+import TestSupport
+
+@testable import Worker
+
+/// A fresh database with the control plane's tables.
+struct ControlPlane: Sendable {
+  let url: String
+  private let name: String
+
+  static func fresh() async throws -> ControlPlane {
+    let server = try await PrivatePostgres.shared
+    let url = try await server.freshDatabase()
+    let plane = ControlPlane(url: url, name: String(url[url.index(after: url.lastIndex(of: "/")!)...]))
+    let schema = Repository.root.appending(path: "scripts/dev/schema.sql")
+    _ = try await plane.sql(String(contentsOf: schema, encoding: .utf8))
+    return plane
+  }
+
+  /// What psql prints, tuples only.
+  @discardableResult
+  func sql(_ text: String) async throws -> String {
+    try await PrivatePostgres.shared.psql(text, database: name).trimmingCharacters(in: .whitespacesAndNewlines)
+  }
+
+  /// Settings with this database, and what a test sets besides.
+  func settings(_ more: [String: String] = [:]) throws -> Settings {
+    let base = ["DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:1"]
+    return try Settings.load(environment: base.merging(more) { $1 }).settings
+  }
+
+  /// A pool of connections to it.
+  @EventLoop
+  func pool(connections: Int = 4) throws -> PostgresPool {
+    PostgresPool(
+      try PostgresConfiguration(url: url, applicationName: "test"), maximumConnections: connections,
+      connectionLifetime: .seconds(1_800))
+  }
+
+  /// Runs one sweeper's work once, under a lease that was just taken.
+  @EventLoop
+  func sweep(
+    _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000
+  ) async throws -> SweepCount {
+    let pool = try pool(connections: 2)
+    let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
+    let ticket = RunTicket(epoch: epoch, slot: slot, nextSlot: slot + 60_000, failures: 0)
+    let count = try await pool.withConnection(by: held.lease.stopAt) { connection in
+      let session = GuardedSession(
+        connection: connection, held: held, clock: .system, sweeper: sweeper.name, ticket: ticket,
+        age: sweeper.work.age,
+        isDraining: { false })
+      switch sweeper.work {
+      case .rows(let sweep): return try await sweep.run(in: session)
+      case .discovery(let discovery): return try await discovery.run(in: session, slot: slot)
+      }
+    }
+    await pool.close()
+    return count
+  }
+}
+
+/// The checkout that the tests run in.
+enum Repository {
+  static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+    .deletingLastPathComponent()
+}

@@ -1,0 +1,157 @@
+// Sweeps beside others: rows that change or stay locked meanwhile, large tables, lost leases, frozen predecessors.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct SweepRaceTests {
+  /// Opens a transaction that does `statement`, runs `meanwhile` beside it, and commits when that says so.
+  @EventLoop
+  private func transaction(
+    _ plane: ControlPlane, _ statement: String,
+    meanwhile:
+      @escaping @EventLoop @Sendable (_ commit: @escaping @EventLoop @Sendable () async throws -> Void)
+      async throws -> Void
+  ) async throws {
+    let pool = try plane.pool()
+    let deadline = LoopClock.system.now.advanced(by: .seconds(20))
+    try await pool.withConnection(by: deadline) { connection in
+      _ = try await connection.query(PostgresStatement("BEGIN"), by: deadline)
+      _ = try await connection.query(PostgresStatement(statement), by: deadline)
+      try await meanwhile { _ = try await connection.query(PostgresStatement("COMMIT"), by: deadline) }
+    }
+    await pool.close()
+  }
+
+  @Test func aHeartbeatCommittedWhileTheSweepWaitsForTheRowWins() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day')")
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    try await onLoop {
+      try await self.transaction(plane, "UPDATE agents SET last_seen_at = now() WHERE name = 'a'") { commit in
+        async let swept = plane.sweep(sweeper)
+        try await eventually("the sweep waits for the row") {
+          try await plane.sql("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'") != "0"
+        }
+        try await commit()
+        #expect(try await swept.changed == 0)
+      }
+    }
+    #expect(try await plane.sql("SELECT status FROM agents") == "active")
+  }
+
+  @Test func aClaimCommittedWhileTheSweepWaitsForTheRowWins() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(SweeperTests.jobs)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    try await onLoop {
+      let claim = "UPDATE sync_jobs SET claim_expires_at = now() + interval '5 min' WHERE payload = '\"stuck\"'"
+      try await self.transaction(plane, claim) { commit in
+        async let swept = plane.sweep(sweeper)
+        try await eventually("the sweep waits for the row") {
+          try await plane.sql("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'") != "0"
+        }
+        try await commit()
+        #expect(try await swept.changed == 0)
+      }
+    }
+    #expect(try await plane.sql("SELECT count(*) FROM sync_jobs WHERE status = 'expired'") == "0")
+  }
+
+  @Test func aRowThatStaysLockedIsSkippedAndCounted() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO agents (name, secret_hash, last_seen_at)
+      SELECT 'a' || n, '', now() - interval '1 day' FROM generate_series(1, 10) AS n
+      """)
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    try await onLoop {
+      try await self.transaction(plane, "SELECT FROM agents WHERE name = 'a5' FOR UPDATE") { commit in
+        let count = try await plane.sweep(sweeper)
+        #expect(count.changed == 9)
+        #expect(count.skipped == 1)
+        try await commit()
+      }
+    }
+    #expect(try await plane.sql("SELECT name FROM agents WHERE status = 'active'") == "a5")
+  }
+
+  @Test func aTableLockEndsTheRunWithinItsLease() async throws {
+    let plane = try await ControlPlane.fresh()
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    try await onLoop {
+      try await self.transaction(plane, "LOCK TABLE agents IN ACCESS EXCLUSIVE MODE") { commit in
+        let error = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, lease: .seconds(3)) }
+        #expect(error?.sqlState == "55P03")
+        try await commit()
+      }
+    }
+  }
+
+  @Test func aLargeTableIsSweptInManyBatchesAndCompletely() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      \(SweeperTests.wrap) SELECT 'k' || n, repeat('x', 300)::bytea, '', '', 'k', '', 0,
+        now() + CASE WHEN n % 2 = 0 THEN interval '-1 hour' ELSE interval '1 hour' END, NULL, NULL
+      FROM generate_series(1, 30000) AS n
+      """)
+    let sweeper = Sweeper.wrapsExpired(try plane.settings())
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 15_000)
+    #expect(try await plane.sql("SELECT count(*), min(expires_at) > now() FROM secret_wraps") == "15000|t")
+  }
+
+  @Test func aLeaseThatEndedWritesNothing() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day')")
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    await #expect(throws: (any Error).self) {
+      // Half a second of lease is all margin.
+      try await onLoop { try await plane.sweep(sweeper, lease: .milliseconds(500)) }
+    }
+    #expect(try await plane.sql("SELECT status FROM agents") == "active")
+  }
+
+  @Test func aPredecessorsFrozenSessionIsTerminated() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day')")
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    try await onLoop {
+      // What a run leaves that freezes between its guard and the end of its pipeline.
+      let key = Int32(bitPattern: StableHash.fnv1a(sweeper.name))
+      let frozen = """
+        SELECT set_config('application_name', 'secrets-bridge-worker agents-stale 6', true),
+          pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
+        """
+      await #expect(throws: PostgresError.self) {
+        try await self.transaction(plane, frozen) { commit in
+          #expect(try await plane.sweep(sweeper, epoch: 7).changed == 1)
+          try await commit()
+        }
+      }
+    }
+    #expect(try await plane.sql("SELECT status FROM agents") == "stale")
+  }
+
+  @Test func aSuccessorsSessionIsLeftAlone() async throws {
+    let plane = try await ControlPlane.fresh()
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    try await onLoop {
+      let key = Int32(bitPattern: StableHash.fnv1a(sweeper.name))
+      let newer = """
+        SELECT set_config('application_name', 'secrets-bridge-worker agents-stale 8', true),
+          pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
+        """
+      try await self.transaction(plane, newer) { commit in
+        await #expect(throws: RunInterruption.superseded) { try await plane.sweep(sweeper, epoch: 7) }
+        try await commit()
+      }
+    }
+  }
+}
