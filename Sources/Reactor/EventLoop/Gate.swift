@@ -16,7 +16,11 @@ public final class Gate {
   }
 
   func add(_ sleeper: Sleeper) {
-    isOpen ? sleeper.wake() : (sleepers[ObjectIdentifier(sleeper)] = sleeper)
+    if isOpen {
+      sleeper.wake()
+    } else {
+      sleepers[ObjectIdentifier(sleeper)] = sleeper
+    }
   }
 
   func remove(_ sleeper: Sleeper) {
