@@ -195,7 +195,8 @@ final class SweeperLoop {
       try await resolve()
     } catch {
       // Not lost: it is sent again before the next question, and the lock runs out by itself.
-      logger.warning("the end of a run could not be told to Redis yet", metadata: ["epoch": "\(ticket.epoch)"])
+      logger.warning(
+        "the end of a run could not be told to Redis yet", metadata: ["epoch": .stringConvertible(ticket.epoch)])
     }
     return result
   }
@@ -229,13 +230,15 @@ final class SweeperLoop {
 
 extension SweeperLoop {
   private func tell(_ result: RunResult, _ ticket: RunTicket, _ duration: Duration) {
-    var fields: Logger.Metadata = ["epoch": "\(ticket.epoch)", "duration_ms": "\(duration.milliseconds)"]
+    var fields: Logger.Metadata = [
+      "epoch": .stringConvertible(ticket.epoch), "duration_ms": .stringConvertible(duration.milliseconds),
+    ]
     switch result {
     case .succeeded(let swept):
       metrics.record(.success)
       metrics.observe(duration)
-      fields[sweeper.report.countName] = "\(swept.changed)"
-      if swept.skipped > 0 { fields["skipped"] = "\(swept.skipped)" }
+      fields[sweeper.report.countName] = .stringConvertible(swept.changed)
+      if swept.skipped > 0 { fields["skipped"] = .stringConvertible(swept.skipped) }
       logger.log(level: swept.found > 0 ? .info : .debug, "swept", metadata: fields)
       if swept.changed > 0 { announce(swept) }
     case .failed(let failure):

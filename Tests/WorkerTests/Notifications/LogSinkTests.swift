@@ -1,0 +1,41 @@
+// The sink that is always there: what an event looks like in the log.
+
+import Foundation
+import Logging
+import Reactor
+import Synchronization
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct LogSinkTests {
+  @Test func anEventIsALineWhoseCountsAreNumbers() async throws {
+    let written = Written()
+    try await onLoop {
+      let sink = LogSink(Logger.worker(output: LogOutput { bytes, _ in written.append(bytes) }))
+      sink.accept(
+        Event(
+          time: .now, severity: .warn, component: "agents-stale", title: "agents flagged stale", detail: "cutoff=now",
+          metadata: [("flipped", 3)]))
+    }
+    let line = try #require(JSONSerialization.jsonObject(with: written.data) as? [String: Any])
+    #expect(line["level"] as? String == "WARN")
+    #expect(line["component"] as? String == "agents-stale")
+    #expect(line["title"] as? String == "agents flagged stale")
+    #expect(line["detail"] as? String == "cutoff=now")
+    #expect(line["flipped"] as? Int == 3)
+  }
+}
+
+/// What a log was given.
+private final class Written: Sendable {
+  private let bytes = Mutex<[UInt8]>([])
+
+  var data: Data { bytes.withLock { Data($0) } }
+
+  func append(_ more: ArraySlice<UInt8>) -> Int {
+    bytes.withLock { $0 += more }
+    return more.count
+  }
+}
