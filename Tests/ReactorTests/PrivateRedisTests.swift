@@ -8,10 +8,10 @@ import Testing
   @Test func itAnswersRestartsEmptyAndLeavesNothingBehind() throws {
     let first: pid_t
     let second: pid_t
-    let port: UInt16
+    let directory: String
     do {
       let redis = try PrivateRedis(password: "sesame", user: ("bridge", "deck"))
-      port = redis.port
+      directory = redis.directory
       first = try #require(redis.processIdentifier)
       #expect(try redis.cli("SET", "k", "v") == "OK")
       #expect(try redis.cli("ACL", "LIST").contains("bridge"))
@@ -24,6 +24,6 @@ import Testing
       redis.pause()
     }
     #expect(kill(first, 0) != 0 && kill(second, 0) != 0)
-    #expect(!FileManager.default.fileExists(atPath: "/tmp/private-redis-\(getpid())-\(port)"))
+    #expect(!FileManager.default.fileExists(atPath: directory))
   }
 }

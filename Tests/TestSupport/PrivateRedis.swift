@@ -18,7 +18,8 @@ public final class PrivateRedis: Sendable {
 
   public let port: UInt16
   public let password: String?
-  private let directory: String
+  /// Where its data lie; gone when it has ended.
+  public let directory: String
   private let settings: [String]
   private let running = Mutex<Running?>(nil)
 
@@ -39,7 +40,7 @@ public final class PrivateRedis: Sendable {
   ) throws {
     self.password = password
     port = try Self.freePort()
-    directory = "/tmp/private-redis-\(getpid())-\(port)"
+    directory = "\(NSTemporaryDirectory())private-redis-\(getpid())-\(port)"
     var lines = [
       "port \(port)", "bind 127.0.0.1", "save \"\"", "appendonly no", "daemonize no", "dir \(directory)",
       "logfile \(directory)/log", "enable-debug-command yes",
