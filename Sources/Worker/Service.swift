@@ -72,7 +72,7 @@ final class Service {
     }
     logger.info("starting", metadata: ["version": "\(Version.number)", "address": "\(settings[.localAddress])"])
     let signals = watchSignals()
-    watchRedis()
+    watchServers()
     await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
@@ -115,7 +115,12 @@ final class Service {
 
   private func boot() async {
     let state = await readiness.boot()
-    if state == .ready { logger.info("ready") } else { logger.warning("not ready", metadata: ["state": "\(state)"]) }
+    switch state {
+    case .ready: logger.info("ready")
+    case .booting, .draining: break
+    case .notReady(let failing):
+      logger.warning("not ready", metadata: ["failing": .dictionary(failing.mapValues { "\($0)" })])
+    }
   }
 
   /// Runs the sweepers' loops until the worker drains, and then for as long as the grace allows.
@@ -172,13 +177,27 @@ final class Service {
     ]
   }
 
-  private func watchRedis() {
-    let logger = logger
-    redis.onStateChange = { availability in
+  private func watchServers() {
+    redis.onStateChange = { [weak self] availability in
       switch availability {
-      case .ready: logger.info("Redis is ready")
-      case .unavailable(let reason): logger.warning("Redis is unavailable", metadata: ["error": "\(reason)"])
+      case .ready: self?.serverChanged("Redis", outage: nil)
+      case .unavailable(let reason): self?.serverChanged("Redis", outage: reason)
       }
+    }
+    pool.onStateChange = { [weak self] availability in
+      switch availability {
+      case .ready: self?.serverChanged("PostgreSQL", outage: nil)
+      case .unavailable(let reason): self?.serverChanged("PostgreSQL", outage: reason)
+      }
+    }
+  }
+
+  /// A server became ready, or unavailable: once a change, not once a try.
+  private func serverChanged(_ server: String, outage: String?) {
+    if let outage {
+      logger.warning("\(server) is unavailable", metadata: ["error": "\(outage)"])
+    } else {
+      logger.info("\(server) is ready")
     }
   }
 }

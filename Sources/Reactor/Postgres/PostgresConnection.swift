@@ -19,8 +19,16 @@ public final class PostgresConnection {
   /// State that a caller keeps with this connection, for as long as it is open.
   public var attachment: (any Sendable)?
 
-  /// What its owner wants to know about it between two uses.
-  enum Event { case clean, closed }
+  /// What its owner wants to know about it.
+  enum Event {
+    /// The server answered what was sent.
+    case answered
+    /// It did not by the caller's deadline.
+    case overdue
+    /// After an interruption it can be used again.
+    case clean
+    case closed
+  }
   var observer: (@EventLoop (PostgresConnection, Event) -> Void)?
 
   let candidate: [PostgresParameter]
@@ -187,6 +195,7 @@ public final class PostgresConnection {
   private func deliver() {
     timer?.stop()
     guard let flight = flight.take() else { return }
+    observer?(self, .answered)
     if let error = flight.error {
       flight.completion?(.failure(error))
     } else {
@@ -196,6 +205,7 @@ public final class PostgresConnection {
 
   private func timerFired() {
     if state.phase == .running {
+      observer?(self, .overdue)
       abandon(flightNumber, with: PostgresError.timedOut(.statement))
     } else {
       perform(state.limitReached())

@@ -1,5 +1,5 @@
 // The connections of the process to one PostgreSQL. Invariant: whoever takes one gives it back clean, or it is closed;
-// no task runs for the pool, only a timer while something can expire. Used by the worker's sweeps and probes.
+// while all is well the pool does nothing by itself but to close what expires. Used by the worker's sweeps and probes.
 
 import CReactor
 
@@ -28,6 +28,13 @@ public final class PostgresPool {
     public var lost: UInt64 = 0
   }
 
+  /// How long the pool's own question may take, whether the server is there.
+  private static let questionLimit = Duration.seconds(2)
+
+  /// Called when the server becomes ready, unavailable, or unavailable for another reason: once a change, not once a
+  /// try.
+  public var onStateChange: (@EventLoop (PostgresAvailability) -> Void)?
+
   private let configuration: PostgresConfiguration
   private let clock: LoopClock
   private let canceller = PostgresCanceller()
@@ -38,8 +45,9 @@ public final class PostgresPool {
   private var counts = Statistics()
   private var sweepTimer: TimerWatcher?
   private var sweepAt: MonotonicInstant?
-  private var owners: [CheckedContinuation<Void, Never>] = []
-  private var isDismissed = false
+  private var pulse = PostgresPulse()
+  /// What `run` waits for: doubt, or the end.
+  private var bell = LoopSignal<Void>()
   private var closers: [CheckedContinuation<Void, Never>] = []
 
   /// Opens nothing yet.
@@ -71,24 +79,68 @@ public final class PostgresPool {
     return statistics
   }
 
+  /// Why the server cannot be used, fit to be shown to anyone; nil while it can.
+  public var outage: String? {
+    switch pulse.availability {
+    case .ready: nil
+    case .unavailable(let reason): reason
+    case nil: "not connected yet"
+    }
+  }
+
   /// Keeps the pool until the task is cancelled or the pool closed, then closes it: the structured way to own one.
+  ///
+  /// After trouble it asks the server, again and again until that answers; else it only waits.
   public func run() async {
-    await withTaskCancellationHandler {
-      await withCheckedContinuation { owner in
-        owners.append(owner)
-        if isDismissed { dismissOwners() }
+    while !state.isClosed, !Task.isCancelled {
+      if pulse.isInDoubt {
+        await ask()
+        if pulse.isInDoubt { await ring(within: pulse.pause(chance: .random(in: 0..<1))) }
+      } else {
+        await ring(within: nil)
       }
-    } onCancel: {
-      EventLoop.perform { self.dismissOwners() }
     }
     await close()
   }
 
-  /// `run` goes on to close the pool.
-  private func dismissOwners() {
-    isDismissed = true
-    for owner in owners { owner.resume() }
-    owners = []
+  /// Waits for the bell.
+  private func ring(within limit: Duration?) async {
+    bell = LoopSignal()
+    _ = await bell.wait(until: limit.map { MonotonicInstant.system.advanced(by: $0) })
+  }
+
+  private func ask() async {
+    do {
+      try await ping(by: .system.advanced(by: Self.questionLimit))
+    } catch {
+      // What it says was noted where it happened.
+    }
+  }
+
+  /// Asks the server whether it answers.
+  ///
+  /// - Throws: as `withConnection`.
+  public func ping(by deadline: MonotonicInstant) async throws {
+    do {
+      try await withConnection(by: deadline) { connection in
+        _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline)
+      }
+    } catch let error as PostgresError {
+      switch error {
+      // The server speaks, or it was not asked.
+      case .server, .poolExhausted, .poolClosed, .busy: break
+      case .unavailable, .connectionLost, .timedOut: note(.refused(error.publicReason))
+      }
+      throw error
+    }
+  }
+
+  /// Takes in what a connection met: tells a change, and has `run` ask where doubt begins.
+  private func note(_ event: PostgresPulse.Event) {
+    let wasInDoubt = pulse.isInDoubt
+    let change = pulse.met(event)
+    if pulse.isInDoubt, !wasInDoubt { bell.fire(()) }
+    if let change, !state.isClosed { onStateChange?(change) }
   }
 
   /// Lends a connection to `body`, and waits for one until `deadline` where none is free.
@@ -111,7 +163,7 @@ public final class PostgresPool {
   public func close() async {
     perform(state.close())
     sweepTimer?.stop()
-    dismissOwners()
+    bell.fire(())
     // Draining has a limit of its own, so this cannot wait for ever. The statement must end on the server: no shortcut.
     if state.draining > 0 {
       await withCheckedContinuation { closers.append($0) }
@@ -174,9 +226,13 @@ public final class PostgresPool {
       connections[slot] = connection
       connection.observer = { [weak self] connection, event in self?.observed(slot, connection, event) }
       state.opened(slot, now: clock.now)
+      note(.answered)
       return connection
     } catch {
-      if error is PostgresError { counts.failedConnects += 1 }
+      if let error = error as? PostgresError, error != .poolClosed {
+        counts.failedConnects += 1
+        note(.refused(error.publicReason))
+      }
       perform(state.removed(slot, now: clock.now))
       throw error
     }
@@ -202,11 +258,13 @@ public final class PostgresPool {
     resumeClosers()
   }
 
-  /// A connection became clean, or was closed by other than the pool.
+  /// A connection met an answer or none, became clean, or was closed by other than the pool.
   private func observed(
     _ slot: PostgresPoolState.Slot, _ connection: PostgresConnection, _ event: PostgresConnection.Event
   ) {
     switch event {
+    case .answered: note(.answered)
+    case .overdue: note(.troubled)
     case .clean:
       // Before it was given back: then its phase says all.
       if connection.isReusable {
@@ -218,6 +276,7 @@ public final class PostgresPool {
       resumeClosers()
     case .closed:
       counts.lost += 1
+      note(.troubled)
       // A lent one stays in the books until its caller gives it back.
       if !state.isLent(slot) { discard(slot, connection) }
     }

@@ -6,6 +6,9 @@ import Reactor
 @EventLoop
 enum ServerMetrics {
   static func register(_ pool: PostgresPool, _ redis: RedisClient, in registry: MetricsRegistry) {
+    registry.gauge("worker_postgres_connected", help: "Whether PostgreSQL answered when it was last asked.") {
+      pool.outage == nil ? 1 : 0
+    }
     registry.gauge("worker_postgres_connections", help: "Open connections to PostgreSQL.") {
       Double(pool.statistics.open)
     }

@@ -57,10 +57,8 @@ final class Readiness {
     self.drain = drain
     postgres = CoalescedCheck(clock: clock) { deadline in
       do {
-        return try await pool.withConnection(by: deadline) { connection in
-          _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline)
-          return nil
-        }
+        try await pool.ping(by: deadline)
+        return nil
       } catch let error as PostgresError {
         return error.publicReason
       } catch {

@@ -1,5 +1,5 @@
 // One value that one task waits for. Invariant: the first value counts, and a wait ends at its deadline, at the task's
-// cancellation or with the value, whichever comes first. Used by the Redis client.
+// cancellation or with the value, whichever comes first. Used by the Redis client and the PostgreSQL pool.
 
 @EventLoop
 final class LoopSignal<Value: Sendable> {

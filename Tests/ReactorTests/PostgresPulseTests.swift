@@ -1,0 +1,143 @@
+// Whether PostgreSQL answers: the pure conclusion through random orders of events, and the pool's on real servers.
+
+import TestSupport
+import Testing
+
+@testable import Reactor
+
+@Suite struct PostgresPulseTests {
+  @Test func aChangeIsToldOnceAndTroubleIsNoVerdict() {
+    var pulse = PostgresPulse()
+    #expect(pulse.met(.troubled) == nil && pulse.isInDoubt)
+    #expect(pulse.met(.answered) == .ready && !pulse.isInDoubt)
+    #expect(pulse.met(.answered) == nil)
+    #expect(pulse.met(.troubled) == nil && pulse.isInDoubt)
+    #expect(pulse.met(.answered) == nil && !pulse.isInDoubt)
+    #expect(pulse.met(.refused("connection refused")) == .unavailable(reason: "connection refused"))
+    #expect(pulse.met(.refused("connection refused")) == nil)
+    #expect(pulse.met(.refused("timed out")) == .unavailable(reason: "timed out") && pulse.isInDoubt)
+    #expect(pulse.met(.answered) == .ready)
+  }
+
+  @Test func inAnyOrderWhatWasToldLastIsWhatWasMetLast() {
+    let reasons = ["connection refused", "timed out"]
+    for seed in 0..<5_000 {
+      var random = SeededRandom(seed: UInt64(seed))
+      var pulse = PostgresPulse()
+      var told: [PostgresAvailability] = []
+      var verdict: PostgresAvailability?
+      var isAnsweredLast = true
+      for _ in 0..<40 {
+        let reason = reasons.randomElement(using: &random)!
+        let event =
+          [.answered, .refused(reason), .troubled].randomElement(using: &random) ?? PostgresPulse.Event.answered
+        switch event {
+        case .answered: verdict = .ready
+        case .refused(let reason): verdict = .unavailable(reason: reason)
+        case .troubled: break
+        }
+        isAnsweredLast = event == .answered
+        if let change = pulse.met(event) { told.append(change) }
+        #expect(told.last == verdict && pulse.availability == verdict, "seed \(seed)")
+        #expect(pulse.isInDoubt == !isAnsweredLast, "seed \(seed)")
+        let pause = pulse.pause(chance: Double.random(in: 0..<1, using: &random))
+        #expect(pause > .zero && pause <= .seconds(2), "seed \(seed)")
+      }
+      #expect(zip(told, told.dropFirst()).allSatisfy { $0 != $1 }, "seed \(seed)")
+    }
+  }
+}
+
+@Suite(.serialized) struct PostgresAvailabilityTests {
+  @Test func anOutageAndItsEndAreToldOnceEachAlthoughNobodyAsks() async throws {
+    let server = try await PrivatePostgres.start()
+    try await onLoop {
+      try await withRunningPool(server.url()) { pool, changes in
+        #expect(pool.outage == "not connected yet")
+        try await pool.ping(by: soon())
+        #expect(changes.list == [.ready] && pool.outage == nil)
+        await server.halt()
+        try await eventually("the loss is noticed") { pool.outage == "connection refused" }
+        // Some attempts on, so that what is told is told once a change and not once a try.
+        let failed = pool.statistics.failedConnects
+        try await eventually("it asks again") { pool.statistics.failedConnects >= failed + 2 }
+        try await server.startAgain()
+        try await eventually("the return is noticed", within: .seconds(5)) { pool.outage == nil }
+        // On its way down and up it can be met in between, where it says other things for an instant.
+        let told = changes.list
+        #expect(told.first == .ready && told.last == .ready && told.count { $0 == .ready } == 2, "\(told)")
+        #expect(told.count { $0 == .unavailable(reason: "connection refused") } == 1, "\(told)")
+      }
+    }
+    await server.stop()
+  }
+
+  @Test func aServerThatHangsIsToldFromOneThatIsAway() async throws {
+    let server = try await PrivatePostgres.start()
+    try await onLoop {
+      try await withRunningPool(server.url()) { pool, changes in
+        try await pool.ping(by: soon())
+        server.pause()
+        _ = await postgresError { try await pool.ping(by: soon(.milliseconds(300))) }
+        try await eventually("the hang is noticed") { pool.outage != nil }
+        #expect(pool.outage?.hasPrefix("timed out") == true)
+        server.resume()
+        try await eventually("the return is noticed", within: .seconds(5)) { pool.outage == nil }
+        #expect(changes.list.first == .ready && changes.list.last == .ready)
+      }
+    }
+    await server.stop()
+  }
+
+  @Test func oneSessionThatIsEndedIsNoOutage() async throws {
+    let server = try await PrivatePostgres.shared
+    let url = try await server.freshDatabase()
+    try await onLoop {
+      try await withRunningPool(url) { pool, changes in
+        try await pool.ping(by: soon())
+        let process = try await pool.withConnection(by: soon()) { $0.backendPID }
+        _ = try await server.psql("SELECT pg_terminate_backend(\(process))")
+        try await eventually("the pool asked, on a new connection") { pool.statistics.connectsTotal == 2 }
+        #expect(pool.statistics.lost == 1)
+        #expect(changes.list == [.ready])
+      }
+    }
+  }
+
+  @Test func aStatementThatWaitsForALockIsNoOutage() async throws {
+    let url = try await PrivatePostgres.shared.freshDatabase()
+    try await onLoop {
+      try await withRunningPool(url) { pool, changes in
+        _ = await postgresError {
+          try await pool.withConnection(by: soon()) { connection in
+            _ = try await connection.query(PostgresStatement("SELECT pg_sleep(60)"), by: soon(.milliseconds(100)))
+          }
+        }
+        try await eventually("the pool asked, and the statement was cancelled") {
+          pool.statistics.idle >= 1 && pool.statistics.draining == 0
+        }
+        #expect(changes.list == [.ready])
+      }
+    }
+  }
+}
+
+@EventLoop
+private final class Changes {
+  var list: [PostgresAvailability] = []
+}
+
+@EventLoop
+private func withRunningPool(
+  _ url: String, _ body: @escaping @EventLoop (PostgresPool, Changes) async throws -> Void
+) async throws {
+  let configuration = try PostgresConfiguration(url: url, applicationName: "pulse test")
+  let pool = PostgresPool(configuration, maximumConnections: 2, connectionLifetime: .seconds(1800))
+  let changes = Changes()
+  pool.onStateChange = { changes.list.append($0) }
+  try await withThrowingTaskGroup { group in
+    group.addTask { await pool.run() }
+    try await body(pool, changes)
+    group.cancelAll()
+  }
+}
