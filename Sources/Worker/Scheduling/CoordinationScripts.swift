@@ -18,6 +18,9 @@ import Reactor
 ///         failures     runs that failed in a row
 ///         paused       set by an operator: nothing is due
 ///         outcome, rows, duration   of the last completed run
+///         failing_since   when the first of the failures in a row was completed, ms
+///         alerts, alerted_at   how often people were told of these failures, and when last, ms
+///         verdict, verdict_for, verdict_runs   what the last completion was answered: it answers the same again
 ///     <namespace>:history:{<lock key>}                    a list, newest first, one line a run
 enum CoordinationScripts {
   /// Lines of history kept a sweeper.
@@ -25,6 +28,9 @@ enum CoordinationScripts {
 
   /// A run that was asked for at boot is not due if the last one began less than this before, in ms.
   static let runOnStartQuietMilliseconds = 60_000
+
+  /// While a sweeper keeps failing: how long after each alert the next one comes, the last gap for all that follow.
+  static let reminderGapsMilliseconds = [5, 15, 30, 60].map { $0 * 60_000 }
 
   /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force).
   /// Answers {kind, now, …}, see `Coordinator.take`.
@@ -104,6 +110,8 @@ enum CoordinationScripts {
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
   /// until the next try (ms), rows, duration (ms), replica. Idempotent by epoch: sent twice it changes nothing more.
+  /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
+  /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   static let complete = RedisScript(
     """
     local time = redis.call('TIME')
@@ -112,26 +120,46 @@ enum CoordinationScripts {
     local mine, outcome = tonumber(ARGV[2]), ARGV[5]
     if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 
-    local record = redis.call('HMGET', KEYS[2], 'epoch', 'completed', 'slot')
+    local record = redis.call('HMGET', KEYS[2], 'epoch', 'completed', 'slot',
+      'failing_since', 'alerts', 'alerted_at', 'failures', 'verdict', 'verdict_for', 'verdict_runs')
     local epoch = tonumber(record[1])
     if epoch and epoch > mine then return {'superseded', now} end
-    if tonumber(record[2]) == mine then return {'done', now} end
+    if tonumber(record[2]) == mine then
+      return {'done', now, tonumber(record[8]) or 0, tonumber(record[9]) or 0, tonumber(record[10]) or 0}
+    end
     if not epoch then
       -- Redis lost its data in mid-run: nobody takes the lock for one lease, and this run still counts.
       redis.call('HSET', KEYS[2], 'epoch', text(mine), 'not_before', text(now + tonumber(ARGV[3])))
     end
 
-    redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8])
+    -- What people are told: the first failure, reminders at growing gaps, the recovery. Times beyond now were written
+    -- before the clock stepped back.
+    local verdict, since, runs = 0, math.min(tonumber(record[4]) or now, now), tonumber(record[7]) or 0
     if outcome == 'success' then
+      if record[4] then verdict = 3 end
       redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))))
-      redis.call('HDEL', KEYS[2], 'next_try', 'failures')
+      redis.call('HDEL', KEYS[2], 'next_try', 'failures', 'failing_since', 'alerts', 'alerted_at')
     elseif outcome == 'failure' then
-      redis.call('HSET', KEYS[2], 'next_try', text(now + tonumber(ARGV[6])))
-      redis.call('HINCRBY', KEYS[2], 'failures', 1)
+      local gaps, alerts = {REMINDER_GAPS}, tonumber(record[5]) or 0
+      local alerted = math.min(tonumber(record[6]) or now, now)
+      if not record[4] then
+        verdict = 1
+      elseif now - alerted >= gaps[math.max(1, math.min(alerts, #gaps))] then
+        verdict = 2
+      end
+      if verdict > 0 then
+        alerts, alerted = alerts + 1, now
+      end
+      runs = runs + 1
+      redis.call('HSET', KEYS[2], 'next_try', text(now + tonumber(ARGV[6])), 'failures', runs,
+        'failing_since', text(since), 'alerts', alerts, 'alerted_at', text(alerted))
     end
+    redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8],
+      'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs)
     redis.call('LPUSH', KEYS[3], cjson.encode({epoch = text(mine), slot = ARGV[4], outcome = outcome,
       rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now)}))
     redis.call('LTRIM', KEYS[3], 0, HISTORY_LAST)
-    return {'done', now}
-    """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)"))
+    return {'done', now, verdict, now - since, runs}
+    """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)")
+      .replacingFirst("REMINDER_GAPS", with: reminderGapsMilliseconds.map(String.init).joined(separator: ", ")))
 }

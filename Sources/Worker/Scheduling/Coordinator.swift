@@ -16,6 +16,25 @@ struct RunReport: Sendable {
   var duration: Duration = .zero
 }
 
+/// What a run's end means to people, as the schedule record has it: of a fleet's failures in a row the first is told,
+/// then some, then the recovery.
+struct RunVerdict: Equatable, Sendable {
+  enum Kind: Int64, Sendable {
+    /// Nobody is told.
+    case none
+    /// The first failure after a success, a further one long enough after the last that was told, the end of them.
+    case first, reminder, recovered
+  }
+
+  static let none = RunVerdict(kind: .none, failingFor: .zero, failures: 0)
+
+  let kind: Kind
+  /// Since the first of the failures in a row.
+  let failingFor: Duration
+  /// How many there were.
+  let failures: Int
+}
+
 /// Speaks to Redis for one sweeper of this replica.
 @EventLoop
 final class Coordinator {
@@ -117,14 +136,21 @@ final class Coordinator {
 
   /// Ends a run: writes the record, and frees the lock.
   ///
+  /// - Returns: what people are to be told; nothing of a run that another one has taken over.
   /// - Throws: `RedisError`; sending it again is right, for it is idempotent by epoch.
-  func complete(_ ticket: RunTicket, token: String, _ report: RunReport) async throws {
-    _ = try await evaluate(
+  func complete(_ ticket: RunTicket, token: String, _ report: RunReport) async throws -> RunVerdict {
+    let answer = try await evaluate(
       CoordinationScripts.complete, keys: [lockKey, recordKey, historyKey],
       [
         token, "\(ticket.epoch)", "\(leaseDuration.milliseconds)", "\(ticket.slot)", report.outcome.rawValue,
         "\(report.retryDelay.milliseconds)", "\(report.rows)", "\(report.duration.milliseconds)", replica,
       ])
+    guard answer.kind == "done" else { return .none }
+    guard answer.numbers.count == 3, let kind = RunVerdict.Kind(rawValue: answer.numbers[0]) else {
+      throw UnexpectedAnswer()
+    }
+    return RunVerdict(
+      kind: kind, failingFor: .milliseconds(answer.numbers[1]), failures: Int(answer.numbers[2]))
   }
 
   /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.

@@ -27,8 +27,17 @@ final class SweeperLoop {
   /// Tokens whose lock may be ours without our knowing.
   private var unresolvedTokens: [String] = []
   /// A run that ended, which Redis has not confirmed.
-  private var unconfirmed: (ticket: RunTicket, token: String, report: RunReport)?
+  private var unconfirmed: EndedRun?
   private var redisIsSilent = false
+
+  private struct EndedRun {
+    let ticket: RunTicket
+    let token: String
+    let report: RunReport
+    let endedAt: WallClockTime
+    /// Why it failed, where it did.
+    let reason: String?
+  }
 
   init(
     sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: RedisClient, clock: LoopClock, drain: Gate,
@@ -164,8 +173,9 @@ final class SweeperLoop {
   /// Settles what earlier commands left unknown, before anything new is asked.
   private func resolve() async throws {
     if let run = unconfirmed {
-      try await coordinator.complete(run.ticket, token: run.token, run.report)
+      let verdict = try await coordinator.complete(run.ticket, token: run.token, run.report)
       unconfirmed = nil
+      tell(verdict, of: run)
     }
     while let token = unresolvedTokens.first {
       try await coordinator.release(token: token)
@@ -178,6 +188,7 @@ final class SweeperLoop {
     let result = await runner.run(ticket, token: token, takenAt: takenAt)
     let duration = begin.duration(to: clock.now)
     var report = RunReport(outcome: .drained, duration: duration)
+    var reason: String?
     switch result {
     case .succeeded(let count):
       report.outcome = .success
@@ -186,11 +197,12 @@ final class SweeperLoop {
       report.outcome = .failure
       report.rows = failure.count.changed
       report.retryDelay = retryDelay(failure, ticket)
+      reason = failure.reason
     case .drained:
       break
     }
     tell(result, ticket, duration)
-    unconfirmed = (ticket, token, report)
+    unconfirmed = EndedRun(ticket: ticket, token: token, report: report, endedAt: .now, reason: reason)
     do {
       try await resolve()
     } catch {
@@ -246,13 +258,35 @@ extension SweeperLoop {
       metrics.observe(duration)
       fields["error"] = "\(failure.reason)"
       logger.error("\(sweeper.report.failureTitle)", metadata: fields)
-      sink.accept(
-        Event(
-          time: .now, severity: .error, component: sweeper.name, title: sweeper.report.failureTitle,
-          detail: failure.reason))
     case .drained:
       metrics.record(.skippedLock)
       logger.info("the run was given back: the worker drains", metadata: fields)
+    }
+  }
+
+  /// Of a fleet's failures in a row people hear of the first, of some later ones, and of their end. A run that drained
+  /// or was taken over by another replica is none.
+  private func tell(_ verdict: RunVerdict, of run: EndedRun) {
+    let reason = run.reason ?? ""
+    let failing = "failing for \(GoDuration.text(.seconds(verdict.failingFor.milliseconds / 1_000)))"
+    switch verdict.kind {
+    case .none:
+      break
+    case .first:
+      sink.accept(
+        Event(
+          time: run.endedAt, severity: .error, component: sweeper.name, title: sweeper.report.failureTitle,
+          detail: reason))
+    case .reminder:
+      sink.accept(
+        Event(
+          time: run.endedAt, severity: .error, component: sweeper.name, title: sweeper.report.failureTitle,
+          detail: "\(failing): \(reason)", metadata: [("failures", verdict.failures)]))
+    case .recovered:
+      sink.accept(
+        Event(
+          time: run.endedAt, severity: .info, component: sweeper.name, title: "\(sweeper.name) recovered",
+          detail: "it was \(failing)", metadata: [("failures", verdict.failures)]))
     }
   }
 
