@@ -23,6 +23,8 @@ final class Service {
   private let registry = MetricsRegistry()
   private let processMetrics = ProcessMetrics()
   private let loops: [SweeperLoop]
+  /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
+  private var signals: [SignalWatcher] = []
 
   init(_ settings: Settings, logger: Logger) {
     self.settings = settings
@@ -71,7 +73,7 @@ final class Service {
       return ConfigurationFaults.exitStatus
     }
     logger.info("starting", metadata: ["version": "\(Version.number)", "address": "\(settings[.localAddress])"])
-    let signals = watchSignals()
+    watchSignals()
     watchServers()
     await withTaskGroup { group in
       group.addTask { await self.redis.run() }
@@ -82,14 +84,13 @@ final class Service {
       await server.drain(within: .seconds(1))
       group.cancelAll()
     }
-    _ = signals
     logger.info("stopped")
     return 0
   }
 
   /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or Redis did not answer.
   func runOnce(_ options: RunOptions) async -> Int32 {
-    let signals = watchSignals()
+    watchSignals()
     let results = await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
@@ -97,7 +98,6 @@ final class Service {
       group.cancelAll()
       return results
     }
-    _ = signals
     if options.table { OnceTable.show(results) }
     return results.contains { $0.result.isFailure } ? 1 : 0
   }
@@ -162,14 +162,14 @@ final class Service {
     }
   }
 
-  private func watchSignals() -> [SignalWatcher] {
+  private func watchSignals() {
     let ask = { @EventLoop [weak self] in
       guard let self else { return }
       if self.drain.isOpen { HostProcess.exit(Self.killedStatus) }
       self.logger.info("draining: asked to end")
       self.drain.open()
     }
-    return [
+    signals = [
       SignalWatcher(.terminate, callback: ask),
       SignalWatcher(.interrupt, callback: ask),
       // There is no configuration file to read again, and a terminal that goes away does not end a service.

@@ -42,6 +42,9 @@ public final class RedisClient {
   public nonisolated static let defaultBackoff = Backoff(
     initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
 
+  /// Why there is no connection once `run` has been cancelled.
+  private static let ownEnd = "stopped"
+
   /// A connection that lived as long as this was a success: the next failure is again the first.
   private static let steadyAfter: Duration = .seconds(2)
 
@@ -115,8 +118,8 @@ extension RedisClient {
       if !Task.isCancelled { await pause(outage) }
     }
     state = .stopped
-    change(.unavailable(reason: "stopped"))
-    fail(pipeline.stop(), .notSent("stopped"))
+    change(.unavailable(reason: Self.ownEnd))
+    fail(pipeline.stop(), .notSent(Self.ownEnd))
     for signal in readyWaiters { signal.fire(false) }
   }
 
@@ -125,7 +128,7 @@ extension RedisClient {
   /// - Throws: `RedisError.notSent` with the reason at the deadline, `CancellationError`.
   public func waitUntilReady(by deadline: MonotonicInstant) async throws {
     guard !isReady else { return }
-    guard state != .stopped else { throw RedisError.notSent("stopped") }
+    guard state != .stopped else { throw RedisError.notSent(Self.ownEnd) }
     let signal = LoopSignal<Bool>()
     readyWaiters.append(signal)
     let isInTime = await signal.wait(until: systemTime(of: deadline)) ?? false
@@ -191,10 +194,10 @@ extension RedisClient {
     }
     // Cancelled: what callers still wait for has its deadlines.
     pipeline.retire()
-    fail(pipeline.stop(), .notSent("stopped"))
+    fail(pipeline.stop(), .notSent(Self.ownEnd))
     if pipeline.awaitedCount > 0 { _ = await ended.waitThroughCancellation() }
-    abandonConnection("stopped")
-    return "stopped"
+    abandonConnection(Self.ownEnd)
+    return Self.ownEnd
   }
 
   private func pause(_ reason: String) async {
@@ -212,7 +215,8 @@ extension RedisClient {
   private func change(_ availability: RedisAvailability) {
     guard availability != self.availability else { return }
     self.availability = availability
-    onStateChange?(availability)
+    // That it ends when it is told to is no news.
+    if availability != .unavailable(reason: Self.ownEnd) { onStateChange?(availability) }
   }
 
   /// The connection is gone: by itself, or given up.
@@ -292,7 +296,7 @@ extension RedisClient {
       statistics.timeouts += 1
       throw .notSent("its deadline had passed")
     case .refused(.tooMany): throw .notSent("too many commands wait")
-    case .refused(.stopped): throw .notSent("stopped")
+    case .refused(.stopped): throw .notSent(Self.ownEnd)
     }
     let result = await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
@@ -369,7 +373,7 @@ extension RedisClient {
   /// Ends a connection that is to go once nobody waits for an answer on it, and sets the timer.
   private func settle() {
     if connection != nil, !pipeline.isOpen, pipeline.awaitedCount == 0 {
-      ended?.fire(retireReason ?? "stopped")
+      ended?.fire(retireReason ?? Self.ownEnd)
     }
     armTimer()
   }
