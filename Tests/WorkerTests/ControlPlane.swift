@@ -40,26 +40,27 @@ struct ControlPlane: Sendable {
       connectionLifetime: .seconds(1_800))
   }
 
-  /// Runs one sweeper's work once, under a lease that was just taken.
+  /// Runs one sweeper's work once, under a lease that was just taken. `tally` also has what was done where it throws.
   @EventLoop
   func sweep(
-    _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000
+    _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,
+    noting tally: RunTally = RunTally()
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
     let ticket = RunTicket(epoch: epoch, slot: slot, nextSlot: slot + 60_000, failures: 0)
-    let count = try await pool.withConnection(by: held.lease.stopAt) { connection in
+    try await pool.withConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
         connection: connection, held: held, clock: .system, sweeper: sweeper.name, ticket: ticket,
         age: sweeper.work.age,
         isDraining: { false })
       switch sweeper.work {
-      case .rows(let sweep): return try await sweep.run(in: session)
-      case .discovery(let discovery): return try await discovery.run(in: session, slot: slot)
+      case .rows(let sweep): try await sweep.run(in: session, noting: tally)
+      case .discovery(let discovery): try await discovery.run(in: session, slot: slot, noting: tally)
       }
     }
     await pool.close()
-    return count
+    return tally.count
   }
 }
 

@@ -105,6 +105,26 @@ import Testing
     #expect(try await plane.sql("SELECT count(*), min(expires_at) > now() FROM secret_wraps") == "15000|t")
   }
 
+  @Test func whatEarlierBatchesChangedIsKnownWhereALaterOneFails() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO sync_jobs (job_type, correlation_id, status, claim_expires_at, payload)
+      SELECT 'sync', gen_random_uuid(), 'claimed', now() - interval '1 hour', to_jsonb(n || repeat(' ', 300))
+        FROM generate_series(1, 5000) AS n;
+      ALTER TABLE sync_jobs ADD CHECK (status <> 'expired' OR NOT payload::text LIKE '"5000 %')
+      """)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    try await onLoop {
+      let tally = RunTally()
+      let error = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, noting: tally) }
+      #expect(error?.sqlState == "23514")
+      #expect(tally.count.changed > 1_000)
+      let expired = try await plane.sql("SELECT count(*) FROM sync_jobs WHERE status = 'expired'")
+      #expect(expired == "\(tally.count.changed)")
+    }
+  }
+
   @Test func aLeaseThatEndedWritesNothing() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(

@@ -26,6 +26,8 @@ struct RunTicket: Equatable, Sendable {
   var nextSlot: Int64
   /// How many runs failed in a row before this one.
   var failures: Int
+  /// How far earlier runs got, in the sweep's own words; nil where none left any.
+  var progress: String?
 }
 
 /// The states of a replica's attendance of one sweeper:

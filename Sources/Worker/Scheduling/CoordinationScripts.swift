@@ -18,6 +18,7 @@ import Reactor
 ///         failures     runs that failed in a row
 ///         paused       set by an operator: nothing is due
 ///         outcome, rows, duration   of the last completed run
+///         progress     how far the sweep got, in its own words
 ///         failing_since   when the first of the failures in a row was completed, ms
 ///         alerts, alerted_at   how often people were told of these failures, and when last, ms
 ///         verdict, verdict_for, verdict_runs   what the last completion was answered: it answers the same again
@@ -45,7 +46,7 @@ enum CoordinationScripts {
     local current = now - (now - offset) % interval
     local following = current + interval
     local record = redis.call('HMGET', KEYS[2],
-      'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started', 'paused', 'token')
+      'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started', 'paused', 'token', 'progress')
     local epoch = tonumber(record[1])
     if not epoch then
       redis.call('HSET', KEYS[2], 'epoch', text(now), 'not_before', text(now + lease))
@@ -85,7 +86,7 @@ enum CoordinationScripts {
     epoch = math.max(epoch + 1, now)
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
     redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now))
-    return {'taken', now, epoch, current, following, tonumber(record[5]) or 0}
+    return {'taken', now, epoch, current, following, tonumber(record[5]) or 0, record[9] or ''}
     """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)"))
 
   /// KEYS lock. ARGV token, lease, not-after (ms). Answers {1, now} where renewed, {0, now} where the lock is not ours.
@@ -109,7 +110,8 @@ enum CoordinationScripts {
     """)
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
-  /// until the next try (ms), rows, duration (ms), replica. Idempotent by epoch: sent twice it changes nothing more.
+  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is). Idempotent by epoch: sent twice it
+  /// changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   static let complete = RedisScript(
@@ -156,6 +158,7 @@ enum CoordinationScripts {
     end
     redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8],
       'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs)
+    if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'progress', ARGV[10]) end
     redis.call('LPUSH', KEYS[3], cjson.encode({epoch = text(mine), slot = ARGV[4], outcome = outcome,
       rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now)}))
     redis.call('LTRIM', KEYS[3], 0, HISTORY_LAST)

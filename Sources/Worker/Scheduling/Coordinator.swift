@@ -14,6 +14,14 @@ struct RunReport: Sendable {
   var retryDelay: Duration = .zero
   var rows = 0
   var duration: Duration = .zero
+  /// How far the sweep got, for the next run; nil leaves the record's as it is.
+  var progress: String?
+
+  /// What the run changed, and how far it got.
+  mutating func note(_ count: SweepCount) {
+    rows = count.changed
+    progress = count.progress
+  }
 }
 
 /// What a run's end means to people, as the schedule record has it: of a fleet's failures in a row the first is told,
@@ -105,7 +113,8 @@ final class Coordinator {
     switch answer.kind {
     case "taken":
       let ticket = RunTicket(
-        epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: Int(try number(3)))
+        epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: Int(try number(3)),
+        progress: answer.text)
       parsed = .taken(ticket)
     case "held": parsed = .held(slot: try number(0), remaining: try number(1))
     case "idle": parsed = .idle(slot: try number(0), due: try number(1))
@@ -144,6 +153,7 @@ final class Coordinator {
       [
         token, "\(ticket.epoch)", "\(leaseDuration.milliseconds)", "\(ticket.slot)", report.outcome.rawValue,
         "\(report.retryDelay.milliseconds)", "\(report.rows)", "\(report.duration.milliseconds)", replica,
+        report.progress ?? "",
       ])
     guard answer.kind == "done" else { return .none }
     guard answer.numbers.count == 3, let kind = RunVerdict.Kind(rawValue: answer.numbers[0]) else {
@@ -170,15 +180,16 @@ final class Coordinator {
     redisClock = ClockSample(reading: milliseconds, arrivedAt: clock.now, unitsPerSecond: 1_000)
   }
 
-  /// Runs a script and takes its answer apart: a word or number, Redis's time, and more numbers.
+  /// Runs a script and takes its answer apart: a word or number, Redis's time, more numbers, and the text at its end.
   private func evaluate(
     _ script: RedisScript, keys: [String], _ arguments: [String], by deadline: MonotonicInstant? = nil
-  ) async throws -> (kind: String, now: Int64, numbers: [Int64]) {
+  ) async throws -> (kind: String, now: Int64, numbers: [Int64], text: String?) {
     let value = try await redis.evaluate(
       script, keys: keys, arguments: arguments, by: deadline ?? clock.now.advanced(by: Self.commandLimit))
     guard let parts = value.array, parts.count >= 2, let now = parts[1].integer else { throw UnexpectedAnswer() }
     noteRedisClock(now)
     guard let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" }) else { throw UnexpectedAnswer() }
-    return (kind, now, parts[2...].compactMap(\.integer))
+    let text = parts[parts.count - 1].text
+    return (kind, now, parts[2...].compactMap(\.integer), text?.isEmpty ?? true ? nil : text)
   }
 }

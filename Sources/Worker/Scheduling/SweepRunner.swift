@@ -7,7 +7,14 @@ import Reactor
 enum RunResult: Sendable {
   case succeeded(SweepCount)
   case failed(RunFailure)
-  case drained
+  /// With what was changed before.
+  case drained(SweepCount)
+}
+
+/// What a run has done so far: it outlives whatever ends the run.
+@EventLoop
+final class RunTally {
+  var count = SweepCount()
 }
 
 /// A failed run.
@@ -19,14 +26,12 @@ struct RunFailure: Sendable {
   /// What was changed before it failed.
   let count: SweepCount
 
-  init(_ error: any Error, count: SweepCount = SweepCount()) {
+  init(_ error: any Error, count: SweepCount) {
     var cause = error
-    var count = count
     var prefix = ""
     if let some = error as? Discovery.SomeFailed {
       prefix = "\(some.failed) of the targets: "
       cause = some.first
-      count = some.count
     }
     self.count = count
     switch cause {
@@ -62,39 +67,42 @@ struct SweepRunner {
   /// Does the sweeper's work. The lock was taken by a command that was sent at `takenAt`.
   func run(_ ticket: RunTicket, token: String, takenAt: MonotonicInstant) async -> RunResult {
     let held = HeldLease(Lease(duration: coordinator.leaseDuration, takenAt: takenAt))
+    let tally = RunTally()
     do {
-      let count = try await withThrowingTaskGroup(of: SweepCount?.self) { group in
-        group.addTask { try await work(ticket, held) }
+      try await withThrowingTaskGroup(of: Bool.self) { group in
+        group.addTask {
+          try await work(ticket, held, tally)
+          return true
+        }
         group.addTask {
           try await keep(held, token: token)
-          return nil
+          return false
         }
         group.addTask {
           try await clock.sleep(until: clock.now.advanced(by: .seconds(86_400)), orUntil: giveUp)
           throw RunInterruption.drained
         }
         defer { group.cancelAll() }
-        guard let first = try await group.next(), let count = first else { throw RunInterruption.leaseLost }
-        return count
+        guard try await group.next() == true else { throw RunInterruption.leaseLost }
       }
-      return .succeeded(count)
+      return .succeeded(tally.count)
     } catch RunInterruption.drained {
-      return .drained
+      return .drained(tally.count)
     } catch is CancellationError {
-      return .drained
+      return .drained(tally.count)
     } catch {
-      return .failed(RunFailure(error))
+      return .failed(RunFailure(error, count: tally.count))
     }
   }
 
-  private func work(_ ticket: RunTicket, _ held: HeldLease) async throws -> SweepCount {
+  private func work(_ ticket: RunTicket, _ held: HeldLease, _ tally: RunTally) async throws {
     try await pool.withConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
         connection: connection, held: held, clock: clock, sweeper: sweeper.name, ticket: ticket, age: sweeper.work.age,
         isDraining: { drain.isOpen })
       switch sweeper.work {
-      case .rows(let sweep): return try await sweep.run(in: session)
-      case .discovery(let discovery): return try await discovery.run(in: session, slot: ticket.slot)
+      case .rows(let sweep): try await sweep.run(in: session, noting: tally)
+      case .discovery(let discovery): try await discovery.run(in: session, slot: ticket.slot, noting: tally)
       }
     }
   }

@@ -192,14 +192,14 @@ final class SweeperLoop {
     switch result {
     case .succeeded(let count):
       report.outcome = .success
-      report.rows = count.changed
+      report.note(count)
     case .failed(let failure):
       report.outcome = .failure
-      report.rows = failure.count.changed
+      report.note(failure.count)
       report.retryDelay = retryDelay(failure, ticket)
       reason = failure.reason
-    case .drained:
-      break
+    case .drained(let count):
+      report.note(count)
     }
     tell(result, ticket, duration)
     unconfirmed = EndedRun(ticket: ticket, token: token, report: report, endedAt: .now, reason: reason)
@@ -257,9 +257,11 @@ extension SweeperLoop {
       metrics.record(.failure)
       metrics.observe(duration)
       fields["error"] = "\(failure.reason)"
+      if failure.count.changed > 0 { fields[sweeper.report.countName] = .stringConvertible(failure.count.changed) }
       logger.error("\(sweeper.report.failureTitle)", metadata: fields)
-    case .drained:
+    case .drained(let swept):
       metrics.record(.skippedLock)
+      if swept.changed > 0 { fields[sweeper.report.countName] = .stringConvertible(swept.changed) }
       logger.info("the run was given back: the worker drains", metadata: fields)
     }
   }

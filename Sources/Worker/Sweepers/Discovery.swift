@@ -31,33 +31,30 @@ struct Discovery: Sendable {
   /// One target or more could not be enqueued; the others were.
   struct SomeFailed: Error {
     let failed: Int
-    let count: SweepCount
     let first: any Error
   }
 
   /// - Parameter slot: the slot's start in ms, part of every job's id.
   /// - Throws: `SomeFailed`, `RunInterruption`, or `PostgresError` where the server is not to be reached.
   @EventLoop
-  func run(in session: GuardedSession, slot: Int64) async throws -> SweepCount {
+  func run(in session: GuardedSession, slot: Int64, noting tally: RunTally) async throws {
     let ids = "{" + targets.targets.map { Self.jobID(target: $0.name, slot: slot) }.joined(separator: ",") + "}"
     func enqueue(_ number: Int?) async throws -> Int {
       let statement = PostgresStatement(Self.insert, [targets.document, ids, number.map { "\($0)" }])
       return try await session.batch([statement]).results[0].affectedRows
     }
     do {
-      return SweepCount(changed: try await enqueue(nil))
+      tally.count.changed = try await enqueue(nil)
     } catch let error as PostgresError where error.sqlState != nil {
-      var count = SweepCount()
       var failed = 0
       for number in 1...targets.targets.count {
         do {
-          count.changed += try await enqueue(number)
+          tally.count.changed += try await enqueue(number)
         } catch let error as PostgresError where error.sqlState != nil {
           failed += 1
         }
       }
-      if failed > 0 { throw SomeFailed(failed: failed, count: count, first: error) }
-      return count
+      if failed > 0 { throw SomeFailed(failed: failed, first: error) }
     }
   }
 

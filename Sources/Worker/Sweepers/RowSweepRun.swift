@@ -8,22 +8,20 @@ extension RowSweep {
   ///
   /// - Throws: `RunInterruption`, or `PostgresError` as a batch failed. What earlier batches changed stays changed.
   @EventLoop
-  func run(in session: GuardedSession) async throws -> SweepCount {
-    var count = SweepCount()
+  func run(in session: GuardedSession, noting tally: RunTally) async throws {
     var ranges = PageRanges()
     // The first batch also asks what later ones need to know: the table's size, and whether anything is due at all.
     let questions = [size] + (probe.map { [look($0)] } ?? [])
     while let range = ranges.next {
       let isFirst = ranges.tablePages == nil
       let asked = isFirst ? questions.map { PostgresStatement($0) } : []
-      let batch = try await sweep(range, after: asked, in: session, into: &count)
+      let batch = try await sweep(range, after: asked, in: session, noting: tally)
       ranges.swept(range, in: batch.duration)
-      count.cutoff = session.cutoff
+      tally.count.cutoff = session.cutoff
       guard isFirst else { continue }
       ranges.measured(pages: Int(batch.results[0][row: 0, column: 0] ?? "") ?? 0)
       if probe != nil, Self.saysNothingIsDue(batch.results[1]) { break }
     }
-    return count
   }
 
   @EventLoop
@@ -34,20 +32,20 @@ extension RowSweep {
 
   @EventLoop
   private func sweep(
-    _ range: Range<Int>, after asked: [PostgresStatement], in session: GuardedSession, into count: inout SweepCount
+    _ range: Range<Int>, after asked: [PostgresStatement], in session: GuardedSession, noting tally: RunTally
   ) async throws -> GuardedSession.Batch {
     let bounds: [String?] = ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"]
     do {
       let batch = try await session.batch(asked + [PostgresStatement(write, bounds)])
-      count.changed += batch.results[asked.count].affectedRows
+      tally.count.changed += batch.results[asked.count].affectedRows
       return batch
     } catch  where GuardedSession.isLockTimeout(error) {
       let batch = try await session.batch(asked + [PostgresStatement(writeSkippingLocked, bounds)])
       let answer = batch.results[asked.count]
       let due = answer[row: 0, column: 0].flatMap { Int($0) } ?? 0
       let changed = answer[row: 0, column: 1].flatMap { Int($0) } ?? 0
-      count.changed += changed
-      count.skipped += max(0, due - changed)
+      tally.count.changed += changed
+      tally.count.skipped += max(0, due - changed)
       return batch
     }
   }

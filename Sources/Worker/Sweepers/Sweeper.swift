@@ -71,6 +71,8 @@ struct SweepCount: Equatable, Sendable {
   var skipped = 0
   /// The run's cutoff as PostgreSQL wrote it, for the event.
   var cutoff: String?
+  /// How far the sweep got, for the next run, in the sweep's own words.
+  var progress: String?
 
   var found: Int { changed + skipped }
 }

@@ -1,0 +1,71 @@
+// How far a sweep got, as the schedule record on a real Redis carries it from one run to the next.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct RunProgressTests {
+  /// Takes the lock, due or not, and returns the ticket with its token.
+  @EventLoop
+  private func take(_ replica: Coordinator) async throws -> (ticket: RunTicket, token: String) {
+    let token = Token.random()
+    var taken: RunTicket?
+    try await eventually("the lock is free") {
+      if case .taken(let ticket) = try await replica.take(token: token, mode: .force).answer { taken = ticket }
+      return taken != nil
+    }
+    return (try #require(taken), token)
+  }
+
+  private func withReplica(_ body: @escaping @EventLoop @Sendable (Coordinator) async throws -> Void) async throws {
+    let url = PrivateRedis.shared.url
+    try await onLoop {
+      let redis = RedisClient(try RedisConfiguration(url: url))
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { await redis.run() }
+        let replica = Coordinator(
+          redis: redis, clock: .system, namespace: "progress-\(Token.random())", sweeper: "wraps-expired",
+          interval: .seconds(60), leaseDuration: .milliseconds(1), replica: "replica")
+        try await redis.waitUntilReady(by: LoopClock.system.now.advanced(by: .seconds(5)))
+        try await body(replica)
+        group.cancelAll()
+      }
+    }
+  }
+
+  @Test(arguments: [RunReport.Outcome.success, .failure, .drained])
+  func theNextRunIsToldHowFarTheLastOneGot(outcome: RunReport.Outcome) async throws {
+    try await withReplica { replica in
+      let first = try await take(replica)
+      #expect(first.ticket.progress == nil)
+      let report = RunReport(outcome: outcome, progress: "page 5000")
+      _ = try await replica.complete(first.ticket, token: first.token, report)
+      let second = try await take(replica)
+      #expect(second.ticket.progress == "page 5000")
+    }
+  }
+
+  @Test func aRunThatHasNothingToTellLeavesTheRecordAsItIs() async throws {
+    try await withReplica { replica in
+      let first = try await take(replica)
+      _ = try await replica.complete(first.ticket, token: first.token, RunReport(outcome: .success, progress: "7"))
+      let second = try await take(replica)
+      _ = try await replica.complete(second.ticket, token: second.token, RunReport(outcome: .success))
+      let third = try await take(replica)
+      #expect(third.ticket.progress == "7")
+    }
+  }
+
+  @Test func aRunThatWasTakenOverTellsNothing() async throws {
+    try await withReplica { replica in
+      let late = try await take(replica)
+      let newer = try await take(replica)
+      _ = try await replica.complete(newer.ticket, token: newer.token, RunReport(outcome: .success, progress: "newer"))
+      _ = try await replica.complete(late.ticket, token: late.token, RunReport(outcome: .success, progress: "late"))
+      let next = try await take(replica)
+      #expect(next.ticket.progress == "newer")
+    }
+  }
+}
