@@ -171,6 +171,24 @@ restore_cluster_settings() {
   [[ ! -e $cluster_settings.before ]] || as_root mv -f "$cluster_settings.before" "$cluster_settings"
 }
 
+# fetch_promtool: Prometheus' checker of metrics under .local/tools, out of its package, which is not installed: it is
+# a server of 100 MB with an account of its own. Where it cannot be had, the tests that need it are skipped and say so.
+fetch_promtool() {
+  local directory
+  ! command -v promtool >/dev/null && [[ ! -x $root/.local/tools/promtool ]] || return 0
+  command -v apt-get >/dev/null || return 0
+  say "fetching promtool"
+  directory=$(mktemp -d)
+  mkdir -p "$root/.local/tools"
+  if (
+    cd "$directory"
+    apt-get download -qq prometheus 2>/dev/null || { as_root apt-get update -qq && apt-get download -qq prometheus; }
+    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+    mv usr/bin/promtool "$root/.local/tools/"
+  ) >/dev/null 2>"$directory/log"; then :; else say "no promtool: $(tail -n 1 "$directory/log")"; fi
+  rm -rf "$directory"
+}
+
 # require_swift: the one thing besides git and apt that has to be there.
 require_swift() { command -v swift >/dev/null || die "Swift is needed: https://www.swift.org/install/linux"; }
 

@@ -209,22 +209,9 @@ import Testing
     }
   }
 
-  @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/promtool")))
+  @Test(.enabled(if: Promtool.isThere, "promtool is not there; scripts/test fetches it"))
   func promtoolFindsNothing() async throws {
     let shown = try await onLoop { text(Self.registry().0) }
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: "/usr/bin/promtool")
-    process.arguments = ["check", "metrics"]
-    let input = Pipe()
-    let output = Pipe()
-    process.standardInput = input
-    process.standardOutput = output
-    process.standardError = output
-    try process.run()
-    input.fileHandleForWriting.write(Data(shown.utf8))
-    try input.fileHandleForWriting.close()
-    let findings = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-    process.waitUntilExit()
-    #expect(process.terminationStatus == 0 && findings.isEmpty, "\(findings)")
+    #expect(try await Promtool.findings(in: shown) == "")
   }
 }

@@ -1,0 +1,117 @@
+// The worker as a process while its servers are away, hang or break off: it stays up, says so, and is back by itself.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct ServersAwayTests {
+  /// The issue's promise: so soon after its servers' return the worker has recovered by itself.
+  private static let recoveryLimit = Duration.seconds(5)
+
+  @Test func bootsWithServersAwayAndIsReadySoonAfterTheyCome() async throws {
+    let stage = try await WorkerStage.set()
+    stage.postgresProxy.admission = .refuse
+    stage.redisProxy.admission = .refuse
+    let worker = try await stage.start()
+    try await onLoop {
+      let away = #"{"status":"not_ready","failing":{"postgres":"connection refused","redis":"connection refused"}}"#
+      try await eventually("it says what is away") { try await readyz(worker).body == away }
+      #expect(try await readyz(worker).status == 503)
+      #expect(await worker.status(of: "/healthz") == 200)
+      stage.postgresProxy.heal()
+      stage.redisProxy.heal()
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+    }
+    #expect(try await worker.stop() == .exited(0))
+    let told = worker.log.compactMap(\.message)
+    #expect(told.contains("not ready") && told.contains("PostgreSQL is ready") && told.contains("Redis is ready"))
+    #expect(told.count { $0 == "PostgreSQL is unavailable" } == 1, "once a change, not once a try")
+    #expect(told.count { $0 == "Redis is unavailable" } == 1, "once a change, not once a try")
+  }
+
+  @Test(arguments: ["postgres", "redis"])
+  func oneServerThatGoesIsNamedAloneAndFoundAgain(server: String) async throws {
+    let stage = try await WorkerStage.set()
+    let proxy = server == "postgres" ? stage.postgresProxy : stage.redisProxy
+    let worker = try await stage.start()
+    try await onLoop {
+      try await worker.answersReadyz(200)
+      proxy.goAway()
+      let away = #"{"status":"not_ready","failing":{"\#(server)":"connection refused"}}"#
+      try await eventually("it says which is away") { try await readyz(worker).body == away }
+      proxy.heal()
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+    }
+    #expect(try await worker.stop() == .exited(0))
+  }
+
+  @Test func serversThatHangFromTheBeginningTimeOutAndTheProbesAnswerThroughout() async throws {
+    let stage = try await WorkerStage.set()
+    stage.postgresProxy.set(.blackHole)
+    stage.redisProxy.set(.blackHole)
+    let worker = try await stage.start(["REDIS_DIAL_TIMEOUT": "1s"])
+    try await onLoop {
+      let hang = #"{"status":"not_ready","failing":{"postgres":"timed out connecting","redis":"timed out"}}"#
+      try await eventually("it says that they hang") {
+        // Each within its own limit, or `get` throws: the loop is never held up.
+        #expect(try await worker.get("/healthz", within: .seconds(1)).status == 200)
+        #expect(try await worker.get("/metrics", within: .seconds(1)).status == 200)
+        return try await readyz(worker).body == hang
+      }
+      stage.postgresProxy.heal()
+      stage.redisProxy.heal()
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+    }
+    #expect(try await worker.stop() == .exited(0))
+  }
+
+  @Test func frozenServersAreToldFromAbsentOnesInMidRunAndSweepingGoesOnAfterwards() async throws {
+    let server = try await PrivatePostgres.start()
+    let redis = try PrivateRedis()
+    let schema = try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    try await server.psql(schema)
+    let worker = try await WorkerProcess.started([
+      "DATABASE_URL": server.url(), "REDIS_URL": redis.url, "REDIS_DIAL_TIMEOUT": "1s", "SB_WORKER_LEASE": "3s",
+      "SB_WORKER_AGENTS_STALE_INTERVAL": "500ms",
+    ])
+    try await onLoop {
+      try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
+      server.pause()
+      redis.pause()
+      try await eventually("it says that they hang") {
+        #expect(try await worker.get("/healthz", within: .seconds(1)).status == 200)
+        let answer = try await readyz(worker)
+        return answer.body.contains(#""postgres":"timed out"#) && answer.body.contains(#""redis":"#)
+          && !answer.body.contains("refused")
+      }
+      let before = try await worker.runs("agents-stale", "success")
+      server.resume()
+      redis.resume()
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+      try await eventually("it sweeps again") { try await worker.runs("agents-stale", "success") > before }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    await server.stop()
+  }
+
+  @Test func aRunThatLosesPostgreSQLIsAFailureAndTheNextOneGoesOn() async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.startStuck()
+    try await onLoop {
+      stage.postgresProxy.resetConnections()
+      try await eventually("it failed") { try await worker.runs("wraps-expired", "failure") >= 1 }
+      try await stage.plane.sql("DROP TRIGGER wait ON secret_wraps")
+      try await eventually("another run did it") {
+        try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0"
+      }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    let failure = try #require(worker.log.first { $0.message == "delete expired wraps failed" })
+    #expect(failure.level == "ERROR" && failure["task"] == "wraps-expired" && failure["error"] != nil)
+  }
+
+  private func readyz(_ worker: WorkerProcess) async throws -> HTTPAnswer {
+    // Its own deadline is 2 s a server.
+    try await worker.get("/readyz", within: .seconds(4))
+  }
+}

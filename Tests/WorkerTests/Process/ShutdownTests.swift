@@ -1,0 +1,102 @@
+// The worker's end: asked once it leaves nothing behind, asked twice it goes at once, and it goes in any state.
+
+import Foundation
+import Reactor
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct ShutdownTests {
+  @Test(arguments: [SIGTERM, SIGINT])
+  func askedToEndWhileIdleItEndsAtOnceWith0(signal: Int32) async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.start()
+    try await onLoop { try await worker.answersReadyz(200) }
+    worker.signal(signal)
+    #expect(try await worker.waitForExit(within: .seconds(3)) == .exited(0))
+    #expect(worker.log.map(\.message).suffix(2) == ["draining: asked to end", "stopped"])
+  }
+
+  @Test func aHangUpEndsNothing() async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.start()
+    try await onLoop {
+      try await worker.answersReadyz(200)
+      worker.signal(SIGHUP)
+      #expect(await worker.status(of: "/healthz") == 200)
+    }
+    #expect(try await worker.stop() == .exited(0))
+  }
+
+  @Test func askedToEndWithAStuckRunItCancelsTheStatementWithinTheGraceAndLeavesNoLock() async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.startStuck(["SB_WORKER_SHUTDOWN_GRACE": "3s", "SB_WORKER_LEASE": "15s"])
+    try await onLoop {
+      #expect(try stage.locks().contains(WorkerStage.lockKey("wraps-expired")))
+      worker.signal(SIGTERM)
+      try await eventually("it drains") { try await worker.get("/readyz").body == #"{"status":"draining"}"# }
+      #expect(await worker.status(of: "/readyz") == 503)
+      #expect(await worker.status(of: "/healthz") == 200)
+    }
+    #expect(try await worker.waitForExit(within: .seconds(5)) == .exited(0))
+    #expect(try stage.locks() == [])
+    #expect(try await stage.stuckStatements() == 0)
+    #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "1", "nothing was written")
+    #expect(!worker.log.contains { $0.level == "ERROR" }, "a drain is no failure")
+  }
+
+  @Test func aSecondSignalEndsItAtOnce() async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.startStuck(["SB_WORKER_SHUTDOWN_GRACE": "60s", "SB_WORKER_LEASE": "120s"])
+    try await onLoop {
+      worker.signal(SIGTERM)
+      try await eventually("it drains") { worker.log.contains { $0.message == "draining: asked to end" } }
+    }
+    worker.signal(SIGTERM)
+    #expect(try await worker.waitForExit(within: .seconds(1)) == .exited(143))
+  }
+
+  @Test func askedToEndAnywhereInItsRunsItLeavesNoLock() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let seed = UInt64.random(in: 0...UInt64.max)
+    var random = SeededRandom(seed: seed)
+    for turn in 0..<6 {
+      try await stage.addExpiredWrap()
+      let worker = try await stage.start()
+      let pause = Duration.milliseconds(Int.random(in: 0..<700, using: &random))
+      try await onLoop {
+        try await worker.answersReadyz(200)
+        try await LoopClock.system.sleep(for: pause)
+      }
+      worker.signal(SIGTERM)
+      #expect(try await worker.waitForExit(within: .seconds(5)) == .exited(0), "seed \(seed), turn \(turn)")
+      #expect(try stage.locks() == [], "seed \(seed), turn \(turn)")
+    }
+  }
+
+  @Test func askedToEndWhileItsServersHangItEndsWithinTheGrace() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let worker = try await stage.start(["SB_WORKER_SHUTDOWN_GRACE": "2s"])
+    try await onLoop {
+      try await eventually("it sweeps") { try await worker.runs("wraps-expired", "success") > 0 }
+      stage.postgresProxy.set(.blackHole)
+      stage.redisProxy.set(.blackHole)
+      try await eventually("it noticed") { await worker.status(of: "/readyz") == 503 }
+    }
+    let begin = ContinuousClock.now
+    worker.signal(SIGTERM)
+    #expect(try await worker.waitForExit(within: .seconds(10)) == .exited(0))
+    #expect(begin.duration(to: .now) < .seconds(4))
+  }
+
+  @Test func askedToEndBeforeItsServersEverAnsweredItEndsAtOnce() async throws {
+    let stage = try await WorkerStage.set()
+    stage.postgresProxy.set(.blackHole)
+    stage.redisProxy.admission = .refuse
+    let worker = try await stage.start()
+    #expect(try await worker.get("/readyz").body == #"{"status":"booting"}"#)
+    worker.signal(SIGTERM)
+    #expect(try await worker.waitForExit(within: .seconds(3)) == .exited(0))
+  }
+}
