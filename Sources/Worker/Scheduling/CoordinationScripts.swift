@@ -110,8 +110,8 @@ enum CoordinationScripts {
     """)
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
-  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is). Idempotent by epoch: sent twice it
-  /// changes nothing more.
+  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is). Idempotent by epoch: sent twice
+  /// it changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   static let complete = RedisScript(
