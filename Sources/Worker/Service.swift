@@ -102,7 +102,7 @@ final class Service {
     return results.contains { $0.result.isFailure } ? 1 : 0
   }
 
-  private func attendOnce(_ mode: Coordinator.TakeMode) async -> [OnceTable.Row] {
+  private func attendOnce(_ mode: TakeMode) async -> [OnceTable.Row] {
     await withTaskGroup(of: (Int, OnceResult).self) { group in
       for (index, loop) in loops.enumerated() {
         group.addTask { (index, await loop.attendOnce(mode)) }

@@ -7,16 +7,17 @@ import Testing
 @testable import Worker
 
 @Suite struct RunProgressTests {
-  /// Takes the lock, due or not, and returns the ticket with its token.
+  /// Takes the lock, due or not.
   @EventLoop
-  private func take(_ replica: Coordinator) async throws -> (ticket: RunTicket, token: String) {
+  private func take(_ replica: Coordinator) async throws -> RunGrant {
     let token = Token.random()
-    var taken: RunTicket?
+    var taken: RunGrant?
     try await eventually("the lock is free") {
-      if case .taken(let ticket) = try await replica.take(token: token, mode: .force).answer { taken = ticket }
+      let (answer, _, sentAt) = try await replica.take(token: token, mode: .force)
+      if case .taken(let ticket) = answer { taken = RunGrant(ticket: ticket, token: token, takenAt: sentAt) }
       return taken != nil
     }
-    return (try #require(taken), token)
+    return try #require(taken)
   }
 
   private func withReplica(_ body: @escaping @EventLoop @Sendable (Coordinator) async throws -> Void) async throws {
@@ -41,7 +42,7 @@ import Testing
       let first = try await take(replica)
       #expect(first.ticket.progress == nil)
       let report = RunReport(outcome: outcome, progress: "page 5000")
-      _ = try await replica.complete(first.ticket, token: first.token, report)
+      _ = try await replica.complete(first, report)
       let second = try await take(replica)
       #expect(second.ticket.progress == "page 5000")
     }
@@ -50,9 +51,9 @@ import Testing
   @Test func aRunThatHasNothingToTellLeavesTheRecordAsItIs() async throws {
     try await withReplica { replica in
       let first = try await take(replica)
-      _ = try await replica.complete(first.ticket, token: first.token, RunReport(outcome: .success, progress: "7"))
+      _ = try await replica.complete(first, RunReport(outcome: .success, progress: "7"))
       let second = try await take(replica)
-      _ = try await replica.complete(second.ticket, token: second.token, RunReport(outcome: .success))
+      _ = try await replica.complete(second, RunReport(outcome: .success))
       let third = try await take(replica)
       #expect(third.ticket.progress == "7")
     }
@@ -62,8 +63,8 @@ import Testing
     try await withReplica { replica in
       let late = try await take(replica)
       let newer = try await take(replica)
-      _ = try await replica.complete(newer.ticket, token: newer.token, RunReport(outcome: .success, progress: "newer"))
-      _ = try await replica.complete(late.ticket, token: late.token, RunReport(outcome: .success, progress: "late"))
+      _ = try await replica.complete(newer, RunReport(outcome: .success, progress: "newer"))
+      _ = try await replica.complete(late, RunReport(outcome: .success, progress: "late"))
       let next = try await take(replica)
       #expect(next.ticket.progress == "newer")
     }

@@ -29,22 +29,23 @@ import Testing
     }
 
     /// Takes the lock for the next replica in turn, due or not.
-    func take() async throws -> (by: Coordinator, ticket: RunTicket, token: String) {
+    func take() async throws -> (by: Coordinator, grant: RunGrant) {
       let replica = replicas[turn % replicas.count]
       turn += 1
       let token = Token.random()
-      var taken: RunTicket?
+      var taken: RunGrant?
       try await eventually("the lock is free") {
-        if case .taken(let ticket) = try await replica.take(token: token, mode: .force).answer { taken = ticket }
+        let (answer, _, sentAt) = try await replica.take(token: token, mode: .force)
+        if case .taken(let ticket) = answer { taken = RunGrant(ticket: ticket, token: token, takenAt: sentAt) }
         return taken != nil
       }
-      return (replica, try #require(taken), token)
+      return (replica, try #require(taken))
     }
 
     /// One run, by the next replica in turn.
     func run(_ outcome: RunReport.Outcome) async throws -> RunVerdict {
       let run = try await take()
-      return try await run.by.complete(run.ticket, token: run.token, RunReport(outcome: outcome))
+      return try await run.by.complete(run.grant, RunReport(outcome: outcome)).verdict
     }
 
     func run(
@@ -119,8 +120,8 @@ import Testing
       for outcome in [RunReport.Outcome.failure, .failure, .success, .success, .drained] {
         let run = try await fleet.take()
         let report = RunReport(outcome: outcome)
-        let first = try await run.by.complete(run.ticket, token: run.token, report)
-        let again = try await run.by.complete(run.ticket, token: run.token, report)
+        let first = try await run.by.complete(run.grant, report).verdict
+        let again = try await run.by.complete(run.grant, report).verdict
         #expect(first == again, "\(outcome)")
       }
     }
@@ -130,7 +131,7 @@ import Testing
     try await withFleet { fleet in
       let frozen = try await fleet.take()
       try await fleet.run(.success, tells: .none)
-      let verdict = try await frozen.by.complete(frozen.ticket, token: frozen.token, RunReport(outcome: .failure))
+      let verdict = try await frozen.by.complete(frozen.grant, RunReport(outcome: .failure)).verdict
       #expect(verdict.kind == .none)
       try await fleet.run(.drained, tells: .none)
       // Neither left a trace: the next failure is the first.

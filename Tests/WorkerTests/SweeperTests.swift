@@ -133,26 +133,58 @@ import Testing
         """) == "t|12345678901234567890|0.1")
   }
 
+  private func discovery(_ plane: ControlPlane, pilesUp: Bool = true) throws -> Sweeper {
+    let settings = try plane.settings([
+      "SB_DISCOVER_TARGETS_JSON": Self.targets, "SB_WORKER_DISCOVER_PILE_UP": "\(pilesUp)",
+    ])
+    return try #require(Sweeper.discoverScheduler(settings))
+  }
+
   @Test func aTargetsSlotIsEnqueuedOnce() async throws {
     let plane = try await ControlPlane.fresh()
-    let sweeper = try #require(
-      Sweeper.discoverScheduler(try plane.settings(["SB_DISCOVER_TARGETS_JSON": Self.targets])))
+    let sweeper = try discovery(plane)
     #expect(try await onLoop { try await plane.sweep(sweeper, slot: 1_000) }.changed == 2)
-    #expect(try await onLoop { try await plane.sweep(sweeper, slot: 1_000) }.changed == 0)
+    let again = try await onLoop { try await plane.sweep(sweeper, slot: 1_000) }
+    #expect(again == SweepCount())
     #expect(try await onLoop { try await plane.sweep(sweeper, slot: 2_000) }.changed == 2)
+  }
+
+  @Test func aTargetWhoseEqualJobIsStillQueuedGetsNoSecondOneAndIsCounted() async throws {
+    let plane = try await ControlPlane.fresh()
+    let sweeper = try discovery(plane, pilesUp: false)
+    #expect(try await onLoop { try await plane.sweep(sweeper, slot: 1_000) }.changed == 2)
+    // An agent takes the first target's job; the second one's agent is away.
+    try await plane.sql("UPDATE sync_jobs SET status = 'claimed' WHERE agent_scope->>'cluster_name' = 'c1'")
+    let count = try await onLoop { try await plane.sweep(sweeper, slot: 2_000) }
+    #expect(count.changed == 1 && count.skipped == 1)
+    #expect(
+      try await plane.sql(
+        "SELECT agent_scope->>'cluster_name', count(*) FROM sync_jobs GROUP BY 1 ORDER BY 1") == "c1|2\nc2|1")
+  }
+
+  @Test func aQueuedJobOfAnotherConfigurationKeepsNoTargetFromItsOwn() async throws {
+    let plane = try await ControlPlane.fresh()
+    let sweeper = try discovery(plane, pilesUp: false)
+    try await plane.sql(
+      """
+      INSERT INTO sync_jobs (job_type, correlation_id, agent_scope, payload)
+      VALUES ('discover', gen_random_uuid(), '{"cluster_name": "c2"}', '{"target_provider_type": "aws-sm",
+        "target_provider_config": {"region": "elsewhere"}, "cluster_name": "c2"}')
+      """)
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 2)
   }
 
   @Test func aTargetThatFailsDoesNotKeepTheOthersFromBeingEnqueued() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql("ALTER TABLE sync_jobs ADD CHECK (agent_scope->>'cluster_name' <> 'c1')")
-    let sweeper = try #require(
-      Sweeper.discoverScheduler(try plane.settings(["SB_DISCOVER_TARGETS_JSON": Self.targets])))
-    try await onLoop {
+    let sweeper = try discovery(plane)
+    let (failure, count) = try await onLoop {
       let tally = RunTally()
       let failure = await #expect(throws: Discovery.SomeFailed.self) { try await plane.sweep(sweeper, noting: tally) }
-      #expect(failure?.failed == 1)
-      #expect(tally.count.changed == 1)
+      return (failure, tally.count)
     }
+    #expect(failure?.failed == 1)
+    #expect(count.changed == 1)
     #expect(try await plane.sql("SELECT agent_scope->>'cluster_name' FROM sync_jobs") == "c2")
   }
 }

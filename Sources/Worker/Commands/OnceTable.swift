@@ -7,7 +7,8 @@ enum OnceResult: Sendable {
   case ran(SweepCount)
   /// Not due, or another replica's.
   case notRun
-  case failed(String)
+  /// Why, and what was changed before it failed.
+  case failed(String, SweepCount = SweepCount())
 
   var isFailure: Bool {
     if case .failed = self { true } else { false }
@@ -33,7 +34,9 @@ enum OnceTable {
       switch row.result {
       case .ran(let count): lines.append([row.sweeper, "\(count.found)", "\(count.changed)", "success"])
       case .notRun: lines.append([row.sweeper, "-", "-", "not due, or another replica's"])
-      case .failed(let reason): lines.append([row.sweeper, "-", "-", "failure: \(reason)"])
+      case .failed(let reason, let count):
+        let changed = count.changed > 0 ? "\(count.changed)" : "-"
+        lines.append([row.sweeper, "-", changed, "failure: \(reason)"])
       }
     }
     let widths = (0..<4).map { column in lines.map { $0[column].count }.max() ?? 0 }

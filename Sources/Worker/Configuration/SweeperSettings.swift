@@ -76,12 +76,20 @@ extension Setting where Value == DiscoverTargets {
   }
 }
 
+extension Setting where Value == Bool {
+  static var discoverPileUp: Setting {
+    .boolean(
+      "SB_WORKER_DISCOVER_PILE_UP", default: false,
+      help: "Whether a target gets another discover job while an equal one is still queued, its agent being away.")
+  }
+}
+
 extension SettingRow {
   /// The sweepers' settings, in the order in which they are shown.
   static let sweepers: [SettingRow] = [
     Setting.wrapsExpiredInterval.row, Setting.secretsStaleInterval.row, Setting.secretsStaleAfter.row,
     Setting.agentsStaleInterval.row, Setting.agentsStaleAfter.row, Setting.jobsRecoveryInterval.row,
     Setting.jobsRecoveryAction.row, Setting.jobsRecoveryGrace.row, Setting.discoverInterval.row,
-    Setting.discoverTargets.row,
+    Setting.discoverTargets.row, Setting.discoverPileUp.row,
   ]
 }

@@ -3,13 +3,6 @@
 
 import Reactor
 
-/// How an attended slot ended.
-enum RunOutcome: String, CaseIterable, Sendable {
-  case success, failure
-  /// Another replica held the lock or had done the work.
-  case skippedLock = "skipped_lock"
-}
-
 /// The metrics of one task's runs.
 @EventLoop
 struct TaskMetrics {
@@ -19,6 +12,7 @@ struct TaskMetrics {
   private let runs: [RunOutcome: Counter]
   private let duration: Histogram
   private let skippedLocks: Counter
+  private let leftRows: Counter
 
   init(task: String, registry: MetricsRegistry) {
     var runs: [RunOutcome: Counter] = [:]
@@ -34,6 +28,10 @@ struct TaskMetrics {
     skippedLocks = registry.counter(
       "worker_scheduler_lock_skipped_total", help: "Slots left to another replica that held the task's lock.",
       labels: ["task": task])
+    leftRows = registry.counter(
+      "worker_sweep_skipped_total",
+      help: "What was due and left: rows that someone else held locked, targets whose equal job is still queued.",
+      labels: ["task": task])
   }
 
   /// Counts an attended slot, or a retry within one.
@@ -45,6 +43,11 @@ struct TaskMetrics {
   /// Notes how long a run took that had the lock.
   func observe(_ duration: Duration) {
     self.duration.observe(duration.seconds)
+  }
+
+  /// Notes what a run found due and left.
+  func leave(_ count: Int) {
+    leftRows.increment(by: UInt64(count))
   }
 
   func count(_ outcome: RunOutcome) -> UInt64 {

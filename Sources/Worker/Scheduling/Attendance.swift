@@ -1,34 +1,5 @@
-// What one replica does about one sweeper's slots, as a pure state machine: it takes Redis's answers and returns what
-// to do next. Invariant: a slot that was attended is counted once, as success, failure or skipped.
-
-/// Redis's answer to the question whether this replica may run a sweeper now. Times in ms of Redis's clock.
-enum TakeAnswer: Equatable, Sendable {
-  /// The lock is this replica's, until its lease ends.
-  case taken(RunTicket)
-  /// Another replica has the lock; it expires in `remaining` ms unless renewed.
-  case held(slot: Int64, remaining: Int64)
-  /// Nothing is due before `due`.
-  case idle(slot: Int64, due: Int64)
-  /// Redis is empty or new: nobody may take a lock before `notBefore`, for whoever ran before may still be running.
-  case settling(slot: Int64, notBefore: Int64)
-  /// An operator has paused the sweeper.
-  case paused(slot: Int64)
-  /// The question arrived after its not-after and was refused.
-  case late
-}
-
-/// The right to run a sweeper once.
-struct RunTicket: Equatable, Sendable {
-  /// Fencing number: higher than that of any earlier run.
-  var epoch: Int64
-  /// The slot that this run is for, and the one after it.
-  var slot: Int64
-  var nextSlot: Int64
-  /// How many runs failed in a row before this one.
-  var failures: Int
-  /// How far earlier runs got, in the sweep's own words; nil where none left any.
-  var progress: String?
-}
+// Which of one sweeper's slots a replica attended, as a pure state machine: it takes Redis's answers and returns what
+// is to be counted and done. Invariant: a slot that was attended is counted once. Part of SweeperCourse.
 
 /// The states of a replica's attendance of one sweeper:
 ///

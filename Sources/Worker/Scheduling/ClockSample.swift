@@ -1,17 +1,33 @@
 // A server's clock as this process knows it: one reading, and the monotonic instant at which it arrived.
-// Invariant: the estimate never runs ahead of the server's clock, for the reading was made before it arrived.
+// Invariant: `earliest` never runs ahead of the server's clock, for the reading was made before it arrived.
 
 import Reactor
 
 /// One reading of a server's clock, in units since 1970 that the owner names (Redis: ms, PostgreSQL: µs).
 struct ClockSample: Sendable {
+  /// By how much two clocks may drift apart while both are slewed, in parts of a million: adjtimex(2) slews one by 500.
+  static let driftPartsPerMillion: Int64 = 1_000
+
   let reading: Int64
   let arrivedAt: MonotonicInstant
   let unitsPerSecond: Int64
 
   /// The server's clock at `instant`, as far as this sample tells: early by the answer's way here.
   func estimate(at instant: MonotonicInstant) -> Int64 {
-    let elapsedNanoseconds = arrivedAt.duration(to: instant).nanoseconds
-    return reading + elapsedNanoseconds / (1_000_000_000 / unitsPerSecond)
+    reading + units(of: elapsedNanoseconds(at: instant))
+  }
+
+  /// What the server's clock shows at `instant` at the least: early by what both clocks may have drifted, too.
+  func earliest(at instant: MonotonicInstant) -> Int64 {
+    let elapsed = elapsedNanoseconds(at: instant)
+    return reading + units(of: elapsed - elapsed / 1_000_000 * Self.driftPartsPerMillion)
+  }
+
+  private func elapsedNanoseconds(at instant: MonotonicInstant) -> Int64 {
+    arrivedAt.duration(to: instant).nanoseconds
+  }
+
+  private func units(of nanoseconds: Int64) -> Int64 {
+    nanoseconds / (1_000_000_000 / unitsPerSecond)
   }
 }

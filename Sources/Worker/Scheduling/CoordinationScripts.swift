@@ -14,7 +14,7 @@ import Reactor
 ///         started      when the last run began, ms
 ///         completed    epoch of the last run that was completed
 ///         not_before   nobody takes the lock earlier, ms (set where the record was created)
-///         next_try     after a failure: not due earlier, ms
+///         next_try     after a failure: not due earlier, ms; never beyond the slot after it
 ///         failures     runs that failed in a row
 ///         paused       set by an operator: nothing is due
 ///         outcome, rows, duration   of the last completed run
@@ -110,8 +110,8 @@ enum CoordinationScripts {
     """)
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
-  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is). Idempotent by epoch: sent twice
-  /// it changes nothing more.
+  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms).
+  /// Idempotent by epoch: sent twice it changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   static let complete = RedisScript(
@@ -123,15 +123,19 @@ enum CoordinationScripts {
     if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 
     local record = redis.call('HMGET', KEYS[2], 'epoch', 'completed', 'slot',
-      'failing_since', 'alerts', 'alerted_at', 'failures', 'verdict', 'verdict_for', 'verdict_runs')
+      'failing_since', 'alerts', 'alerted_at', 'failures', 'verdict', 'verdict_for', 'verdict_runs', 'token')
     local epoch = tonumber(record[1])
-    if epoch and epoch > mine then return {'superseded', now} end
+    -- A record without a token is new: Redis lost its data in mid-run, and nobody has run since.
+    if epoch and epoch > mine and record[11] then return {'superseded', now} end
     if tonumber(record[2]) == mine then
       return {'done', now, tonumber(record[8]) or 0, tonumber(record[9]) or 0, tonumber(record[10]) or 0}
     end
     if not epoch then
-      -- Redis lost its data in mid-run: nobody takes the lock for one lease, and this run still counts.
+      -- Nobody has asked since: nobody takes the lock for one lease, and this run still counts.
       redis.call('HSET', KEYS[2], 'epoch', text(mine), 'not_before', text(now + tonumber(ARGV[3])))
+    elseif epoch < mine then
+      -- A replica that had not heard of this run took over from the Redis that gave it its epoch.
+      redis.call('HSET', KEYS[2], 'epoch', text(mine))
     end
 
     -- What people are told: the first failure, reminders at growing gaps, the recovery. Times beyond now were written
@@ -153,7 +157,8 @@ enum CoordinationScripts {
         alerts, alerted = alerts + 1, now
       end
       runs = runs + 1
-      redis.call('HSET', KEYS[2], 'next_try', text(now + tonumber(ARGV[6])), 'failures', runs,
+      local following = now - (now - tonumber(ARGV[4])) % tonumber(ARGV[11]) + tonumber(ARGV[11])
+      redis.call('HSET', KEYS[2], 'next_try', text(math.min(now + tonumber(ARGV[6]), following)), 'failures', runs,
         'failing_since', text(since), 'alerts', alerts, 'alerted_at', text(alerted))
     end
     redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8],

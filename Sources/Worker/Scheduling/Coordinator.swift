@@ -3,27 +3,6 @@
 
 import Reactor
 
-/// What a run has to tell when it ends.
-struct RunReport: Sendable {
-  enum Outcome: String, Sendable {
-    case success, failure, drained
-  }
-
-  var outcome: Outcome
-  /// Until the next try after a failure.
-  var retryDelay: Duration = .zero
-  var rows = 0
-  var duration: Duration = .zero
-  /// How far the sweep got, for the next run; nil leaves the record's as it is.
-  var progress: String?
-
-  /// What the run changed, and how far it got.
-  mutating func note(_ count: SweepCount) {
-    rows = count.changed
-    progress = count.progress
-  }
-}
-
 /// What a run's end means to people, as the schedule record has it: of a fleet's failures in a row the first is told,
 /// then some, then the recovery.
 struct RunVerdict: Equatable, Sendable {
@@ -46,16 +25,6 @@ struct RunVerdict: Equatable, Sendable {
 /// Speaks to Redis for one sweeper of this replica.
 @EventLoop
 final class Coordinator {
-  /// When a take counts a slot as due.
-  enum TakeMode: String, Sendable {
-    /// Where the schedule says so.
-    case due
-    /// At boot, too, unless the last run began less than a minute ago.
-    case start
-    /// In any case, for a run by hand.
-    case force
-  }
-
   /// Redis answered something that the scripts do not say.
   struct UnexpectedAnswer: Error {}
 
@@ -145,22 +114,23 @@ final class Coordinator {
 
   /// Ends a run: writes the record, and frees the lock.
   ///
-  /// - Returns: what people are to be told; nothing of a run that another one has taken over.
+  /// - Returns: what people are to be told, nothing of a run that another one has taken over, and Redis's time in ms.
   /// - Throws: `RedisError`; sending it again is right, for it is idempotent by epoch.
-  func complete(_ ticket: RunTicket, token: String, _ report: RunReport) async throws -> RunVerdict {
+  func complete(_ grant: RunGrant, _ report: RunReport) async throws -> (verdict: RunVerdict, now: Int64) {
     let answer = try await evaluate(
       CoordinationScripts.complete, keys: [lockKey, recordKey, historyKey],
       [
-        token, "\(ticket.epoch)", "\(leaseDuration.milliseconds)", "\(ticket.slot)", report.outcome.rawValue,
-        "\(report.retryDelay.milliseconds)", "\(report.rows)", "\(report.duration.milliseconds)", replica,
-        report.progress ?? "",
+        grant.token, "\(grant.ticket.epoch)", "\(leaseDuration.milliseconds)", "\(grant.ticket.slot)",
+        report.outcome.rawValue, "\(report.retryDelay.milliseconds)", "\(report.rows)",
+        "\(report.duration.milliseconds)", replica, report.progress ?? "", "\(grid.intervalMilliseconds)",
       ])
-    guard answer.kind == "done" else { return .none }
+    guard answer.kind == "done" else { return (.none, answer.now) }
     guard answer.numbers.count == 3, let kind = RunVerdict.Kind(rawValue: answer.numbers[0]) else {
       throw UnexpectedAnswer()
     }
-    return RunVerdict(
+    let verdict = RunVerdict(
       kind: kind, failingFor: .milliseconds(answer.numbers[1]), failures: Int(answer.numbers[2]))
+    return (verdict, answer.now)
   }
 
   /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.
@@ -173,7 +143,7 @@ final class Coordinator {
       }
       noteRedisClock(seconds * 1_000 + micros / 1_000)
     }
-    return redisClock?.estimate(at: deadline) ?? 0
+    return redisClock?.earliest(at: deadline) ?? 0
   }
 
   private func noteRedisClock(_ milliseconds: Int64) {

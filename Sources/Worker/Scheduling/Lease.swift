@@ -34,6 +34,8 @@ struct Lease: Sendable {
   private(set) var deadline: MonotonicInstant
   private var nextRenewal: MonotonicInstant
   private var isRefused = false
+  /// Where nothing is written any more on PostgreSQL's clock, in µs, as first computed for the present grant.
+  private var serverDeadline = Int64.max
 
   /// A lease just taken by a command that was sent at `sentAt`.
   init(duration: Duration, takenAt sentAt: MonotonicInstant) {
@@ -62,10 +64,22 @@ struct Lease: Sendable {
     return nextRenewal <= now ? .renew : .wait(until: min(nextRenewal, stopAt))
   }
 
+  /// `stopAt` on the clock that was sampled.
+  ///
+  /// For one grant it never moves to a later time: a machine that was suspended meanwhile, its monotonic clock with it,
+  /// takes a later sample for a gain of time.
+  mutating func deadline(on sample: ClockSample) -> Int64 {
+    serverDeadline = min(serverDeadline, sample.earliest(at: stopAt))
+    return serverDeadline
+  }
+
   /// A renewal that was sent at `sentAt` was granted.
   mutating func renewed(sentAt: MonotonicInstant) {
     // Answers in disorder: an older one must not shorten what a newer one granted.
-    deadline = max(deadline, sentAt.advanced(by: duration))
+    if sentAt.advanced(by: duration) > deadline {
+      deadline = sentAt.advanced(by: duration)
+      serverDeadline = .max
+    }
     nextRenewal = max(nextRenewal, sentAt.advanced(by: duration / 3))
   }
 

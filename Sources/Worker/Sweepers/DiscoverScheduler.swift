@@ -11,7 +11,7 @@ extension Sweeper {
       name: "discover-scheduler",
       summary: "Queues one discover job for each configured target.",
       interval: settings[.discoverInterval],
-      work: .discovery(Discovery(targets: targets)),
+      work: .discovery(Discovery(targets: targets, pilesUp: settings[.discoverPileUp])),
       report: Report(
         severity: .info, title: "discover jobs enqueued", countName: "enqueued",
         failureTitle: "some discover targets failed to enqueue"))

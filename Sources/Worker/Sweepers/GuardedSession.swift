@@ -3,16 +3,6 @@
 
 import Reactor
 
-/// Why a run ended before its work was done.
-enum RunInterruption: Error, Equatable, Sendable {
-  /// The lease was lost, or PostgreSQL's clock reached its deadline.
-  case leaseLost
-  /// An earlier run's session holds the advisory lock and would not go.
-  case superseded
-  /// The worker drains: the slot is given back.
-  case drained
-}
-
 /// The lease of the present run, as the batches and its keeper share it.
 @EventLoop
 final class HeldLease {
@@ -26,10 +16,6 @@ final class HeldLease {
 /// A connection in the hands of one run.
 @EventLoop
 final class GuardedSession {
-  /// How old a sample of PostgreSQL's clock may be. Clocks drift by up to 500 ppm while they are slewed (adjtimex): a
-  /// minute costs 30 ms of the lease's margin.
-  static let sampleLimit = Duration.seconds(60)
-
   /// What a batch's statements answered.
   struct Batch {
     let results: [PostgresResult]
@@ -72,39 +58,55 @@ final class GuardedSession {
   ///
   /// - Throws: `RunInterruption`, or `PostgresError` as a statement failed.
   func batch(_ statements: [PostgresStatement]) async throws -> Batch {
-    var triesLeft = 3
+    var entry = BatchGuard()
     while true {
-      if isDraining() { throw RunInterruption.drained }
-      if let batch = try await attempt(statements) { return batch }
-      // Another session holds the advisory lock, while we hold the lock in Redis.
-      triesLeft -= 1
-      guard triesLeft > 0 else { throw RunInterruption.superseded }
-      try await endPredecessor()
+      let sample = connection.attachment as? ClockSample
+      switch entry.next(at: clock.now, lease: &held.lease, sample: sample, isDraining: isDraining()) {
+      case .sample:
+        try await readClock()
+      case .send(let deadline):
+        if let batch = try await attempt(statements, deadline) { return batch }
+        entry.contended()
+      case .evict:
+        try await endPredecessor()
+        entry.evicted()
+      case .pause(let duration):
+        try await clock.sleep(for: duration)
+        entry.paused()
+      case .stop(let interruption):
+        throw interruption
+      }
     }
   }
 
   /// - Returns: nil where the advisory lock is someone else's.
-  private func attempt(_ statements: [PostgresStatement]) async throws -> Batch? {
-    let sample = try await clockSample()
-    guard held.lease.isHeld(at: clock.now) else { throw RunInterruption.leaseLost }
-    let stopAt = held.lease.stopAt
+  private func attempt(_ statements: [PostgresStatement], _ deadline: Int64) async throws -> Batch? {
     let open = PostgresStatement(
-      GuardStatements.open,
-      [
-        "\(sample.estimate(at: stopAt))", "\(namePrefix)\(ticket.epoch)", cutoff, "\(ageMicroseconds)",
-        "\(advisoryKey)",
-      ])
-    let results = try await connection.pipeline(
-      [open] + statements + [PostgresStatement(GuardStatements.close)], by: stopAt)
+      connection.serverVersion >= GuardStatements.transactionTimeoutVersion
+        ? GuardStatements.openWithTransactionTimeout : GuardStatements.open,
+      ["\(deadline)", "\(namePrefix)\(ticket.epoch)", cutoff, "\(ageMicroseconds)", "\(advisoryKey)"])
+    let results: [PostgresResult]
+    do {
+      results = try await connection.pipeline(
+        [open] + statements + [PostgresStatement(GuardStatements.close)], by: held.lease.stopAt)
+    } catch let error as PostgresError where Self.isPastDeadline(error, closing: statements.count + 1) {
+      throw RunInterruption.leaseLost
+    }
     let opened = results[0]
     let closed = results[results.count - 1]
     noteClock(closed[row: 0, column: 2])
-    guard opened[row: 0, column: 5] == "t", closed[row: 0, column: 1] == "t" else { throw RunInterruption.leaseLost }
+    guard opened[row: 0, column: 0] == "t" else { throw RunInterruption.leaseLost }
     guard closed[row: 0, column: 0] == "t" else { return nil }
     cutoff = closed[row: 0, column: 3]
     return Batch(
       results: Array(results[1..<(results.count - 1)]),
       duration: .microseconds(closed[row: 0, column: 4].flatMap { Int64($0) } ?? 0))
+  }
+
+  /// The closing statement refused, so that nothing of the batch was committed, or the server ended the session.
+  private static func isPastDeadline(_ error: PostgresError, closing: Int) -> Bool {
+    if case .server(GuardStatements.pastDeadlineState, _, closing) = error { return true }
+    return error.sqlState == GuardStatements.transactionTimeoutState
   }
 
   /// The statement that failed may have left the range's rows to a slower way: was a lock waited for in vain?
@@ -117,20 +119,11 @@ final class GuardedSession {
       PostgresStatement(
         GuardStatements.terminatePredecessor, ["\(advisoryKey)", namePrefix, "\(ticket.epoch)"]),
       by: held.lease.stopAt)
-    // The session that was told to end takes a moment to give its locks back.
-    try await clock.sleep(for: .milliseconds(50))
   }
 
-  private func clockSample() async throws -> ClockSample {
-    if let sample = connection.attachment as? ClockSample,
-      sample.arrivedAt.duration(to: clock.now) < Self.sampleLimit
-    {
-      return sample
-    }
+  private func readClock() async throws {
     let result = try await connection.query(PostgresStatement(GuardStatements.clock), by: held.lease.stopAt)
     noteClock(result[row: 0, column: 0])
-    guard let sample = connection.attachment as? ClockSample else { throw RunInterruption.leaseLost }
-    return sample
   }
 
   private func noteClock(_ microseconds: String?) {

@@ -67,7 +67,7 @@ struct RowSweep: Sendable {
 /// What a run found and changed.
 struct SweepCount: Equatable, Sendable {
   var changed = 0
-  /// Due rows that someone else held locked: left to the next run.
+  /// What was due and left: rows that someone else held locked, targets whose equal job is still queued.
   var skipped = 0
   /// The run's cutoff as PostgreSQL wrote it, for the event.
   var cutoff: String?

@@ -1,0 +1,48 @@
+// Why a run failed, in words for operators, and whether another try can help. Pure.
+// Invariant: no row's content, no host, no password; a class of errors is permanent only for a reason that stands here.
+
+import Reactor
+
+/// A failed run.
+struct RunFailure: Equatable, Sendable {
+  let reason: String
+  /// Another try before the next slot cannot help.
+  let isPermanent: Bool
+
+  init(_ error: any Error) {
+    switch error {
+    case let error as Discovery.SomeFailed:
+      let first = RunFailure(error.first)
+      reason = "\(error.failed) of the targets: \(first.reason)"
+      isPermanent = first.isPermanent
+    case let error as PostgresError:
+      reason = error.publicReason
+      isPermanent = error.sqlState.map(Self.isPermanent(sqlState:)) ?? false
+    case RunInterruption.leaseLost:
+      reason = "the lease was lost"
+      isPermanent = false
+    case RunInterruption.superseded:
+      reason = "another run's session holds this sweeper's advisory lock"
+      isPermanent = false
+    default:
+      reason = "unexpected: \(error)"
+      isPermanent = false
+    }
+  }
+
+  /// By the classes of PostgreSQL's appendix A. What the same statement will meet again until someone changes the
+  /// schema, a privilege or a row waits for its next slot. All else may be over in a second: lost connections (08),
+  /// deadlocks (40), locks (55), resources (53), restarts and cancelled statements (57), the server's own trouble (58,
+  /// XX); a standby that is being promoted (25006), and a role or database that comes back (28, 3D), for whose sake a
+  /// new connection is tried.
+  static func isPermanent(sqlState: String) -> Bool {
+    switch sqlState.prefix(2) {
+    case "0A": true  // feature not supported
+    case "22": true  // data exception
+    case "23": true  // constraint violated
+    case "3F": true  // no such schema
+    case "42": true  // no such table or column, wrong type, missing privilege
+    default: false
+    }
+  }
+}

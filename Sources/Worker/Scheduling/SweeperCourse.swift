@@ -1,0 +1,208 @@
+// What one replica does about one sweeper, from boot to drain, as a pure state machine: it says the next step, and each
+// step's outcome moves it on. Invariants: nothing new is asked before what is unknown is settled; a retry's delay is
+// the one that Redis was told. Driven by SweeperLoop on the loop, and by the simulator in virtual time.
+
+import Reactor
+
+/// The course of a replica through a sweeper's slots:
+///
+///                  idle, held, paused, settling
+///            ┌───────────────────────────────────────┐
+///            ▼            slot begins                │            taken
+///     ┌── waiting ───────────────────────────────▶ asking ──────────────────────▶ running
+///     │      ▲  ▲                                    │ no answer                     │ ended
+///     │      │  └────────── confirmed ─────────┐     ▼                               ▼
+///     │      │ Redis is back                   │   silent ◀──── no answer ──── settling accounts
+///     │      └─────────────────────────────────┼─────┘ ── a pause ────────────▶      │
+///     │ drain                                  └─────────────────────────────────────┘
+///     └──▶ settling accounts, for as long as a lock of ours can last ──▶ end
+///
+/// Accounts are what Redis has not confirmed: the completion of the run that ended last, sent until it is answered, and
+/// the lock of a take that brought no answer, which is released by its token. There is never more than one of each, for
+/// no question is asked while either is open.
+struct SweeperCourse: Sendable {
+  /// What is to be done now, and the event that tells how it went.
+  enum Step: Equatable, Sendable {
+    /// Ask whether this replica may run: `answered` or `unanswered`.
+    case take(TakeMode)
+    /// Run: `ended`.
+    case run(RunGrant)
+    /// Tell Redis how a run ended: `confirmed` or `unanswered`.
+    case complete(Completion)
+    /// Give back a lock that may be ours: `released` or `unanswered`.
+    case release(token: String)
+    /// Sleep until then, or until the worker drains.
+    case wait(until: MonotonicInstant)
+    /// Sleep until then, whether the worker drains or not.
+    case pause(until: MonotonicInstant)
+    /// Wait until Redis can be asked, until then, or until the worker drains: `woke`.
+    case waitForRedis(until: MonotonicInstant)
+    case end
+  }
+
+  /// A run that ended, as Redis is to be told.
+  struct Completion: Equatable, Sendable {
+    let grant: RunGrant
+    let report: RunReport
+  }
+
+  private enum Phase: Equatable, Sendable {
+    case waiting(until: MonotonicInstant)
+    case granted(RunGrant)
+    case silent(pauseUntil: MonotonicInstant, until: MonotonicInstant)
+  }
+
+  /// After a failure: 1 s, doubling, 20% jitter, at most an hour (and never beyond the next slot).
+  static let retry = Backoff(initial: .seconds(1), cap: .seconds(3_600), jitter: 0.2)
+
+  /// How soon Redis is asked again that brought no answer, or an error while it is connected.
+  static let silence = Backoff(initial: .milliseconds(200), cap: .seconds(2), jitter: 0.2)
+
+  /// The longest delay that is added to a slot's start, so that not all replicas ask in the same moment.
+  static let jitterLimit = Duration.seconds(1)
+
+  private let grid: SlotGrid
+  private let leaseDuration: Duration
+  private let isOnce: Bool
+  private var mode: TakeMode
+  private var attendance: Attendance
+  private var phase: Phase
+  private var silences = silence
+  private var completion: Completion?
+  private var unresolvedToken: String?
+  /// When an open account is no concern any more: a lock of ours has run out by then.
+  private var accountsEnd = MonotonicInstant(nanoseconds: .min)
+  /// What `once` was about is known.
+  private var isConcluded = false
+
+  /// - Parameter once: the course ends after the first slot was attended, due or not.
+  init(grid: SlotGrid, leaseDuration: Duration, mode: TakeMode, once: Bool = false, at now: MonotonicInstant) {
+    self.grid = grid
+    self.leaseDuration = leaseDuration
+    self.mode = mode
+    isOnce = once
+    attendance = Attendance(grid: grid)
+    phase = .waiting(until: now)
+  }
+
+  /// Whether the last question to Redis brought no answer.
+  var isSilent: Bool { silences.failures > 0 }
+
+  private var hasAccounts: Bool { completion != nil || unresolvedToken != nil }
+
+  /// What to do now. Asked again after each step; the same until that step's event.
+  func next(at now: MonotonicInstant, isDraining: Bool) -> Step {
+    if case .granted(let grant) = phase { return .run(grant) }
+    let isEnding = isDraining || (isOnce && isConcluded)
+    let mustSettle = hasAccounts && !(isEnding && now >= accountsEnd)
+    if case .silent(let pauseUntil, let until) = phase {
+      if !isEnding { return now < pauseUntil ? .wait(until: pauseUntil) : .waitForRedis(until: until) }
+      if mustSettle, now < pauseUntil { return .pause(until: pauseUntil) }
+    }
+    if mustSettle, let completion { return .complete(completion) }
+    if mustSettle, let unresolvedToken { return .release(token: unresolvedToken) }
+    if isEnding { return .end }
+    if case .waiting(let until) = phase, now < until { return .wait(until: until) }
+    return .take(mode)
+  }
+
+  // MARK: Events
+
+  /// Redis answered a take that was sent at `sentAt` with `token`; `redisTime` is its clock in ms.
+  ///
+  /// - Parameter chance: of the jitter, from 0 up to 1.
+  /// - Returns: what is to be counted.
+  mutating func answered(
+    _ answer: TakeAnswer, token: String, sentAt: MonotonicInstant, redisTime: Int64, at now: MonotonicInstant,
+    chance: Double
+  ) -> [RunOutcome] {
+    silences.reset()
+    switch answer {
+    case .late, .settling: break
+    case .held: isConcluded = true
+    case .taken, .idle, .paused:
+      isConcluded = true
+      mode = .due
+    }
+    let (counts, action) = attendance.answered(answer, at: redisTime)
+    switch action {
+    case .run(let ticket): phase = .granted(RunGrant(ticket: ticket, token: token, takenAt: sentAt))
+    case .wait(let milliseconds): wait(milliseconds, from: now, chance)
+    case .askAgain: phase = .waiting(until: now)
+    }
+    return counts
+  }
+
+  /// The run of `grant` ended.
+  mutating func ended(
+    _ grant: RunGrant, _ report: RunReport, isPermanent: Bool, at now: MonotonicInstant, chance: Double
+  ) {
+    var report = report
+    if report.outcome == .failure {
+      let interval = Duration.milliseconds(grid.intervalMilliseconds)
+      let delay = Self.retry.delay(afterFailures: grant.ticket.failures + 1, chance: chance)
+      report.retryDelay = isPermanent ? interval : min(interval, delay)
+    }
+    completion = Completion(grant: grant, report: report)
+    accountsEnd = now.advanced(by: leaseDuration)
+    phase = .waiting(until: now)
+  }
+
+  /// Redis knows how the run ended.
+  mutating func confirmed(redisTime: Int64, at now: MonotonicInstant, chance: Double) {
+    silences.reset()
+    guard let completion = completion.take() else { return }
+    let ticket = completion.grant.ticket
+    // The slot that began while the run lasted is due at once; a clock that stepped back makes nobody wait longer.
+    let untilNextSlot = min(max(0, ticket.nextSlot - redisTime), grid.slot(after: redisTime) - redisTime)
+    if completion.report.outcome == .failure, completion.report.retryDelay.milliseconds < untilNextSlot {
+      phase = .waiting(until: now.advanced(by: completion.report.retryDelay + .milliseconds(1)))
+    } else {
+      wait(untilNextSlot, from: now, chance)
+    }
+  }
+
+  /// The lock of the unanswered take is not ours (any more).
+  mutating func released() {
+    silences.reset()
+    unresolvedToken = nil
+  }
+
+  /// Redis did not answer, or with an error. `redisTime` is its clock in ms as far as known.
+  ///
+  /// - Parameter token: of a take whose outcome is unknown.
+  /// - Returns: what is to be counted.
+  mutating func unanswered(
+    token: String? = nil, redisTime: Int64?, at now: MonotonicInstant, chance: Double
+  ) -> [RunOutcome] {
+    isConcluded = true
+    if let token {
+      unresolvedToken = token
+      accountsEnd = now.advanced(by: leaseDuration)
+    }
+    let untilNextSlot = redisTime.map { grid.slot(after: $0) - $0 } ?? grid.intervalMilliseconds
+    phase = .silent(
+      pauseUntil: now.advanced(by: silences.next(chance: chance)),
+      until: now.advanced(by: .milliseconds(untilNextSlot)))
+    return attendance.unanswered(estimate: redisTime)
+  }
+
+  /// The wait for Redis is over, however it ended.
+  mutating func woke(at now: MonotonicInstant, chance: Double) {
+    // All replicas see Redis come back in the same moment.
+    wait(0, from: now, jitterOver: grid.intervalMilliseconds, chance)
+  }
+
+  /// The course has ended: a slot that is still open ends here.
+  mutating func finished() -> [RunOutcome] {
+    attendance.drained()
+  }
+
+  private mutating func wait(
+    _ milliseconds: Int64, from now: MonotonicInstant, jitterOver range: Int64? = nil, _ chance: Double
+  ) {
+    let limit = min(Self.jitterLimit.milliseconds, (range ?? milliseconds) / 20)
+    let jitter = Int64(Double(limit) * chance)
+    phase = .waiting(until: now.advanced(by: .milliseconds(milliseconds + jitter)))
+  }
+}

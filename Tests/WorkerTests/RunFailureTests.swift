@@ -1,0 +1,32 @@
+// Which failures wait for the next slot, and what operators read of them.
+
+import Reactor
+import Testing
+
+@testable import Worker
+
+@Suite struct RunFailureTests {
+  @Test(arguments: ["42P01", "42501", "42804", "22P02", "23514", "3F000", "0A000"])
+  func whatTheSameStatementMeetsAgainWaitsForTheNextSlot(state: String) {
+    #expect(RunFailure(PostgresError.server(sqlState: state, message: "")).isPermanent)
+  }
+
+  @Test(arguments: [
+    "40P01", "40001", "55P03", "53300", "53200", "57014", "57P01", "57P03", "25006", "28P01", "3D000", "XX000", "08006",
+  ])
+  func whatMayBeOverInASecondIsTriedAgain(state: String) {
+    #expect(!RunFailure(PostgresError.server(sqlState: state, message: "")).isPermanent)
+  }
+
+  @Test func ofSeveralTargetsOneThatMayRecoverMakesTheRunWorthAnotherTry() {
+    let deadlock = PostgresError.server(sqlState: "40P01", message: "")
+    let failure = RunFailure(Discovery.SomeFailed(failed: 2, first: deadlock))
+    #expect(!failure.isPermanent)
+    #expect(failure.reason == "2 of the targets: transaction rolled back (SQLSTATE 40P01)")
+  }
+
+  @Test func aReasonQuotesNoMessageOfTheServer() {
+    let error = PostgresError.server(sqlState: "23514", message: "row for relation agents: s3cret")
+    #expect(RunFailure(error).reason == "constraint violated (SQLSTATE 23514)")
+  }
+}

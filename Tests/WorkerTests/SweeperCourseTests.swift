@@ -1,0 +1,244 @@
+// The course of a replica through a sweeper's slots, by itself: each step, and what an unanswered question leads to.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct SweeperCourseTests {
+  static let grid = SlotGrid(sweeper: "wraps-expired", interval: .seconds(60))
+  /// A slot's start, in ms of Redis's clock; the replica's own clock shows 0 then.
+  static let slot = grid.slot(at: 1_700_000_000_000)
+
+  static func at(_ milliseconds: Int64) -> MonotonicInstant {
+    MonotonicInstant(nanoseconds: milliseconds * 1_000_000)
+  }
+
+  static func course(_ mode: TakeMode = .due, once: Bool = false) -> SweeperCourse {
+    SweeperCourse(grid: grid, leaseDuration: .seconds(15), mode: mode, once: once, at: at(0))
+  }
+
+  static let ticket = RunTicket(epoch: 7, slot: slot, nextSlot: slot + 60_000, failures: 0)
+  static let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
+
+  /// One that was given the slot, and whose run ended at `end` ms.
+  static func ran(
+    _ outcome: RunReport.Outcome, at end: Int64 = 100, isPermanent: Bool = false, failures: Int = 0
+  ) -> SweeperCourse {
+    var course = course()
+    var ticket = ticket
+    ticket.failures = failures
+    _ = course.answered(.taken(ticket), token: "t", sentAt: at(0), redisTime: slot + 1, at: at(1), chance: 0.5)
+    let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
+    course.ended(grant, RunReport(outcome: outcome), isPermanent: isPermanent, at: at(end), chance: 0.5)
+    return course
+  }
+
+  static func completion(_ course: SweeperCourse) throws -> SweeperCourse.Completion {
+    let step = course.next(at: at(200), isDraining: false)
+    guard case .complete(let completion) = step else { return try #require(nil, "not a completion: \(step)") }
+    return completion
+  }
+
+  @Test func itAsksAtOnceAndSleepsUntilWhatIsDueWithALittleJitter() {
+    var course = Self.course()
+    #expect(course.next(at: Self.at(0), isDraining: false) == .take(.due))
+    _ = course.answered(
+      .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: Self.at(0), redisTime: Self.slot,
+      at: Self.at(1), chance: 0.5)
+    #expect(course.next(at: Self.at(1), isDraining: false) == .wait(until: Self.at(60_501)))
+    #expect(course.next(at: Self.at(60_501), isDraining: false) == .take(.due))
+  }
+
+  @Test func aGrantIsRunWithItsTokenAndTheMomentOfItsSending() {
+    var course = Self.course()
+    _ = course.answered(
+      .taken(Self.ticket), token: "t", sentAt: Self.at(0), redisTime: Self.slot, at: Self.at(5), chance: 0)
+    #expect(course.next(at: Self.at(5), isDraining: false) == .run(Self.grant))
+  }
+
+  @Test func aRunThatEndedIsToldUntilItIsConfirmedBeforeAnythingElseIsAsked() throws {
+    var course = Self.ran(.success)
+    let completion = try Self.completion(course)
+    var now: Int64 = 200
+    for _ in 0..<20 {
+      _ = course.unanswered(redisTime: Self.slot + now, at: Self.at(now), chance: 0.5)
+      now += 3_000
+      #expect(course.next(at: Self.at(now), isDraining: false) == .waitForRedis(until: Self.at(60_000)))
+      course.woke(at: Self.at(now), chance: 0.5)
+      #expect(course.next(at: Self.at(now), isDraining: false) == .complete(completion))
+    }
+  }
+
+  @Test func aTakeWithoutAnAnswerIsReleasedByItsTokenBeforeTheNextOne() {
+    var course = Self.course()
+    _ = course.unanswered(token: "lost", redisTime: nil, at: Self.at(2_000), chance: 0.5)
+    course.woke(at: Self.at(2_500), chance: 0)
+    #expect(course.next(at: Self.at(2_500), isDraining: false) == .release(token: "lost"))
+    course.released()
+    #expect(course.next(at: Self.at(2_500), isDraining: false) == .take(.due))
+  }
+
+  @Test func aDrainingReplicaStillGivesBackWhatItMayHoldButForNoLongerThanALease() {
+    var course = Self.course()
+    _ = course.unanswered(token: "lost", redisTime: nil, at: Self.at(2_000), chance: 0.5)
+    #expect(course.next(at: Self.at(2_000), isDraining: true) == .pause(until: Self.at(2_200)))
+    #expect(course.next(at: Self.at(2_200), isDraining: true) == .release(token: "lost"))
+    #expect(course.next(at: Self.at(17_000), isDraining: true) == .end)
+  }
+
+  @Test func aDrainingReplicaWithNothingOpenEndsAtOnce() {
+    var course = Self.course()
+    #expect(course.next(at: Self.at(0), isDraining: true) == .end)
+    _ = course.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
+    #expect(course.next(at: Self.at(0), isDraining: true) == .end)
+  }
+
+  @Test func theDelayAfterAFailureIsTheOneThatRedisIsTold() throws {
+    var course = Self.ran(.failure, failures: 2)
+    let completion = try Self.completion(course)
+    #expect(completion.report.retryDelay == .seconds(4))
+    course.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0.5)
+    #expect(course.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(4_301)))
+  }
+
+  @Test func noRetryIsLaterThanTheNextSlot() {
+    var course = Self.ran(.failure, failures: 20)
+    course.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
+    #expect(course.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_000)))
+  }
+
+  @Test func aPermanentFailureWaitsForTheNextSlot() throws {
+    var course = Self.ran(.failure, isPermanent: true)
+    #expect(try Self.completion(course).report.retryDelay == .seconds(60))
+    course.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
+    #expect(course.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_000)))
+  }
+
+  @Test func aRunLongerThanItsSlotIsFollowedByTheNextOneAtOnce() {
+    var course = Self.ran(.success, at: 70_000)
+    course.confirmed(redisTime: Self.slot + 70_000, at: Self.at(70_000), chance: 0.9)
+    #expect(course.next(at: Self.at(70_000), isDraining: false) == .take(.due))
+  }
+
+  @Test func aRunThatIsAskedForAtBootIsAskedForUntilRedisHasAnswered() {
+    var course = Self.course(.start)
+    #expect(course.next(at: Self.at(0), isDraining: false) == .take(.start))
+    _ = course.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
+    course.woke(at: Self.at(1_000), chance: 0)
+    #expect(course.next(at: Self.at(1_000), isDraining: false) == .take(.start))
+    _ = course.answered(
+      .settling(slot: Self.slot, notBefore: Self.slot + 15_000), token: "t", sentAt: Self.at(1_000),
+      redisTime: Self.slot, at: Self.at(1_000), chance: 0)
+    #expect(course.next(at: Self.at(16_000), isDraining: false) == .take(.start))
+    _ = course.answered(
+      .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: Self.at(16_000),
+      redisTime: Self.slot + 15_000, at: Self.at(16_000), chance: 0)
+    #expect(course.next(at: Self.at(90_000), isDraining: false) == .take(.due))
+  }
+
+  @Test(arguments: [
+    TakeAnswer.held(slot: slot, remaining: 5_000), .idle(slot: slot, due: slot + 60_000), .paused(slot: slot),
+  ])
+  func onceIsOverWhenAnotherReplicaHasTheSlotOrNothingIsDue(answer: TakeAnswer) {
+    var course = Self.course(once: true)
+    _ = course.answered(answer, token: "t", sentAt: Self.at(0), redisTime: Self.slot, at: Self.at(0), chance: 0)
+    #expect(course.next(at: Self.at(0), isDraining: false) == .end)
+  }
+
+  @Test func onceWaitsForANewRedisAndEndsWithTheConfirmationOfItsRun() throws {
+    var course = Self.course(once: true)
+    _ = course.answered(
+      .settling(slot: Self.slot, notBefore: Self.slot + 15_000), token: "t", sentAt: Self.at(0), redisTime: Self.slot,
+      at: Self.at(0), chance: 0)
+    #expect(course.next(at: Self.at(0), isDraining: false) == .wait(until: Self.at(15_000)))
+    _ = course.answered(
+      .taken(Self.ticket), token: "t", sentAt: Self.at(15_000), redisTime: Self.slot + 15_000, at: Self.at(15_000),
+      chance: 0)
+    course.ended(Self.grant, RunReport(outcome: .success), isPermanent: false, at: Self.at(15_100), chance: 0)
+    _ = try Self.completion(course)
+    course.confirmed(redisTime: Self.slot + 15_100, at: Self.at(15_101), chance: 0)
+    #expect(course.next(at: Self.at(15_101), isDraining: false) == .end)
+  }
+
+  @Test func anErrorOfAConnectedRedisIsNotAskedAgainInAHotLoop() {
+    var course = Self.course()
+    var questions = 0
+    var now = Self.at(0)
+    while now < Self.at(60_000) {
+      switch course.next(at: now, isDraining: false) {
+      case .take:
+        questions += 1
+        _ = course.unanswered(redisTime: Self.slot, at: now, chance: 0.5)
+      case .wait(let until): now = until
+      // It is connected, so nothing is waited for.
+      case .waitForRedis: course.woke(at: now, chance: 0)
+      default: Issue.record("unexpected step")
+      }
+    }
+    #expect(questions < 45)
+  }
+
+  /// The rule: whatever happens, there is a next step, nothing is asked while an account is open, and no wait lies
+  /// beyond the next slot by more than the jitter.
+  @Test func noOrderOfEventsAsksWhileAnAccountIsOpenOrWaitsTooLong() {
+    for seed in UInt64(0)..<2_000 {
+      var random = SeededRandom(seed: seed)
+      var course = Self.course()
+      var now: Int64 = 0
+      var open = 0
+      for _ in 0..<200 {
+        let time = Self.slot + now
+        let chance = Double.random(in: 0..<1, using: &random)
+        let isAnswered = Bool.random(using: &random)
+        switch course.next(at: Self.at(now), isDraining: false) {
+        case .take:
+          if open != 0 { Issue.record("seed \(seed): asks with an open account") }
+          now += Int64.random(in: 0...2_000, using: &random)
+          guard isAnswered else {
+            open = 1
+            _ = course.unanswered(token: "t", redisTime: time, at: Self.at(now), chance: chance)
+            continue
+          }
+          let slot = Self.grid.slot(at: time)
+          let answer: TakeAnswer =
+            switch Int.random(in: 0..<4, using: &random) {
+            case 0: .idle(slot: slot, due: Self.grid.slot(after: time))
+            case 1: .held(slot: slot, remaining: 9_000)
+            case 2: .late
+            default: .taken(RunTicket(epoch: time, slot: slot, nextSlot: slot + 60_000, failures: 3))
+            }
+          _ = course.answered(
+            answer, token: "t", sentAt: Self.at(now), redisTime: time, at: Self.at(now), chance: chance)
+        case .run(let grant):
+          now += Int64.random(in: 0...100_000, using: &random)
+          open = 1
+          let outcome: RunReport.Outcome = Bool.random(using: &random) ? .success : .failure
+          course.ended(grant, RunReport(outcome: outcome), isPermanent: false, at: Self.at(now), chance: chance)
+        case .complete:
+          if isAnswered {
+            open = 0
+            course.confirmed(redisTime: time, at: Self.at(now), chance: chance)
+          } else {
+            _ = course.unanswered(redisTime: time, at: Self.at(now), chance: chance)
+          }
+        case .release:
+          if isAnswered {
+            open = 0
+            course.released()
+          } else {
+            _ = course.unanswered(redisTime: time, at: Self.at(now), chance: chance)
+          }
+        case .wait(let until), .pause(let until):
+          if until > Self.at(now + 61_002) { Issue.record("seed \(seed): waits \(until) at \(now)") }
+          now = until.nanoseconds / 1_000_000 + 1
+        case .waitForRedis(let until):
+          now += Int64.random(in: 0...max(0, until.nanoseconds / 1_000_000 - now), using: &random)
+          course.woke(at: Self.at(now), chance: chance)
+        case .end: Issue.record("seed \(seed): ended")
+        }
+      }
+    }
+  }
+}
