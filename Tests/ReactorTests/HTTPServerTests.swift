@@ -53,6 +53,41 @@ import Testing
     }
   }
 
+  @Test func aLiveBodyIsWrittenForEachRequestWithItsOwnLength() async throws {
+    let lengths = LiveLengths()
+    let live = await lengths.response
+    let handler: HTTPServer.Handler = { _ in .live(live) }
+    try await withHTTPServer(handler: handler) { _, port in
+      let client = try HTTPTestClient(port: port)
+      // From one digit of length to six, forth and back, some together in the output; 0 is a body too.
+      for length in [3, 0, 99_999, 123_456, 7, 10, 9] {
+        await lengths.set(length)
+        let pair = "GET / HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
+        try client.send(pair + pair)
+        for _ in 0..<2 {
+          #expect(try client.response().body == String(repeating: "x", count: length))
+          let head = try client.response(toHead: true)
+          #expect(head.fields["Content-Length"] == "\(length)" && head.status == 200)
+        }
+      }
+    }
+  }
+
+  /// A live response whose body has as many bytes as it was last told.
+  @EventLoop private final class LiveLengths {
+    private var length = 0
+    private(set) lazy var response = HTTPLiveResponse(
+      contentType: "text/plain", byteLimit: { self.length + 100 },
+      write: { target in
+        for index in 0..<self.length { target[index] = UInt8(ascii: "x") }
+        return self.length
+      })
+
+    func set(_ length: Int) {
+      self.length = length
+    }
+  }
+
   @Test func version10EndsTheConnectionUnlessItAsksToKeepIt() async throws {
     try await withHTTPServer { _, port in
       let client = try HTTPTestClient(port: port)

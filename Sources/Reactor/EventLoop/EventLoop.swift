@@ -44,10 +44,22 @@ public actor EventLoop {
 
   /// Calls `operation` at once, given that the caller is on the loop's thread (a C callback is); traps elsewhere.
   nonisolated static func assumeIsolated<T>(_ operation: @EventLoop () throws -> T) rethrows -> T {
-    shared.preconditionIsolated()
+    shared.executor.checkIsolated()
     // The way of MainActor.assumeIsolated: the isolation was checked above, so it can be taken off the type.
     return try withoutActuallyEscaping(operation) { escaping in
       try unsafeBitCast(escaping, to: (() throws -> T).self)()
+    }
+  }
+
+  /// `operation` as what a C callback can call at once, without allocating anything as `assumeIsolated` does. Like that
+  /// it traps where it is called off the loop's thread.
+  nonisolated static func callable<Argument>(
+    _ operation: @escaping @EventLoop (Argument) -> Void
+  ) -> (Argument) -> Void {
+    let unchecked = unsafeBitCast(operation, to: ((Argument) -> Void).self)
+    return { argument in
+      shared.executor.checkIsolated()
+      unchecked(argument)
     }
   }
 

@@ -73,7 +73,13 @@ public final class LoopClock: Clock {
   public nonisolated var minimumResolution: Duration { .nanoseconds(1) }
 
   public nonisolated var now: MonotonicInstant {
-    EventLoop.assumeIsolated { isManual ? manualNow : .system }
+    isManual ? EventLoop.assumeIsolated { manualNow } : .system
+  }
+
+  /// When the loop's present turn began, or a manual clock's time: for what may be late by a turn's length, such as the
+  /// time limit of a connection. It costs no look at the kernel's clock.
+  var turnBegan: MonotonicInstant {
+    isManual ? manualNow : EventLoop.shared.executor.wokenAt
   }
 
   /// Sleeps until `deadline`; returns at once where it has passed.

@@ -23,7 +23,8 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   private let idle = UnsafeMutablePointer<ev_idle>.allocate(capacity: 1)
   private let wake = UnsafeMutablePointer<ev_async>.allocate(capacity: 1)
   private(set) var statistics = LoopStatistics()
-  private var wokenAt = MonotonicInstant.system
+  /// When the present turn began.
+  private(set) var wokenAt = MonotonicInstant.system
 
   private enum ForeignWork {
     case job(UnownedJob)
@@ -143,7 +144,7 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     } else {
       ev_idle_start(loop, idle)
     }
-    statistics.record(turn: wokenAt.duration(to: .system))
+    statistics.record(turnFrom: wokenAt, to: .system)
   }
 }
 
@@ -152,17 +153,22 @@ public struct LoopStatistics: Sendable {
   /// Times that the loop woke, polled and went back to wait.
   public private(set) var turns: UInt64 = 0
   /// Time spent in callbacks and jobs, summed.
-  public private(set) var busy: Duration = .zero
+  public var busy: Duration { .nanoseconds(busyNanoseconds) }
   /// The last turn's length: what an event that came at its beginning had to wait.
-  public private(set) var lastTurn: Duration = .zero
+  public var lastTurn: Duration { .nanoseconds(lastNanoseconds) }
   /// The longest turn so far.
-  public private(set) var longestTurn: Duration = .zero
+  public var longestTurn: Duration { .nanoseconds(longestNanoseconds) }
 
-  mutating func record(turn: Duration) {
+  // Not as `Duration`, whose 128 bits every turn would pay for.
+  private var busyNanoseconds: Int64 = 0
+  private var lastNanoseconds: Int64 = 0
+  private var longestNanoseconds: Int64 = 0
+
+  mutating func record(turnFrom began: MonotonicInstant, to ended: MonotonicInstant) {
     turns += 1
-    busy += turn
-    lastTurn = turn
-    longestTurn = max(longestTurn, turn)
+    lastNanoseconds = ended.nanoseconds - began.nanoseconds
+    busyNanoseconds += lastNanoseconds
+    longestNanoseconds = max(longestNanoseconds, lastNanoseconds)
   }
 }
 

@@ -15,23 +15,16 @@ final class IOWatcher {
   }
 
   private let watcher: UnsafeMutablePointer<ev_io>
-  private let callback: @EventLoop (Interest) -> Void
+  // Safe, for it checks by itself that it is called on the loop's thread.
+  fileprivate nonisolated(unsafe) let callback: (Interest) -> Void
   private var selfReference: Unmanaged<IOWatcher>?
   private var descriptor: Int32 = -1
   private var interest: Interest = []
 
   init(callback: @escaping @EventLoop (Interest) -> Void) {
-    self.callback = callback
+    self.callback = EventLoop.callable(callback)
     watcher = .allocate(capacity: 1)
-    creactor_io_init(
-      watcher,
-      { _, watcher, events in
-        guard let data = watcher?.pointee.data else { return }
-        let owner = Unmanaged<IOWatcher>.fromOpaque(data)
-        EventLoop.assumeIsolated {
-          owner.takeUnretainedValue().callback(Interest(rawValue: events))
-        }
-      }, -1, 0)
+    creactor_io_init(watcher, descriptorIsReady, -1, 0)
   }
 
   isolated deinit {
@@ -71,6 +64,13 @@ final class IOWatcher {
     watcher.pointee.data = nil
     reference.release()
   }
+}
+
+/// libev's callback. Not a closure of the initialiser, which would have its isolation checked at each call, and again
+/// by `callback`.
+private func descriptorIsReady(_ loop: OpaquePointer?, _ watcher: UnsafeMutablePointer<ev_io>?, _ events: Int32) {
+  guard let data = watcher?.pointee.data else { return }
+  Unmanaged<IOWatcher>.fromOpaque(data).takeUnretainedValue().callback(IOWatcher.Interest(rawValue: events))
 }
 
 /// Calls back once, at an instant of the monotonic clock.

@@ -16,6 +16,17 @@ enum ASCII {
     byte &- zero < 10
   }
 
+  /// Of a number that is not negative, in decimal.
+  static func digitCount(of number: Int) -> Int {
+    var count = 1
+    var rest = number
+    while rest >= 10 {
+      rest /= 10
+      count += 1
+    }
+    return count
+  }
+
   /// `tchar` of RFC 9110, 5.6.2: letters, digits and !#$%&'*+-.^_`|~. One bit a character, 0...63 and 64...127.
   static func isToken(_ byte: UInt8) -> Bool {
     isIn(low: 0x03ff_6cfa_0000_0000, high: 0x57ff_ffff_c7ff_fffe, byte)

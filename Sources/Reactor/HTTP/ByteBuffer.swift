@@ -34,10 +34,52 @@ struct ByteBuffer: ~Copyable {
     append(UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
 
+  /// A whole response, or one whose body follows.
+  mutating func append(_ head: HTTPResponseHead, dated date: [UInt8], endingWith end: StaticString, body: [UInt8]) {
+    let start = count
+    reserve(head.bytes.count + end.utf8CodeUnitCount + body.count)
+    append(head.bytes)
+    overwrite(at: start + head.dateOffset, with: date)
+    append(end)
+    append(body)
+  }
+
   /// Writes over bytes that are there already; `offset` counts from the first byte not yet removed.
   mutating func overwrite(at offset: Int, with array: [UInt8]) {
     precondition(offset >= 0 && offset + array.count <= count)
     array.withUnsafeBufferPointer { _ = memcpy(storage! + start + offset, $0.baseAddress!, $0.count) }
+  }
+
+  /// Replaces the bytes of `places` by `number` in decimal. What is behind them moves where it has other than as many
+  /// digits as they are.
+  mutating func replace(_ places: Range<Int>, withDigitsOf number: Int) {
+    precondition(places.lowerBound >= 0 && places.upperBound <= count && number >= 0)
+    let digits = ASCII.digitCount(of: number)
+    if digits != places.count {
+      reserve(digits)
+      let tail = storage! + start + places.upperBound
+      memmove(storage! + start + places.lowerBound + digits, tail, count - places.upperBound)
+      end += digits - places.count
+    }
+    var rest = number
+    for place in (places.lowerBound..<(places.lowerBound + digits)).reversed() {
+      storage![start + place] = ASCII.zero + UInt8(rest % 10)
+      rest /= 10
+    }
+  }
+
+  /// Has `write` write up to `limit` bytes behind the last one; it returns how many it wrote, and so does this.
+  mutating func append(upTo limit: Int, _ write: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
+    reserve(limit)
+    let written = write(UnsafeMutableRawBufferPointer(start: storage.map { $0 + self.end }, count: limit))
+    precondition(written >= 0 && written <= limit)
+    end += written
+    return written
+  }
+
+  mutating func removeLast(_ byteCount: Int) {
+    precondition(byteCount >= 0 && byteCount <= count)
+    end -= byteCount
   }
 
   mutating func removeFirst(_ byteCount: Int) {

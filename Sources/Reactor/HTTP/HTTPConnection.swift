@@ -25,7 +25,8 @@ final class HTTPConnection {
   var since = MonotonicInstant(nanoseconds: 0)
 
   private let descriptor: Int32
-  private unowned let server: HTTPServer
+  // Strong, which costs less at each use: the server lets go of a connection when it is closed.
+  private let server: HTTPServer
   private var watcher: IOWatcher?
   private var parser: HTTPRequestParser
   private var kept = ByteBuffer()
@@ -41,7 +42,9 @@ final class HTTPConnection {
   }
 
   func start() {
-    let watcher = IOWatcher { [unowned self] _ in self.isReady() }
+    // Without the count of a plain `unowned`, which each request would pay: the watcher stops when this closes, and
+    // the server keeps this until then.
+    let watcher = IOWatcher { [unowned(unsafe) self] _ in self.isReady() }
     self.watcher = watcher
     watcher.watch(descriptor, for: .read)
   }

@@ -48,14 +48,10 @@ public struct HTTPField: Sendable {
 }
 
 /// A response, rendered when it is made: keep those that stay the same, and sending one allocates nothing.
-public struct HTTPResponse: Sendable {
+public final class HTTPResponse: Sendable {
   public let status: HTTPStatus
   public let body: [UInt8]
-
-  /// The status line and the fields up to where a connection's own begin.
-  let head: [UInt8]
-  /// Where in `head` the 29 bytes of the date go at each sending.
-  let dateOffset: Int
+  let head: HTTPResponseHead
 
   /// - Parameters:
   ///   - contentType: left out where the body is empty.
@@ -66,29 +62,12 @@ public struct HTTPResponse: Sendable {
   ) {
     self.status = status
     self.body = body
-    var head: [UInt8] = []
-    head.reserveCapacity(192)
-    head.append(contentsOf: "HTTP/1.1 ".utf8)
-    Self.append(status.rawValue, to: &head)
-    head.append(ASCII.space)
-    status.reason.withUTF8Buffer { head.append(contentsOf: $0) }
-    head.append(contentsOf: "\r\nDate: ".utf8)
-    dateOffset = head.count
-    head.append(contentsOf: repeatElement(ASCII.space, count: HTTPDate.byteCount))
-    head.append(contentsOf: "\r\n".utf8)
-    if !body.isEmpty { Self.append(HTTPField("Content-Type", contentType), to: &head) }
-    for field in headers { Self.append(field, to: &head) }
-    // RFC 9110, 8.6: never with 204.
-    if status != .noContent {
-      head.append(contentsOf: "Content-Length: ".utf8)
-      Self.append(body.count, to: &head)
-      head.append(contentsOf: "\r\n".utf8)
-    }
-    self.head = head
+    let type = body.isEmpty ? [] : [HTTPField("Content-Type", contentType)]
+    head = HTTPResponseHead(status, fields: type + headers, bodyByteCount: body.count)
   }
 
   /// A response with `text` as its body.
-  public init(
+  public convenience init(
     status: HTTPStatus = .ok, contentType: String = "text/plain; charset=utf-8", text: String,
     headers: [HTTPField] = []
   ) {
@@ -101,6 +80,69 @@ public struct HTTPResponse: Sendable {
   /// 405, for every method but the two that are served (RFC 9110, 15.5.6: with Allow).
   static let methodNotAllowed = HTTPResponse(
     status: .methodNotAllowed, text: "method not allowed\n", headers: [HTTPField("Allow", "GET, HEAD")])
+}
+
+/// A response of status 200 whose body is written anew at each request, straight to where it is sent from: kept like
+/// an `HTTPResponse`, it allocates as little.
+@EventLoop
+public final class HTTPLiveResponse {
+  private let fields: [HTTPField]
+  /// With room for as many digits as the last body's length had, which mostly is as many as the next one's has.
+  private(set) var head: HTTPResponseHead
+  private(set) var lengthDigits = 1
+  let byteLimit: @EventLoop () -> Int
+  let write: @EventLoop (UnsafeMutableRawBufferPointer) -> Int
+
+  /// - Parameters:
+  ///   - byteLimit: the most bytes that the next body can have.
+  ///   - write: writes the body from the start of memory that has room for it, and returns how many bytes it has.
+  public init(
+    contentType: String, byteLimit: @escaping @EventLoop () -> Int,
+    write: @escaping @EventLoop (UnsafeMutableRawBufferPointer) -> Int
+  ) {
+    fields = [HTTPField("Content-Type", contentType)]
+    head = HTTPResponseHead(.ok, fields: fields, bodyByteCount: 0)
+    self.byteLimit = byteLimit
+    self.write = write
+  }
+
+  func lengthWas(_ length: Int) {
+    let digits = ASCII.digitCount(of: length)
+    guard digits != lengthDigits else { return }
+    lengthDigits = digits
+    head = HTTPResponseHead(.ok, fields: fields, bodyByteCount: length)
+  }
+}
+
+/// A status line and fields, up to where a connection's own fields begin.
+struct HTTPResponseHead: Sendable {
+  private(set) var bytes: [UInt8] = []
+  /// Where the 29 bytes of the date go at each sending.
+  let dateOffset: Int
+  /// Where the length ends.
+  let lengthEnd: Int
+
+  init(_ status: HTTPStatus, fields: [HTTPField], bodyByteCount: Int) {
+    var head: [UInt8] = []
+    head.reserveCapacity(192)
+    head.append(contentsOf: "HTTP/1.1 ".utf8)
+    Self.append(status.rawValue, to: &head)
+    head.append(ASCII.space)
+    status.reason.withUTF8Buffer { head.append(contentsOf: $0) }
+    head.append(contentsOf: "\r\nDate: ".utf8)
+    dateOffset = head.count
+    head.append(contentsOf: repeatElement(ASCII.space, count: HTTPDate.byteCount))
+    head.append(contentsOf: "\r\n".utf8)
+    for field in fields { Self.append(field, to: &head) }
+    // RFC 9110, 8.6: never with 204.
+    if status != .noContent {
+      head.append(contentsOf: "Content-Length: ".utf8)
+      Self.append(bodyByteCount, to: &head)
+      head.append(contentsOf: "\r\n".utf8)
+    }
+    lengthEnd = head.count - 2
+    bytes = head
+  }
 
   private static func append(_ field: HTTPField, to head: inout [UInt8]) {
     for byte in field.name.utf8 { head.append(ASCII.isToken(byte) ? byte : ASCII.space) }
@@ -119,6 +161,8 @@ public struct HTTPResponse: Sendable {
 public enum HTTPReply {
   /// At once.
   case now(HTTPResponse)
+  /// At once, with a body that is written for this request.
+  case live(HTTPLiveResponse)
   /// After waiting for something. The connection reads nothing until then, so answers keep their order. Cancelled when
   /// the server stops; it must then end.
   case later(@EventLoop @Sendable () async -> HTTPResponse)

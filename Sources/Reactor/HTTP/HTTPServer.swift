@@ -230,6 +230,7 @@ public final class HTTPServer {
     }
     switch handler(request) {
     case .now(let response): return append(response, as: form) ? .kept : .ended
+    case .live(let response): return append(response, as: form) ? .kept : .ended
     case .later(let make): return .owed(HTTPPendingAnswer(form: form, make: make))
     }
   }
@@ -248,19 +249,32 @@ public final class HTTPServer {
   /// Puts `response` into `output`; tells whether the connection goes on after it.
   func append(_ response: HTTPResponse, as form: HTTPAnswerForm) -> Bool {
     let keepsAlive = form.keepsAlive && !isDraining && !response.status.closesConnection
-    let start = output.count
-    output.append(response.head)
-    output.overwrite(at: start + response.dateOffset, with: date.text(at: clock.now))
-    if !keepsAlive {
-      output.append("Connection: close\r\n\r\n")
-    } else if form.minorVersion == 0 {
-      output.append("Connection: keep-alive\r\n\r\n")
-    } else {
-      output.append("\r\n")
-    }
-    if !form.isHead { output.append(response.body) }
-    counters.responsesByClass[response.status.rawValue / 100] += 1
+    append(response.head, response.status, as: form, keepsAlive: keepsAlive, body: form.isHead ? [] : response.body)
     return keepsAlive
+  }
+
+  /// The same with a body that is written now, also where only its length is wanted.
+  private func append(_ response: HTTPLiveResponse, as form: HTTPAnswerForm) -> Bool {
+    let keepsAlive = form.keepsAlive && !isDraining
+    let start = output.count
+    append(response.head, .ok, as: form, keepsAlive: keepsAlive, body: [])
+    let length = output.append(upTo: response.byteLimit(), response.write)
+    if form.isHead { output.removeLast(length) }
+    let lengthEnd = start + response.head.lengthEnd
+    output.replace((lengthEnd - response.lengthDigits)..<lengthEnd, withDigitsOf: length)
+    response.lengthWas(length)
+    return keepsAlive
+  }
+
+  private func append(
+    _ head: HTTPResponseHead, _ status: HTTPStatus, as form: HTTPAnswerForm, keepsAlive: Bool, body: [UInt8]
+  ) {
+    let end: StaticString =
+      !keepsAlive
+      ? "Connection: close\r\n\r\n" : form.minorVersion == 0 ? "Connection: keep-alive\r\n\r\n" : "\r\n"
+    // In one call, for the compiler has each access to `output` checked at run time.
+    output.append(head, dated: date.text(at: clock.turnBegan), endingWith: end, body: body)
+    counters.responsesByClass[status.rawValue / 100] += 1
   }
 
   /// Empties `output`; a large answer's memory is given back.
@@ -269,7 +283,7 @@ public final class HTTPServer {
   }
 
   func move(_ connection: HTTPConnection, to state: HTTPConnectionState) {
-    let now = clock.now
+    let now = clock.turnBegan
     connections.move(connection, to: state, at: now)
     if let limit = connections.limit(state) { arm(for: now.advanced(by: limit)) }
     if isAcceptPaused, state == .idle { resumeAccepting() }

@@ -97,20 +97,21 @@ final class MetricsRegistry {
     return Histogram(registry: self, bounds: bounds, firstBucket: first, sum: sum)
   }
 
-  /// Replaces the content of `buffer` by the text of all metrics.
-  func render(into buffer: inout [UInt8]) {
-    for callback in callbacks { numbers[callback.index] = callback.read() }
+  /// Room for the text of all metrics with the longest values there are, so that nothing is checked or moved while it
+  /// is written.
+  var byteLimit: Int {
     if places.isEmpty { layOut() }
-    // Room for the longest values there are, so that nothing is checked or moved while the text is written.
-    let room = text.count + places.count * ValueText.byteLimit
-    if buffer.count < room { buffer.append(contentsOf: repeatElement(0, count: room - buffer.count)) }
-    let count = buffer.withUnsafeMutableBytes { write(to: $0) }
-    buffer.removeLast(buffer.count - count)
+    return text.count + places.count * ValueText.byteLimit
   }
 
-  /// Writes the text from the start of `target`, which has room for it, and returns its length.
-  private func write(to target: UnsafeMutableRawBufferPointer) -> Int {
-    text.withUnsafeBytes { text in
+  /// Writes the text of all metrics from the start of `target`, which has room for `byteLimit` bytes, and returns its
+  /// length.
+  func write(to target: UnsafeMutableRawBufferPointer) -> Int {
+    precondition(target.count >= byteLimit)
+    for callback in callbacks { numbers[callback.index] = callback.read() }
+    // As constants, for the compiler has each access to a variable of an object checked at run time.
+    let (integers, numbers) = (integers, numbers)
+    return text.withUnsafeBytes { text in
       var count = 0
       var textStart = 0
       for place in places {

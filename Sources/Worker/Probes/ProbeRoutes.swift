@@ -14,20 +14,23 @@ struct ProbeRoutes {
   private static let draining = HTTPResponse(
     status: .serviceUnavailable, contentType: json, text: #"{"status":"draining"}"#)
 
-  let readiness: Readiness
-  let metrics: MetricsRegistry
+  private let readiness: Readiness
+  private let metrics: HTTPLiveResponse
+
+  init(readiness: Readiness, metrics: MetricsRegistry) {
+    self.readiness = readiness
+    self.metrics = HTTPLiveResponse(
+      contentType: MetricsRegistry.contentType, byteLimit: { metrics.byteLimit }, write: { metrics.write(to: $0) })
+  }
 
   func answer(_ request: borrowing HTTPRequest) -> HTTPReply {
     if request.hasPath("/healthz") { return .now(Self.healthy) }
     if request.hasPath("/readyz") {
+      if let known = readiness.knownState { return .now(Self.response(to: known)) }
       let readiness = readiness
       return .later { Self.response(to: await readiness.state()) }
     }
-    if request.hasPath("/metrics") {
-      var text: [UInt8] = []
-      metrics.render(into: &text)
-      return .now(HTTPResponse(contentType: MetricsRegistry.contentType, body: text))
-    }
+    if request.hasPath("/metrics") { return .live(metrics) }
     return .now(.notFound)
   }
 

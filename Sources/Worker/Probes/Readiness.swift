@@ -26,8 +26,14 @@ final class CoalescedCheck {
     self.ask = ask
   }
 
+  /// The last answer where it may be used again. The outer nil says that there is none.
+  var fresh: Ailment?? {
+    guard let last, last.at.duration(to: clock.now) < Self.freshFor else { return nil }
+    return .some(last.answer)
+  }
+
   func answer() async -> Ailment? {
-    if let last, last.at.duration(to: clock.now) < Self.freshFor { return last.answer }
+    if let fresh { return fresh }
     if isInFlight { return await withCheckedContinuation { waiting.append($0) } }
     isInFlight = true
     let answer = await ask(clock.now.advanced(by: Self.limit))
@@ -85,17 +91,28 @@ final class Readiness {
   }
 
   func state() async -> State {
+    if let knownState { return knownState }
+    return await ask()
+  }
+
+  /// The state where nobody has to be asked for it, else nil.
+  var knownState: State? {
     if drain.isOpen { return .draining }
     if isBooting { return .booting }
-    return await ask()
+    guard let postgresAilment = postgres.fresh, let redisAilment = redis.fresh else { return nil }
+    return state(postgresAilment, redisAilment)
   }
 
   private func ask() async -> State {
     async let postgresAilment = postgres.answer()
     async let redisAilment = redis.answer()
+    return state(await postgresAilment, await redisAilment)
+  }
+
+  private func state(_ postgres: Ailment?, _ redis: Ailment?) -> State {
     var failing: [String: Ailment] = [:]
-    failing["postgres"] = await postgresAilment
-    failing["redis"] = await redisAilment
+    failing["postgres"] = postgres
+    failing["redis"] = redis
     return failing.isEmpty ? .ready : .notReady(failing: failing)
   }
 }

@@ -8,9 +8,10 @@ import Testing
 @testable import Worker
 
 @EventLoop private func text(_ registry: MetricsRegistry) -> String {
-  var buffer: [UInt8] = []
-  registry.render(into: &buffer)
-  return String(decoding: buffer, as: UTF8.self)
+  let bytes = [UInt8](unsafeUninitializedCapacity: registry.byteLimit) { buffer, count in
+    count = registry.write(to: UnsafeMutableRawBufferPointer(buffer))
+  }
+  return String(decoding: bytes, as: UTF8.self)
 }
 
 @Suite struct MetricsRegistryTests {
@@ -115,15 +116,15 @@ import Testing
     }
   }
 
-  @Test func aRenderIntoABufferOfItsSizeKeepsTheBuffer() async throws {
+  @Test func theLimitHoldsTheLongestValues() async throws {
     try await onLoop {
       let registry = MetricsRegistry()
-      for task in ["a", "b", "c"] { _ = TaskMetrics(task: task, registry: registry) }
-      var buffer: [UInt8] = []
-      registry.render(into: &buffer)
-      let address = buffer.withUnsafeBytes { $0.baseAddress }
-      for _ in 0..<100 { registry.render(into: &buffer) }
-      #expect(buffer.withUnsafeBytes { $0.baseAddress } == address)
+      let counters = (0..<100).map { registry.counter("c\($0)_total", help: "C.") }
+      let gauges = (0..<100).map { registry.gauge("g\($0)", help: "G.") }
+      for counter in counters { counter.increment(by: .max) }
+      for gauge in gauges { gauge.set(-2.2250738585072014e-308) }
+      let limit = registry.byteLimit
+      #expect(text(registry).utf8.count <= limit)
     }
   }
 }
