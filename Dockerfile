@@ -21,7 +21,7 @@ ARG HIREDIS=libhiredis0.14
 ARG CARES=libc-ares2
 RUN apt-get update -qq \
   && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    ca-certificates libev4 libpq5 ${HIREDIS} ${CARES} libjansson4 libssl3 libstdc++6 \
+    ca-certificates libcurl4 libev4 libpq5 ${HIREDIS} ${CARES} libjansson4 libssl3 libstdc++6 \
   && rm -rf /var/lib/apt/lists/*
 COPY --from=build /secrets-bridge-worker /usr/local/bin/secrets-bridge-worker
 USER 65532:65532

@@ -89,6 +89,10 @@ readonly build_packages=(
   libev-dev libpq-dev libhiredis-dev libc-ares-dev libjansson-dev libssl-dev
 )
 
+# What the worker loads where notifications go out, and what the tests' endpoints for these are made of.
+# shellcheck disable=SC2034
+readonly sink_packages=(libcurl4) endpoint_packages=(openssl python3 python3-aiosmtpd)
+
 as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
 is_installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }

@@ -11,6 +11,7 @@
 #include <jansson.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/ssl.h>
 #include <postgresql/libpq-fe.h>
 
@@ -29,10 +30,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "Curl.h"
 
 #if __has_include(<hiredis/hiredis_ssl.h>)
 #include <hiredis/hiredis_ssl.h>
@@ -197,8 +201,17 @@ static inline int creactor_poll_writable(int descriptor, int milliseconds) {
   return ready < 0 ? -errno : ready;
 }
 
-/// open is variadic.
-static inline int creactor_open_read(const char *path) { return open(path, O_RDONLY | O_CLOEXEC); }
+/// open is variadic. Neither a pipe without a writer nor a terminal is waited for; the negative error number.
+static inline int creactor_open_read(const char *path) {
+  int opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  return opened < 0 ? -errno : opened;
+}
+
+/// What could be read, or the negative error number.
+static inline ssize_t creactor_read(int descriptor, void *bytes, size_t count) {
+  ssize_t got = read(descriptor, bytes, count);
+  return got < 0 ? -errno : got;
+}
 
 static inline int creactor_open_null(void) { return open("/dev/null", O_RDWR); }
 

@@ -62,10 +62,15 @@ public enum NameResolver {
 
   /// Whether `host` is an IPv4 or IPv6 address in text form, the latter perhaps with a zone ("fe80::1%eth0").
   nonisolated static func isNumericAddress(_ host: String) -> Bool {
-    var storage = in6_addr()
-    if inet_pton(AF_INET, host, &storage) == 1 { return true }
+    addressBytes(host) != nil
+  }
+
+  /// The 4 or 16 bytes of an address in text form, without its zone; nil where `host` is none.
+  nonisolated static func addressBytes(_ host: String) -> [UInt8]? {
+    var bytes = [UInt8](repeating: 0, count: 16)
+    if inet_pton(AF_INET, host, &bytes) == 1 { return Array(bytes[..<4]) }
     let withoutZone = String(host.prefix { $0 != "%" })
-    return inet_pton(AF_INET6, withoutZone, &storage) == 1
+    return inet_pton(AF_INET6, withoutZone, &bytes) == 1 ? bytes : nil
   }
 }
 

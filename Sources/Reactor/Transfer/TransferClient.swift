@@ -1,0 +1,277 @@
+// Sends to other servers over HTTP and SMTP: libcurl's multi-socket interface on the loop's own watchers.
+// Invariants: libcurl never resolves a name, never waits and is never called from one of its own callbacks; every
+// transfer ends by its deadline. Used by who has something to send.
+
+import CReactor
+
+/// Hands requests over to other servers, any number at a time, on connections that are used again while they are warm.
+///
+/// TLS is verified, redirects are not followed, and what goes through which proxy is `ProxyRules`' affair.
+@EventLoop
+public final class TransferClient {
+  /// The most of an answer's body that is read, in bytes.
+  public nonisolated static let bodyLimit = 64 * 1024
+  /// Connections that are kept for the next transfer.
+  private static let warmConnectionLimit = 4
+  /// How long they are kept: then they and all of libcurl's memory for them are given back.
+  private static let warmFor = Duration.seconds(60)
+
+  private let library: TransferLibrary
+  private let proxies: ProxyRules
+  private let authorities: CertificateAuthorities
+  private let userAgent: String
+  private let resolving: NameResolver.Options
+  private var multi: UnsafeMutableRawPointer?
+  private var transfers: [UnsafeMutableRawPointer: Transfer] = [:]
+  private var sockets: [Int32: IOWatcher] = [:]
+  private var timer: TimerWatcher?
+  private var coolingTimer: TimerWatcher?
+
+  /// - Parameters:
+  ///   - authorityFile: certificates in PEM that are trusted instead of the system's.
+  ///   - userAgent: how the client calls itself to HTTP servers.
+  public convenience init(
+    _ library: TransferLibrary, proxies: ProxyRules, authorityFile: String? = nil, userAgent: String
+  ) {
+    self.init(
+      library, proxies: proxies, authorityFile: authorityFile, userAgent: userAgent, resolving: NameResolver.Options())
+  }
+
+  init(
+    _ library: TransferLibrary, proxies: ProxyRules, authorityFile: String? = nil, userAgent: String,
+    resolving: NameResolver.Options
+  ) {
+    self.library = library
+    self.proxies = proxies
+    self.userAgent = userAgent
+    self.resolving = resolving
+    authorities = CertificateAuthorities(file: authorityFile)
+    timer = TimerWatcher { [weak self] in self?.act(creactor_curl_socket_timeout, 0) }
+    coolingTimer = TimerWatcher { [weak self] in self?.cool() }
+  }
+
+  isolated deinit {
+    timer?.stop()
+    coolingTimer?.stop()
+    for easy in transfers.keys { _ = library.curl.pointee.multi_remove_handle(multi, easy) }
+    transfers.removeAll()
+    cool()
+  }
+
+  /// Sends `request` and waits for the answer, whatever its status.
+  ///
+  /// - Parameter deadline: on the system's monotonic clock, for all of it: names, connecting, TLS, the answer.
+  /// - Throws: `TransferError`, or `CancellationError` as soon as the task is cancelled.
+  public func send(_ request: TransferRequest, by deadline: MonotonicInstant) async throws -> TransferAnswer {
+    let route = try await route(to: request.url, by: deadline)
+    try Task.checkCancellation()
+    let transfer = try prepare(request, route, by: deadline)
+    return try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        transfer.continuation = continuation
+        begin(transfer)
+      }
+    } onCancel: {
+      EventLoop.perform { self.end(transfer, .failure(CancellationError())) }
+    }
+  }
+
+  // MARK: - Names and proxies
+
+  /// The way to a server: through which proxy, and the addresses of the names on it as CURLOPT_RESOLVE wants them.
+  private struct Route {
+    var proxy: String?
+    var addresses: [String] = []
+    /// Whether all names on the way have their addresses here.
+    var isResolved = true
+  }
+
+  private func route(to url: String, by deadline: MonotonicInstant) async throws -> Route {
+    guard let target = library.address(of: url) else { throw TransferError.malformedURL }
+    var route = Route()
+    guard let proxy = proxies.proxy(scheme: target.scheme, host: target.host) else {
+      try await resolve(target, into: &route, by: deadline)
+      return route
+    }
+    guard let address = library.address(ofProxy: proxy) else { throw TransferError.malformedProxy }
+    route.proxy = proxy
+    try await resolve(address, into: &route, by: deadline)
+    // These two protocols have the client resolve the target's name; the others leave that to the proxy.
+    if address.scheme == "socks4" || address.scheme == "socks5" {
+      try await resolve(target, into: &route, by: deadline)
+    }
+    return route
+  }
+
+  private func resolve(
+    _ address: TransferLibrary.Address, into route: inout Route, by deadline: MonotonicInstant
+  ) async throws {
+    if NameResolver.isNumericAddress(address.host) {
+      route.isResolved = false
+      return
+    }
+    do {
+      let found = try await NameResolver.addresses(of: address.host, by: deadline, options: resolving)
+      var list = ""
+      for text in found { list += (list.isEmpty ? "" : ",") + (text.utf8.contains(ASCII.colon) ? "[\(text)]" : text) }
+      route.addresses.append("\(address.host):\(address.port):\(list)")
+    } catch let error as NameResolutionError {
+      throw TransferError.unresolved(error)
+    }
+  }
+
+  // MARK: - One transfer
+
+  private func prepare(
+    _ request: TransferRequest, _ route: Route, by deadline: MonotonicInstant
+  ) throws(TransferError) -> Transfer {
+    let remaining = MonotonicInstant.system.duration(to: deadline).milliseconds
+    guard remaining > 0 else { throw .timedOut }
+    guard let transfer = Transfer(library) else { throw failure(creactor_curl_no_memory) }
+    transfer.set(CREACTOR_CURLOPT_NOSIGNAL, 1)
+    transfer.set(CREACTOR_CURLOPT_TIMEOUT_MS, Int(remaining))
+    transfer.set(CREACTOR_CURLOPT_USERAGENT, userAgent)
+    // Both are given in any case: then libcurl does not look into the environment.
+    transfer.set(CREACTOR_CURLOPT_PROXY, route.proxy ?? "")
+    transfer.set(CREACTOR_CURLOPT_NOPROXY, "")
+    transfer.set(CREACTOR_CURLOPT_RESOLVE, route.addresses)
+    if route.isResolved { transfer.forbidResolving() }
+    authorities.apply(to: transfer)
+    transfer.set(request.content)
+    transfer.set(CREACTOR_CURLOPT_URL, request.url)
+    guard transfer.isComplete else { throw .malformedURL }
+    return transfer
+  }
+
+  private func begin(_ transfer: Transfer) {
+    coolingTimer?.stop()
+    guard !Task.isCancelled else { return end(transfer, .failure(CancellationError())) }
+    guard let multi = warmMulti(), library.curl.pointee.multi_add_handle(multi, transfer.easy) == 0 else {
+      return end(transfer, .failure(failure(creactor_curl_no_memory)))
+    }
+    transfers[transfer.easy] = transfer
+  }
+
+  private func failure(_ code: Int) -> TransferError {
+    .failed(code: Int32(code), reason: library.text(of: Int32(code)), status: 0)
+  }
+
+  /// Takes the transfer out of libcurl and tells its caller, once.
+  private func end(_ transfer: Transfer, _ result: Result<TransferAnswer, any Error>) {
+    guard let continuation = transfer.continuation else { return }
+    transfer.continuation = nil
+    if transfers.removeValue(forKey: transfer.easy) != nil {
+      _ = library.curl.pointee.multi_remove_handle(multi, transfer.easy)
+    }
+    if transfers.isEmpty { coolingTimer?.start(at: MonotonicInstant.system.advanced(by: Self.warmFor)) }
+    continuation.resume(with: result)
+  }
+
+  // MARK: - libcurl on the loop
+
+  private func warmMulti() -> UnsafeMutableRawPointer? {
+    if let multi { return multi }
+    guard let made = library.curl.pointee.multi_init() else { return nil }
+    let owner = Unmanaged.passUnretained(self).toOpaque()
+    let refusal = creactor_curl_drive(
+      library.curl, made, owner,
+      { _, socket, what, owner, _ in
+        let client = Unmanaged<TransferClient>.fromOpaque(owner!)
+        EventLoop.assumeIsolated { client.takeUnretainedValue().watch(socket, what) }
+        return 0
+      },
+      { _, milliseconds, owner in
+        let client = Unmanaged<TransferClient>.fromOpaque(owner!)
+        EventLoop.assumeIsolated { client.takeUnretainedValue().wait(milliseconds) }
+        return 0
+      }, Self.warmConnectionLimit)
+    precondition(refusal == creactor_curl_ok, "libcurl has no multi-socket interface")
+    multi = made
+    return made
+  }
+
+  /// Closes the connections that nobody has used for a while.
+  private func cool() {
+    guard transfers.isEmpty, let cooled = multi else { return }
+    multi = nil
+    _ = library.curl.pointee.multi_cleanup(cooled)
+    timer?.stop()
+    for watcher in sockets.values { watcher.stop() }
+    sockets.removeAll()
+  }
+
+  /// libcurl says what it waits for on a socket. It is in the middle of something: this only takes note.
+  private func watch(_ socket: Int32, _ what: Int32) {
+    if Int(what) == creactor_curl_poll_remove {
+      sockets.removeValue(forKey: socket)?.stop()
+      return
+    }
+    var interest: IOWatcher.Interest = []
+    if Int(what) & creactor_curl_poll_in != 0 { interest.insert(.read) }
+    if Int(what) & creactor_curl_poll_out != 0 { interest.insert(.write) }
+    let watcher =
+      sockets[socket]
+      ?? IOWatcher { [weak self] ready in
+        var events = 0
+        if ready.contains(.read) { events |= creactor_curl_select_in }
+        if ready.contains(.write) { events |= creactor_curl_select_out }
+        self?.act(socket, Int32(events))
+      }
+    sockets[socket] = watcher
+    watcher.watch(socket, for: interest)
+  }
+
+  /// libcurl says when it wants to be called at the latest; not at all where that is negative.
+  private func wait(_ milliseconds: Int) {
+    if milliseconds < 0 {
+      timer?.stop()
+    } else {
+      timer?.start(at: MonotonicInstant.system.advanced(by: .milliseconds(milliseconds)))
+    }
+  }
+
+  /// Lets libcurl go on, then tells those whose transfers have ended.
+  private func act(_ socket: Int32, _ events: Int32) {
+    guard let multi else { return }
+    var running: Int32 = 0
+    _ = library.curl.pointee.multi_socket_action(multi, socket, events, &running)
+    var ended: [(transfer: Transfer, code: Int32)] = []
+    var waiting: Int32 = 0
+    while let message = library.curl.pointee.multi_info_read(multi, &waiting) {
+      guard let easy = message.pointee.easy, let transfer = transfers[easy] else { continue }
+      ended.append((transfer, message.pointee.data.result))
+    }
+    for (transfer, code) in ended { end(transfer, transfer.result(code).mapError { $0 }) }
+  }
+}
+
+/// Whose certificates are trusted.
+@EventLoop
+private struct CertificateAuthorities {
+  private var file: String?
+  private var directory: String?
+
+  /// The system's as a directory of hashed names: of a bundle libcurl would keep all in memory, here it reads the one
+  /// that it needs. OpenSSL's own variables name other places.
+  init(file: String?) {
+    if let file {
+      self.file = file
+    } else if let path = Self.variable("SSL_CERT_FILE") {
+      self.file = path
+    } else {
+      directory = Self.variable("SSL_CERT_DIR") ?? String(cString: X509_get_default_cert_dir())
+    }
+  }
+
+  private static func variable(_ name: String) -> String? {
+    guard let text = getenv(name), text.pointee != 0 else { return nil }
+    return String(cString: text)
+  }
+
+  func apply(to transfer: Transfer) {
+    transfer.set(CREACTOR_CURLOPT_CAINFO, file)
+    transfer.set(CREACTOR_CURLOPT_CAPATH, directory)
+    transfer.set(CREACTOR_CURLOPT_PROXY_CAINFO, file)
+    transfer.set(CREACTOR_CURLOPT_PROXY_CAPATH, directory)
+  }
+}
