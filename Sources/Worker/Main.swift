@@ -12,7 +12,7 @@ struct Main {
   }
 
   private static func run(_ arguments: [String]) -> Int32 {
-    let rows = SettingRow.house + SettingRow.sweepers
+    let rows = SettingRow.all
     switch Invocation.parse(arguments) {
     case .help: return show(HelpText.text(rows: rows))
     case .helpAsMarkdown: return show(HelpText.markdown(rows: rows))

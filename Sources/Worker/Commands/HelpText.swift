@@ -21,8 +21,16 @@ enum HelpText {
     }
     text += "\nOptions:\n"
     for option in CommandOption.general { text += entry(heading(option), option.help, indent: 2) }
-    text += "\nSettings (environment variables; an empty one counts as unset):\n"
-    for row in rows { text += entry("\(row.name)  \(row.kind), \(absence(row))", row.help, indent: 2) }
+    text += """
+
+      Settings (environment variables; an empty one counts as unset). Instead of one with [_FILE], which
+      may hold a credential, the variable with _FILE at its end can name a file that holds the value:
+
+      """
+    for row in rows {
+      let name = row.name + (row.fileVariable == nil ? "" : "[_FILE]")
+      text += entry("\(name)  \(row.kind), \(absence(row))", row.help, indent: 2)
+    }
     return text
   }
 
@@ -31,7 +39,8 @@ enum HelpText {
     var text = "| variable | type | default | meaning |\n|---|---|---|---|\n"
     for row in rows {
       let absence = row.defaultText.map { "`\($0)`" } ?? absence(row)
-      text += "| `\(row.name)` | \(cell(row.kind)) | \(cell(absence)) | \(cell(row.help)) |\n"
+      let names = row.fileVariable.map { "`\(row.name)`, `\($0)`" } ?? "`\(row.name)`"
+      text += "| \(names) | \(cell(row.kind)) | \(cell(absence)) | \(cell(row.help)) |\n"
     }
     return text
   }

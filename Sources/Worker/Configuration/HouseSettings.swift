@@ -1,4 +1,4 @@
-// The settings of the house: servers, listener, logs, lease, notifications. The sweepers declare their own.
+// The settings of the house: servers, listener, logs, lease. Sweepers and notifications have files of their own.
 // Invariant: names, meanings and defaults are those of the existing worker. Read through Settings.
 
 /// Whether this is a developer's machine. Nothing depends on it yet.
@@ -82,12 +82,6 @@ extension Setting where Value == Bool {
       help: "Whether every sweeper runs at boot, unless its last run began less than a minute ago.")
   }
 
-  static var webhookSlackFormat: Setting {
-    .boolean(
-      "SB_WORKER_WEBHOOK_SLACK_FORMAT", default: false,
-      help: "Whether the webhook gets Slack's {\"text\": …} instead of the flat JSON object.")
-  }
-
   /// Refused at boot rather than silently not polled.
   static var gitOpsEnabled: Setting {
     let boolean = Setting.boolean(
@@ -134,22 +128,16 @@ extension Setting where Value == String {
   }
 }
 
-extension Setting where Value == String? {
-  static var webhookURL: Setting {
-    .optional(
-      "SB_WORKER_WEBHOOK_URL", kind: "http or https URL", isSecret: true,
-      help: "Where notifications are posted to. Unset: they are log lines only.", check: WebURL.expectation)
-  }
-}
-
 extension SettingRow {
+  /// The whole table.
+  static let all = house + notifications + sweepers
+
   /// The settings that are no sweeper's, in the order in which they are shown.
   static let house: [SettingRow] = [
     Setting.databaseURL.row, Setting.databaseMaxConnections.row, Setting.databaseConnectionLifetime.row,
     Setting.redisURL.row, Setting.redisNamespace.row, Setting.redisDialTimeout.row, Setting.redisPoolSize.row,
     Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row,
     Setting.lease.row, Setting.runOnStart.row, Setting.shutdownGrace.row,
-    Setting.webhookURL.row, Setting.webhookSlackFormat.row,
     Setting.gitOpsEnabled.row, Setting.gitOpsPollInterval.row, Setting.gitOpsTimeoutInterval.row,
     Setting.gitOpsBatchSize.row, Setting.gitOpsHTTPTimeout.row,
   ]

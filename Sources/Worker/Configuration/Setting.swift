@@ -1,5 +1,7 @@
 // One setting: its name, how its text becomes a value, and what a person is told about it. The table's row.
-// Invariant: a default is text that goes through the same reading as the environment's. Pure; used by Settings.
+// Invariant: a default is text that goes through the same reading as the environment's. Used by Settings.
+
+import Reactor
 
 /// What reading a setting's text led to.
 enum Reading<Value: Sendable>: Sendable {
@@ -32,6 +34,8 @@ struct Setting<Value: Sendable>: Sendable {
   let help: String
   /// Whether the text may carry a credential: it is then never shown, not even in a fault.
   var isSecret = false
+  /// Settings that must be given where this one is.
+  var needs: [String] = []
   let read: @Sendable (String) -> Reading<Value>
 
   /// The same setting without its type, for the table.
@@ -44,7 +48,7 @@ struct Setting<Value: Sendable>: Sendable {
     let isRequired = if case .fault = absence { true } else { false }
     return SettingRow(
       name: name, kind: kind, defaultText: defaultText, isRequired: isRequired, help: help, isSecret: isSecret,
-      load: { load($0) })
+      needs: needs, load: { load($0) })
   }
 
   private func load(_ given: String?) -> Reading<any Sendable> {
@@ -84,8 +88,44 @@ struct SettingRow: Sendable {
   let isRequired: Bool
   let help: String
   let isSecret: Bool
+  let needs: [String]
   /// Reads the given text, or nil for an absent variable; an accepted value is a `SettingSlot`.
   let load: @Sendable (_ given: String?) -> Reading<any Sendable>
+}
+
+extension SettingRow {
+  /// The variable that names a file with the text instead; nil for what is no secret.
+  var fileVariable: String? { isSecret ? name + "_FILE" : nil }
+
+  /// What an environment gives for a row.
+  enum Given {
+    case nothing
+    /// The text, and the variable that it comes from.
+    case text(String, from: String)
+    case fault(ConfigurationFault)
+  }
+
+  /// Looks into the variable or the file that the other variable names; an empty variable counts as unset.
+  func given(in environment: [String: String]) -> Given {
+    let text = environment[name].flatMap { $0.isEmpty ? nil : $0 }
+    guard let fileVariable, let path = environment[fileVariable], !path.isEmpty else {
+      return text.map { .text($0, from: name) } ?? .nothing
+    }
+    func fault(_ expected: String) -> Given {
+      .fault(ConfigurationFault(variable: fileVariable, expected: expected, given: nil))
+    }
+    if text != nil { return fault("to be unset where \(name) is set") }
+    do {
+      var bytes = try SmallFile.contents(of: path, byteLimit: Self.byteLimit)
+      // Editors and `echo` end a file with a line's end, which is no part of a credential.
+      if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
+      if bytes.last == UInt8(ascii: "\r") { bytes.removeLast() }
+      if bytes.isEmpty { return fault("a file that is not empty") }
+      return .text(String(decoding: bytes, as: UTF8.self), from: fileVariable)
+    } catch {
+      return fault("a file that can be read, but: \(error.reason)")
+    }
+  }
 }
 
 /// A value of the table in a box of its type, so that an optional stays one.

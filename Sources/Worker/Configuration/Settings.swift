@@ -20,35 +20,56 @@ struct Settings: Sendable {
   ///
   /// - Throws: every fault, in the order of the table.
   static func load(
-    environment: [String: String], rows: [SettingRow] = SettingRow.house + SettingRow.sweepers
+    environment: [String: String], rows: [SettingRow] = SettingRow.all
   ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
     var values: [String: any Sendable] = [:]
     var warnings: [ConfigurationWarning] = []
     var faults: [ConfigurationFault] = []
     for row in rows {
       precondition(values[row.name] == nil, "two rows named \(row.name)")
-      let given = environment[row.name].flatMap { $0.isEmpty ? nil : $0 }
+      let given: String?
+      var variable = row.name
+      switch row.given(in: environment) {
+      case .nothing: given = nil
+      case .text(let text, let source): (given, variable) = (text, source)
+      case .fault(let fault):
+        faults.append(fault)
+        continue
+      }
       switch row.load(given) {
       case .accepted(let slot, let texts):
         values[row.name] = slot
-        for text in texts { warnings.append(ConfigurationWarning(variable: row.name, text: text)) }
+        for text in texts { warnings.append(ConfigurationWarning(variable: variable, text: text)) }
       case .refused(let expectations):
         for expected in expectations {
-          faults.append(
-            ConfigurationFault(variable: row.name, expected: expected, given: row.isSecret ? nil : given))
+          faults.append(ConfigurationFault(variable: variable, expected: expected, given: row.isSecret ? nil : given))
         }
       }
+      if given != nil { faults += missingCompanions(of: row, in: environment, rows: rows) }
     }
     warnings += unknownVariables(environment, rows: rows)
     guard faults.isEmpty else { throw ConfigurationFaults(faults: faults, warnings: warnings) }
     return (Settings(values: values), warnings)
   }
 
+  private static func missingCompanions(
+    of row: SettingRow, in environment: [String: String], rows: [SettingRow]
+  ) -> [ConfigurationFault] {
+    var faults: [ConfigurationFault] = []
+    for needed in rows where row.needs.contains(needed.name) {
+      guard case .nothing = needed.given(in: environment) else { continue }
+      faults.append(
+        ConfigurationFault(
+          variable: needed.name, expected: "a value (\(needed.kind)), for \(row.name) is set", given: nil))
+    }
+    return faults
+  }
+
   private static func unknownVariables(
     _ environment: [String: String], rows: [SettingRow]
   ) -> [ConfigurationWarning] {
     var known: [String] = []
-    for row in rows { known.append(row.name) }
+    for row in rows { known += [row.name] + (row.fileVariable.map { [$0] } ?? []) }
     var warnings: [ConfigurationWarning] = []
     for name in environment.keys.sorted() where name.hasPrefix(prefix) && !known.contains(name) {
       let nearest = NearestName.of(name, among: known)

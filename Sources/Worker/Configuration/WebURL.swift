@@ -1,12 +1,14 @@
-// The check of an http or https URL, as far as a boot can check one. Pure; used by the settings.
+// The check of a URL of a known scheme, as far as a boot can check one. Pure; used by the settings.
 
-/// URLs of the web, to be posted to.
+/// URLs of what is sent to.
 enum WebURL {
-  /// Nil for a URL that can be requested, else what was expected. Never repeats the URL: its path may be a secret.
-  static func expectation(_ text: String) -> String? {
+  /// Nil for a URL that can be sent to, else what was expected. Never repeats the URL: its path may be a secret.
+  static func expectation(_ text: String, schemes: [String] = ["http", "https"]) -> String? {
     let bytes = Array(text.utf8)
     for byte in bytes where byte <= 0x20 || byte == 0x7F { return "a URL without whitespace and control characters" }
-    guard let start = hostStart(bytes) else { return "a URL that begins with http:// or https://" }
+    guard let start = hostStart(bytes, schemes) else {
+      return "a URL that begins with " + schemes.map { $0 + "://" }.joined(separator: " or ")
+    }
     var end = start
     while end < bytes.count, !"/?#".utf8.contains(bytes[end]) { end += 1 }
     var authority = bytes[start..<end]
@@ -14,8 +16,8 @@ enum WebURL {
     return isHostAndPort(authority) ? nil : "a URL with a host, and a port from 1 to 65535 if any"
   }
 
-  private static func hostStart(_ bytes: [UInt8]) -> Int? {
-    for scheme in ["http://", "https://"] {
+  private static func hostStart(_ bytes: [UInt8], _ schemes: [String]) -> Int? {
+    for scheme in schemes.map({ $0 + "://" }) {
       let length = scheme.utf8.count
       // Schemes are the same in capitals: bit 5 makes a letter small and leaves ':' and '/' as they are.
       if bytes.count >= length, bytes[..<length].lazy.map({ $0 | 0x20 }).elementsEqual(scheme.utf8) { return length }

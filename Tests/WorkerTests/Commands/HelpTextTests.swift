@@ -6,7 +6,7 @@ import Testing
 @testable import Worker
 
 @Suite struct HelpTextTests {
-  private static let rows = SettingRow.house + SettingRow.sweepers
+  private static let rows = SettingRow.all
 
   @Test func theHelpShowsEveryVerbOptionAndSetting() {
     let lines = HelpText.text(rows: Self.rows).split(separator: "\n").map(String.init)
@@ -16,12 +16,12 @@ import Testing
     }
     #expect(lines.contains("  -h, --help[=markdown]"))
     for row in Self.rows {
-      let line = lines.first { $0.hasPrefix("  \(row.name)  ") }
+      let line = lines.first { $0.hasPrefix("  \(row.name)\(row.isSecret ? "[_FILE]" : "")  ") }
       #expect(line?.contains(row.kind) == true)
       if let text = row.defaultText { #expect(line?.hasSuffix("default \(text)") == true) }
     }
-    #expect(lines.contains("  DATABASE_URL  PostgreSQL URL, required"))
-    #expect(lines.contains("  SB_WORKER_WEBHOOK_URL  http or https URL, unset"))
+    #expect(lines.contains("  DATABASE_URL[_FILE]  PostgreSQL URL, required"))
+    #expect(lines.contains("  SB_WORKER_WEBHOOK_URL[_FILE]  http or https URL, unset"))
   }
 
   @Test func noLineOfTheHelpIsWiderThanATerminal() {

@@ -103,7 +103,7 @@ import Testing
   @Test func helpAndVersionGoToStandardOutputAndNeedNoConfiguration() throws {
     let help = try Self.run(["--help"])
     #expect(help.status == 0 && help.log.isEmpty)
-    #expect(help.output == HelpText.text(rows: SettingRow.house + SettingRow.sweepers))
+    #expect(help.output == HelpText.text(rows: SettingRow.all))
     let version = try Self.run(["--version"])
     #expect(version.status == 0 && version.log.isEmpty)
     #expect(version.output == Version.text + "\n")

@@ -55,8 +55,9 @@ import Testing
   }
 
   @Test func everyVariableOfTheControlPlaneIsInTheTableOnce() {
-    let names = (SettingRow.house + SettingRow.sweepers).map(\.name)
-    #expect(Set(names).count == names.count)
+    let all = SettingRow.all.map(\.name)
+    #expect(Set(all).count == all.count)
+    let names = (SettingRow.house + SettingRow.sweepers).map(\.name) + SettingRow.notifications.prefix(5).map(\.name)
     #expect(
       Set(names) == [
         "DATABASE_URL", "DATABASE_MAX_CONNS", "DATABASE_CONN_LIFETIME", "REDIS_URL", "REDIS_NAMESPACE",
@@ -68,7 +69,8 @@ import Testing
         "SB_WORKER_WEBHOOK_SLACK_FORMAT", "SB_WORKER_GITOPS_ENABLED", "SB_WORKER_GITOPS_POLL_INTERVAL",
         "SB_WORKER_GITOPS_TIMEOUT_INTERVAL", "SB_WORKER_GITOPS_BATCH_SIZE", "SB_WORKER_GITOPS_HTTP_TIMEOUT",
         "LOG_LEVEL", "SB_WORKER_LEASE", "SB_WORKER_JOBS_RECOVERY_ACTION", "SB_WORKER_JOBS_RECOVERY_GRACE",
-        "SB_WORKER_RUN_ON_START",
+        "SB_WORKER_RUN_ON_START", "SB_WORKER_NOTIFY_MIN_SEVERITY", "SB_WORKER_NOTIFY_CA_FILE",
+        "SB_WORKER_OUTAGE_AFTER",
       ])
   }
 
@@ -91,7 +93,7 @@ import Testing
 
   @Test func anEmptyVariableCountsAsUnset() throws {
     var environment: [String: String] = [:]
-    for row in SettingRow.house + SettingRow.sweepers { environment[row.name] = "" }
+    for row in SettingRow.all { environment[row.name] = "" }
     environment.merge(Self.required) { _, required in required }
     let (settings, warnings) = try Settings.load(environment: environment)
     #expect(settings[.lease] == .seconds(15))
@@ -117,7 +119,7 @@ import Testing
   }
 
   @Test func everyDurationRefusesWhatMakesNoSense() {
-    for row in SettingRow.house + SettingRow.sweepers where row.kind == "duration" {
+    for row in SettingRow.all where row.kind == "duration" {
       for text in ["-1s", "1", "soon", "1d", "3000000h", "100000h", " 1m"] {
         #expect(Self.faults([row.name: text]).count == 1, "\(row.name)=\(text)")
       }
@@ -236,7 +238,7 @@ import Testing
 
   @Test func noFaultShowsWhatMayBeASecret() {
     let secret = "hunter2"
-    for row in SettingRow.house + SettingRow.sweepers where row.isSecret {
+    for row in SettingRow.all where row.isSecret {
       for text in [
         secret, "x://u:\(secret)@h", "http://\(secret)@:99999/\(secret)", "postgres://u:\(secret)@h:port/d?\(secret)=1",
         "redis://:\(secret)@h:port/0", "[{\"\(secret)\":1}", "[{\"name\":\"\(secret)\"}]", "\u{1}\(secret)",
@@ -247,7 +249,7 @@ import Testing
   }
 
   @Test func everyURLIsASecret() {
-    for row in SettingRow.house + SettingRow.sweepers where row.name.hasSuffix("URL") { #expect(row.isSecret) }
+    for row in SettingRow.all where row.name.hasSuffix("URL") { #expect(row.isSecret) }
   }
 
   @Test func aLongTextIsCutInTheFaultAndRefusedBeyondTheBound() {
