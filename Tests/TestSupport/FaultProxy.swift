@@ -55,6 +55,10 @@ public final class FaultProxy: Sendable {
     guard listener >= 0 else { throw SystemCallFailed("socket") }
     // A port that was asked for by its number stays ours while the socket does not listen.
     port = try bindFreePort(listener)
+    // Connections that it closed first linger on its port for a minute: it can listen again all the same. Set after the
+    // port was ours, so that nobody else has it.
+    var yes: Int32 = 1
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
     guard listen(listener, 128) == 0 else { throw SystemCallFailed("listen") }
     board = try ProxyBoard(ProxySettings(upstream: upstream))
     let thread = ProxyThread(listener: listener, board: board)

@@ -49,7 +49,8 @@ final class ProxyThread: @unchecked Sendable {
     guard shouldListen != isListening else { return }
     isListening = shouldListen
     // A listening socket that is shut down keeps its port and refuses; it can listen again.
-    _ = shouldListen ? listen(listener, 128) : shutdown(listener, Int32(SHUT_RDWR))
+    let result = shouldListen ? listen(listener, 128) : shutdown(listener, Int32(SHUT_RDWR))
+    precondition(result == 0, "a proxy cannot be switched: errno \(errno)")
   }
 
   /// Accepts, reads and writes whatever can be now. Returns how long nothing is due.

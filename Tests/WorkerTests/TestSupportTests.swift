@@ -100,6 +100,23 @@ import Testing
     }
   }
 
+  /// A connection that the proxy closed first lingers on its port for a minute.
+  @Test func listensAgainThoughConnectionsOfItsOwnStillLinger() async throws {
+    let (listener, port) = try listenOnLoopback()
+    defer { shutdown(listener, Int32(SHUT_RDWR)) }
+    Thread.detachNewThread {
+      while case let connection = accept(listener, nil, nil), connection >= 0 { close(connection) }
+      close(listener)
+    }
+    let proxy = try FaultProxy(to: port)
+    defer { proxy.stop() }
+    for _ in 0..<3 {
+      #expect(try await exchange(port: proxy.port, sending: [], within: .seconds(10)) == [])
+      proxy.goAway()
+      proxy.heal()
+    }
+  }
+
   /// Runs `body` with a proxy in front of a server that sends everything back.
   private func withEcho(_ body: (FaultProxy) async throws -> Void) async throws {
     let echo = try EchoServer()
