@@ -47,8 +47,13 @@ let package = Package(
     // The library used on its own: documentation that is compiled and run by the tests.
     .executableTarget(
       name: "ReactorExample", dependencies: ["Reactor"], path: "Examples/ReactorExample", swiftSettings: strict),
+    // A fleet under faults drawn from a seed: scripts/chaos.
+    .executableTarget(
+      name: "Chaos", dependencies: ["Reactor", "TestSupport"], path: "Tests/Chaos", exclude: ["audit.sql"],
+      swiftSettings: strict),
     .testTarget(
       name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport"], swiftSettings: strict),
+    .testTarget(name: "ChaosTests", dependencies: ["Chaos", "Reactor", "TestSupport"], swiftSettings: strict),
     .testTarget(name: "WorkerTests", dependencies: ["Worker", "Reactor", "TestSupport"], swiftSettings: strict),
   ]
 )

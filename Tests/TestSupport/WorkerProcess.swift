@@ -20,6 +20,12 @@ public final class WorkerProcess: Sendable {
   public struct LogLine: Sendable, CustomStringConvertible {
     /// The line as it was written, without its end.
     public let text: String
+
+    /// The line with this text.
+    public init(text: String) {
+      self.text = text
+    }
+
     /// Its JSON object; nil where the line is none, which a test should report.
     public var fields: [String: Any]? {
       (try? JSONSerialization.jsonObject(with: Data(text.utf8))) as? [String: Any]

@@ -1,0 +1,144 @@
+// One run of the chaos, from the start of the servers to the verdict.
+// Invariant: the directory with the evidence is kept, and named, exactly where a check failed or it was asked for.
+
+import Foundation
+import Reactor
+import TestSupport
+
+/// Performs a run.
+struct ChaosRun: Sendable {
+  /// How long the fleet is watched at the end, with nothing broken.
+  static let quietTime = Duration.seconds(10)
+
+  let options: Options
+
+  func perform() async throws -> [Check] {
+    let plan = FaultPlan.draw(
+      seed: options.seed, length: .seconds(options.seconds), replicas: options.replicas, kinds: options.kinds)
+    say("seed \(options.seed), \(options.seconds) s, \(options.replicas) replicas, \(plan.faults.count) faults")
+    if options.showsPlan {
+      say(plan.description)
+      return []
+    }
+    let directory = options.evidence.appendingPathComponent("seed-\(options.seed)-\(UUID().uuidString.prefix(8))")
+    try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
+    let journal = Journal(directory.appendingPathComponent("plan.txt"), isVerbose: options.isVerbose)
+    journal.write("seed \(options.seed)\n\(plan.description)\n")
+    let checks: [Check]
+    do {
+      checks = try await judge(plan, journal, directory)
+    } catch {
+      say("the evidence so far is in \(directory.path)")
+      throw error
+    }
+    for check in checks {
+      say(check)
+      journal.write("\(check)")
+    }
+    if options.keeps || checks.contains(where: { !$0.isOK }) {
+      say("the evidence is in \(directory.path)")
+    } else {
+      try FileManager.default.removeItem(at: directory)
+    }
+    return checks
+  }
+
+  private func judge(_ plan: FaultPlan, _ journal: Journal, _ directory: URL) async throws -> [Check] {
+    let cluster = try await Cluster.start(FleetOptions(worker: options.worker, replicas: options.replicas))
+    let stalls = StallWatch()
+    let evidence: Evidence
+    do {
+      evidence = try await watch(cluster, plan, journal, stalls, directory)
+    } catch {
+      try cluster.copyLogs(to: directory)
+      await cluster.stop()
+      throw error
+    }
+    await cluster.stop()
+    return evidence.lockChecks + evidence.writeChecks + evidence.runChecks + [evidence.witnesses]
+  }
+
+  private func watch(
+    _ cluster: Cluster, _ plan: FaultPlan, _ journal: Journal, _ stalls: StallWatch, _ directory: URL
+  ) async throws -> Evidence {
+    try await cluster.startFleet()
+    // A new Redis is left alone for one lease.
+    try await Task.sleep(for: cluster.options.lease + .seconds(1))
+    let first = try await samples(of: cluster)
+    let begin = Moment.now
+    let driver = FaultDriver(cluster: cluster) { journal.write($0) }
+    let (incidents, loads, unready, left, quiet) = try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { await Workload.run(on: cluster) }
+      let (incidents, loads) = try await driver.perform(plan)
+      try await sleep(until: begin.advanced(by: .seconds(options.seconds)))
+      try await sleep(until: (incidents.map(\.ended).max() ?? begin).advanced(by: Disturbances.traces))
+      var unready: [Int] = []
+      for replica in cluster.replicas where await replica.process?.status(of: "/readyz") != 200 {
+        unready.append(replica.index)
+      }
+      let left = try await dueRows(cluster, since: [begin] + incidents.map(\.ended) + stalls.stalls.map(\.upperBound))
+      let quietBegin = try await samples(of: cluster)
+      try await Task.sleep(for: Self.quietTime)
+      let quietEnd = try await samples(of: cluster)
+      group.cancelAll()
+      return (incidents, loads, unready, left, [quietBegin, quietEnd])
+    }
+    let end = Moment.now
+    try await cluster.stopFleet()
+    stalls.stop()
+    return try await Evidence.gather(
+      cluster, plan, incidents, loads, [first] + quiet, left: left, unready: unready, span: begin...end,
+      stalls: stalls, in: directory)
+  }
+
+  /// Waits until each sweeper has had its time after the last fault, and counts the due rows that are left then.
+  private func dueRows(_ cluster: Cluster, since ends: [Moment]) async throws -> [String: Int] {
+    var left: [String: Int] = [:]
+    let calm = ends.max() ?? .now
+    let bySlowness = Sweep.allCases.sorted { $0.interval < $1.interval }
+    for sweep in bySlowness {
+      let time = sweep.interval * 2 + Disturbances.traces
+      guard let due = sweep.due(lag: time) else { continue }
+      try await sleep(until: calm.advanced(by: time))
+      let count = try await cluster.sql("SELECT count(*) FROM \(sweep.table) WHERE \(due)")
+      left[sweep.rawValue] = Int(count) ?? -1
+    }
+    return left
+  }
+
+  private func samples(of cluster: Cluster) async throws -> [Sample] {
+    var samples: [Sample] = []
+    for replica in cluster.replicas {
+      guard let process = replica.process else { continue }
+      do {
+        samples.append(
+          Sample(
+            replica: replica.index, at: .now, metrics: try await process.get("/metrics").body,
+            footprint: try Footprint(of: process)))
+      } catch {
+        // One that died by itself: the check of endings tells of it.
+        say("replica \(replica.index) gave no sample: \(error)")
+      }
+    }
+    return samples
+  }
+}
+
+/// What the harness did, as lines in a file, and on standard output where that was asked for.
+final class Journal: Sendable {
+  private let descriptor: Int32
+  private let isVerbose: Bool
+
+  init(_ file: URL, isVerbose: Bool) {
+    descriptor = open(file.path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0o600)
+    self.isVerbose = isVerbose
+  }
+
+  deinit { close(descriptor) }
+
+  func write(_ text: String) {
+    let line = text + "\n"
+    _ = Foundation.write(descriptor, line, line.utf8.count)
+    if isVerbose { say(text) }
+  }
+}

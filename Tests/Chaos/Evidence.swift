@@ -1,0 +1,98 @@
+// All that the witnesses told, brought together: what the checks read.
+// Invariant: gathered once, after the fleet has been stopped, so nothing changes while it is judged.
+
+import Foundation
+import Reactor
+import TestSupport
+
+/// A replica's metrics and footprint at a moment.
+struct Sample: Sendable {
+  let replica: Int
+  let at: Moment
+  let metrics: String
+  let footprint: Footprint
+
+  /// The value of a metric's series, such as `worker_scheduler_runs_total{outcome="success",task="x"}`.
+  func value(_ name: String, _ labels: [String: String]) -> Int? {
+    for line in metrics.split(separator: "\n") where line.hasPrefix(name + "{") {
+      let isMeant = labels.allSatisfy { line.contains("\($0.key)=\"\($0.value)\"") }
+      if isMeant { return line.split(separator: " ").last.flatMap { Double($0) }.map { Int($0) } }
+    }
+    return nil
+  }
+
+  /// Slots that ended: failed runs are repeated within theirs.
+  func slots(of sweep: Sweep) -> Int {
+    ["success", "skipped_lock"].reduce(0) { sum, outcome in
+      sum + (value("worker_scheduler_runs_total", ["task": sweep.rawValue, "outcome": outcome]) ?? 0)
+    }
+  }
+}
+
+/// The witnesses' accounts.
+struct Evidence: Sendable {
+  let plan: FaultPlan
+  let lease: Duration
+  let span: ClosedRange<Moment>
+  let disturbances: Disturbances
+  let longestStall: Duration
+  let locks: LockHistory
+  /// Gaps in the record of Redis's commands beyond those of its restarts.
+  let unexpectedGaps: Int
+  let writes: WriteHistory
+  let statements: StatementLog
+  let logs: [(life: Life, log: LogHistory)]
+  /// Of each replica: after the start, and at the begin and the end of the quiet time at the end.
+  let first: [Sample]
+  let quietBegin: [Sample]
+  let quietEnd: [Sample]
+  /// Discover jobs by correlation id: how many rows each has.
+  let jobs: [String: Int]
+  /// Due rows that were left, by sweeper, and how many rows of each table there were to leave alone.
+  let left: [String: Int]
+  /// Replicas that were not ready long after the last fault.
+  let unready: [Int]
+  /// Every text that left a worker or reached Redis, with the name of where it was seen.
+  let texts: [(place: String, text: String)]
+
+  var runs: [Run] { logs.flatMap(\.log.runs) }
+
+  static func gather(
+    _ cluster: Cluster, _ plan: FaultPlan, _ incidents: [Incident], _ loads: [LoadIncident], _ samples: [[Sample]],
+    left: [String: Int], unready: [Int], span: ClosedRange<Moment>, stalls: StallWatch, in directory: URL
+  ) async throws -> Evidence {
+    let lines = cluster.monitor.lines
+    let restarts = incidents.filter { $0.fault.kind == .restartRedis }
+    let locks = LockHistory(
+      lines.lazy.compactMap { RedisCommand(line: $0[...]) }, namespace: Cluster.namespace,
+      restarts: restarts.map(\.ended))
+    let rows = try await cluster.sql(WriteHistory.query)
+    let jobs = try await cluster.sql(
+      "SELECT correlation_id, count(*) FROM sync_jobs WHERE job_type = 'discover' GROUP BY 1")
+    let lives = cluster.replicas.flatMap { replica in replica.lives.map { (replica.index, $0) } }
+    let logs = lives.map { ($0.1, LogHistory($0.1.process.log, replica: $0.0)) }
+    try cluster.copyLogs(to: directory)
+    var texts = [(place: "Redis", text: lines.joined(separator: "\n"))]
+    for life in lives { texts.append(("the log of replica \(life.0)", life.1.process.everything)) }
+    for sample in samples.joined() { texts.append(("the metrics of replica \(sample.replica)", sample.metrics)) }
+    try Data((rows + "\n").utf8).write(to: directory.appendingPathComponent("writes.txt"))
+    let statements = try StatementLog(
+      try cluster.copyStatementLog(to: directory), role: PrivatePostgres.lockedUser)
+    return Evidence(
+      plan: plan, lease: cluster.options.lease, span: span,
+      disturbances: Disturbances(
+        incidents: incidents, loads: loads, stalls: stalls.stalls, replicas: cluster.replicas.count),
+      longestStall: stalls.longest, locks: locks, unexpectedGaps: max(0, cluster.monitor.gaps - restarts.count),
+      writes: try WriteHistory(rows: rows), statements: statements, logs: logs, first: samples[0],
+      quietBegin: samples[1], quietEnd: samples[2], jobs: Self.counts(jobs), left: left, unready: unready, texts: texts)
+  }
+
+  static func counts(_ rows: String) -> [String: Int] {
+    var counts: [String: Int] = [:]
+    for line in rows.split(separator: "\n") {
+      let columns = line.split(separator: "|")
+      if columns.count == 2 { counts[String(columns[0])] = Int(columns[1]) }
+    }
+    return counts
+  }
+}

@@ -1,0 +1,179 @@
+// Performs a plan on a cluster: each fault is a child task that breaks something, waits, and mends it.
+// Invariant: what was broken is mended when `perform` returns, and each fault's real times are noted.
+
+import Foundation
+import Reactor
+import Synchronization
+import TestSupport
+
+/// A fault as it happened.
+struct Incident: Sendable {
+  let fault: PlannedFault
+  let began: Moment
+  let ended: Moment
+
+  var span: ClosedRange<Moment> { began...ended }
+}
+
+/// A load as it happened: when it was put in.
+struct LoadIncident: Sendable {
+  let load: PlannedLoad
+  let began: Moment
+}
+
+/// Breaks and mends.
+struct FaultDriver: Sendable {
+  let cluster: Cluster
+  let say: @Sendable (String) -> Void
+
+  /// Performs the whole plan from now on.
+  func perform(_ plan: FaultPlan) async throws -> (incidents: [Incident], loads: [LoadIncident]) {
+    let begin = Moment.now
+    return try await withThrowingTaskGroup(of: (Incident?, LoadIncident?).self) { group in
+      for fault in plan.faults {
+        group.addTask { (try await perform(fault, from: begin), nil) }
+      }
+      for load in plan.loads {
+        group.addTask {
+          try await sleep(until: begin.advanced(by: load.start))
+          let began = Moment.now
+          try await Workload.put(load.table, on: cluster)
+          say("\(began) a load of due rows, \(load.table)")
+          return (nil, LoadIncident(load: load, began: began))
+        }
+      }
+      var incidents: [Incident] = []
+      var loads: [LoadIncident] = []
+      for try await (incident, load) in group {
+        if let incident { incidents.append(incident) }
+        if let load { loads.append(load) }
+      }
+      return (incidents.sorted { $0.began < $1.began }, loads.sorted { $0.began < $1.began })
+    }
+  }
+
+  private func perform(_ fault: PlannedFault, from begin: Moment) async throws -> Incident {
+    try await sleep(until: begin.advanced(by: fault.start))
+    let began = Moment.now
+    say("\(began) begins: #\(fault.number) \(fault)")
+    switch fault.kind {
+    case .blackHole, .refuse, .delay, .cut, .reset: try await breakLink(fault)
+    case .kill, .terminate, .freeze: try await breakProcess(fault)
+    case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients: try await breakRedis(fault)
+    case .pausePostgres, .restartPostgres, .endSessions: try await breakPostgres(fault)
+    case .lockTable, .lockRows, .failStatements: try await breakTable(fault)
+    }
+    let ended = Moment.now
+    say("\(ended) ended:  #\(fault.number)")
+    return Incident(fault: fault, began: began, ended: ended)
+  }
+
+  private func breakLink(_ fault: PlannedFault) async throws {
+    guard let replica = fault.replica, let link = fault.link else { return }
+    if fault.kind == .reset { return cluster.links.proxy(replica, link).resetConnections() }
+    var laid = LinkFault()
+    let broken: FaultProxy.Fault =
+      switch fault.kind {
+      case .blackHole: .blackHole
+      case .delay: .delay(.milliseconds(fault.amount))
+      case .cut: .cut(afterBytes: fault.amount)
+      default: .pass
+      }
+    laid.isRefused = fault.kind == .refuse
+    if fault.direction != .toClient { laid.toServer = broken }
+    if fault.direction != .toServer { laid.toClient = broken }
+    cluster.links.lay(laid, number: fault.number, replica: replica, link: link)
+    try await Task.sleep(for: fault.length)
+    cluster.links.lift(number: fault.number, replica: replica, link: link)
+  }
+
+  private func breakProcess(_ fault: PlannedFault) async throws {
+    guard let index = fault.replica else { return }
+    let replica = cluster.replicas[index]
+    switch fault.kind {
+    case .freeze:
+      replica.process?.signal(SIGSTOP)
+      try await Task.sleep(for: fault.length)
+      replica.process?.signal(SIGCONT)
+    default:
+      replica.end(by: fault.kind == .kill ? SIGKILL : SIGTERM)
+      try await replica.process?.waitForExit(within: Cluster.grace + .seconds(20))
+      try await Task.sleep(for: fault.length)
+      try await replica.start()
+    }
+  }
+
+  private func breakRedis(_ fault: PlannedFault) async throws {
+    let redis = cluster.redis
+    switch fault.kind {
+    case .pauseRedis:
+      redis.pause()
+      try await Task.sleep(for: fault.length)
+      redis.resume()
+    case .restartRedis:
+      // For the workers the server is away until the recorder is there again: nothing happens unseen.
+      cluster.links.lay(LinkFault(isRefused: true), number: fault.number, replica: nil, link: .redis)
+      try await offLoop { redis.stop() }
+      try await Task.sleep(for: fault.length)
+      try await offLoop { try redis.start() }
+      try await cluster.monitor.waitUntilRecording()
+      cluster.links.lift(number: fault.number, replica: nil, link: .redis)
+    case .flushRedis:
+      _ = try await offLoop { try redis.cli("FLUSHALL") }
+    default:
+      // Every client but the recorder, which MONITOR marks with an O.
+      let clients = try await offLoop { try redis.cli("CLIENT", "LIST") }
+      for client in clients.split(separator: "\n") where !client.contains(" flags=O ") {
+        guard let id = client.split(separator: " ").first?.dropFirst("id=".count) else { continue }
+        _ = try await offLoop { try redis.cli("CLIENT", "KILL", "ID", String(id)) }
+      }
+    }
+  }
+
+  private func breakPostgres(_ fault: PlannedFault) async throws {
+    switch fault.kind {
+    case .pausePostgres:
+      cluster.postgres.pause()
+      try await Task.sleep(for: fault.length)
+      cluster.postgres.resume()
+    case .restartPostgres:
+      await cluster.postgres.halt()
+      try await Task.sleep(for: fault.length)
+      try await cluster.postgres.startAgain()
+    default:
+      try await insist(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '\(PrivatePostgres.lockedUser)'")
+    }
+  }
+
+  private func breakTable(_ fault: PlannedFault) async throws {
+    guard let table = fault.table else { return }
+    let seconds = fault.length.seconds
+    switch fault.kind {
+    case .lockTable:
+      try await insist("BEGIN; LOCK TABLE \(table); SELECT pg_sleep(\(seconds)); COMMIT")
+    case .lockRows:
+      let due = Sweep.allCases.first { $0.table == table }?.due(lag: .zero) ?? "true"
+      try await insist(
+        """
+        BEGIN; SELECT count(*) FROM (SELECT FROM \(table) WHERE \(due) LIMIT 20 FOR UPDATE) AS held;
+        SELECT pg_sleep(\(seconds)); COMMIT
+        """)
+    default:
+      try await insist(
+        """
+        INSERT INTO chaos.failing VALUES ('\(table)', clock_timestamp() + interval '\(seconds) s')
+          ON CONFLICT (relation) DO UPDATE SET until = excluded.until; SELECT pg_sleep(\(seconds))
+        """)
+    }
+  }
+
+  /// Another fault can lie on PostgreSQL: then this one comes to nothing, or ends early.
+  private func insist(_ sql: String) async throws {
+    do {
+      try await cluster.sql(sql)
+    } catch {
+      say("\(Moment.now) cut short: \(String(describing: error).prefix(120))")
+    }
+  }
+}

@@ -1,0 +1,200 @@
+// What will be broken, when and for how long: drawn from a seed, before anything starts.
+// Invariant: the same seed, length, fleet and choice of faults give the same plan. Performed by FaultDriver.
+
+import Reactor
+import TestSupport
+
+/// What the harness can break.
+enum FaultKind: String, CaseIterable, Sendable {
+  // One replica's way to a server.
+  case blackHole = "black-hole"
+  case refuse, reset, delay, cut
+  // One replica.
+  case kill, terminate, freeze
+  // A server, for all.
+  case pauseRedis = "pause-redis"
+  case restartRedis = "restart-redis"
+  case flushRedis = "flush-redis"
+  case killRedisClients = "kill-redis-clients"
+  case pausePostgres = "pause-postgres"
+  case restartPostgres = "restart-postgres"
+  case endSessions = "end-postgres-sessions"
+  // A table, for all.
+  case lockTable = "lock-table"
+  case lockRows = "lock-rows"
+  case failStatements = "fail-statements"
+
+  /// How long it lasts, in ms. What is over in a moment has the time that its traces may take.
+  var lengths: ClosedRange<Int> {
+    switch self {
+    case .blackHole: 300...6_000
+    case .refuse: 200...4_000
+    case .delay: 1_000...6_000
+    case .cut: 2_000...3_000
+    case .kill, .terminate: 100...4_000
+    case .freeze: 300...8_000
+    case .pauseRedis, .pausePostgres: 200...5_000
+    case .restartRedis, .restartPostgres: 50...2_000
+    case .lockTable, .lockRows: 300...5_000
+    case .failStatements: 300...4_000
+    case .reset, .flushRedis, .killRedisClients, .endSessions: 0...0
+    }
+  }
+
+  /// What only one fault can have at a time.
+  enum Claim: Hashable {
+    case process(Int)
+    case link(Int, Link)
+    case table(String)
+    case redis, postgres
+  }
+
+  fileprivate func claim(_ replica: Int, _ link: Link, _ table: String) -> Claim {
+    switch self {
+    case .blackHole, .refuse, .reset, .delay, .cut: .link(replica, link)
+    case .kill, .terminate, .freeze: .process(replica)
+    case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients: .redis
+    case .pausePostgres, .restartPostgres, .endSessions: .postgres
+    case .lockTable, .lockRows, .failStatements: .table(table)
+    }
+  }
+}
+
+/// A replica's way to one of the servers.
+enum Link: String, CaseIterable, Sendable { case postgres, redis }
+
+/// One thing that will be broken. Times count from the beginning of the plan.
+struct PlannedFault: Sendable, Equatable, CustomStringConvertible {
+  let number: Int
+  let kind: FaultKind
+  let start: Duration
+  let length: Duration
+  var replica: Int?
+  var link: Link?
+  /// Nil: both.
+  var direction: FaultProxy.Direction?
+  /// A delay's length in ms, or the bytes after which a connection is cut.
+  var amount = 0
+  var table: String?
+
+  var description: String {
+    var words = [kind.rawValue]
+    if let replica { words.append("replica \(replica)") }
+    if let link { words.append(link.rawValue) }
+    if let direction { words.append(direction == .toServer ? "to the server" : "to the client") }
+    if kind == .delay { words.append("by \(amount) ms") }
+    if kind == .cut { words.append("after \(amount) bytes") }
+    if let table { words.append(table) }
+    return "at \(start.text) for \(length.text): " + words.joined(separator: ", ")
+  }
+
+  /// The replicas that it touches; nil: all.
+  var replicas: Set<Int>? { replica.map { [$0] } }
+
+  /// Whether Redis loses what it knows.
+  var losesData: Bool { kind == .flushRedis || kind == .restartRedis }
+}
+
+/// Due rows whose sweep takes longer than a lease, put into a table at this time.
+struct PlannedLoad: Sendable, Equatable {
+  let start: Duration
+  let table: String
+}
+
+/// All that will be broken.
+struct FaultPlan: Sendable, Equatable {
+  /// Nothing is broken before this: the first load has to be swept in peace.
+  static let quietStart = Duration.seconds(9)
+
+  var faults: [PlannedFault] = []
+  var loads: [PlannedLoad] = []
+
+  /// The tables that a load can be put into.
+  static let loadTables = ["secret_wraps", "agents"]
+
+  static func draw(
+    seed: UInt64, length: Duration, replicas: Int, kinds: [FaultKind] = FaultKind.allCases
+  ) -> FaultPlan {
+    var drawing = Drawing(random: SeededRandom(seed: seed), replicas: replicas, kinds: kinds)
+    drawing.load(at: 500)
+    var time = Int(quietStart.milliseconds)
+    while time < Int(length.milliseconds) - 1_000 {
+      let end = drawing.burst(at: time)
+      // Some calms are long enough for a slot to be promised, others let one fault run into the traces of another.
+      let isLong = drawing.chance(of: 0.5)
+      time = end + drawing.number(isLong ? 9_000...12_000 : 500...3_000)
+    }
+    drawing.plan.faults.sort { $0.start < $1.start }
+    return drawing.plan
+  }
+
+  /// When the last fault is over, as planned.
+  var end: Duration { faults.map { $0.start + $0.length }.max() ?? .zero }
+
+  var description: String {
+    let loads = loads.map { "at \($0.start.text): a load of due rows, \($0.table)" }
+    return (loads + faults.map { "#\($0.number) \($0)" }).joined(separator: "\n")
+  }
+}
+
+/// A plan while it is drawn. Times in ms.
+private struct Drawing {
+  var random: SeededRandom
+  let replicas: Int
+  let kinds: [FaultKind]
+  var plan = FaultPlan()
+  private var busyUntil: [FaultKind.Claim: Int] = [:]
+
+  init(random: SeededRandom, replicas: Int, kinds: [FaultKind]) {
+    self.random = random
+    self.replicas = replicas
+    self.kinds = kinds
+  }
+
+  mutating func number(_ range: ClosedRange<Int>) -> Int { Int.random(in: range, using: &random) }
+  mutating func chance(of share: Double) -> Bool { Double.random(in: 0..<1, using: &random) < share }
+
+  mutating func load(at time: Int) {
+    let table = FaultPlan.loadTables[number(0...(FaultPlan.loadTables.count - 1))]
+    plan.loads.append(PlannedLoad(start: .milliseconds(time), table: table))
+  }
+
+  /// One to four faults within three seconds, often while a long sweep runs. Returns when the last one is over.
+  mutating func burst(at time: Int) -> Int {
+    if chance(of: 0.6) { load(at: time) }
+    var end = time
+    for _ in 0..<number(1...4) {
+      if let fault = fault(at: time + number(200...3_200)) { end = max(end, fault) }
+    }
+    return end
+  }
+
+  private mutating func fault(at start: Int) -> Int? {
+    let kind = kinds[number(0...(kinds.count - 1))]
+    let replica = number(0...(replicas - 1))
+    let link = Link.allCases[number(0...1)]
+    let table = Sweep.allCases[number(0...3)].table
+    let direction: FaultProxy.Direction? = [.toServer, .toClient, nil][number(0...2)]
+    let length = number(kind.lengths)
+    let amount = kind == .delay ? number(20...1_500) : number(0...3_000)
+    let claim = kind.claim(replica, link, table)
+    guard start >= busyUntil[claim, default: 0] else { return nil }
+    // A moment of peace after it, so that two faults at one place do not undo each other.
+    busyUntil[claim] = start + length + 500
+    var fault = PlannedFault(
+      number: plan.faults.count + 1, kind: kind, start: .milliseconds(start), length: .milliseconds(length))
+    switch claim {
+    case .process: fault.replica = replica
+    case .link:
+      fault.replica = replica
+      fault.link = link
+      if kind == .blackHole { fault.direction = direction }
+      if kind == .cut { fault.direction = direction ?? .toServer }
+      if kind == .delay || kind == .cut { fault.amount = amount }
+    case .table: fault.table = table
+    case .redis, .postgres: break
+    }
+    plan.faults.append(fault)
+    return start + length
+  }
+}

@@ -1,0 +1,86 @@
+// Each replica's two proxies, and which faults lie on them at the moment.
+// Invariant: a proxy does what the faults that lie on it add up to; the last one gone, it passes everything on.
+
+import Synchronization
+import TestSupport
+
+/// What one fault does to one way.
+struct LinkFault: Sendable {
+  var isRefused = false
+  var toServer = FaultProxy.Fault.pass
+  var toClient = FaultProxy.Fault.pass
+}
+
+/// The ways of all replicas.
+final class LinkBoard: Sendable {
+  struct Place: Hashable, Sendable {
+    let replica: Int
+    let link: Link
+  }
+
+  private let proxies: [Place: FaultProxy]
+  private let faults = Mutex<[Place: [Int: LinkFault]]>([:])
+
+  init(replicas: Int, postgres: UInt16, redis: UInt16) throws {
+    var proxies: [Place: FaultProxy] = [:]
+    for replica in 0..<replicas {
+      proxies[Place(replica: replica, link: .postgres)] = try FaultProxy(to: postgres)
+      proxies[Place(replica: replica, link: .redis)] = try FaultProxy(to: redis)
+    }
+    self.proxies = proxies
+  }
+
+  func proxy(_ replica: Int, _ link: Link) -> FaultProxy {
+    proxies[Place(replica: replica, link: link)]!
+  }
+
+  /// Lays fault number `number` on a way, or on all ways to a server.
+  func lay(_ fault: LinkFault, number: Int, replica: Int?, link: Link) {
+    change(replica, link) { $0[number] = fault }
+  }
+
+  func lift(number: Int, replica: Int?, link: Link) {
+    change(replica, link) { $0[number] = nil }
+  }
+
+  func stop() {
+    for proxy in proxies.values { proxy.stop() }
+  }
+
+  private func change(_ replica: Int?, _ link: Link, _ body: (inout [Int: LinkFault]) -> Void) {
+    for place in proxies.keys where place.link == link && (replica ?? place.replica) == place.replica {
+      let (before, after) = faults.withLock { faults in
+        let before = Self.sum(faults[place, default: [:]])
+        body(&faults[place, default: [:]])
+        return (before, Self.sum(faults[place, default: [:]]))
+      }
+      let proxy = proxies[place]!
+      if after.isRefused, !before.isRefused { proxy.goAway() }
+      if before.isRefused, !after.isRefused { proxy.admission = .accept }
+      if after.toServer != before.toServer { proxy.set(after.toServer, .toServer) }
+      if after.toClient != before.toClient { proxy.set(after.toClient, .toClient) }
+    }
+  }
+
+  static func sum(_ faults: [Int: LinkFault]) -> LinkFault {
+    var sum = LinkFault()
+    for fault in faults.sorted(by: { $0.key < $1.key }).map(\.value) {
+      sum.isRefused = sum.isRefused || fault.isRefused
+      sum.toServer = worse(sum.toServer, fault.toServer)
+      sum.toClient = worse(sum.toClient, fault.toClient)
+    }
+    return sum
+  }
+
+  private static func worse(_ one: FaultProxy.Fault, _ other: FaultProxy.Fault) -> FaultProxy.Fault {
+    func rank(_ fault: FaultProxy.Fault) -> Int {
+      switch fault {
+      case .pass: 0
+      case .delay: 1
+      case .cut: 2
+      case .blackHole: 3
+      }
+    }
+    return rank(other) > rank(one) ? other : one
+  }
+}

@@ -1,0 +1,53 @@
+// The checks of what happened in Redis: locks, epochs, data losses. Each is one claim of docs/reliability.md.
+
+import Reactor
+
+extension Evidence {
+  var lockChecks: [Check] { [holders, epochs, settling, ghosts] }
+
+  private var holders: Check {
+    Check(
+      name: "holders", claim: "a lock is taken when it is free, renewed and deleted by its holder only",
+      figures: "\(locks.holds.count) locks taken, \(locks.holds.reduce(0) { $0 + $1.renewals }) renewals",
+      faults: locks.trespasses + (locks.holds.isEmpty ? ["no lock was taken at all"] : []))
+  }
+
+  private var epochs: Check {
+    var faults: [String] = []
+    var highest: [String: Int64] = [:]
+    for hold in locks.holds {
+      guard let epoch = hold.epoch else {
+        faults.append("\(hold.taken) \(hold.sweeper): taken without an epoch")
+        continue
+      }
+      if let before = highest[hold.sweeper], epoch <= before {
+        faults.append("\(hold.taken) \(hold.sweeper): epoch \(epoch) after \(before)")
+      }
+      highest[hold.sweeper] = max(highest[hold.sweeper] ?? epoch, epoch)
+    }
+    return Check(
+      name: "epochs", claim: "an epoch is higher than any before it, also after Redis lost its data",
+      figures: "\(locks.holds.count) epochs, \(locks.losses.count) losses", faults: faults)
+  }
+
+  private var settling: Check {
+    var faults: [String] = []
+    for loss in locks.losses {
+      for hold in locks.holds where hold.taken > loss && hold.taken.since(loss) < lease - .milliseconds(2) {
+        faults.append("\(hold.taken) \(hold.sweeper): taken \(hold.taken.since(loss).text) after the loss")
+      }
+    }
+    return Check(
+      name: "settling", claim: "nobody takes a lock for one lease after Redis lost its data",
+      figures: "\(locks.losses.count) losses", faults: faults)
+  }
+
+  private var ghosts: Check {
+    let expired = locks.holds.filter { $0.released == nil && $0.leaseEnds < span.upperBound }
+    let faults = expired.filter { !disturbances.explain($0.sweeper, $0.taken...$0.leaseEnds) }
+      .map { "\($0.taken) \($0.sweeper): the lock of epoch \($0.epoch ?? 0) was left to expire without a fault" }
+    return Check(
+      name: "ghosts", claim: "a lock is given back, unless a fault kept its holder from it",
+      figures: "\(expired.count) of \(locks.holds.count) ran out, each with a fault", faults: faults)
+  }
+}

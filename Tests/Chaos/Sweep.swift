@@ -1,0 +1,122 @@
+// What the harness knows of the five sweepers, by itself: names, tables, intervals, grids, job ids.
+// Invariant: it is written from the design, not from the worker's code, so that the two can disagree.
+
+import Foundation
+import Reactor
+
+/// A sweeper as seen from outside.
+enum Sweep: String, CaseIterable, Sendable {
+  case wraps = "wraps-expired"
+  case secrets = "secrets-stale"
+  case agents = "agents-stale"
+  case jobs = "jobs-recovery"
+  case discover = "discover-scheduler"
+
+  /// The table that it writes.
+  var table: String {
+    switch self {
+    case .wraps: "secret_wraps"
+    case .secrets: "secrets"
+    case .agents: "agents"
+    case .jobs, .discover: "sync_jobs"
+    }
+  }
+
+  /// Its interval in the chaos: short, so that much happens.
+  var interval: Duration {
+    switch self {
+    case .wraps, .jobs: .seconds(2)
+    case .agents: .milliseconds(2_500)
+    case .secrets: .seconds(3)
+    case .discover: .seconds(4)
+    }
+  }
+
+  var intervalVariable: String {
+    switch self {
+    case .wraps: "SB_WORKER_WRAPS_EXPIRED_INTERVAL"
+    case .secrets: "SB_WORKER_SECRETS_STALE_INTERVAL"
+    case .agents: "SB_WORKER_AGENTS_STALE_INTERVAL"
+    case .jobs: "SB_WORKER_JOBS_RECOVERY_INTERVAL"
+    case .discover: "SB_WORKER_DISCOVER_INTERVAL"
+    }
+  }
+
+  /// A SQL condition for its due rows, `lag` after they became due. Discovery has none.
+  func due(lag: Duration) -> String? {
+    let before = "clock_timestamp() - interval '\(lag.milliseconds) milliseconds'"
+    switch self {
+    case .wraps: return "expires_at <= \(before)"
+    case .secrets: return "status = 'present' AND last_seen_at < \(before) - interval '24 hours'"
+    case .agents: return "status = 'active' AND last_seen_at < \(before) - interval '5 minutes'"
+    case .jobs: return "status = 'claimed' AND claim_expires_at < \(before)"
+    case .discover: return nil
+    }
+  }
+
+  /// The lock's key without the namespace.
+  static func lockKey(_ name: String) -> String { "lock:worker:sweeper:\(name)" }
+
+  var grid: Grid { Grid(name: rawValue, interval: interval) }
+}
+
+/// The fixed grid of one sweeper's slots: n × interval + an offset hashed (FNV-1a, 32 bit) from its name, in ms.
+struct Grid: Sendable {
+  let interval: Int64
+  let offset: Int64
+
+  init(name: String, interval: Duration) {
+    self.interval = interval.milliseconds
+    var hash: UInt32 = 2_166_136_261
+    for byte in name.utf8 { hash = (hash ^ UInt32(byte)) &* 16_777_619 }
+    offset = Int64(hash) % self.interval
+  }
+
+  /// The start of the slot that a moment lies in, in ms.
+  func slot(at moment: Moment) -> Int64 {
+    let time = moment.milliseconds
+    let phase = (time - offset) % interval
+    return time - (phase < 0 ? phase + interval : phase)
+  }
+
+  /// The starts of all slots that begin in a span of time.
+  func slots(in span: ClosedRange<Moment>) -> [Int64] {
+    let first = slot(at: Moment(microseconds: span.lowerBound.microseconds - 1)) + interval
+    return Array(stride(from: first, through: span.upperBound.milliseconds, by: Int(interval)))
+  }
+}
+
+/// The discover targets of the chaos, with values that nobody may see elsewhere.
+enum Targets {
+  static let names = ["alpha", "beta", "gamma"]
+
+  static let json: String = {
+    let targets = names.map { name in
+      """
+      {"name":"\(name)","cluster":"cluster-\(name)","provider_type":"vault",\
+      "provider_config":{"token":"\(Planted.mark)provider-\(name)","big":12345678901234567890},\
+      "scope":{"path":"\(Planted.mark)scope"}}
+      """
+    }
+    return "[" + targets.joined(separator: ",") + "]"
+  }()
+
+  /// The version 5 UUID (RFC 9562) of a target's slot, in the namespace that the worker's documents name.
+  static func jobID(_ target: String, slot: Int64) -> String {
+    let namespace: [UInt8] = [
+      0x5e, 0x0c, 0x9a, 0x1e, 0x2d, 0x7b, 0x4f, 0x43, 0x9b, 0x61, 0x3c, 0x8d, 0x4e, 0x12, 0x70, 0xa5,
+    ]
+    var bytes = Array(SHA1.digest(namespace + Array("\(target)\n\(slot)".utf8)).prefix(16))
+    bytes[6] = 0x50 | (bytes[6] & 0x0f)
+    bytes[8] = 0x80 | (bytes[8] & 0x3f)
+    let pairs = bytes.map { String(format: "%02x", $0) }
+    return [0..<4, 4..<6, 6..<8, 8..<10, 10..<16].map { pairs[$0].joined() }.joined(separator: "-")
+  }
+}
+
+/// Secret values that are put wherever the worker could come across one.
+enum Planted {
+  /// What each of them contains.
+  static let mark = "PLANTED-7f3a9c-"
+  static let redisPassword = "\(mark)redis-password"
+}

@@ -1,0 +1,90 @@
+// What the control plane's other parts do meanwhile: rows come, agents beat, jobs are claimed, secrets are found again.
+// Invariant: each kind of row exists that a sweeper has to change, and each that it must leave alone.
+
+import Foundation
+import Reactor
+
+/// The rows of the harness.
+enum Workload {
+  /// How often rows come.
+  static let period = Duration.milliseconds(400)
+
+  private static let wrap = """
+    INSERT INTO secret_wraps (key_name, encrypted_value, nonce, data_key_ciphertext, kms_key_id, content_hash,
+      byte_length, expires_at, consumed_at, consumed_by_user)
+    """
+
+  /// One tick's changes: a few rows of each kind, some of them due at once, some in a moment, some not for long.
+  static let tick = """
+    \(wrap) SELECT 'k', '\(Planted.mark)wrap'::bytea, '', '', 'kms', '', 1, now() + due, consumed, who
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', '-1 s', '1 h']::interval[],
+        ARRAY[NULL, NULL, NULL, now(), now()], ARRAY[NULL, NULL, NULL, '\(Planted.mark)user', 'somebody'])
+        AS wrap (due, consumed, who);
+    INSERT INTO secrets (cluster_name, provider_type, secret_ref, provider_config, labels, last_seen_at)
+      SELECT 'c', 'vault', gen_random_uuid()::text, '{"token": "\(Planted.mark)config"}', '{"a": "b"}',
+        now() - interval '24 h' + due FROM unnest(ARRAY['-1 s', '1500 ms', '1 h']::interval[]) AS secret (due);
+    UPDATE secrets SET status = 'present', last_seen_at = now()
+      WHERE id = (SELECT id FROM secrets WHERE status = 'missing' LIMIT 1);
+    INSERT INTO agents (name, secret_hash, status, last_seen_at)
+      SELECT 'agent ' || gen_random_uuid(), '\(Planted.mark)hash'::bytea, status, now() - interval '5 min' + due
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', NULL, '-1 s']::interval[],
+        ARRAY['active', 'active', 'active', 'active', 'revoked']) AS agent (due, status);
+    UPDATE agents SET last_seen_at = now(), status = 'active'
+      WHERE id IN (SELECT id FROM agents WHERE status IN ('active', 'stale') AND name LIKE 'agent%'
+        ORDER BY random() LIMIT 3);
+    INSERT INTO sync_jobs (job_type, status, correlation_id, claim_expires_at, payload)
+      SELECT 'sync', status, gen_random_uuid(), now() + due, '{"value": "\(Planted.mark)payload"}'
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', NULL, NULL]::interval[],
+        ARRAY['claimed', 'claimed', 'claimed', 'claimed', 'queued']) AS job (due, status);
+    UPDATE sync_jobs SET claim_expires_at = now() + interval '1 h'
+      WHERE id = (SELECT id FROM sync_jobs WHERE status = 'claimed' AND claim_expires_at < now()
+        LIMIT 1 FOR UPDATE SKIP LOCKED);
+    DELETE FROM agents WHERE name LIKE 'slow%' AND status = 'stale';
+    """
+
+  /// How many rows a load has. Each takes 5 ms, though a batch at most a second: the sweep takes longer than the lease.
+  static let loadRows = 1_800
+
+  /// Due rows whose sweep takes longer than a lease: four fill a page, so many batches are needed.
+  static func load(_ table: String) -> String {
+    table == "agents"
+      ? """
+      INSERT INTO agents (name, secret_hash, last_seen_at, agent_version)
+        SELECT 'slow ' || gen_random_uuid(), '', now() - interval '1 h', repeat('x', 1800)
+        FROM generate_series(1, \(loadRows))
+      """
+      : """
+      \(wrap) SELECT 'slow', repeat('x', 1800)::bytea, '', '', 'kms', '', 1, now() - interval '1 s', NULL, NULL
+        FROM generate_series(1, \(loadRows))
+      """
+  }
+
+  /// Gives the space of loads that were swept back, or ever more empty pages would lie before the next one.
+  static let tidy = "VACUUM secret_wraps, agents"
+
+  /// Ticks until it is cancelled. A tick that PostgreSQL does not take, for a fault lies on it, is left out.
+  static func run(on cluster: Cluster) async {
+    for number in 1... {
+      do {
+        try await cluster.sql(number.isMultiple(of: 8) ? tidy : tick)
+      } catch {
+        // The next one comes anyway.
+      }
+      do { try await Task.sleep(for: period) } catch { return }
+      if Task.isCancelled { return }
+    }
+  }
+
+  /// Puts a load into a table, also where a fault lies on PostgreSQL at first.
+  static func put(_ table: String, on cluster: Cluster) async throws {
+    for _ in 0..<200 {
+      do {
+        try await cluster.sql(load(table))
+        return
+      } catch {
+        try await Task.sleep(for: .milliseconds(50))
+      }
+    }
+    throw HarnessFault("a load could not be put into \(table)")
+  }
+}

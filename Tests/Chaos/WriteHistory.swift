@@ -1,0 +1,82 @@
+// What the workers wrote, read off the notes that PostgreSQL kept in the same transactions, in the order of commits.
+// Invariant: pure but for one query; a transaction that was rolled back left no note, and no effect.
+
+import Foundation
+import Reactor
+
+/// A transaction of a worker.
+struct WriteTransaction: Sendable {
+  let sweeper: String
+  let epoch: Int64
+  let began: Moment
+  let committed: Moment
+  let changed: Int
+  let wrong: Int
+  /// It had its sweeper's advisory lock.
+  let isGuarded: Bool
+
+  /// One that was refused by its guard changes nothing, and is no part of its run's work.
+  var isEffective: Bool { isGuarded || changed > 0 }
+}
+
+/// All of them, in the order in which they were committed.
+struct WriteHistory: Sendable {
+  private(set) var transactions: [WriteTransaction] = []
+  /// Writes whose application_name names no sweeper and epoch.
+  private(set) var nameless: [String] = []
+
+  /// Rows: application, began (µs), committed (µs), changed, wrong, guarded (1 or 0).
+  static let query = """
+    SELECT application, (extract(epoch FROM min(began)) * 1000000)::bigint,
+           (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint, sum(changed), sum(wrong),
+           bool_or(guarded)::int
+      FROM chaos.writes GROUP BY application, xmin ORDER BY 3
+    """
+
+  init(rows text: String) throws {
+    for line in text.split(separator: "\n") {
+      let columns = line.split(separator: "|", omittingEmptySubsequences: false)
+      guard columns.count == 6, let began = Int64(columns[1]), let committed = Int64(columns[2]),
+        let changed = Int(columns[3]), let wrong = Int(columns[4])
+      else { throw HarnessFault("a note of a write cannot be read: \(line)") }
+      guard let (sweeper, epoch) = Self.run(named: columns[0]) else {
+        nameless.append(String(line))
+        continue
+      }
+      transactions.append(
+        WriteTransaction(
+          sweeper: sweeper, epoch: epoch, began: Moment(microseconds: began),
+          committed: Moment(microseconds: committed), changed: changed, wrong: wrong,
+          isGuarded: columns[5] == "1"))
+    }
+  }
+
+  /// The sweeper and the epoch in "secrets-bridge-worker wraps-expired 1700000000000".
+  static func run(named application: Substring) -> (String, Int64)? {
+    let words = application.split(separator: " ")
+    guard words.count == 3, words[0] == "secrets-bridge-worker", let epoch = Int64(words[2]) else { return nil }
+    return (String(words[1]), epoch)
+  }
+}
+
+/// PostgreSQL's own log of statements, which is kept as evidence and read for what carries no epoch.
+struct StatementLog: Sendable {
+  private(set) var statements = 0
+  /// Statements that would change a table of the control plane, of workers, without a run's name.
+  private(set) var nameless: [String] = []
+
+  init(_ files: [URL], role: String) throws {
+    for file in files {
+      for line in try String(contentsOf: file, encoding: .utf8).split(separator: "\n") {
+        guard let fields = try? JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any],
+          fields["user"] as? String == role, let message = fields["message"] as? String,
+          message.hasPrefix("execute ") || message.hasPrefix("statement: ")
+        else { continue }
+        statements += 1
+        let application = fields["application_name"] as? String ?? ""
+        let writes = ["DELETE FROM ", "UPDATE ", "INSERT INTO "].contains { message.contains($0) }
+        if writes, WriteHistory.run(named: application[...]) == nil { nameless.append("\(application): \(message)") }
+      }
+    }
+  }
+}

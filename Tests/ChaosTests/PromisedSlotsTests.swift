@@ -1,0 +1,66 @@
+// Which slots the chaos insists on, and what excuses a failure.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Chaos
+
+@Suite struct PromisedSlotsTests {
+  private static let base = Moment(milliseconds: 1_700_000_000_000)
+
+  private func at(_ seconds: Double) -> Moment { Self.base.advanced(by: .milliseconds(Int64(seconds * 1_000))) }
+
+  private func incident(
+    _ kind: FaultKind, _ span: ClosedRange<Double>, replica: Int? = nil, table: String? = nil
+  ) -> Incident {
+    var fault = PlannedFault(number: 1, kind: kind, start: .zero, length: .zero)
+    fault.replica = replica
+    fault.table = table
+    return Incident(fault: fault, began: at(span.lowerBound), ended: at(span.upperBound))
+  }
+
+  private func promised(_ incidents: [Incident], loads: [LoadIncident] = [], stalls: [ClosedRange<Moment>] = []) -> Int
+  {
+    Disturbances(incidents: incidents, loads: loads, stalls: stalls, replicas: 3)
+      .promised(.agents, in: at(0)...at(60)).count
+  }
+
+  @Test func inPeaceEverySlotIsPromisedOnceALeaseHasPassed() {
+    #expect((20...22).contains(promised([])))
+  }
+
+  @Test func aServersFaultTakesTheSlotsThatFeelIt() {
+    // 30 s less the traces before and after leave 8 s to 9 s on each side.
+    let left = promised([incident(.pauseRedis, 20...40)])
+    #expect((7...11).contains(left), "\(left)")
+  }
+
+  @Test func oneReplicasFaultLeavesTheSlotsToTheOthers() {
+    #expect(promised([incident(.freeze, 10...50, replica: 0)]) > 15)
+    let all = (0..<3).map { incident(.freeze, 10...50, replica: $0) }
+    #expect(promised(all) < 4)
+  }
+
+  @Test func aTablesFaultTouchesItsSweepersOnly() {
+    let inPeace = promised([])
+    #expect(promised([incident(.lockTable, 5...55, table: "secrets")]) == inPeace)
+    #expect(promised([incident(.lockTable, 5...55, table: "agents")]) == 0)
+  }
+
+  @Test func aStallOrALoadTakesSlotsToo() {
+    let inPeace = promised([])
+    #expect(promised([], stalls: [at(30)...at(31)]) < inPeace)
+    let load = LoadIncident(load: PlannedLoad(start: .zero, table: "agents"), began: at(30))
+    #expect(promised([], loads: [load]) < inPeace)
+  }
+
+  @Test func aFaultExplainsWhatItsTracesTouch() {
+    let disturbances = Disturbances(
+      incidents: [incident(.lockTable, 10...12, table: "agents")], loads: [], stalls: [], replicas: 3)
+    #expect(disturbances.explain("agents-stale", at(13)...at(14)))
+    #expect(!disturbances.explain("agents-stale", at(5)...at(9)))
+    #expect(!disturbances.explain("agents-stale", at(20)...at(21)))
+    #expect(!disturbances.explain("secrets-stale", at(11)...at(12)))
+  }
+}
