@@ -42,12 +42,6 @@
 #include <hiredis/hiredis_ssl.h>
 #endif
 
-// hiredis' libev adapter is a header of static functions; unused ones are no fault of ours.
-#pragma clang diagnostic push
-#pragma clang diagnostic ignored "-Wunused-function"
-#include <hiredis/adapters/libev.h>
-#pragma clang diagnostic pop
-
 // libev's initialisers are macros.
 
 static inline void creactor_io_init(ev_io *watcher, void (*callback)(struct ev_loop *, ev_io *, int), int descriptor,
@@ -55,10 +49,14 @@ static inline void creactor_io_init(ev_io *watcher, void (*callback)(struct ev_l
   ev_io_init(watcher, callback, descriptor, events);
 }
 
-/// Changes what a stopped watcher waits for.
+/// Changes what a stopped watcher waits for, and on which descriptor: that one is registered anew.
 static inline void creactor_io_set(ev_io *watcher, int descriptor, int events) {
   ev_io_set(watcher, descriptor, events);
 }
+
+/// Changes what a stopped watcher waits for on the same descriptor, which costs a system call only where it differs
+/// when the loop polls next.
+static inline void creactor_io_modify(ev_io *watcher, int events) { ev_io_modify(watcher, events); }
 
 static inline void creactor_timer_init(ev_timer *watcher, void (*callback)(struct ev_loop *, ev_timer *, int),
                                        double after_seconds) {

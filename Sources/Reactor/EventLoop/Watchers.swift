@@ -34,13 +34,18 @@ final class IOWatcher {
   /// Watches `descriptor` for `interest` from now on; an empty interest stops. Cheap where nothing changes.
   func watch(_ descriptor: Int32, for interest: Interest) {
     guard descriptor != self.descriptor || interest != self.interest else { return }
+    let isSame = descriptor == self.descriptor && !self.interest.isEmpty
     if !self.interest.isEmpty { ev_io_stop(EventLoop.loop, watcher) }
     self.descriptor = descriptor
     self.interest = interest
     if interest.isEmpty {
       release()
     } else {
-      creactor_io_set(watcher, descriptor, interest.rawValue)
+      if isSame {
+        creactor_io_modify(watcher, interest.rawValue)
+      } else {
+        creactor_io_set(watcher, descriptor, interest.rawValue)
+      }
       retain()
       ev_io_start(EventLoop.loop, watcher)
     }

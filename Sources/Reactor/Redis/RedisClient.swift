@@ -324,7 +324,7 @@ extension RedisClient {
     switch pipeline.answered() {
     case .drop: break
     case .deliver(let identifier): deliver(value, to: identifier)
-    case .unexpected: break
+    case .unexpected: return abandonConnection(RedisEvents.Misconduct.unasked.rawValue)
     }
     if case .error(let code, _) = value, RedisError.asksForAnotherConnection(code) {
       retireReason = RedisError.explanation(of: code)

@@ -38,6 +38,9 @@ final class RedisConnection {
   private(set) var endReason: String?
 
   private var context: UnsafeMutablePointer<redisAsyncContext>?
+  /// Of TLS; the context frees it with itself.
+  private var session: OpaquePointer?
+  private var events: RedisEvents?
   private var handshake: RedisHandshake
   private var isReady = false
   /// Fires nil when the server is ready for commands, else the reason why it is not.
@@ -50,8 +53,9 @@ final class RedisConnection {
       finish("out of memory")
       return
     }
-    guard context.pointee.err == 0, tls?.start(on: context) ?? true else {
-      let reason = Self.reason(context) ?? "TLS could not begin"
+    session = tls.flatMap { $0.start(on: context) }
+    guard context.pointee.err == 0, tls == nil || session != nil else {
+      let reason = Self.reason(context, session) ?? "TLS could not begin"
       redisAsyncFree(context)
       finish(reason)
       return
@@ -60,7 +64,7 @@ final class RedisConnection {
     context.pointee.data = Unmanaged.passUnretained(self).toOpaque()
     // A peer that is gone without a word is noticed within a minute, also while nothing is asked.
     redisEnableKeepAlive(&context.pointee.c)
-    redisLibevAttach(EventLoop.loop, context)
+    events = RedisEvents(context, session: session) { [weak self] misconduct in self?.end(misconduct.rawValue) }
     redisAsyncSetDisconnectCallback(context) { context, _ in RedisConnection.ended(context) }
     redisAsyncSetConnectCallback(context) { context, status in
       // Up is not yet ready: TLS and the hello are to come.
@@ -108,12 +112,19 @@ final class RedisConnection {
     redisAsyncHandleWrite(context)
   }
 
-  /// Ends the connection without a word to the owner. Not from inside of `onAnswer` or `onEnd`.
+  /// Ends the connection without a word to the owner. Not from inside of `onEnd`. In a reply callback hiredis waits
+  /// with freeing until that has returned.
   func close() {
     guard let context else { return }
     self.context = nil
     context.pointee.data = nil
     redisAsyncFree(context)
+  }
+
+  /// Ends the connection because the peer is not to be trusted with it any more.
+  private func end(_ reason: String) {
+    close()
+    finish(reason)
   }
 
   /// hiredis' reply callback: copies the reply, which hiredis frees when this returns.
@@ -124,15 +135,18 @@ final class RedisConnection {
     guard let data = context?.pointee.data, let reply else { return }
     let value = RedisValue(reply.load(as: redisReply.self))
     let connection = Unmanaged<RedisConnection>.fromOpaque(data).takeUnretainedValue()
-    EventLoop.assumeIsolated { connection.answered(value) }
+    EventLoop.assumeIsolated {
+      // Which of the answers is the one too many cannot be told: none counts.
+      let isDoubtful = connection.events?.isMoreThanAskedFor ?? false
+      isDoubtful ? connection.end(RedisEvents.Misconduct.unasked.rawValue) : connection.answered(value)
+    }
   }
 
   /// hiredis' connect and disconnect callbacks: it frees the context when this returns.
   private nonisolated static func ended(_ context: UnsafePointer<redisAsyncContext>?) {
     guard let data = context?.pointee.data else { return }
-    let reason = reason(context) ?? "the server closed the connection"
     let connection = Unmanaged<RedisConnection>.fromOpaque(data).takeUnretainedValue()
-    EventLoop.assumeIsolated { connection.ended(reason) }
+    EventLoop.assumeIsolated { connection.ended() }
   }
 
   private func answered(_ value: RedisValue) {
@@ -150,9 +164,10 @@ final class RedisConnection {
     }
   }
 
-  private func ended(_ reason: String) {
-    guard context != nil else { return }
-    context = nil
+  private func ended() {
+    guard let context else { return }
+    let reason = Self.reason(context, session) ?? "the server closed the connection"
+    self.context = nil
     finish(reason)
   }
 
@@ -163,7 +178,7 @@ final class RedisConnection {
   }
 
   /// hiredis' error: texts of the system, of hiredis or OpenSSL, or the server's parting error reply.
-  private nonisolated static func reason(_ context: UnsafePointer<redisAsyncContext>?) -> String? {
+  private static func reason(_ context: UnsafePointer<redisAsyncContext>?, _ session: OpaquePointer?) -> String? {
     // The context's copies of these two are not yet set in the connect callback.
     guard let connection = context?.pointee.c, connection.err != 0 else { return nil }
     let text = withUnsafeBytes(of: connection.errstr) { bytes in
@@ -172,6 +187,8 @@ final class RedisConnection {
     switch connection.err {
     case REDIS_ERR_EOF: return "the server closed the connection"
     case REDIS_ERR_PROTOCOL: return "not the Redis protocol"
+    case REDIS_ERR_OTHER where session != nil && SSL_is_init_finished(session) == 0:
+      return RedisTLS.refusal(session) ?? "TLS refused"
     case REDIS_ERR_OTHER: return RedisError.explanation(of: RedisError.parse(text).code)
     default: return text.lowercasedASCII
     }

@@ -42,7 +42,7 @@ struct RedisHandshake {
   }
 
   mutating func answered(_ value: RedisValue) -> Verdict {
-    guard answers < steps.count else { return .refused("an answer without a question") }
+    guard answers < steps.count else { return .refused(RedisEvents.Misconduct.unasked.rawValue) }
     let step = steps[answers]
     answers += 1
     if case .error(let code, _) = value {
@@ -50,6 +50,7 @@ struct RedisHandshake {
       if step == .setName { return .more }
       return .refused("\(step.rawValue) refused: \(RedisError.explanation(of: code))")
     }
-    return step == .ping ? .ready : .more
+    guard step == .ping else { return .more }
+    return value == .status("PONG") ? .ready : .refused("not the Redis protocol")
   }
 }
