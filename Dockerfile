@@ -13,15 +13,14 @@ RUN apt-get update -qq \
   && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY . .
-RUN swift build -c release --static-swift-stdlib --product secrets-bridge-worker \
-  && strip -o /secrets-bridge-worker .build/release/secrets-bridge-worker
+RUN scripts/build --stripped /secrets-bridge-worker
 
 FROM ${RUNTIME_BASE}
 ARG HIREDIS=libhiredis0.14
 ARG CARES=libc-ares2
 RUN apt-get update -qq \
   && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    ca-certificates libcurl4 libev4 libpq5 ${HIREDIS} ${CARES} libjansson4 libssl3 libstdc++6 \
+    ca-certificates libcurl4 libev4 libpq5 ${HIREDIS} ${CARES} libjansson4 libssl3 \
   && rm -rf /var/lib/apt/lists/*
 COPY --from=build /secrets-bridge-worker /usr/local/bin/secrets-bridge-worker
 USER 65532:65532

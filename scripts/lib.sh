@@ -201,11 +201,34 @@ require_swift() { command -v swift >/dev/null || die "Swift is needed: https://w
 # shellcheck disable=SC2034
 readonly worker_binary=$root/.build/release/secrets-bridge-worker
 
+# link_options: fills an array with how the worker is linked. Each option says what it saves; docs/performance.md has
+# the figures.
+link_options() {
+  local -n options=$1
+  local archive archives=$root/.build/archives
+  options=(
+    # Nothing looks symbols up in the program: 110 kB of names stay out.
+    -Xlinker --no-export-dynamic
+    # At a fixed address 24,000 relocations are done by the linker, not at each start: 250 kB of memory stay clean, and
+    # the program is 0.5 MB smaller. Its libraries, heap and stack lie at random addresses as before.
+    -Xlinker -no-pie
+  )
+  # The C++ library serves Swift's runtime only, which uses a fraction of it: as an archive it saves 90 kB of dirty and
+  # 1 MB of resident memory. The linker takes the archive where it finds no shared library beside it.
+  archive=$("$(dirname "$(readlink -f "$(command -v swift)")")/clang" -print-file-name=libstdc++.a)
+  [[ $archive == /* ]] || return 0
+  mkdir -p "$archives"
+  ln -sf "$archive" "$archives/libstdc++.a"
+  options+=(-Xlinker "-L$archives")
+}
+
 # build_worker: the release build, its standard library linked statically.
 build_worker() {
+  local linking
   say "building the worker (release)"
-  step swift build --package-path "$root" -c release --static-swift-stdlib --product secrets-bridge-worker >&2 ||
-    die "the build failed"
+  link_options linking
+  step swift build --package-path "$root" -c release --static-swift-stdlib --product secrets-bridge-worker \
+    "${linking[@]}" >&2 || die "the build failed"
 }
 
 # ---- Private servers ----

@@ -9,6 +9,9 @@ import Reactor
 final class Service {
   /// The exit status after a second signal, as a shell would report the first kind of signal that asks to end.
   private static let killedStatus: Int32 = 128 + 15
+  /// After this a second connection to PostgreSQL is closed that nobody uses. Sweepers meet seldom but at boot, and a
+  /// connection costs the server a process.
+  private static let idleConnectionTimeout = Duration.seconds(10)
   /// Of the shutdown's grace, what is kept for giving the locks back.
   private static let releaseReserve = Duration.seconds(2)
 
@@ -32,7 +35,8 @@ final class Service {
     let postgres = settings[.databaseURL]
     pool = PostgresPool(
       postgres, maximumConnections: postgres.maximumConnections ?? settings[.databaseMaxConnections],
-      connectionLifetime: postgres.connectionLifetime ?? settings[.databaseConnectionLifetime])
+      connectionLifetime: postgres.connectionLifetime ?? settings[.databaseConnectionLifetime],
+      idleTimeout: Self.idleConnectionTimeout)
     var redisConfiguration = settings[.redisURL]
     redisConfiguration.dialTimeout = settings[.redisDialTimeout]
     redis = RedisClient(redisConfiguration)
@@ -115,6 +119,7 @@ final class Service {
 
   private func boot() async {
     let state = await readiness.boot()
+    defer { LoadedCode.giveBackPages() }
     switch state {
     case .ready: logger.info("ready")
     case .booting, .draining: break

@@ -17,9 +17,11 @@
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <link.h>
 #include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -28,6 +30,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -198,6 +202,19 @@ static inline int creactor_poll_writable(int descriptor, int milliseconds) {
   int ready = poll(&entry, 1, milliseconds);
   return ready < 0 ? -errno : ready;
 }
+
+/// The program or a library as the dynamic linker knows it: the first fields of its struct dl_phdr_info, which is a GNU
+/// extension that the importer does not see.
+struct creactor_loaded_object {
+  ElfW(Addr) base;
+  const char *name;
+  const ElfW(Phdr) *headers;
+  ElfW(Half) header_count;
+};
+
+/// Calls back for the program and each library that is loaded, until `visit` answers other than 0.
+extern int creactor_each_loaded_object(int (*visit)(struct creactor_loaded_object *, size_t, void *), void *context)
+    __asm__("dl_iterate_phdr");
 
 /// open is variadic. Neither a pipe without a writer nor a terminal is waited for; the negative error number.
 static inline int creactor_open_read(const char *path) {

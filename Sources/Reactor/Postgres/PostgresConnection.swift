@@ -82,9 +82,15 @@ public final class PostgresConnection {
     connection.map { Int(PQserverVersion($0)) } ?? 0
   }
 
-  /// Whether it is open, idle and outside of a transaction. Notices a peer that has closed it meanwhile.
-  var isReusable: Bool {
+  /// Whether it was left open, idle and outside of a transaction.
+  var isClean: Bool {
     guard state.phase == .idle, let connection else { return false }
+    return PQstatus(connection) == CONNECTION_OK && PQtransactionStatus(connection) == PQTRANS_IDLE
+  }
+
+  /// The same, and asks the socket: notices a peer that has closed it meanwhile.
+  var isReusable: Bool {
+    guard isClean, let connection else { return false }
     if PQconsumeInput(connection) == 0 || PQstatus(connection) != CONNECTION_OK {
       close()
       return false

@@ -95,7 +95,7 @@ public final class PostgresPool {
     while !state.isClosed, !Task.isCancelled {
       if pulse.isInDoubt {
         await ask()
-        if pulse.isInDoubt { await ring(within: pulse.pause(chance: .random(in: 0..<1))) }
+        if pulse.isInDoubt { await ring(within: pulse.pause(chance: Chance.fraction())) }
       } else {
         await ring(within: nil)
       }
@@ -242,7 +242,7 @@ public final class PostgresPool {
     switch connection.state.phase {
     case .draining, .answered, .cancelled:
       state.returnedDraining(slot)
-    case .idle where connection.isReusable:
+    case .idle where connection.isClean:
       perform(state.returned(slot, now: clock.now))
     case .idle, .running, .closed:
       discard(slot, connection)

@@ -201,7 +201,7 @@ extension RedisClient {
   }
 
   private func pause(_ reason: String) async {
-    let delay = backoff.next(chance: Double.random(in: 0..<1))
+    let delay = backoff.next(chance: Chance.fraction())
     let until = clock.now.advanced(by: delay)
     state = .waiting(until: until, reason: reason)
     change(.unavailable(reason: reason))

@@ -179,7 +179,7 @@ final class SweeperLoop {
     }
   }
 
-  private static var chance: Double { .random(in: 0..<1) }
+  private static var chance: Double { Chance.fraction() }
 
   private func count(_ outcomes: [RunOutcome]) {
     for outcome in outcomes { metrics.record(outcome) }

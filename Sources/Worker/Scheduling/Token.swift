@@ -1,10 +1,12 @@
 // A lock's token: proof of who holds it. Invariant: two tokens are never the same, in whichever process.
 
+import Reactor
+
 /// Random tokens of 128 bits, as 32 hexadecimal digits.
 enum Token {
+  @EventLoop
   static func random() -> String {
-    var generator = SystemRandomNumberGenerator()
-    return hex(generator.next()) + hex(generator.next())
+    hex(Chance.number()) + hex(Chance.number())
   }
 
   private static func hex(_ number: UInt64) -> String {
