@@ -44,7 +44,7 @@ struct ControlPlane: Sendable {
   @EventLoop
   func sweep(
     _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,
-    noting tally: RunTally = RunTally()
+    progress: String? = nil, noting tally: RunTally = RunTally()
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
@@ -55,7 +55,10 @@ struct ControlPlane: Sendable {
         age: sweeper.work.age,
         isDraining: { false })
       switch sweeper.work {
-      case .rows(let sweep): try await sweep.run(in: session, noting: tally)
+      case .rows(let sweep):
+        try await RowSweepRun(
+          sweep, in: session, every: sweeper.interval, progress: progress, noting: tally
+        ).run()
       case .discovery(let discovery): try await discovery.run(in: session, slot: slot, noting: tally)
       }
     }

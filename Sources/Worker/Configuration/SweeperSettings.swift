@@ -16,6 +16,15 @@ extension Setting where Value == Duration {
       "SB_WORKER_WRAPS_EXPIRED_INTERVAL", default: .seconds(60), help: "How often expired wraps are purged.")
   }
 
+  static var wrapsFullSweep: Setting {
+    .duration(
+      "SB_WORKER_WRAPS_FULL_SWEEP", default: .seconds(900),
+      help: """
+        How long after its expiry a consumed wrap is gone at the latest where the table is large: no index leads to \
+        it, so the table is read whole that often.
+        """)
+  }
+
   static var secretsStaleInterval: Setting {
     .duration(
       "SB_WORKER_SECRETS_STALE_INTERVAL", default: .seconds(300), help: "How often stale secrets are looked for.")
@@ -87,7 +96,8 @@ extension Setting where Value == Bool {
 extension SettingRow {
   /// The sweepers' settings, in the order in which they are shown.
   static let sweepers: [SettingRow] = [
-    Setting.wrapsExpiredInterval.row, Setting.secretsStaleInterval.row, Setting.secretsStaleAfter.row,
+    Setting.wrapsExpiredInterval.row, Setting.wrapsFullSweep.row, Setting.secretsStaleInterval.row,
+    Setting.secretsStaleAfter.row,
     Setting.agentsStaleInterval.row, Setting.agentsStaleAfter.row, Setting.jobsRecoveryInterval.row,
     Setting.jobsRecoveryAction.row, Setting.jobsRecoveryGrace.row, Setting.discoverInterval.row,
     Setting.discoverTargets.row, Setting.discoverPileUp.row,

@@ -85,7 +85,10 @@ struct SweepRunner {
         connection: connection, held: held, clock: clock, sweeper: sweeper.name, ticket: ticket,
         age: sweeper.work.age, isDraining: { drain.isOpen })
       switch sweeper.work {
-      case .rows(let sweep): try await sweep.run(in: session, noting: tally)
+      case .rows(let sweep):
+        try await RowSweepRun(
+          sweep, in: session, every: sweeper.interval, progress: ticket.progress, noting: tally
+        ).run()
       case .discovery(let discovery): try await discovery.run(in: session, slot: ticket.slot, noting: tally)
       }
     }

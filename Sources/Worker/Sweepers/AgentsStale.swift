@@ -14,7 +14,7 @@ extension Sweeper {
           change: .update(set: "status = 'stale'"),
           due: "status = 'active' AND last_seen_at < :cutoff",
           age: settings[.agentsStaleAfter],
-          probe: .init(indexed: "last_seen_at < :cutoff", order: "last_seen_at DESC"))),
+          index: .init(column: "last_seen_at", reaches: "last_seen_at < :cutoff"))),
       report: Report(
         severity: .warn, title: "agents flagged stale (no heartbeat past cutoff)", countName: "flipped",
         showsCutoff: true, failureTitle: "flag stale agents failed"))

@@ -19,6 +19,8 @@ final class GuardedSession {
   /// What a batch's statements answered.
   struct Batch {
     let results: [PostgresResult]
+    /// When its transaction began, in ms on PostgreSQL's clock.
+    let beganAt: Int64
     let duration: Duration
   }
 
@@ -98,9 +100,11 @@ final class GuardedSession {
     guard opened[row: 0, column: 0] == "t" else { throw RunInterruption.leaseLost }
     guard closed[row: 0, column: 0] == "t" else { return nil }
     cutoff = closed[row: 0, column: 3]
+    let endedAt = closed[row: 0, column: 2].flatMap { Int64($0) } ?? 0
+    let microseconds = closed[row: 0, column: 4].flatMap { Int64($0) } ?? 0
     return Batch(
-      results: Array(results[1..<(results.count - 1)]),
-      duration: .microseconds(closed[row: 0, column: 4].flatMap { Int64($0) } ?? 0))
+      results: Array(results[1..<(results.count - 1)]), beganAt: (endedAt - microseconds) / 1_000,
+      duration: .microseconds(microseconds))
   }
 
   /// The closing statement refused, so that nothing of the batch was committed, or the server ended the session.
@@ -109,10 +113,13 @@ final class GuardedSession {
     return error.sqlState == GuardStatements.transactionTimeoutState
   }
 
-  /// The statement that failed may have left the range's rows to a slower way: was a lock waited for in vain?
-  static func isLockTimeout(_ error: any Error) -> Bool {
-    (error as? PostgresError)?.sqlState == "55P03"
-  }
+  /// A lock was waited for in vain: lock_not_available.
+  static let lockTimeoutState = "55P03"
+
+  /// A statement took too long, or someone had it cancelled: query_canceled.
+  static let cancelledState = "57014"
+
+  var now: MonotonicInstant { clock.now }
 
   private func endPredecessor() async throws {
     _ = try await connection.query(

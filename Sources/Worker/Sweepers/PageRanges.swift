@@ -1,36 +1,97 @@
 // Which pages a row sweep's next batch covers, as a pure struct.
-// Invariant: the ranges follow each other without gap or overlap, and none is larger than the limit.
+// Invariant: the ranges follow each other without gap, none is larger than the limit, and each batch gets further.
+
+import Reactor
 
 /// Walks a table in ranges of pages whose size adapts so that a transaction takes about `goal`.
+///
+///                 swept: the next range, of a size that follows from this one's time
+///                    ┌──────┐
+///                    ▼      │
+///     from page ─▶ waiting ─┘◀───────────── the range's end was reached ──┐
+///                    │                                                    │
+///                    └─ a row stayed locked, or nothing was got done ─▶ skipping
+///
+/// What one page costs cannot be foreseen: a thousand may hold nothing that is due, and the next ten more than a
+/// transaction's worth. So a write also looks at the clock, and a range that could not be finished in time is continued
+/// where it stopped.
 struct PageRanges: Sendable {
-  /// What one transaction should take. The range is doubled below half of it, and halved above it.
+  /// What one transaction should take.
   static let goal = Duration.milliseconds(25)
+  /// No further row is written so long after the transaction's beginning.
+  static let writeLimit = Duration.milliseconds(40)
+  /// But where it took long to find the first row that is due, so much time is left to write.
+  static let writeReserve = Duration.milliseconds(10)
   static let initialPages = 64
-  static let limits = 8...4_000
+  static let limits = 1...16_000
+  /// The most that a range grows or shrinks at a time, as a factor.
+  static let growthLimit = 8.0
+  /// The most pages of a range in which locked rows are left out: there no clock is looked at.
+  static let skippingPages = 8
 
   /// Pages of the table, where they are known.
   private(set) var tablePages: Int?
   private(set) var nextPage = 0
   private var pages = initialPages
+  /// Up to here locked rows are left out.
+  private var skippingEnd = 0
 
   /// The next range, or nil where the table's end was reached.
   var next: Range<Int>? {
     if let tablePages, nextPage >= tablePages { return nil }
+    if skipsLocked { return nextPage..<min(nextPage + min(Self.skippingPages, pages), skippingEnd) }
     return nextPage..<(nextPage + pages)
+  }
+
+  /// Whether the next range is done without waiting for any row's lock.
+  var skipsLocked: Bool { nextPage < skippingEnd }
+
+  /// Whether no range follows on the next one, as far as is known.
+  var isLast: Bool {
+    guard let tablePages, let next else { return false }
+    return next.upperBound >= tablePages
   }
 
   /// The range `done` was swept by a transaction that took `duration`.
   mutating func swept(_ done: Range<Int>, in duration: Duration) {
+    if !skipsLocked { adapt(done.count, duration) }
     nextPage = done.upperBound
-    if duration > Self.goal {
-      pages = max(Self.limits.lowerBound, pages / 2)
-    } else if duration < Self.goal / 2 {
-      pages = min(Self.limits.upperBound, pages * 2)
-    }
+  }
+
+  /// The clock stopped the transaction on `range`: the first row that is still due lies on `page`.
+  mutating func stopped(_ range: Range<Int>, at page: Int, changed: Int, in duration: Duration) {
+    adapt(max(1, page - range.lowerBound), duration)
+    nextPage = page
+    // The time went into waiting for a lock.
+    if changed == 0, page == range.lowerBound { stayedLocked(range) }
+  }
+
+  /// A row of `range` stayed locked for too long, and nothing of the range was changed.
+  mutating func stayedLocked(_ range: Range<Int>) {
+    skippingEnd = range.upperBound
+  }
+
+  /// A statement about `range` was cancelled for taking too long. False where the range cannot be any smaller.
+  mutating func tookTooLong(_ range: Range<Int>) -> Bool {
+    pages = max(Self.limits.lowerBound, range.count / Int(Self.growthLimit))
+    return range.count > Self.limits.lowerBound
+  }
+
+  /// The walk begins, or begins again, at `page`.
+  mutating func go(to page: Int) {
+    nextPage = page
+    skippingEnd = 0
   }
 
   /// The table has so many pages. Rows that a later insert puts behind them are the next run's.
   mutating func measured(pages: Int) {
     tablePages = pages
+  }
+
+  private mutating func adapt(_ done: Int, _ duration: Duration) {
+    let nanoseconds = Double(max(1, duration.nanoseconds))
+    let factor = Double(Self.goal.nanoseconds) / nanoseconds
+    let wanted = Double(done) * min(Self.growthLimit, max(1 / Self.growthLimit, factor))
+    pages = min(Self.limits.upperBound, max(Self.limits.lowerBound, Int(wanted)))
   }
 }

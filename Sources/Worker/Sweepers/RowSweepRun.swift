@@ -1,52 +1,210 @@
-// Runs a row sweep: batch after batch over the table's pages. Called by the scheduler's run.
-// Invariant: a run that finds nothing due in a table of one range is one round trip.
+// Runs a row sweep: batch after batch, as its route says. Called by the scheduler's run.
+// Invariant: a run that finds nothing due in a small table, or by its index, is one round trip.
 
 import Reactor
 
-extension RowSweep {
-  /// Sweeps the whole table.
+/// One run of one row sweep.
+@EventLoop
+final class RowSweepRun {
+  /// Of so many batches one waits until the disk has it, and all that came before it; as does the last one. What a
+  /// crash of the server takes back is swept again, but how far the run got must not be told too early.
+  static let batchesPerFlush = 16
+
+  /// How long a statement may take. A slow disk or trigger makes the next ones smaller, long before the lease ends.
+  static let statementLimit = Duration.seconds(1)
+
+  private let sweep: RowSweep
+  private let session: GuardedSession
+  private let tally: RunTally
+  private var route: SweepRoute
+  private var batches = 0
+
+  /// - Parameters:
+  ///   - interval: between two runs.
+  ///   - progress: what earlier runs left in the schedule record.
+  init(
+    _ sweep: RowSweep, in session: GuardedSession, every interval: Duration, progress: String?, noting tally: RunTally
+  ) {
+    self.sweep = sweep
+    self.session = session
+    self.tally = tally
+    route = SweepRoute(
+      hasIndex: sweep.index != nil,
+      pass: sweep.index?.fullPassWithin.map { FullPass(promise: $0, interval: interval, record: progress) })
+  }
+
+  /// Sweeps what is due.
   ///
   /// - Throws: `RunInterruption`, or `PostgresError` as a batch failed. What earlier batches changed stays changed.
-  @EventLoop
-  func run(in session: GuardedSession, noting tally: RunTally) async throws {
-    var ranges = PageRanges()
-    // The first batch also asks what later ones need to know: the table's size, and whether anything is due at all.
-    let questions = [size] + (probe.map { [look($0)] } ?? [])
-    while let range = ranges.next {
-      let isFirst = ranges.tablePages == nil
-      let asked = isFirst ? questions.map { PostgresStatement($0) } : []
-      let batch = try await sweep(range, after: asked, in: session, noting: tally)
-      ranges.swept(range, in: batch.duration)
-      tally.count.cutoff = session.cutoff
-      guard isFirst else { continue }
-      ranges.measured(pages: Int(batch.results[0][row: 0, column: 0] ?? "") ?? 0)
-      if probe != nil, Self.saysNothingIsDue(batch.results[1]) { break }
+  func run() async throws {
+    do {
+      try await sweepAll()
+    } catch let trouble as Trouble {
+      throw trouble.cause
     }
   }
 
-  @EventLoop
-  private static func saysNothingIsDue(_ look: PostgresResult) -> Bool {
-    let lookedAt = look[row: 0, column: 0].flatMap { Int($0) } ?? Probe.limit
-    return lookedAt < Probe.limit && look[row: 0, column: 1] == "f"
+  private func sweepAll() async throws {
+    try await open()
+    while let step = route.next {
+      do {
+        let done = try await batch([step], measures: route.isLastRange)
+        try await note(step, done.answers[0], done)
+      } catch let trouble as Trouble {
+        try await meet(trouble, at: step)
+      }
+    }
   }
 
-  @EventLoop
-  private func sweep(
-    _ range: Range<Int>, after asked: [PostgresStatement], in session: GuardedSession, noting tally: RunTally
-  ) async throws -> GuardedSession.Batch {
-    let bounds: [String?] = ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"]
+  /// The first batch also measures the table.
+  private func open() async throws {
+    var steps = route.opening
+    var done: Batch
     do {
-      let batch = try await session.batch(asked + [PostgresStatement(write, bounds)])
-      tally.count.changed += batch.results[asked.count].affectedRows
-      return batch
-    } catch  where GuardedSession.isLockTimeout(error) {
-      let batch = try await session.batch(asked + [PostgresStatement(writeSkippingLocked, bounds)])
-      let answer = batch.results[asked.count]
-      let due = answer[row: 0, column: 0].flatMap { Int($0) } ?? 0
-      let changed = answer[row: 0, column: 1].flatMap { Int($0) } ?? 0
+      done = try await batch(steps, measures: true)
+    } catch let trouble as Trouble {
+      steps = trouble.kind == .locked ? [steps[0].skippingLocked] : []
+      done = try await batch(steps, measures: true)
+    }
+    if let table = done.table { route.measured(table, at: done.beganAt) }
+    for (step, answer) in zip(steps, done.answers) { try await note(step, answer, done) }
+  }
+
+  /// Goes on after a batch that failed, or throws why it failed.
+  private func meet(_ trouble: Trouble, at step: SweepRoute.Step) async throws {
+    switch (trouble.kind, step.reads, step.skipsLocked) {
+    case (.tooLong, _, _):
+      guard route.tookTooLong(step) else { throw trouble.cause }
+    case (.locked, .pages(let range), false):
+      route.stayedLocked(range)
+    case (.locked, .walk, false), (.locked, .gather, false):
+      let again = step.skippingLocked
+      let done = try await batch([again], measures: false)
+      try await note(again, done.answers[0], done)
+    case (.locked, _, true):
+      // Not a row is locked but the table.
+      throw trouble.cause
+    }
+  }
+
+  /// Notes what a step's statement answered.
+  private func note(_ step: SweepRoute.Step, _ answer: PostgresResult, _ done: Batch) async throws {
+    switch step.reads {
+    case .walk, .gather:
+      let found = Found(answer)
+      tally.count.changed += found.changed
+      tally.count.skipped += found.due - found.free
+      route.found(
+        entries: found.entries, due: found.due, changed: found.changed, lowestKey: found.lowestKey,
+        wasStopped: done.wasStopped && found.changed < found.free)
+    case .pages(let range) where step.skipsLocked:
+      let (due, changed) = (answer.number(0), answer.number(1))
       tally.count.changed += changed
       tally.count.skipped += max(0, due - changed)
-      return batch
+      route.swept(range, changed: changed, in: done.duration, file: done.table?.file)
+    case .pages(let range):
+      let changed = answer.affectedRows
+      tally.count.changed += changed
+      let page = done.wasStopped ? try await firstDuePage(in: range) : nil
+      route.swept(range, until: page, changed: changed, in: done.duration, file: done.table?.file)
     }
+    tally.count.cutoff = session.cutoff
+    if done.isFlushed, let record = route.record { tally.count.progress = record }
+  }
+
+  /// Where a range that the clock stopped is to be taken up; nil where nothing of it is left.
+  private func firstDuePage(in range: Range<Int>) async throws -> Int? {
+    do {
+      let done = try await session.batch([Self.settings(flushes: true), sweep.statement(sweep.firstDue, range)])
+      return done.results[1][row: 0, column: 0].flatMap(Self.page(ofPlace:))
+    } catch let error as PostgresError where error.sqlState == GuardedSession.cancelledState {
+      return range.lowerBound
+    }
+  }
+
+  /// The page of a row's place, "(page,number)".
+  private static func page(ofPlace text: String) -> Int? {
+    var page = 0
+    for byte in text.utf8.dropFirst() {
+      guard byte >= UInt8(ascii: "0"), byte <= UInt8(ascii: "9") else { return page }
+      page = page * 10 + Int(byte - UInt8(ascii: "0"))
+    }
+    return nil
+  }
+}
+
+// MARK: - One batch
+
+extension RowSweepRun {
+  /// What the statements of a batch answered.
+  private struct Batch {
+    let answers: [PostgresResult]
+    /// Where it was measured.
+    let table: TableSize?
+    let beganAt: Int64
+    let duration: Duration
+    /// Whether the disk has it.
+    let isFlushed: Bool
+
+    /// Whether the clock may have stopped it.
+    var wasStopped: Bool { duration >= PageRanges.writeLimit }
+  }
+
+  /// Why a batch failed that may succeed in another way.
+  private struct Trouble: Error {
+    enum Kind { case locked, tooLong }
+    let kind: Kind
+    let cause: any Error
+  }
+
+  /// What a search by the index answered.
+  @EventLoop
+  private struct Found {
+    let entries, due, free, changed: Int
+    let lowestKey: String?
+
+    init(_ answer: PostgresResult) {
+      entries = answer.number(0)
+      due = answer.number(1)
+      free = answer.number(2)
+      changed = answer.number(3)
+      lowestKey = answer[row: 0, column: 4]
+    }
+  }
+
+  /// - Throws: `Trouble` where the same can be tried in another way, else the failure itself.
+  private func batch(_ steps: [SweepRoute.Step], measures: Bool) async throws -> Batch {
+    let flushes = measures || batches % Self.batchesPerFlush == 0
+    batches += 1
+    var statements = [Self.settings(flushes: flushes)]
+    if measures { statements.append(PostgresStatement(sweep.size)) }
+    let first = statements.count
+    for step in steps { statements += sweep.statements(for: step) }
+    let beganAt = session.now
+    do {
+      let done = try await session.batch(statements)
+      let table = measures ? TableSize(pages: done.results[1].number(0), file: done.results[1].number(1)) : nil
+      return Batch(
+        answers: Array(done.results[first...]), table: table, beganAt: done.beganAt, duration: done.duration,
+        isFlushed: flushes)
+    } catch let error as PostgresError where error.sqlState == GuardedSession.lockTimeoutState {
+      throw Trouble(kind: .locked, cause: error)
+    } catch let error as PostgresError
+      where error.sqlState == GuardedSession.cancelledState
+      && beganAt.duration(to: session.now) >= Self.statementLimit
+    {
+      throw Trouble(kind: .tooLong, cause: error)
+    }
+  }
+
+  private static func settings(flushes: Bool) -> PostgresStatement {
+    PostgresStatement(RowSweep.batchSettings, [flushes ? "on" : "off", "\(statementLimit.milliseconds)"])
+  }
+}
+
+extension PostgresResult {
+  /// The first row's value in this column, as a whole number; 0 where it is none.
+  fileprivate func number(_ column: Int) -> Int {
+    self[row: 0, column: column].flatMap { Int($0) } ?? 0
   }
 }

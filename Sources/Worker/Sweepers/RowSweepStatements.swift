@@ -1,40 +1,107 @@
 // The SQL of a row sweep, put together from its declaration. Pure text.
-// Invariant: every write names its range of pages, checks the row's condition again, and has the guard's verdict as a
-// one-time filter.
+// Invariant: every write checks the row's condition again, looks at the clock for every row, and has the guard's
+// verdict as a one-time filter.
 
 import Reactor
 
 extension RowSweep {
-  /// Changes the due rows of pages $1 ≤ page < $2.
-  var write: String {
-    "\(verb) WHERE \(GuardStatements.filter) AND \(range) AND \(condition(due))"
+  /// Parameters: synchronous_commit, and the longest time that a statement may take, in ms.
+  static let batchSettings = """
+    SELECT set_config('synchronous_commit', $1, true),
+           set_config('statement_timeout', least($2::bigint, greatest(1, trunc(extract(epoch FROM
+             current_setting('sb.deadline')::timestamptz - clock_timestamp()) * 1000)))::bigint::text, true)
+    """
+
+  /// Answers the table's size in pages, and the number of its file.
+  var size: String {
+    "SELECT pg_relation_size('\(table)', 'main') / current_setting('block_size')::int, pg_relation_filenode('\(table)')"
   }
 
-  /// The same for a range in which a row stayed locked: leaves locked rows out, and answers how many rows were due and
-  /// how many were changed.
+  /// What a step of a run's route sends; the last statement answers.
+  func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
+    switch step.reads {
+    case .pages(let range):
+      [statement(step.skipsLocked ? writeSkippingLocked : write, range)]
+    case .walk(let key):
+      index.map { [PostgresStatement(walk($0, skippingLocked: step.skipsLocked), [key])] } ?? []
+    case .gather(let key):
+      index.map { [PostgresStatement(gather($0, skippingLocked: step.skipsLocked), [key])] } ?? []
+    }
+  }
+
+  func statement(_ text: String, _ range: Range<Int>) -> PostgresStatement {
+    PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"])
+  }
+
+  // MARK: Pages, from $1 up to and without $2
+
+  /// Changes due rows until the clock says stop.
+  var write: String {
+    "\(verb) WHERE \(GuardStatements.filter) AND \(range) AND \(isDue) AND \(Self.hasTime)"
+  }
+
+  /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due and how many were
+  /// changed.
   var writeSkippingLocked: String {
     """
     WITH free AS MATERIALIZED (
         SELECT ctid AS row_id FROM \(table)
-         WHERE \(GuardStatements.filter) AND \(range) AND \(condition(due)) FOR UPDATE SKIP LOCKED),
-      changed AS (\(verbUsingFree) RETURNING 1)
-    SELECT (SELECT count(*) FROM \(table) WHERE \(range) AND \(condition(due))), (SELECT count(*) FROM changed)
+         WHERE \(GuardStatements.filter) AND \(range) AND \(isDue) FOR UPDATE SKIP LOCKED),
+      changed AS (\(verb) WHERE \(isAmong("free")) AND \(isDue) RETURNING 1)
+    SELECT (SELECT count(*) FROM \(table) WHERE \(range) AND \(isDue)), (SELECT count(*) FROM changed)
     """
   }
 
-  /// Answers the table's size in pages.
-  var size: String {
-    "SELECT pg_relation_size('\(table)', 'main') / current_setting('block_size')::int"
+  /// Answers where the first row lies that is due.
+  var firstDue: String {
+    "SELECT min(ctid) FROM \(table) WHERE \(range) AND \(isDue)"
   }
 
-  /// Answers how many entries of the index were looked at, and whether a due row was among them.
-  func look(_ probe: Probe) -> String {
+  // MARK: An index, from the key $1 downwards (null: from the cutoff on)
+
+  /// Changes the due rows among the next entries. Answers how many entries there were, how many of them were due, how
+  /// many of those nobody held, how many rows were changed, and the last entry's key.
+  func walk(_ index: Index, skippingLocked: Bool) -> String {
     """
-    SELECT count(*), coalesce(bool_or(is_due), false) FROM (
-      SELECT \(condition(due)) AS is_due FROM \(table) WHERE \(condition(probe.indexed))
-       ORDER BY \(probe.order) LIMIT \(Probe.limit)) AS looked_at
+    WITH found AS MATERIALIZED (
+        SELECT ctid AS row_id, \(index.column) AS key, \(isDue) AS is_due FROM \(table)
+         WHERE \(GuardStatements.filter) AND \(reached(index))
+         ORDER BY \(index.column) DESC LIMIT \(SweepRoute.entryLimit)),
+      sought AS MATERIALIZED (SELECT row_id FROM found WHERE is_due),
+      \(changingSought(skippingLocked))
+    SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
+           (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed),
+           (SELECT min(key)::text FROM found)
     """
   }
+
+  /// Changes due rows in no order: where few of many entries are due, one look at all of them costs less than their
+  /// order does. Answers as `walk` does; the entries are the due rows that were found.
+  func gather(_ index: Index, skippingLocked: Bool) -> String {
+    """
+    WITH found AS MATERIALIZED (
+        SELECT ctid AS row_id FROM \(table)
+         WHERE \(GuardStatements.filter) AND \(reached(index)) AND \(isDue)),
+      sought AS MATERIALIZED (SELECT row_id FROM found LIMIT \(SweepRoute.entryLimit)),
+      \(changingSought(skippingLocked))
+    SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
+           (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed), NULL
+    """
+  }
+
+  private func changingSought(_ skippingLocked: Bool) -> String {
+    let changed =
+      "changed AS (\(verb) WHERE \(isAmong(skippingLocked ? "free" : "sought")) AND \(isDue)"
+      + " AND \(Self.hasTime) RETURNING 1)"
+    guard skippingLocked else { return changed }
+    return """
+      free AS MATERIALIZED (
+        SELECT ctid AS row_id FROM \(table) WHERE \(isAmong("sought")) AND \(isDue) FOR UPDATE SKIP LOCKED),
+      \(changed)
+      """
+  }
+
+  // MARK: Parts
 
   private var range: String {
     "\(table).ctid >= $1::tid AND \(table).ctid < $2::tid"
@@ -47,17 +114,26 @@ extension RowSweep {
     }
   }
 
-  private var verbUsingFree: String {
-    switch change {
-    case .delete: "DELETE FROM \(table) USING free WHERE \(table).ctid = free.row_id AND \(condition(due))"
-    case .update(let set):
-      "UPDATE \(table) SET \(set) FROM free WHERE \(table).ctid = free.row_id AND \(condition(due))"
-    }
+  private var isDue: String {
+    "(" + due.replacingFirst(":cutoff", with: GuardStatements.cutoff) + ")"
   }
 
-  private func condition(_ text: String) -> String {
-    "(" + text.replacingFirst(":cutoff", with: GuardStatements.cutoff) + ")"
+  private func isAmong(_ rows: String) -> String {
+    "\(table).ctid = ANY (ARRAY(SELECT row_id FROM \(rows)))"
   }
+
+  /// The cutoff stands here as an expression that the planner can look at, so that it knows how many rows there are.
+  private func reached(_ index: Index) -> String {
+    let bound = index.reaches.replacingFirst(":cutoff", with: "current_setting('sb.cutoff')::timestamptz")
+    return "(\(bound)) AND \(index.column) <= coalesce($1::timestamptz, 'infinity')"
+  }
+
+  /// Volatile, so looked at for every row; the right side is computed at the first row, which it always lets pass:
+  /// however long the way to it was, a batch gets something done.
+  private static let hasTime = """
+    clock_timestamp() < (SELECT greatest(now() + interval '\(PageRanges.writeLimit.milliseconds) ms',
+      clock_timestamp() + interval '\(PageRanges.writeReserve.milliseconds) ms'))
+    """
 }
 
 extension String {

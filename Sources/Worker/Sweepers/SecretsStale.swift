@@ -14,7 +14,7 @@ extension Sweeper {
           change: .update(set: "status = 'missing'"),
           due: "status = 'present' AND last_seen_at < :cutoff",
           age: settings[.secretsStaleAfter],
-          probe: .init(indexed: "last_seen_at < :cutoff", order: "last_seen_at DESC"))),
+          index: .init(column: "last_seen_at", reaches: "last_seen_at < :cutoff"))),
       report: Report(
         severity: .warn, title: "discovered secrets marked missing", countName: "flipped", showsCutoff: true,
         failureTitle: "mark stale secrets failed"))

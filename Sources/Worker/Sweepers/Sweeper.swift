@@ -35,7 +35,7 @@ struct Sweeper: Sendable {
 
 /// Rows of one table that are due by a condition, and what becomes of them.
 ///
-/// In `due` and `probe`, `:cutoff` stands for the run's cutoff: PostgreSQL's clock at the run's beginning, less `age`.
+/// In its conditions, `:cutoff` stands for the run's cutoff: PostgreSQL's clock at the run's beginning, less `age`.
 struct RowSweep: Sendable {
   enum Change: Sendable {
     case delete
@@ -49,18 +49,18 @@ struct RowSweep: Sendable {
   let due: String
   /// How far the cutoff lies before now.
   let age: Duration
-  /// A cheap look at an index that can tell that there is nothing to do.
-  var probe: Probe?
+  /// Finds due rows without a look at the whole table.
+  var index: Index?
 
-  /// At most `Probe.limit` entries of an index are looked at, in its order, among them the due ones. Where they are
-  /// fewer than the limit and none of them is due, no row of the table is.
-  struct Probe: Sendable {
-    static let limit = 1_000
-
-    /// A condition that an index serves and that every due row meets.
-    let indexed: String
-    /// The index's column, and the direction in which due rows come first.
-    let order: String
+  /// An index that due rows are found by, the newest first.
+  struct Index: Sendable {
+    /// The index's column, of type timestamptz.
+    let column: String
+    /// A condition that the index serves: it leads to all due rows that the index has.
+    let reaches: String
+    /// Given where the index lacks some of the due rows: the whole table is read so often that such a row is changed at
+    /// the latest so long after it became due. Nil: the index has every due row.
+    var fullPassWithin: Duration?
   }
 }
 

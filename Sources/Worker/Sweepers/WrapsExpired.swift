@@ -3,7 +3,6 @@
 import Reactor
 
 extension Sweeper {
-  /// No index serves the consumed rows' expiry: a look at the partial index could not tell that nothing is due.
   static func wrapsExpired(_ settings: Settings) -> Sweeper {
     Sweeper(
       name: "wraps-expired",
@@ -14,7 +13,11 @@ extension Sweeper {
           table: "secret_wraps",
           change: .delete,
           due: "expires_at <= :cutoff",
-          age: .zero)),
+          age: .zero,
+          // No index has the consumed ones' expiry.
+          index: .init(
+            column: "expires_at", reaches: "consumed_at IS NULL AND expires_at <= :cutoff",
+            fullPassWithin: settings[.wrapsFullSweep]))),
       report: Report(
         severity: .info, title: "expired wraps purged", countName: "deleted",
         failureTitle: "delete expired wraps failed"))

@@ -39,6 +39,7 @@ import Testing
     #expect(settings[.discoverInterval] == .seconds(3_600))
     #expect(settings[.secretsStaleAfter] == .seconds(86_400))
     #expect(settings[.agentsStaleAfter] == .seconds(300))
+    #expect(settings[.wrapsFullSweep] == .seconds(900))
     #expect(settings[.webhookURL] == nil)
     #expect(settings[.webhookSlackFormat] == false)
     #expect(settings[.gitOpsEnabled] == false)
@@ -65,7 +66,7 @@ import Testing
         "SB_WORKER_WRAPS_EXPIRED_INTERVAL", "SB_WORKER_SECRETS_STALE_INTERVAL", "SB_WORKER_AGENTS_STALE_INTERVAL",
         "SB_WORKER_JOBS_RECOVERY_INTERVAL", "SB_WORKER_DISCOVER_INTERVAL", "SB_WORKER_SECRETS_STALE_AFTER",
         "SB_WORKER_AGENTS_STALE_AFTER", "SB_WORKER_DISCOVER_PILE_UP", "SB_DISCOVER_TARGETS_JSON",
-        "SB_WORKER_WEBHOOK_URL",
+        "SB_WORKER_WEBHOOK_URL", "SB_WORKER_WRAPS_FULL_SWEEP",
         "SB_WORKER_WEBHOOK_SLACK_FORMAT", "SB_WORKER_GITOPS_ENABLED", "SB_WORKER_GITOPS_POLL_INTERVAL",
         "SB_WORKER_GITOPS_TIMEOUT_INTERVAL", "SB_WORKER_GITOPS_BATCH_SIZE", "SB_WORKER_GITOPS_HTTP_TIMEOUT",
         "LOG_LEVEL", "SB_WORKER_LEASE", "SB_WORKER_JOBS_RECOVERY_ACTION", "SB_WORKER_JOBS_RECOVERY_GRACE",

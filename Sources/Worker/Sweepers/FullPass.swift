@@ -1,0 +1,140 @@
+// When a table is read whole for the rows that no index finds, as a pure struct.
+// Invariant: between two looks at one page lies no more than was promised, as long as the sweeper's runs take place.
+
+import Reactor
+
+/// The passes over a table, from run to run. Times are ms on PostgreSQL's clock since 1970.
+///
+///                begins (page 0)                    ended
+///     waiting ────────────────────▶ under way ────────────────▶ waiting
+///        ▲  due at the latest            │   ▲
+///        │  so long before the           └───┘ the run ended early: the next one goes on where this one stopped
+///        │  promise's end that
+///        │  a whole try may fail
+///
+/// A row that becomes due right after a pass has begun, on a page that it has just read, is found by the next pass, at
+/// its end at the latest. So a pass has to end within the promise after the beginning of the one before it.
+struct FullPass: Equatable, Sendable {
+  /// A table of up to so many pages is read whole in every run: that takes milliseconds.
+  static let smallTablePages = 10_000
+
+  /// What slots' jitter, the lock's way and a first retry take.
+  static let slack = Duration.seconds(5)
+
+  /// What earlier runs left, and this one leaves: in the schedule record, as text.
+  struct Record: Equatable, Sendable {
+    /// The table's file: a rewrite makes a new one, and then no page is what it was.
+    var file = 0
+    /// When the last pass began that was ended, and for how long it read; 0 where none is known.
+    var endedPassBegan: Int64 = 0
+    var endedPassTook: Int64 = 0
+    /// When the pass began that is under way, how long it has read, and its next page; 0 where none is.
+    var began: Int64 = 0
+    var took: Int64 = 0
+    var nextPage = 0
+  }
+
+  let promise: Duration
+  let interval: Duration
+  private(set) var record: Record
+  /// Whether passes are kept count of: not where every run makes one.
+  private(set) var isRecorded = false
+
+  init(promise: Duration, interval: Duration, record: String?) {
+    self.promise = promise
+    self.interval = interval
+    self.record = record.flatMap { Record($0) } ?? Record()
+  }
+
+  /// The page at which this run's pass begins or goes on; nil where none is due.
+  ///
+  /// - Parameter mustBegin: a pass is to be made now in any case.
+  mutating func start(_ table: TableSize, at now: Int64, mustBegin: Bool = false) -> Int? {
+    isRecorded = table.pages > Self.smallTablePages
+    guard isRecorded else { return 0 }
+    // Another file, or a clock that stepped back: nothing that the record says holds any more.
+    if record.file != table.file || max(record.endedPassBegan, record.began) > now { record = Record() }
+    record.file = table.file
+    if record.began > 0 {
+      // After too long a break a pass is begun anew, for its first pages are due again.
+      if now - record.began < promise.milliseconds { return record.nextPage }
+    } else if !mustBegin, record.endedPassBegan > 0, now < dueAt {
+      return nil
+    }
+    begin(at: now)
+    return 0
+  }
+
+  /// A pass begins at the first page.
+  mutating func begin(at now: Int64) {
+    record.began = now
+    record.took = 0
+    record.nextPage = 0
+  }
+
+  /// Everything before `page` was read, which took `duration` since this was last told.
+  mutating func reached(_ page: Int, after duration: Duration) {
+    record.nextPage = page
+    record.took += duration.milliseconds
+  }
+
+  /// The table's end was reached, where it has the `file` that it had.
+  mutating func ended(file: Int) {
+    guard file == record.file else {
+      record = Record()
+      return
+    }
+    record.endedPassBegan = record.began
+    record.endedPassTook = record.took
+    record.began = 0
+    record.took = 0
+    record.nextPage = 0
+  }
+
+  /// From when on a run makes a pass: the last moment but one at which a run can, less twice what a pass takes.
+  private var dueAt: Int64 {
+    record.endedPassBegan + promise.milliseconds - 2 * interval.milliseconds - 2 * record.endedPassTook
+      - Self.slack.milliseconds
+  }
+}
+
+/// A table's extent.
+struct TableSize: Equatable, Sendable {
+  var pages: Int
+  /// The number of its file.
+  var file: Int
+}
+
+extension FullPass.Record {
+  private static let version = 1
+
+  /// The record's text; nil where it is none.
+  init?(_ text: String) {
+    var numbers: [Int64] = [0]
+    for byte in text.utf8 {
+      switch byte {
+      case UInt8(ascii: " "):
+        guard numbers.count < 7 else { return nil }
+        numbers.append(0)
+      case UInt8(ascii: "0")...UInt8(ascii: "9"):
+        let last = numbers.count - 1
+        // Nothing that is told here has more than 16 digits.
+        guard numbers[last] < 1_000_000_000_000_000 else { return nil }
+        numbers[last] = numbers[last] * 10 + Int64(byte - UInt8(ascii: "0"))
+      default:
+        return nil
+      }
+    }
+    guard numbers.count == 7, numbers[0] == Self.version else { return nil }
+    file = Int(numbers[1])
+    endedPassBegan = numbers[2]
+    endedPassTook = numbers[3]
+    began = numbers[4]
+    took = numbers[5]
+    nextPage = Int(numbers[6])
+  }
+
+  var text: String {
+    "\(Self.version) \(file) \(endedPassBegan) \(endedPassTook) \(began) \(took) \(nextPage)"
+  }
+}

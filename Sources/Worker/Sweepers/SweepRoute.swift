@@ -1,0 +1,185 @@
+// What one run of a row sweep reads, step by step, as a pure struct: an index's entries first, then the pages.
+// Invariant: every row that was due when the run began, and that nobody held, is met, but for those that no index
+// finds in a large table, which the full pass meets in time.
+
+import Reactor
+
+/// The way of one run through its table.
+///
+///                few: all entries were looked at
+///     walking ─────────────────────────────────▶ is a full pass due? ── no ─▶ ended
+///      │  ▲ │                                ▲       │ yes, or no index has every due row
+///      │  └─┘ most entries are due           │       ▼
+///      │                                     │     paging ─── the table's end ─▶ ended
+///      ├─ hardly any is ─▶ gathering ── few ─┘       ▲
+///      │                        │ many               │
+///      └─ too many are due ─────┴────────────────────┘
+///
+/// A few due rows among a million are found by the index in no time; many are changed faster page by page, and that
+/// way costs the same for each row however many there are.
+struct SweepRoute: Sendable {
+  struct Step: Equatable, Sendable {
+    enum Reads: Equatable, Sendable {
+      /// The index's next entries, from this key downwards (nil: from the cutoff).
+      case walk(from: String?)
+      /// All entries from this key downwards, in no order, until enough are due.
+      case gather(from: String)
+      /// These pages.
+      case pages(Range<Int>)
+    }
+
+    let reads: Reads
+    /// Whether rows that someone else holds are left out rather than waited for.
+    var skipsLocked = false
+
+    var skippingLocked: Step { Step(reads: reads, skipsLocked: true) }
+  }
+
+  /// Entries of the index that one step looks at, and due rows that a gathering changes.
+  static let entryLimit = 1_000
+  /// One due row found by the index costs about what so many pages do that are read one after the other.
+  static let pagesPerFoundRow = 8
+
+  private enum Phase: Equatable {
+    case walking(from: String?)
+    case gathering(from: String)
+    case paging
+    case ended
+  }
+
+  private let hasIndex: Bool
+  private var phase: Phase
+  private(set) var pass: FullPass?
+  private(set) var ranges = PageRanges()
+  private var table: TableSize?
+  private var beganAt: Int64 = 0
+  private var found = 0
+  /// More rows are due than the index is good for.
+  private var isPlenty = false
+  /// Whether this run's pass covers the whole table.
+  private var isWhole = true
+
+  /// - Parameter pass: given where the index does not have every due row.
+  init(hasIndex: Bool, pass: FullPass?) {
+    self.hasIndex = hasIndex
+    self.pass = pass
+    phase = hasIndex ? .walking(from: nil) : .paging
+  }
+
+  /// What the first batch does, besides measuring the table. A small table that has nothing due is done with it.
+  var opening: [Step] {
+    let walk = Step(reads: .walk(from: nil))
+    let pages = Step(reads: .pages(0..<PageRanges.initialPages))
+    if !hasIndex { return [pages] }
+    return pass == nil ? [walk] : [walk, pages]
+  }
+
+  /// The next step; nil at the end.
+  var next: Step? {
+    switch phase {
+    case .walking(let key): Step(reads: .walk(from: key))
+    case .gathering(let key): Step(reads: .gather(from: key))
+    case .paging: ranges.next.map { Step(reads: .pages($0), skipsLocked: ranges.skipsLocked) }
+    case .ended: nil
+    }
+  }
+
+  /// The table as the first batch met it, which began at `now` (ms on PostgreSQL's clock).
+  mutating func measured(_ table: TableSize, at now: Int64) {
+    self.table = table
+    beganAt = now
+    if phase == .paging { page(from: 0) }
+  }
+
+  /// A walk or a gathering met so many entries, and changed so many of the due ones among them.
+  ///
+  /// - Parameters:
+  ///   - lowestKey: the last entry's key, where a walk met any.
+  ///   - wasStopped: the clock left some of the due ones for later.
+  mutating func found(entries: Int, due: Int, changed: Int, lowestKey: String?, wasStopped: Bool) {
+    found += due
+    // The same step again, unless it got nothing done: then it waited for a lock.
+    if wasStopped, changed > 0, found * Self.pagesPerFoundRow <= table?.pages ?? 0 { return }
+    if wasStopped { return readEverything() }
+    switch phase {
+    case .walking(let key):
+      guard entries >= Self.entryLimit, let lowestKey else { return indexIsDone() }
+      // A step whose entries all have one key would be made again and again.
+      if found * Self.pagesPerFoundRow > table?.pages ?? 0 || lowestKey == key { return readEverything() }
+      phase = due * 2 >= entries ? .walking(from: lowestKey) : .gathering(from: lowestKey)
+    case .gathering:
+      if due < Self.entryLimit { indexIsDone() } else { readEverything() }
+    case .paging, .ended:
+      break
+    }
+  }
+
+  /// Pages were swept, until the clock stopped the transaction at `page` where it is given; the table's `file` is to be
+  /// known at its end.
+  mutating func swept(
+    _ range: Range<Int>, until page: Int? = nil, changed: Int, in duration: Duration, file: Int? = nil
+  ) {
+    // The first batch may have read pages that turned out not to be the next ones.
+    guard phase == .paging, range.lowerBound == ranges.nextPage else { return }
+    if let page {
+      ranges.stopped(range, at: page, changed: changed, in: duration)
+    } else {
+      ranges.swept(range, in: duration)
+    }
+    pass?.reached(ranges.nextPage, after: duration)
+    if ranges.next == nil { reachedEnd(file: file ?? 0) }
+  }
+
+  /// A row of `range` stayed locked for too long: the range is done again without waiting.
+  mutating func stayedLocked(_ range: Range<Int>) {
+    ranges.stayedLocked(range)
+  }
+
+  /// A statement of `step` was cancelled for taking too long. False where nothing smaller is left to be tried.
+  mutating func tookTooLong(_ step: Step) -> Bool {
+    if case .pages(let range) = step.reads { return ranges.tookTooLong(range) }
+    readEverything()
+    return true
+  }
+
+  /// What the schedule record is to keep; nil where it is to stay as it is.
+  var record: String? {
+    pass.flatMap { $0.isRecorded ? $0.record.text : nil }
+  }
+
+  /// Whether the next step ends a walk over the pages.
+  var isLastRange: Bool { phase == .paging && ranges.isLast }
+
+  private mutating func reachedEnd(file: Int) {
+    pass?.ended(file: file)
+    if isPlenty, !isWhole {
+      // What the index found too much of may lie before the page at which this run took the pass up.
+      pass?.begin(at: beganAt)
+      page(from: 0)
+    } else {
+      phase = .ended
+    }
+  }
+
+  private mutating func indexIsDone() {
+    guard let table, let start = pass?.start(table, at: beganAt) else {
+      phase = .ended
+      return
+    }
+    page(from: start)
+  }
+
+  private mutating func readEverything() {
+    isPlenty = true
+    guard let table else { return }
+    page(from: pass?.start(table, at: beganAt, mustBegin: true) ?? 0)
+  }
+
+  private mutating func page(from start: Int) {
+    isWhole = start == 0
+    ranges.go(to: start)
+    ranges.measured(pages: table?.pages ?? 0)
+    phase = .paging
+    if ranges.next == nil { phase = .ended }
+  }
+}

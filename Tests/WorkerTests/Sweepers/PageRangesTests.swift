@@ -1,0 +1,108 @@
+// The ranges of pages, by themselves: what must hold for every table and every duration.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct PageRangesTests {
+  @Test func theRangesCoverEveryPageOnce() {
+    for seed in UInt64(0)..<500 {
+      var random = SeededRandom(seed: seed)
+      var ranges = PageRanges()
+      let tablePages = Int.random(in: 0...40_000, using: &random)
+      var covered = 0
+      while let range = ranges.next {
+        guard range.lowerBound == covered, !range.isEmpty, range.count <= PageRanges.limits.upperBound else {
+          Issue.record("seed \(seed): \(range) after \(covered)")
+          return
+        }
+        covered = range.upperBound
+        ranges.measured(pages: tablePages)
+        ranges.swept(range, in: .microseconds(Int.random(in: 0...60_000, using: &random)))
+      }
+      #expect(covered >= tablePages, "seed \(seed)")
+    }
+  }
+
+  /// The clock may stop a batch anywhere, rows may stay locked, statements may be cancelled: every page is passed once
+  /// all the same, and none is passed before its rows were either changed or left to the next run.
+  @Test func noOrderOfTroublesLeavesAPageOutOrGoesInCircles() {
+    for seed in UInt64(0)..<2_000 {
+      var random = SeededRandom(seed: seed)
+      var ranges = PageRanges()
+      ranges.measured(pages: Int.random(in: 1...3_000, using: &random))
+      var passed = 0
+      var steps = 0
+      while let range = ranges.next {
+        steps += 1
+        guard range.lowerBound == passed, steps < 20_000 else {
+          Issue.record("seed \(seed): \(range) after \(passed), step \(steps)")
+          return
+        }
+        let duration = Duration.microseconds(Int.random(in: 100...90_000, using: &random))
+        switch ranges.skipsLocked ? 9 : Int.random(in: 0..<10, using: &random) {
+        case 0: ranges.stayedLocked(range)
+        case 1: _ = ranges.tookTooLong(range)
+        case 2...4:
+          let page = Int.random(in: range, using: &random)
+          ranges.stopped(range, at: page, changed: Int.random(in: 0...1, using: &random), in: duration)
+          passed = page
+        default:
+          ranges.swept(range, in: duration)
+          passed = range.upperBound
+        }
+      }
+    }
+  }
+
+  @Test func theNextRangeIsAsLargeAsTheGoalAllowsByTheLastOnesTime() {
+    var ranges = PageRanges()
+    ranges.measured(pages: 1_000_000)
+    ranges.swept(0..<64, in: .milliseconds(5))
+    #expect(ranges.next?.count == 320)
+    ranges.swept(64..<384, in: .milliseconds(50))
+    #expect(ranges.next?.count == 160)
+    ranges.swept(384..<544, in: .microseconds(100))
+    #expect(ranges.next?.count == 1_280)
+    ranges.swept(544..<1_824, in: .seconds(3))
+    #expect(ranges.next?.count == 160)
+  }
+
+  @Test func aRangeThatTheClockStoppedIsTakenUpAtThePageWhereItStopped() {
+    var ranges = PageRanges()
+    ranges.measured(pages: 100_000)
+    ranges.stopped(0..<64, at: 10, changed: 400, in: .milliseconds(40))
+    #expect(ranges.next == 10..<16)
+    #expect(!ranges.skipsLocked)
+  }
+
+  @Test func aRangeThatWasStoppedByALockIsDoneAgainWithoutWaiting() {
+    var ranges = PageRanges()
+    ranges.measured(pages: 100_000)
+    ranges.stopped(0..<64, at: 0, changed: 0, in: .milliseconds(200))
+    #expect(ranges.skipsLocked)
+    ranges = PageRanges()
+    ranges.measured(pages: 100_000)
+    ranges.stayedLocked(0..<20)
+    var skipping: [Range<Int>] = []
+    while ranges.skipsLocked, let range = ranges.next {
+      skipping.append(range)
+      ranges.swept(range, in: .milliseconds(1))
+    }
+    #expect(skipping == [0..<8, 8..<16, 16..<20])
+    #expect(ranges.next == 20..<84)
+  }
+
+  @Test func aStatementThatTookTooLongIsTriedWithFewerPagesUntilThereIsOne() {
+    var ranges = PageRanges()
+    ranges.measured(pages: 100_000)
+    var sizes: [Int] = []
+    while let range = ranges.next {
+      sizes.append(range.count)
+      if !ranges.tookTooLong(range) { break }
+    }
+    #expect(sizes == [64, 8, 1])
+  }
+}

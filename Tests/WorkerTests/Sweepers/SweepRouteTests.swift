@@ -1,0 +1,199 @@
+// The route of one run, by itself, through tables made up at random: what it must have met when it ends.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct SweepRouteTests {
+  /// A table as the route meets it.
+  private struct Table {
+    struct Row {
+      var page: Int
+      var key: Int
+      /// Whether its key lies below the cutoff, so that the index leads to it.
+      var isReached: Bool
+      var isDue: Bool
+      var isInIndex: Bool
+    }
+
+    var rows: [Row]
+    var pages: Int
+    var looks = 0
+    var pagesRead = 0
+
+    /// Whether a row is due: one that the index has, where `inIndex` is given.
+    func hasDue(inIndex: Bool = false) -> Bool {
+      for row in rows where row.isDue && (row.isInIndex || !inIndex) { return true }
+      return false
+    }
+
+    /// The entries that a walk or a gathering from `key` on meets, as places in `rows`.
+    func entries(from key: String?) -> [Int] {
+      let highest = key.flatMap { Int($0) } ?? .max
+      return rows.indices.filter { rows[$0].isInIndex && rows[$0].isReached && rows[$0].key <= highest }
+        .sorted { (rows[$0].key, $0) > (rows[$1].key, $1) }
+    }
+
+    /// Does what a step says, and stops after `most` changed rows where it is given.
+    mutating func perform(_ step: SweepRoute.Step, on route: inout SweepRoute, most: Int?) {
+      switch step.reads {
+      case .walk(let key), .gather(let key as String?):
+        var found = entries(from: key)
+        let isWalk = if case .walk = step.reads { true } else { false }
+        looks += isWalk ? min(found.count, SweepRoute.entryLimit) : found.count
+        if !isWalk { found = found.filter { rows[$0].isDue } }
+        found = Array(found.prefix(SweepRoute.entryLimit))
+        let due = found.filter { rows[$0].isDue }
+        let changed = due.prefix(most ?? due.count)
+        for place in changed { rows[place].isDue = false }
+        route.found(
+          entries: found.count, due: due.count, changed: changed.count,
+          lowestKey: isWalk ? found.last.map { "\(rows[$0].key)" } : nil, wasStopped: changed.count < due.count)
+      case .pages(let range):
+        pagesRead += range.count
+        let due = rows.indices.filter { range.contains(rows[$0].page) && rows[$0].isDue }
+          .sorted { (rows[$0].page, $0) < (rows[$1].page, $1) }
+        let changed = due.prefix(most ?? due.count)
+        for place in changed { rows[place].isDue = false }
+        let left = due.count > changed.count ? rows[due[changed.count]].page : nil
+        route.swept(range, until: left, changed: changed.count, in: .milliseconds(10), file: 7)
+      }
+    }
+  }
+
+  /// Runs the whole route and returns the table as it is then.
+  private static func run(
+    _ table: Table, index: Bool, record: String?, passes: Bool, at now: Int64, random: inout SeededRandom
+  ) -> (table: Table, route: SweepRoute, steps: Int) {
+    var table = table
+    let pass = passes ? FullPass(promise: .seconds(900), interval: .seconds(60), record: record) : nil
+    var route = SweepRoute(hasIndex: index, pass: pass)
+    route.measured(TableSize(pages: table.pages, file: 7), at: now)
+    for step in route.opening { table.perform(step, on: &route, most: nil) }
+    var steps = 0
+    while let step = route.next, steps < 50_000 {
+      steps += 1
+      let isStopped = Int.random(in: 0..<8, using: &random) == 0
+      table.perform(step, on: &route, most: isStopped ? Int.random(in: 1...20, using: &random) : nil)
+    }
+    return (table, route, steps)
+  }
+
+  private static func table(_ random: inout SeededRandom, everyDueRowInIndex: Bool) -> Table {
+    let pages = [0, 1, 63, 64, 65, 500, 9_999, 10_001, 40_000].randomElement(using: &random)!
+    guard pages > 0 else { return Table(rows: [], pages: 0) }
+    let count = [0, 1, 10, 999, 1_000, 1_001, 3_000].randomElement(using: &random)!
+    let keys = [1, 5, 1_000_000].randomElement(using: &random)!
+    let dueShare = [0, 1, 50, 99, 100].randomElement(using: &random)!
+    let indexShare = everyDueRowInIndex ? 100 : [0, 50, 100].randomElement(using: &random)!
+    let rows = (0..<count).map { _ in
+      let isReached = Int.random(in: 0..<100, using: &random) < 80
+      return Table.Row(
+        page: Int.random(in: 0..<pages, using: &random), key: Int.random(in: 0..<keys, using: &random),
+        isReached: isReached, isDue: isReached && Int.random(in: 0..<100, using: &random) < dueShare,
+        isInIndex: Int.random(in: 0..<100, using: &random) < indexShare)
+    }
+    return Table(rows: rows, pages: pages)
+  }
+
+  @Test func withAnIndexOfEveryDueRowNoneIsLeftWhateverTheTableIsLike() {
+    for seed in UInt64(0)..<400 {
+      var random = SeededRandom(seed: seed)
+      let before = Self.table(&random, everyDueRowInIndex: true)
+      let after = Self.run(before, index: true, record: nil, passes: false, at: 1_000_000, random: &random)
+      #expect(after.route.next == nil && !after.table.hasDue(), "seed \(seed)")
+      #expect(after.route.record == nil, "seed \(seed)")
+    }
+  }
+
+  @Test func withoutAnIndexEveryPageIsReadOnceAndNoDueRowIsLeft() {
+    for seed in UInt64(0)..<200 {
+      var random = SeededRandom(seed: seed)
+      let before = Self.table(&random, everyDueRowInIndex: true)
+      let after = Self.run(before, index: false, record: nil, passes: false, at: 1_000_000, random: &random)
+      #expect(after.route.next == nil && !after.table.hasDue(), "seed \(seed)")
+    }
+  }
+
+  @Test func whatAPartialIndexLacksWaitsForTheFullPassAndNoLonger() {
+    for seed in UInt64(0)..<400 {
+      var random = SeededRandom(seed: seed)
+      var table = Self.table(&random, everyDueRowInIndex: false)
+      let wasRead = FullPassTests.wholePass(at: 1_000_000)
+      let first = Self.run(table, index: true, record: wasRead, passes: true, at: 1_060_000, random: &random)
+      #expect(first.route.next == nil, "seed \(seed)")
+      table = first.table
+      if table.pages <= FullPass.smallTablePages {
+        #expect(!table.hasDue() && first.route.record == nil, "seed \(seed)")
+        continue
+      }
+      #expect(!table.hasDue(inIndex: true), "seed \(seed)")
+      // Fifteen minutes after the pass before it: by now the next one is due.
+      let second = Self.run(
+        table, index: true, record: first.route.record ?? wasRead, passes: true, at: 1_900_000, random: &random)
+      #expect(!second.table.hasDue(), "seed \(seed)")
+    }
+  }
+
+  @Test func aLargeTableWhoseIndexHasNothingIsNotRead() {
+    var random = SeededRandom(seed: 1)
+    let table = Table(rows: [], pages: 1_000_000)
+    let record = FullPassTests.wholePass(at: 1_000_000)
+    let after = Self.run(table, index: true, record: record, passes: true, at: 1_060_000, random: &random)
+    #expect(after.steps == 0)
+    #expect(after.table.pagesRead == PageRanges.initialPages)
+  }
+
+  @Test func aFewDueRowsInALargeTableAreFoundByTheIndexAlone() {
+    var random = SeededRandom(seed: 2)
+    let rows = (0..<2_500).map {
+      Table.Row(page: $0 * 10, key: $0, isReached: true, isDue: true, isInIndex: true)
+    }
+    let table = Table(rows: rows, pages: 100_000)
+    let after = Self.run(table, index: true, record: nil, passes: false, at: 1_000_000, random: &random)
+    #expect(!after.table.hasDue())
+    #expect(after.table.pagesRead == 0)
+  }
+
+  @Test func manyRowsThatAreNotDueAnyMoreAreLookedAtOnceInNoOrder() {
+    var random = SeededRandom(seed: 3)
+    let rows = (0..<20_000).map {
+      Table.Row(page: $0, key: $0, isReached: true, isDue: $0 % 5_000 == 0, isInIndex: true)
+    }
+    let table = Table(rows: rows, pages: 100_000)
+    let after = Self.run(table, index: true, record: nil, passes: false, at: 1_000_000, random: &random)
+    #expect(!after.table.hasDue())
+    #expect(after.table.pagesRead == 0)
+    #expect(after.table.looks <= 22_000)
+  }
+
+  /// A pass that an earlier run left in its middle, and so much found by the index that the pages are to be read: those
+  /// before the middle come after the end.
+  @Test func plentyOnPagesThatThePassHasBehindItIsSweptInTheSameRun() {
+    var random = SeededRandom(seed: 4)
+    var left = FullPassTests.pass()
+    _ = left.start(TableSize(pages: 20_000, file: 7), at: 1_000_000)
+    left.reached(15_000, after: .seconds(1))
+    let rows = (0..<20_000).map {
+      Table.Row(page: $0, key: $0, isReached: true, isDue: true, isInIndex: true)
+    }
+    let after = Self.run(
+      Table(rows: rows, pages: 20_000), index: true, record: left.record.text, passes: true, at: 1_060_000,
+      random: &random)
+    #expect(!after.table.hasDue())
+    let record = after.route.record.flatMap { FullPass.Record($0) }
+    #expect(record?.endedPassBegan == 1_060_000)
+  }
+
+  @Test func aWalkThatTakesTooLongIsGivenUpForThePages() {
+    var route = SweepRoute(hasIndex: true, pass: nil)
+    route.measured(TableSize(pages: 500, file: 7), at: 1_000_000)
+    let walk = SweepRoute.Step(reads: .walk(from: nil))
+    #expect(route.next == walk)
+    let isGivenUp = route.tookTooLong(walk)
+    #expect(isGivenUp)
+    #expect(route.next == SweepRoute.Step(reads: .pages(0..<PageRanges.initialPages)))
+  }
+}

@@ -1,0 +1,47 @@
+-- Rows by the million, for measurements: psql -v wraps=2000000 -v secrets=0 -v agents=0 -v jobs=0 -v due=50 -f rows.sql
+-- Into an empty database after schema.sql. Of each table's rows `due` percent are due, spread evenly over its pages;
+-- of the wraps every second one is consumed, among the due ones as among the others.
+-- Invariant: the same numbers make the same rows, and the tables are vacuumed and analyzed when this ends.
+
+\set ON_ERROR_STOP on
+SET client_min_messages = warning;
+-- 999983 is a prime: the rows that are due lie in no pattern that follows the pages.
+CREATE OR REPLACE FUNCTION pg_temp.is_due(number BIGINT, percent NUMERIC) RETURNS BOOLEAN LANGUAGE sql IMMUTABLE
+  RETURN (number * 7919 % 999983) % 1000 < percent * 10;
+
+INSERT INTO secret_wraps
+  (environment_id, issued_via, key_name, encrypted_value, nonce, data_key_ciphertext, kms_key_id, content_hash,
+   byte_length, expires_at, consumed_at, consumed_by_user)
+SELECT ('00000000-0000-0000-0000-' || lpad((number % 50)::text, 12, '0'))::uuid,
+  CASE number % 3 WHEN 0 THEN 'direct_reveal' ELSE 'request' END, 'KEY_' || number,
+  decode(repeat(md5(number::text), 4), 'hex'), decode(left(md5(number::text), 24), 'hex'),
+  decode(repeat(md5(number::text), 4), 'hex'), 'alias/wraps', decode(repeat(md5(number::text), 2), 'hex'), 48,
+  CASE WHEN pg_temp.is_due(number, :due) THEN now() - interval '1 ms' * number
+       ELSE now() + interval '1 day' + interval '1 ms' * number END,
+  CASE WHEN number / 7 % 2 = 0 THEN now() - interval '2 days' END,
+  CASE WHEN number / 7 % 2 = 0 THEN 'someone@example.com' END
+FROM generate_series(1, :wraps) AS number;
+
+INSERT INTO secrets (cluster_name, provider_type, secret_ref, labels, version, checksum, first_seen_at, last_seen_at)
+SELECT 'cluster-' || number % 20, 'vault', 'teams/' || number % 1000 || '/secret-' || number,
+  jsonb_build_object('team', 'team-' || number % 1000, 'stage', 'stage-' || number % 3), '1', md5(number::text),
+  now() - interval '30 days',
+  CASE WHEN pg_temp.is_due(number, :due) THEN now() - interval '2 days' - interval '1 ms' * number
+       ELSE now() + interval '1 day' END
+FROM generate_series(1, :secrets) AS number;
+
+INSERT INTO agents (name, scope, secret_hash, cluster_name, agent_version, last_seen_at)
+SELECT 'agent-' || number, jsonb_build_object('cluster_name', 'cluster-' || number % 1000),
+  decode(repeat(md5(number::text), 2), 'hex'), 'cluster-' || number % 1000, '1.0.0',
+  CASE WHEN pg_temp.is_due(number, :due) THEN now() - interval '1 hour' - interval '1 ms' * number
+       ELSE now() + interval '1 day' END
+FROM generate_series(1, :agents) AS number;
+
+INSERT INTO sync_jobs (job_type, status, correlation_id, claim_expires_at, agent_scope, payload)
+SELECT 'sync', 'claimed', gen_random_uuid(),
+  CASE WHEN pg_temp.is_due(number, :due) THEN now() - interval '1 hour' ELSE now() + interval '1 day' END,
+  jsonb_build_object('cluster_name', 'cluster-' || number % 1000), jsonb_build_object('note', md5(number::text))
+FROM generate_series(1, :jobs) AS number;
+
+VACUUM (ANALYZE) secret_wraps, secrets, agents, sync_jobs;
+CHECKPOINT;
