@@ -2,6 +2,12 @@
 
 import Reactor
 
+extension SweeperDeclaration {
+  static let agentsStale = SweeperDeclaration(
+    settings: [Setting.agentsStaleInterval.row, Setting.agentsStaleAfter.row],
+    sweeper: Sweeper.agentsStale)
+}
+
 extension Sweeper {
   static func agentsStale(_ settings: Settings) -> Sweeper {
     Sweeper(
@@ -18,5 +24,18 @@ extension Sweeper {
       report: Report(
         severity: .warn, title: "agents flagged stale (no heartbeat past cutoff)", countName: "flipped",
         showsCutoff: true, failureTitle: "flag stale agents failed"))
+  }
+}
+
+extension Setting where Value == Duration {
+  static var agentsStaleInterval: Setting {
+    .duration(
+      "SB_WORKER_AGENTS_STALE_INTERVAL", default: .seconds(60), help: "How often silent agents are looked for.")
+  }
+
+  static var agentsStaleAfter: Setting {
+    .duration(
+      "SB_WORKER_AGENTS_STALE_AFTER", default: .seconds(300),
+      help: "An agent without a heartbeat for this long is flagged stale.")
   }
 }

@@ -3,6 +3,12 @@
 
 import Reactor
 
+extension SweeperDeclaration {
+  static let jobsRecovery = SweeperDeclaration(
+    settings: [Setting.jobsRecoveryInterval.row, Setting.jobsRecoveryAction.row, Setting.jobsRecoveryGrace.row],
+    sweeper: Sweeper.jobsRecovery)
+}
+
 extension Sweeper {
   static func jobsRecovery(_ settings: Settings) -> Sweeper {
     let requeues = settings[.jobsRecoveryAction] == .requeue
@@ -22,5 +28,35 @@ extension Sweeper {
       report: Report(
         severity: .warn, title: requeues ? "stuck jobs requeued" : "stuck jobs marked expired", countName: "flipped",
         failureTitle: "recover stuck jobs failed"))
+  }
+}
+
+extension Setting where Value == Duration {
+  static var jobsRecoveryInterval: Setting {
+    .duration(
+      "SB_WORKER_JOBS_RECOVERY_INTERVAL", default: .seconds(30), help: "How often stuck jobs are looked for.")
+  }
+
+  static var jobsRecoveryGrace: Setting {
+    .duration(
+      "SB_WORKER_JOBS_RECOVERY_GRACE", default: .zero, in: zeroOrMore,
+      help: "How long after a claim's expiry a job is left to the agents, which may claim it again.")
+  }
+}
+
+/// What jobs-recovery does with a job whose agent's claim has run out. Agents claim queued jobs and claimed ones whose
+/// claim has run out, never expired ones.
+enum JobsRecoveryAction: String, CaseIterable, Sendable {
+  /// Takes it out of the queue for good: agents claim no expired job.
+  case expire
+  /// Puts it back into the queue.
+  case requeue
+}
+
+extension Setting where Value == JobsRecoveryAction {
+  static var jobsRecoveryAction: Setting {
+    .choice(
+      "SB_WORKER_JOBS_RECOVERY_ACTION", default: .expire,
+      help: "What becomes of a stuck job: expire takes it out of the queue for good, requeue puts it back.")
   }
 }

@@ -2,6 +2,12 @@
 
 import Reactor
 
+extension SweeperDeclaration {
+  static let secretsStale = SweeperDeclaration(
+    settings: [Setting.secretsStaleInterval.row, Setting.secretsStaleAfter.row],
+    sweeper: Sweeper.secretsStale)
+}
+
 extension Sweeper {
   static func secretsStale(_ settings: Settings) -> Sweeper {
     Sweeper(
@@ -18,5 +24,18 @@ extension Sweeper {
       report: Report(
         severity: .warn, title: "discovered secrets marked missing", countName: "flipped", showsCutoff: true,
         failureTitle: "mark stale secrets failed"))
+  }
+}
+
+extension Setting where Value == Duration {
+  static var secretsStaleInterval: Setting {
+    .duration(
+      "SB_WORKER_SECRETS_STALE_INTERVAL", default: .seconds(300), help: "How often stale secrets are looked for.")
+  }
+
+  static var secretsStaleAfter: Setting {
+    .duration(
+      "SB_WORKER_SECRETS_STALE_AFTER", default: .seconds(24 * 3_600),
+      help: "A secret that no discovery saw for this long is marked missing.")
   }
 }

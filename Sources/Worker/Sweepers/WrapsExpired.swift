@@ -2,6 +2,12 @@
 
 import Reactor
 
+extension SweeperDeclaration {
+  static let wrapsExpired = SweeperDeclaration(
+    settings: [Setting.wrapsExpiredInterval.row, Setting.wrapsFullSweep.row],
+    sweeper: Sweeper.wrapsExpired)
+}
+
 extension Sweeper {
   static func wrapsExpired(_ settings: Settings) -> Sweeper {
     Sweeper(
@@ -21,5 +27,21 @@ extension Sweeper {
       report: Report(
         severity: .info, title: "expired wraps purged", countName: "deleted",
         failureTitle: "delete expired wraps failed"))
+  }
+}
+
+extension Setting where Value == Duration {
+  static var wrapsExpiredInterval: Setting {
+    .duration(
+      "SB_WORKER_WRAPS_EXPIRED_INTERVAL", default: .seconds(60), help: "How often expired wraps are purged.")
+  }
+
+  static var wrapsFullSweep: Setting {
+    .duration(
+      "SB_WORKER_WRAPS_FULL_SWEEP", default: .seconds(900),
+      help: """
+        How long after its expiry a consumed wrap is gone at the latest where the table is large: no index leads to \
+        it, so the table is read whole that often.
+        """)
   }
 }
