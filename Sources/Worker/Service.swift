@@ -22,6 +22,7 @@ final class Service {
   private let redis: RedisClient
   private let drain = Gate()
   private let giveUp = Gate()
+  private var isGraceOver = false
   private let readiness: Readiness
   private let registry = MetricsRegistry()
   private let processMetrics = ProcessMetrics()
@@ -84,8 +85,9 @@ final class Service {
       group.addTask { await self.pool.run() }
       group.addTask { await server.run() }
       group.addTask { await self.boot() }
-      await attendSlots()
-      await server.drain(within: .seconds(1))
+      let runOnStart = settings[.runOnStart]
+      _ = await attend { await $0.attendSlots(runOnStart: runOnStart) }
+      await server.drain(within: isGraceOver ? .zero : .seconds(1))
       group.cancelAll()
     }
     logger.info("stopped")
@@ -98,23 +100,14 @@ final class Service {
     let results = await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
-      let results = await attendOnce(options.force ? .force : .due)
+      let mode: TakeMode = options.force ? .force : .due
+      let results = await attend { await $0.attendOnce(mode) }
       group.cancelAll()
       return results
     }
-    if options.table { OnceTable.show(results) }
-    return results.contains { $0.result.isFailure } ? 1 : 0
-  }
-
-  private func attendOnce(_ mode: TakeMode) async -> [OnceTable.Row] {
-    await withTaskGroup(of: (Int, OnceResult).self) { group in
-      for (index, loop) in loops.enumerated() {
-        group.addTask { (index, await loop.attendOnce(mode)) }
-      }
-      var results = loops.map { OnceTable.Row(sweeper: $0.sweeper.name, result: .notRun) }
-      for await (index, result) in group { results[index].result = result }
-      return results
-    }
+    let rows = zip(loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .notRun) }
+    if options.table { OnceTable.show(rows) }
+    return rows.contains { $0.result.isFailure } ? 1 : 0
   }
 
   private func boot() async {
@@ -128,27 +121,33 @@ final class Service {
     }
   }
 
-  /// Runs the sweepers' loops until the worker drains, and then for as long as the grace allows.
-  private func attendSlots() async {
-    enum Ended { case loop, grace }
-    await withTaskGroup(of: Ended.self) { group in
-      for loop in loops {
-        group.addTask {
-          await loop.attendSlots(runOnStart: self.settings[.runOnStart])
-          return .loop
-        }
-      }
+  /// Has every sweeper's loop do `body`, and ends those that still do when the shutdown's grace is over.
+  ///
+  /// - Returns: what each loop's `body` returned.
+  private func attend<Outcome: Sendable>(
+    _ body: @escaping @EventLoop @Sendable (SweeperLoop) async -> Outcome
+  ) async -> [Outcome?] {
+    let outcomes = await withTaskGroup(of: (Int, Outcome)?.self) { group in
+      for (index, loop) in loops.enumerated() { group.addTask { (index, await body(loop)) } }
       group.addTask {
         await self.grace()
-        return .grace
+        return nil
       }
+      var outcomes = [Outcome?](repeating: nil, count: loops.count)
       var running = loops.count
       for await ended in group {
-        if ended == .loop { running -= 1 }
-        if ended == .grace || running == 0 { group.cancelAll() }
+        if let (index, outcome) = ended {
+          outcomes[index] = outcome
+          running -= 1
+        }
         if running == 0 { drain.open() }
+        if ended == nil || running == 0 { group.cancelAll() }
       }
+      return outcomes
     }
+    // A server that has not answered a cancellation by now is not waited for.
+    if isGraceOver { pool.waitNoLonger() }
+    return outcomes
   }
 
   /// Returns when the shutdown's grace is over; before it, cancels the batch at hand while there is time to tell Redis.
@@ -162,6 +161,7 @@ final class Service {
       try await clock.sleep(for: grace - reserve)
       giveUp.open()
       try await clock.sleep(for: reserve)
+      isGraceOver = true
     } catch {
       // Cancelled: all loops ended in time.
     }

@@ -196,6 +196,28 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     }
   }
 
+  @Test(arguments: [false, true])
+  func whoWaitsNoLongerClosesWhatIsBeingCancelled(isToldAfterwards: Bool) async throws {
+    let server = try await PrivatePostgres.start()
+    try await onLoop {
+      let pool = try makePool(server.url())
+      _ = try await use(pool)
+      if !isToldAfterwards { pool.waitNoLonger() }
+      try await pool.withConnection(by: soon()) { connection in
+        server.pause()
+        _ = await postgresError { _ = try await connection.query(one, by: soon(.milliseconds(100))) }
+      }
+      #expect(pool.statistics.draining == (isToldAfterwards ? 1 : 0))
+      if isToldAfterwards { pool.waitNoLonger() }
+      let start = LoopClock.system.now
+      await pool.close()
+      #expect(start.duration(to: LoopClock.system.now) < .milliseconds(500))
+      #expect(pool.statistics.open == 0)
+      server.resume()
+    }
+    await server.stop()
+  }
+
   @Test func runningThePoolClosesItWhenItsTaskIsCancelled() async throws {
     let url = try await PrivatePostgres.shared.freshDatabase()
     try await onLoop {

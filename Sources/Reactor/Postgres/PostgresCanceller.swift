@@ -18,6 +18,8 @@ struct PostgresBackendIdentity: Sendable {
 final class PostgresCanceller {
   /// How long one request may take. Less than `PostgresConnection.drainLimit`.
   static let attemptLimit = Duration.seconds(2)
+  /// Whether the libpq in use cancels without blocking: then the session's secret key says which one is meant.
+  nonisolated static var isByProtocol: Bool { creactor_has_cancel() == 1 }
 
   /// Not more than there are connections, each of which asks once.
   private var waiting: [PostgresConnection] = []
@@ -51,7 +53,7 @@ final class PostgresCanceller {
     let target = waiting.removeFirst()
     let deadline = MonotonicInstant.system.advanced(by: Self.attemptLimit)
     let attempt: any PostgresCancelAttempt =
-      creactor_has_cancel() == 1
+      Self.isByProtocol
       ? PostgresCancelRequest(target, by: deadline) : PostgresCancelStatement(target, by: deadline)
     current = (target, attempt)
     attempt.begin { [weak self, weak target] outcome in

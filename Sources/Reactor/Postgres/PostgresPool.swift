@@ -45,6 +45,7 @@ public final class PostgresPool {
   private var counts = Statistics()
   private var sweepTimer: TimerWatcher?
   private var sweepAt: MonotonicInstant?
+  private var isPatient = true
   private var pulse = PostgresPulse()
   /// What `run` waits for: doubt, or the end.
   private var bell = LoopSignal<Void>()
@@ -170,6 +171,12 @@ public final class PostgresPool {
     }
   }
 
+  /// From now on, closes connections whose last statement is being cancelled, instead of waiting for the server.
+  public func waitNoLonger() {
+    isPatient = false
+    for (slot, connection) in connections where state.isDraining(slot) { discard(slot, connection) }
+  }
+
   // MARK: - Taking and giving back
 
   /// What a caller who asked gets.
@@ -241,7 +248,7 @@ public final class PostgresPool {
   private func giveBack(_ slot: PostgresPoolState.Slot, _ connection: PostgresConnection) {
     switch connection.state.phase {
     case .draining, .answered, .cancelled:
-      state.returnedDraining(slot)
+      isPatient ? state.returnedDraining(slot) : discard(slot, connection)
     case .idle where connection.isClean:
       perform(state.returned(slot, now: clock.now))
     case .idle, .running, .closed:

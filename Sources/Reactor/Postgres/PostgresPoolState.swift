@@ -65,6 +65,7 @@ struct PostgresPoolState {
   var idle: Int { entries.count { isIdle($0) } }
 
   func isLent(_ slot: Slot) -> Bool { index(of: slot, .lent) != nil }
+  func isDraining(_ slot: Slot) -> Bool { index(of: slot, .draining) != nil }
 
   private func isIdle(_ entry: Entry) -> Bool {
     if case .idle = entry.use { true } else { false }

@@ -87,7 +87,17 @@ import Testing
     let begin = ContinuousClock.now
     worker.signal(SIGTERM)
     #expect(try await worker.waitForExit(within: .seconds(10)) == .exited(0))
-    #expect(begin.duration(to: .now) < .seconds(4))
+    #expect(begin.duration(to: .now) < .seconds(3))
+  }
+
+  @Test func aSingleRoundThatIsAskedToEndIsCancelledWithinTheGraceToo() async throws {
+    let stage = try await WorkerStage.set()
+    let settings = ["SB_WORKER_SHUTDOWN_GRACE": "1s", "SB_WORKER_LEASE": "15s"]
+    let worker = try await stage.startStuck(settings, ["run", "--once", "--force"])
+    worker.signal(SIGTERM)
+    #expect(try await worker.waitForExit(within: .seconds(3)) == .exited(0))
+    #expect(try stage.locks() == [])
+    #expect(try await stage.stuckStatements() == 0)
   }
 
   @Test func askedToEndBeforeItsServersEverAnsweredItEndsAtOnce() async throws {

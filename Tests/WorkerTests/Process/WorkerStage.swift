@@ -46,10 +46,12 @@ struct WorkerStage: Sendable {
   }
 
   /// Starts a worker and waits until its run of wraps-expired is stuck in a statement, for a minute.
-  func startStuck(_ settings: [String: String] = [:]) async throws -> WorkerProcess {
+  func startStuck(
+    _ settings: [String: String] = [:], _ arguments: [String] = ["run"]
+  ) async throws -> WorkerProcess {
     try settle()
     try await makeDeletingWait(seconds: 60)
-    let worker = try await start(settings)
+    let worker = try await WorkerProcess.start(arguments, environment: environment.merging(settings) { $1 })
     try await onLoop {
       try await eventually("a run is stuck in its statement") { try await self.stuckStatements() == 1 }
     }
