@@ -21,13 +21,31 @@ struct Main {
       Logger.worker().error("the command line was not understood", metadata: ["error": .string(text)])
       return Invocation.faultExitStatus
     case .run(let options):
-      guard let settings = Boot.settings(environment: HostProcess.environment, rows: rows) else {
-        return ConfigurationFaults.exitStatus
-      }
-      let logger = Logger.worker(level: settings[.logLevel].level)
-      return EventLoop.run {
-        let service = Service(settings, logger: logger)
+      return configured(rows) { settings, notifications, logger in
+        let service = Service(settings, notifications: notifications, logger: logger)
         return options.once ? await service.runOnce(options) : await service.run()
+      }
+    case .notifyTest:
+      return configured(rows) { _, notifications, _ in await NotificationTest.run(notifications) }
+    }
+  }
+
+  /// Runs `body` on the loop with what the environment says, if that is without fault.
+  private static func configured(
+    _ rows: [SettingRow], _ body: @escaping @EventLoop @Sendable (Settings, Notifications, Logger) async -> Int32
+  ) -> Int32 {
+    let environment = HostProcess.environment
+    guard let settings = Boot.settings(environment: environment, rows: rows) else {
+      return ConfigurationFaults.exitStatus
+    }
+    let logger = Logger.worker(level: settings[.logLevel].level)
+    let proxies = ProxyRules(environment: environment)
+    return EventLoop.run {
+      do throws(TransferLibrary.Missing) {
+        return await body(settings, try Notifications(settings, proxies: proxies), logger)
+      } catch {
+        logger.error("notifications cannot be sent without libcurl", metadata: ["error": "\(error.description)"])
+        return ConfigurationFaults.exitStatus
       }
     }
   }

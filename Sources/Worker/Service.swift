@@ -1,5 +1,5 @@
 // The worker as a whole: makes its parts, runs them as children of one task, and takes them down in order.
-// Invariant: nothing outlives `run`; sweeps stop first, then the probes, the servers' connections last.
+// Invariant: nothing outlives `run`; sweeps stop first, then notifications, the probes, the servers' connections last.
 
 import Logging
 import Reactor
@@ -14,6 +14,8 @@ final class Service {
   private static let idleConnectionTimeout = Duration.seconds(10)
   /// Of the shutdown's grace, what is kept for giving the locks back.
   private static let releaseReserve = Duration.seconds(2)
+  /// How long notifications have in any case, once the sweeps have ended.
+  private static let leastNotificationTime = Duration.milliseconds(500)
 
   private let settings: Settings
   private let logger: Logger
@@ -26,11 +28,14 @@ final class Service {
   private let readiness: Readiness
   private let registry = MetricsRegistry()
   private let processMetrics = ProcessMetrics()
+  private let announcer: Announcer
   private let loops: [SweeperLoop]
+  /// When the worker was asked to end; nil before.
+  private var drainedAt: MonotonicInstant?
   /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
   private var signals: [SignalWatcher] = []
 
-  init(_ settings: Settings, logger: Logger) {
+  init(_ settings: Settings, notifications: Notifications, logger: Logger) {
     self.settings = settings
     self.logger = logger
     let postgres = settings[.databaseURL]
@@ -45,14 +50,14 @@ final class Service {
     processMetrics.register(in: registry)
     ProcessMetrics.registerLoop(in: registry)
     ServerMetrics.register(pool, redis, in: registry)
-    loops = Self.makeLoops(settings, pool, redis, clock, drain, giveUp, registry, logger)
+    announcer = Announcer(notifications, clock: clock, registry: registry, logger: logger)
+    loops = Self.makeLoops(settings, pool, redis, clock, drain, giveUp, registry, announcer, logger)
   }
 
   private static func makeLoops(
     _ settings: Settings, _ pool: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, _ drain: Gate, _ giveUp: Gate,
-    _ registry: MetricsRegistry, _ logger: Logger
+    _ registry: MetricsRegistry, _ sink: any NotificationSink, _ logger: Logger
   ) -> [SweeperLoop] {
-    let sink = LogSink(logger)
     let replica = Token.random()
     return Sweepers.all(settings).map { sweeper in
       let coordinator = Coordinator(
@@ -84,9 +89,11 @@ final class Service {
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
       group.addTask { await server.run() }
+      group.addTask { await self.announcer.run() }
       group.addTask { await self.boot() }
       let runOnStart = settings[.runOnStart]
       _ = await attend { await $0.attendSlots(runOnStart: runOnStart) }
+      await announcer.finish(by: endOfGrace)
       await server.drain(within: isGraceOver ? .zero : .seconds(1))
       group.cancelAll()
     }
@@ -100,8 +107,10 @@ final class Service {
     let results = await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
+      group.addTask { await self.announcer.run() }
       let mode: TakeMode = options.force ? .force : .due
       let results = await attend { await $0.attendOnce(mode) }
+      await announcer.finish(by: endOfGrace)
       group.cancelAll()
       return results
     }
@@ -167,11 +176,19 @@ final class Service {
     }
   }
 
+  /// Until when the shutdown may take: at least for one try of each sink that answers, also where a batch took long.
+  private var endOfGrace: MonotonicInstant {
+    let now = clock.now
+    let end = (drainedAt ?? now).advanced(by: settings[.shutdownGrace])
+    return max(end, now.advanced(by: Self.leastNotificationTime))
+  }
+
   private func watchSignals() {
     let ask = { @EventLoop [weak self] in
       guard let self else { return }
       if self.drain.isOpen { HostProcess.exit(Self.killedStatus) }
       self.logger.info("draining: asked to end")
+      self.drainedAt = self.clock.now
       self.drain.open()
     }
     signals = [

@@ -20,6 +20,13 @@ public enum HostProcess {
     return variables
   }
 
+  /// The host's name: in a container its own.
+  public static var hostName: String {
+    var name = [CChar](repeating: 0, count: Int(HOST_NAME_MAX) + 1)
+    guard gethostname(&name, name.count) == 0 else { return "unknown" }
+    return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+
   /// Opens /dev/null in the place of each standard stream that is closed. Called first of all: else the next
   /// descriptor, a server's connection perhaps, takes the place of stderr and receives the log.
   public static func holdStandardStreams() {

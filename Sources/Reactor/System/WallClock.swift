@@ -42,6 +42,21 @@ public struct WallClockTime: Equatable, Sendable {
     bytes.append(UInt8(ascii: "Z"))
   }
 
+  /// The same as a text.
+  public var rfc3339: String {
+    var bytes: [UInt8] = []
+    appendRFC3339(to: &bytes)
+    return String(decoding: bytes, as: UTF8.self)
+  }
+
+  /// As a mail's Date has it (RFC 5322, 3.3): `Sun, 06 Nov 1994 08:49:37 +0000`. From 1970 on.
+  public var rfc5322: String {
+    var bytes = [UInt8](repeating: 0, count: HTTPDate.byteCount)
+    HTTPDate.render(secondsSince1970: max(0, seconds), into: &bytes)
+    // The same but for the zone's name, which a mail has in digits.
+    return String(decoding: bytes.dropLast("GMT".utf8.count), as: UTF8.self) + "+0000"
+  }
+
   /// The Gregorian date of a day counted from 1970-01-01. Years begin in March here, so that the leap day is the last.
   private static func date(_ daysSince1970: Int64) -> (year: Int64, month: Int64, day: Int64) {
     let days = daysSince1970 + 719_468

@@ -38,9 +38,19 @@ public struct TransferAnswer: Sendable, Equatable {
   /// What came, up to `TransferClient.bodyLimit`; what is beyond is not read.
   public var body: [UInt8]
   /// Whether HTTP/2 was spoken.
-  public var isHTTP2 = false
+  public var isHTTP2: Bool
   /// Connections that were opened for it: none where one was used again.
-  public var connections = 0
+  public var connections: Int
+
+  public init(
+    status: Int, retryAfter: Duration? = nil, body: [UInt8] = [], isHTTP2: Bool = false, connections: Int = 0
+  ) {
+    self.status = status
+    self.retryAfter = retryAfter
+    self.body = body
+    self.isHTTP2 = isHTTP2
+    self.connections = connections
+  }
 }
 
 /// Why there is no answer.

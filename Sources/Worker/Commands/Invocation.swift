@@ -5,6 +5,7 @@ import Reactor
 /// A command line, understood or not.
 enum Invocation: Equatable {
   case run(RunOptions)
+  case notifyTest
   case help
   case helpAsMarkdown
   case version
@@ -36,7 +37,7 @@ enum Invocation: Equatable {
     for (name, _) in given where !verb.options.contains(where: { $0.name == name }) {
       return .fault("\(verb.name) has no option --\(name)")
     }
-    return run(given.map(\.name))
+    return verb.name == Verb.notifyTest.name ? .notifyTest : run(given.map(\.name))
   }
 
   private static func run(_ names: [String]) -> Invocation {

@@ -33,8 +33,13 @@ struct Verb: Sendable {
     name: "run", help: "Run the sweepers until told to stop. The verb may be left out.",
     options: [.once, .force, .table])
 
+  static let notifyTest = Verb(
+    name: "notify-test",
+    help: "Send one test notification to every sink, and print what each answered: 1 if one failed.",
+    options: [])
+
   /// In the order in which they are shown; the first is meant where none is given.
-  static let all: [Verb] = [.run]
+  static let all: [Verb] = [.run, .notifyTest]
 }
 
 /// How a worker is to run.

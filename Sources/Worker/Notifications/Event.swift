@@ -21,19 +21,95 @@ struct Event: Equatable, Sendable {
     }
   }
 
+  enum Kind: Sendable {
+    /// A sweep changed rows.
+    case report
+    /// Something keeps failing: a sweeper, or a server is away. Told once, then in reminders.
+    case failure
+    /// What was told as a failure has ended.
+    case recovery
+    /// Somebody tries out whether notifications arrive.
+    case test
+  }
+
+  /// The same however often the event is sent, and no other event's.
+  let id: String
+  var kind: Kind
   var time: WallClockTime
   var severity: Severity
-  /// The sweeper.
+  /// The sweeper, or the server.
   var component: String
   var title: String
-  var detail = ""
-  /// Counts by name, in the order in which they are told.
-  var metadata: [(name: String, count: Int)] = []
+  var detail: String
+  /// Counts in the order in which they are told.
+  var metadata: [Count]
 
-  static func == (left: Event, right: Event) -> Bool {
-    left.time == right.time && left.severity == right.severity && left.component == right.component
-      && left.title == right.title && left.detail == right.detail
-      && left.metadata.elementsEqual(right.metadata) { $0 == $1 }
+  /// How many of what.
+  struct Count: Equatable, Sendable {
+    var name: String
+    var count: Int
+
+    init(_ name: String, _ count: Int) {
+      self.name = name
+      self.count = count
+    }
+  }
+
+  init(
+    id: String, kind: Kind = .report, time: WallClockTime, severity: Severity, component: String, title: String,
+    detail: String = "", metadata: [Count] = []
+  ) {
+    self.id = id
+    self.kind = kind
+    self.time = time
+    self.severity = severity
+    self.component = component
+    self.title = title
+    self.detail = detail
+    self.metadata = metadata
+  }
+
+  /// A new event, with an id of its own.
+  @EventLoop
+  init(
+    _ kind: Kind, time: WallClockTime, severity: Severity, component: String, title: String, detail: String = "",
+    metadata: [Count] = []
+  ) {
+    self.init(
+      id: Token.random(), kind: kind, time: time, severity: severity, component: component, title: title,
+      detail: detail, metadata: metadata)
+  }
+
+  /// How many reports are in this one, as a count of its own once there are several.
+  private static let mergedReports = "runs"
+
+  /// Takes in a later report of the same: its counts are added, its time and detail hold from now on.
+  ///
+  /// - Returns: whether it was one of the same.
+  mutating func absorb(_ later: Event) -> Bool {
+    guard kind == .report, later.kind == .report, component == later.component, title == later.title else {
+      return false
+    }
+    var runs = Count(Self.mergedReports, 1)
+    if metadata.last?.name == runs.name { runs = metadata.removeLast() }
+    for count in later.metadata {
+      if let index = metadata.firstIndex(where: { $0.name == count.name }) {
+        metadata[index].count += count.count
+      } else {
+        metadata.append(count)
+      }
+    }
+    runs.count += 1
+    metadata.append(runs)
+    severity = max(severity, later.severity)
+    time = later.time
+    detail = later.detail
+    return true
+  }
+
+  /// The event in a line: `[severity] title — detail`.
+  var line: String {
+    "[\(severity.rawValue)] \(title)" + (detail.isEmpty ? "" : " — \(detail)")
   }
 }
 

@@ -15,7 +15,7 @@ final class LogSink: NotificationSink {
   func accept(_ event: Event) {
     var fields: Logger.Metadata = ["component": "\(event.component)", "title": "\(event.title)"]
     if !event.detail.isEmpty { fields["detail"] = "\(event.detail)" }
-    for (name, count) in event.metadata { fields[name] = .stringConvertible(count) }
+    for count in event.metadata { fields[count.name] = .stringConvertible(count.count) }
     logger.log(level: event.severity.level, "notification", metadata: fields)
   }
 }

@@ -219,32 +219,34 @@ extension SweeperLoop {
   /// or was taken over by another replica is none.
   private func tell(_ verdict: RunVerdict, of run: EndedRun) {
     let failing = "failing for \(GoDuration.text(.seconds(verdict.failingFor.milliseconds / 1_000)))"
+    let failures = Event.Count("failures", verdict.failures)
     switch verdict.kind {
     case .none:
       break
     case .first:
       sink.accept(
         Event(
-          time: run.endedAt, severity: .error, component: sweeper.name, title: sweeper.report.failureTitle,
+          .failure, time: run.endedAt, severity: .error, component: sweeper.name,
+          title: sweeper.report.failureTitle,
           detail: run.reason))
     case .reminder:
       sink.accept(
         Event(
-          time: run.endedAt, severity: .error, component: sweeper.name, title: sweeper.report.failureTitle,
-          detail: "\(failing): \(run.reason)", metadata: [("failures", verdict.failures)]))
+          .failure, time: run.endedAt, severity: .error, component: sweeper.name,
+          title: sweeper.report.failureTitle, detail: "\(failing): \(run.reason)", metadata: [failures]))
     case .recovered:
       sink.accept(
         Event(
-          time: run.endedAt, severity: .info, component: sweeper.name, title: "\(sweeper.name) recovered",
-          detail: "it was \(failing)", metadata: [("failures", verdict.failures)]))
+          .recovery, time: run.endedAt, severity: .info, component: sweeper.name,
+          title: "\(sweeper.name) recovered", detail: "it was \(failing)", metadata: [failures]))
     }
   }
 
   private func announce(_ swept: SweepCount) {
     sink.accept(
       Event(
-        time: .now, severity: sweeper.report.severity, component: sweeper.name, title: sweeper.report.title,
+        .report, time: .now, severity: sweeper.report.severity, component: sweeper.name, title: sweeper.report.title,
         detail: sweeper.report.showsCutoff ? swept.cutoff.map { "cutoff=\($0)" } ?? "" : "",
-        metadata: [(sweeper.report.countName, swept.changed)]))
+        metadata: [Event.Count(sweeper.report.countName, swept.changed)]))
   }
 }

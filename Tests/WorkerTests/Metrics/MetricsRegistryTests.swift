@@ -7,7 +7,7 @@ import Testing
 
 @testable import Worker
 
-@EventLoop private func text(_ registry: MetricsRegistry) -> String {
+@EventLoop func text(_ registry: MetricsRegistry) -> String {
   let bytes = [UInt8](unsafeUninitializedCapacity: registry.byteLimit) { buffer, count in
     count = registry.write(to: UnsafeMutableRawBufferPointer(buffer))
   }

@@ -16,8 +16,9 @@ import Testing
       let sink = LogSink(Logger.worker(output: LogOutput { bytes, _ in written.append(bytes) }))
       sink.accept(
         Event(
-          time: .now, severity: .warn, component: "agents-stale", title: "agents flagged stale", detail: "cutoff=now",
-          metadata: [("flipped", 3)]))
+          id: "id", time: .now, severity: .warn, component: "agents-stale", title: "agents flagged stale",
+          detail: "cutoff=now",
+          metadata: [Event.Count("flipped", 3)]))
     }
     let line = try #require(JSONSerialization.jsonObject(with: written.data) as? [String: Any])
     #expect(line["level"] as? String == "WARN")
@@ -29,7 +30,7 @@ import Testing
 }
 
 /// What a log was given.
-private final class Written: Sendable {
+final class Written: Sendable {
   private let bytes = Mutex<[UInt8]>([])
 
   var data: Data { bytes.withLock { Data($0) } }

@@ -1,0 +1,56 @@
+// The verb notify-test: one event to every sink, all at once, and a line about each. Called by main.
+
+import Reactor
+
+/// Tries out the sinks.
+@EventLoop
+enum NotificationTest {
+  /// Sends and prints, and returns the process's exit status: 1 unless every sink took the event.
+  static func run(_ notifications: Notifications) async -> Int32 {
+    guard let client = notifications.client else {
+      say("no sink is configured")
+      return 1
+    }
+    let event = Event(
+      .test, time: .now, severity: .info, component: Verb.notifyTest.name, title: "test notification",
+      detail: "sent by \(Version.program) \(Verb.notifyTest.name) on \(HostProcess.hostName)")
+    return await withTaskGroup(of: (Int, String, Bool).self) { group in
+      for (index, sink) in notifications.sinks.enumerated() {
+        group.addTask {
+          let (text, isDelivered) = await send(event, to: sink, by: client)
+          return (index, text, isDelivered)
+        }
+      }
+      var lines = notifications.sinks.map(\.name)
+      var areAllDelivered = true
+      for await (index, text, isDelivered) in group {
+        lines[index] += ": " + text
+        areAllDelivered = areAllDelivered && isDelivered
+      }
+      for line in lines { say(line) }
+      return areAllDelivered ? 0 : 1
+    }
+  }
+
+  private static func send(
+    _ event: Event, to sink: any Sink, by client: TransferClient
+  ) async -> (text: String, isDelivered: Bool) {
+    let request = sink.request(for: event, at: .now)
+    do {
+      let result = try await client.result(of: request, within: SinkDelivery.requestLimit)
+      switch SinkQueue.Outcome(result, of: request) {
+      case .delivered: return ("delivered, \(result.inWords)", true)
+      case .rejected: return ("rejected, \(result.inWords)", false)
+      case .failed: return ("failed, \(result.inWords)", false)
+      }
+    } catch {
+      return ("cancelled", false)
+    }
+  }
+
+  private static func say(_ line: String) {
+    let bytes = Array((line + "\n").utf8)
+    // A reader that is gone is told nothing; the status says it all.
+    _ = StandardStream.output.write(bytes[...], patience: .seconds(10))
+  }
+}

@@ -1,0 +1,50 @@
+// E-mail: an event as a plain mail that can be read in any program.
+
+import Reactor
+
+/// Sends mails over SMTP.
+struct MailSink: Sink {
+  let name = "email"
+  let minSeverity: Event.Severity
+  let url: String
+  let encryption: TransferRequest.MailEncryption
+  let sender: String
+  let recipients: [String]
+  let origin: NotificationOrigin
+
+  func request(for event: Event, at time: WallClockTime) -> TransferRequest {
+    TransferRequest(
+      url: url,
+      content: .mail(from: sender, to: recipients, message: message(event, at: time), encryption: encryption))
+  }
+
+  private func message(_ event: Event, at time: WallClockTime) -> [UInt8] {
+    var mail = MailMessage()
+    mail.header("Date", time.rfc5322)
+    mail.header("From", "\(Version.program) <\(sender)>")
+    mail.addresses("To", recipients)
+    mail.header("Subject", "[\(origin.namespace)] \(event.severity.rawValue): \(event.title)")
+    // The same over all tries, so that a mail program shows a repeated one once.
+    mail.header("Message-ID", "<\(event.id)@\(domain)>")
+    // No one's automatic reply is wanted (RFC 3834).
+    mail.header("Auto-Submitted", "auto-generated")
+    return mail.bytes(text: text(event))
+  }
+
+  private var domain: Substring {
+    sender.lastIndex(of: "@").map { sender[sender.index(after: $0)...] } ?? "localhost"
+  }
+
+  private func text(_ event: Event) -> String {
+    var rows = [("severity", event.severity.rawValue), ("component", event.component)]
+    if !event.detail.isEmpty { rows.append(("detail", event.detail)) }
+    for count in event.metadata { rows.append((count.name, "\(count.count)")) }
+    rows += [("time", event.time.rfc3339), ("replica", origin.replica), ("namespace", origin.namespace)]
+    let width = rows.map { $0.0.utf8.count }.max() ?? 0
+    var text = event.title + "\n\n"
+    for (name, value) in rows {
+      text += "\(name):\(String(repeating: " ", count: width - name.utf8.count + 1))\(value)\n"
+    }
+    return text + "\n-- \n\(Version.program) \(Version.number)\n"
+  }
+}

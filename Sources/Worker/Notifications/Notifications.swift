@@ -1,0 +1,92 @@
+// All sinks of a process: made of the settings, fed together, ended together. Invariants: the log is always among them;
+// libcurl is loaded only where another one is. Called by main and Service.
+
+import Logging
+import Reactor
+
+/// The sinks that the settings ask for.
+struct SinkSet: Sendable {
+  let sinks: [any Sink]
+
+  init(_ settings: Settings, origin: NotificationOrigin) {
+    let overall = settings[.notifyMinSeverity]
+    var sinks: [any Sink] = []
+    if let url = settings[.webhookURL] {
+      let severity = settings[.webhookMinSeverity] ?? overall
+      sinks.append(
+        settings[.webhookSlackFormat]
+          ? SlackFormatSink(minSeverity: severity, url: url)
+          : WebhookSink(minSeverity: severity, url: url, key: settings[.webhookSecret]))
+    }
+    if let url = settings[.slackURL] {
+      sinks.append(SlackSink(minSeverity: settings[.slackMinSeverity] ?? overall, url: url, origin: origin))
+    }
+    if let key = settings[.pagerDutyRoutingKey] {
+      sinks.append(
+        PagerDutySink(
+          minSeverity: settings[.pagerDutyMinSeverity] ?? overall, url: settings[.pagerDutyURL], routingKey: key,
+          origin: origin))
+    }
+    if let url = settings[.smtpURL], let sender = settings[.smtpFrom] {
+      sinks.append(
+        MailSink(
+          minSeverity: settings[.smtpMinSeverity] ?? overall, url: url, encryption: settings[.smtpStartTLS],
+          sender: sender, recipients: settings[.smtpTo], origin: origin))
+    }
+    self.sinks = sinks
+  }
+}
+
+/// What sends to the sinks: nil where there is none.
+@EventLoop
+struct Notifications {
+  let sinks: [any Sink]
+  let client: TransferClient?
+
+  /// - Throws: `TransferLibrary.Missing` where a sink is configured that cannot be served.
+  init(_ settings: Settings, proxies: ProxyRules) throws(TransferLibrary.Missing) {
+    let origin = NotificationOrigin(replica: HostProcess.hostName, namespace: settings[.redisNamespace])
+    sinks = SinkSet(settings, origin: origin).sinks
+    client =
+      sinks.isEmpty
+      ? nil
+      : TransferClient(
+        try TransferLibrary(), proxies: proxies,
+        authorityFile: settings[.notifyAuthorityFile], userAgent: "\(Version.program)/\(Version.number)")
+  }
+}
+
+/// Hands every event to the log and to all sinks.
+@EventLoop
+final class Announcer: NotificationSink {
+  private let log: LogSink
+  private let deliveries: [SinkDelivery]
+
+  init(_ notifications: Notifications, clock: LoopClock, registry: MetricsRegistry, logger: Logger) {
+    log = LogSink(logger)
+    deliveries = notifications.sinks.compactMap { sink in
+      notifications.client.map {
+        SinkDelivery(sink, client: $0, clock: clock, registry: registry, logger: logger)
+      }
+    }
+  }
+
+  func accept(_ event: Event) {
+    log.accept(event)
+    for delivery in deliveries { delivery.accept(event) }
+  }
+
+  /// Delivers until it is cancelled or `finish` has returned.
+  func run() async {
+    await withTaskGroup { group in
+      for delivery in deliveries { group.addTask { await delivery.run() } }
+    }
+  }
+
+  /// Delivers what is queued, all sinks beside each other, until `deadline`; call `run` off then.
+  func finish(by deadline: MonotonicInstant) async {
+    await withTaskGroup { group in
+      for delivery in deliveries { group.addTask { await delivery.finish(by: deadline) } }
+    }
+  }
+}

@@ -1,0 +1,141 @@
+// Sends one sink's events, one after the other: the loop around SinkQueue. Invariants: who hands an event over never
+// waits; no log line holds a part of the sink's URL; an event that is given up leaves a line and is counted.
+
+import Logging
+import Reactor
+
+/// One sink's delivery. `run` it for as long as it shall deliver.
+@EventLoop
+final class SinkDelivery: NotificationSink {
+  /// For all of a request: names, connecting, TLS, the answer.
+  static let requestLimit = Duration.seconds(10)
+
+  let sink: any Sink
+  private let client: TransferClient
+  private let clock: LoopClock
+  private var metrics: NotificationMetrics?
+  private var logger: Logger
+  private var queue = SinkQueue()
+  /// Opens when there is something new to do.
+  private var news = Gate()
+  private var isEnding = false
+  /// Opens when nothing more will be sent.
+  private let ended = Gate()
+
+  init(_ sink: any Sink, client: TransferClient, clock: LoopClock, registry: MetricsRegistry, logger: Logger) {
+    self.sink = sink
+    self.client = client
+    self.clock = clock
+    self.logger = logger
+    self.logger[metadataKey: "sink"] = "\(sink.name)"
+    metrics = NotificationMetrics(sink: sink.name, registry: registry) { [weak self] in self?.queue.count ?? 0 }
+  }
+
+  func accept(_ event: Event) {
+    guard sink.wants(event) else { return }
+    if let dropped = queue.add(event, at: clock.now) { giveUp(dropped, "the queue was full") }
+    news.open()
+  }
+
+  /// Delivers until `finish`, or until it is cancelled: then what is left is undelivered.
+  func run() async {
+    do {
+      while try await step() {}
+    } catch {
+      // Cancelled: the grace is over.
+    }
+    for event in queue.abandon() { giveUp(event, "undelivered: the worker ended") }
+    ended.open()
+  }
+
+  /// Delivers what is queued and takes the rest of the queue for undelivered at `deadline`.
+  func finish(by deadline: MonotonicInstant) async {
+    isEnding = true
+    queue.hurry()
+    news.open()
+    do {
+      try await clock.sleep(until: deadline, orUntil: ended)
+    } catch {
+      // Cancelled: so is the delivery.
+    }
+  }
+
+  /// Does what the queue asks for next, and says whether there is more to come.
+  private func step() async throws -> Bool {
+    switch queue.next(at: clock.now) {
+    case .send(let event):
+      try await send(event)
+    case .giveUp(let event):
+      giveUp(event, "not delivered for \(GoDuration.text(SinkQueue.ageLimit))")
+    case .wait(let until):
+      try await sleep(until: until)
+    case .rest:
+      if isEnding { return false }
+      try await sleep(until: clock.now.advanced(by: .seconds(86_400)))
+    }
+    return true
+  }
+
+  private func sleep(until deadline: MonotonicInstant) async throws {
+    news = Gate()
+    try await clock.sleep(until: deadline, orUntil: news)
+  }
+
+  private func send(_ event: Event) async throws {
+    let request = sink.request(for: event, at: .now)
+    let result = try await client.result(of: request, within: Self.requestLimit)
+    let wasFailing = queue.failures > 0
+    let outcome = SinkQueue.Outcome(result, of: request)
+    let delay = queue.ended(outcome, at: clock.now, chance: .random(in: 0..<1))
+    switch outcome {
+    case .delivered:
+      metrics?.delivered(after: delay ?? .zero)
+      if wasFailing { logger.info("notifications are delivered again") }
+    case .rejected:
+      metrics?.count(.rejected)
+      log(.error, "a notification was rejected", event, result.inWords)
+    case .failed:
+      metrics?.count(.retried)
+      // Once a streak of failures, not once a try.
+      if !wasFailing { log(.warning, "notifications are not delivered at present", event, result.inWords) }
+    }
+  }
+
+  private func giveUp(_ event: Event, _ reason: String) {
+    metrics?.count(.dropped)
+    log(.error, "a notification was dropped", event, reason)
+  }
+
+  private func log(_ level: Logger.Level, _ message: Logger.Message, _ event: Event, _ reason: String) {
+    logger.log(
+      level: level, message,
+      metadata: [
+        "error": "\(reason)", "component": "\(event.component)", "title": "\(event.title)", "event": "\(event.id)",
+      ])
+  }
+}
+
+extension TransferClient {
+  /// What came of a request, answer or not.
+  ///
+  /// - Throws: `CancellationError` only.
+  func result(
+    of request: TransferRequest, within limit: Duration
+  ) async throws -> Result<TransferAnswer, TransferError> {
+    do {
+      return .success(try await send(request, by: LoopClock.system.now.advanced(by: limit)))
+    } catch let error as TransferError {
+      return .failure(error)
+    }
+  }
+}
+
+extension Result where Success == TransferAnswer, Failure == TransferError {
+  /// For people: a status, or why there is none.
+  var inWords: String {
+    switch self {
+    case .success(let answer): "status \(answer.status)"
+    case .failure(let error): error.publicReason
+    }
+  }
+}

@@ -1,0 +1,37 @@
+// The webhook in Slack's format, as the existing worker sends it: an event as one line.
+
+import Reactor
+
+/// Posts `{"text": "[severity] title — detail"}`.
+struct SlackFormatSink: Sink {
+  let name = "webhook"
+  let minSeverity: Event.Severity
+  let url: String
+
+  func request(for event: Event, at time: WallClockTime) -> TransferRequest {
+    var json = JSONWriter()
+    json.beginObject()
+    json.field("text", SlackText.escaped(event.line))
+    json.endObject()
+    return .json(json, to: url)
+  }
+}
+
+/// Text for Slack: three characters mean something there, and a text has a bound.
+enum SlackText {
+  /// Of a block's text, in characters, with room for what escaping adds (Slack's own bound is 3,000).
+  static let limit = 2_000
+
+  static func escaped(_ text: String) -> String {
+    var escaped = ""
+    for scalar in text.unicodeScalars.prefix(limit) {
+      switch scalar {
+      case "&": escaped += "&amp;"
+      case "<": escaped += "&lt;"
+      case ">": escaped += "&gt;"
+      default: escaped.unicodeScalars.append(scalar)
+      }
+    }
+    return escaped
+  }
+}

@@ -1,0 +1,152 @@
+// What each sink sends, to the byte, and that docs/notifications.md shows exactly that.
+
+import Foundation
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct SinkBodyTests {
+  static let origin = NotificationOrigin(replica: "worker-7d9f", namespace: "secrets-bridge")
+  static let time = WallClockTime(seconds: 1_795_000_000, nanoseconds: 123_456_000)
+  static let url = "https://hooks.example.com/planted"
+
+  static let report = Event(
+    id: "0123456789abcdef0123456789abcdef", time: time, severity: .warn, component: "secrets-stale",
+    title: "discovered secrets marked missing", detail: "cutoff=2026-11-17T11:06:40.000000Z",
+    metadata: [Event.Count("flipped", 12)])
+  static let failure = Event(
+    id: "1123456789abcdef0123456789abcdef", kind: .failure, time: time, severity: .error, component: "wraps-expired",
+    title: "delete expired wraps failed", detail: "permission denied (SQLSTATE 42501)")
+  static let recovery = Event(
+    id: "2123456789abcdef0123456789abcdef", kind: .recovery, time: time, severity: .info, component: "wraps-expired",
+    title: "wraps-expired recovered", detail: "it was failing for 12m30s", metadata: [Event.Count("failures", 9)])
+
+  static let webhook = WebhookSink(minSeverity: .info, url: url, key: nil)
+  static let slackFormat = SlackFormatSink(minSeverity: .info, url: url)
+  static let slack = SlackSink(minSeverity: .info, url: url, origin: origin)
+  static let pagerDuty = PagerDutySink(minSeverity: .error, url: url, routingKey: "routing-key", origin: origin)
+  static let mail = MailSink(
+    minSeverity: .info, url: "smtp://mail.example.com", encryption: .required, sender: "worker@example.com",
+    recipients: ["ops@example.com", "dba@example.com"], origin: origin)
+
+  static func body(_ sink: any Sink, _ event: Event) -> String {
+    switch sink.request(for: event, at: time).content {
+    case .post(_, let body): String(decoding: body, as: UTF8.self)
+    case .mail(_, _, let message, _): String(decoding: message, as: UTF8.self)
+    }
+  }
+
+  /// The block of docs/notifications.md behind `<!-- NAME -->`.
+  static func documented(_ name: String) throws -> String {
+    let url = Repository.root.appending(path: "docs/notifications.md")
+    let text = try String(contentsOf: url, encoding: .utf8)
+    let behind = text.components(separatedBy: "<!-- \(name) -->\n")
+    try #require(behind.count == 2, "docs/notifications.md has one block named \(name)")
+    let lines = behind[1].components(separatedBy: "\n")
+    let end = try #require(lines.dropFirst().firstIndex(of: "```"))
+    return lines[1..<end].joined(separator: "\n")
+  }
+
+  /// JSON as the documents show it: indented, its members in their order.
+  static func pretty(_ json: String) async throws -> String {
+    try await offLoop {
+      let process = Process()
+      process.executableURL = URL(fileURLWithPath: "/usr/bin/python3")
+      process.arguments = [
+        "-c", "import json,sys; print(json.dumps(json.loads(sys.argv[1]), indent=2, ensure_ascii=False))", json,
+      ]
+      let output = Pipe()
+      process.standardOutput = output
+      try process.run()
+      let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+      process.waitUntilExit()
+      return text.trimmingCharacters(in: .newlines)
+    }
+  }
+
+  @Test func theWebhooksBodyIsThatOfTheExistingWorker() {
+    #expect(
+      Self.body(Self.webhook, Self.report) == """
+        {"time":"2026-11-18T11:06:40.123456Z","severity":"warn","component":"secrets-stale",\
+        "title":"discovered secrets marked missing","detail":"cutoff=2026-11-17T11:06:40.000000Z",\
+        "metadata":{"flipped":12}}
+        """)
+    let bare = Event(id: "id", time: Self.time, severity: .info, component: "c", title: "t")
+    #expect(
+      Self.body(Self.webhook, bare)
+        == #"{"time":"2026-11-18T11:06:40.123456Z","severity":"info","component":"c","title":"t"}"#)
+  }
+
+  @Test func slacksFormatIsOneLineThatMeansNothingElseThere() {
+    #expect(
+      Self.body(Self.slackFormat, Self.failure)
+        == #"{"text":"[error] delete expired wraps failed — permission denied (SQLSTATE 42501)"}"#)
+    let odd = Event(id: "id", time: Self.time, severity: .warn, component: "c", title: "<!channel> & \"quotes\"")
+    #expect(Self.body(Self.slackFormat, odd) == #"{"text":"[warn] &lt;!channel&gt; &amp; \"quotes\""}"#)
+  }
+
+  @Test(arguments: [
+    ("webhook", webhook as any Sink, report), ("slack-format", slackFormat, report), ("slack", slack, failure),
+    ("slack-recovery", slack, recovery), ("pagerduty-trigger", pagerDuty, failure),
+    ("pagerduty-resolve", pagerDuty, recovery),
+  ])
+  func theDocumentShowsTheBody(name: String, sink: any Sink, event: Event) async throws {
+    let pretty = try await Self.pretty(Self.body(sink, event))
+    #expect(try Self.documented(name) == pretty)
+  }
+
+  @Test func theDocumentShowsTheMail() throws {
+    let mail = Self.body(Self.mail, Self.failure).replacingOccurrences(of: "\r\n", with: "\n")
+    #expect(try Self.documented("email") == mail.trimmingCharacters(in: .newlines))
+  }
+
+  @Test func whatIsLongIsCutAsTheSinksWantIt() {
+    let long = Event(
+      id: "id", kind: .failure, time: Self.time, severity: .error, component: "c",
+      title: String(repeating: "t", count: 9_000),
+      detail: String(repeating: "<", count: 9_000))
+    #expect(Self.body(Self.pagerDuty, long).contains(String(repeating: "t", count: 1_000)))
+    #expect(!Self.body(Self.pagerDuty, long).contains(String(repeating: "t", count: 1_100)))
+    #expect(Self.body(Self.slack, long).utf8.count < 40_000)
+  }
+
+  // MARK: Thresholds
+
+  @Test func aRecoveryGoesWhereItsFailureWent() {
+    let pager = Self.pagerDuty
+    #expect(pager.wants(Self.failure) && pager.wants(Self.recovery) && !pager.wants(Self.report))
+    #expect(Self.webhook.wants(Self.report))
+    let test = Event(id: "id", kind: .test, time: Self.time, severity: .info, component: "c", title: "t")
+    #expect(pager.wants(test))
+  }
+
+  @Test(arguments: [
+    (200, SinkQueue.Outcome.delivered), (202, .delivered), (204, .delivered), (301, .rejected), (307, .rejected),
+    (400, .rejected), (401, .rejected), (404, .rejected), (408, .failed(retryAfter: .seconds(3))), (410, .rejected),
+    (429, .failed(retryAfter: .seconds(3))), (500, .failed(retryAfter: .seconds(3))),
+    (503, .failed(retryAfter: .seconds(3))),
+  ])
+  func whatAStatusMeans(status: Int, outcome: SinkQueue.Outcome) {
+    let request = Self.webhook.request(for: Self.report, at: Self.time)
+    let answer = TransferAnswer(status: status, retryAfter: .seconds(3), body: [])
+    #expect(SinkQueue.Outcome(.success(answer), of: request) == outcome)
+  }
+
+  @Test func whatNoAnswerMeans() {
+    let post = Self.webhook.request(for: Self.report, at: Self.time)
+    let mail = Self.mail.request(for: Self.report, at: Self.time)
+    func outcome(_ error: TransferError, _ request: TransferRequest) -> SinkQueue.Outcome {
+      SinkQueue.Outcome(.failure(error), of: request)
+    }
+    let again = SinkQueue.Outcome.failed(retryAfter: nil)
+    for error in [TransferError.timedOut, .unresolved(.notFound), .failed(code: 7, reason: "", status: 0)] {
+      #expect(outcome(error, post) == again && outcome(error, mail) == again)
+    }
+    #expect(outcome(.failed(code: 18, reason: "", status: 200), post) == again)
+    #expect(outcome(.failed(code: 55, reason: "", status: 451), mail) == again)
+    #expect(outcome(.failed(code: 55, reason: "", status: 550), mail) == .rejected)
+    #expect(outcome(.malformedURL, post) == .rejected)
+  }
+}
