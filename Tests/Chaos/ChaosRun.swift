@@ -76,7 +76,10 @@ struct ChaosRun: Sendable {
       for replica in cluster.replicas where await replica.process?.status(of: "/readyz") != 200 {
         unready.append(replica.index)
       }
-      let left = try await dueRows(cluster, since: [begin] + incidents.map(\.ended) + stalls.stalls.map(\.upperBound))
+      let ends =
+        [begin] + incidents.map(\.ended) + stalls.stalls.map(\.upperBound)
+        + loads.map { $0.began.advanced(by: Workload.loadTime) }
+      let left = try await dueRows(cluster, since: ends)
       let quietBegin = try await samples(of: cluster)
       try await Task.sleep(for: Self.quietTime)
       let quietEnd = try await samples(of: cluster)

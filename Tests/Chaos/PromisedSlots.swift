@@ -8,8 +8,8 @@ struct Disturbances: Sendable {
   /// How long the traces of a fault may last: a lease that has to run out, a command's deadline, the pause between
   /// two connects (at most 2 s each).
   static let traces = Duration.seconds(3) + .seconds(4)
-  /// How long a sweep of a load takes at most, with all its retries.
-  static let loadTime = Duration.seconds(14)
+  /// How long slots can be late after a load: until it is swept, with all retries.
+  static let loadTime = Workload.loadTime + traces
   /// How much of a slot has to be undisturbed: a run begins with at most 5% of the interval as jitter, and is short.
   static let undisturbed = Duration.milliseconds(1_500)
 

@@ -43,7 +43,9 @@ enum Workload {
     """
 
   /// How many rows a load has. Each takes 5 ms, though a batch at most a second: the sweep takes longer than the lease.
-  static let loadRows = 1_800
+  static let loadRows = 800
+  /// How long the sweep of a load takes at most, where nothing is broken.
+  static let loadTime = Duration.seconds(8)
 
   /// Due rows whose sweep takes longer than a lease: four fill a page, so many batches are needed.
   static func load(_ table: String) -> String {
