@@ -20,6 +20,14 @@ struct Main {
     case .fault(let text):
       Logger.worker().error("the command line was not understood", metadata: ["error": .string(text)])
       return Invocation.faultExitStatus
+    case .probe(let name):
+      // What else is set is the asked worker's business.
+      let rows = [Setting.localAddress.row, Setting.logLevel.row]
+      let environment = HostProcess.environment.filter { variable in rows.contains { $0.name == variable.key } }
+      guard let settings = Boot.settings(environment: environment, rows: rows) else {
+        return ConfigurationFaults.exitStatus
+      }
+      return EventLoop.run { await ProbeCommand.ask("/" + name, at: settings[.localAddress]) }
     case .run(let options):
       return configured(rows) { settings, notifications, logger in
         let service = Service(settings, notifications: notifications, logger: logger)

@@ -104,6 +104,10 @@ static inline int creactor_bind(int descriptor, const void *address, socklen_t s
   return bind(descriptor, (const struct sockaddr *)address, size) < 0 ? -errno : 0;
 }
 
+static inline int creactor_connect(int descriptor, const void *address, socklen_t size) {
+  return connect(descriptor, (const struct sockaddr *)address, size) < 0 ? -errno : 0;
+}
+
 static inline int creactor_listen(int descriptor, int backlog) {
   return listen(descriptor, backlog) < 0 ? -errno : 0;
 }

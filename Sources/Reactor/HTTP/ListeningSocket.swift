@@ -39,21 +39,13 @@ final class ListeningSocket {
   }
 
   private static func bindIPv4(_ host: [UInt8], _ address: ListenAddress) throws(ListenError) -> Int32 {
-    var socketAddress = sockaddr_in()
-    socketAddress.sin_family = sa_family_t(AF_INET)
-    socketAddress.sin_port = address.port.bigEndian
-    withUnsafeMutableBytes(of: &socketAddress.sin_addr) { $0.copyBytes(from: host) }
-    return try bind(AF_INET, &socketAddress, MemoryLayout<sockaddr_in>.size, address) { _ in }
+    try bind(SocketAddress(ipv4: host, port: address.port), address) { _ in }
   }
 
   private static func bindIPv6(
     _ host: [UInt8], _ address: ListenAddress, alsoIPv4: Bool
   ) throws(ListenError) -> Int32 {
-    var socketAddress = sockaddr_in6()
-    socketAddress.sin6_family = sa_family_t(AF_INET6)
-    socketAddress.sin6_port = address.port.bigEndian
-    withUnsafeMutableBytes(of: &socketAddress.sin6_addr) { $0.copyBytes(from: host) }
-    return try bind(AF_INET6, &socketAddress, MemoryLayout<sockaddr_in6>.size, address) { descriptor in
+    try bind(SocketAddress(ipv6: host, port: address.port), address) { descriptor in
       var onlyIPv6: Int32 = alsoIPv4 ? 0 : 1
       setsockopt(
         descriptor, Int32(IPPROTO_IPV6), IPV6_V6ONLY, &onlyIPv6, socklen_t(MemoryLayout<Int32>.size))
@@ -61,17 +53,16 @@ final class ListeningSocket {
   }
 
   private static func bind(
-    _ family: Int32, _ socketAddress: UnsafeRawPointer, _ size: Int, _ address: ListenAddress,
-    _ prepare: (Int32) -> Void
+    _ socketAddress: SocketAddress, _ address: ListenAddress, _ prepare: (Int32) -> Void
   ) throws(ListenError) -> Int32 {
-    let descriptor = creactor_socket(family)
+    let descriptor = creactor_socket(socketAddress.family)
     guard descriptor >= 0 else { throw fault(-descriptor, address) }
     // So that a restart finds its port while old connections linger; never SO_REUSEPORT, which would let two share it.
     enable(SO_REUSEADDR, level: SOL_SOCKET, on: descriptor)
     // An answer is one write, and is not held back for more. Connections inherit it on Linux.
     enable(TCP_NODELAY, level: Int32(IPPROTO_TCP), on: descriptor)
     prepare(descriptor)
-    var answer = creactor_bind(descriptor, socketAddress, socklen_t(size))
+    var answer = socketAddress.with { creactor_bind(descriptor, $0, $1) }
     if answer == 0 { answer = creactor_listen(descriptor, backlog) }
     guard answer == 0 else {
       _ = close(descriptor)

@@ -11,13 +11,15 @@ enum HelpText {
     var text = """
       \(Version.program): the housekeeper of a Secrets Bridge control plane.
 
-      Usage: \(Version.program) [\(verbs[0].name)] [options]
+      Usage: \(Version.program) [command] [options]
 
 
       """
     for verb in verbs {
-      text += entry("\(verb.name)", verb.help, indent: 2)
-      for option in verb.options { text += entry(heading(option), option.help, indent: 4) }
+      var heading = verb.name
+      for (index, word) in verb.operands.enumerated() { heading += (index == 0 ? " [" : "|") + word }
+      text += entry(verb.operands.isEmpty ? heading : heading + "]", verb.help, indent: 2)
+      for option in verb.options { text += entry(Self.heading(option), option.help, indent: 4) }
     }
     text += "\nOptions:\n"
     for option in CommandOption.general { text += entry(heading(option), option.help, indent: 2) }

@@ -6,6 +6,8 @@ import Reactor
 enum Invocation: Equatable {
   case run(RunOptions)
   case notifyTest
+  /// Which of the probes is asked: the path without its slash.
+  case probe(String)
   case help
   case helpAsMarkdown
   case version
@@ -33,11 +35,18 @@ enum Invocation: Equatable {
     }
     let verbName = operands.first ?? Verb.all[0].name
     guard let verb = Verb.all.first(where: { $0.name == verbName }) else { return .fault(unknownVerb(verbName)) }
-    guard operands.count <= 1 else { return .fault("\(shown(operands[1])) was not expected") }
+    let words = operands.dropFirst()
+    if let word = words.first(where: { !verb.operands.contains($0) }) ?? words.dropFirst().first {
+      return .fault("\(shown(word)) was not expected")
+    }
     for (name, _) in given where !verb.options.contains(where: { $0.name == name }) {
       return .fault("\(verb.name) has no option --\(name)")
     }
-    return verb.name == Verb.notifyTest.name ? .notifyTest : run(given.map(\.name))
+    switch verb.name {
+    case Verb.notifyTest.name: return .notifyTest
+    case Verb.probe.name: return .probe(words.first ?? verb.operands[0])
+    default: return run(given.map(\.name))
+    }
   }
 
   private static func run(_ names: [String]) -> Invocation {

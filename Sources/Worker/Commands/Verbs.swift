@@ -28,6 +28,8 @@ struct Verb: Sendable {
   let name: String
   let help: String
   let options: [CommandOption]
+  /// The words of which one may follow; the first is meant where none does.
+  var operands: [String] = []
 
   static let run = Verb(
     name: "run", help: "Run the sweepers until told to stop. The verb may be left out.",
@@ -38,8 +40,13 @@ struct Verb: Sendable {
     help: "Send one test notification to every sink, and print what each answered: 1 if one failed.",
     options: [])
 
+  static let probe = Verb(
+    name: "probe",
+    help: "Ask the worker that listens at SB_WORKER_LOCAL_ADDR, print its answer, then exit: 0 if it is well, else 1.",
+    options: [], operands: ["readyz", "healthz"])
+
   /// In the order in which they are shown; the first is meant where none is given.
-  static let all: [Verb] = [.run, .notifyTest]
+  static let all: [Verb] = [.run, .notifyTest, .probe]
 }
 
 /// How a worker is to run.

@@ -13,6 +13,15 @@ import Testing
       Invocation.parse(["--once", "run", "--table", "--force"]) == .run(.init(once: true, force: true, table: true)))
   }
 
+  @Test func aProbeIsReadinessUnlessItIsSaid() {
+    #expect(Invocation.parse(["probe"]) == .probe("readyz"))
+    #expect(Invocation.parse(["probe", "readyz"]) == .probe("readyz"))
+    #expect(Invocation.parse(["probe", "healthz"]) == .probe("healthz"))
+    #expect(Invocation.parse(["probe", "metrics"]) == .fault("\"metrics\" was not expected"))
+    #expect(Invocation.parse(["probe", "readyz", "readyz"]) == .fault("\"readyz\" was not expected"))
+    #expect(Invocation.parse(["probe", "--once"]) == .fault("probe has no option --once"))
+  }
+
   @Test func helpAndVersionStandAnywhere() {
     #expect(Invocation.parse(["--help"]) == .help)
     #expect(Invocation.parse(["-h"]) == .help)

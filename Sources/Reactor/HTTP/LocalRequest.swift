@@ -1,0 +1,104 @@
+// One GET to a listener of this host, for a program that asks its own service. Invariant: it ends by its deadline, and
+// holds no more than a bounded answer. Not a client for other purposes: that is in Transfer/.
+
+import CReactor
+
+/// Why a listener did not answer, in words for an operator.
+public struct LocalRequestFailure: Error, Equatable, Sendable, CustomStringConvertible {
+  public let description: String
+}
+
+/// Asks a listener of this host.
+@EventLoop
+public final class LocalRequest {
+  /// What a listener answered.
+  public struct Answer: Sendable, Equatable {
+    public let status: Int
+    public let body: String
+  }
+
+  /// The longest answer that is read.
+  static let answerByteLimit = 64 * 1024
+
+  private let descriptor: Int32
+  private let request: [UInt8]
+  private var watcher: IOWatcher?
+  private var answer: [UInt8] = []
+  private let ended = LoopSignal<Result<[UInt8], LocalRequestFailure>>()
+
+  /// Sends a GET for `path` to who listens at `address`; where that is every interface, over loopback.
+  ///
+  /// - Parameter deadline: on the system's monotonic clock.
+  /// - Throws: where nobody listens, or no whole answer came by the deadline.
+  public static func get(
+    _ path: String, at address: ListenAddress, by deadline: MonotonicInstant
+  ) async throws(LocalRequestFailure) -> Answer {
+    let descriptor = creactor_socket(address.loopback.family)
+    guard descriptor >= 0 else { throw failure(-descriptor) }
+    defer { _ = close(descriptor) }
+    let connected = address.loopback.with { creactor_connect(descriptor, $0, $1) }
+    guard connected == 0 || connected == -EINPROGRESS else { throw failure(-connected) }
+    let exchange = LocalRequest(descriptor, path)
+    defer { exchange.watcher?.stop() }
+    guard let result = await exchange.ended.wait(until: deadline) else {
+      throw LocalRequestFailure(description: "timed out")
+    }
+    return try parsed(result.get())
+  }
+
+  private init(_ descriptor: Int32, _ path: String) {
+    self.descriptor = descriptor
+    request = Array("GET \(path) HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".utf8)
+    let watcher = IOWatcher { [weak self] ready in self?.isReady(ready) }
+    self.watcher = watcher
+    watcher.watch(descriptor, for: .write)
+  }
+
+  private func isReady(_ ready: IOWatcher.Interest) {
+    if ready.contains(.write) { send() } else { receive() }
+  }
+
+  /// The whole request fits the socket's empty buffer; where the connection failed, sending says why.
+  private func send() {
+    let sent = request.withUnsafeBytes { creactor_send(descriptor, $0.baseAddress, $0.count) }
+    guard sent == request.count else { return ended.fire(.failure(Self.failure(sent < 0 ? Int32(-sent) : EIO))) }
+    watcher?.watch(descriptor, for: .read)
+  }
+
+  private func receive() {
+    var buffer = [UInt8](repeating: 0, count: 4096)
+    let count = creactor_receive(descriptor, &buffer, buffer.count)
+    if count == -Int(EAGAIN) { return }
+    if count > 0 { answer += buffer[..<count] }
+    if count < 0 { return ended.fire(.failure(Self.failure(Int32(-count)))) }
+    if count == 0 || answer.count >= Self.answerByteLimit { ended.fire(.success(answer)) }
+  }
+
+  /// The status line's number, and what stands behind the header.
+  private static func parsed(_ bytes: [UInt8]) throws(LocalRequestFailure) -> Answer {
+    let line = Array("HTTP/1.1 ".utf8)
+    guard bytes.starts(with: line),
+      let status = Int(String(decoding: bytes.dropFirst(line.count).prefix(3), as: UTF8.self))
+    else { throw LocalRequestFailure(description: "who listens there does not speak HTTP") }
+    var end = 0
+    while end + 4 <= bytes.count, bytes[end..<(end + 4)] != [13, 10, 13, 10] { end += 1 }
+    return Answer(status: status, body: String(decoding: bytes.dropFirst(end + 4), as: UTF8.self))
+  }
+
+  private static func failure(_ number: Int32) -> LocalRequestFailure {
+    LocalRequestFailure(description: String(cString: strerror(number)))
+  }
+}
+
+extension ListenAddress {
+  /// Where this host reaches who listens here.
+  fileprivate var loopback: SocketAddress {
+    switch host {
+    case .any: SocketAddress(ipv4: [127, 0, 0, 1], port: port)
+    case .ipv4(let bytes):
+      SocketAddress(ipv4: bytes == [0, 0, 0, 0] ? [127, 0, 0, 1] : bytes, port: port)
+    case .ipv6(let bytes):
+      SocketAddress(ipv6: bytes.contains { $0 != 0 } ? bytes : [UInt8](repeating: 0, count: 15) + [1], port: port)
+    }
+  }
+}

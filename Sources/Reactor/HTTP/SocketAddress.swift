@@ -1,0 +1,31 @@
+// An address and port as the kernel takes them. Used by what listens, and by what asks a listener.
+
+import CReactor
+
+struct SocketAddress {
+  let family: Int32
+  private var ipv4 = sockaddr_in()
+  private var ipv6 = sockaddr_in6()
+
+  /// `host` is the address' four bytes.
+  init(ipv4 host: [UInt8], port: UInt16) {
+    family = AF_INET
+    ipv4.sin_family = sa_family_t(AF_INET)
+    ipv4.sin_port = port.bigEndian
+    withUnsafeMutableBytes(of: &ipv4.sin_addr) { $0.copyBytes(from: host) }
+  }
+
+  /// `host` is the address' sixteen bytes.
+  init(ipv6 host: [UInt8], port: UInt16) {
+    family = AF_INET6
+    ipv6.sin6_family = sa_family_t(AF_INET6)
+    ipv6.sin6_port = port.bigEndian
+    withUnsafeMutableBytes(of: &ipv6.sin6_addr) { $0.copyBytes(from: host) }
+  }
+
+  func with<Value>(_ body: (UnsafeRawPointer, socklen_t) -> Value) -> Value {
+    family == AF_INET
+      ? withUnsafeBytes(of: ipv4) { body($0.baseAddress!, socklen_t($0.count)) }
+      : withUnsafeBytes(of: ipv6) { body($0.baseAddress!, socklen_t($0.count)) }
+  }
+}
