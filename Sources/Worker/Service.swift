@@ -29,6 +29,8 @@ final class Service {
   private let registry = MetricsRegistry()
   private let processMetrics = ProcessMetrics()
   private let announcer: Announcer
+  private let postgresNotice: OutageNotice
+  private let redisNotice: OutageNotice
   private let loops: [SweeperLoop]
   /// When the worker was asked to end; nil before.
   private var drainedAt: MonotonicInstant?
@@ -51,6 +53,13 @@ final class Service {
     ProcessMetrics.registerLoop(in: registry)
     ServerMetrics.register(pool, redis, in: registry)
     announcer = Announcer(notifications, clock: clock, registry: registry, logger: logger)
+    let ledger = OutageLedger(
+      redis: redis, clock: clock, namespace: settings[.redisNamespace], component: "postgres", replica: Token.random())
+    postgresNotice = OutageNotice(
+      component: "postgres", server: "PostgreSQL", patience: settings[.outageAfter], ledger: ledger, sink: announcer,
+      clock: clock)
+    redisNotice = OutageNotice(
+      component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: announcer, clock: clock)
     loops = Self.makeLoops(settings, pool, redis, clock, drain, giveUp, registry, announcer, logger)
   }
 
@@ -90,6 +99,8 @@ final class Service {
       group.addTask { await self.pool.run() }
       group.addTask { await server.run() }
       group.addTask { await self.announcer.run() }
+      group.addTask { await self.postgresNotice.run() }
+      group.addTask { await self.redisNotice.run() }
       group.addTask { await self.boot() }
       let runOnStart = settings[.runOnStart]
       _ = await attend { await $0.attendSlots(runOnStart: runOnStart) }
@@ -201,25 +212,28 @@ final class Service {
 
   private func watchServers() {
     redis.onStateChange = { [weak self] availability in
+      guard let self else { return }
       switch availability {
-      case .ready: self?.serverChanged("Redis", outage: nil)
-      case .unavailable(let reason): self?.serverChanged("Redis", outage: reason)
+      case .ready: self.serverChanged("Redis", outage: nil, self.redisNotice)
+      case .unavailable(let reason): self.serverChanged("Redis", outage: reason, self.redisNotice)
       }
     }
     pool.onStateChange = { [weak self] availability in
+      guard let self else { return }
       switch availability {
-      case .ready: self?.serverChanged("PostgreSQL", outage: nil)
-      case .unavailable(let reason): self?.serverChanged("PostgreSQL", outage: reason)
+      case .ready: self.serverChanged("PostgreSQL", outage: nil, self.postgresNotice)
+      case .unavailable(let reason): self.serverChanged("PostgreSQL", outage: reason, self.postgresNotice)
       }
     }
   }
 
   /// A server became ready, or unavailable: once a change, not once a try.
-  private func serverChanged(_ server: String, outage: String?) {
+  private func serverChanged(_ server: String, outage: String?, _ notice: OutageNotice) {
     if let outage {
       logger.warning("\(server) is unavailable", metadata: ["error": "\(outage)"])
     } else {
       logger.info("\(server) is ready")
     }
+    notice.changed(to: outage)
   }
 }

@@ -25,6 +25,16 @@ import Testing
     #expect(failure.reason == "2 of the targets: transaction rolled back (SQLSTATE 40P01)")
   }
 
+  @Test func aServerThatCannotBeReachedIsNoFailureOfTheSweepers() {
+    for error in [PostgresError.unavailable(reason: "connection refused"), .timedOut(.connecting)] {
+      #expect(RunFailure(error).isOutage)
+      #expect(RunFailure(Discovery.SomeFailed(failed: 2, first: error)).isOutage)
+    }
+    for error in [PostgresError.connectionLost(reason: "broken pipe"), .timedOut(.statement), .poolExhausted] {
+      #expect(!RunFailure(error).isOutage)
+    }
+  }
+
   @Test func aReasonQuotesNoMessageOfTheServer() {
     let error = PostgresError.server(sqlState: "23514", message: "row for relation agents: s3cret")
     #expect(RunFailure(error).reason == "constraint violated (SQLSTATE 23514)")

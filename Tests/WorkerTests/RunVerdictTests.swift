@@ -43,15 +43,16 @@ import Testing
     }
 
     /// One run, by the next replica in turn.
-    func run(_ outcome: RunReport.Outcome) async throws -> RunVerdict {
+    func run(_ outcome: RunReport.Outcome, isOutage: Bool = false) async throws -> RunVerdict {
       let run = try await take()
-      return try await run.by.complete(run.grant, RunReport(outcome: outcome)).verdict
+      return try await run.by.complete(run.grant, RunReport(outcome: outcome, isOutage: isOutage)).verdict
     }
 
     func run(
-      _ outcome: RunReport.Outcome, tells kind: RunVerdict.Kind, sourceLocation: SourceLocation = #_sourceLocation
+      _ outcome: RunReport.Outcome, isOutage: Bool = false, tells kind: RunVerdict.Kind,
+      sourceLocation: SourceLocation = #_sourceLocation
     ) async throws {
-      let verdict = try await run(outcome)
+      let verdict = try await run(outcome, isOutage: isOutage)
       #expect(verdict.kind == kind, sourceLocation: sourceLocation)
     }
 
@@ -137,6 +138,18 @@ import Testing
       // Neither left a trace: the next failure is the first.
       try await fleet.run(.failure, tells: .first)
       try await fleet.run(.drained, tells: .none)
+      try await fleet.run(.success, tells: .recovered)
+    }
+  }
+
+  @Test func whatAnOutageTellsIsNoFailureOfTheSweepersAndEndsNone() async throws {
+    try await withFleet { fleet in
+      for _ in 0..<3 { try await fleet.run(.failure, isOutage: true, tells: .none) }
+      try await fleet.run(.success, tells: .none)
+      try await fleet.run(.failure, tells: .first)
+      try await fleet.turn(minutes: 10)
+      try await fleet.run(.failure, isOutage: true, tells: .none)
+      try await fleet.run(.failure, tells: .reminder)
       try await fleet.run(.success, tells: .recovered)
     }
   }

@@ -110,8 +110,8 @@ enum CoordinationScripts {
     """)
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
-  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms).
-  /// Idempotent by epoch: sent twice it changes nothing more.
+  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms),
+  /// whether a server's outage is why it failed (1). Idempotent by epoch: sent twice it changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   static let complete = RedisScript(
@@ -146,20 +146,22 @@ enum CoordinationScripts {
       redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))))
       redis.call('HDEL', KEYS[2], 'next_try', 'failures', 'failing_since', 'alerts', 'alerted_at')
     elseif outcome == 'failure' then
-      local gaps, alerts = {REMINDER_GAPS}, tonumber(record[5]) or 0
-      local alerted = math.min(tonumber(record[6]) or now, now)
-      if not record[4] then
-        verdict = 1
-      elseif now - alerted >= gaps[math.max(1, math.min(alerts, #gaps))] then
-        verdict = 2
-      end
-      if verdict > 0 then
-        alerts, alerted = alerts + 1, now
-      end
       runs = runs + 1
+      if ARGV[12] ~= '1' then
+        local gaps, alerts = {REMINDER_GAPS}, tonumber(record[5]) or 0
+        local alerted = math.min(tonumber(record[6]) or now, now)
+        if not record[4] then
+          verdict = 1
+        elseif now - alerted >= gaps[math.max(1, math.min(alerts, #gaps))] then
+          verdict = 2
+        end
+        if verdict > 0 then
+          alerts, alerted = alerts + 1, now
+        end
+        redis.call('HSET', KEYS[2], 'failing_since', text(since), 'alerts', alerts, 'alerted_at', text(alerted))
+      end
       local following = now - (now - tonumber(ARGV[4])) % tonumber(ARGV[11]) + tonumber(ARGV[11])
-      redis.call('HSET', KEYS[2], 'next_try', text(math.min(now + tonumber(ARGV[6]), following)), 'failures', runs,
-        'failing_since', text(since), 'alerts', alerts, 'alerted_at', text(alerted))
+      redis.call('HSET', KEYS[2], 'next_try', text(math.min(now + tonumber(ARGV[6]), following)), 'failures', runs)
     end
     redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8],
       'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs)

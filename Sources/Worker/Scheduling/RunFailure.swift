@@ -8,6 +8,8 @@ struct RunFailure: Equatable, Sendable {
   let reason: String
   /// Another try before the next slot cannot help.
   let isPermanent: Bool
+  /// PostgreSQL could not be reached: an outage, which is told as one, and no failure of this sweeper's.
+  let isOutage: Bool
 
   init(_ error: any Error) {
     switch error {
@@ -15,18 +17,31 @@ struct RunFailure: Equatable, Sendable {
       let first = RunFailure(error.first)
       reason = "\(error.failed) of the targets: \(first.reason)"
       isPermanent = first.isPermanent
+      isOutage = first.isOutage
     case let error as PostgresError:
       reason = error.publicReason
       isPermanent = error.sqlState.map(Self.isPermanent(sqlState:)) ?? false
+      isOutage = Self.isOutage(error)
     case RunInterruption.leaseLost:
       reason = "the lease was lost"
       isPermanent = false
+      isOutage = false
     case RunInterruption.superseded:
       reason = "another run's session holds this sweeper's advisory lock"
       isPermanent = false
+      isOutage = false
     default:
       reason = "unexpected: \(error)"
       isPermanent = false
+      isOutage = false
+    }
+  }
+
+  /// Whether nothing was begun. A connection that breaks in the middle of a statement may be that statement's doing.
+  private static func isOutage(_ error: PostgresError) -> Bool {
+    switch error {
+    case .unavailable, .timedOut(.resolving), .timedOut(.connecting): true
+    default: false
     }
   }
 

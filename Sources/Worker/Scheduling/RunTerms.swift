@@ -71,6 +71,8 @@ struct RunReport: Equatable, Sendable {
   var duration: Duration = .zero
   /// How far the sweep got, for the next run; nil leaves the record's as it is.
   var progress: String?
+  /// It failed for a server's outage, which people hear of as such: no failure of the sweeper's to them.
+  var isOutage = false
 }
 
 /// How an attended slot ended.

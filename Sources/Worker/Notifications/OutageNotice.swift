@@ -1,0 +1,73 @@
+// Tells people of one server's outages: the loop around OutageWatch. Invariant: of an outage that several replicas see,
+// one tells where Redis can say which, else each tells once.
+
+import Reactor
+
+/// Watches one server. `run` it, and tell it each change.
+@EventLoop
+final class OutageNotice {
+  private let component: String
+  private let server: String
+  private let ledger: OutageLedger?
+  private let sink: any NotificationSink
+  private let clock: LoopClock
+  private var watch: OutageWatch
+  private var news = Gate()
+  /// What the ledger said of the outage that was told last.
+  private var claim = OutageLedger.Claim.alone
+
+  /// - Parameter ledger: where replicas agree on who tells; nil for a server without which they cannot.
+  init(
+    component: String, server: String, patience: Duration, ledger: OutageLedger?, sink: any NotificationSink,
+    clock: LoopClock
+  ) {
+    self.component = component
+    self.server = server
+    self.ledger = ledger
+    self.sink = sink
+    self.clock = clock
+    watch = OutageWatch(patience: patience)
+  }
+
+  /// The server is away, for a reason, or (nil) there: once a change.
+  func changed(to outage: String?) {
+    watch.changed(to: outage, at: clock.now)
+    news.open()
+  }
+
+  /// Tells until it is cancelled.
+  func run() async {
+    do {
+      while !Task.isCancelled {
+        switch watch.next(at: clock.now) {
+        case .tellAway(let reason, let lasting):
+          claim = await ledger?.claim() ?? .alone
+          guard claim != .another else { continue }
+          tell(.failure, .error, "\(server) is away", "for \(Self.text(lasting)): \(reason)")
+        case .tellBack(let length):
+          guard await ledger?.close(claim) ?? true else { continue }
+          tell(.recovery, .info, "\(server) is back", "it was away for \(Self.text(length))")
+        case .wait(let until):
+          try await sleep(until: until)
+        case .rest:
+          try await sleep(until: clock.now.advanced(by: .seconds(86_400)))
+        }
+      }
+    } catch {
+      // Cancelled: the worker ends.
+    }
+  }
+
+  private func sleep(until deadline: MonotonicInstant) async throws {
+    news = Gate()
+    try await clock.sleep(until: deadline, orUntil: news)
+  }
+
+  private func tell(_ kind: Event.Kind, _ severity: Event.Severity, _ title: String, _ detail: String) {
+    sink.accept(Event(kind, time: .now, severity: severity, component: component, title: title, detail: detail))
+  }
+
+  private static func text(_ length: Duration) -> String {
+    GoDuration.text(.seconds(length.milliseconds / 1_000))
+  }
+}

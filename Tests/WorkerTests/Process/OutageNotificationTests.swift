@@ -1,0 +1,95 @@
+// What a fleet of two tells of its servers' outages, each replica to an endpoint of its own.
+
+import Foundation
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite(.serialized) struct OutageNotificationTests {
+  /// Two replicas that have swept, and where they tell.
+  private struct Fleet {
+    let stage: WorkerStage
+    let endpoints: [Endpoint]
+    let workers: [WorkerProcess]
+
+    static func start() async throws -> Fleet {
+      let stage = try await WorkerStage.set()
+      try stage.settle()
+      let endpoints = [try await Endpoint.start(.https), try await Endpoint.start(.https)]
+      var workers: [WorkerProcess] = []
+      for endpoint in endpoints {
+        workers.append(
+          try await stage.start([
+            "SB_WORKER_NOTIFY_CA_FILE": try await TestAuthority.shared().certificateFile,
+            "SB_WORKER_WEBHOOK_URL": endpoint.url("/hook"), "SB_WORKER_OUTAGE_AFTER": "1s",
+          ]))
+      }
+      return Fleet(stage: stage, endpoints: endpoints, workers: workers)
+    }
+
+    /// How many messages with this in them the fleet sent, by replica.
+    func count(_ text: String) -> [Int] {
+      endpoints.map { $0.received.count { $0["body"]?.contains(text) == true } }
+    }
+
+    @EventLoop
+    func sum(_ text: String, is expected: Int) async throws {
+      try await eventually("\(expected) of: \(text)", within: .seconds(15)) { count(text).reduce(0, +) == expected }
+    }
+  }
+
+  @Test func anOutageOfPostgresIsToldOnceInTheFleetAndNoSweeperIsBlamed() async throws {
+    let fleet = try await Fleet.start()
+    try await onLoop {
+      for worker in fleet.workers { try await worker.answersReadyz(200) }
+      fleet.stage.postgresProxy.goAway()
+      try await fleet.sum("PostgreSQL is away", is: 1)
+      // Both replicas have seen it for longer than they are patient.
+      for worker in fleet.workers {
+        try await eventually("each replica noticed") {
+          worker.log.contains { $0.message == "PostgreSQL is unavailable" }
+        }
+      }
+      fleet.stage.postgresProxy.heal()
+      try await fleet.sum("PostgreSQL is back", is: 1)
+      for worker in fleet.workers { try await worker.answersReadyz(200) }
+    }
+    for worker in fleet.workers { #expect(try await worker.stop() == .exited(0)) }
+    #expect(fleet.count("PostgreSQL is away").reduce(0, +) == 1)
+    #expect(fleet.count("PostgreSQL is back").reduce(0, +) == 1)
+    for sweeper in WorkerStage.sweepers { #expect(fleet.count(sweeper) == [0, 0], "\(sweeper) was blamed") }
+  }
+
+  @Test func anOutageOfRedisIsToldOnceByEachReplica() async throws {
+    let fleet = try await Fleet.start()
+    try await onLoop {
+      for worker in fleet.workers { try await worker.answersReadyz(200) }
+      fleet.stage.redisProxy.goAway()
+      try await eventually("each tells", within: .seconds(15)) { fleet.count("Redis is away") == [1, 1] }
+      fleet.stage.redisProxy.heal()
+      try await eventually("each tells its end", within: .seconds(15)) { fleet.count("Redis is back") == [1, 1] }
+    }
+    for worker in fleet.workers { #expect(try await worker.stop() == .exited(0)) }
+    #expect(fleet.count("Redis is away") == [1, 1] && fleet.count("Redis is back") == [1, 1])
+  }
+
+  @Test func anOutageThatIsShorterThanThePatienceIsNotTold() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let endpoint = try await Endpoint.start(.http)
+    let worker = try await stage.start([
+      "SB_WORKER_WEBHOOK_URL": endpoint.url("/hook"), "SB_WORKER_OUTAGE_AFTER": "30s",
+    ])
+    try await onLoop {
+      try await worker.answersReadyz(200)
+      stage.postgresProxy.goAway()
+      try await worker.answersReadyz(503)
+      stage.postgresProxy.heal()
+      try await worker.answersReadyz(200)
+    }
+    #expect(try await worker.stop() == .exited(0))
+    #expect(!endpoint.received.contains { $0["body"]?.contains("PostgreSQL") == true })
+  }
+}
