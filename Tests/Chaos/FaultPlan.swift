@@ -24,16 +24,16 @@ enum FaultKind: String, CaseIterable, Sendable {
   case lockRows = "lock-rows"
   case failStatements = "fail-statements"
 
-  /// How long it lasts, in ms. What is over in a moment has the time that its traces may take.
+  /// How long it lasts, in ms. What holds bytes back can do so until a lease that was renewed meanwhile is over, too.
   var lengths: ClosedRange<Int> {
     switch self {
-    case .blackHole: 300...6_000
+    case .blackHole: 300...9_000
     case .refuse: 200...4_000
     case .delay: 1_000...6_000
     case .cut: 2_000...3_000
     case .kill, .terminate: 100...4_000
     case .freeze: 300...8_000
-    case .pauseRedis, .pausePostgres: 200...5_000
+    case .pauseRedis, .pausePostgres: 200...8_000
     case .restartRedis, .restartPostgres: 50...2_000
     case .lockTable, .lockRows: 300...5_000
     case .failStatements: 300...4_000
