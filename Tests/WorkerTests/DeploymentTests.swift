@@ -1,0 +1,73 @@
+// What is shipped beside the program agrees with the program: the manifest, the image, the README.
+
+import Foundation
+import Testing
+
+@testable import Worker
+
+@Suite struct DeploymentTests {
+  private static func text(of file: String) throws -> String {
+    try String(contentsOf: House.root.appendingPathComponent(file), encoding: .utf8)
+  }
+
+  /// The names that a setting can be given by.
+  private static let variables = Set(SettingRow.all.flatMap { $0.isSecret ? [$0.name, $0.name + "_FILE"] : [$0.name] })
+
+  @Test func theManifestSetsOnlyWhatTheWorkerKnowsAndItsValuesAreAccepted() throws {
+    let manifest = try Self.text(of: "deploy/kubernetes.yaml")
+    let entries = manifest.matches(of: /\{name: ([A-Z_]+), value: "?([^"}]*)"?\}/)
+    #expect(entries.count >= 4)
+    var environment = ["DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h"]
+    for entry in entries {
+      let name = String(entry.1)
+      #expect(Self.variables.contains(name), "\(name) is no setting")
+      // The files are in the cluster.
+      if !name.hasSuffix("_FILE") { environment[name] = String(entry.2) }
+    }
+    let (settings, warnings) = try Settings.load(environment: environment)
+    #expect(warnings.isEmpty)
+    let grace = try #require(manifest.firstMatch(of: /terminationGracePeriodSeconds: (\d+)/))
+    #expect(Duration.seconds(try #require(Int64(grace.1))) > settings[.shutdownGrace])
+  }
+
+  @Test func theManifestAndTheImageAgreeOnWhoRunsWhatAndWhere() throws {
+    let manifest = try Self.text(of: "deploy/kubernetes.yaml")
+    let image = try Self.text(of: "Dockerfile")
+    for line in [
+      "runAsUser: 65532", "readOnlyRootFilesystem: true", "allowPrivilegeEscalation: false", "drop: [ALL]",
+      "requests: {cpu: 50m, memory: 96Mi}", "limits: {cpu: 500m, memory: 256Mi}", "containerPort: 8091",
+    ] {
+      #expect(manifest.contains(line), "\(line)")
+    }
+    #expect(image.contains("\nUSER 65532:65532\n") && image.contains("\nEXPOSE 8091\n"))
+    for command in manifest.matches(of: /command: \[([^\]]*)\]/).map({ $0.1.components(separatedBy: ", ") }) {
+      #expect(image.contains("ENTRYPOINT [\"\(command[0])\"]"))
+      guard case .probe = Invocation.parse(Array(command.dropFirst())) else {
+        Issue.record("\(command) is no probe")
+        continue
+      }
+    }
+  }
+
+  @Test func whatTheImageCopiesIsInItsContext() throws {
+    let kept = try Self.text(of: ".dockerignore").split(separator: "\n").filter { $0.hasPrefix("!") }.map {
+      $0.dropFirst()
+    }
+    for needed in ["Package.swift", "Sources", "Tests", "Examples", "scripts"] {
+      #expect(kept.contains { $0 == needed }, "\(needed) is not in the image's context")
+    }
+  }
+
+  @Test func everyFolderOfTheSourcesIsOnTheReadmesTour() throws {
+    let readme = try Self.text(of: "README.md")
+    for directory in ["Sources", "Sources/Reactor", "Sources/Worker"] {
+      let folder = House.root.appendingPathComponent(directory)
+      for entry in try FileManager.default.contentsOfDirectory(
+        at: folder, includingPropertiesForKeys: [.isDirectoryKey])
+      where try entry.resourceValues(forKeys: [.isDirectoryKey]).isDirectory == true {
+        #expect(
+          readme.contains("\(entry.lastPathComponent)/"), "the tour leaves \(directory)/\(entry.lastPathComponent) out")
+      }
+    }
+  }
+}
