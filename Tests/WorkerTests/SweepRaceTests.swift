@@ -9,7 +9,7 @@ import Testing
 @Suite struct SweepRaceTests {
   /// Opens a transaction that does `statement`, runs `meanwhile` beside it, and commits when that says so.
   @EventLoop
-  private func transaction(
+  static func transaction(
     _ plane: ControlPlane, _ statement: String,
     meanwhile:
       @escaping @EventLoop @Sendable (_ commit: @escaping @EventLoop @Sendable () async throws -> Void)
@@ -31,7 +31,7 @@ import Testing
       "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day')")
     let sweeper = Sweeper.agentsStale(try plane.settings())
     try await onLoop {
-      try await self.transaction(plane, "UPDATE agents SET last_seen_at = now() WHERE name = 'a'") { commit in
+      try await Self.transaction(plane, "UPDATE agents SET last_seen_at = now() WHERE name = 'a'") { commit in
         async let swept = plane.sweep(sweeper)
         try await eventually("the sweep waits for the row") {
           try await plane.sql("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'") != "0"
@@ -49,7 +49,7 @@ import Testing
     let sweeper = Sweeper.jobsRecovery(try plane.settings())
     try await onLoop {
       let claim = "UPDATE sync_jobs SET claim_expires_at = now() + interval '5 min' WHERE payload = '\"stuck\"'"
-      try await self.transaction(plane, claim) { commit in
+      try await Self.transaction(plane, claim) { commit in
         async let swept = plane.sweep(sweeper)
         try await eventually("the sweep waits for the row") {
           try await plane.sql("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'") != "0"
@@ -70,7 +70,7 @@ import Testing
       """)
     let sweeper = Sweeper.agentsStale(try plane.settings())
     try await onLoop {
-      try await self.transaction(plane, "SELECT FROM agents WHERE name = 'a5' FOR UPDATE") { commit in
+      try await Self.transaction(plane, "SELECT FROM agents WHERE name = 'a5' FOR UPDATE") { commit in
         let count = try await plane.sweep(sweeper)
         #expect(count.changed == 9)
         #expect(count.skipped == 1)
@@ -84,7 +84,7 @@ import Testing
     let plane = try await ControlPlane.fresh()
     let sweeper = Sweeper.agentsStale(try plane.settings())
     try await onLoop {
-      try await self.transaction(plane, "LOCK TABLE agents IN ACCESS EXCLUSIVE MODE") { commit in
+      try await Self.transaction(plane, "LOCK TABLE agents IN ACCESS EXCLUSIVE MODE") { commit in
         let error = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, lease: .seconds(3)) }
         #expect(error?.sqlState == "55P03")
         try await commit()
@@ -150,7 +150,7 @@ import Testing
           pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
         """
       await #expect(throws: PostgresError.self) {
-        try await self.transaction(plane, frozen) { commit in
+        try await Self.transaction(plane, frozen) { commit in
           #expect(try await plane.sweep(sweeper, epoch: 7).changed == 1)
           try await commit()
         }
@@ -168,7 +168,7 @@ import Testing
         SELECT set_config('application_name', 'secrets-bridge-worker agents-stale 8', true),
           pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
         """
-      try await self.transaction(plane, newer) { commit in
+      try await Self.transaction(plane, newer) { commit in
         await #expect(throws: RunInterruption.superseded) { try await plane.sweep(sweeper, epoch: 7) }
         try await commit()
       }

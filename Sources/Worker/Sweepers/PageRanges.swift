@@ -19,13 +19,13 @@ struct PageRanges: Sendable {
   /// What one transaction should take.
   static let goal = Duration.milliseconds(25)
   /// No further row is written so long after the transaction's beginning.
-  static let writeLimit = Duration.milliseconds(40)
+  static let writeLimit = Duration.milliseconds(45)
   /// But where it took long to find the first row that is due, so much time is left to write.
   static let writeReserve = Duration.milliseconds(10)
   static let initialPages = 64
   static let limits = 1...16_000
   /// The most that a range grows or shrinks at a time, as a factor.
-  static let growthLimit = 8.0
+  static let growthLimit = 4.0
   /// The most pages of a range in which locked rows are left out: there no clock is looked at.
   static let skippingPages = 8
 

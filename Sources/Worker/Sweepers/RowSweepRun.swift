@@ -18,6 +18,8 @@ final class RowSweepRun {
   private let tally: RunTally
   private var route: SweepRoute
   private var batches = 0
+  /// Its text is put together once a run.
+  private lazy var write = sweep.write
 
   /// - Parameters:
   ///   - interval: between two runs.
@@ -96,6 +98,7 @@ final class RowSweepRun {
       tally.count.skipped += found.due - found.free
       route.found(
         entries: found.entries, due: found.due, changed: found.changed, lowestKey: found.lowestKey,
+        isPlenty: found.isPlenty,
         wasStopped: done.wasStopped && found.changed < found.free)
     case .pages(let range) where step.skipsLocked:
       let (due, changed) = (answer.number(0), answer.number(1))
@@ -162,6 +165,7 @@ extension RowSweepRun {
   private struct Found {
     let entries, due, free, changed: Int
     let lowestKey: String?
+    let isPlenty: Bool
 
     init(_ answer: PostgresResult) {
       entries = answer.number(0)
@@ -169,6 +173,7 @@ extension RowSweepRun {
       free = answer.number(2)
       changed = answer.number(3)
       lowestKey = answer[row: 0, column: 4]
+      isPlenty = answer.number(5) > 0
     }
   }
 
@@ -179,7 +184,7 @@ extension RowSweepRun {
     var statements = [Self.settings(flushes: flushes)]
     if measures { statements.append(PostgresStatement(sweep.size)) }
     let first = statements.count
-    for step in steps { statements += sweep.statements(for: step) }
+    for step in steps { statements.append(statement(for: step)) }
     let beganAt = session.now
     do {
       let done = try await session.batch(statements)
@@ -194,6 +199,20 @@ extension RowSweepRun {
       && beganAt.duration(to: session.now) >= Self.statementLimit
     {
       throw Trouble(kind: .tooLong, cause: error)
+    }
+  }
+
+  /// What a step sends.
+  private func statement(for step: SweepRoute.Step) -> PostgresStatement {
+    switch (step.reads, sweep.index) {
+    case (.walk(let key), let index?):
+      PostgresStatement(sweep.walk(index, skippingLocked: step.skipsLocked), [key])
+    case (.gather(let key), let index?):
+      PostgresStatement(sweep.gather(index, skippingLocked: step.skipsLocked), [key])
+    case (.pages(let range), _):
+      sweep.statement(step.skipsLocked ? sweep.writeSkippingLocked : write, range)
+    case (.walk, nil), (.gather, nil):
+      preconditionFailure("a route without an index walks none")
     }
   }
 

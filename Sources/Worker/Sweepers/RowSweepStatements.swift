@@ -14,21 +14,14 @@ extension RowSweep {
 
   /// Answers the table's size in pages, and the number of its file.
   var size: String {
-    "SELECT pg_relation_size('\(table)', 'main') / current_setting('block_size')::int, pg_relation_filenode('\(table)')"
+    "SELECT \(pages), pg_relation_filenode('\(table)')"
   }
 
-  /// What a step of a run's route sends; the last statement answers.
-  func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
-    switch step.reads {
-    case .pages(let range):
-      [statement(step.skipsLocked ? writeSkippingLocked : write, range)]
-    case .walk(let key):
-      index.map { [PostgresStatement(walk($0, skippingLocked: step.skipsLocked), [key])] } ?? []
-    case .gather(let key):
-      index.map { [PostgresStatement(gather($0, skippingLocked: step.skipsLocked), [key])] } ?? []
-    }
+  private var pages: String {
+    "pg_relation_size('\(table)', 'main') / current_setting('block_size')::int"
   }
 
+  /// About these pages.
   func statement(_ text: String, _ range: Range<Int>) -> PostgresStatement {
     PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"])
   }
@@ -60,7 +53,8 @@ extension RowSweep {
   // MARK: An index, from the key $1 downwards (null: from the cutoff on)
 
   /// Changes the due rows among the next entries. Answers how many entries there were, how many of them were due, how
-  /// many of those nobody held, how many rows were changed, and the last entry's key.
+  /// many of those nobody held, how many rows were changed, and the last entry's key; the first time also whether more
+  /// rows are due than the index is good for (0 or 1), which is looked at where most of many entries were.
   func walk(_ index: Index, skippingLocked: Bool) -> String {
     """
     WITH found AS MATERIALIZED (
@@ -71,7 +65,10 @@ extension RowSweep {
       \(changingSought(skippingLocked))
     SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
            (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed),
-           (SELECT min(key)::text FROM found)
+           (SELECT min(key)::text FROM found),
+           CASE WHEN $1 IS NULL AND (SELECT count(*) FROM sought) * 2 >= \(SweepRoute.entryLimit)
+             THEN (SELECT count(*) FROM (SELECT FROM \(table) WHERE \(reached(index)) AND \(isDue)
+               OFFSET (\(pages)) / \(SweepRoute.pagesPerFoundRow) LIMIT 1) AS beyond) ELSE 0 END
     """
   }
 
@@ -85,7 +82,7 @@ extension RowSweep {
       sought AS MATERIALIZED (SELECT row_id FROM found LIMIT \(SweepRoute.entryLimit)),
       \(changingSought(skippingLocked))
     SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
-           (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed), NULL
+           (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed), NULL, 0
     """
   }
 

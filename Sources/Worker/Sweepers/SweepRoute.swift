@@ -95,9 +95,11 @@ struct SweepRoute: Sendable {
   ///
   /// - Parameters:
   ///   - lowestKey: the last entry's key, where a walk met any.
+  ///   - isPlenty: more due rows are there than the index is good for.
   ///   - wasStopped: the clock left some of the due ones for later.
-  mutating func found(entries: Int, due: Int, changed: Int, lowestKey: String?, wasStopped: Bool) {
+  mutating func found(entries: Int, due: Int, changed: Int, lowestKey: String?, isPlenty: Bool, wasStopped: Bool) {
     found += due
+    if isPlenty { return readEverything() }
     // The same step again, unless it got nothing done: then it waited for a lock.
     if wasStopped, changed > 0, found * Self.pagesPerFoundRow <= table?.pages ?? 0 { return }
     if wasStopped { return readEverything() }

@@ -47,10 +47,14 @@ import Testing
         found = Array(found.prefix(SweepRoute.entryLimit))
         let due = found.filter { rows[$0].isDue }
         let changed = due.prefix(most ?? due.count)
+        let isPlenty =
+          isWalk && key == nil && due.count * 2 >= SweepRoute.entryLimit
+          && entries(from: nil).count { rows[$0].isDue } > pages / SweepRoute.pagesPerFoundRow
         for place in changed { rows[place].isDue = false }
         route.found(
           entries: found.count, due: due.count, changed: changed.count,
-          lowestKey: isWalk ? found.last.map { "\(rows[$0].key)" } : nil, wasStopped: changed.count < due.count)
+          lowestKey: isWalk ? found.last.map { "\(rows[$0].key)" } : nil, isPlenty: isPlenty,
+          wasStopped: changed.count < due.count)
       case .pages(let range):
         pagesRead += range.count
         let due = rows.indices.filter { range.contains(rows[$0].page) && rows[$0].isDue }

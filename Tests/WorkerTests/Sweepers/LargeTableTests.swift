@@ -1,0 +1,158 @@
+// Sweeps of large tables on a real PostgreSQL: which rows the index finds, which the pages, and what is left to the
+// next full pass. Large is a matter of pages: a low fillfactor makes them of few rows.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct LargeTableTests {
+  /// More pages than a table may have that is read whole every time.
+  static let largePages = FullPass.smallTablePages + 500
+
+  /// Live wraps on so many pages, one a page, and then some that have expired: consumed and not.
+  private func fillWraps(_ plane: ControlPlane, consumed: Int, unconsumed: Int) async throws {
+    try await plane.sql(
+      """
+      ALTER TABLE secret_wraps SET (fillfactor = 10);
+      \(SweeperTests.wrap) SELECT 'live', repeat('x', 500)::bytea, '', '', 'k', '', 0, now() + interval '1 hour'
+        , NULL, NULL FROM generate_series(1, \(Self.largePages));
+      """)
+    try await expire(plane, consumed: consumed, unconsumed: unconsumed)
+  }
+
+  private func expire(_ plane: ControlPlane, consumed: Int, unconsumed: Int) async throws {
+    try await plane.sql(
+      """
+      \(SweeperTests.wrap) SELECT 'consumed', '', '', '', 'k', '', 0, now() - n * interval '1 s', now(), 'someone'
+        FROM generate_series(1, \(consumed)) AS n;
+      \(SweeperTests.wrap) SELECT 'unconsumed', '', '', '', 'k', '', 0, now() - n * interval '1 s', NULL, NULL
+        FROM generate_series(1, \(unconsumed)) AS n
+      """)
+  }
+
+  private func left(_ plane: ControlPlane) async throws -> String {
+    try await plane.sql(
+      """
+      SELECT count(*) FILTER (WHERE key_name = 'consumed'), count(*) FILTER (WHERE key_name = 'unconsumed'),
+        count(*) FILTER (WHERE key_name = 'live') FROM secret_wraps
+      """)
+  }
+
+  @Test func consumedWrapsOfALargeTableWaitForTheFullPassAndUnconsumedOnesDoNot() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await fillWraps(plane, consumed: 3, unconsumed: 5)
+    let sweeper = Sweeper.wrapsExpired(try plane.settings())
+    let impatient = Sweeper.wrapsExpired(try plane.settings(["SB_WORKER_WRAPS_FULL_SWEEP": "1m"]))
+    try await onLoop {
+      // Nothing is known: a pass is made at once.
+      let first = try await plane.sweep(sweeper)
+      #expect(first.changed == 8)
+      #expect(first.progress != nil)
+      try await self.expire(plane, consumed: 3, unconsumed: 5)
+      let second = try await plane.sweep(sweeper, progress: first.progress)
+      #expect(second.changed == 5)
+      #expect(try await self.left(plane) == "3|0|\(Self.largePages)")
+      // A minute's promise leaves no slot out.
+      let third = try await plane.sweep(impatient, progress: second.progress ?? first.progress)
+      #expect(third.changed == 3)
+      #expect(try await self.left(plane) == "0|0|\(Self.largePages)")
+    }
+  }
+
+  @Test func aTableThatWasRewrittenSinceIsReadWholeAtOnce() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await fillWraps(plane, consumed: 0, unconsumed: 0)
+    let sweeper = Sweeper.wrapsExpired(try plane.settings())
+    try await onLoop {
+      let first = try await plane.sweep(sweeper)
+      try await self.expire(plane, consumed: 2, unconsumed: 0)
+      try await plane.sql("VACUUM FULL secret_wraps")
+      let second = try await plane.sweep(sweeper, progress: first.progress)
+      #expect(second.changed == 2)
+    }
+  }
+
+  /// A server that loses what it had not flushed must not be told to have been read: what an early end leaves as
+  /// progress is what the disk has.
+  @Test func aRunThatEndsEarlyLeavesItsPlaceAndTheNextOneGoesOnThere() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await fillWraps(plane, consumed: 0, unconsumed: 0)
+    try await plane.sql(
+      """
+      CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF OLD.key_name = 'poison' THEN RAISE 'no' USING ERRCODE = 'P0001'; END IF; RETURN OLD; END $$;
+      CREATE TRIGGER refuse_poison BEFORE DELETE ON secret_wraps FOR EACH ROW EXECUTE FUNCTION refuse_poison();
+      \(SweeperTests.wrap) VALUES ('poison', '', '', '', 'k', '', 0, now() - interval '1 s', now(), 'someone')
+      """)
+    let sweeper = Sweeper.wrapsExpired(try plane.settings())
+    try await onLoop {
+      let tally = RunTally()
+      _ = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, noting: tally) }
+      let place = try #require(tally.count.progress.flatMap { FullPass.Record($0) })
+      #expect(place.began > 0 && place.endedPassBegan == 0)
+      try await plane.sql("DROP TRIGGER refuse_poison ON secret_wraps")
+      let next = try await plane.sweep(sweeper, progress: tally.count.progress)
+      #expect(next.changed == 1)
+      let ended = try #require(next.progress.flatMap { FullPass.Record($0) })
+      #expect(ended.endedPassBegan == place.began && ended.began == 0)
+    }
+  }
+
+  /// More due rows than the index is good for, on pages before and after each other.
+  @Test func manyExpiredWrapsAreSweptByPagesInOneRun() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await fillWraps(plane, consumed: 4_000, unconsumed: 4_000)
+    let sweeper = Sweeper.wrapsExpired(try plane.settings())
+    try await onLoop {
+      let recent = FullPass.Record(file: try await self.file(plane), endedPassBegan: try await self.now(plane) - 1_000)
+      let count = try await plane.sweep(sweeper, progress: recent.text)
+      #expect(count.changed == 8_000)
+      #expect(try await self.left(plane) == "0|0|\(Self.largePages)")
+    }
+  }
+
+  private func file(_ plane: ControlPlane) async throws -> Int {
+    Int(try await plane.sql("SELECT pg_relation_filenode('secret_wraps')")) ?? 0
+  }
+
+  private func now(_ plane: ControlPlane) async throws -> Int64 {
+    Int64(try await plane.sql("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")) ?? 0
+  }
+
+  /// Among thousands that are stale for long, one that has just fallen silent, one in their midst, and the oldest.
+  @Test func dueAgentsAmongManyThatAreStaleForLongAreFound() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO agents (name, status, secret_hash, last_seen_at)
+      SELECT 'a' || n, CASE WHEN n IN (1, 2500, 5000) THEN 'active' ELSE 'stale' END, '',
+        now() - interval '1 hour' - n * interval '1 s' FROM generate_series(1, 5000) AS n;
+      INSERT INTO agents (name, secret_hash, last_seen_at)
+      SELECT 'alive' || n, '', now() FROM generate_series(1, 5000) AS n
+      """)
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    try await onLoop {
+      let first = try await plane.sweep(sweeper)
+      #expect(first.changed == 3)
+      #expect(try await plane.sweep(sweeper).changed == 0)
+      #expect(try await plane.sql("SELECT count(*) FROM agents WHERE status = 'active'") == "5000")
+    }
+  }
+
+  @Test(arguments: [1, 999, 1_000, 1_001, 2_500])
+  func everyDueSecretIsFoundHoweverManyThereAre(due: Int) async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO secrets (cluster_name, provider_type, secret_ref, last_seen_at)
+      SELECT 'c', 'vault', n::text, now() - CASE WHEN n <= \(due) THEN interval '2 days' ELSE interval '0' END
+        FROM generate_series(1, 5000) AS n
+      """)
+    let sweeper = Sweeper.secretsStale(try plane.settings())
+    let count = try await onLoop { try await plane.sweep(sweeper) }
+    #expect(count.changed == due)
+    #expect(try await plane.sql("SELECT count(*) FROM secrets WHERE status = 'missing'") == "\(due)")
+  }
+}
