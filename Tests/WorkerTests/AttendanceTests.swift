@@ -73,6 +73,20 @@ import Testing
     #expect(attendance.answered(.late, at: Self.slot).action == .wait(milliseconds: 1_000))
   }
 
+  @Test func theFirstQuestionAfterBootCountsNothingAlsoWhereItCameTooLateAtFirst() {
+    var attendance = Attendance(grid: Self.grid)
+    _ = attendance.answered(.late, at: Self.slot)
+    #expect(attendance.answered(.idle(slot: Self.slot, due: Self.next), at: Self.slot + 1).counts == [])
+  }
+
+  @Test func slotsThatBeginAgainAfterAStepBackOfTheClockAreCountedAgain() {
+    var attendance = Self.learned()
+    _ = attendance.answered(.idle(slot: Self.slot, due: Self.next), at: Self.slot + 5)
+    let earlier = Self.slot - 3_600_000
+    #expect(attendance.answered(.idle(slot: earlier, due: earlier + 60_000), at: earlier + 5).counts == [.skippedLock])
+    #expect(attendance.answered(.idle(slot: earlier, due: earlier + 60_000), at: earlier + 900).counts == [])
+  }
+
   @Test func aPausedSlotIsSkipped() {
     var attendance = Self.learned()
     let (counts, action) = attendance.answered(.paused(slot: Self.slot), at: Self.slot + 100)

@@ -19,6 +19,7 @@ import Testing
     SweeperCourse(grid: grid, leaseDuration: .seconds(15), mode: mode, once: once, at: at(0))
   }
 
+  static let lost = SweeperCourse.LostTake(token: "lost", executableUntil: at(2_000))
   static let ticket = RunTicket(epoch: 7, slot: slot, nextSlot: slot + 60_000, failures: 0)
   static let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
 
@@ -73,16 +74,25 @@ import Testing
 
   @Test func aTakeWithoutAnAnswerIsReleasedByItsTokenBeforeTheNextOne() {
     var course = Self.course()
-    _ = course.unanswered(token: "lost", redisTime: nil, at: Self.at(2_000), chance: 0.5)
+    _ = course.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
     course.woke(at: Self.at(2_500), chance: 0)
     #expect(course.next(at: Self.at(2_500), isDraining: false) == .release(token: "lost"))
     course.released()
     #expect(course.next(at: Self.at(2_500), isDraining: false) == .take(.due))
   }
 
+  /// Its connection broke before its time was over: what was sent can still arrive.
+  @Test func aLostTakeIsNotReleasedBeforeRedisWouldRefuseIt() {
+    var course = Self.course()
+    _ = course.unanswered(Self.lost, redisTime: nil, at: Self.at(300), chance: 0.5)
+    course.woke(at: Self.at(400), chance: 0)
+    #expect(course.next(at: Self.at(400), isDraining: false) == .pause(until: Self.at(2_001)))
+    #expect(course.next(at: Self.at(2_001), isDraining: false) == .release(token: "lost"))
+  }
+
   @Test func aDrainingReplicaStillGivesBackWhatItMayHoldButForNoLongerThanALease() {
     var course = Self.course()
-    _ = course.unanswered(token: "lost", redisTime: nil, at: Self.at(2_000), chance: 0.5)
+    _ = course.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
     #expect(course.next(at: Self.at(2_000), isDraining: true) == .pause(until: Self.at(2_200)))
     #expect(course.next(at: Self.at(2_200), isDraining: true) == .release(token: "lost"))
     #expect(course.next(at: Self.at(17_000), isDraining: true) == .end)
@@ -198,7 +208,9 @@ import Testing
           now += Int64.random(in: 0...2_000, using: &random)
           guard isAnswered else {
             open = 1
-            _ = course.unanswered(token: "t", redisTime: time, at: Self.at(now), chance: chance)
+            _ = course.unanswered(
+              SweeperCourse.LostTake(token: "t", executableUntil: Self.at(now)), redisTime: time, at: Self.at(now),
+              chance: chance)
             continue
           }
           let slot = Self.grid.slot(at: time)

@@ -37,10 +37,12 @@ struct Attendance: Sendable {
 
   /// Redis answered at `now` (ms of its clock).
   mutating func answered(_ answer: TakeAnswer, at now: Int64) -> (counts: [RunOutcome], action: Action) {
-    defer { isLearning = false }
+    noteTime(now)
+    let wasLate = isLate
+    isLate = answer == .late && !wasLate
+    defer { if answer != .late { isLearning = false } }
     switch answer {
     case .taken(let ticket):
-      isLate = false
       let counts = settleOpen(before: ticket.slot)
       open = nil
       counted = max(counted, ticket.slot)
@@ -52,20 +54,13 @@ struct Attendance: Sendable {
       let counts = attend(slot)
       return (counts, .wait(milliseconds: max(1, notBefore - now)))
     case .idle(let slot, let due):
-      var counts = attend(slot)
-      counts += settleOpen(before: .max)
+      let counts = attend(slot) + settleOpen(before: .max)
       return (counts, .wait(milliseconds: max(1, due - now)))
     case .paused(let slot):
-      var counts = attend(slot)
-      counts += settleOpen(before: .max)
+      let counts = attend(slot) + settleOpen(before: .max)
       return (counts, .wait(milliseconds: max(1, grid.slot(after: now) - now)))
     case .late:
-      if isLate {
-        isLate = false
-        return ([], .wait(milliseconds: 1_000))
-      }
-      isLate = true
-      return ([], .askAgain)
+      return ([], wasLate ? .wait(milliseconds: 1_000) : .askAgain)
     }
   }
 
@@ -83,6 +78,11 @@ struct Attendance: Sendable {
   /// The replica drains: a slot that is still open ends here.
   mutating func drained() -> [RunOutcome] {
     settleOpen(before: .max)
+  }
+
+  /// A clock that stepped back far makes slots begin again that were counted: they are counted again.
+  private mutating func noteTime(_ now: Int64) {
+    if counted > grid.slot(after: now) { counted = grid.slot(at: now) - grid.intervalMilliseconds }
   }
 
   private mutating func attend(_ slot: Int64) -> [RunOutcome] {

@@ -62,17 +62,21 @@ final class Coordinator {
 
   /// Asks whether this replica may run now; where it may, the lock holds `token`.
   ///
+  /// - Parameter deadline: when it is given up, and refused where it arrives later; in `commandLimit` by default.
   /// - Returns: the answer, Redis's time in ms when it was given, and when the question was sent.
-  /// - Throws: `RedisError`; after an unknown outcome the lock may be ours, now or later: release the token.
-  func take(token: String, mode: TakeMode) async throws -> (answer: TakeAnswer, now: Int64, sentAt: MonotonicInstant) {
-    let notAfter = try await notAfter(clock.now.advanced(by: Self.commandLimit))
+  /// - Throws: `RedisError`; after an unknown outcome the lock may be ours until the deadline: then release the token.
+  func take(
+    token: String, mode: TakeMode, by deadline: MonotonicInstant? = nil
+  ) async throws -> (answer: TakeAnswer, now: Int64, sentAt: MonotonicInstant) {
+    let deadline = deadline ?? clock.now.advanced(by: Self.commandLimit)
+    let notAfter = try await notAfter(deadline)
     let sentAt = clock.now
     let answer = try await evaluate(
       CoordinationScripts.take, keys: [lockKey, recordKey],
       [
         token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
         "\(notAfter)", mode.rawValue,
-      ])
+      ], by: deadline)
     let numbers = answer.numbers
     func number(_ index: Int) throws -> Int64 {
       guard index < numbers.count else { throw UnexpectedAnswer() }

@@ -46,6 +46,13 @@ struct SweeperCourse: Sendable {
     let report: RunReport
   }
 
+  /// A take that brought no answer: the lock may be ours. Redis may execute it until its not-after, for it can be on
+  /// its way over a connection that was given up; a release that came before it would be in vain.
+  struct LostTake: Equatable, Sendable {
+    let token: String
+    let executableUntil: MonotonicInstant
+  }
+
   private enum Phase: Equatable, Sendable {
     case waiting(until: MonotonicInstant)
     case granted(RunGrant)
@@ -69,7 +76,7 @@ struct SweeperCourse: Sendable {
   private var phase: Phase
   private var silences = silence
   private var completion: Completion?
-  private var unresolvedToken: String?
+  private var lostTake: LostTake?
   /// When an open account is no concern any more: a lock of ours has run out by then.
   private var accountsEnd = MonotonicInstant(nanoseconds: .min)
   /// What `once` was about is known.
@@ -88,7 +95,7 @@ struct SweeperCourse: Sendable {
   /// Whether the last question to Redis brought no answer.
   var isSilent: Bool { silences.failures > 0 }
 
-  private var hasAccounts: Bool { completion != nil || unresolvedToken != nil }
+  private var hasAccounts: Bool { completion != nil || lostTake != nil }
 
   /// What to do now. Asked again after each step; the same until that step's event.
   func next(at now: MonotonicInstant, isDraining: Bool) -> Step {
@@ -100,7 +107,10 @@ struct SweeperCourse: Sendable {
       if mustSettle, now < pauseUntil { return .pause(until: pauseUntil) }
     }
     if mustSettle, let completion { return .complete(completion) }
-    if mustSettle, let unresolvedToken { return .release(token: unresolvedToken) }
+    if mustSettle, let lostTake {
+      let until = lostTake.executableUntil.advanced(by: .milliseconds(1))
+      return now < until ? .pause(until: until) : .release(token: lostTake.token)
+    }
     if isEnding { return .end }
     if case .waiting(let until) = phase, now < until { return .wait(until: until) }
     return .take(mode)
@@ -165,20 +175,20 @@ struct SweeperCourse: Sendable {
   /// The lock of the unanswered take is not ours (any more).
   mutating func released() {
     silences.reset()
-    unresolvedToken = nil
+    lostTake = nil
   }
 
   /// Redis did not answer, or with an error. `redisTime` is its clock in ms as far as known.
   ///
-  /// - Parameter token: of a take whose outcome is unknown.
+  /// - Parameter lostTake: where it was a take whose outcome is unknown.
   /// - Returns: what is to be counted.
   mutating func unanswered(
-    token: String? = nil, redisTime: Int64?, at now: MonotonicInstant, chance: Double
+    _ lostTake: LostTake? = nil, redisTime: Int64?, at now: MonotonicInstant, chance: Double
   ) -> [RunOutcome] {
     isConcluded = true
-    if let token {
-      unresolvedToken = token
-      accountsEnd = now.advanced(by: leaseDuration)
+    if let lostTake {
+      self.lostTake = lostTake
+      accountsEnd = lostTake.executableUntil.advanced(by: leaseDuration)
     }
     let untilNextSlot = redisTime.map { grid.slot(after: $0) - $0 } ?? grid.intervalMilliseconds
     phase = .silent(

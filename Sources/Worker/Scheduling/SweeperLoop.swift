@@ -107,8 +107,9 @@ final class SweeperLoop {
 
   private func take(_ mode: TakeMode, _ course: inout SweeperCourse) async {
     let token = Token.random()
+    let limit = clock.now.advanced(by: Coordinator.commandLimit)
     do {
-      let (answer, time, sentAt) = try await coordinator.take(token: token, mode: mode)
+      let (answer, time, sentAt) = try await coordinator.take(token: token, mode: mode, by: limit)
       if case .settling = answer { logger.debug("waiting for the length of a lease, for Redis is new") }
       count(
         course.answered(
@@ -116,7 +117,7 @@ final class SweeperLoop {
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
-      silence(error, token: isUnknown ? token : nil, &course)
+      silence(error, isUnknown ? SweeperCourse.LostTake(token: token, executableUntil: limit) : nil, &course)
     }
   }
 
@@ -126,14 +127,14 @@ final class SweeperLoop {
     do {
       try await call(&course)
     } catch {
-      silence(error, token: nil, &course)
+      silence(error, nil, &course)
     }
   }
 
-  private func silence(_ error: any Error, token: String?, _ course: inout SweeperCourse) {
+  private func silence(_ error: any Error, _ lostTake: SweeperCourse.LostTake?, _ course: inout SweeperCourse) {
     let wasSilent = course.isSilent
     let time = coordinator.redisTimeEstimate
-    let counts = course.unanswered(token: token, redisTime: time, at: clock.now, chance: Self.chance)
+    let counts = course.unanswered(lostTake, redisTime: time, at: clock.now, chance: Self.chance)
     guard !Task.isCancelled else { return }
     count(counts)
     let reason = (error as? RedisError)?.publicReason ?? "it answered something unexpected"
