@@ -54,6 +54,12 @@ let package = Package(
     .testTarget(
       name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport"], swiftSettings: strict),
     .testTarget(name: "ChaosTests", dependencies: ["Chaos", "Reactor", "TestSupport"], swiftSettings: strict),
+    // The worker's decisions (links to the very same files) among modelled servers, in virtual time: scripts/simulate.
+    .target(name: "Simulation", dependencies: ["Reactor"], path: "Tests/Simulation", swiftSettings: strict),
+    .executableTarget(
+      name: "simulate", dependencies: ["Simulation", "Reactor"], path: "Tests/Simulator", swiftSettings: strict),
+    .testTarget(
+      name: "SimulationTests", dependencies: ["Simulation", "Reactor", "TestSupport"], swiftSettings: strict),
     .testTarget(name: "WorkerTests", dependencies: ["Worker", "Reactor", "TestSupport"], swiftSettings: strict),
   ]
 )

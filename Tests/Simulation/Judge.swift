@@ -1,0 +1,267 @@
+// What must hold, whatever goes wrong: watches every write, every grant and every count, and says what was broken.
+// Invariant: it knows the true time and all that happened, and decides nothing that the replicas see.
+
+import Reactor
+
+final class Judge {
+  struct Job: Hashable {
+    let target: Int
+    let slot: Int64
+    let id: UInt64
+  }
+
+  struct Violation {
+    let time: Int64
+    let text: String
+  }
+
+  private let world: World
+  private let scenario: Scenario
+  private(set) var violations: [Violation] = []
+  private(set) var runs = 0
+  /// How often a replica asked whether it may run.
+  var questions = 0
+  /// Redis's time in ms at the last script.
+  var redisTime: Int64 = 0
+
+  /// The highest epoch that began to write, a sweeper.
+  private var highestEpoch: [Int64]
+  private var writers: [Set<Int64>]
+  private var tokens: [String: Token] = [:]
+  /// Runs whose machine stood still, its clock with it, between the take and the first look at PostgreSQL's clock.
+  private var unaware: Set<String> = []
+  /// Successful runs and the jobs of each slot.
+  private var successes: [[Int64: Int]]
+  private var jobs: Set<Job> = []
+  private var jobCounts: [Int64: [Int: Int]] = [:]
+  private var committedBatches: [String: Int] = [:]
+
+  private var lostAt = Int64.min / 2
+  private var forgotAt = Int64.min / 2
+  /// Until when Redis may let two runs alternate: it forgot, or its clock leapt forward.
+  private var alternatesUntil: Int64 = 0
+  /// When a clock of a server was stepped last.
+  private var redisSteppedAt = Int64.min / 2
+  /// What Redis's clock had reached when it was stepped, in ms: slots until then may begin again.
+  private var latestTime = Int64.min
+  private var postgresSteppedAt = Int64.min / 2
+  /// The slots that were completed, as far as Redis has not forgotten.
+  private var completed: [Int64]
+  /// True times between which everything works, and has worked for long enough.
+  private(set) var quiet: [(begin: Int64, end: Int64)] = []
+  private var othersLocks = 0
+
+  private struct Token {
+    let sweeper: Int
+    let takenAt: Int64
+    /// In ms of Redis's clock.
+    var expiry: Int64
+    var isReleased = false
+  }
+
+  init(_ world: World, _ scenario: Scenario) {
+    self.world = world
+    self.scenario = scenario
+    highestEpoch = scenario.intervals.map { _ in 0 }
+    writers = scenario.intervals.map { _ in [] }
+    successes = scenario.intervals.map { _ in [:] }
+    completed = scenario.intervals.map { _ in .min }
+  }
+
+  func violated(_ text: String) {
+    world.note("VIOLATED: \(text)")
+    if violations.count < 10 { violations.append(Violation(time: world.now, text: text)) }
+  }
+
+  /// How old a sample of PostgreSQL's clock may be, in µs.
+  private let sampleLimit = BatchGuard.sampleLimit.nanoseconds / 1_000
+
+  private var lease: Int64 { scenario.leaseMilliseconds * 1_000 }
+
+  // MARK: Locks
+
+  /// A take was granted by Redis. `isAwaited`: its sender still waits for the answer, or knows that it does not know.
+  func granted(_ ticket: RunTicket, token: String, _ sweeper: Int, mode: TakeMode, isAwaited: Bool) {
+    tokens[token] = Token(sweeper: sweeper, takenAt: world.now, expiry: redisTime + scenario.leaseMilliseconds)
+    if !isAwaited { violated("a ghost has the lock of sweeper \(sweeper): its sender settled that token before") }
+    if world.now - lostAt < lease - 5_000, redisSteppedAt < lostAt {
+      violated("the lock of sweeper \(sweeper) was taken within a lease after Redis lost its data")
+    }
+    if mode == .due, ticket.slot <= completed[sweeper] {
+      violated("slot \(ticket.slot) of sweeper \(sweeper) was run again after its completion")
+    }
+  }
+
+  /// A lock of a life keeps out this very life, which knows of none.
+  func keptOut(_ replica: Int, _ sweeper: Int) {
+    // An older replica of Redis brings back locks that were given up, for longer where its clock is stepped back.
+    guard world.now - forgotAt > 120_000_000 else { return }
+    violated("replica \(replica) is kept out by its own lock of sweeper \(sweeper)")
+  }
+
+  func renewed(token: String) {
+    tokens[token]?.expiry = redisTime + scenario.leaseMilliseconds
+  }
+
+  func completedSlot(_ slot: Int64, _ sweeper: Int) {
+    // After a step back of the clock it is a slot of the future, which begins again.
+    guard slot <= redisTime else { return }
+    completed[sweeper] = max(completed[sweeper], slot)
+  }
+
+  // MARK: Writes
+
+  func writeBegan(_ batch: PostgresServer.Batch, serverTime: Int64) {
+    if !writers[batch.sweeper].isEmpty {
+      violated("epoch \(batch.epoch) writes beside another one (sweeper \(batch.sweeper))")
+    }
+    writers[batch.sweeper].insert(batch.epoch)
+    order(batch, "begins to write")
+    if !unaware.contains(batch.token) { highestEpoch[batch.sweeper] = max(highestEpoch[batch.sweeper], batch.epoch) }
+    withinLease(batch, "begins to write")
+  }
+
+  func rolledBack(_ batch: PostgresServer.Batch) {
+    writers[batch.sweeper].remove(batch.epoch)
+  }
+
+  func committed(_ batch: PostgresServer.Batch, serverTime: Int64) {
+    writers[batch.sweeper].remove(batch.epoch)
+    order(batch, "commits")
+    // Without transaction_timeout nothing but a successor keeps a batch from its end whose last message is late.
+    if scenario.hasTransactionTimeout || !batch.isLastMessageLate { withinLease(batch, "commits") }
+    committedBatches[batch.token, default: 0] += 1
+    for job in batch.jobs where jobs.insert(job).inserted {
+      jobCounts[job.slot, default: [:]][job.target, default: 0] += 1
+      if jobCounts[job.slot]![job.target]! > 1 {
+        violated("target \(job.target) has more than one job of slot \(job.slot)")
+      }
+    }
+  }
+
+  /// A run gave up for the sake of another one's session.
+  func gaveWay(_ epoch: Int64, to holder: Int64?, _ sweeper: Int) {
+    guard let holder, holder < epoch, world.now > alternatesUntil else { return }
+    violated("epoch \(epoch) gave way to the session of epoch \(holder), its predecessor (sweeper \(sweeper))")
+  }
+
+  private func order(_ batch: PostgresServer.Batch, _ what: String) {
+    if unaware.contains(batch.token) { return }
+    guard batch.epoch < highestEpoch[batch.sweeper], world.now > alternatesUntil else { return }
+    violated(
+      "epoch \(batch.epoch) \(what) after epoch \(highestEpoch[batch.sweeper]) began (sweeper \(batch.sweeper))")
+  }
+
+  private func withinLease(_ batch: PostgresServer.Batch, _ what: String) {
+    if unaware.contains(batch.token) { return }
+    guard let token = tokens[batch.token] else { return violated("epoch \(batch.epoch) has no lease at all") }
+    // Stepped clocks lengthen and shorten leases: not promised.
+    guard redisSteppedAt < token.takenAt, postgresSteppedAt < token.takenAt - sampleLimit else { return }
+    if redisTimeNow() > token.expiry {
+      violated("epoch \(batch.epoch) \(what) \(redisTimeNow() - token.expiry) ms after its lease")
+    }
+  }
+
+  /// Set by the simulation: Redis's time in ms now.
+  var redisTimeNow: () -> Int64 = { 0 }
+
+  // MARK: Runs and counts
+
+  func ended(_ grant: RunGrant, _ sweeper: Int, _ outcome: RunReport.Outcome, batches: Int) {
+    runs += 1
+    guard outcome == .success else { return }
+    successes[sweeper][grant.ticket.slot, default: 0] += 1
+    if committedBatches[grant.token, default: 0] < batches {
+      violated("epoch \(grant.ticket.epoch) succeeded with batches that were not committed")
+    }
+  }
+
+  /// A replica's life is over, or the simulation: each slot that it attended was counted once.
+  func counted(skipped: Int, expected: Int, _ sweeper: Int) {
+    guard redisSteppedAt < 0, skipped != expected else { return }
+    violated("\(expected) slots of sweeper \(sweeper) were left to others, and \(skipped) were counted")
+  }
+
+  // MARK: Faults
+
+  func redisLostItsData() {
+    lostAt = world.now
+    forget()
+  }
+
+  private func forget() {
+    for sweeper in completed.indices {
+      completed[sweeper] = .min
+      // Not promised: epochs follow the clock, and this one stepped back before the data was lost.
+      if highestEpoch[sweeper] > redisTimeNow() { highestEpoch[sweeper] = 0 }
+    }
+  }
+
+  /// Not promised: the run cannot know how long its machine stood still.
+  func stoodStill(_ token: String) {
+    unaware.insert(token)
+  }
+
+  func redisForgot() {
+    lostAt = .min / 2
+    forgotAt = world.now
+    forget()
+    alternatesUntil = max(alternatesUntil, world.now + lease)
+  }
+
+  func redisClockStepped(by microseconds: Int64) {
+    redisSteppedAt = world.now
+    latestTime = max(latestTime, redisTimeNow() - microseconds / 1_000)
+    for sweeper in completed.indices { completed[sweeper] = .min }
+    // The record may be missing since it was lost, and begin anew with the clock as it is now.
+    if lostAt > 0 { forget() }
+    if microseconds > 0 { alternatesUntil = max(alternatesUntil, world.now + lease) }
+  }
+
+  func postgresClockStepped(by microseconds: Int64) {
+    postgresSteppedAt = world.now
+    if microseconds < 0 { alternatesUntil = max(alternatesUntil, world.now + sampleLimit - microseconds + lease) }
+  }
+
+  func lockedByAnother() {
+    othersLocks += 1
+  }
+
+  /// From `begin` to `end` nothing goes wrong.
+  func isQuiet(from begin: Int64, to end: Int64) {
+    quiet.append((begin, end))
+  }
+
+  /// How long after a fault every sweeper runs as if there had been none: what was overdue ran, ghosts are gone.
+  func recovery(of sweeper: Int) -> Int64 {
+    scenario.intervals[sweeper] * 1_000 + 2 * lease + 10_000_000
+  }
+
+  // MARK: The end
+
+  func check(_ redis: RedisServer) {
+    for sweeper in scenario.intervals.indices {
+      let interval = scenario.intervals[sweeper] * 1_000
+      let grid = scenario.grid(sweeper)
+      for window in quiet {
+        let begin = window.begin + recovery(of: sweeper)
+        // The clock has not been stepped since, so a slot's true time can be told.
+        var slot = grid.slot(after: redis.clock.reading(at: begin) / 1_000)
+        while redis.clock.time(of: slot * 1_000) + interval < window.end, redisSteppedAt < window.begin {
+          check(slot, sweeper)
+          slot += scenario.intervals[sweeper]
+        }
+      }
+    }
+  }
+
+  private func check(_ slot: Int64, _ sweeper: Int) {
+    guard slot > latestTime else { return }
+    let count = successes[sweeper][slot, default: 0]
+    if count != 1 { violated("slot \(slot) of sweeper \(sweeper) ran \(count) times while everything worked") }
+    guard sweeper == Scenario.discovery else { return }
+    for target in 0..<scenario.targets where jobCounts[slot]?[target, default: 0] != 1 {
+      violated("target \(target) has no job of slot \(slot)")
+    }
+  }
+}

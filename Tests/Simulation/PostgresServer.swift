@@ -1,0 +1,256 @@
+// PostgreSQL as the runs meet it: sessions with a batch each, the guard with its deadline on the server's own clock,
+// the advisory lock, timers that cancel, and sessions that stand still because their client froze in mid-batch.
+// Invariant: a batch is committed whole, by the last of its messages, or not at all.
+
+/// A session of the server.
+final class PostgresSession {
+  fileprivate(set) var isOpen = true
+  fileprivate var batch: PostgresServer.Batch?
+  /// Which start of the server it belongs to.
+  fileprivate let start: Int
+
+  fileprivate init(start: Int) {
+    self.start = start
+  }
+}
+
+final class PostgresServer {
+  enum Condition { case up, away, hanging }
+
+  /// A batch as it is sent. Times in µs of the server's clock, lengths in µs.
+  final class Batch {
+    let sweeper: Int
+    let epoch: Int64
+    let token: String
+    let deadline: Int64
+    let writeLength: Int64
+    /// Before which message the client froze, and for how long: 1 the write, 2 the closing statement, 3 the end.
+    let cut: (message: Int, length: Int64)?
+    /// What it inserts: the slot's jobs.
+    let jobs: [Judge.Job]
+    fileprivate var isTransaction = false
+    fileprivate var hasVerdict = false
+    fileprivate var hasWritten = false
+    /// When transaction_timeout ends the session, where the server has it.
+    fileprivate var sessionEnd = Int64.max
+    /// The closing statement was executed in time, and what commits it arrived later.
+    fileprivate(set) var isLastMessageLate = false
+
+    init(
+      sweeper: Int, grant: RunGrant, deadline: Int64, writeLength: Int64, cut: (message: Int, length: Int64)?,
+      jobs: [Judge.Job]
+    ) {
+      self.sweeper = sweeper
+      epoch = grant.ticket.epoch
+      token = grant.token
+      self.deadline = deadline
+      self.writeLength = writeLength
+      self.cut = cut
+      self.jobs = jobs
+    }
+  }
+
+  enum Answer {
+    /// The server's clock, and whether the batch held the advisory lock.
+    case done(clock: Int64, hasVerdict: Bool)
+    case tooLate
+    case lockTimeout
+    case cancelled
+    /// The session has ended.
+    case gone
+  }
+
+  private let world: World
+  private let scenario: Scenario
+  private let judge: Judge
+  private let mutation: Mutation?
+  var clock: DriftingClock
+  private(set) var condition = Condition.up
+  private var backlog: [() -> Void] = []
+  private var holders: [PostgresSession?]
+  private var starts = 0
+  /// Until when someone holds a lock on the tables, in true time.
+  var tablesLockedUntil: Int64 = 0
+
+  init(_ world: World, _ scenario: Scenario, _ judge: Judge, _ mutation: Mutation?) {
+    self.world = world
+    self.scenario = scenario
+    self.judge = judge
+    self.mutation = mutation
+    clock = DriftingClock(partsPerMillion: world.any(-300...300), offset: 1_700_000_123_000_000)
+    holders = scenario.intervals.map { _ in nil }
+  }
+
+  /// Its clock in µs.
+  var time: Int64 { clock.reading(at: world.now) }
+
+  /// Does `body` as soon as the server runs; never where it is away.
+  func receive(_ body: @escaping () -> Void) {
+    switch condition {
+    case .up: body()
+    case .hanging: backlog.append(body)
+    case .away: break
+    }
+  }
+
+  func connect() -> PostgresSession {
+    PostgresSession(start: starts)
+  }
+
+  func isOpen(_ session: PostgresSession) -> Bool {
+    session.isOpen && session.start == starts
+  }
+
+  /// Executes a batch that has arrived, message after message.
+  func execute(_ batch: Batch, in session: PostgresSession, answer: @escaping (Answer) -> Void) {
+    guard isOpen(session), session.batch == nil else { return answer(.gone) }
+    session.batch = batch
+    batch.isTransaction = true
+    let began = time
+    let left = max(1_000, batch.deadline - began)
+    let isAhead = began < batch.deadline || mutation == .noDeadline
+    batch.hasVerdict = isAhead && (mutation == .noAdvisoryLock || lock(batch.sweeper, for: session))
+    if scenario.hasTransactionTimeout, mutation != .noDeadline {
+      batch.sessionEnd = world.now + left + 250_000
+      world.after(left + 250_000) { [self] in
+        receive { [self] in
+          if batch.isTransaction {
+            world.note("transaction_timeout ends the session of epoch \(batch.epoch)")
+            end(session)
+          }
+        }
+      }
+    }
+    guard isAhead else {
+      abort(session)
+      return answer(.tooLate)
+    }
+    message(1, of: batch, in: session, answer: answer) { [self] in
+      write(batch, in: session, timeout: left, answer: answer)
+    }
+  }
+
+  /// The next message arrives: at once, or where the batch was cut there, when its client goes on.
+  private func message(
+    _ number: Int, of batch: Batch, in session: PostgresSession, answer: @escaping (Answer) -> Void,
+    _ body: @escaping () -> Void
+  ) {
+    let delay: Int64 = batch.cut.map { $0.message == number ? $0.length : 0 } ?? 0
+    if delay > 0 { world.note("the batch of epoch \(batch.epoch) is cut before its message \(number)") }
+    world.after(delay) { [self] in
+      receive {
+        guard batch.isTransaction else { return answer(self.isOpen(session) ? .cancelled : .gone) }
+        // A server that stood still sees its timers before what has arrived.
+        if self.world.now > batch.sessionEnd {
+          self.end(session)
+          return answer(.gone)
+        }
+        body()
+      }
+    }
+  }
+
+  private func write(
+    _ batch: Batch, in session: PostgresSession, timeout: Int64, answer: @escaping (Answer) -> Void
+  ) {
+    if world.now < tablesLockedUntil {
+      return world.after(250_000) { [self] in
+        abort(session)
+        answer(.lockTimeout)
+      }
+    }
+    if batch.hasVerdict, time < batch.deadline || mutation == .noDeadline {
+      batch.hasWritten = true
+      judge.writeBegan(batch, serverTime: time)
+    }
+    let isCancelled = batch.writeLength > timeout && mutation != .noDeadline
+    world.after(min(batch.writeLength, timeout)) { [self] in
+      receive { [self] in
+        guard batch.isTransaction else { return answer(isOpen(session) ? .cancelled : .gone) }
+        if isCancelled {
+          abort(session)
+          return answer(.cancelled)
+        }
+        message(2, of: batch, in: session, answer: answer) { [self] in close(batch, in: session, answer: answer) }
+      }
+    }
+  }
+
+  private func close(_ batch: Batch, in session: PostgresSession, answer: @escaping (Answer) -> Void) {
+    guard time < batch.deadline || mutation == .noDeadline else {
+      abort(session)
+      return answer(.tooLate)
+    }
+    let closed = world.now
+    message(3, of: batch, in: session, answer: answer) { [self] in
+      batch.isLastMessageLate = world.now > closed
+      if batch.hasWritten { judge.committed(batch, serverTime: time) }
+      finish(session)
+      answer(.done(clock: time, hasVerdict: batch.hasVerdict))
+    }
+  }
+
+  private func lock(_ sweeper: Int, for session: PostgresSession) -> Bool {
+    guard holders[sweeper] == nil else { return false }
+    holders[sweeper] = session
+    return true
+  }
+
+  private func abort(_ session: PostgresSession) {
+    if let batch = session.batch, batch.hasWritten { judge.rolledBack(batch) }
+    finish(session)
+  }
+
+  private func finish(_ session: PostgresSession) {
+    guard let batch = session.batch else { return }
+    batch.isTransaction = false
+    session.batch = nil
+    if holders[batch.sweeper] === session { holders[batch.sweeper] = nil }
+  }
+
+  /// The session ends: by its client, or by somebody's order.
+  func end(_ session: PostgresSession) {
+    abort(session)
+    session.isOpen = false
+  }
+
+  /// Cancels what the session does.
+  func cancel(_ session: PostgresSession) {
+    abort(session)
+  }
+
+  /// Ends the session that holds a sweeper's lock for an earlier run.
+  func evict(_ sweeper: Int, before epoch: Int64) {
+    guard mutation != .noEviction, let holder = holders[sweeper], let batch = holder.batch, batch.epoch < epoch
+    else { return }
+    world.note("epoch \(epoch) ends the session of epoch \(batch.epoch)")
+    end(holder)
+  }
+
+  /// Whose session holds a sweeper's lock.
+  func holder(of sweeper: Int) -> Int64? { holders[sweeper]?.batch?.epoch }
+
+  // MARK: Faults
+
+  func change(_ condition: Condition) {
+    world.note("PostgreSQL is \(condition)")
+    self.condition = condition
+    if condition == .away { endAllSessions() }
+    guard condition == .up else { return }
+    let arrived = backlog
+    backlog = []
+    for body in arrived { receive(body) }
+  }
+
+  func endAllSessions() {
+    world.note("PostgreSQL ends all sessions")
+    for holder in holders { holder.map(end) }
+    starts += 1
+  }
+
+  func step(_ microseconds: Int64) {
+    world.note("PostgreSQL's clock steps by \(microseconds / 1_000) ms")
+    clock.offset += microseconds
+    judge.postgresClockStepped(by: microseconds)
+  }
+}

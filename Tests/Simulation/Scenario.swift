@@ -1,0 +1,84 @@
+// What one seed is about: how many replicas, which intervals and leases, how much work, what is broken on purpose.
+// Invariant: it follows from the seed alone.
+
+import Reactor
+
+/// A rule that is left out on purpose, to see that the simulation notices.
+package enum Mutation: String, CaseIterable, Sendable {
+  /// The lease is not renewed.
+  case renewalOff = "renewal-off"
+  /// A run may go on after its lease.
+  case negativeMargin = "negative-margin"
+  /// A lock is renewed and deleted whoever holds it.
+  case noTokenCheck = "no-token-check"
+  /// Batches have no deadline on PostgreSQL's clock.
+  case noDeadline = "no-deadline"
+  /// The epoch begins again at 1 when Redis has lost its data.
+  case epochFromOne = "epoch-from-one"
+  /// Discover jobs have random ids.
+  case randomIDs = "random-ids"
+  /// A new record lets the lock be taken at once.
+  case noNotBefore = "no-not-before"
+  /// A take is granted however late it arrives.
+  case noNotAfter = "no-not-after"
+  /// Batches do without the advisory lock.
+  case noAdvisoryLock = "no-advisory-lock"
+  /// A predecessor's frozen session is left alone.
+  case noEviction = "no-eviction"
+  /// A batch whose guard said no counts as done.
+  case verdictIgnored = "verdict-ignored"
+  /// What a take without an answer may hold is not released, and a run's end is told once.
+  case accountsDropped = "accounts-dropped"
+}
+
+/// The parameters of one virtual run. Times in ms.
+struct Scenario {
+  /// The virtual time that one seed takes at the most.
+  static let longestHours = 24.0
+
+  let replicas: Int
+  let leaseMilliseconds: Int64
+  /// Of each sweeper; the last one is discovery.
+  let intervals: [Int64]
+  let targets: Int
+  /// Microseconds that a page of the swept tables costs, and how many pages they have at the most.
+  let microsecondsPerPage: Int64
+  let tablePages: Int
+  let hasTransactionTimeout: Bool
+  let isFaultless: Bool
+  /// In µs of true time.
+  let length: Int64
+  let runsOnStart: Bool
+
+  init(_ world: World, hours: Double) {
+    replicas = Int(world.any(1...5))
+    leaseMilliseconds = world.any(of: [3_000, 5_000, 15_000])
+    let interval: Int64 = world.any(of: [20_000, 30_000, 60_000])
+    intervals = [interval, world.any(of: [interval, 45_000, 90_000])]
+    targets = Int(world.any(1...3))
+    // A full run takes from milliseconds to almost half of the interval, often longer than a lease.
+    let longestRun = interval * 10 * world.any(of: [1, 1, 10, 45])
+    tablePages = Int(world.any(1...4_000))
+    microsecondsPerPage = min(5_000, max(1, longestRun / Int64(tablePages)))
+    hasTransactionTimeout = world.oneIn(2)
+    isFaultless = world.oneIn(20)
+    length = Int64(hours * 3_600) * 1_000_000
+    runsOnStart = world.oneIn(8)
+  }
+
+  /// No fault, and no run that keeps others waiting for long.
+  var isCalm: Bool { isFaultless && microsecondsPerPage * Int64(tablePages) < 300_000 }
+
+  /// How many slots all replicas together attend.
+  var replicaSlots: Double {
+    intervals.reduce(0) { $0 + Double(length / 1_000) / Double($1) } * Double(replicas)
+  }
+
+  static let discovery = 1
+
+  func name(_ sweeper: Int) -> String { sweeper == Self.discovery ? "discover-scheduler" : "wraps-expired" }
+
+  func grid(_ sweeper: Int) -> SlotGrid {
+    SlotGrid(sweeper: name(sweeper), interval: .milliseconds(intervals[sweeper]))
+  }
+}

@@ -1,0 +1,212 @@
+// What Redis knows of one sweeper, and what each script does with it, in Swift: the model of CoordinationScripts.
+// Invariant: it answers and writes exactly as the real scripts do, which ScheduleModelTests compares on a real Redis.
+
+import Reactor
+
+/// The lock, the schedule record and the history of one sweeper.
+package struct ScheduleModel {
+  /// Rules of the scripts that a test can leave out, to see that it is noticed.
+  package struct Omissions {
+    package var tokenCheck = false
+    package var notBefore = false
+    package var notAfter = false
+    package var epochFollowsTime = false
+
+    package init() {}
+  }
+
+  struct Lock: Equatable {
+    var token: String
+    /// In ms of Redis's clock; nil where it never expires.
+    var expiry: Int64?
+  }
+
+  struct Line: Equatable {
+    let epoch: Int64
+    let slot: Int64
+    let outcome: String
+    let rows: Int64
+    let duration: Int64
+    let replica: String
+    let finished: Int64
+  }
+
+  struct Record: Equatable {
+    var epoch: Int64
+    var token: String?
+    var slot: Int64?
+    var started: Int64?
+    var completed: Int64?
+    var notBefore: Int64?
+    var nextTry: Int64?
+    var failures: Int64?
+    var isPaused = false
+    var outcome: String?
+    var rows: Int64?
+    var duration: Int64?
+    var progress: String?
+    var failingSince: Int64?
+    var alerts: Int64?
+    var alertedAt: Int64?
+    var verdict: Int64?
+    var verdictFor: Int64?
+    var verdictRuns: Int64?
+  }
+
+  struct Ask {
+    let token: String
+    let lease: Int64
+    let grid: SlotGrid
+    let notAfter: Int64
+    let mode: TakeMode
+  }
+
+  enum CompleteAnswer: Equatable {
+    case superseded
+    case done(verdict: Int64, failingFor: Int64, failures: Int64)
+  }
+
+  private(set) var lock: Lock?
+  var record: Record?
+  private(set) var history: [Line] = []
+  package var omissions = Omissions()
+
+  package init() {}
+
+  /// Redis lost its data.
+  mutating func flush() {
+    let omissions = omissions
+    self = ScheduleModel()
+    self.omissions = omissions
+  }
+
+  /// As `SET key token PX lease`, and without an expiry.
+  mutating func setLock(_ token: String, expiry: Int64?) {
+    lock = Lock(token: token, expiry: expiry)
+  }
+
+  mutating func expire(at now: Int64) {
+    if let expiry = lock?.expiry, now > expiry { lock = nil }
+  }
+
+  // MARK: The scripts
+
+  mutating func take(_ ask: Ask, at now: Int64) -> TakeAnswer {
+    expire(at: now)
+    if now > ask.notAfter, !omissions.notAfter { return .late }
+    let current = ask.grid.slot(at: now)
+    let following = ask.grid.slot(after: now)
+    guard var record else {
+      self.record = Record(epoch: now, notBefore: now + ask.lease)
+      return .settling(slot: current, notBefore: now + ask.lease)
+    }
+    defer { self.record = record }
+    if record.isPaused { return .paused(slot: current) }
+    if let slot = record.slot, slot > now { record.slot = now }
+    let slot = record.slot ?? 0
+    let started = min(record.started ?? 0, now)
+    let isQuiet = now - started < Int64(CoordinationScripts.runOnStartQuietMilliseconds)
+    var due = following
+    if ask.mode == .force || (ask.mode == .start && !isQuiet) {
+      due = now
+    } else if slot < current {
+      due = min(record.nextTry ?? 0, following)
+    }
+    if due > now { return .idle(slot: current, due: due) }
+    if let lock {
+      if lock.token != record.token { record.slot = current }
+      return .held(slot: current, remaining: lock.expiry.map { $0 - now } ?? ask.grid.intervalMilliseconds)
+    }
+    let notBefore = omissions.notBefore ? 0 : min(record.notBefore ?? 0, now + ask.lease)
+    if notBefore > now { return .settling(slot: current, notBefore: notBefore) }
+    record.epoch =
+      omissions.epochFollowsTime ? (record.token == nil ? 1 : record.epoch + 1) : max(record.epoch + 1, now)
+    lock = Lock(token: ask.token, expiry: now + ask.lease)
+    record.token = ask.token
+    record.started = now
+    return .taken(
+      RunTicket(
+        epoch: record.epoch, slot: current, nextSlot: following, failures: Int(record.failures ?? 0),
+        progress: record.progress))
+  }
+
+  mutating func renew(token: String, lease: Int64, notAfter: Int64, at now: Int64) -> Bool {
+    expire(at: now)
+    guard now <= notAfter, let held = lock, held.token == token || omissions.tokenCheck else { return false }
+    lock?.expiry = now + lease
+    return true
+  }
+
+  mutating func release(token: String, at now: Int64) -> Bool {
+    expire(at: now)
+    guard let held = lock, held.token == token || omissions.tokenCheck else { return false }
+    lock = nil
+    return true
+  }
+
+  mutating func complete(
+    _ completion: SweeperCourse.Completion, lease: Int64, interval: Int64, replica: String, at now: Int64
+  ) -> CompleteAnswer {
+    expire(at: now)
+    let (grant, report) = (completion.grant, completion.report)
+    let mine = grant.ticket.epoch
+    if lock?.token == grant.token || omissions.tokenCheck { lock = nil }
+    if let record, record.epoch > mine, record.token != nil { return .superseded }
+    if let record, record.completed == mine {
+      return .done(verdict: record.verdict ?? 0, failingFor: record.verdictFor ?? 0, failures: record.verdictRuns ?? 0)
+    }
+    var record = self.record ?? Record(epoch: mine, notBefore: now + lease)
+    record.epoch = max(record.epoch, mine)
+
+    var verdict: Int64 = 0
+    let since = min(record.failingSince ?? now, now)
+    var runs = record.failures ?? 0
+    switch report.outcome {
+    case .success:
+      if record.failingSince != nil { verdict = 3 }
+      record.slot = max(record.slot ?? 0, grant.ticket.slot)
+      (record.nextTry, record.failures, record.failingSince, record.alerts, record.alertedAt) = (
+        nil, nil, nil, nil, nil
+      )
+    case .failure:
+      if !report.isOutage { verdict = alert(&record, since: since, at: now) }
+      runs += 1
+      let phase = (now - grant.ticket.slot) % interval
+      let following = now - (phase < 0 ? phase + interval : phase) + interval
+      record.nextTry = min(now + report.retryDelay.milliseconds, following)
+      record.failures = runs
+    case .drained:
+      break
+    }
+    record.completed = mine
+    record.outcome = report.outcome.rawValue
+    record.rows = Int64(report.rows)
+    record.duration = report.duration.milliseconds
+    (record.verdict, record.verdictFor, record.verdictRuns) = (verdict, now - since, runs)
+    if let progress = report.progress { record.progress = progress }
+    self.record = record
+    history.insert(
+      Line(
+        epoch: mine, slot: grant.ticket.slot, outcome: report.outcome.rawValue, rows: Int64(report.rows),
+        duration: report.duration.milliseconds, replica: replica, finished: now), at: 0)
+    if history.count > CoordinationScripts.historyLimit { history.removeLast() }
+    return .done(verdict: verdict, failingFor: now - since, failures: runs)
+  }
+
+  /// Notes a failure that people may hear of.
+  private func alert(_ record: inout Record, since: Int64, at now: Int64) -> Int64 {
+    let alerts = record.alerts ?? 0
+    let alerted = min(record.alertedAt ?? now, now)
+    let gaps = CoordinationScripts.reminderGapsMilliseconds
+    var verdict: Int64 = 0
+    if record.failingSince == nil {
+      verdict = 1
+    } else if now - alerted >= gaps[max(1, min(Int(alerts), gaps.count)) - 1] {
+      verdict = 2
+    }
+    record.alerts = alerts + (verdict > 0 ? 1 : 0)
+    record.alertedAt = verdict > 0 ? now : alerted
+    record.failingSince = since
+    return verdict
+  }
+}

@@ -1,0 +1,63 @@
+// One virtual run: sets up servers, replicas and faults from a seed, lets the time pass, reports what the judge saw.
+// Invariant: the same seed, hours and mutation give the same report and the same trace. Used by scripts/simulate.
+
+import Reactor
+
+/// What came of one seed.
+package struct SimulationReport: Sendable {
+  package let seed: UInt64
+  package let virtualSeconds: Double
+  package let events: Int
+  package let runs: Int
+  package let scripts: Int
+  package let faults: [String: Int]
+  /// How often a replica asked in a slot on average, where nothing went wrong and no run lasted long.
+  package let calmLoad: Double?
+  /// Each with its virtual time.
+  package let violations: [String]
+}
+
+package enum Simulation {
+  /// The virtual time of one seed.
+  package static let defaultHours = 0.5
+
+  /// Runs one seed.
+  ///
+  /// - Parameter trace: takes a line for each thing that happens.
+  package static func run(
+    seed: UInt64, hours: Double = defaultHours, mutation: Mutation? = nil, trace: ((String) -> Void)? = nil
+  ) -> SimulationReport {
+    let world = World(seed: seed, trace: trace)
+    let scenario = Scenario(world, hours: hours)
+    let judge = Judge(world, scenario)
+    let redis = RedisServer(world, scenario, judge, omissions: omissions(mutation))
+    judge.redisTimeNow = { [unowned redis] in redis.time }
+    let postgres = PostgresServer(world, scenario, judge, mutation)
+    let replicas = (0..<scenario.replicas).map { Replica($0, world, scenario, redis, postgres, judge, mutation) }
+    let faults = Faults(world, scenario, redis, postgres, replicas, judge)
+    world.note("seed \(seed): \(scenario)")
+    for replica in replicas { world.after(world.any(0...5_000_000)) { replica.start() } }
+    faults.plan()
+    world.run(until: scenario.length)
+    for replica in replicas { for part in replica.parts { part.closeBooks() } }
+    judge.check(redis)
+    world.stop()
+    return SimulationReport(
+      seed: seed, virtualSeconds: Double(scenario.length) / 1_000_000, events: world.eventCount, runs: judge.runs,
+      scripts: redis.scripts, faults: faults.counts,
+      calmLoad: scenario.isCalm ? Double(judge.questions) / scenario.replicaSlots : nil,
+      violations: judge.violations.map { "\(World.seconds($0.time)) \($0.text)" })
+  }
+
+  private static func omissions(_ mutation: Mutation?) -> ScheduleModel.Omissions {
+    var omissions = ScheduleModel.Omissions()
+    switch mutation {
+    case .noTokenCheck: omissions.tokenCheck = true
+    case .noNotBefore: omissions.notBefore = true
+    case .noNotAfter: omissions.notAfter = true
+    case .epochFromOne: omissions.epochFollowsTime = true
+    default: break
+    }
+    return omissions
+  }
+}

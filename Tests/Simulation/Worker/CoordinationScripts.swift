@@ -1,0 +1,1 @@
+../../../Sources/Worker/Scheduling/CoordinationScripts.swift

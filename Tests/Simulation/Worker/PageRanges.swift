@@ -1,0 +1,1 @@
+../../../Sources/Worker/Sweepers/PageRanges.swift

@@ -1,0 +1,268 @@
+// The model of Redis's scripts against the scripts themselves: the same questions to both, on a real Redis whose time
+// the test gives, and the same answers and the same keys after each of thousands of them.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Simulation
+
+@Suite struct ScheduleModelTests {
+  /// Put before a script, it gives the script a clock that the test turns: TIME answers the test's time, and the lock's
+  /// expiry follows it. The script itself is not touched.
+  static let turnedClock = """
+    local server, virtual = redis, tonumber(ARGV[#ARGV])
+    ARGV[#ARGV] = nil
+    local function expiry(key) return key .. ':expiry' end
+    local redis = {call = function(command, key, ...)
+      if command == 'TIME' then
+        return {string.format('%.0f', math.floor(virtual / 1000)), string.format('%.0f', virtual % 1000 * 1000)}
+      end
+      if key == KEYS[1] then
+        local ends = tonumber(server.call('GET', expiry(key)))
+        if ends and virtual > ends then server.call('DEL', key, expiry(key)) end
+        if command == 'PTTL' then return ends and ends - virtual or -1 end
+        local arguments = {...}
+        if command == 'SET' then
+          server.call('SET', expiry(key), string.format('%.0f', virtual + arguments[3]))
+          return server.call('SET', key, arguments[1])
+        end
+        if command == 'PEXPIRE' then
+          return server.call('SET', expiry(key), string.format('%.0f', virtual + arguments[1]))
+        end
+        if command == 'DEL' then return server.call('DEL', key, expiry(key)) end
+      end
+      return server.call(command, key, ...)
+    end}
+
+    """
+
+  /// All that Redis has: the lock and its expiry, the record's fields, the history.
+  static let everything = RedisScript(
+    """
+    return {redis.call('GET', KEYS[1]) or '', redis.call('GET', KEYS[1] .. ':expiry') or '',
+      redis.call('HGETALL', KEYS[2]), redis.call('LRANGE', KEYS[3], 0, -1)}
+    """)
+
+  /// Both sides, and the same random questions to them.
+  @EventLoop
+  private final class Pair {
+    let redis: RedisClient
+    var model = ScheduleModel()
+    var random: TestSupport.SeededRandom
+    var now: Int64 = 1_700_000_000_000
+    var grants: [RunGrant] = []
+    private let keys: [String]
+    private let grids = [60_000, 7_000].map { SlotGrid(sweeper: "wraps-expired", interval: .milliseconds($0)) }
+    private var tokens = 0
+    private var lines: [String] = []
+
+    init(_ redis: RedisClient, seed: UInt64) {
+      self.redis = redis
+      random = TestSupport.SeededRandom(seed: seed)
+      let name = "model-\(seed):lock"
+      keys = [name, "schedule:{\(name)}", "history:{\(name)}"]
+    }
+
+    func any<Element>(of elements: [Element]) -> Element {
+      elements[Int.random(in: 0..<elements.count, using: &random)]
+    }
+
+    private func evaluate(_ script: RedisScript, _ keyCount: Int, _ arguments: [String]) async throws -> RedisValue {
+      let turned = RedisScript(ScheduleModelTests.turnedClock + script.source)
+      return try await redis.evaluate(
+        turned, keys: Array(keys[..<keyCount]), arguments: arguments + ["\(now)"],
+        by: LoopClock.system.now.advanced(by: .seconds(10)))
+    }
+
+    private func command(_ arguments: [String]) async throws {
+      try await redis.command(arguments, by: LoopClock.system.now.advanced(by: .seconds(10)))
+    }
+
+    /// One question to both; what each answered, as text.
+    func ask() async throws -> (what: String, real: String, modelled: String) {
+      now +=
+        any(of: [0, 1, 5, 900, 3_000, 8_000, 61_000, 700_000]) * (Int.random(in: 0..<20, using: &random) == 0 ? -1 : 1)
+      switch Int.random(in: 0..<20, using: &random) {
+      case 0..<8: return try await take()
+      case 8..<11: return try await renew()
+      case 11..<13: return try await release()
+      case 13..<19: return try await complete()
+      default: return try await disturb()
+      }
+    }
+
+    private func take() async throws -> (String, String, String) {
+      tokens += 1
+      let grid = any(of: grids)
+      let question = ScheduleModel.Ask(
+        token: "token-\(tokens)", lease: any(of: [3_000, 15_000]), grid: grid,
+        notAfter: now + any(of: [2_000, 2_000, 0, -1]), mode: any(of: [.due, .due, .due, .start, .force]))
+      let answer = model.take(question, at: now)
+      if case .taken(let ticket) = answer {
+        grants.append(RunGrant(ticket: ticket, token: question.token, takenAt: MonotonicInstant(nanoseconds: 0)))
+      }
+      let real = try await evaluate(
+        CoordinationScripts.take, 2,
+        [
+          question.token, "\(question.lease)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
+          "\(question.notAfter)", question.mode.rawValue,
+        ])
+      return ("take \(question)", ScheduleModelTests.text(real), expected(answer))
+    }
+
+    private func expected(_ answer: TakeAnswer) -> String {
+      switch answer {
+      case .taken(let ticket):
+        "taken \(now) \(ticket.epoch) \(ticket.slot) \(ticket.nextSlot) \(ticket.failures) \(ticket.progress ?? "")"
+      case .held(let slot, let remaining): "held \(now) \(slot) \(remaining)"
+      case .idle(let slot, let due): "idle \(now) \(slot) \(due)"
+      case .settling(let slot, let notBefore): "settling \(now) \(slot) \(notBefore)"
+      case .paused(let slot): "paused \(now) \(slot)"
+      case .late: "late \(now)"
+      }
+    }
+
+    private var token: String {
+      grants.last.map { Bool.random(using: &random) ? $0.token : any(of: grants).token } ?? "nobody's"
+    }
+
+    private func renew() async throws -> (String, String, String) {
+      let (token, notAfter) = (token, now + any(of: [2_000, 2_000, 0, -1]))
+      let isRenewed = model.renew(token: token, lease: 15_000, notAfter: notAfter, at: now)
+      let real = try await evaluate(CoordinationScripts.renew, 1, [token, "15000", "\(notAfter)"])
+      return ("renew \(token)", ScheduleModelTests.text(real), "\(isRenewed ? 1 : 0) \(now)")
+    }
+
+    private func release() async throws -> (String, String, String) {
+      let token = token
+      let isReleased = model.release(token: token, at: now)
+      let real = try await evaluate(CoordinationScripts.release, 1, [token])
+      return ("release \(token)", ScheduleModelTests.text(real), "\(isReleased ? 1 : 0) \(now)")
+    }
+
+    private func complete() async throws -> (String, String, String) {
+      guard let last = grants.last else { return ("", "", "") }
+      let grant = Int.random(in: 0..<3, using: &random) > 0 ? last : any(of: grants)
+      let report = RunReport(
+        outcome: any(of: [.success, .success, .failure, .failure, .failure, .drained]),
+        retryDelay: .milliseconds(any(of: [1_000, 90_000])), rows: any(of: [0, 17]), duration: .milliseconds(42),
+        progress: any(of: [nil, "page 7"]), isOutage: any(of: [false, false, true]))
+      let completion = SweeperCourse.Completion(grant: grant, report: report)
+      let interval = any(of: grids).intervalMilliseconds
+      let answer = model.complete(completion, lease: 15_000, interval: interval, replica: "replica", at: now)
+      let real = try await evaluate(
+        CoordinationScripts.complete, 3,
+        [
+          grant.token, "\(grant.ticket.epoch)", "15000", "\(grant.ticket.slot)", report.outcome.rawValue,
+          "\(report.retryDelay.milliseconds)", "\(report.rows)", "\(report.duration.milliseconds)", "replica",
+          report.progress ?? "", "\(interval)", report.isOutage ? "1" : "0",
+        ])
+      let expected =
+        switch answer {
+        case .superseded: "superseded \(now)"
+        case .done(let verdict, let failingFor, let failures): "done \(now) \(verdict) \(failingFor) \(failures)"
+        }
+      return ("complete \(completion)", ScheduleModelTests.text(real), expected)
+    }
+
+    /// What is done to the keys from outside.
+    private func disturb() async throws -> (String, String, String) {
+      switch Int.random(in: 0..<5, using: &random) {
+      case 0:
+        model.flush()
+        try await command(["DEL", keys[0], keys[0] + ":expiry", keys[1], keys[2]])
+      case 1, 2:
+        let expiry: Int64? = Bool.random(using: &random) ? now + 5_000 : nil
+        model.setLock("another's", expiry: expiry)
+        try await command(["SET", keys[0], "another's"])
+        try await command(expiry.map { ["SET", keys[0] + ":expiry", "\($0)"] } ?? ["DEL", keys[0] + ":expiry"])
+      default:
+        guard model.record != nil else { return ("", "", "") }
+        let isPaused = model.record?.isPaused ?? false
+        model.record?.isPaused = !isPaused
+        try await command(isPaused ? ["HDEL", keys[1], "paused"] : ["HSET", keys[1], "paused", "1"])
+      }
+      return ("disturbed", "", "")
+    }
+
+    /// What Redis has, and what the model says it has.
+    func contents() async throws -> (real: [String], modelled: [String]) {
+      let value = try await redis.evaluate(
+        ScheduleModelTests.everything, keys: keys, arguments: [], by: LoopClock.system.now.advanced(by: .seconds(10)))
+      let parts = value.array ?? []
+      var fields: [String] = []
+      let hash = parts[2].array ?? []
+      for index in stride(from: 0, to: hash.count, by: 2) {
+        fields.append("\(hash[index].text ?? "")=\(hash[index + 1].text ?? "")")
+      }
+      let history = (parts[3].array ?? []).map { ScheduleModelTests.line($0.text ?? "") }
+      let isExpired = parts[1].integer.map { now > $0 } ?? false
+      let real =
+        ["lock=\(isExpired ? " " : "\(parts[0].text ?? "") \(parts[1].text ?? "")")"] + fields.sorted() + history
+      model.expire(at: now)
+      let lock = model.lock.map { "\($0.token) \($0.expiry.map { "\($0)" } ?? "")" } ?? " "
+      return (real, ["lock=\(lock)"] + model.fields.sorted() + model.history.map(\.text))
+    }
+  }
+
+  private static func text(_ value: RedisValue) -> String {
+    (value.array ?? []).map { $0.integer.map { "\($0)" } ?? $0.text ?? "" }.joined(separator: " ")
+  }
+
+  /// A line of history with its fields in one order: a Lua table has none.
+  private static func line(_ json: String) -> String {
+    json.dropFirst().dropLast().split(separator: ",").sorted().joined(separator: ",")
+  }
+
+  @Test(arguments: 1...6)
+  func theModelAnswersAndWritesAsTheScriptsDo(seed: UInt64) async throws {
+    let url = PrivateRedis.shared.url
+    try await onLoop {
+      let redis = RedisClient(try RedisConfiguration(url: url))
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { await redis.run() }
+        let pair = Pair(redis, seed: seed)
+        for step in 0..<800 {
+          let (what, real, modelled) = try await pair.ask()
+          guard real == modelled else {
+            Issue.record("seed \(seed), step \(step), \(what): answered \(real), not \(modelled)")
+            break
+          }
+          let contents = try await pair.contents()
+          guard contents.real == contents.modelled else {
+            Issue.record("seed \(seed), step \(step), \(what): wrote \(contents.real), not \(contents.modelled)")
+            break
+          }
+        }
+        group.cancelAll()
+      }
+    }
+  }
+}
+
+extension ScheduleModel {
+  /// The record's fields as the scripts name them.
+  fileprivate var fields: [String] {
+    guard let record else { return [] }
+    let numbers: [(String, Int64?)] = [
+      ("epoch", record.epoch), ("slot", record.slot), ("started", record.started), ("completed", record.completed),
+      ("not_before", record.notBefore), ("next_try", record.nextTry), ("failures", record.failures),
+      ("paused", record.isPaused ? 1 : nil), ("rows", record.rows), ("duration", record.duration),
+      ("failing_since", record.failingSince), ("alerts", record.alerts), ("alerted_at", record.alertedAt),
+      ("verdict", record.verdict), ("verdict_for", record.verdictFor), ("verdict_runs", record.verdictRuns),
+    ]
+    let texts = [("token", record.token), ("outcome", record.outcome), ("progress", record.progress)]
+    return numbers.compactMap { name, value in value.map { "\(name)=\($0)" } }
+      + texts.compactMap { name, value in value.map { "\(name)=\($0)" } }
+  }
+}
+
+extension ScheduleModel.Line {
+  fileprivate var text: String {
+    [
+      "\"epoch\":\"\(epoch)\"", "\"slot\":\"\(slot)\"", "\"outcome\":\"\(outcome)\"", "\"rows\":\(rows)",
+      "\"duration_ms\":\(duration)", "\"replica\":\"\(replica)\"", "\"finished\":\"\(finished)\"",
+    ].sorted().joined(separator: ",")
+  }
+}

@@ -1,0 +1,55 @@
+// The simulator itself: seeds without a violation, the same trace for the same seed, left-out rules that it notices.
+
+import Foundation
+import Testing
+
+@testable import Simulation
+
+@Suite struct SimulationTests {
+  /// scripts/simulate runs many more, in a release build.
+  @Test func someSeedsKeepEveryPromise() {
+    for seed in UInt64(1)...25 {
+      #expect(Simulation.run(seed: seed).violations == [], "seed \(seed)")
+    }
+  }
+
+  @Test func aSeedIsReplayedExactly() {
+    func trace() -> [String] {
+      var lines: [String] = []
+      _ = Simulation.run(seed: 7, hours: 0.5) { lines.append($0) }
+      return lines
+    }
+    let first = trace()
+    #expect(first.count > 100)
+    #expect(first == trace())
+  }
+
+  /// Those that are noticed soon; scripts/simulate --mutations looks for all of them.
+  @Test(arguments: [
+    Mutation.renewalOff, .noDeadline, .epochFromOne, .randomIDs, .noNotBefore, .noAdvisoryLock, .noEviction,
+    .verdictIgnored,
+    .accountsDropped,
+  ])
+  func aRuleThatIsLeftOutIsNoticed(mutation: Mutation) {
+    let seed = (UInt64(1)...200).first { !Simulation.run(seed: $0, mutation: mutation).violations.isEmpty }
+    #expect(seed != nil, "no seed notices \(mutation.rawValue)")
+  }
+
+  @Test func theCommandKnowsEveryRuleThatCanBeLeftOut() throws {
+    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .deletingLastPathComponent()
+    let script = try String(contentsOf: root.appending(path: "scripts/simulate"), encoding: .utf8)
+    for mutation in Mutation.allCases { #expect(script.contains(mutation.rawValue)) }
+  }
+
+  /// While nothing goes wrong and nothing runs long, a replica asks once a slot.
+  @Test func aCalmFleetAsksOnceAReplicaAndSlot() {
+    var calm = 0
+    for seed in UInt64(1)...150 {
+      guard let load = Simulation.run(seed: seed, hours: 0.25).calmLoad else { continue }
+      calm += 1
+      #expect(load < 1.3, "seed \(seed)")
+    }
+    #expect(calm > 1)
+  }
+}
