@@ -11,7 +11,7 @@ public final class TransferLibrary {
     public let description: String
   }
 
-  /// For as long as the process lives: libcurl's global state can be made once.
+  /// The library itself stays loaded for as long as the process lives.
   private let table: UnsafeMutablePointer<creactor_curl>
 
   /// Loads libcurl.so.4, which Debian's package libcurl4 has.
@@ -22,6 +22,10 @@ public final class TransferLibrary {
     guard table.pointee.global_init(Int(creactor_curl_global_default)) == creactor_curl_ok else {
       throw Missing(description: "libcurl cannot be initialised")
     }
+  }
+
+  isolated deinit {
+    table.deallocate()
   }
 
   var curl: UnsafePointer<creactor_curl> { UnsafePointer(table) }
