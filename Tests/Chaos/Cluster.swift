@@ -61,6 +61,8 @@ final class Cluster: Sendable {
       let ports = (links.proxy(index, .postgres).port, links.proxy(index, .redis).port)
       environment["DATABASE_URL"] =
         "postgresql://\(PrivatePostgres.lockedUser):\(password)@127.0.0.1:\(ports.0)/\(database)"
+      // One has a sink that nobody answers for: neither a sweep nor a shutdown may mind, and its path is secret.
+      if index == 1 { environment["SB_WORKER_WEBHOOK_URL"] = "http://127.0.0.1:9/\(Planted.mark)webhook" }
       environment["REDIS_URL"] = "redis://:\(Planted.redisPassword)@127.0.0.1:\(ports.1)/0"
       return Replica(index, executable: options.worker, environment: environment)
     }
