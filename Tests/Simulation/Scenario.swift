@@ -50,18 +50,19 @@ struct Scenario {
   let length: Int64
   let runsOnStart: Bool
 
-  init(_ world: World, hours: Double) {
-    replicas = Int(world.any(1...5))
+  /// - Parameter calmFleet: so many replicas with little to do and no faults, instead of what is drawn.
+  init(_ world: World, hours: Double, calmFleet: Int?) {
+    replicas = calmFleet ?? Int(world.any(1...5))
     leaseMilliseconds = world.any(of: [3_000, 5_000, 15_000])
     let interval: Int64 = world.any(of: [20_000, 30_000, 60_000])
     intervals = [interval, world.any(of: [interval, 45_000, 90_000])]
     targets = Int(world.any(1...3))
     // A full run takes from milliseconds to almost half of the interval, often longer than a lease.
-    let longestRun = interval * 10 * world.any(of: [1, 1, 10, 45])
+    let longestRun = interval * 10 * (calmFleet == nil ? world.any(of: [1, 1, 10, 45]) : 0)
     tablePages = Int(world.any(1...4_000))
     microsecondsPerPage = min(5_000, max(1, longestRun / Int64(tablePages)))
     hasTransactionTimeout = world.oneIn(2)
-    isFaultless = world.oneIn(20)
+    isFaultless = calmFleet != nil || world.oneIn(20)
     length = Int64(hours * 3_600) * 1_000_000
     runsOnStart = world.oneIn(8)
   }

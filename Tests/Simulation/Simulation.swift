@@ -23,12 +23,15 @@ package enum Simulation {
 
   /// Runs one seed.
   ///
-  /// - Parameter trace: takes a line for each thing that happens.
+  /// - Parameters:
+  ///   - calmFleet: so many replicas with little to do and no faults.
+  ///   - trace: takes a line for each thing that happens.
   package static func run(
-    seed: UInt64, hours: Double = defaultHours, mutation: Mutation? = nil, trace: ((String) -> Void)? = nil
+    seed: UInt64, hours: Double = defaultHours, mutation: Mutation? = nil, calmFleet: Int? = nil,
+    trace: ((String) -> Void)? = nil
   ) -> SimulationReport {
     let world = World(seed: seed, trace: trace)
-    let scenario = Scenario(world, hours: hours)
+    let scenario = Scenario(world, hours: hours, calmFleet: calmFleet)
     let judge = Judge(world, scenario)
     let redis = RedisServer(world, scenario, judge, omissions: omissions(mutation))
     judge.redisTimeNow = { [unowned redis] in redis.time }

@@ -78,6 +78,11 @@ enum House {
     }
   }
 
+  /// The paths of what is written for people.
+  static func documents() throws -> [String] {
+    try files("docs", ["md"]).map(\.path)
+  }
+
   /// The exceptions, each with its reason.
   static func isAllowed(_ pattern: String, _ line: Line) -> Bool {
     // The executor is what the compiler's proof rests on.

@@ -1,0 +1,70 @@
+// `run --once` as a host's cron calls it: what it exits with, and what it leaves behind.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct OnceTests {
+  private func once(_ stage: WorkerStage, _ settings: [String: String] = [:]) async throws -> WorkerProcess {
+    let worker = try await WorkerProcess.start(
+      ["run", "--once", "--table"], environment: stage.environment.merging(settings) { $1 })
+    try await worker.waitForExit(within: .seconds(20))
+    return worker
+  }
+
+  @Test func whatIsDueRunsOnceAndTheStatusIsZero() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    try await stage.addExpiredWrap()
+    let worker = try await once(stage)
+    #expect(worker.ending == .exited(0))
+    #expect(worker.output.contains("wraps-expired"))
+    #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
+    #expect(try stage.locks() == [])
+  }
+
+  @Test func aSlotThatWasDoneIsNotDoneAgain() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let hour = ["SB_WORKER_WRAPS_EXPIRED_INTERVAL": "1h"]
+    #expect(try await once(stage, hour).ending == .exited(0))
+    try await stage.addExpiredWrap()
+    #expect(try await once(stage, hour).ending == .exited(0))
+    #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "1")
+  }
+
+  @Test func aLockThatAnotherReplicaHoldsIsNoFailure() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    try stage.redis.cli("SET", WorkerStage.lockKey("wraps-expired"), "another's", "PX", "60000")
+    let worker = try await once(stage)
+    #expect(worker.ending == .exited(0))
+    #expect(worker.output.contains("another replica's"))
+  }
+
+  @Test func aSweepThatFailsIsStatusOneAndTheOthersRunAllTheSame() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    try await stage.addExpiredWrap()
+    try await stage.plane.sql("DROP TABLE secrets")
+    let worker = try await once(stage)
+    #expect(worker.ending == .exited(1))
+    #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
+    #expect(try stage.locks() == [])
+  }
+
+  @Test func aRedisThatIsAwayIsStatusOne() async throws {
+    let stage = try await WorkerStage.set()
+    stage.redisProxy.admission = .refuse
+    #expect(try await once(stage).ending == .exited(1))
+  }
+
+  @Test func aNewRedisIsWaitedForAsLongAsALeaseLasts() async throws {
+    let stage = try await WorkerStage.set()
+    try await stage.addExpiredWrap()
+    let begin = ContinuousClock.now
+    #expect(try await once(stage).ending == .exited(0))
+    #expect(begin.duration(to: .now) >= .milliseconds(2_900))
+    #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
+  }
+}
