@@ -47,6 +47,18 @@ struct ControlPlane: Sendable {
     progress: String? = nil, noting tally: RunTally = RunTally()
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
+    let count = try await sweep(
+      sweeper, through: pool, lease: lease, epoch: epoch, slot: slot, progress: progress, noting: tally)
+    await pool.close()
+    return count
+  }
+
+  /// The same over connections that outlast the run.
+  @EventLoop
+  func sweep(
+    _ sweeper: Sweeper, through pool: PostgresPool, lease: Duration = .seconds(15), epoch: Int64 = 7,
+    slot: Int64 = 1_700_000_000_000, progress: String? = nil, noting tally: RunTally = RunTally()
+  ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
     let ticket = RunTicket(epoch: epoch, slot: slot, nextSlot: slot + 60_000, failures: 0)
     try await pool.withConnection(by: held.lease.stopAt) { connection in
@@ -62,7 +74,6 @@ struct ControlPlane: Sendable {
       case .discovery(let discovery): try await discovery.run(in: session, slot: slot, noting: tally)
       }
     }
-    await pool.close()
     return tally.count
   }
 }

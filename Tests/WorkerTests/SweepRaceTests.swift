@@ -125,6 +125,24 @@ import Testing
     }
   }
 
+  @Test func aServerThatTurnedReadOnlyIsLeftForAnotherConnection() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day')")
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    let database = try await plane.sql("SELECT current_database()")
+    try await PrivatePostgres.shared.psql("ALTER DATABASE \(database) SET default_transaction_read_only = on")
+    try await onLoop {
+      let pool = try plane.pool(connections: 1)
+      let error = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, through: pool) }
+      #expect(error?.sqlState == "25006")
+      try await PrivatePostgres.shared.psql("ALTER DATABASE \(database) RESET default_transaction_read_only")
+      #expect(try await plane.sweep(sweeper, through: pool).changed == 1)
+      #expect(pool.statistics.connectsTotal == 2)
+      await pool.close()
+    }
+  }
+
   @Test func aLeaseThatEndedWritesNothing() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(

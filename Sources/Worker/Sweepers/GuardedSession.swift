@@ -91,8 +91,11 @@ final class GuardedSession {
     do {
       results = try await connection.pipeline(
         [open] + statements + [PostgresStatement(GuardStatements.close)], by: held.lease.stopAt)
-    } catch let error as PostgresError where Self.isPastDeadline(error, closing: statements.count + 1) {
-      throw RunInterruption.leaseLost
+    } catch let error as PostgresError {
+      if Self.isPastDeadline(error, closing: statements.count + 1) { throw RunInterruption.leaseLost }
+      // The server was demoted: the next try asks for a connection to one that can be written to.
+      if error.sqlState == Self.readOnlyState { connection.close() }
+      throw error
     }
     let opened = results[0]
     let closed = results[results.count - 1]
@@ -118,6 +121,9 @@ final class GuardedSession {
 
   /// A statement took too long, or someone had it cancelled: query_canceled.
   static let cancelledState = "57014"
+
+  /// The server, or the session, does not let anything be written: read_only_sql_transaction.
+  private static let readOnlyState = "25006"
 
   var now: MonotonicInstant { clock.now }
 
