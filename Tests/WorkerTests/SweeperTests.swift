@@ -1,5 +1,6 @@
 // Each sweeper on a real PostgreSQL with the control plane's schema, row by row: what it changes, and what it leaves.
 
+import Foundation
 import Reactor
 import TestSupport
 import Testing
@@ -61,6 +62,16 @@ import Testing
     let count = try await onLoop { try await plane.sweep(sweeper) }
     #expect(count.changed == 1)
     #expect(try await plane.sql("SELECT string_agg(name, ',') FROM agents WHERE status = 'stale'") == "silent")
+  }
+
+  @Test func theSweeperInTheDocumentIsTheOneInTheSource() throws {
+    func text(_ path: String) throws -> String {
+      try String(contentsOf: Repository.root.appending(path: path), encoding: .utf8)
+    }
+    let parts = try text("docs/sweepers.md").components(separatedBy: "```swift\n")
+    let shown = try #require(parts.dropFirst().first?.components(separatedBy: "```").first)
+    let source = try text("Sources/Worker/Sweepers/AgentsStale.swift")
+    #expect(source.contains(shown))
   }
 
   static let jobs = """

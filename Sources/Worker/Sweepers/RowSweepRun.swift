@@ -6,9 +6,10 @@ import Reactor
 /// One run of one row sweep.
 @EventLoop
 final class RowSweepRun {
-  /// Of so many batches one waits until the disk has it, and all that came before it; as does the last one. What a
-  /// crash of the server takes back is swept again, but how far the run got must not be told too early.
-  static let batchesPerFlush = 16
+  /// Of so many batches, which take a second or two, one waits until the disk has it and all that came before it; as
+  /// does the last one. What a crash of the server takes back is swept again, but how far the run got must not be told
+  /// too early.
+  static let batchesPerFlush = 64
 
   /// How long a statement may take. A slow disk or trigger makes the next ones smaller, long before the lease ends.
   static let statementLimit = Duration.seconds(1)
