@@ -51,6 +51,9 @@ let package = Package(
     .executableTarget(
       name: "Chaos", dependencies: ["Reactor", "TestSupport"], path: "Tests/Chaos", exclude: ["audit.sql"],
       swiftSettings: strict),
+    // What scripts/bench measures of the library by itself.
+    .executableTarget(
+      name: "RoundTripBenchmark", dependencies: ["Reactor"], path: "Tests/Benchmarks", swiftSettings: strict),
     .testTarget(
       name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport"], swiftSettings: strict),
     .testTarget(name: "ChaosTests", dependencies: ["Chaos", "Reactor", "TestSupport"], swiftSettings: strict),

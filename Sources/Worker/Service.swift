@@ -101,7 +101,9 @@ final class Service {
       group.addTask { await self.announcer.run() }
       group.addTask { await self.postgresNotice.run() }
       group.addTask { await self.redisNotice.run() }
-      group.addTask { await self.boot() }
+      // First the answer whether it is ready, which takes 2 s at most. A connection's handshake costs more than a run
+      // with nothing to do: sweeps that began beside it would each open one; after it they use its.
+      await boot()
       let runOnStart = settings[.runOnStart]
       _ = await attend { await $0.attendSlots(runOnStart: runOnStart) }
       await announcer.finish(by: endOfGrace)

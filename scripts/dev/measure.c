@@ -1,7 +1,9 @@
 // Starts the worker and measures from outside what only the kernel knows: when it was ready, how many threads it had.
-// Invariant: the worker ends with it. Compiled and called by scripts/budgets.
+// Invariant: the worker ends with it. Compiled and called by the measuring scripts.
 //
 //   measure ready PORT COMMAND...     milliseconds from before the exec to the first 200 of /readyz on 127.0.0.1:PORT
+//   measure said TEXT COMMAND...      milliseconds from before the exec until TEXT stands in what it writes to stderr
+//   measure requests PORT PATH COUNT  sends so many requests over one connection, each after the last one's answer
 //   measure threads FILE COMMAND...   the most threads of the process and the number of samples, written to FILE at its
 //                                     end; SIGTERM goes on to the worker
 
@@ -74,6 +76,68 @@ static int measure_ready(int port, char **command) {
   return status == 0 ? 0 : 1;
 }
 
+// Without the probes, whose asking costs time: for a program that has none, and for the worker beside it.
+static int measure_said(const char *text, char **command) {
+  static char output[65536];
+  size_t length = 0;
+  int pipes[2], status = 0;
+  if (pipe(pipes) != 0) return 1;
+  double began = now_milliseconds();
+  worker = fork();
+  if (worker < 0) return 1;
+  if (worker == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(pipes[1], STDERR_FILENO);
+    execv(command[0], command);
+    _exit(127);
+  }
+  close(pipes[1]);
+  while (strstr(output, text) == NULL) {
+    ssize_t got = read(pipes[0], output + length, sizeof output - 1 - length);
+    if (got <= 0) {
+      fprintf(stderr, "measure: it ended or wrote too much before it said %s: %s\n", text, output);
+      kill(worker, SIGKILL);
+      waitpid(worker, NULL, 0);
+      return 1;
+    }
+    length += (size_t)got;
+  }
+  printf("%.2f\n", now_milliseconds() - began);
+  kill(worker, SIGTERM);
+  waitpid(worker, &status, 0);
+  return 0;
+}
+
+// Sends one request and takes its answer; false where there is none.
+static int request_once(int descriptor, const char *request) {
+  static char answer[1 << 20];
+  size_t length = 0, wanted = sizeof answer;
+  if (send(descriptor, request, strlen(request), MSG_NOSIGNAL) < 0) return 0;
+  while (length < wanted) {
+    ssize_t got = recv(descriptor, answer + length, sizeof answer - 1 - length, 0);
+    if (got <= 0) return 0;
+    length += (size_t)got;
+    answer[length] = 0;
+    char *end = strstr(answer, "\r\n\r\n"), *field = strstr(answer, "Content-Length: ");
+    if (end != NULL && field != NULL) wanted = (size_t)(end + 4 - answer + atol(field + 16));
+  }
+  return length == wanted;
+}
+
+static int measure_requests(int port, const char *path, long count) {
+  char request[512];
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+  int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path);
+  if (connect(descriptor, (struct sockaddr *)&address, sizeof address) != 0) return 1;
+  for (long number = 0; number < count; number++) {
+    if (!request_once(descriptor, request)) return 1;
+  }
+  close(descriptor);
+  return 0;
+}
+
 static int thread_count(void) {
   char path[64], line[256];
   int count = 0;
@@ -107,6 +171,10 @@ static int measure_threads(const char *result, char **command) {
 int main(int count, char **arguments) {
   if (count >= 4 && strcmp(arguments[1], "ready") == 0) return measure_ready(atoi(arguments[2]), arguments + 3);
   if (count >= 4 && strcmp(arguments[1], "threads") == 0) return measure_threads(arguments[2], arguments + 3);
-  fprintf(stderr, "usage: measure ready PORT COMMAND... | measure threads FILE COMMAND...\n");
+  if (count >= 4 && strcmp(arguments[1], "said") == 0) return measure_said(arguments[2], arguments + 3);
+  if (count == 5 && strcmp(arguments[1], "requests") == 0) {
+    return measure_requests(atoi(arguments[2]), arguments[3], atol(arguments[4]));
+  }
+  fprintf(stderr, "usage: measure ready|said|requests|threads ...\n");
   return 64;
 }

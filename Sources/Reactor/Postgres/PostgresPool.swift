@@ -123,9 +123,10 @@ public final class PostgresPool {
   /// - Throws: as `withConnection`.
   public func ping(by deadline: MonotonicInstant) async throws {
     do {
-      try await withConnection(by: deadline) { connection in
-        _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline)
-      }
+      let (slot, connection, isNew) = try await take(by: deadline)
+      defer { giveBack(slot, connection) }
+      // One that was opened for this question has just had its greeting answered.
+      if !isNew { _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline) }
     } catch let error as PostgresError {
       switch error {
       // The server speaks, or it was not asked.
@@ -153,7 +154,7 @@ public final class PostgresPool {
   public func withConnection<Value: Sendable>(
     by deadline: MonotonicInstant, _ body: @EventLoop (PostgresConnection) async throws -> Value
   ) async throws -> Value {
-    let (slot, connection) = try await take(by: deadline)
+    let (slot, connection, _) = try await take(by: deadline)
     defer { giveBack(slot, connection) }
     return try await body(connection)
   }
@@ -185,16 +186,18 @@ public final class PostgresPool {
     case mayOpen(PostgresPoolState.Slot)
   }
 
-  private func take(by deadline: MonotonicInstant) async throws -> (PostgresPoolState.Slot, PostgresConnection) {
+  private func take(
+    by deadline: MonotonicInstant
+  ) async throws -> (slot: PostgresPoolState.Slot, connection: PostgresConnection, isNew: Bool) {
     while true {
       try Task.checkCancellation()
       switch try await grant(by: deadline) {
       case .mayOpen(let slot):
-        return (slot, try await open(slot, by: deadline))
+        return (slot, try await open(slot, by: deadline), true)
       case .lent(let slot):
         guard let connection = connections[slot] else { continue }
         // The server may have closed it while nobody looked.
-        if connection.isReusable { return (slot, connection) }
+        if connection.isReusable { return (slot, connection, false) }
         discard(slot, connection)
       }
     }

@@ -1,0 +1,183 @@
+# shellcheck shell=bash
+# The benchmarks of the sweeps: each beside psql running the one statement, what writers feel of them, how they grow.
+# Sourced by scripts/bench, whose functions these use.
+# shellcheck source-path=SCRIPTDIR/.. source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=instruments.sh
+# shellcheck disable=SC2154
+
+# For each sweeper: its table in rows.sql, the statement of an operator's cron job, and the question whether anything
+# is due.
+declare -A swept_rows=([wraps-expired]=wraps [secrets-stale]=secrets [agents-stale]=agents [jobs-recovery]=jobs)
+declare -A due_rows=(
+  [wraps-expired]='secret_wraps WHERE expires_at <= now()'
+  [secrets-stale]="secrets WHERE status = 'present' AND last_seen_at < now() - interval '24 hours'"
+  [agents-stale]="agents WHERE status = 'active' AND last_seen_at < now() - interval '5 minutes'"
+  [jobs-recovery]="sync_jobs WHERE status = 'claimed' AND claim_expires_at < now()"
+)
+declare -A statements=(
+  [wraps-expired]="DELETE FROM ${due_rows[wraps-expired]}"
+  [secrets-stale]="UPDATE secrets SET status = 'missing' WHERE ${due_rows[secrets-stale]#* WHERE }"
+  [agents-stale]="UPDATE agents SET status = 'stale' WHERE ${due_rows[agents-stale]#* WHERE }"
+  [jobs-recovery]="UPDATE sync_jobs SET status = 'expired' WHERE ${due_rows[jobs-recovery]#* WHERE }"
+)
+
+in_maintenance() { psql "${maintenance_url}" -qXAt -v ON_ERROR_STOP=1 "$@"; }
+
+# keep_rows: what the database holds now is what restore_rows brings back.
+keep_rows() {
+  maintenance_url=${DATABASE_URL/worker:/admin:}
+  maintenance_url=${maintenance_url%/*}/postgres
+  in_maintenance -c 'DROP DATABASE IF EXISTS kept' \
+    -c 'CREATE DATABASE kept TEMPLATE secrets_bridge OWNER worker STRATEGY file_copy'
+}
+
+restore_rows() {
+  in_maintenance -c 'DROP DATABASE secrets_bridge WITH (FORCE)' \
+    -c 'CREATE DATABASE secrets_bridge TEMPLATE kept OWNER worker STRATEGY file_copy' -c CHECKPOINT
+  # The files' pages into the server's memory, for both sides alike.
+  in_database -c "SELECT count(*) FROM $1" >>"$log"
+}
+
+# statement_ms SQL: how long psql says that it took.
+statement_ms() { in_database -c '\timing on' -c "$1" | awk '/^Time:/ { print $2 }'; }
+
+# worker_ms SWEEPER: how long the worker's own run took, by its log. Its peak of resident memory is in $work/peak.
+worker_ms() {
+  rm -f "$work/once"
+  LOG_LEVEL=debug /usr/bin/time -o "$work/peak" -f %M "$worker_binary" run --once --force 2>"$work/once" ||
+    die "a run failed: $(tail -n 3 "$work/once")"
+  awk -v task="\"task\":\"$1\"" 'index($0, task) && /"msg":"swept"/ && match($0, /"duration_ms":"?[0-9]+/) {
+    text = substr($0, RSTART, RLENGTH); gsub(/[^0-9]/, "", text); print text }' "$work/once"
+}
+
+# watch_transactions: begins to note how long the worker's transactions last, in steps of a millisecond.
+watch_transactions() {
+  in_maintenance -c 'CREATE TABLE IF NOT EXISTS watched (stop BOOLEAN)' -c 'TRUNCATE watched'
+  in_maintenance -c "DO \$\$
+    DECLARE longest INTERVAL := '0'; seen INTERVAL;
+    BEGIN
+      LOOP
+        PERFORM pg_stat_clear_snapshot();
+        SELECT max(clock_timestamp() - xact_start) INTO seen FROM pg_stat_activity
+         WHERE usename = 'worker' AND state <> 'idle';
+        longest := greatest(longest, seen);
+        EXIT WHEN EXISTS (SELECT FROM watched);
+        PERFORM pg_sleep(0.0005);
+      END LOOP;
+      RAISE NOTICE 'longest %', round(extract(epoch FROM longest) * 1000, 1);
+    END \$\$" 2>"$work/watched" &
+  watcher=$!
+}
+
+# longest_transaction: ends the watch; ms.
+longest_transaction() {
+  in_maintenance -c 'INSERT INTO watched VALUES (true)'
+  wait "$watcher"
+  awk '/longest/ { print $NF }' "$work/watched"
+}
+
+bench_wraps() { bench_sweep wraps-expired "$(pick 200000 2000000)" 1 50; }
+bench_secrets() { bench_sweep secrets-stale "$(pick 100000 1000000)" 1.1 100; }
+bench_agents() { bench_sweep agents-stale "$(pick 100000 1000000)" 1.1 100; }
+bench_jobs() { bench_sweep jobs-recovery "$(pick 100000 1000000)" 1.1 100; }
+
+# bench_sweep SWEEPER ROWS RATIO LONGEST: beside psql, in turns, on the same rows.
+bench_sweep() {
+  local sweeper=$1 round table=${due_rows[$1]%% *}
+  install_missing time
+  fill "${swept_rows[$sweeper]}=$2"
+  keep_rows
+  for ((round = 0; round < $(pick 3 5); round++)); do
+    restore_rows "$table"
+    statement_ms "${statements[$sweeper]}" >>"$work/psql.$sweeper"
+    restore_rows "$table"
+    watch_transactions
+    worker_ms "$sweeper" >>"$work/worker.$sweeper"
+    longest_transaction >>"$work/longest.$sweeper"
+  done
+  row "${swept_rows[$sweeper]}_ms" "$sweeper: half of $2 rows due" "$(median <"$work/worker.$sweeper")" ms \
+    "ratio-max $3" "$(median <"$work/psql.$sweeper")" psql
+  row "${swept_rows[$sweeper]}_longest_ms" "$sweeper: longest transaction" "$(median <"$work/longest.$sweeper")" ms \
+    "max $4"
+}
+
+bench_nothing() {
+  local sweeper round table limit
+  install_missing time
+  for sweeper in wraps-expired secrets-stale agents-stale jobs-recovery; do
+    table=${due_rows[$sweeper]%% *}
+    fill "${swept_rows[$sweeper]}=$(pick 200000 1000000)" due=0
+    # The first run may read the table whole, which it then need not do again for a while.
+    worker_ms "$sweeper" >>"$log"
+    for ((round = 0; round < $(pick 3 9); round++)); do
+      statement_ms "SELECT count(*) FROM ${due_rows[$sweeper]}" >>"$work/count.$sweeper"
+      worker_ms "$sweeper" >>"$work/nothing.$sweeper"
+    done
+    limit='max 5'
+    # No index serves the expiry of a claim.
+    [[ $sweeper != jobs-recovery ]] || limit='ratio-max 1'
+    row "nothing_${swept_rows[$sweeper]}_ms" "$sweeper: nothing due of $(pick 200000 1000000)" \
+      "$(median <"$work/nothing.$sweeper")" ms "$limit" "$(median <"$work/count.$sweeper")" "psql's count"
+  done
+}
+
+# writers_p99 LOG BEGIN END: of pgbench's transactions in that time, in ms.
+writers_p99() {
+  awk -v begin="$2" -v end="$3" '{ at = $5 + $6 / 1e6 } at >= begin && at <= end { print $3 / 1000 }' "$1".* |
+    sort -n | awk '{ values[NR] = $1 } END { if (NR) printf "%.2f", values[int(NR * 0.99 + 0.999)] }'
+}
+
+# beside_writers NAME COMMAND...: the writers' p99 while COMMAND runs, to $work/writers.NAME
+beside_writers() {
+  local name=$1 begin end writers
+  shift
+  rm -f "$work"/pgbench.*
+  (cd "$work" && exec setpriv --pdeathsig TERM -- "$(postgres_bin)/pgbench" -n -c 2 -T 600 -l --log-prefix=pgbench \
+    -f "$work/writer.sql" "${DATABASE_URL/worker:/admin:}") >>"$log" 2>&1 &
+  writers=$!
+  sleep 1
+  begin=$(date +%s.%N)
+  "$@" >>"$log"
+  end=$(date +%s.%N)
+  end_process "$writers" INT
+  writers_p99 "$work/pgbench" "$begin" "$end" >>"$work/writers.$name"
+  printf '\n' >>"$work/writers.$name"
+}
+
+bench_writers() {
+  local round
+  install_missing time
+  cat >"$work/writer.sql" <<'SQL'
+INSERT INTO secret_wraps
+  (encrypted_value, nonce, data_key_ciphertext, kms_key_id, content_hash, byte_length, expires_at)
+VALUES ('\x00', '\x00', '\x00', 'key', '\x00', 1, now() + interval '1 hour') RETURNING id AS wrap \gset
+UPDATE secret_wraps SET consumed_at = now(), consumed_by_user = 'someone' WHERE id = ':wrap';
+SQL
+  fill "wraps=$(pick 200000 2000000)"
+  keep_rows
+  for ((round = 0; round < $(pick 2 5); round++)); do
+    restore_rows secret_wraps
+    beside_writers alone sleep 2
+    beside_writers worker worker_ms wraps-expired
+    restore_rows secret_wraps
+    beside_writers psql statement_ms "${statements[wraps-expired]}"
+  done
+  row writers_ms "writers' p99 beside the wraps' sweep" "$(median <"$work/writers.worker")" ms 'ratio-max 2' \
+    "$(median <"$work/writers.alone")" undisturbed
+  row writers_psql_ms "writers' p99 beside the one DELETE" "$(median <"$work/writers.psql")" ms '' \
+    "$(median <"$work/writers.alone")" undisturbed
+}
+
+bench_growth() {
+  local count points=() peaks=()
+  install_missing time
+  for count in $(pick '20000 200000' '20000 200000 2000000 20000000'); do
+    fill "wraps=$count"
+    points+=("$((count / 2)) $(worker_ms wraps-expired)")
+    peaks+=("$((count / 2)) $(<"$work/peak")")
+    row "growth_${count}_ms" "wraps-expired: $((count / 2)) of $count due" "${points[-1]#* }" ms
+    row "growth_${count}_kb" 'the same: peak of resident memory' "${peaks[-1]#* }" kB
+  done
+  printf '%s\n' "${points[@]}" | plot growth 'Milliseconds against due rows: wraps-expired, half of the table due'
+  printf '%s\n' "${peaks[@]}" | plot growth-memory 'Peak of resident memory in kB against due rows'
+}

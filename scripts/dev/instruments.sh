@@ -1,0 +1,192 @@
+# shellcheck shell=bash
+# What the measuring scripts share: tools, private servers, a worker of the release build, and the scenarios it is
+# watched in. Sourced after lib.sh by scripts/bench, budgets, gate and perf-*; never run.
+# shellcheck source-path=SCRIPTDIR/.. source=lib.sh
+# Invariant: whatever the caller has set for a worker of its own is not what is measured.
+
+# What a scenario is, for the callers' help.
+# shellcheck disable=SC2034
+readonly scenario_names='idle, sweep, probes, notifications'
+
+work=
+log=
+port=
+process=
+
+# prepare_instruments PACKAGE...: builds the worker and the tools, starts the servers. Sets $work, $log and $port.
+prepare_instruments() {
+  local variable
+  require_swift
+  install_missing "${build_packages[@]}" "$@"
+  install_servers
+  build_worker
+  # Pages of a fresh binary that are not on the disk yet would count as dirty.
+  sync "$worker_binary"
+  work=$(mktemp -d)
+  at_end "rm -rf '$work'"
+  log=$work/log
+  at_end end_worker
+  compile measure
+  for variable in "${!SB_@}" "${!DATABASE_@}" "${!REDIS_@}" LOG_LEVEL; do unset "$variable"; done
+  start_servers
+  load_schema
+  port=$(free_port)
+  export SB_WORKER_LOCAL_ADDR=127.0.0.1:$port
+}
+
+# compile NAME OPTION...: scripts/dev/NAME.c to $work/NAME.
+compile() {
+  local name=$1
+  shift
+  "$(dirname "$(readlink -f "$(command -v swift)")")/clang" -O2 -Wall -Wextra -Werror -o "$work/$name" \
+    "$root/scripts/dev/$name.c" "$@"
+}
+
+compile_floor() {
+  compile floor -lev -lpq -lhiredis
+  sync "$work/floor"
+}
+
+# compile_allocations: the counter of allocations, as a shared object to be loaded first.
+compile_allocations() {
+  compile allocations -shared -fPIC
+  mv "$work/allocations" "$work/allocations.so"
+}
+
+# in_database OPTION...: psql as the private server's administrator.
+in_database() { psql "${DATABASE_URL/worker:/admin:}" -qXAt -v ON_ERROR_STOP=1 "$@"; }
+
+redis_password() {
+  local rest=${REDIS_URL#redis://:}
+  printf '%s\n' "${rest%%@*}"
+}
+
+# in_redis COMMAND...: redis-cli on the private server.
+in_redis() { REDISCLI_AUTH=$(redis_password) redis-cli -h 127.0.0.1 -p "$redis_port" --no-auth-warning "$@"; }
+
+# fill NAME=COUNT...: empties the swept tables and fills them, see rows.sql; due=PERCENT of the rows are due.
+fill() {
+  local pair options=() given=" $* "
+  for pair in wraps=0 secrets=0 agents=0 jobs=0 due=50; do
+    [[ $given == *" ${pair%=*}="* ]] || options+=(-v "$pair")
+  done
+  for pair in "$@"; do options+=(-v "$pair"); done
+  in_database -c 'TRUNCATE secret_wraps, secrets, agents, sync_jobs CASCADE' >&2
+  in_database "${options[@]}" -f "$root/scripts/dev/rows.sql" >&2
+}
+
+# probe PATH: the status of a probe, or nothing.
+probe() {
+  (
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$1" >&3
+    read -r -t 3 _ status _ <&3 && printf '%s\n' "$status"
+  ) 2>/dev/null || true
+}
+
+# until_status PATH STATUS: waits, 20 s at most, until a probe of the worker answers so.
+until_status() {
+  local ends=$((SECONDS + 20))
+  until [[ $(probe "$1") == "$2" ]]; do
+    ((SECONDS < ends)) || die "$1 did not answer $2 within 20 s; the worker's log ends with: $(tail -n 3 "$log")"
+    sleep 0.05
+  done
+}
+
+# field FILE NAME: the value of a line "NAME: value" of /proc.
+field() { awk -v name="$2:" '$1 == name { print $2 }' "$1"; }
+
+# launch COMMAND...: starts it in the background, its log kept; its id is in $process. It ends with this script.
+launch() {
+  setsid setpriv --pdeathsig TERM -- "$@" </dev/null >>"$log" 2>&1 &
+  process=$!
+}
+
+end_worker() {
+  [[ -z $process ]] || end_process "$process" TERM
+  process=
+}
+
+# start_scenario NAME [SECONDS]: a worker in a scenario, ready, and settled for so long. After 30 s its first sweeps, on
+# a new Redis a lease after boot, are over, and connections that only they needed are closed.
+start_scenario() {
+  set_scenario "$1"
+  launch "$worker_binary" run
+  until_status /readyz 200
+  say "letting the worker settle"
+  step sleep "${2-30}"
+}
+
+# set_scenario NAME: sets what the worker of a scenario is told, and prepares its rows.
+set_scenario() {
+  case $1 in
+    idle | probes) ;;
+    sweep)
+      # All five at work as often as can be.
+      export SB_WORKER_LEASE=3s SB_WORKER_WRAPS_EXPIRED_INTERVAL=100ms SB_WORKER_SECRETS_STALE_INTERVAL=100ms \
+        SB_WORKER_AGENTS_STALE_INTERVAL=100ms SB_WORKER_JOBS_RECOVERY_INTERVAL=100ms
+      fill wraps=200000
+      ;;
+    notifications)
+      compile sink
+      launch "$work/sink" "$work/sink.port"
+      sink_process=$process
+      process=
+      at_end "end_process $sink_process TERM"
+      until [[ -s $work/sink.port ]]; do sleep 0.05; done
+      export SB_WORKER_LEASE=3s SB_WORKER_AGENTS_STALE_INTERVAL=100ms
+      SB_WORKER_WEBHOOK_URL=http://127.0.0.1:$(<"$work/sink.port")/hook
+      export SB_WORKER_WEBHOOK_URL
+      ;;
+    *) misuse "no such scenario: $1; there are $scenario_names" ;;
+  esac
+}
+
+# drive NAME SECONDS: what happens around the worker in a scenario, for so long.
+drive() {
+  case $1 in
+    idle | sweep) step sleep "$2" ;;
+    probes) step wrk -t1 -c32 "-d${2}s" "http://127.0.0.1:$port${probe_path-/healthz}" >&2 ;;
+    notifications)
+      local ends=$((SECONDS + $2))
+      while ((SECONDS < ends)); do
+        in_database -c "INSERT INTO agents (name, scope, secret_hash, last_seen_at)
+          SELECT gen_random_uuid(), '{}', '\x00', now() - interval '1 hour' FROM generate_series(1, 5)"
+        sleep 0.1
+      done
+      ;;
+  esac
+}
+
+# in_cgroup BYTES: whether it boots, gets ready and sweeps its rows with no more than that.
+in_cgroup() {
+  local group=/sys/fs/cgroup/memory/secrets-bridge-$$ ends left=1 status=
+  fill wraps=100000 due=100
+  mkdir "$group"
+  printf '%s\n' "$1" >"$group/memory.limit_in_bytes"
+  # shellcheck disable=SC2016
+  SB_WORKER_LEASE=3s SB_WORKER_WRAPS_EXPIRED_INTERVAL=1s \
+    launch sh -c 'echo $$ >"$1/tasks" && exec "$2" run' sh "$group" "$worker_binary"
+  ends=$((SECONDS + 20))
+  while ((SECONDS < ends)) && kill -0 "$process" 2>/dev/null; do
+    left=$(in_database -c 'SELECT count(*) FROM secret_wraps')
+    ((left)) || { status=$(probe /readyz); break; }
+    sleep 0.2
+  done
+  say "limit $(($1 / 1024)) kB: $left rows left, ready ${status:-no}, most $(<"$group/memory.max_usage_in_bytes") bytes"
+  end_worker
+  while ! rmdir "$group" 2>/dev/null; do sleep 0.05; done
+  [[ $left == 0 && $status == 200 ]]
+}
+
+can_limit_memory() { [[ -d /sys/fs/cgroup/memory && -w /sys/fs/cgroup/memory ]]; }
+
+# smallest_cgroup_kb: the smallest limit in kB at which in_cgroup succeeds.
+smallest_cgroup_kb() {
+  local kilobytes smallest='more than 4096'
+  for kilobytes in 4096 3072 2816 2560 2432 2304 2176 2048 1920 1792; do
+    in_cgroup $((kilobytes * 1024)) || break
+    smallest=$kilobytes
+  done
+  printf '%s\n' "$smallest"
+}
