@@ -121,7 +121,10 @@ public final class Endpoint: Sendable {
 public struct TestAuthority: Sendable {
   let directory: URL
   /// Its own certificate: what SB_WORKER_NOTIFY_CA_FILE names.
-  public var certificateFile: String { directory.appendingPathComponent("authority.pem").path }
+  public var certificateFile: String { path("authority.pem") }
+
+  /// Of one of its files: "good-certificate.pem" and "good-key.pem" are of a server at localhost.
+  public func path(_ name: String) -> String { directory.appendingPathComponent(name).path }
 
   private static let made = Mutex<TestAuthority?>(nil)
 

@@ -71,7 +71,7 @@ enum { creactor_curl_poll_in = 1, creactor_curl_poll_out = 2, creactor_curl_poll
 enum { creactor_curl_select_in = 1, creactor_curl_select_out = 2 };
 enum { creactor_curl_global_default = 3, creactor_curl_url_default_port = 1, creactor_curl_url_any_scheme = 8 };
 enum { creactor_curl_ok = 0, creactor_curl_write_error = 23, creactor_curl_no_memory = 27,
-       creactor_curl_timed_out = 28 };
+       creactor_curl_timed_out = 28, creactor_curl_http2_stream = 92 };
 static const int creactor_curl_socket_timeout = -1;
 
 /// CURLMsg: only of a transfer that is done there is one.

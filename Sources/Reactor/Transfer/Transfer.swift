@@ -117,7 +117,10 @@ final class Transfer {
   func result(_ code: Int32) -> Result<TransferAnswer, TransferError> {
     let status = creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_RESPONSE_CODE)
     let isCutOnPurpose = isBodyCut && code == creactor_curl_write_error
-    guard code == creactor_curl_ok || isCutOnPurpose else {
+    // A server may answer before it has read everything and then reset the stream, so that no more is sent (RFC 9113,
+    // 8.1). libcurl calls that an error; the answer counts.
+    let isAnsweredEarly = status >= 200 && code == creactor_curl_http2_stream
+    guard code == creactor_curl_ok || isCutOnPurpose || isAnsweredEarly else {
       if code == creactor_curl_timed_out { return .failure(.timedOut) }
       return .failure(.failed(code: code, reason: library.text(of: code), status: status))
     }
