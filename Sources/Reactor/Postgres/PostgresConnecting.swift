@@ -153,10 +153,10 @@ extension PostgresConnection {
     }
   }
 
-  /// The error to report of several: what a server said, then one that hangs, then one that is away.
+  /// The error to report of several: what a server said or showed, then one that hangs, then one that is away.
   private static func moreTelling(_ old: PostgresError?, _ new: PostgresError) -> PostgresError {
     func rank(_ error: PostgresError) -> Int {
-      if error.sqlState != nil { return 2 }
+      if error.sqlState != nil || error.publicReason.hasPrefix("certificate refused") { return 2 }
       if case .timedOut = error { return 1 }
       return 0
     }

@@ -108,6 +108,8 @@ extension PostgresError {
   static func reason(inClientText text: String) -> String {
     let bytes = Array(text.utf8)
     if let said = serverLine(in: bytes) { return said }
+    // libpq compares the names itself: OpenSSL knows nothing of it.
+    if contains(bytes, Array("does not match host name".utf8)) { return "certificate refused: hostname mismatch" }
     for phrase in knownPhrases where contains(bytes, Array(phrase.utf8)) {
       return phrase.prefix(1).lowercased() + phrase.dropFirst()
     }
@@ -119,7 +121,7 @@ extension PostgresError {
     "Connection refused", "Connection timed out", "No route to host", "Network is unreachable",
     "Connection reset by peer", "Broken pipe", "No such file or directory", "Permission denied",
     "Too many open files", "server closed the connection unexpectedly", "certificate verify failed",
-    "server does not support SSL", "does not match host name", "session is read-only", "session is not read-only",
+    "server does not support SSL", "session is read-only", "session is not read-only",
     "server is in hot standby mode", "server is not in hot standby mode", "no password supplied",
     "root certificate file", "SSL error", "SSL SYSCALL error",
   ]

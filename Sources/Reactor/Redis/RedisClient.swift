@@ -166,8 +166,8 @@ extension RedisClient {
         address: address, port: configuration.port, tls: tls, handshake: configuration.handshake)
       guard let refusal = await connection.greeting(by: share) else { return .success(connection) }
       connection.close()
-      // Of several addresses, the hanging one says more than one where nobody listens.
-      if reason != "timed out" { reason = refusal }
+      // Of several addresses, one that hangs or refuses says more than one where nobody listens.
+      if refusal != "connection refused" || reason == "no address" { reason = refusal }
     }
     return .failure(ConnectFailure(reason: reason))
   }

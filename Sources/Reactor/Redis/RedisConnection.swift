@@ -53,9 +53,10 @@ final class RedisConnection {
       finish("out of memory")
       return
     }
-    session = tls.flatMap { $0.start(on: context) }
+    var refusal: String?
+    if let tls { (session, refusal) = tls.start(on: context) }
     guard context.pointee.err == 0, tls == nil || session != nil else {
-      let reason = Self.reason(context, session) ?? "TLS could not begin"
+      let reason = refusal ?? Self.reason(context, session) ?? "TLS could not begin"
       redisAsyncFree(context)
       finish(reason)
       return
@@ -184,13 +185,18 @@ final class RedisConnection {
     let text = withUnsafeBytes(of: connection.errstr) { bytes in
       String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
     }
+    if let session, SSL_is_init_finished(session) == 0, let refusal = CertificateRefusal.reason(of: session) {
+      return refusal
+    }
     switch connection.err {
     case REDIS_ERR_EOF: return "the server closed the connection"
     case REDIS_ERR_PROTOCOL: return "not the Redis protocol"
-    case REDIS_ERR_OTHER where session != nil && SSL_is_init_finished(session) == 0:
-      return RedisTLS.refusal(session) ?? "TLS refused"
     case REDIS_ERR_OTHER: return RedisError.explanation(of: RedisError.parse(text).code)
-    default: return text.lowercasedASCII
+    // hiredis asks the kernel, which knows nothing of TLS.
+    case REDIS_ERR_IO where session.map { SSL_is_init_finished($0) == 0 } ?? false: return "TLS refused"
+    default:
+      let prefix = "SSL_connect failed: "
+      return (text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text).lowercasedASCII
     }
   }
 }

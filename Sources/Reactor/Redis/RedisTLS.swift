@@ -25,14 +25,17 @@ final class RedisTLS {
     SSL_CTX_free(context)
   }
 
-  /// Starts TLS on a connection that may still be connecting, and returns the session, which hiredis owns.
-  func start(on connection: UnsafeMutablePointer<redisAsyncContext>) -> OpaquePointer? {
-    guard let session = SSL_new(context) else { return nil }
+  /// Starts TLS on a connection that may still be connecting, and returns the session, which hiredis owns; else why
+  /// the certificate was refused, for the other side may have answered already.
+  func start(on connection: UnsafeMutablePointer<redisAsyncContext>) -> (session: OpaquePointer?, refusal: String?) {
+    // What an earlier connection left in OpenSSL's queue would be taken for this one's failure.
+    ERR_clear_error()
+    guard let session = SSL_new(context) else { return (nil, nil) }
     guard bindToHost(session), creactor_redis_start_tls(connection, session) == REDIS_OK else {
-      SSL_free(session)
-      return nil
+      defer { SSL_free(session) }
+      return (nil, CertificateRefusal.reason(of: session))
     }
-    return session
+    return (session, nil)
   }
 
   private func bindToHost(_ session: OpaquePointer) -> Bool {
@@ -41,12 +44,5 @@ final class RedisTLS {
       return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(session), host) == 1
     }
     return SSL_set1_host(session, host) == 1 && creactor_ssl_set_server_name(session, host) == 1
-  }
-
-  /// Why a session's certificate was refused, in OpenSSL's words; nil where it was not the certificate.
-  static func refusal(_ session: OpaquePointer?) -> String? {
-    let result = session.map { SSL_get_verify_result($0) } ?? Int(X509_V_OK)
-    guard result != Int(X509_V_OK), let text = X509_verify_cert_error_string(result) else { return nil }
-    return "certificate refused: \(String(cString: text))"
   }
 }
