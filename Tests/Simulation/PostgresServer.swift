@@ -112,14 +112,8 @@ final class PostgresServer {
     batch.hasVerdict = isAhead && (mutation == .noAdvisoryLock || lock(batch.sweeper, for: session))
     if scenario.hasTransactionTimeout, mutation != .noDeadline {
       batch.sessionEnd = world.now + left + 250_000
-      world.after(left + 250_000) { [self] in
-        receive { [self] in
-          if batch.isTransaction {
-            world.note("transaction_timeout ends the session of epoch \(batch.epoch)")
-            end(session)
-          }
-        }
-      }
+      // Of a batch that has arrived whole the statements have timers of their own.
+      if batch.cut != nil { world.at(batch.sessionEnd) { [self] in receive { [self] in timeOut(batch, in: session) } } }
     }
     guard isAhead else {
       abort(session)
@@ -135,19 +129,31 @@ final class PostgresServer {
     _ number: Int, of batch: Batch, in session: PostgresSession, answer: @escaping (Answer) -> Void,
     _ body: @escaping () -> Void
   ) {
-    let delay: Int64 = batch.cut.map { $0.message == number ? $0.length : 0 } ?? 0
-    if delay > 0 { world.note("the batch of epoch \(batch.epoch) is cut before its message \(number)") }
-    world.after(delay) { [self] in
-      receive {
-        guard batch.isTransaction else { return answer(self.isOpen(session) ? .cancelled : .gone) }
-        // A server that stood still sees its timers before what has arrived.
-        if self.world.now > batch.sessionEnd {
-          self.end(session)
-          return answer(.gone)
-        }
-        body()
-      }
+    guard let cut = batch.cut, cut.message == number else {
+      return receive { [self] in arrived(of: batch, in: session, answer: answer, body) }
     }
+    world.note("the batch of epoch \(batch.epoch) is cut before its message \(number)")
+    world.after(cut.length) { [self] in
+      receive { [self] in arrived(of: batch, in: session, answer: answer, body) }
+    }
+  }
+
+  private func arrived(
+    of batch: Batch, in session: PostgresSession, answer: (Answer) -> Void, _ body: () -> Void
+  ) {
+    guard batch.isTransaction else { return answer(isOpen(session) ? .cancelled : .gone) }
+    // A server that stood still sees its timers before what has arrived.
+    if world.now > batch.sessionEnd {
+      end(session)
+      return answer(.gone)
+    }
+    body()
+  }
+
+  private func timeOut(_ batch: Batch, in session: PostgresSession) {
+    guard batch.isTransaction else { return }
+    world.note("transaction_timeout ends the session of epoch \(batch.epoch)")
+    end(session)
   }
 
   private func write(
