@@ -12,6 +12,8 @@ final class Service {
   /// After this a second connection to PostgreSQL is closed that nobody uses. Sweepers meet seldom but at boot, and a
   /// connection costs the server a process.
   private static let idleConnectionTimeout = Duration.seconds(10)
+  /// After this the first sweeps are over: on a new Redis they wait for a lease, 15 s by default.
+  private static let startLength = Duration.seconds(30)
   /// Of the shutdown's grace, what is kept for giving the locks back.
   private static let releaseReserve = Duration.seconds(2)
   /// How long notifications have in any case, once the sweeps have ended.
@@ -104,6 +106,7 @@ final class Service {
       // First the answer whether it is ready, which takes 2 s at most. A connection's handshake costs more than a run
       // with nothing to do: sweeps that began beside it would each open one; after it they use its.
       await boot()
+      group.addTask { await self.giveBackStart() }
       let runOnStart = settings[.runOnStart]
       _ = await attend { await $0.attendSlots(runOnStart: runOnStart) }
       await announcer.finish(by: endOfGrace)
@@ -132,9 +135,21 @@ final class Service {
     return rows.contains { $0.result.isFailure } ? 1 : 0
   }
 
+  /// Gives back the memory that only the start needed: once it has booted, and once more when the first sweeps, which
+  /// open connections of their own, are over.
+  private func giveBackStart() async {
+    LoadedCode.giveBackPages()
+    do {
+      try await clock.sleep(until: clock.now.advanced(by: Self.startLength), orUntil: drain)
+    } catch {
+      // Cancelled: nothing is worth giving back any more.
+      return
+    }
+    LoadedCode.giveBackPages()
+  }
+
   private func boot() async {
     let state = await readiness.boot()
-    defer { LoadedCode.giveBackPages() }
     switch state {
     case .ready: logger.info("ready")
     case .booting, .draining: break
