@@ -35,6 +35,16 @@ import Testing
     }
   }
 
+  @Test func aBrokenConnectionIsAnOutageOnlyWhereTheServerDoesNotAnswer() {
+    let lost = PostgresError.connectionLost(reason: "broken pipe")
+    #expect(RunFailure.isInDoubt(lost) && RunFailure.isInDoubt(Discovery.SomeFailed(failed: 1, first: lost)))
+    #expect(!RunFailure.isInDoubt(PostgresError.timedOut(.statement)))
+    #expect(!RunFailure.isInDoubt(RunInterruption.leaseLost))
+    #expect(RunFailure(lost).told(serverIsAway: true).isOutage)
+    #expect(!RunFailure(lost).told(serverIsAway: false).isOutage)
+    #expect(RunFailure(PostgresError.unavailable(reason: "")).told(serverIsAway: false).isOutage)
+  }
+
   @Test func aReasonQuotesNoMessageOfTheServer() {
     let error = PostgresError.server(sqlState: "23514", message: "row for relation agents: s3cret")
     #expect(RunFailure(error).reason == "constraint violated (SQLSTATE 23514)")

@@ -9,7 +9,7 @@ struct RunFailure: Equatable, Sendable {
   /// Another try before the next slot cannot help.
   let isPermanent: Bool
   /// PostgreSQL could not be reached: an outage, which is told as one, and no failure of this sweeper's.
-  let isOutage: Bool
+  private(set) var isOutage: Bool
 
   init(_ error: any Error) {
     switch error {
@@ -34,6 +34,22 @@ struct RunFailure: Equatable, Sendable {
       reason = "unexpected: \(error)"
       isPermanent = false
       isOutage = false
+    }
+  }
+
+  /// The same, as an outage where the server, asked after its connection broke, does not answer.
+  func told(serverIsAway: Bool) -> RunFailure {
+    var failure = self
+    failure.isOutage = isOutage || serverIsAway
+    return failure
+  }
+
+  /// Whether the server has to be asked: what broke the connection may be its end, or this sweep's own doing.
+  static func isInDoubt(_ error: any Error) -> Bool {
+    switch error {
+    case let error as Discovery.SomeFailed: isInDoubt(error.first)
+    case PostgresError.connectionLost: true
+    default: false
     }
   }
 

@@ -39,6 +39,9 @@ final class RunTally {
 /// Runs a sweeper under a lease.
 @EventLoop
 struct SweepRunner {
+  /// How long the server may take to answer whether it is there, when a connection to it broke.
+  private static let questionLimit = Duration.seconds(2)
+
   let sweeper: Sweeper
   let coordinator: Coordinator
   let pool: PostgresPool
@@ -75,8 +78,20 @@ struct SweepRunner {
     } catch is CancellationError {
       return .drained(tally.count)
     } catch {
-      return .failed(RunFailure(error), tally.count)
+      return .failed(await failure(error, held.lease), tally.count)
     }
+  }
+
+  /// Why the run failed. Where its connection broke the server is asked, as long as the lease lasts: does it answer?
+  private func failure(_ error: any Error, _ lease: Lease) async -> RunFailure {
+    let failure = RunFailure(error)
+    guard RunFailure.isInDoubt(error) else { return failure }
+    do {
+      try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: Self.questionLimit)))
+    } catch {
+      // What it says is part of what the pool knows of the server.
+    }
+    return failure.told(serverIsAway: pool.outage != nil)
   }
 
   private func work(_ ticket: RunTicket, _ held: HeldLease, _ tally: RunTally) async throws {
