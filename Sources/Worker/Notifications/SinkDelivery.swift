@@ -86,7 +86,7 @@ final class SinkDelivery: NotificationSink {
     let result = try await client.result(of: request, within: Self.requestLimit)
     let wasFailing = queue.failures > 0
     let outcome = SinkQueue.Outcome(result, of: request)
-    let delay = queue.ended(outcome, at: clock.now, chance: .random(in: 0..<1))
+    let delay = queue.ended(outcome, at: clock.now, chance: Chance.fraction())
     switch outcome {
     case .delivered:
       metrics?.delivered(after: delay ?? .zero)
