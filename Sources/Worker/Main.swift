@@ -8,7 +8,7 @@ import Reactor
 struct Main {
   static func main() {
     HostProcess.holdStandardStreams()
-    HostProcess.exit(run(CommandLine.arguments.dropFirst().map { $0 }))
+    HostProcess.exit(run(Array(HostProcess.arguments.dropFirst())))
   }
 
   private static func run(_ arguments: [String]) -> Int32 {

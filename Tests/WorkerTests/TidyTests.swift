@@ -42,6 +42,7 @@ import Testing
     (#"\b(Thread\(|Thread\.|pthread_create|thrd_create)"#, "one thread"),
     (#"\b(usleep|nanosleep|sleep)\(\d"#, "nothing blocks the loop"),
     (#"\b(print|debugPrint|dump|NSLog)\("#, "output is a log line or a command's answer, in one write"),
+    (#"\bCommandLine\b"#, "it is empty where /proc is not mounted: HostProcess.arguments"),
     (#"\b(ContinuousClock|SuspendingClock)\b|\bDate\(\)"#, "time comes from LoopClock"),
     (#"\bfatalError\("(not implemented|todo|unimplemented)"#, "nothing is half done"),
     (#"\b(TODO|FIXME|XXX|HACK)\b"#, "open ends are issues"),

@@ -194,6 +194,9 @@ extern char **environ;
 
 static inline char *const *creactor_environment(void) { return environ; }
 
+/// The words of the command line, and how many there are.
+int creactor_arguments(char ***values);
+
 /// What could be written, or the negative error number.
 static inline ssize_t creactor_write(int descriptor, const void *bytes, size_t count) {
   ssize_t written = write(descriptor, bytes, count);

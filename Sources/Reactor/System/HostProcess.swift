@@ -1,9 +1,18 @@
-// What the operating system gave this process: its environment, and its end. Called by main.
+// What the operating system gave this process: its arguments, its environment, and its end. Called by main.
 
 import CReactor
 
 /// The process as the operating system sees it.
 public enum HostProcess {
+  /// The words of the command line, the program's name first. Bytes that are no UTF-8 become U+FFFD.
+  ///
+  /// `CommandLine.arguments` looks for them in /proc, and is empty where that is not mounted.
+  public static var arguments: [String] {
+    var words: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
+    let count = Int(creactor_arguments(&words))
+    return UnsafeBufferPointer(start: words, count: count).compactMap { word in word.map { String(cString: $0) } }
+  }
+
   /// The environment's variables. Bytes that are no UTF-8 become U+FFFD.
   public static var environment: [String: String] {
     var variables: [String: String] = [:]

@@ -104,6 +104,11 @@ extension UInt64 {
 }
 
 @Suite struct HostProcessTests {
+  @Test func theArgumentsAreThoseOfTheCommandLine() {
+    #expect(HostProcess.arguments == CommandLine.arguments)
+    #expect(!HostProcess.arguments.isEmpty)
+  }
+
   @Test func theEnvironmentIsWhatOtherProgramsSee() {
     setenv("REACTOR_TEST", "a=b", 1)
     #expect(HostProcess.environment["REACTOR_TEST"] == "a=b")

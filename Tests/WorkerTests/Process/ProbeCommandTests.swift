@@ -4,6 +4,8 @@ import Foundation
 import TestSupport
 import Testing
 
+@testable import Worker
+
 @Suite struct ProbeCommandTests {
   @Test func itsStatusIsTheAnswersAndItPrintsWhatIsWrong() async throws {
     let stage = try await WorkerStage.set()
@@ -64,6 +66,24 @@ import Testing
     let probe = try await ask("nowhere", more: ["SB_WORKER_LEASE": "nonsense", "SB_WORKER_UNKNOWN": "1"])
     #expect(probe.ending == .exited(78))
     #expect(probe.log.map { $0["variable"] } == ["SB_WORKER_LOCAL_ADDR"])
+  }
+
+  /// As in a container that gets no /proc.
+  @Test(.enabled("as root only") { await ProbeCommandTests.canHideProc() })
+  func theCommandLineIsUnderstoodWithoutProc() async throws {
+    let version = try await Self.withoutProc(WorkerProcess.executable, "--version")
+    #expect(version.ending == .exited(0))
+    #expect(version.output == Version.text + "\n")
+  }
+
+  private static func canHideProc() async -> Bool {
+    (try? await withoutProc("/bin/true").ending) == .exited(0)
+  }
+
+  private static func withoutProc(_ command: String...) async throws -> (ending: WorkerProcess.Ending, output: String) {
+    let hiding = ["--mount", "/bin/sh", "-c", #"mount -t tmpfs none /proc && exec "$@""#, "sh"]
+    let process = try await WorkerProcess.start(hiding + command, environment: [:], executable: "/usr/bin/unshare")
+    return (try await process.waitForExit(within: .seconds(10)), process.output)
   }
 
   private func ask(
