@@ -54,37 +54,41 @@ import Testing
   }
 
   @Test func aLiveBodyIsWrittenForEachRequestWithItsOwnLength() async throws {
-    let lengths = LiveLengths()
-    let live = await lengths.response
+    let length = LiveLength()
+    let live = await length.response
     let handler: HTTPServer.Handler = { _ in .live(live) }
     try await withHTTPServer(handler: handler) { _, port in
       let client = try HTTPTestClient(port: port)
       // From one digit of length to six, forth and back, some together in the output; 0 is a body too.
-      for length in [3, 0, 99_999, 123_456, 7, 10, 9] {
-        await lengths.set(length)
+      for bytes in [3, 0, 99_999, 123_456, 7, 10, 9] {
+        await length.set(bytes)
         let pair = "GET / HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
         try client.send(pair + pair)
         for _ in 0..<2 {
-          #expect(try client.response().body == String(repeating: "x", count: length))
+          #expect(try client.response().body == String(repeating: "x", count: bytes))
           let head = try client.response(toHead: true)
-          #expect(head.fields["Content-Length"] == "\(length)" && head.status == 200)
+          #expect(head.fields["Content-Length"] == "\(bytes)" && head.status == 200)
         }
       }
     }
   }
 
-  /// A live response whose body has as many bytes as it was last told.
-  @EventLoop private final class LiveLengths {
-    private var length = 0
-    private(set) lazy var response = HTTPLiveResponse(
-      contentType: "text/plain", byteLimit: { self.length + 100 },
-      write: { target in
-        for index in 0..<self.length { target[index] = UInt8(ascii: "x") }
-        return self.length
-      })
+  /// The length of a live response's body, in bytes.
+  @EventLoop private final class LiveLength {
+    private var bytes = 0
 
-    func set(_ length: Int) {
-      self.length = length
+    /// A live response whose body has as many bytes as was last set.
+    var response: HTTPLiveResponse {
+      HTTPLiveResponse(
+        contentType: "text/plain", byteLimit: { self.bytes + 100 },
+        write: { target in
+          for index in 0..<self.bytes { target[index] = UInt8(ascii: "x") }
+          return self.bytes
+        })
+    }
+
+    func set(_ bytes: Int) {
+      self.bytes = bytes
     }
   }
 

@@ -236,6 +236,11 @@ final class PostgresServer {
   /// Whose session holds a sweeper's lock.
   func holder(of sweeper: Int) -> Int64? { holders[sweeper]?.batch?.epoch }
 
+  /// Forgets what has not been executed.
+  func stop() {
+    backlog = []
+  }
+
   // MARK: Faults
 
   func change(_ condition: Condition) {

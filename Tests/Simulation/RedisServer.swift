@@ -52,6 +52,11 @@ final class RedisServer {
     return sweepers[sweeper].lock != nil
   }
 
+  /// Forgets what has not been executed.
+  func stop() {
+    backlog = []
+  }
+
   // MARK: Faults
 
   func change(_ condition: Condition) {

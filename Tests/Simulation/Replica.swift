@@ -105,8 +105,14 @@ final class Replica {
     note("dies")
     for part in parts { part.died() }
     isAlive = false
+    stop()
+  }
+
+  /// Forgets what has not happened.
+  func stop() {
     parts = []
     inbox = []
+    link?.stop()
   }
 
   /// SIGTERM.
@@ -255,6 +261,13 @@ final class RedisLink {
     replica.wake(at: deadline) { [self] in
       if awaited[question] != nil { lost() }
     }
+  }
+
+  /// Forgets who waits for it.
+  func stop() {
+    awaited = [:]
+    order = []
+    whenReady = []
   }
 
   /// Calls `body` when Redis can be asked.

@@ -44,7 +44,11 @@ package enum Simulation {
     world.run(until: scenario.length)
     for replica in replicas { for part in replica.parts { part.closeBooks() } }
     judge.check(redis)
+    // Else what waits and whom it waits for would keep each other alive.
     world.stop()
+    redis.stop()
+    postgres.stop()
+    for replica in replicas { replica.stop() }
     return SimulationReport(
       seed: seed, virtualSeconds: Double(scenario.length) / 1_000_000, events: world.eventCount, runs: judge.runs,
       scripts: redis.scripts, faults: faults.counts,
