@@ -113,7 +113,7 @@ struct FaultDriver: Sendable {
     case .restartRedis:
       // For the workers the server is away until the recorder is there again: nothing happens unseen.
       cluster.links.lay(LinkFault(isRefused: true), number: fault.number, replica: nil, link: .redis)
-      try await offLoop { redis.stop() }
+      await offLoop { redis.stop() }
       try await Task.sleep(for: fault.length)
       try await offLoop { try redis.start() }
       try await cluster.monitor.waitUntilRecording()

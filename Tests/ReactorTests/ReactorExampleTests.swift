@@ -1,6 +1,7 @@
 // The documented example, run as a process of its own: the library needs nothing of the worker, and one thread.
 
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Reactor
@@ -57,7 +58,7 @@ private struct ExampleProcess {
     // Beside the test bundle, whose path is the first argument.
     let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? CommandLine.arguments[0]
     let directory = URL(fileURLWithPath: bundle).deletingLastPathComponent()
-    port = try Self.freePort()
+    port = try freePort()
     process.executableURL = URL(fileURLWithPath: "/bin/sh")
     process.arguments = [
       "-c", "ulimit -n \(descriptorLimit); exec \"$0\" \"$1\"",
@@ -91,11 +92,5 @@ private struct ExampleProcess {
     let text = try String(contentsOfFile: "/proc/\(process.processIdentifier)/stat", encoding: .utf8)
     let fields = text.components(separatedBy: ") ")[1].components(separatedBy: " ")
     return Int(fields[11])! + Int(fields[12])!
-  }
-
-  /// A port that the kernel found free a moment ago.
-  private static func freePort() throws -> UInt16 {
-    let listener = try ListeningSocket(ListenAddress("127.0.0.1:0"))
-    return listener.port
   }
 }

@@ -147,7 +147,7 @@ import Testing
   }
 
   @Test func aCommandWaitsForTheConnectionUntilItsDeadline() async throws {
-    let port = try PrivateRedis.freePort()
+    let port = try freePort()
     try await onLoop {
       try await withRedis("redis://127.0.0.1:\(port)") { redis in
         let start = LoopClock.system.now

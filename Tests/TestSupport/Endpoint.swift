@@ -72,7 +72,7 @@ public final class Endpoint: Sendable {
         return Endpoint(kind, port, directory, process)
       }
       if process.ending != nil { break }
-      try await offLoop { _ = usleep(5_000) }
+      await offLoop { _ = usleep(5_000) }
     }
     throw NeverHappened(description: "the endpoint did not start: \(process.everything)")
   }

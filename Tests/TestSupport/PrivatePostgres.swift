@@ -45,12 +45,12 @@ public final class PrivatePostgres: Sendable {
 
   /// Makes and starts another server, with `settings` ("name=value") beside the tests' usual ones.
   public static func start(settings: [String] = []) async throws -> PrivatePostgres {
-    try await inBackground {
+    try await offLoop {
       var lastError: (any Error)?
       // Someone else can take the port between its choice and its use.
       for _ in 0..<3 {
         do {
-          let server = try PrivatePostgres(port: freePort(), settings: settings)
+          let server = try PrivatePostgres(port: Int(freePort()), settings: settings)
           try server.launch(isNew: true)
           return server
         } catch {
@@ -97,7 +97,7 @@ public final class PrivatePostgres: Sendable {
   @discardableResult
   public func psql(_ sql: String, database: String = "postgres") async throws -> String {
     let url = url(database: database)
-    return try await inBackground {
+    return try await offLoop {
       try run([Self.program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
     }
   }
@@ -120,12 +120,12 @@ public final class PrivatePostgres: Sendable {
   /// Stops it at once and keeps its data: clients are refused from now on, until `startAgain()`.
   public func halt() async {
     let watch = state.withLock { $0.watch.take() }
-    await finishInBackground { watch?.end(keepingData: true) }
+    await offLoop { watch?.end(keepingData: true) }
   }
 
   /// Starts it after `halt()`, on the same port with the same data.
   public func startAgain() async throws {
-    try await inBackground { try self.launch(isNew: false) }
+    try await offLoop { try self.launch(isNew: false) }
   }
 
   /// Stops it at once and starts it on the same port with the same data.
@@ -134,10 +134,20 @@ public final class PrivatePostgres: Sendable {
     try await startAgain()
   }
 
+  /// Starts it again as a hot standby, which can be read from only, until `pg_promote()`.
+  public func demote() async throws {
+    await halt()
+    let directory = directory
+    try await offLoop {
+      try Data().write(to: URL(fileURLWithPath: "\(directory)/data/standby.signal"))
+      try self.launch(isNew: false)
+    }
+  }
+
   /// Stops it for good and removes its data.
   public func stop() async {
     let watch = state.withLock { $0.watch.take() }
-    await finishInBackground {
+    await offLoop {
       watch?.end(keepingData: false)
       try? FileManager.default.removeItem(atPath: self.directory)
     }
@@ -194,7 +204,7 @@ private final class ServerGuard: Sendable {
       (as_owner "$binaries/initdb" --no-sync -A trust -U postgres --locale=C.UTF-8 -E UTF8 -D "$directory/data") \
         >"$directory/log" 2>&1 || { echo failed; rm -rf "$directory"; exit 1; }
       printf '%s\\n' "host all $role 127.0.0.1/32 scram-sha-256" 'local all all trust' \
-        'host all all 127.0.0.1/32 trust' >"$directory/data/pg_hba.conf"
+        'host all all samehost trust' >"$directory/data/pg_hba.conf"
     fi
     (as_owner "$binaries/postgres" -D "$directory/data" "$@") >>"$directory/log" 2>&1 &
     server=$!
@@ -331,37 +341,5 @@ private func children(of parent: pid_t) -> [pid_t] {
     else { return nil }
     let fields = stat[close...].split(separator: " ")
     return fields.count > 2 && pid_t(fields[2]) == parent ? number : nil
-  }
-}
-
-private func freePort() -> Int {
-  let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-  defer { close(descriptor) }
-  var address = sockaddr_in()
-  address.sin_family = sa_family_t(AF_INET)
-  address.sin_addr.s_addr = UInt32(0x7f00_0001).bigEndian
-  var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-  withUnsafeMutablePointer(to: &address) { pointer in
-    pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-      _ = bind(descriptor, $0, length)
-      _ = getsockname(descriptor, $0, &length)
-    }
-  }
-  return Int(UInt16(bigEndian: address.sin_port))
-}
-
-/// Runs blocking work on another thread, so that a test on the loop does not stop the loop.
-private func inBackground<Value: Sendable>(_ work: @escaping @Sendable () throws -> Value) async throws -> Value {
-  try await withCheckedThrowingContinuation { continuation in
-    Thread.detachNewThread { continuation.resume(with: Result { try work() }) }
-  }
-}
-
-private func finishInBackground(_ work: @escaping @Sendable () -> Void) async {
-  await withCheckedContinuation { continuation in
-    Thread.detachNewThread {
-      work()
-      continuation.resume()
-    }
   }
 }

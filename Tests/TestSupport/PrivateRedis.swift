@@ -39,7 +39,7 @@ public final class PrivateRedis: Sendable {
     password: String? = nil, user: (name: String, password: String)? = nil, settings: [String] = []
   ) throws {
     self.password = password
-    port = try Self.freePort()
+    port = try freePort()
     directory = "\(NSTemporaryDirectory())private-redis-\(getpid())-\(port)"
     var lines = [
       "port \(port)", "bind 127.0.0.1", "save \"\"", "appendonly no", "daemonize no", "dir \(directory)",
@@ -193,37 +193,9 @@ public final class PrivateRedis: Sendable {
     return child
   }
 
-  /// A loopback port that nobody listens on at the moment.
-  public static func freePort() throws -> UInt16 {
-    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
-    defer { close(descriptor) }
-    var name = loopback(0)
-    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
-    let isBound = withUnsafeMutablePointer(to: &name) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        bind(descriptor, $0, length) == 0 && getsockname(descriptor, $0, &length) == 0
-      }
-    }
-    guard isBound else { throw Failure(description: "no free port: \(errno)") }
-    return UInt16(bigEndian: name.sin_port)
-  }
-
   private static func accepts(_ port: UInt16) -> Bool {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
     defer { close(descriptor) }
-    var name = loopback(port)
-    return withUnsafePointer(to: &name) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
-      }
-    }
-  }
-
-  private static func loopback(_ port: UInt16) -> sockaddr_in {
-    var name = sockaddr_in()
-    name.sin_family = sa_family_t(AF_INET)
-    name.sin_port = port.bigEndian
-    name.sin_addr.s_addr = inet_addr("127.0.0.1")
-    return name
+    return withLoopbackAddress(port) { connect(descriptor, $0, $1) } == 0
   }
 }

@@ -63,22 +63,25 @@ public final class WorkerProcess: Sendable {
     environment["SB_WORKER_LOCAL_ADDR"] = environment["SB_WORKER_LOCAL_ADDR"] ?? "127.0.0.1:\(probePort)"
     let variables = environment.map { "\($0)=\($1)" }
     let command = ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--", executable] + arguments
-    return try await withCheckedThrowingContinuation { continuation in
+    let parcel = Parcel<WorkerProcess>()
+    try await withCheckedThrowingContinuation { (started: CheckedContinuation<Void, any Error>) in
       // The thread that starts the process has to live as long as it does: the kernel ties PDEATHSIG to the thread.
       Thread.detachNewThread {
         do {
-          let (id, end) = try launch(command, variables, probePort) { continuation.resume(returning: $0) }
+          let (id, end) = try launch(command, variables, probePort, handOver: parcel)
+          started.resume()
           end.awaitEnd(of: id)
         } catch {
-          continuation.resume(throwing: error)
+          started.resume(throwing: error)
         }
       }
     }
+    return parcel.take()
   }
 
-  /// Hands over the process as its only owner: whoever drops it ends it.
+  /// Hands over the process to its only owner: whoever drops it ends it.
   private static func launch(
-    _ command: [String], _ variables: [String], _ probePort: UInt16, handOver: (WorkerProcess) -> Void
+    _ command: [String], _ variables: [String], _ probePort: UInt16, handOver parcel: Parcel<WorkerProcess>
   ) throws -> (pid_t, End) {
     let directory = FileManager.default.temporaryDirectory.appendingPathComponent("worker-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)
@@ -86,7 +89,7 @@ public final class WorkerProcess: Sendable {
       command, variables,
       output: directory.appendingPathComponent("output").path, log: directory.appendingPathComponent("log").path)
     let process = WorkerProcess(id: id, probePort: probePort, directory: directory)
-    handOver(process)
+    parcel.put(process)
     return (id, process.end)
   }
 
