@@ -69,6 +69,40 @@ public func httpGet(port: UInt16, path: String, within limit: Duration = .second
   return try HTTPAnswer(parsing: answer)
 }
 
+/// A name server that never answers, as a socket and its address, which is a loopback address of its own. Takes the
+/// right to bind port 53, the only one that resolv.conf can mean.
+public func bindSilentNameServer() throws -> (descriptor: Int32, address: String) {
+  let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+  guard descriptor >= 0 else { throw SystemCallFailed("socket") }
+  let last = UInt32.random(in: 1..<0xff_ffff)
+  var address = sockaddr_in()
+  address.sin_family = sa_family_t(AF_INET)
+  address.sin_port = in_port_t(53).bigEndian
+  address.sin_addr.s_addr = (0x7f00_0000 | last).bigEndian
+  let bound = withUnsafePointer(to: &address) {
+    $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+      bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+    }
+  }
+  guard bound == 0 else { throw SystemCallFailed("bind") }
+  return (descriptor, "127.\(last >> 16).\(last >> 8 & 0xff).\(last & 0xff)")
+}
+
+/// Whether this host has IPv6's loopback address.
+public func hasLoopbackIPv6() -> Bool {
+  let descriptor = socket(AF_INET6, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+  guard descriptor >= 0 else { return false }
+  defer { close(descriptor) }
+  var address = sockaddr_in6()
+  address.sin6_family = sa_family_t(AF_INET6)
+  address.sin6_addr = in6addr_loopback
+  return withUnsafePointer(to: &address) {
+    $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+      bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in6>.size)) == 0
+    }
+  }
+}
+
 /// A socket that listens on a free port of 127.0.0.1, and that port.
 public func listenOnLoopback() throws -> (descriptor: Int32, port: UInt16) {
   let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)

@@ -68,22 +68,12 @@ import Testing
     #expect(probe.log.map { $0["variable"] } == ["SB_WORKER_LOCAL_ADDR"])
   }
 
-  /// As in a container that gets no /proc.
-  @Test(.enabled("as root only") { await ProbeCommandTests.canHideProc() })
+  /// As in a sandbox that has no /proc.
+  @Test(.enabled("as root only") { await OwnMounts.arePermitted() })
   func theCommandLineIsUnderstoodWithoutProc() async throws {
-    let version = try await Self.withoutProc(WorkerProcess.executable, "--version")
-    #expect(version.ending == .exited(0))
+    let version = try await OwnMounts.start(["--version"], environment: [:], after: "mount -t tmpfs none /proc")
+    #expect(try await version.waitForExit(within: .seconds(10)) == .exited(0))
     #expect(version.output == Version.text + "\n")
-  }
-
-  private static func canHideProc() async -> Bool {
-    (try? await withoutProc("/bin/true").ending) == .exited(0)
-  }
-
-  private static func withoutProc(_ command: String...) async throws -> (ending: WorkerProcess.Ending, output: String) {
-    let hiding = ["--mount", "/bin/sh", "-c", #"mount -t tmpfs none /proc && exec "$@""#, "sh"]
-    let process = try await WorkerProcess.start(hiding + command, environment: [:], executable: "/usr/bin/unshare")
-    return (try await process.waitForExit(within: .seconds(10)), process.output)
   }
 
   private func ask(

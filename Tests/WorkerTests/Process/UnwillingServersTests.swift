@@ -1,0 +1,176 @@
+// The worker among servers that are there and do not serve: full, read-only, breaking off, behind a name that nobody
+// resolves. It stays up, says what is wrong in words that may be shown, and goes on by itself when they do.
+
+import Foundation
+import TestSupport
+import Testing
+
+@Suite(.serialized) struct UnwillingServersTests {
+  /// The issue's promise: so soon after its servers' return the worker has recovered by itself.
+  private static let recoveryLimit = Duration.seconds(5)
+
+  @Test func aServerThatIsFullIsNamedSoAndFoundOnceItHasRoom() async throws {
+    let stage = try await WorkerStage.set()
+    let role = "crowded_\(stage.redis.port)"
+    try await stage.plane.sql(
+      "CREATE ROLE \(role) LOGIN IN ROLE pg_read_all_data, pg_write_all_data CONNECTION LIMIT 0")
+    let url = try await stage.environment["DATABASE_URL"]?.replacingOccurrences(of: "//postgres@", with: "//\(role)@")
+    let worker = try await stage.start(["DATABASE_URL": try #require(url)])
+    try await onLoop {
+      let full = #"{"status":"not_ready","failing":{"postgres":"too many connections (SQLSTATE 53300)"}}"#
+      try await eventually("it says so") { try await worker.get("/readyz").body == full }
+      try await stage.plane.sql("ALTER ROLE \(role) CONNECTION LIMIT -1")
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+      try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    #expect(worker.log.count { $0.message == "PostgreSQL is unavailable" } == 1, "once a change, not once a try")
+    #expect(!worker.everything.contains(role), "in whose name it asks is not told")
+    try await stage.plane.sql("DROP ROLE \(role)")
+  }
+
+  /// As an administrator who ends all idle sessions, or a server's idle_session_timeout.
+  @Test func idleSessionsThatTheServerEndsAreReplacedAndNobodyNotices() async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.start(Dictionary(uniqueKeysWithValues: Self.intervals.map { ($0, "1h") }))
+    try await onLoop {
+      try await worker.answersReadyz(200)
+      for _ in 0..<3 {
+        try await eventually("a session was ended") {
+          #expect(await worker.status(of: "/readyz") == 200)
+          let ended = try await stage.plane.sql(
+            """
+            SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name LIKE 'secrets-bridge-worker%'
+            """)
+          return ended != "0"
+        }
+        #expect(await worker.status(of: "/readyz") == 200)
+      }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    #expect(!worker.log.contains { $0.level == "ERROR" || $0.message == "PostgreSQL is unavailable" })
+  }
+
+  private static let intervals = [
+    "SB_WORKER_WRAPS_EXPIRED_INTERVAL", "SB_WORKER_SECRETS_STALE_INTERVAL", "SB_WORKER_AGENTS_STALE_INTERVAL",
+    "SB_WORKER_JOBS_RECOVERY_INTERVAL",
+  ]
+
+  @Test func aStandbyIsSweptAsSoonAsItIsPromoted() async throws {
+    let server = try await PrivatePostgres.start()
+    let redis = try PrivateRedis()
+    let schema = try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    try await server.psql(schema)
+    try await server.psql(
+      "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day')")
+    try await server.demote()
+    let worker = try await WorkerProcess.started([
+      "DATABASE_URL": server.url(), "REDIS_URL": redis.url, "SB_WORKER_LEASE": "3s",
+      "SB_WORKER_AGENTS_STALE_INTERVAL": "500ms",
+    ])
+    try await onLoop {
+      try await eventually("a sweep failed") { try await worker.runs("agents-stale", "failure") > 0 }
+      #expect(await worker.status(of: "/readyz") == 200, "the server answers, and another may be promoted meanwhile")
+      try await server.psql("SELECT pg_promote()")
+      try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
+    }
+    #expect(try await server.psql("SELECT status FROM agents").contains("stale"))
+    #expect(try await worker.stop() == .exited(0))
+    let failure = try #require(worker.log.first { $0.message == "flag stale agents failed" })
+    #expect(failure["error"]?.contains("25006") ?? false, "\(failure)")
+    await server.stop()
+  }
+
+  @Test func aServerThatBreaksOffInMidHandshakeIsAskedAgain() async throws {
+    let stage = try await WorkerStage.set()
+    // PostgreSQL's answer to the start-up is about 400 bytes.
+    stage.postgresProxy.set(.cut(afterBytes: 200), .toClient)
+    let worker = try await stage.start()
+    try await onLoop {
+      try await eventually("it says that it is not ready") {
+        // Reset or closed, as the network has it.
+        let body = try await worker.get("/readyz").body
+        return body.contains("not_ready") && body.contains(#""postgres":""#) && !body.contains("127.0.0.1")
+      }
+      stage.postgresProxy.heal()
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+    }
+    #expect(try await worker.stop() == .exited(0))
+  }
+
+  @Test(.enabled("as root only") { await OwnMounts.arePermitted() })
+  func aNameServerThatHangsHoldsUpNothingElse() async throws {
+    let stage = try await WorkerStage.set()
+    let names = try ScratchNames()
+    var environment = try await stage.environment
+    for name in ["DATABASE_URL", "REDIS_URL"] {
+      environment[name] = environment[name]?.replacingOccurrences(of: "127.0.0.1", with: "server.example.test")
+    }
+    let worker = try await OwnMounts.start(environment: environment, after: names.mounting)
+    try await onLoop {
+      try await eventually("it is up") { await worker.status(of: "/healthz") == 200 }
+      try await eventually("it says that nobody tells the addresses") {
+        #expect(try await worker.get("/healthz", within: .seconds(1)).status == 200)
+        #expect(try await worker.get("/metrics", within: .seconds(1)).status == 200)
+        let body = try await worker.get("/readyz").body
+        return body.contains(#""postgres":"timed out resolving the host's name""#) && body.contains(#""redis":"#)
+      }
+      try names.tell("127.0.0.1 server.example.test")
+      try await worker.answersReadyz(200)
+    }
+    #expect(try await worker.stop() == .exited(0))
+  }
+
+  @Test(.enabled("only where there is IPv6") { hasLoopbackIPv6() })
+  func everythingMayBeOnIPv6Alone() async throws {
+    let server = try await PrivatePostgres.start(settings: ["listen_addresses=127.0.0.1,::1"])
+    let redis = try PrivateRedis(settings: ["bind 127.0.0.1 ::1"])
+    let schema = try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    try await server.psql(schema)
+    let address = "[::1]:\(try freePort())"
+    let worker = try await WorkerProcess.start(environment: [
+      "DATABASE_URL": server.url().replacingOccurrences(of: "127.0.0.1", with: "[::1]"),
+      "REDIS_URL": "redis://[::1]:\(redis.port)", "SB_WORKER_LOCAL_ADDR": address,
+    ])
+    try await onLoop {
+      try await eventually("it is ready, and probes itself there") {
+        let probe = try await WorkerProcess.start(["probe"], environment: ["SB_WORKER_LOCAL_ADDR": address])
+        return try await probe.waitForExit() == .exited(0)
+      }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    await server.stop()
+  }
+}
+
+/// A resolv.conf whose name server never answers, and a hosts file that can be told an address later.
+private final class ScratchNames: Sendable {
+  private let directory: URL
+  private let silent: Int32
+
+  init() throws {
+    directory = FileManager.default.temporaryDirectory.appendingPathComponent("names-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)
+    let server = try bindSilentNameServer()
+    silent = server.descriptor
+    try "nameserver \(server.address)\n".write(to: file("resolv.conf"), atomically: false, encoding: .utf8)
+    try tell("127.0.0.1 localhost")
+  }
+
+  deinit {
+    close(silent)
+    // A directory that stays behind is no fault of the test.
+    try? FileManager.default.removeItem(at: directory)
+  }
+
+  var mounting: String {
+    ["resolv.conf", "hosts"].map { "mount --bind \(file($0).path) /etc/\($0)" }.joined(separator: " && ")
+  }
+
+  func tell(_ line: String) throws {
+    try (line + "\n").write(to: file("hosts"), atomically: false, encoding: .utf8)
+  }
+
+  private func file(_ name: String) -> URL { directory.appendingPathComponent(name) }
+}
