@@ -92,6 +92,17 @@ import Testing
     }
   }
 
+  @Test func timesBeyondTheClocksEndsAreItsEnds() {
+    let now = MonotonicInstant(nanoseconds: 1_000)
+    let (first, last) = (MonotonicInstant(nanoseconds: .min), MonotonicInstant(nanoseconds: .max))
+    #expect(now.advanced(by: .seconds(Int64.max)) == last && now.advanced(by: .nanoseconds(Int64.max)) == last)
+    #expect(first.advanced(by: .seconds(-1)) == first)
+    #expect(first.duration(to: now) == .nanoseconds(Int64.max) && now.duration(to: first) == .nanoseconds(Int64.min))
+    #expect(Duration.seconds(Int64.max).milliseconds == .max && Duration.seconds(-Int64.max).nanoseconds == .min)
+    #expect(Duration.nanoseconds(Int64.max).nanoseconds == .max && Duration.nanoseconds(Int64.min).nanoseconds == .min)
+    #expect(Duration.milliseconds(-1_500).milliseconds == -1_500 && Duration.nanoseconds(-1).milliseconds == 0)
+  }
+
   @Test func aWatcherStoppedInItsOwnCallbackIsFreed() async throws {
     try await onLoop {
       weak var seen: TimerWatcher?

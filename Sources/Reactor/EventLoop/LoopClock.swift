@@ -11,12 +11,17 @@ public struct MonotonicInstant: InstantProtocol, Hashable, Sendable {
     self.nanoseconds = nanoseconds
   }
 
+  /// The instant so long after this one; what would lie beyond the clock's ends is the end. A wait's length may come
+  /// from outside, from a server or a setting, and the longest of them only never ends.
   public func advanced(by duration: Duration) -> MonotonicInstant {
-    MonotonicInstant(nanoseconds: nanoseconds + duration.nanoseconds)
+    let length = duration.nanoseconds
+    let (sum, isBeyond) = nanoseconds.addingReportingOverflow(length)
+    return MonotonicInstant(nanoseconds: isBeyond ? length < 0 ? .min : .max : sum)
   }
 
   public func duration(to other: MonotonicInstant) -> Duration {
-    .nanoseconds(other.nanoseconds - nanoseconds)
+    let (length, isBeyond) = other.nanoseconds.subtractingReportingOverflow(nanoseconds)
+    return .nanoseconds(isBeyond ? self < other ? .max : .min : length)
   }
 
   public static func < (left: MonotonicInstant, right: MonotonicInstant) -> Bool {
@@ -32,16 +37,18 @@ public struct MonotonicInstant: InstantProtocol, Hashable, Sendable {
 }
 
 extension Duration {
-  /// Whole nanoseconds, rounded towards zero.
-  public var nanoseconds: Int64 {
-    let (seconds, attoseconds) = components
-    return seconds * 1_000_000_000 + attoseconds / 1_000_000_000
-  }
+  /// Whole nanoseconds, rounded towards zero; beyond 64 bits the nearest number that there is.
+  public var nanoseconds: Int64 { count(perSecond: 1_000_000_000) }
 
-  /// Whole milliseconds, rounded towards zero.
-  public var milliseconds: Int64 {
+  /// Whole milliseconds, in the same way.
+  public var milliseconds: Int64 { count(perSecond: 1_000) }
+
+  @inline(__always)
+  private func count(perSecond: Int64) -> Int64 {
     let (seconds, attoseconds) = components
-    return seconds * 1_000 + attoseconds / 1_000_000_000_000_000
+    let (whole, isBeyond) = seconds.multipliedReportingOverflow(by: perSecond)
+    let (sum, isJustBeyond) = whole.addingReportingOverflow(attoseconds / (1_000_000_000_000_000_000 / perSecond))
+    return isBeyond || isJustBeyond ? seconds < 0 ? .min : .max : sum
   }
 
   /// Seconds with their fraction.
