@@ -1,5 +1,6 @@
 // The request parser: what it takes, what it refuses, and that the way in which bytes are cut changes nothing.
 
+import TestSupport
 import Testing
 
 @testable import Reactor
@@ -129,7 +130,7 @@ import Testing
 
   @Test func randomCutsOfRandomlyChangedRequestsChangeNothing() {
     let seed = UInt64.random(in: 0 ... .max)
-    var random = SeededGenerator(seed: seed)
+    var random = SeededRandom(seed: seed)
     for round in 0..<20_000 {
       var bytes: [UInt8] = []
       for _ in 0...Int.random(in: 0...2, using: &random) { bytes += Self.corpus.randomElement(using: &random)!.utf8 }
@@ -206,22 +207,5 @@ import Testing
     let query = String(decoding: bytes[head.query], as: UTF8.self)
     let connection = head.keepsAlive ? "keep" : "close"
     return "\(method) \(path) ?\(query) 1.\(head.minorVersion) \(connection) \(head.bodyByteCount)"
-  }
-}
-
-/// SplitMix64: the same numbers for the same seed, everywhere.
-private struct SeededGenerator: RandomNumberGenerator {
-  private var state: UInt64
-
-  init(seed: UInt64) {
-    state = seed
-  }
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9e37_79b9_7f4a_7c15
-    var mixed = state
-    mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-    mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-    return mixed ^ (mixed >> 31)
   }
 }

@@ -164,15 +164,6 @@ private func faults(_ url: String) -> [String] {
     #expect(!own.contains("read committed") && !own.contains("check_interval"))
   }
 
-  @Test(arguments: [
-    ("30m", Duration.seconds(1800)), ("1.5h", .seconds(5400)), ("2h45m", .seconds(9900)), ("300ms", .milliseconds(300)),
-    ("1us", .microseconds(1)), ("0", .zero), ("10", nil), ("", nil), ("m", nil), ("1x", nil), ("1..5s", nil),
-    ("-1s", nil),
-  ])
-  func durationsAreGos(_ text: String, _ expected: Duration?) {
-    #expect(PostgresURL.goDuration(text) == expected)
-  }
-
   @Test func theRealLibpqKnowsItsParameters() throws {
     let real = PostgresKnownParameters.ofLibpq
     #expect(real.version >= 14)

@@ -9,19 +9,6 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
   MonotonicInstant(nanoseconds: milliseconds * 1_000_000)
 }
 
-/// SplitMix64: the same numbers for the same seed.
-private struct SeededGenerator: RandomNumberGenerator {
-  var state: UInt64
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9e37_79b9_7f4a_7c15
-    var z = state
-    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-    return z ^ (z >> 31)
-  }
-}
-
 @Suite struct PostgresConnectionStateTests {
   @Test func aStatementThatEndsByItselfWithdrawsItsCancellation() {
     var state = PostgresConnectionState()
@@ -49,7 +36,7 @@ private struct SeededGenerator: RandomNumberGenerator {
   /// The world around it: whether the server still runs the statement, and whether a request can still arrive there.
   @Test func noOrderOfEventsLendsAConnectionThatACancellationCanStillHit() {
     for seed in 0..<20_000 {
-      var random = SeededGenerator(state: UInt64(seed))
+      var random = SeededRandom(seed: UInt64(seed))
       var state = PostgresConnectionState()
       var isRunning = false
       var isRequested = false
@@ -156,7 +143,7 @@ private struct SeededGenerator: RandomNumberGenerator {
 /// All that a pool sees, at random, with what must hold after each step.
 private struct PoolWorld {
   let seed: UInt64
-  var random: SeededGenerator
+  var random: SeededRandom
   var state: PostgresPoolState
   var now: Int64 = 0
   var lastTicket: UInt64 = 0
@@ -169,7 +156,7 @@ private struct PoolWorld {
 
   init(seed: UInt64) {
     self.seed = seed
-    random = SeededGenerator(state: seed)
+    random = SeededRandom(seed: seed)
     state = PostgresPoolState(
       limit: Int.random(in: 1...5, using: &random), lifetime: .seconds(1), idleTimeout: .milliseconds(200))
   }

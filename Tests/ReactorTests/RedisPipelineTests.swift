@@ -1,5 +1,6 @@
 // What becomes of commands, in thousands of orders of events, and the hello on a new connection.
 
+import TestSupport
 import Testing
 
 @testable import Reactor
@@ -90,7 +91,7 @@ private struct PipelineModel {
 
   var violations: [String] = []
   private var pipeline = RedisPipeline()
-  private var random: SplitMix
+  private var random: SeededRandom
   private var now: Int64 = 0
   private var isUp = false
   private var isRetired = false
@@ -100,11 +101,11 @@ private struct PipelineModel {
   private var fates: [UInt64: Fate] = [:]
 
   init(seed: UInt64) {
-    random = SplitMix(state: seed)
+    random = SeededRandom(seed: seed)
   }
 
   mutating func step() {
-    switch random.below(20) {
+    switch Int.random(in: 0..<20, using: &random) {
     case 0..<7: submit()
     case 7..<12: if isUp && !wire.isEmpty { answer() }
     case 12..<14: cancel()
@@ -112,7 +113,7 @@ private struct PipelineModel {
     case 17: if !isUp { open() }
     case 18: if isUp { lose() }
     default:
-      if isUp && random.below(4) == 0 {
+      if isUp && Int.random(in: 0..<4, using: &random) == 0 {
         pipeline.retire()
         isRetired = true
       }
@@ -128,7 +129,7 @@ private struct PipelineModel {
   }
 
   private mutating func submit() {
-    let deadline = now + Int64(random.below(50))
+    let deadline = now + Int64.random(in: 0..<50, using: &random)
     switch pipeline.submit(deadline: at(deadline), now: at(now)) {
     case .send(let identifier):
       if !isUp || isRetired { violations.append("\(identifier) sent without a connection") }
@@ -163,9 +164,7 @@ private struct PipelineModel {
   }
 
   private mutating func cancel() {
-    guard let identifier = deadlines.keys.sorted().dropFirst(Int(random.below(deadlines.count + 1))).first else {
-      return
-    }
+    guard let identifier = deadlines.keys.sorted().randomElement(using: &random) else { return }
     let before = fates[identifier]
     switch pipeline.cancel(identifier) {
     case .notSent: meet(identifier, .notSent)
@@ -175,7 +174,7 @@ private struct PipelineModel {
   }
 
   private mutating func passTime() {
-    now += Int64(random.below(12))
+    now += Int64.random(in: 0..<12, using: &random)
     // As the timer does it: nobody is asked before the pipeline wants to wake.
     guard let wakeAt = pipeline.wakeAt, wakeAt <= at(now) else { return }
     let isOverdue = wire.contains { deadlines[$0]! <= now }
@@ -220,19 +219,6 @@ private struct PipelineModel {
     }
     if pipeline.inFlightCount != wire.count { violations.append("the line is \(wire.count) long") }
     if pipeline.awaitedCount != wire.count(where: { fates[$0] == nil }) { violations.append("miscounts who waits") }
-  }
-}
-
-/// A small generator that gives the same numbers for the same seed everywhere.
-private struct SplitMix {
-  var state: UInt64
-
-  mutating func below(_ limit: Int) -> Int {
-    state &+= 0x9e37_79b9_7f4a_7c15
-    var mixed = state
-    mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-    mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-    return Int((mixed ^ (mixed >> 31)) % UInt64(limit))
   }
 }
 

@@ -124,7 +124,7 @@ public struct PostgresConfiguration: Sendable {
       maximumConnections = Int(value).flatMap { $0 > 0 && $0 <= Int(Int32.max) ? $0 : nil }
       if maximumConnections == nil { faults.append("pool_max_conns must be a whole number from 1") }
     case "pool_max_conn_lifetime":
-      connectionLifetime = PostgresURL.goDuration(value).flatMap { $0 > .zero ? $0 : nil }
+      connectionLifetime = GoDuration.parse(value).flatMap { $0 > .zero ? $0 : nil }
       if connectionLifetime == nil { faults.append("pool_max_conn_lifetime must be a duration such as 30m") }
     default:
       guard PostgresParameterNames.ofGoDriver.contains(name) else { return false }

@@ -216,26 +216,4 @@ enum PostgresURL {
     }
     return String(decoding: bytes, as: UTF8.self)
   }
-
-  /// A duration as Go writes it: "1h30m", "1.5s", "300ms". nil where it is none.
-  static func goDuration(_ text: String) -> Duration? {
-    let units: [(name: String, nanoseconds: Double)] = [
-      ("ns", 1), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12),
-    ]
-    var rest = Array(text.utf8)[...]
-    if rest.elementsEqual([UInt8(ascii: "0")]) { return .zero }
-    var nanoseconds = 0.0
-    guard !rest.isEmpty else { return nil }
-    while !rest.isEmpty {
-      let number = rest.prefix { (48...57).contains($0) || $0 == UInt8(ascii: ".") }
-      rest = rest.dropFirst(number.count)
-      let unit = rest.prefix { !(48...57).contains($0) && $0 != UInt8(ascii: ".") }
-      rest = rest.dropFirst(unit.count)
-      guard let value = Double(String(decoding: number, as: UTF8.self)),
-        let factor = units.first(where: { $0.name.utf8.elementsEqual(unit) })?.nanoseconds
-      else { return nil }
-      nanoseconds += value * factor
-    }
-    return nanoseconds < 9e18 ? .nanoseconds(Int64(nanoseconds)) : nil
-  }
 }

@@ -189,33 +189,12 @@ struct RedisURLParser {
   private mutating func setDialTimeout(_ bytes: ArraySlice<UInt8>) {
     // go-redis: a bare number is seconds.
     let text = decoded(bytes) ?? ""
-    let duration = number(bytes).map { Duration.seconds($0) } ?? Self.goDuration(text)
+    let duration = number(bytes).map { Duration.seconds($0) } ?? GoDuration.parse(text)
     if let duration, duration >= .milliseconds(1), duration <= .seconds(3_600) {
       configuration.dialTimeout = duration
     } else {
       faults.append("dial_timeout: expected a duration such as 5s or 500ms, at most 1h")
     }
-  }
-
-  /// A duration in Go's notation: numbers with units, "1m30s", "1.5s".
-  static func goDuration(_ text: String) -> Duration? {
-    let units: [(String, Double)] = [
-      ("ns", 1), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3_600e9),
-    ]
-    var rest = Array(text.utf8)[...]
-    guard !rest.isEmpty else { return nil }
-    var nanoseconds = 0.0
-    while !rest.isEmpty {
-      let isNumber: (UInt8) -> Bool = { ($0 >= 48 && $0 <= 57) || $0 == UInt8(ascii: ".") }
-      let digits = rest.prefix(while: isNumber)
-      let unit = rest[digits.endIndex...].prefix { !isNumber($0) }
-      guard digits.count <= 18, let number = Double(String(decoding: digits, as: UTF8.self)),
-        let scale = units.first(where: { unit.elementsEqual($0.0.utf8) })?.1
-      else { return nil }
-      nanoseconds += number * scale
-      rest = rest[unit.endIndex...]
-    }
-    return nanoseconds < 9e18 ? .nanoseconds(Int64(nanoseconds)) : nil
   }
 
   /// Percent-decoded UTF-8 without control characters; nil where it is none.

@@ -1,6 +1,8 @@
 // The kinds of settings: duration, whole number, boolean, choice. Each refuses with what it expected.
 // Pure; the settings' declarations are made of these.
 
+import Reactor
+
 extension Setting where Value == Duration {
   /// What most durations may be: above zero, and so short that no arithmetic on instants can overflow (10 years).
   static var aboveZero: ClosedRange<Duration> { .milliseconds(1)...(.seconds(87_600 * 3_600)) }

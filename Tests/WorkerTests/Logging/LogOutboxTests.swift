@@ -2,6 +2,7 @@
 
 import Foundation
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import Worker
@@ -67,7 +68,7 @@ import Testing
 
   @Test func everyLineArrivesWholeOrIsCountedWhateverTheReaderTakes() {
     let seed = UInt64.random(in: .min ... .max)
-    var random = SplitMix(state: seed)
+    var random = SeededRandom(seed: seed)
     for _ in 0..<2_000 {
       var outbox = LogOutbox()
       var stream = Stream(room: 0)

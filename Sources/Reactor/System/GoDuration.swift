@@ -1,10 +1,10 @@
-// Durations as Go writes them: `300ms`, `1.5h`, `2h45m`. Pure; used by the settings table.
+// Durations as Go writes them: `300ms`, `1.5h`, `2h45m`. Pure; used by the servers' URLs and the settings table.
 // Invariant: accepts and refuses what Go's time.ParseDuration does, with the same value to the nanosecond.
 
 /// Reads and writes durations in the notation of Go's `time.ParseDuration`.
-enum GoDuration {
+public enum GoDuration {
   /// The duration that `text` denotes, or nil where it is none or does not fit 64 bits of nanoseconds.
-  static func parse(_ text: String) -> Duration? {
+  public static func parse(_ text: String) -> Duration? {
     var rest = Array(text.utf8)[...]
     var isNegative = false
     if let sign = rest.first, sign == UInt8(ascii: "-") || sign == UInt8(ascii: "+") {
@@ -25,7 +25,7 @@ enum GoDuration {
   }
 
   /// The shortest text that denotes `duration`: `15s`, `24h`, `1h30m`, `250ms`.
-  static func text(_ duration: Duration) -> String {
+  public static func text(_ duration: Duration) -> String {
     let (seconds, attoseconds) = duration.components
     if seconds == 0, attoseconds / 1_000_000_000 == 0 { return "0s" }
     var text = seconds < 0 || attoseconds < 0 ? "-" : ""

@@ -1,8 +1,9 @@
 // Durations against the table of Go's own tests of time.ParseDuration.
 
+import TestSupport
 import Testing
 
-@testable import Worker
+@testable import Reactor
 
 @Suite struct GoDurationTests {
   private static let second: Int64 = 1_000_000_000
@@ -57,7 +58,7 @@ import Testing
 
   @Test func noTextCrashesAndEveryWrittenDurationIsReadBack() {
     let seed = UInt64.random(in: .min ... .max)
-    var random = SplitMix(state: seed)
+    var random = SeededRandom(seed: seed)
     let alphabet = Array("0123456789.+-nuµmshs".unicodeScalars)
     for _ in 0..<20_000 {
       var text = ""
@@ -68,18 +69,5 @@ import Testing
         #expect(GoDuration.parse(GoDuration.text(duration)) == duration, "seed \(seed): \(text)")
       }
     }
-  }
-}
-
-/// A generator that repeats itself from its seed.
-struct SplitMix: RandomNumberGenerator {
-  var state: UInt64
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var mixed = state
-    mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-    return mixed ^ (mixed >> 31)
   }
 }
