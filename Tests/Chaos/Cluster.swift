@@ -34,6 +34,7 @@ final class Cluster: Sendable {
     let postgres = try await PrivatePostgres.start(settings: [
       "track_commit_timestamp=on", "logging_collector=on", "log_destination=jsonlog", "log_statement=all",
       "log_min_messages=error", "log_rotation_size=0", "max_wal_size=512MB",
+      "max_connections=\(50 + 2 * options.replicas)",
     ])
     let redis = try PrivateRedis(password: Planted.redisPassword)
     let url = try await postgres.freshDatabase()

@@ -17,6 +17,8 @@ enum Scenario: String, CaseIterable, Sendable {
   case stuck
   /// Beside a worker of the existing kind: never two at the same sweep, and its runs count.
   case mixed
+  /// A hundred replicas with nothing to do: each asks Redis once a slot.
+  case idle
 
   func play(worker: String) async throws -> [Check] {
     var options = FleetOptions(worker: worker)
@@ -26,6 +28,7 @@ enum Scenario: String, CaseIterable, Sendable {
     case .drain: options.replicas = 2
     case .stuck: options.replicas = 1
     case .mixed: (options.interval, options.replicas) = (.seconds(4), 2)
+    case .idle: (options.interval, options.replicas) = (.seconds(6), 100)
     }
     let cluster = try await Cluster.start(options)
     do {
@@ -48,6 +51,7 @@ enum Scenario: String, CaseIterable, Sendable {
     case .drain: try await Show(cluster).drain()
     case .stuck: try await Show(cluster).stuck()
     case .mixed: try await Show(cluster).mixed()
+    case .idle: try await Show(cluster).idle()
     }
   }
 }
@@ -222,6 +226,32 @@ struct Show: Sendable {
         faults: repeated.count * 2 > slots.count ? ["most of them ran again"] : []),
       account.orderly,
     ]
+  }
+
+  fileprivate func idle() async throws -> [Check] {
+    let interval = Duration.seconds(6)
+    let replicas = cluster.replicas.count
+    // From here on every replica has learned its slots.
+    try await Task.sleep(for: interval * 2)
+    let span = Moment.now...Moment.now.advanced(by: interval * 10)
+    try await sleep(until: span.upperBound)
+    try await cluster.stopFleet()
+    let account = try await Account(of: cluster)
+    let scripts = cluster.monitor.lines.lazy.compactMap { RedisCommand(line: $0[...]) }
+      .filter { $0.name == "EVALSHA" && $0.words.count > 3 && span.contains($0.at) }
+    return Sweep.allCases.map { sweep in
+      let key = "\(Cluster.namespace):\(Sweep.lockKey(sweep.rawValue))"
+      // A take names the lock and the record, a completion the history, too.
+      let own = scripts.filter { $0.words[3] == key }.map(\.words[2])
+      let (takes, completions) = (own.count { $0 == "2" }, own.count { $0 == "3" })
+      let load = Double(takes) / Double(10 * replicas)
+      let runs = account.successes(of: sweep).count { span.contains($0.taken) }
+      return Check(
+        name: "asked-once", claim: "\(sweep.rawValue): each of \(replicas) replicas asks Redis once a slot",
+        figures: "\(takes) questions in 10 slots, \(String(format: "%.3f", load)) a replica and slot; \(runs) runs, "
+          + "\(completions) completions",
+        faults: (load < 1.01 ? [] : ["that is more"]) + ((9...11).contains(runs) ? [] : ["\(runs) runs"]))
+    } + [account.orderly]
   }
 
   // MARK: Steps

@@ -19,8 +19,8 @@ final class Judge {
   private let scenario: Scenario
   private(set) var violations: [Violation] = []
   private(set) var runs = 0
-  /// How often a replica asked whether it may run.
-  var questions = 0
+  /// How often replicas asked whether they may run, since they know their slots.
+  private(set) var questions = 0
   /// Redis's time in ms at the last script.
   var redisTime: Int64 = 0
 
@@ -79,6 +79,10 @@ final class Judge {
   private var lease: Int64 { scenario.leaseMilliseconds * 1_000 }
 
   // MARK: Locks
+
+  func asked() {
+    if world.now >= Scenario.learned { questions += 1 }
+  }
 
   /// A take was granted by Redis. `isAwaited`: its sender still waits for the answer, or knows that it does not know.
   func granted(_ ticket: RunTicket, token: String, _ sweeper: Int, mode: TakeMode, isAwaited: Bool) {

@@ -70,9 +70,12 @@ struct Scenario {
   /// No fault, and no run that keeps others waiting for long.
   var isCalm: Bool { isFaultless && microsecondsPerPage * Int64(tablePages) < 300_000 }
 
-  /// How many slots all replicas together attend.
+  /// When a fleet that was just started has learned its slots, in µs.
+  static let learned: Int64 = 300_000_000
+
+  /// How many slots all replicas together attend from then on.
   var replicaSlots: Double {
-    intervals.reduce(0) { $0 + Double(length / 1_000) / Double($1) } * Double(replicas)
+    intervals.reduce(0) { $0 + Double((length - Self.learned) / 1_000) / Double($1) } * Double(replicas)
   }
 
   static let discovery = 1

@@ -157,7 +157,7 @@ final class SweeperPart {
     }
     let token = replica.newToken()
     openToken = token
-    replica.judge.questions += 1
+    replica.judge.asked()
     let sentAt = replica.now
     let request = ScheduleModel.Ask(
       token: token, lease: replica.scenario.leaseMilliseconds, grid: grid,

@@ -1,6 +1,6 @@
 // What one replica does about one sweeper, from boot to drain, as a pure state machine: it says the next step, and each
-// step's outcome moves it on. Invariants: nothing new is asked before what is unknown is settled; a retry's delay is
-// the one that Redis was told. Driven by SweeperLoop on the loop, and by the simulator in virtual time.
+// step's outcome moves it on. Invariants: nothing new is asked before what is unknown is settled; no retry comes before
+// the time that Redis was told. Driven by SweeperLoop on the loop, and by the simulator in virtual time.
 
 import Reactor
 
@@ -53,6 +53,25 @@ struct SweeperCourse: Sendable {
     let executableUntil: MonotonicInstant
   }
 
+  /// In which order the replicas ask when something becomes due. Those that asked in the course of a run would be told
+  /// that the lock is held, and have to ask again: so one comes first, and the others when its run is usually over.
+  private enum Turn {
+    /// It ran last, and goes on doing so for as long as it lives and succeeds.
+    case first
+    case other
+    /// Its run has just failed, perhaps for a reason of its own: another one makes the next try, where there is one.
+    case last
+
+    /// Which part of the delays up to the limit is its own.
+    var share: ClosedRange<Double> {
+      switch self {
+      case .first: 0...0
+      case .other: 0.2...0.8
+      case .last: 0.8...1
+      }
+    }
+  }
+
   private enum Phase: Equatable, Sendable {
     case waiting(until: MonotonicInstant)
     case granted(RunGrant)
@@ -65,7 +84,8 @@ struct SweeperCourse: Sendable {
   /// How soon Redis is asked again that brought no answer, or an error while it is connected.
   static let silence = Backoff(initial: .milliseconds(200), cap: .seconds(2), jitter: 0.2)
 
-  /// The longest delay that is added to a slot's start, so that not all replicas ask in the same moment.
+  /// The longest delay that is added to a slot's start, so that not all replicas ask in the same moment; a twentieth of
+  /// a short wait.
   static let jitterLimit = Duration.seconds(1)
 
   private let grid: SlotGrid
@@ -77,6 +97,8 @@ struct SweeperCourse: Sendable {
   private var silences = silence
   private var completion: Completion?
   private var lostTake: LostTake?
+  /// The slot that this replica ran with success, where no other one has run a later one since.
+  private var ranSlot: Int64?
   /// When an open account is no concern any more: a lock of ours has run out by then.
   private var accountsEnd = MonotonicInstant(nanoseconds: .min)
   /// What `once` was about is known.
@@ -129,15 +151,19 @@ struct SweeperCourse: Sendable {
     silences.reset()
     switch answer {
     case .late, .settling: break
-    case .held: isConcluded = true
-    case .taken, .idle, .paused:
+    case .held(let slot, _):
       isConcluded = true
-      mode = .due
+      if slot != ranSlot { ranSlot = nil }
+    case .idle(let slot, _):
+      (isConcluded, mode) = (true, .due)
+      if slot != ranSlot { ranSlot = nil }
+    case .taken, .paused:
+      (isConcluded, mode) = (true, .due)
     }
     let (counts, action) = attendance.answered(answer, at: redisTime)
     switch action {
     case .run(let ticket): phase = .granted(RunGrant(ticket: ticket, token: token, takenAt: sentAt))
-    case .wait(let milliseconds): wait(milliseconds, from: now, chance)
+    case .wait(let milliseconds): wait(milliseconds, from: now, turn, chance)
     case .askAgain: phase = .waiting(until: now)
     }
     return counts
@@ -165,10 +191,11 @@ struct SweeperCourse: Sendable {
     let ticket = completion.grant.ticket
     // The slot that began while the run lasted is due at once; a clock that stepped back makes nobody wait longer.
     let untilNextSlot = min(max(0, ticket.nextSlot - redisTime), grid.slot(after: redisTime) - redisTime)
-    if completion.report.outcome == .failure, completion.report.retryDelay.milliseconds < untilNextSlot {
-      phase = .waiting(until: now.advanced(by: completion.report.retryDelay + .milliseconds(1)))
+    ranSlot = completion.report.outcome == .success ? ticket.slot : nil
+    if completion.report.outcome == .failure {
+      wait(min(untilNextSlot, completion.report.retryDelay.milliseconds + 1), from: now, .last, chance)
     } else {
-      wait(untilNextSlot, from: now, chance)
+      wait(untilNextSlot, from: now, turn, chance)
     }
   }
 
@@ -200,7 +227,7 @@ struct SweeperCourse: Sendable {
   /// The wait for Redis is over, however it ended.
   mutating func woke(at now: MonotonicInstant, chance: Double) {
     // All replicas see Redis come back in the same moment.
-    wait(0, from: now, jitterOver: grid.intervalMilliseconds, chance)
+    wait(0, from: now, jitterOver: grid.intervalMilliseconds, turn, chance)
   }
 
   /// The course has ended: a slot that is still open ends here.
@@ -208,11 +235,14 @@ struct SweeperCourse: Sendable {
     attendance.drained()
   }
 
+  private var turn: Turn { ranSlot == nil ? .other : .first }
+
   private mutating func wait(
-    _ milliseconds: Int64, from now: MonotonicInstant, jitterOver range: Int64? = nil, _ chance: Double
+    _ milliseconds: Int64, from now: MonotonicInstant, jitterOver range: Int64? = nil, _ turn: Turn, _ chance: Double
   ) {
     let limit = min(Self.jitterLimit.milliseconds, (range ?? milliseconds) / 20)
-    let jitter = Int64(Double(limit) * chance)
+    let share = turn.share.lowerBound + (turn.share.upperBound - turn.share.lowerBound) * chance
+    let jitter = Int64(Double(limit) * share)
     phase = .waiting(until: now.advanced(by: .milliseconds(milliseconds + jitter)))
   }
 }
