@@ -200,7 +200,10 @@ public final class PostgresConnection {
 
   private func deliver() {
     timer?.stop()
-    guard let flight = flight.take() else { return }
+    guard let flight else { return }
+    // Callers rely on a result for each statement.
+    guard flight.error != nil || flight.results.count == flight.count else { return end(with: Self.nonsense) }
+    self.flight = nil
     observer?(self, .answered)
     if let error = flight.error {
       flight.completion?(.failure(error))
@@ -277,10 +280,15 @@ public final class PostgresConnection {
         return self.connection != nil
       case PGRES_PIPELINE_ABORTED:
         PQclear(result)
-      default:
+      case PGRES_FATAL_ERROR:
         let error = Self.serverError(result, statement: flight?.index ?? 0)
         if flight?.error == nil { flight?.error = error }
         PQclear(result)
+      default:
+        // A copy, which no statement here asks for: libpq would give it again for ever.
+        PQclear(result)
+        end(with: Self.nonsense)
+        return false
       }
     }
     return true
@@ -292,6 +300,9 @@ public final class PostgresConnection {
     let message = PQresultErrorField(result, Int32(UInt8(ascii: "M"))).map { String(cString: $0) } ?? ""
     return .server(sqlState: String(cString: state), message: message, statement: statement)
   }
+
+  /// The server answers other than the protocol has it.
+  private static let nonsense = PostgresError.connectionLost(reason: "not the PostgreSQL protocol")
 
   /// What the loss looked like, with the server's own last words where it had some.
   private func loss(of connection: OpaquePointer) -> PostgresError {

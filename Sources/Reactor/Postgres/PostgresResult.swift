@@ -55,9 +55,9 @@ public final class PostgresResult {
 
   public var columnCount: Int { Int(PQnfields(result)) }
 
-  /// The value as text; nil is NULL. Row and column count from 0; a place that does not exist is a programming error.
+  /// The value as text; nil is NULL, or a place that the server did not send. Row and column count from 0.
   public subscript(row row: Int, column column: Int) -> String? {
-    precondition(row >= 0 && row < rowCount && column >= 0 && column < columnCount, "no such row or column")
+    guard (0..<rowCount).contains(row), (0..<columnCount).contains(column) else { return nil }
     if PQgetisnull(result, Int32(row), Int32(column)) != 0 { return nil }
     let length = Int(PQgetlength(result, Int32(row), Int32(column)))
     guard let value = PQgetvalue(result, Int32(row), Int32(column)) else { return nil }
@@ -66,15 +66,9 @@ public final class PostgresResult {
     }
   }
 
-  /// Rows that the statement inserted, updated, deleted or selected.
+  /// Rows that the statement inserted, updated, deleted or selected; 0 where the server does not say.
   public var affectedRows: Int {
-    var total = 0
-    guard var digit = PQcmdTuples(result) else { return 0 }
-    while digit.pointee >= 48 && digit.pointee <= 57 {
-      total = total * 10 + Int(digit.pointee - 48)
-      digit += 1
-    }
-    return total
+    PQcmdTuples(result).flatMap { Int(String(cString: $0)) } ?? 0
   }
 }
 
