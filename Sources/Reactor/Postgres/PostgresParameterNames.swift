@@ -65,16 +65,23 @@ enum PostgresParameterNames {
 
   /// Whether `name` is a setting that a session can have: one of PostgreSQL's, or an extension's (with a dot).
   static func isServerSetting(_ name: String) -> Bool {
-    let bytes = Array(name.utf8)
-    func isLetter(_ byte: UInt8) -> Bool { (97...122).contains(byte | 0x20) || byte == UInt8(ascii: "_") }
-    guard let first = bytes.first, isLetter(first),
-      bytes.allSatisfy({ isLetter($0) || (48...57).contains($0) || $0 == UInt8(ascii: ".") })
-    else { return false }
+    guard isPlain(name) else { return false }
     let lower = name.lowercased()
     if serverSettings.contains(lower) { return true }
-    if let dot = bytes.firstIndex(of: UInt8(ascii: ".")) { return dot + 1 < bytes.count }
+    if let dot = name.utf8.firstIndex(of: UInt8(ascii: ".")) { return name.utf8.index(after: dot) < name.utf8.endIndex }
     return serverPrefixes.contains { lower.utf8.starts(with: $0.utf8) }
   }
+
+  /// Whether `name` is made of letters, digits, underscores and dots, and begins with none of the digits and dots.
+  static func isPlain(_ name: String) -> Bool {
+    func isLetter(_ byte: UInt8) -> Bool { (97...122).contains(byte | 0x20) || byte == UInt8(ascii: "_") }
+    guard let first = name.utf8.first, isLetter(first) else { return false }
+    return name.utf8.count <= nameByteLimit
+      && name.utf8.allSatisfy { isLetter($0) || (48...57).contains($0) || $0 == UInt8(ascii: ".") }
+  }
+
+  /// What the server keeps of a name (NAMEDATALEN - 1).
+  private static let nameByteLimit = 63
 
   private static let serverPrefixes = ["enable_", "geqo", "jit", "lc_", "log_", "vacuum_", "debug_", "track_"]
 

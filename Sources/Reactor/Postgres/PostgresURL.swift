@@ -28,6 +28,10 @@ enum PostgresURL {
   // MARK: - URL
 
   private static func url(_ rest: ArraySlice<UInt8>) throws(Fault) -> [PostgresParameter] {
+    // As Go, which the URLs in use were written for. A secret's file that ends with its line does it.
+    if rest.contains(where: { $0 < 0x20 || $0 == 0x7f }) {
+      throw Fault("the URL contains a control character, perhaps the end of a line")
+    }
     if rest.contains(UInt8(ascii: "#")) { throw Fault("the URL contains a #; \(escapeHint)") }
     let end = rest.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? rest.endIndex
     let question = rest[end...].firstIndex(of: UInt8(ascii: "?")) ?? rest.endIndex
