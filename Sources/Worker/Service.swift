@@ -48,7 +48,7 @@ final class Service {
       connectionLifetime: postgres.connectionLifetime ?? settings[.databaseConnectionLifetime],
       idleTimeout: Self.idleConnectionTimeout)
     var redisConfiguration = settings[.redisURL]
-    redisConfiguration.dialTimeout = settings[.redisDialTimeout]
+    redisConfiguration.dialTimeout = redisConfiguration.dialTimeout ?? settings[.redisDialTimeout]
     redis = RedisClient(redisConfiguration)
     readiness = Readiness(pool: pool, redis: redis, clock: clock, drain: drain)
     processMetrics.register(in: registry)

@@ -21,7 +21,7 @@ import Testing
   @Test func aHostIsEnough() throws {
     let parsed = try parse("redis://cache.internal")
     #expect(parsed.host == "cache.internal" && parsed.port == 6379 && parsed.database == 0)
-    #expect(!parsed.usesTLS && parsed.password == nil && parsed.dialTimeout == .seconds(5))
+    #expect(!parsed.usesTLS && parsed.password == nil && parsed.dialTimeout == nil)
     #expect(parsed.redactedURL == "redis://cache.internal:6379/0")
   }
 

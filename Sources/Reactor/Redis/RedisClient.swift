@@ -145,7 +145,8 @@ extension RedisClient {
   /// One attempt: resolve, connect, TLS, hello; all of it within the dial timeout.
   private func connect() async -> Result<RedisConnection, ConnectFailure> {
     statistics.attempts += 1
-    let deadline = MonotonicInstant.system.advanced(by: configuration.dialTimeout)
+    let deadline = MonotonicInstant.system.advanced(
+      by: configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout)
     if configuration.usesTLS && tls == nil {
       tls = RedisTLS(host: configuration.host)
       if tls == nil { return .failure(ConnectFailure(reason: "TLS is not available")) }

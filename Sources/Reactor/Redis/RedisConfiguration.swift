@@ -19,8 +19,9 @@ public struct RedisConfiguration: Sendable, Equatable {
   public internal(set) var clientName: String?
   var user: String?
   var password: String?
-  /// The bound on one attempt to connect, from the name's resolution to the answered PING.
-  public var dialTimeout = defaultDialTimeout
+  /// The bound on one attempt to connect, from the name's resolution to the answered PING: `dial_timeout`, where given.
+  /// Nil: `defaultDialTimeout`.
+  public var dialTimeout: Duration?
   /// Settings in the URL that have no effect here, each with the reason.
   public internal(set) var warnings: [String] = []
 

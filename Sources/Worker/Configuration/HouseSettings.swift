@@ -16,7 +16,10 @@ extension Setting where Value == Int {
   static var databaseMaxConnections: Setting {
     .integer(
       "DATABASE_MAX_CONNS", default: 10, in: 1...262_143,
-      help: "Most connections to PostgreSQL at a time. They are opened on demand; an idle worker has at most one.")
+      help: """
+        Most connections to PostgreSQL at a time, where the URL has no pool_max_conns. They are opened on demand; an \
+        idle worker has at most one.
+        """)
   }
 
   static var redisPoolSize: Setting {
@@ -36,12 +39,16 @@ extension Setting where Value == Duration {
   static var databaseConnectionLifetime: Setting {
     .duration(
       "DATABASE_CONN_LIFETIME", default: .seconds(30 * 60),
-      help: "A connection to PostgreSQL that is older is replaced when it is next idle.")
+      help: """
+        A connection to PostgreSQL that is older is replaced when it is next idle; a URL's pool_max_conn_lifetime goes \
+        before it.
+        """)
   }
 
   static var redisDialTimeout: Setting {
     .duration(
-      "REDIS_DIAL_TIMEOUT", default: .seconds(5), help: "How long connecting to Redis may take.")
+      "REDIS_DIAL_TIMEOUT", default: .seconds(5),
+      help: "How long connecting to Redis may take, where the URL has no dial_timeout.")
   }
 
   static var lease: Setting {
