@@ -122,6 +122,28 @@ import Testing
     }
   }
 
+  /// Whoever can write to Redis can write anything into a record: no replica may end of it.
+  @Test func aRecordThatSomebodySpoiltEndsNoReplica() async throws {
+    try await withPair { pair in
+      let record = "coordination:schedule:{coordination:lock:worker:sweeper:wraps-expired}"
+      let grant = try await pair.take(pair.first)
+      _ = try await pair.first.complete(grant, RunReport(outcome: .failure))
+      for (field, value) in [("failures", "-7"), ("next_try", "-1e300"), ("slot", "nan"), ("not_before", "-inf")] {
+        try pair.server.cli("HSET", record, field, value)
+      }
+      let next = try await pair.take(pair.second)
+      #expect(next.ticket.failures == 0)
+      _ = try await pair.second.complete(next, RunReport(outcome: .failure))
+      for value in ["inf", "nan", "1e300"] {
+        try pair.server.cli("HSET", record, "failures", value)
+        await #expect(throws: Coordinator.UnexpectedAnswer.self) {
+          try await pair.first.release(token: try await pair.take(pair.first).token)
+        }
+        try pair.server.cli("DEL", "coordination:lock:worker:sweeper:wraps-expired")
+      }
+    }
+  }
+
   /// What is due follows from the asker's interval.
   @Test func replicasWithDifferentIntervalsDoNotSilenceEachOther() async throws {
     try await withPair(intervals: (.seconds(3_600), .milliseconds(500))) { pair in

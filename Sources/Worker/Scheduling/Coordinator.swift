@@ -31,6 +31,10 @@ final class Coordinator {
   /// How long one command may take.
   static let commandLimit = Duration.seconds(2)
 
+  /// What a time or a count of the scripts' can be: Lua's numbers are exact so far. An answer beyond (a record that
+  /// somebody else wrote into) counts as none, and no sum with one within overflows.
+  private static let plausible: ClosedRange<Int64> = -(1 << 53)...(1 << 53)
+
   let grid: SlotGrid
   let leaseDuration: Duration
   private let redis: RedisClient
@@ -86,7 +90,7 @@ final class Coordinator {
     switch answer.kind {
     case "taken":
       let ticket = RunTicket(
-        epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: Int(try number(3)),
+        epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: max(0, Int(try number(3))),
         progress: answer.text)
       parsed = .taken(ticket)
     case "held": parsed = .held(slot: try number(0), remaining: try number(1))
@@ -142,7 +146,8 @@ final class Coordinator {
   private func notAfter(_ deadline: MonotonicInstant) async throws -> Int64 {
     if redisClock == nil {
       let time = try await redis.command(["TIME"], by: deadline)
-      guard let parts = time.array, parts.count == 2, let seconds = parts[0].integer, let micros = parts[1].integer
+      guard let parts = time.array, parts.count == 2, let seconds = parts[0].integer, let micros = parts[1].integer,
+        Self.plausible.contains(seconds), Self.plausible.contains(micros)
       else {
         throw UnexpectedAnswer()
       }
@@ -161,10 +166,13 @@ final class Coordinator {
   ) async throws -> (kind: String, now: Int64, numbers: [Int64], text: String?) {
     let value = try await redis.evaluate(
       script, keys: keys, arguments: arguments, by: deadline ?? clock.now.advanced(by: Self.commandLimit))
-    guard let parts = value.array, parts.count >= 2, let now = parts[1].integer else { throw UnexpectedAnswer() }
+    guard let parts = value.array, parts.count >= 2, let now = parts[1].integer,
+      let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" })
+    else { throw UnexpectedAnswer() }
+    let numbers = parts[2...].compactMap(\.integer)
+    guard Self.plausible.contains(now), numbers.allSatisfy(Self.plausible.contains) else { throw UnexpectedAnswer() }
     noteRedisClock(now)
-    guard let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" }) else { throw UnexpectedAnswer() }
     let text = parts[parts.count - 1].text
-    return (kind, now, parts[2...].compactMap(\.integer), text?.isEmpty ?? true ? nil : text)
+    return (kind, now, numbers, text?.isEmpty ?? true ? nil : text)
   }
 }
