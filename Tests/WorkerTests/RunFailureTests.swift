@@ -35,13 +35,16 @@ import Testing
     }
   }
 
-  @Test func aBrokenConnectionIsAnOutageOnlyWhereTheServerDoesNotAnswer() {
-    let lost = PostgresError.connectionLost(reason: "broken pipe")
-    #expect(RunFailure.isInDoubt(lost) && RunFailure.isInDoubt(Discovery.SomeFailed(failed: 1, first: lost)))
-    #expect(!RunFailure.isInDoubt(PostgresError.timedOut(.statement)))
+  @Test(arguments: [PostgresError.connectionLost(reason: "broken pipe"), .timedOut(.statement)])
+  func aConnectionThatBrokeOrHangsIsAnOutageOnlyWhereTheServerDoesNotAnswer(error: PostgresError) {
+    #expect(RunFailure.isInDoubt(error) && RunFailure.isInDoubt(Discovery.SomeFailed(failed: 1, first: error)))
+    #expect(RunFailure(error).told(serverIsAway: true).isOutage)
+    #expect(!RunFailure(error).told(serverIsAway: false).isOutage)
+  }
+
+  @Test func whatSaysEnoughIsNotAskedAbout() {
     #expect(!RunFailure.isInDoubt(RunInterruption.leaseLost))
-    #expect(RunFailure(lost).told(serverIsAway: true).isOutage)
-    #expect(!RunFailure(lost).told(serverIsAway: false).isOutage)
+    #expect(!RunFailure.isInDoubt(PostgresError.server(sqlState: "57014", message: "")))
     #expect(RunFailure(PostgresError.unavailable(reason: "")).told(serverIsAway: false).isOutage)
   }
 

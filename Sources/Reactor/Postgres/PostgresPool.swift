@@ -28,8 +28,8 @@ public final class PostgresPool {
     public var lost: UInt64 = 0
   }
 
-  /// How long the pool's own question may take, whether the server is there.
-  private static let questionLimit = Duration.seconds(2)
+  /// How long the server may take to answer whether it is there.
+  public nonisolated static let questionLimit = Duration.seconds(2)
 
   /// Called when the server becomes ready, unavailable, or unavailable for another reason: once a change, not once a
   /// try.

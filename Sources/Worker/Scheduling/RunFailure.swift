@@ -37,23 +37,24 @@ struct RunFailure: Equatable, Sendable {
     }
   }
 
-  /// The same, as an outage where the server, asked after its connection broke, does not answer.
+  /// The same, as an outage where the server, asked when it was in doubt, does not answer.
   func told(serverIsAway: Bool) -> RunFailure {
     var failure = self
     failure.isOutage = isOutage || serverIsAway
     return failure
   }
 
-  /// Whether the server has to be asked: what broke the connection may be its end, or this sweep's own doing.
+  /// Whether the server has to be asked: what broke the connection, or kept an answer back, may be its end, or this
+  /// sweep's own doing.
   static func isInDoubt(_ error: any Error) -> Bool {
     switch error {
     case let error as Discovery.SomeFailed: isInDoubt(error.first)
-    case PostgresError.connectionLost: true
+    case PostgresError.connectionLost, PostgresError.timedOut(.statement): true
     default: false
     }
   }
 
-  /// Whether nothing was begun. A connection that breaks in the middle of a statement may be that statement's doing.
+  /// Whether nothing was begun. What happens in the middle of a statement may be that statement's doing.
   private static func isOutage(_ error: PostgresError) -> Bool {
     switch error {
     case .unavailable, .timedOut(.resolving), .timedOut(.connecting): true

@@ -39,9 +39,6 @@ final class RunTally {
 /// Runs a sweeper under a lease.
 @EventLoop
 struct SweepRunner {
-  /// How long the server may take to answer whether it is there, when a connection to it broke.
-  private static let questionLimit = Duration.seconds(2)
-
   let sweeper: Sweeper
   let coordinator: Coordinator
   let pool: PostgresPool
@@ -82,12 +79,13 @@ struct SweepRunner {
     }
   }
 
-  /// Why the run failed. Where its connection broke the server is asked, as long as the lease lasts: does it answer?
+  /// Why the run failed. Where its connection broke or hung, the server is asked as long as the lease lasts: is it
+  /// there?
   private func failure(_ error: any Error, _ lease: Lease) async -> RunFailure {
     let failure = RunFailure(error)
     guard RunFailure.isInDoubt(error) else { return failure }
     do {
-      try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: Self.questionLimit)))
+      try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.questionLimit)))
     } catch {
       // What it says is part of what the pool knows of the server.
     }

@@ -62,6 +62,25 @@ import Testing
     for sweeper in WorkerStage.sweepers { #expect(fleet.count(sweeper) == [0, 0], "\(sweeper) was blamed") }
   }
 
+  @Test func aRunThatHungWithItsServerIsNoFailureOfItsSweeper() async throws {
+    let stage = try await WorkerStage.set()
+    let endpoint = try await Endpoint.start(.http)
+    let worker = try await stage.startStuck([
+      "SB_WORKER_WEBHOOK_URL": endpoint.url("/hook"), "SB_WORKER_OUTAGE_AFTER": "1s",
+    ])
+    try await onLoop {
+      stage.postgresProxy.set(.blackHole)
+      try await eventually("the run has failed", within: .seconds(15)) {
+        worker.log.contains { $0.message == "delete expired wraps failed" }
+      }
+      try await eventually("the outage is told", within: .seconds(15)) {
+        endpoint.received.contains { $0["body"]?.contains("PostgreSQL is away") == true }
+      }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    #expect(!endpoint.received.contains { $0["body"]?.contains("wraps-expired") == true })
+  }
+
   @Test func anOutageOfRedisIsToldOnceByEachReplica() async throws {
     let fleet = try await Fleet.start()
     try await onLoop {
