@@ -190,9 +190,7 @@ final class Service {
   /// Returns when the shutdown's grace is over; before it, cancels the batch at hand while there is time to tell Redis.
   private func grace() async {
     do {
-      while !drain.isOpen {
-        try await clock.sleep(until: clock.now.advanced(by: .seconds(86_400)), orUntil: drain)
-      }
+      try await clock.sleep(until: .never, orUntil: drain)
       let grace = settings[.shutdownGrace]
       let reserve = min(Self.releaseReserve, grace / 2)
       try await clock.sleep(for: grace - reserve)

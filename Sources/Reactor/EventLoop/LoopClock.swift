@@ -11,6 +11,9 @@ public struct MonotonicInstant: InstantProtocol, Hashable, Sendable {
     self.nanoseconds = nanoseconds
   }
 
+  /// Later than any other: for a sleep that something else ends.
+  public static var never: MonotonicInstant { MonotonicInstant(nanoseconds: .max) }
+
   /// The instant so long after this one; what would lie beyond the clock's ends is the end. A wait's length may come
   /// from outside, from a server or a setting, and the longest of them only never ends.
   public func advanced(by duration: Duration) -> MonotonicInstant {

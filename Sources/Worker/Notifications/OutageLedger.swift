@@ -20,7 +20,6 @@ struct OutageLedger {
   private static let noteLifetime = 7 * 24 * 3_600 * 1_000
   /// How long it is remembered that the end was told: longer than any replica takes to see it.
   private static let endLifetime = 10 * 60 * 1_000
-  private static let commandLimit = Duration.seconds(2)
 
   /// KEYS note. ARGV replica, lifetime (ms). Answers 1 where the note is the replica's.
   private static let open = RedisScript(
@@ -71,7 +70,7 @@ struct OutageLedger {
   /// A script's number; nil where there is no answer, which is no fault here: the caller then decides alone.
   private func evaluate(_ script: RedisScript, _ arguments: [String]) async -> Int64? {
     do {
-      let deadline = clock.now.advanced(by: Self.commandLimit)
+      let deadline = clock.now.advanced(by: Coordinator.commandLimit)
       return try await redis.evaluate(script, keys: [key], arguments: arguments, by: deadline).integer
     } catch {
       return nil

@@ -50,7 +50,7 @@ final class OutageNotice {
         case .wait(let until):
           try await sleep(until: until)
         case .rest:
-          try await sleep(until: clock.now.advanced(by: .seconds(86_400)))
+          try await sleep(until: .never)
         }
       }
     } catch {

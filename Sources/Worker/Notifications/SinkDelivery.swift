@@ -71,7 +71,7 @@ final class SinkDelivery: NotificationSink {
       try await sleep(until: until)
     case .rest:
       if isEnding { return false }
-      try await sleep(until: clock.now.advanced(by: .seconds(86_400)))
+      try await sleep(until: .never)
     }
     return true
   }

@@ -63,7 +63,7 @@ struct SweepRunner {
           return false
         }
         group.addTask {
-          try await clock.sleep(until: clock.now.advanced(by: .seconds(86_400)), orUntil: giveUp)
+          try await clock.sleep(until: .never, orUntil: giveUp)
           throw RunInterruption.drained
         }
         defer { group.cancelAll() }
