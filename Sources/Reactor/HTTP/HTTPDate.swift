@@ -1,23 +1,16 @@
 // The Date field of a response (RFC 9110, 5.6.7). Pure but for the one read of the wall clock, which decides nothing:
 // an origin server has to send it (6.6.1).
 
-import CReactor
-
 enum HTTPDate {
   static let byteCount = 29
 
-  /// Seconds since 1970 by the wall clock.
-  static var wallClockSeconds: Int64 {
-    var time = timespec()
-    clock_gettime(CLOCK_REALTIME, &time)
-    return Int64(time.tv_sec)
-  }
-
-  /// `Sun, 06 Nov 1994 08:49:37 GMT`, written over the 29 bytes of `text`. Years 1970 to 9999.
+  /// `Sun, 06 Nov 1994 08:49:37 GMT`, written over the 29 bytes of `text`. Years 1970 to 9999; before them,
+  /// their beginning.
   static func render(secondsSince1970 seconds: Int64, into text: inout [UInt8]) {
-    let days = Int(seconds / 86_400)
-    let second = Int(seconds % 86_400)
-    let (year, month, day) = civil(daysSince1970: days)
+    let seconds = max(0, seconds)
+    let days = seconds / 86_400
+    let second = seconds % 86_400
+    let (year, month, day) = WallClockTime.date(daysSince1970: days)
     put("ThuFriSatSunMonTueWed", days % 7, at: 0, into: &text)
     text[3] = ASCII.comma
     text[4] = ASCII.space
@@ -31,23 +24,11 @@ enum HTTPDate {
     put("GMT", 0, at: 26, into: &text)
   }
 
-  /// Days to a Gregorian date, by counting from 1 March of the year 0, so that a leap day comes last in its year.
-  private static func civil(daysSince1970 days: Int) -> (year: Int, month: Int, day: Int) {
-    let shifted = days + 719_468
-    let era = shifted / 146_097
-    let dayOfEra = shifted % 146_097
-    let yearOfEra = (dayOfEra - dayOfEra / 1_460 + dayOfEra / 36_524 - dayOfEra / 146_096) / 365
-    let dayOfYear = dayOfEra - (365 * yearOfEra + yearOfEra / 4 - yearOfEra / 100)
-    let marchMonth = (5 * dayOfYear + 2) / 153
-    let month = marchMonth < 10 ? marchMonth + 3 : marchMonth - 9
-    return (yearOfEra + era * 400 + (month <= 2 ? 1 : 0), month, dayOfYear - (153 * marchMonth + 2) / 5 + 1)
+  private static func put(_ names: StaticString, _ index: Int64, at place: Int, into text: inout [UInt8]) {
+    for offset in 0..<3 { text[place + offset] = names.utf8Start[Int(index) * 3 + offset] }
   }
 
-  private static func put(_ names: StaticString, _ index: Int, at place: Int, into text: inout [UInt8]) {
-    for offset in 0..<3 { text[place + offset] = names.utf8Start[index * 3 + offset] }
-  }
-
-  private static func put(_ number: Int, digits: Int, at place: Int, then next: UInt8, into text: inout [UInt8]) {
+  private static func put(_ number: Int64, digits: Int, at place: Int, then next: UInt8, into text: inout [UInt8]) {
     var rest = number
     for offset in (0..<digits).reversed() {
       text[place + offset] = ASCII.zero + UInt8(rest % 10)
@@ -66,7 +47,7 @@ struct HTTPDateCache {
 
   mutating func text(at now: MonotonicInstant) -> [UInt8] {
     if now >= validUntil {
-      HTTPDate.render(secondsSince1970: HTTPDate.wallClockSeconds, into: &text)
+      HTTPDate.render(secondsSince1970: WallClockTime.now.seconds, into: &text)
       validUntil = now.advanced(by: Self.lifetime)
     }
     return text

@@ -15,10 +15,6 @@ public struct PostgresStatement: Sendable {
     self.parameters = parameters
   }
 
-  public init(sql: String, parameters: [String?]) {
-    self.init(sql, parameters)
-  }
-
   /// The protocol counts parameters in 16 bits.
   private static let mostParameters = 65_535
 

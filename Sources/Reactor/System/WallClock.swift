@@ -25,7 +25,7 @@ public struct WallClockTime: Equatable, Sendable {
   public func appendRFC3339(to bytes: inout [UInt8]) {
     let day = (seconds >= 0 ? seconds : seconds - 86_399) / 86_400
     let second = seconds - day * 86_400
-    let date = Self.date(day)
+    let date = Self.date(daysSince1970: day)
     Self.append(date.year, digits: 4, to: &bytes)
     bytes.append(UInt8(ascii: "-"))
     Self.append(date.month, digits: 2, to: &bytes)
@@ -52,13 +52,13 @@ public struct WallClockTime: Equatable, Sendable {
   /// As a mail's Date has it (RFC 5322, 3.3): `Sun, 06 Nov 1994 08:49:37 +0000`. From 1970 on.
   public var rfc5322: String {
     var bytes = [UInt8](repeating: 0, count: HTTPDate.byteCount)
-    HTTPDate.render(secondsSince1970: max(0, seconds), into: &bytes)
+    HTTPDate.render(secondsSince1970: seconds, into: &bytes)
     // The same but for the zone's name, which a mail has in digits.
     return String(decoding: bytes.dropLast("GMT".utf8.count), as: UTF8.self) + "+0000"
   }
 
   /// The Gregorian date of a day counted from 1970-01-01. Years begin in March here, so that the leap day is the last.
-  private static func date(_ daysSince1970: Int64) -> (year: Int64, month: Int64, day: Int64) {
+  static func date(daysSince1970: Int64) -> (year: Int64, month: Int64, day: Int64) {
     let days = daysSince1970 + 719_468
     let era = (days >= 0 ? days : days - 146_096) / 146_097
     let dayOfEra = days - era * 146_097
