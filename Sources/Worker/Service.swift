@@ -93,7 +93,12 @@ final class Service {
       logger.error("the probes cannot be served", metadata: ["error": "\(error)"])
       return ConfigurationFaults.exitStatus
     }
-    logger.info("starting", metadata: ["version": "\(Version.number)", "address": "\(settings[.localAddress])"])
+    logger.info(
+      "starting",
+      metadata: [
+        "version": "\(Version.number)", "address": "\(settings[.localAddress])",
+        "postgres": "\(settings[.databaseURL].redactedURL)", "redis": "\(settings[.redisURL].redactedURL)",
+      ])
     watchSignals()
     watchServers()
     await withTaskGroup { group in

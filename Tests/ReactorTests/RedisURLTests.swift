@@ -40,6 +40,12 @@ import Testing
     #expect(parsed.redactedURL == "redis://:***@127.0.0.1:6380/0")
   }
 
+  @Test func aUserWithoutAPasswordMayBeOneAndIsNotShown() throws {
+    let parsed = try parse("redis://sesame@h")
+    #expect(parsed.warnings == ["the user is ignored: there is no password"])
+    #expect(parsed.redactedURL == "redis://h:6379/0")
+  }
+
   @Test func noHostIsThisMachineAsInGoRedis() throws {
     #expect(try parse("redis://").host == "localhost")
     #expect(try parse("redis:///5").database == 5)

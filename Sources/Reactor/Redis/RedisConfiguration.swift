@@ -44,10 +44,10 @@ public struct RedisConfiguration: Sendable, Equatable {
 
   init() {}
 
-  /// The URL without password and settings.
+  /// The URL without password and settings. A user without a password may be one in the wrong place, and is left out.
   public var redactedURL: String {
     var text = usesTLS ? "rediss://" : "redis://"
-    if user != nil || password != nil { text += "\(user ?? "")\(password == nil ? "" : ":***")@" }
+    if password != nil { text += "\(user ?? ""):***@" }
     text += host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host
     return text + ":\(port)/\(database)"
   }

@@ -1,5 +1,5 @@
 // The settings that say where the servers are, and where this one listens. None of them touches a server.
-// Invariant: a URL is shown nowhere, for it may hold a password.
+// Invariant: a URL may hold a password, and is shown in its redacted form only.
 
 import Reactor
 

@@ -45,6 +45,11 @@ import Testing
     #expect(worker.output.isEmpty)
     for line in worker.log { expectLogLine(line) }
     #expect(worker.log.first?.message == "starting" && worker.log.last?.message == "stopped")
+    let (postgres, redis) = (stage.postgresProxy.port, stage.redisProxy.port)
+    #expect(
+      worker.log.first?["postgres"]?.hasPrefix("postgresql://\(PrivatePostgres.lockedUser)@127.0.0.1:\(postgres)/")
+        == true)
+    #expect(worker.log.first?["redis"] == "redis://:***@127.0.0.1:\(redis)/0")
     #expect(Set(worker.log.compactMap(\.level)).isSuperset(of: ["DEBUG", "INFO", "WARN", "ERROR"]))
     for secret in Self.planted {
       #expect(!worker.everything.contains(secret), "logged: \(secret)")
