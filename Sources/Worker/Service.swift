@@ -69,7 +69,8 @@ final class Service {
     _ settings: Settings, _ pool: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, _ drain: Gate, _ giveUp: Gate,
     _ registry: MetricsRegistry, _ sink: any NotificationSink, _ logger: Logger
   ) -> [SweeperLoop] {
-    let replica = Token.random()
+    // For people who read the history: in Kubernetes the pod.
+    let replica = HostProcess.hostName
     return Sweepers.all(settings).map { sweeper in
       let coordinator = Coordinator(
         redis: redis, clock: clock, namespace: settings[.redisNamespace], sweeper: sweeper.name,

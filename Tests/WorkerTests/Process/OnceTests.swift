@@ -1,6 +1,7 @@
 // `run --once` as a host's cron calls it: what it exits with, and what it leaves behind.
 
 import Foundation
+import Reactor
 import TestSupport
 import Testing
 
@@ -21,6 +22,8 @@ import Testing
     #expect(worker.output.contains("wraps-expired"))
     #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
     #expect(try stage.locks() == [])
+    let history = try stage.redis.cli("LINDEX", "secrets-bridge:history:{\(WorkerStage.lockKey("wraps-expired"))}", "0")
+    #expect(history.contains(#""replica":"\#(HostProcess.hostName)""#) && history.contains(#""rows":1"#), "\(history)")
   }
 
   @Test func aSlotThatWasDoneIsNotDoneAgain() async throws {
