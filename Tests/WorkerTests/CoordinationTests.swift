@@ -122,6 +122,20 @@ import Testing
     }
   }
 
+  @Test func aPausedSweeperIsNobodysUntilItIsNoLongerPaused() async throws {
+    try await withPair { pair in
+      let record = "coordination:schedule:{coordination:lock:worker:sweeper:wraps-expired}"
+      _ = try await pair.first.complete(try await pair.take(pair.first), RunReport(outcome: .success))
+      try pair.server.cli("HSET", record, "paused", "1")
+      for mode in [TakeMode.due, .start, .force] {
+        let answer = try await pair.second.take(token: "t", mode: mode).answer
+        guard case .paused = answer else { return #expect(Bool(false), "\(mode): \(answer)") }
+      }
+      try pair.server.cli("HDEL", record, "paused")
+      _ = try await pair.take(pair.second)
+    }
+  }
+
   /// Whoever can write to Redis can write anything into a record: no replica may end of it.
   @Test func aRecordThatSomebodySpoiltEndsNoReplica() async throws {
     try await withPair { pair in

@@ -5,7 +5,7 @@ import Reactor
 /// How one sweeper's only attendance ended.
 enum OnceResult: Sendable {
   case ran(SweepCount)
-  /// Not due, or another replica's.
+  /// Not due, paused, or another replica's.
   case notRun
   /// Why, and what was changed before it failed.
   case failed(String, SweepCount = SweepCount())
@@ -33,7 +33,7 @@ enum OnceTable {
     for row in rows {
       switch row.result {
       case .ran(let count): lines.append([row.sweeper, "\(count.found)", "\(count.changed)", "success"])
-      case .notRun: lines.append([row.sweeper, "-", "-", "not due, or another replica's"])
+      case .notRun: lines.append([row.sweeper, "-", "-", "not due, paused, or another replica's"])
       case .failed(let reason, let count):
         let changed = count.changed > 0 ? "\(count.changed)" : "-"
         lines.append([row.sweeper, "-", changed, "failure: \(reason)"])

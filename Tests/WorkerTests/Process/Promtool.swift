@@ -1,5 +1,5 @@
-// Prometheus' own checker of metrics. Invariant: where it is not there, the tests that need it are skipped with that
-// reason, not passed. Used by the tests of /metrics.
+// Prometheus' own checker of metrics and alerts. Invariant: where it is not there, the tests that need it are skipped
+// with that reason, not passed. Used by the tests of /metrics.
 
 import Foundation
 import TestSupport
@@ -17,9 +17,19 @@ enum Promtool {
     let file = FileManager.default.temporaryDirectory.appendingPathComponent("metrics-\(UUID().uuidString)")
     try text.write(to: file, atomically: false, encoding: .utf8)
     defer { unlink(file.path) }
-    let command = ["-c", #""$0" check metrics <"$1""#, path ?? "promtool", file.path]
-    let process = try await WorkerProcess.start(command, environment: [:], executable: "/bin/sh")
-    let ending = try await process.waitForExit()
-    return ending == .exited(0) ? process.everything : "\(ending): \(process.everything)"
+    let (isWell, said) = try await run(#""$0" check metrics <"$1""#, file.path)
+    return isWell && said.isEmpty ? "" : "found: \(said)"
+  }
+
+  /// What `promtool check rules` has to say of a file of alerts: nothing where all is well.
+  static func findings(inRules file: String) async throws -> String {
+    let (isWell, said) = try await run(#""$0" check rules "$1""#, file)
+    return isWell ? "" : "found: \(said)"
+  }
+
+  private static func run(_ script: String, _ file: String) async throws -> (isWell: Bool, said: String) {
+    let process = try await WorkerProcess.start(
+      ["-c", script, path ?? "promtool", file], environment: [:], executable: "/bin/sh")
+    return (try await process.waitForExit() == .exited(0), process.everything)
   }
 }
