@@ -95,7 +95,12 @@ readonly sink_packages=(libcurl4) endpoint_packages=(openssl python3 python3-aio
 
 as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
-is_installed() { [[ $(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+# By its own name, or as what another package provides: Debian 13 has libcurl4 in libcurl4t64.
+is_installed() {
+  # Read to its end: a reader that leaves early would look like a fault of who writes.
+  dpkg-query -W -f='${db:Status-Status} ${Package} ${Provides}\n' 2>/dev/null |
+    grep -E "^installed (.* )?$1([ ,]|\$)" >/dev/null
+}
 
 # install_missing PACKAGE...: installs those that are not there, and says so. Nothing is asked of apt otherwise.
 install_missing() {
@@ -184,11 +189,12 @@ fetch_promtool() {
   say "fetching promtool"
   directory=$(mktemp -d)
   mkdir -p "$root/.local/tools"
+  # A package of its own from Debian 13 on.
+  download() { apt-get download -qq promtool || apt-get download -qq prometheus; }
   if (
-    cd "$directory"
-    apt-get download -qq prometheus 2>/dev/null || { as_root apt-get update -qq && apt-get download -qq prometheus; }
-    dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
-    mv usr/bin/promtool "$root/.local/tools/"
+    # Each step by &&: in a condition a fault ends nothing.
+    cd "$directory" && { download 2>/dev/null || { as_root apt-get update -qq && download; }; } &&
+      dpkg-deb --fsys-tarfile ./*.deb | tar -x ./usr/bin/promtool && mv usr/bin/promtool "$root/.local/tools/"
   ) >/dev/null 2>"$directory/log"; then :; else say "no promtool: $(tail -n 1 "$directory/log")"; fi
   rm -rf "$directory"
 }
