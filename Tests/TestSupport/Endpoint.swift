@@ -122,6 +122,8 @@ public struct TestAuthority: Sendable {
   let directory: URL
   /// Its own certificate: what SB_WORKER_NOTIFY_CA_FILE names.
   public var certificateFile: String { path("authority.pem") }
+  /// The certificate of another authority, which vouches for nobody.
+  public var strangersFile: String { path("stranger.pem") }
 
   /// Of one of its files: "good-certificate.pem" and "good-key.pem" are of a server at localhost.
   public func path(_ name: String) -> String { directory.appendingPathComponent(name).path }
@@ -156,6 +158,7 @@ public struct TestAuthority: Sendable {
       set -eu
       key='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
       openssl req -x509 $key -keyout authority.key -out authority.pem -subj '/CN=Authority of the tests' -days 2
+      openssl req -x509 $key -keyout stranger.key -out stranger.pem -subj '/CN=Another authority' -days 2
       leaf() {
         openssl req $key -keyout "$1-key.pem" -out request.pem -subj "/CN=$1"
         printf 'subjectAltName=%s\\n' "$2" >extensions

@@ -153,12 +153,12 @@ extension PostgresConnection {
     }
   }
 
-  /// The error to report of several: what a server said or showed, then one that hangs, then one that is away.
+  /// The error to report of several: what a server said or showed, or is wrong here, then one that hangs, then one that
+  /// is away.
   private static func moreTelling(_ old: PostgresError?, _ new: PostgresError) -> PostgresError {
     func rank(_ error: PostgresError) -> Int {
-      if error.sqlState != nil || error.publicReason.hasPrefix("certificate refused") { return 2 }
       if case .timedOut = error { return 1 }
-      return 0
+      return PostgresError.isAbsence(error.publicReason) ? 0 : 2
     }
     guard let old, rank(old) >= rank(new) else { return new }
     return old

@@ -110,21 +110,33 @@ extension PostgresError {
     if let said = serverLine(in: bytes) { return said }
     // libpq compares the names itself: OpenSSL knows nothing of it.
     if contains(bytes, Array("does not match host name".utf8)) { return "certificate refused: hostname mismatch" }
-    for phrase in knownPhrases where contains(bytes, Array(phrase.utf8)) {
-      return phrase.prefix(1).lowercased() + phrase.dropFirst()
-    }
+    for phrase in knownPhrases where contains(bytes, Array(phrase.utf8)) { return withoutCapital(phrase) }
     return "connection failed"
   }
 
-  /// What libpq, the C library and OpenSSL say without a name in it.
-  private static let knownPhrases = [
+  /// Whether a reason says no more than that nobody is there.
+  static func isAbsence(_ reason: String) -> Bool {
+    absences.contains { withoutCapital($0) == reason }
+  }
+
+  private static func withoutCapital(_ phrase: String) -> String {
+    phrase.prefix(1).lowercased() + phrase.dropFirst()
+  }
+
+  /// What the C library says of an address at which nobody is.
+  private static let absences = [
     "Connection refused", "Connection timed out", "No route to host", "Network is unreachable",
-    "Connection reset by peer", "Broken pipe", "No such file or directory", "Permission denied",
-    "Too many open files", "server closed the connection unexpectedly", "certificate verify failed",
-    "server does not support SSL", "session is read-only", "session is not read-only",
-    "server is in hot standby mode", "server is not in hot standby mode", "no password supplied",
-    "root certificate file", "SSL error", "SSL SYSCALL error",
   ]
+
+  /// What libpq, the C library and OpenSSL say without a name in it.
+  private static let knownPhrases =
+    absences + [
+      "Connection reset by peer", "Broken pipe", "No such file or directory", "Permission denied",
+      "Too many open files", "server closed the connection unexpectedly", "certificate verify failed",
+      "server does not support SSL", "session is read-only", "session is not read-only",
+      "server is in hot standby mode", "server is not in hot standby mode", "no password supplied",
+      "root certificate file", "SSL error", "SSL SYSCALL error",
+    ]
 
   /// libpq writes, at full verbosity, "FATAL:  28P01: password authentication …" and a line for each other field.
   private static func serverLine(in bytes: [UInt8]) -> String? {
