@@ -1,5 +1,6 @@
 // Whether PostgreSQL answers: the pure conclusion through random orders of events, and the pool's on real servers.
 
+import Foundation
 import TestSupport
 import Testing
 
@@ -99,6 +100,25 @@ import Testing
         _ = try await server.psql("SELECT pg_terminate_backend(\(process))")
         try await eventually("the pool asked, on a new connection") { pool.statistics.connectsTotal == 2 }
         #expect(pool.statistics.lost == 1)
+        #expect(changes.list == [.ready])
+      }
+    }
+  }
+
+  @Test func aQuestionWhoseSessionEndsIsAskedOfAnother() async throws {
+    let server = try await PrivatePostgres.shared
+    let proxy = try FaultProxy(to: UInt16(server.port))
+    let url = server.url().replacingOccurrences(of: ":\(server.port)", with: ":\(proxy.port)")
+    try await onLoop {
+      try await withRunningPool(url) { pool, changes in
+        try await pool.ping(by: soon())
+        proxy.set(.blackHole, .toServer)
+        async let question: Void = pool.ping(by: soon())
+        try await eventually("it is asked") { pool.statistics.idle == 0 }
+        proxy.resetConnections()
+        try await eventually("the session ended") { pool.statistics.lost == 1 }
+        proxy.heal()
+        try await question
         #expect(changes.list == [.ready])
       }
     }

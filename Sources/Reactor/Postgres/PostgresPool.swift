@@ -123,10 +123,8 @@ public final class PostgresPool {
   /// - Throws: as `withConnection`.
   public func ping(by deadline: MonotonicInstant) async throws {
     do {
-      let (slot, connection, isNew) = try await take(by: deadline)
-      defer { giveBack(slot, connection) }
-      // One that was opened for this question has just had its greeting answered.
-      if !isNew { _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline) }
+      // A session that ends instead of answering is no verdict; each that did is one less in the pool.
+      while try await !isAnswered(by: deadline) {}
     } catch let error as PostgresError {
       switch error {
       // The server speaks, or it was not asked.
@@ -134,6 +132,20 @@ public final class PostgresPool {
       case .unavailable, .connectionLost, .timedOut: note(.refused(error.publicReason))
       }
       throw error
+    }
+  }
+
+  /// Asks over one connection. False where that was lost, and another one should be asked.
+  private func isAnswered(by deadline: MonotonicInstant) async throws -> Bool {
+    let (slot, connection, isNew) = try await take(by: deadline)
+    defer { giveBack(slot, connection) }
+    // One that was opened for this question has just had its greeting answered.
+    if isNew { return true }
+    do {
+      _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline)
+      return true
+    } catch PostgresError.connectionLost {
+      return false
     }
   }
 
