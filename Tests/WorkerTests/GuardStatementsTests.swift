@@ -108,7 +108,9 @@ import Testing
       let error = await #expect(throws: PostgresError.self) {
         try await connection.query(PostgresStatement("COMMIT"), by: limit)
       }
-      #expect(error?.sqlState == GuardStatements.transactionTimeoutState)
+      // The server's last words, unless the connection has read them while nobody asked anything.
+      let unasked = PostgresError.connectionLost(reason: "connection closed")
+      #expect(error?.sqlState == GuardStatements.transactionTimeoutState || error == unasked)
     }
     #expect(try await plane.sql("SELECT count(*) FROM agents") == "0")
   }

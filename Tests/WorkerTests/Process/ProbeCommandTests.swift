@@ -69,7 +69,7 @@ import Testing
   }
 
   /// As in a sandbox that has no /proc.
-  @Test(.enabled("as root only") { await OwnMounts.arePermitted() })
+  @Test(.enabled("takes the right to mount") { await OwnMounts.arePermitted() })
   func theCommandLineIsUnderstoodWithoutProc() async throws {
     let version = try await OwnMounts.start(["--version"], environment: [:], after: "mount -t tmpfs none /proc")
     #expect(try await version.waitForExit(within: .seconds(10)) == .exited(0))
