@@ -4,7 +4,7 @@
 
 /// What a connection waits for; each state has its own limit and its own list.
 enum HTTPConnectionState: Int, CaseIterable {
-  /// The next request's first byte. The oldest gives way where connections run out.
+  /// The next request's first byte. The oldest gives way first where connections run out.
   case idle
   /// The rest of a request.
   case receiving

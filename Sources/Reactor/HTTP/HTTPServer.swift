@@ -154,11 +154,16 @@ public final class HTTPServer {
     }
   }
 
+  /// Closes the connection that has waited longest for its peer, an idle one first. A request comes in one piece and an
+  /// answer goes in one: who is between two of them when there is no more room is slow, or means to keep others out.
   private func evictOldest() -> Bool {
-    guard let oldest = connections.first(.idle) ?? connections.first(.lingering) else { return false }
-    counters.evictedConnections += 1
-    oldest.close()
-    return true
+    for state in [HTTPConnectionState.idle, .lingering, .receiving, .writing] {
+      guard let oldest = connections.first(state) else { continue }
+      counters.evictedConnections += 1
+      oldest.close()
+      return true
+    }
+    return false
   }
 
   private func pauseAccepting(until instant: MonotonicInstant?) {

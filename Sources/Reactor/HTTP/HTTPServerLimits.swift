@@ -14,10 +14,10 @@ public struct HTTPServerLimits: Sendable {
   public var headerByteLimit = 8 * 1024
   /// Of a body, which is read and dropped; beyond it 413.
   public var bodyByteLimit = 4 * 1024
-  /// Connections at a time. At the bound the oldest idle one gives way; where none is idle, new ones wait in the
-  /// kernel's backlog until one closes or becomes idle.
+  /// Connections at a time. At the bound the oldest idle one gives way, else the oldest that waits for its peer in the
+  /// middle of a request or an answer; where all wait for the handler, new ones wait in the kernel's backlog.
   public var maximumConnections = 256
-  /// How long accepting rests after the process ran out of descriptors or memory and no idle connection could give way.
+  /// How long accepting rests after the process ran out of descriptors or memory and no connection could give way.
   public var acceptPause: Duration = .milliseconds(500)
 
   public init() {}
@@ -27,11 +27,11 @@ public struct HTTPServerLimits: Sendable {
 public struct HTTPServerStatistics: Sendable, Equatable {
   public internal(set) var openConnections = 0
   public internal(set) var acceptedConnections: UInt64 = 0
-  /// Idle connections that were closed so that a new one could be taken.
+  /// Connections that were closed so that a new one could be taken.
   public internal(set) var evictedConnections: UInt64 = 0
   /// Connections closed because a time limit passed.
   public internal(set) var timedOutConnections: UInt64 = 0
-  /// Times that accepting had to rest: all connections at work, or no descriptor left.
+  /// Times that accepting had to rest: all connections wait for the handler, or no descriptor is left.
   public internal(set) var acceptPauses: UInt64 = 0
   /// Answers by the first digit of their status, 1 to 5; the place 0 is unused.
   public internal(set) var responsesByClass: [UInt64] = [0, 0, 0, 0, 0, 0]
