@@ -71,10 +71,11 @@ final class Service {
   ) -> [SweeperLoop] {
     // For people who read the history: in Kubernetes the pod.
     let replica = HostProcess.hostName
+    let redisClock = RedisClock()
     return Sweepers.all(settings).map { sweeper in
       let coordinator = Coordinator(
-        redis: redis, clock: clock, namespace: settings[.redisNamespace], sweeper: sweeper.name,
-        interval: sweeper.interval, leaseDuration: settings[.lease], replica: replica)
+        redis: redis, redisClock: redisClock, clock: clock, namespace: settings[.redisNamespace],
+        sweeper: sweeper.name, interval: sweeper.interval, leaseDuration: settings[.lease], replica: replica)
       return SweeperLoop(
         sweeper: sweeper, coordinator: coordinator,
         runner: SweepRunner(

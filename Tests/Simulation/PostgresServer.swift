@@ -77,7 +77,7 @@ final class PostgresServer {
     self.scenario = scenario
     self.judge = judge
     self.mutation = mutation
-    clock = DriftingClock(partsPerMillion: world.any(-300...300), offset: 1_700_000_123_000_000)
+    clock = DriftingClock(partsPerMillion: world.any(scenario.drifts), offset: 1_700_000_123_000_000)
     holders = scenario.intervals.map { _ in nil }
   }
 

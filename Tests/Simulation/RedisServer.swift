@@ -20,7 +20,7 @@ final class RedisServer {
   init(_ world: World, _ scenario: Scenario, _ judge: Judge, omissions: ScheduleModel.Omissions) {
     self.world = world
     self.judge = judge
-    clock = DriftingClock(partsPerMillion: world.any(-300...300), offset: 1_700_000_000_000_000)
+    clock = DriftingClock(partsPerMillion: world.any(scenario.drifts), offset: 1_700_000_000_000_000)
     var model = ScheduleModel()
     model.omissions = omissions
     sweepers = scenario.intervals.map { _ in model }

@@ -38,6 +38,8 @@ final class Replica {
   private var inbox: [() -> Void] = []
   private(set) var parts: [SweeperPart] = []
   private(set) var link: RedisLink!
+  /// Redis's clock as this life knows it, from whichever sweeper's last answer.
+  var redisClock: ClockSample?
   private var tokens = 0
 
   init(
@@ -51,7 +53,7 @@ final class Replica {
     self.postgres = postgres
     self.judge = judge
     self.mutation = mutation
-    monotonic = DriftingClock(partsPerMillion: world.any(-300...300), offset: world.any(0...1_000_000_000))
+    monotonic = DriftingClock(partsPerMillion: world.any(scenario.drifts), offset: world.any(0...1_000_000_000))
   }
 
   // MARK: Time
@@ -95,6 +97,7 @@ final class Replica {
     note("starts")
     (isAlive, isPaused, isDraining, freezeAtNextBatch) = (true, false, false, nil)
     inbox = []
+    redisClock = nil
     link = RedisLink(self)
     parts = scenario.intervals.indices.map { SweeperPart(self, $0) }
     for part in parts { part.step() }

@@ -49,13 +49,16 @@ struct Scenario {
   /// In µs of true time.
   let length: Int64
   let runsOnStart: Bool
+  /// Parts of a million by which a clock may run wrong.
+  let drifts: ClosedRange<Int64>
 
   /// - Parameter calmFleet: so many replicas with little to do and no faults, instead of what is drawn.
   init(_ world: World, hours: Double, calmFleet: Int?) {
     replicas = calmFleet ?? Int(world.any(1...5))
     leaseMilliseconds = world.any(of: [3_000, 5_000, 15_000])
     let interval: Int64 = world.any(of: [20_000, 30_000, 60_000])
-    intervals = [interval, world.any(of: [interval, 45_000, 90_000])]
+    // A sweeper as rare as discovery waits for so long that what it knows of clocks grows old.
+    intervals = [interval, calmFleet == nil ? world.any(of: [interval, 45_000, 90_000]) : 3_600_000]
     targets = Int(world.any(1...3))
     // A full run takes from milliseconds to almost half of the interval, often longer than a lease.
     let longestRun = interval * 10 * (calmFleet == nil ? world.any(of: [1, 1, 10, 45]) : 0)
@@ -65,6 +68,8 @@ struct Scenario {
     isFaultless = calmFleet != nil || world.oneIn(20)
     length = Int64(hours * 3_600) * 1_000_000
     runsOnStart = world.oneIn(8)
+    // Those of a calm fleet are as good as clocks are that nobody sets.
+    drifts = calmFleet == nil ? -300...300 : -25...25
   }
 
   /// No fault, and no run that keeps others waiting for long.

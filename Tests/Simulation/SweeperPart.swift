@@ -12,7 +12,6 @@ final class SweeperPart {
   let grid: SlotGrid
   private var course: SweeperCourse
   private(set) var run: ReplicaRun?
-  private var redisClock: ClockSample?
   /// A question or a run is under way.
   private var isBusy = false
   private var waitNumber = 0
@@ -39,7 +38,7 @@ final class SweeperPart {
 
   private var world: World { replica.world }
 
-  private var redisTime: Int64? { redisClock?.estimate(at: replica.now) }
+  private var redisTime: Int64? { replica.redisClock?.estimate(at: replica.now) }
 
   func note(_ text: @autoclosure () -> String) {
     replica.note("sweeper \(sweeper): \(text())")
@@ -135,11 +134,11 @@ final class SweeperPart {
 
   /// What a command carries that is given up at `deadline`.
   func notAfter(_ deadline: MonotonicInstant) -> Int64 {
-    redisClock?.earliest(at: deadline) ?? 0
+    replica.redisClock?.earliest(at: deadline) ?? 0
   }
 
   private func note(_ time: Int64) {
-    redisClock = ClockSample(reading: time, arrivedAt: replica.now, unitsPerSecond: 1_000)
+    replica.redisClock = ClockSample(reading: time, arrivedAt: replica.now, unitsPerSecond: 1_000)
   }
 
   private func unanswered(token: String? = nil, until: MonotonicInstant = MonotonicInstant(nanoseconds: 0)) {
@@ -152,7 +151,7 @@ final class SweeperPart {
   }
 
   private func take(_ mode: TakeMode) {
-    guard redisClock != nil else {
+    guard replica.redisClock != nil else {
       return ask({ redis in (redis.time, redis.time) }, { _, _ in }, failed: { [self] _ in unanswered() })
     }
     let token = replica.newToken()

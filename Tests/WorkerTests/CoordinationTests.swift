@@ -38,8 +38,8 @@ import Testing
       let clients = try (0..<2).map { _ in RedisClient(try RedisConfiguration(url: server.url)) }
       @EventLoop func replica(_ index: Int, _ interval: Duration) -> Coordinator {
         Coordinator(
-          redis: clients[index], clock: .system, namespace: "coordination", sweeper: "wraps-expired",
-          interval: interval, leaseDuration: Self.lease, replica: "replica-\(index)")
+          redis: clients[index], redisClock: RedisClock(), clock: .system, namespace: "coordination",
+          sweeper: "wraps-expired", interval: interval, leaseDuration: Self.lease, replica: "replica-\(index)")
       }
       try await withThrowingTaskGroup(of: Void.self) { group in
         for client in clients { group.addTask { await client.run() } }

@@ -22,8 +22,8 @@ import Testing
       // So short a lease that a lock left behind is nobody's concern here.
       replicas = (0..<3).map { index in
         Coordinator(
-          redis: redis, clock: .system, namespace: namespace, sweeper: "wraps-expired", interval: .seconds(60),
-          leaseDuration: .milliseconds(1), replica: "replica-\(index)")
+          redis: redis, redisClock: RedisClock(), clock: .system, namespace: namespace, sweeper: "wraps-expired",
+          interval: .seconds(60), leaseDuration: .milliseconds(1), replica: "replica-\(index)")
       }
       record = "\(namespace):schedule:{\(namespace):lock:worker:sweeper:wraps-expired}"
     }

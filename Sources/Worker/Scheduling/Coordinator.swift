@@ -22,6 +22,13 @@ struct RunVerdict: Equatable, Sendable {
   let failures: Int
 }
 
+/// Redis's clock as this process knows it. All sweepers share it: after an hour's wait a sample of one's own could have
+/// drifted so far that Redis refused the next question as too late, and had to be asked again.
+@EventLoop
+final class RedisClock {
+  var sample: ClockSample?
+}
+
 /// Speaks to Redis for one sweeper of this replica.
 @EventLoop
 final class Coordinator {
@@ -43,13 +50,14 @@ final class Coordinator {
   private let recordKey: String
   private let historyKey: String
   private let replica: String
-  private var redisClock: ClockSample?
+  private let redisClock: RedisClock
 
   init(
-    redis: RedisClient, clock: LoopClock, namespace: String, sweeper name: String, interval: Duration,
-    leaseDuration: Duration, replica: String
+    redis: RedisClient, redisClock: RedisClock, clock: LoopClock, namespace: String, sweeper name: String,
+    interval: Duration, leaseDuration: Duration, replica: String
   ) {
     self.redis = redis
+    self.redisClock = redisClock
     self.clock = clock
     self.leaseDuration = leaseDuration
     self.replica = replica
@@ -61,7 +69,7 @@ final class Coordinator {
 
   /// Redis's time in ms as far as known; nil before its first answer.
   var redisTimeEstimate: Int64? {
-    redisClock?.estimate(at: clock.now)
+    redisClock.sample?.estimate(at: clock.now)
   }
 
   /// Asks whether this replica may run now; where it may, the lock holds `token`.
@@ -144,7 +152,7 @@ final class Coordinator {
 
   /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.
   private func notAfter(_ deadline: MonotonicInstant) async throws -> Int64 {
-    if redisClock == nil {
+    if redisClock.sample == nil {
       let time = try await redis.command(["TIME"], by: deadline)
       guard let parts = time.array, parts.count == 2, let seconds = parts[0].integer, let micros = parts[1].integer,
         Self.plausible.contains(seconds), Self.plausible.contains(micros)
@@ -153,11 +161,11 @@ final class Coordinator {
       }
       noteRedisClock(seconds * 1_000 + micros / 1_000)
     }
-    return redisClock?.earliest(at: deadline) ?? 0
+    return redisClock.sample?.earliest(at: deadline) ?? 0
   }
 
   private func noteRedisClock(_ milliseconds: Int64) {
-    redisClock = ClockSample(reading: milliseconds, arrivedAt: clock.now, unitsPerSecond: 1_000)
+    redisClock.sample = ClockSample(reading: milliseconds, arrivedAt: clock.now, unitsPerSecond: 1_000)
   }
 
   /// Runs a script and takes its answer apart: a word or number, Redis's time, more numbers, and the text at its end.
