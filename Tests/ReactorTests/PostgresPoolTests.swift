@@ -42,6 +42,23 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     }
   }
 
+  @Test func aConnectionThatWasOpenedToAskIsGreetedBeforeItIsUsed() async throws {
+    let url = try await PrivatePostgres.shared.freshDatabase()
+    try await onLoop {
+      let pool = try makePool(url)
+      try await pool.ping(by: soon())
+      for _ in 0..<2 {
+        try await pool.withConnection(by: soon()) { connection in
+          let shown = try await connection.query(PostgresStatement("SHOW client_connection_check_interval"), by: soon())
+          #expect(shown[row: 0, column: 0] != "0")
+          #expect(connection.identity?.processID == String(connection.backendPID))
+        }
+      }
+      #expect(pool.statistics.connectsTotal == 1)
+      await pool.close()
+    }
+  }
+
   @Test func neverMoreThanTheLimitAndServedInTheOrderOfComing() async throws {
     let server = try await PrivatePostgres.shared
     let url = try await server.freshDatabase()

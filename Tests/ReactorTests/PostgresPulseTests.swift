@@ -90,6 +90,24 @@ import Testing
     await server.stop()
   }
 
+  @Test func whoTakesConnectionsAndAnswersNothingIsNotThere() async throws {
+    // As a pooler whose server is away does: it lets everyone in.
+    let pooler = try ScriptedPeer { connection in
+      guard connection.expect("database") else { return }
+      connection.send([UInt8(ascii: "R"), 0, 0, 0, 8, 0, 0, 0, 0])
+      connection.send([UInt8(ascii: "Z"), 0, 0, 0, 5, UInt8(ascii: "I")])
+      connection.hang()
+    }
+    try await onLoop {
+      try await withRunningPool("postgres://u@127.0.0.1:\(pooler.port)/d?sslmode=disable") { pool, changes in
+        let error = await postgresError { try await pool.ping(by: soon(.milliseconds(300))) }
+        #expect(error == .timedOut(.connecting))
+        #expect(changes.list.count == 1 && pool.outage?.hasPrefix("timed out") == true)
+      }
+    }
+    #expect(pooler.accepted >= 1)
+  }
+
   @Test func oneSessionThatIsEndedIsNoOutage() async throws {
     let server = try await PrivatePostgres.shared
     let url = try await server.freshDatabase()

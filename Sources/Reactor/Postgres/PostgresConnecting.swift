@@ -13,11 +13,22 @@ extension PostgresConnection {
   public static func connect(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws
     -> PostgresConnection
   {
-    try await connect(configuration, by: deadline, canceller: PostgresCanceller())
+    try await connect(configuration, by: deadline, opening: .greeting, canceller: PostgresCanceller())
+  }
+
+  /// The first statement of a connection. Before one has been answered nothing shows that there is a server: a pooler
+  /// takes connections by itself.
+  enum Opening {
+    /// For use: the connection learns who it is on the server, and the session its settings.
+    case greeting
+    /// To learn whether the server answers: a new session looks up nothing in its catalogues for it, which the greeting
+    /// costs it milliseconds.
+    case question
   }
 
   static func connect(
-    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, canceller: PostgresCanceller
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, opening: Opening,
+    canceller: PostgresCanceller
   ) async throws -> PostgresConnection {
     var failure: PostgresError?
     let hosts = configuration.hosts
@@ -28,7 +39,8 @@ extension PostgresConnection {
         let left = (rounds.count - round) * hosts.count - index
         do throws(PostgresError) {
           return try await connect(
-            configuration, to: host, session: session, by: share(of: deadline, among: left), canceller: canceller)
+            configuration, to: host, session: session, by: share(of: deadline, among: left), opening: opening,
+            canceller: canceller)
         } catch {
           failure = moreTelling(failure, error)
           try Task.checkCancellation()
@@ -41,7 +53,7 @@ extension PostgresConnection {
 
   private static func connect(
     _ configuration: PostgresConfiguration, to host: PostgresHost, session: String?, by deadline: MonotonicInstant,
-    canceller: PostgresCanceller
+    opening: Opening, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
     let addresses = try await addresses(of: host, by: deadline)
     var failure: PostgresError?
@@ -51,7 +63,10 @@ extension PostgresConnection {
       if let most = configuration.connectTimeout { limit = min(limit, MonotonicInstant.system.advanced(by: most)) }
       do throws(PostgresError) {
         let connection = try await open(candidate, by: limit, canceller: canceller)
-        try await connection.greet(configuration, by: limit)
+        switch opening {
+        case .greeting: try await connection.greet(configuration, by: limit)
+        case .question: _ = try await connection.first(.question, by: limit)
+        }
         return connection
       } catch {
         failure = moreTelling(failure, error)
@@ -113,21 +128,26 @@ extension PostgresConnection {
     var isCancelled = false
   }
 
-  /// The first round trip: learns who it is, for requests to cancel, and sets what every session has. As a statement
-  /// and not as start-up options, which poolers such as PgBouncer refuse.
-  private func greet(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError)
-  {
+  /// The round trip before a connection is used: learns who it is, for requests to cancel, and sets what every session
+  /// has. As a statement and not as start-up options, which poolers such as PgBouncer refuse.
+  func greet(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
+    let answer = try await first(PostgresStatement(configuration.greeting), by: deadline)
+    isGreeted = true
+    // Another process than the protocol named: a pooler is in between, and it would be somebody else's soon.
+    if answer.rowCount == 1, let process = answer[row: 0, column: 0], process == String(backendPID),
+      let started = answer[row: 0, column: 1]
+    {
+      identity = PostgresBackendIdentity(
+        processID: process, startedAt: started, applicationName: reportedSetting("application_name") ?? "")
+    }
+  }
+
+  /// Runs a statement that belongs to connecting: a connection that does not answer it is closed.
+  private func first(
+    _ statement: PostgresStatement, by deadline: MonotonicInstant
+  ) async throws(PostgresError) -> PostgresResult {
     do {
-      let statement = PostgresStatement(configuration.greeting)
-      let answer = try await query(statement, by: deadline)
-      let own = String(backendPID)
-      // Another process than the protocol named: a pooler is in between, and it would be somebody else's soon.
-      if answer.rowCount == 1, let process = answer[row: 0, column: 0], process == own,
-        let started = answer[row: 0, column: 1]
-      {
-        identity = PostgresBackendIdentity(
-          processID: process, startedAt: started, applicationName: reportedSetting("application_name") ?? "")
-      }
+      return try await query(statement, by: deadline)
     } catch {
       close()
       switch error as? PostgresError {
@@ -163,4 +183,9 @@ extension PostgresConnection {
     guard let old, rank(old) >= rank(new) else { return new }
     return old
   }
+}
+
+extension PostgresStatement {
+  /// The cheapest statement whose answer shows that a server is there.
+  static let question = PostgresStatement("SELECT 1")
 }

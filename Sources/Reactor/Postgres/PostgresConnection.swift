@@ -34,6 +34,8 @@ public final class PostgresConnection {
   let candidate: [PostgresParameter]
   /// Who this is on the server, for a request to cancel; nil until the greeting has been answered.
   var identity: PostgresBackendIdentity?
+  /// Whether the session has its settings: before that it is for the question only whether the server answers.
+  var isGreeted = false
   private(set) var connection: OpaquePointer?
   private(set) var state = PostgresConnectionState()
   private let canceller: PostgresCanceller?

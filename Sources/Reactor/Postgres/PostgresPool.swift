@@ -137,12 +137,12 @@ public final class PostgresPool {
 
   /// Asks over one connection. False where that was lost, and another one should be asked.
   private func isAnswered(by deadline: MonotonicInstant) async throws -> Bool {
-    let (slot, connection, isNew) = try await take(by: deadline)
+    let (slot, connection, isNew) = try await take(by: deadline, opening: .question)
     defer { giveBack(slot, connection) }
-    // One that was opened for this question has just had its greeting answered.
+    // One that was opened for this has just answered the question.
     if isNew { return true }
     do {
-      _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline)
+      _ = try await connection.query(.question, by: deadline)
       return true
     } catch PostgresError.connectionLost {
       return false
@@ -166,8 +166,9 @@ public final class PostgresPool {
   public func withConnection<Value: Sendable>(
     by deadline: MonotonicInstant, _ body: @EventLoop (PostgresConnection) async throws -> Value
   ) async throws -> Value {
-    let (slot, connection, _) = try await take(by: deadline)
+    let (slot, connection, _) = try await take(by: deadline, opening: .greeting)
     defer { giveBack(slot, connection) }
+    if !connection.isGreeted { try await greet(connection, by: deadline) }
     return try await body(connection)
   }
 
@@ -199,13 +200,13 @@ public final class PostgresPool {
   }
 
   private func take(
-    by deadline: MonotonicInstant
+    by deadline: MonotonicInstant, opening: PostgresConnection.Opening
   ) async throws -> (slot: PostgresPoolState.Slot, connection: PostgresConnection, isNew: Bool) {
     while true {
       try Task.checkCancellation()
       switch try await grant(by: deadline) {
       case .mayOpen(let slot):
-        return (slot, try await open(slot, by: deadline), true)
+        return (slot, try await open(slot, by: deadline, opening), true)
       case .lent(let slot):
         guard let connection = connections[slot] else { continue }
         // The server may have closed it while nobody looked.
@@ -237,9 +238,12 @@ public final class PostgresPool {
     if state.leaveQueue(ticket) { waiters[ticket]?.end(.failure(error)) }
   }
 
-  private func open(_ slot: PostgresPoolState.Slot, by deadline: MonotonicInstant) async throws -> PostgresConnection {
+  private func open(
+    _ slot: PostgresPoolState.Slot, by deadline: MonotonicInstant, _ opening: PostgresConnection.Opening
+  ) async throws -> PostgresConnection {
     do {
-      let connection = try await PostgresConnection.connect(configuration, by: deadline, canceller: canceller)
+      let connection = try await PostgresConnection.connect(
+        configuration, by: deadline, opening: opening, canceller: canceller)
       if state.isClosed {
         connection.close()
         throw PostgresError.poolClosed
@@ -256,6 +260,16 @@ public final class PostgresPool {
         note(.refused(error.publicReason))
       }
       perform(state.removed(slot, now: clock.now))
+      throw error
+    }
+  }
+
+  /// Greets on a connection that was opened to ask whether the server answers.
+  private func greet(_ connection: PostgresConnection, by deadline: MonotonicInstant) async throws {
+    do {
+      try await connection.greet(configuration, by: deadline)
+    } catch {
+      try Task.checkCancellation()
       throw error
     }
   }
