@@ -18,9 +18,10 @@ let strict: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
-/// The C libraries. hiredis has TLS in a library of its own from 1.0 on; CReactor.h asks for the same header.
+/// The C libraries. hiredis has TLS in a library of its own from 1.0 on; CReactor.h asks for the same header. It comes
+/// before hiredis, whose functions it calls: the linker goes through an archive once.
 var libraries = ["ev", "pq", "hiredis", "cares", "jansson", "crypto", "ssl"]
-if access("/usr/include/hiredis/hiredis_ssl.h", R_OK) == 0 { libraries.append("hiredis_ssl") }
+if access("/usr/include/hiredis/hiredis_ssl.h", R_OK) == 0 { libraries.insert("hiredis_ssl", at: 0) }
 
 let package = Package(
   name: "secrets-bridge-worker",

@@ -100,8 +100,8 @@ bench_lock() {
   count=$(pick 20000 50000)
   # As the worker, or all would be built anew for it.
   link_options linking
-  step swift build --package-path "$root" -c release --static-swift-stdlib --product RoundTripBenchmark \
-    "${linking[@]}" >&2 || die "the build failed"
+  step swift build --package-path "$root" -c release --product RoundTripBenchmark "${linking[@]}" >&2 ||
+    die "the build failed"
   for ((round = 0; round < $(pick 3 7); round++)); do
     redis-benchmark -h 127.0.0.1 -p "$redis_port" -a "$(redis_password)" -c 1 -n "$count" --csv -t set 2>>"$log" |
       tr -d '"' | awk -F , '$1 == "SET" { printf "%.2f\n", 1e6 / $2 }' >>"$work/trip.redis"
