@@ -222,6 +222,7 @@ func postgresError(_ body: @EventLoop () async throws -> Void) async -> Postgres
 
   @Test func manyCancellationsNeverHitTheNextStatement() async throws {
     try await connected { connection in
+      var cancelled = 0
       for round in 0..<60 {
         // Around the time that the statement takes, so that some end by themselves while the request is on its way.
         let limit = Duration.microseconds(2_000 + round * 100)
@@ -229,10 +230,14 @@ func postgresError(_ body: @EventLoop () async throws -> Void) async -> Postgres
           _ = try await connection.query(PostgresStatement("SELECT pg_sleep(0.004)"), by: soon(limit))
         } catch {
           #expect(error as? PostgresError == .timedOut(.statement))
-          try await eventually("clean again") { connection.state.phase == .idle }
+          try await eventually("clean again, or given up") { [.idle, .closed].contains(connection.state.phase) }
+          // On a busy machine a request can be too slow for its limit: then nobody uses the connection any more.
+          if connection.state.phase == .closed { break }
+          cancelled += 1
         }
         _ = try await connection.query(PostgresStatement("SELECT pg_sleep(0.002)"), by: soon())
       }
+      #expect(cancelled > 0)
     }
   }
 
