@@ -235,7 +235,8 @@ import Testing
     let gate = Gate()
     var limits = HTTPServerLimits()
     limits.maximumConnections = 2
-    try await withHTTPServer(limits: limits, handler: { _ in .later { await gate.response() } }) { server, port in
+    let handler: HTTPServer.Handler = { _ in .later { await gate.response() } }
+    try await withHTTPServer(limits: limits, handler: handler) { server, port in
       let clients = try (0..<2).map { _ in try HTTPTestClient(port: port) }
       for client in clients { try client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n") }
       try await onLoop { try await eventually("both wait") { server.connections.first(.answering)?.next != nil } }
