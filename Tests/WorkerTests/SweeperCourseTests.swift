@@ -245,6 +245,32 @@ import Testing
     #expect(questions < 45)
   }
 
+  /// As one that is out of memory does, or lacks replicas.
+  @Test func aRedisThatRefusesTakesAndGivesBackLocksIsSilentAllTheWhileAndAskedEverMoreSeldom() {
+    var course = Self.course()
+    var now = Self.at(0)
+    var (questions, changes) = (0, 0)
+    while now < Self.at(60_000) {
+      switch course.next(at: now, isDraining: false) {
+      case .take:
+        questions += 1
+        if !course.isSilent { changes += 1 }
+        let lost = SweeperCourse.LostTake(token: "t", executableUntil: now.advanced(by: .seconds(2)))
+        _ = course.unanswered(lost, redisTime: Self.slot, at: now, chance: 0.5)
+      case .release: course.released()
+      case .wait(let until), .pause(let until): now = until
+      case .waitForRedis: course.woke(at: now, chance: 0)
+      default: Issue.record("unexpected step")
+      }
+    }
+    #expect(changes == 1, "what changes once is said once")
+    #expect((20...30).contains(questions))
+    _ = course.answered(
+      .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: now, redisTime: Self.slot, at: now,
+      chance: 0)
+    #expect(!course.isSilent)
+  }
+
   /// The rule: whatever happens, there is a next step, nothing is asked while an account is open, and no wait lies
   /// beyond the next slot by more than the jitter.
   @Test func noOrderOfEventsAsksWhileAnAccountIsOpenOrWaitsTooLong() {

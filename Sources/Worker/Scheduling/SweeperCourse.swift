@@ -114,7 +114,8 @@ struct SweeperCourse: Sendable {
     phase = .waiting(until: now)
   }
 
-  /// Whether the last question to Redis brought no answer.
+  /// Whether the last question to Redis brought no answer. That a lock could be given back is none: a server that is
+  /// full refuses the one, and does the other.
   var isSilent: Bool { silences.failures > 0 }
 
   private var hasAccounts: Bool { completion != nil || lostTake != nil }
@@ -201,7 +202,6 @@ struct SweeperCourse: Sendable {
 
   /// The lock of the unanswered take is not ours (any more).
   mutating func released() {
-    silences.reset()
     lostTake = nil
   }
 
