@@ -141,6 +141,7 @@ private func faults(_ url: String) -> [String] {
     "hunter2", "host=h password=two hunter2 words", "password='hunter2", "postgres://h/d?pool_max_conns=hunter2",
     "postgres://h/d?pool_max_conn_lifetime=hunter2", "postgres://u:hunter2@h:99999999999999999999/d",
     "postgres://u:hunter2@h/d\n", "postgres://u@tenant:12?hunter2@h/d", "postgres://h/d?password=x&hunter2!=y",
+    "postgres:/u:hunter2@h/d?sslmode=disable", "postgres:/u:hunter2@h/d?sslmode='disable",
   ])
   func aMalformedURLIsRefusedWithoutItsPassword(_ url: String) {
     let found = faults(url)

@@ -139,10 +139,9 @@ public struct PostgresConfiguration: Sendable {
     if PostgresParameterNames.isServerSetting(name) {
       serverSettings.append(PostgresParameter(name: name, value: value))
     } else {
-      // What does not look like a name may be the rest of a password that was not encoded.
-      let shown = PostgresParameterNames.isPlain(name) ? "unknown parameter \(name)" : "an unknown parameter"
       faults.append(
-        "\(shown): neither libpq \(known.version) nor the Go driver knows it, and it is no setting of the server")
+        "unknown parameter \(name): neither libpq \(known.version) nor the Go driver knows it, and it is no setting "
+          + "of the server")
     }
   }
 

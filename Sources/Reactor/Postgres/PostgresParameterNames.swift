@@ -63,9 +63,9 @@ enum PostgresParameterNames {
     "description_cache_capacity", "min_read_buffer_size", "prefer_simple_protocol", "krbspn", "servicefile",
   ]
 
-  /// Whether `name` is a setting that a session can have: one of PostgreSQL's, or an extension's (with a dot).
+  /// Whether `name`, a plain one, is a setting that a session can have: one of PostgreSQL's, or an extension's (with a
+  /// dot).
   static func isServerSetting(_ name: String) -> Bool {
-    guard isPlain(name) else { return false }
     let lower = name.lowercased()
     if serverSettings.contains(lower) { return true }
     if let dot = name.utf8.firstIndex(of: UInt8(ascii: ".")) { return name.utf8.index(after: dot) < name.utf8.endIndex }

@@ -92,7 +92,10 @@ enum PostgresURL {
     for part in split(text, at: UInt8(ascii: "&")) where !part.isEmpty {
       let equals = part.firstIndex(of: UInt8(ascii: "=")) ?? part.endIndex
       let name = try decoded(part[..<equals], plusIsSpace: true, "name of a parameter")
-      if name.isEmpty { throw Fault("a parameter has no name") }
+      // It may be the rest of a password that was not encoded, and is not repeated.
+      guard PostgresParameterNames.isPlain(name) else {
+        throw Fault("a parameter's name is not made of letters, digits, underscores and dots; \(escapeHint)")
+      }
       let value = try decoded(part[equals...].dropFirst(), plusIsSpace: true, "value of \(name)")
       found.append(PostgresParameter(name: canonical(name), value: value))
     }
@@ -155,13 +158,13 @@ enum PostgresURL {
       if index == bytes.count { return found }
       let start = index
       while index < bytes.count, bytes[index] != UInt8(ascii: "="), !isSpace(bytes[index]) { index += 1 }
-      let nameBytes = Array(bytes[start..<index])
+      let name = String(decoding: bytes[start..<index], as: UTF8.self)
       skipSpace()
-      // What stands there could be a piece of a password that was not quoted: it is not repeated.
-      guard index < bytes.count, bytes[index] == UInt8(ascii: "="), !nameBytes.isEmpty else {
+      // What stands there could be a URL with a fault in its beginning, or a piece of a password that was not quoted: it
+      // is not repeated.
+      guard index < bytes.count, bytes[index] == UInt8(ascii: "="), PostgresParameterNames.isPlain(name) else {
         throw Fault("expected a URL, or name=value pairs with spaces between them and quotes around values with spaces")
       }
-      let name = try checked(nameBytes, "name of a parameter")
       index += 1
       skipSpace()
       let isQuoted = index < bytes.count && bytes[index] == UInt8(ascii: "'")
