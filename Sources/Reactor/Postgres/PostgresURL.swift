@@ -160,8 +160,8 @@ enum PostgresURL {
       while index < bytes.count, bytes[index] != UInt8(ascii: "="), !isSpace(bytes[index]) { index += 1 }
       let name = String(decoding: bytes[start..<index], as: UTF8.self)
       skipSpace()
-      // What stands there could be a URL with a fault in its beginning, or a piece of a password that was not quoted: it
-      // is not repeated.
+      // What stands there could be a URL with a fault in its beginning, or a piece of a password that was not quoted:
+      // it is not repeated.
       guard index < bytes.count, bytes[index] == UInt8(ascii: "="), PostgresParameterNames.isPlain(name) else {
         throw Fault("expected a URL, or name=value pairs with spaces between them and quotes around values with spaces")
       }
