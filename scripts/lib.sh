@@ -104,7 +104,7 @@ is_installed() {
 
 # install_missing PACKAGE...: installs those that are not there, and says so. Nothing is asked of apt otherwise.
 install_missing() {
-  local package missing=()
+  local package said missing=()
   for package in "$@"; do is_installed "$package" || missing+=("$package"); done
   ((${#missing[@]})) || return 0
   command -v apt-get >/dev/null || die "these Debian packages are needed: ${missing[*]}"
@@ -114,7 +114,7 @@ install_missing() {
   apt_install "${missing[@]}" 2>/dev/null || {
     say "refreshing the package lists"
     as_root apt-get update -qq >&2 || die "apt-get update failed"
-    apt_install "${missing[@]}" || die "could not install ${missing[*]}"
+    said=$(apt_install "${missing[@]}" 2>&1) || die "could not install ${missing[*]}: $(tail -n 3 <<<"$said")"
   }
   release_services
 }
