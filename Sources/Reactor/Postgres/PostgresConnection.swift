@@ -12,6 +12,9 @@ public final class PostgresConnection {
   /// How long a connection may take to get clean after an interruption, before it is closed.
   static let drainLimit = Duration.seconds(3)
 
+  /// The server knows no prepared statement of that name: invalid_sql_statement_name.
+  private static let noSuchStatementState = "26000"
+
   private static var lastNumber: UInt64 = 0
 
   /// Unique in the process.
@@ -44,6 +47,7 @@ public final class PostgresConnection {
   private var flight: Flight?
   private var flightNumber: UInt64 = 0
   private var parameters = PostgresParameterBuffer()
+  private var kept = KeptStatements()
 
   typealias Completion = @EventLoop (Result<[PostgresResult], any Error>) -> Void
 
@@ -51,6 +55,9 @@ public final class PostgresConnection {
   private struct Flight {
     let count: Int
     var index = 0
+    /// The statements that are kept from now on: the server answers their preparation first.
+    var preparations: [Int] = []
+    var isPreparing: Bool { preparations.first == index }
     var results: [PostgresResult] = []
     var error: PostgresError?
     var completion: Completion?
@@ -146,7 +153,7 @@ public final class PostgresConnection {
     flightNumber += 1
     flight = Flight(count: statements.count, completion: completion)
     do throws(PostgresError) {
-      for statement in statements { try send(statement, on: connection) }
+      for (index, statement) in statements.enumerated() { try send(statement, index, on: connection) }
       guard PQpipelineSync(connection) == 1 else { throw Self.loss(of: connection) }
     } catch {
       // Part of the pipeline may be in libpq's buffer already: the connection is of no use any more.
@@ -156,11 +163,26 @@ public final class PostgresConnection {
     watch()
   }
 
-  private func send(_ statement: PostgresStatement, on connection: OpaquePointer) throws(PostgresError) {
+  private func send(_ statement: PostgresStatement, _ index: Int, on connection: OpaquePointer) throws(PostgresError) {
+    let name = statement.isKept ? try keptName(of: statement.sql, index, on: connection) : nil
     let isSent = parameters.with(statement.parameters) { count, values in
-      PQsendQueryParams(connection, statement.sql, count, nil, values, nil, nil, 0)
+      if let name { return PQsendQueryPrepared(connection, name, count, values, nil, nil, 0) }
+      return PQsendQueryParams(connection, statement.sql, count, nil, values, nil, nil, 0)
     }
     guard isSent == 1 else { throw Self.loss(of: connection) }
+  }
+
+  /// The name by which the server knows the statement, which is sent for where it does not yet. Nil behind a pooler,
+  /// where the next pipeline may meet another session, and where too many are kept.
+  private func keptName(
+    of text: String, _ index: Int, on connection: OpaquePointer
+  ) throws(PostgresError) -> String? {
+    guard identity != nil else { return nil }
+    if let name = kept.name(of: text) { return name }
+    guard let name = kept.add(text) else { return nil }
+    guard PQsendPrepare(connection, name, text, 0, nil) == 1 else { throw Self.loss(of: connection) }
+    flight?.preparations.append(index)
+    return name
   }
 
   /// Releases the caller of `flight` where it still waits.
@@ -269,21 +291,26 @@ public final class PostgresConnection {
     while flight != nil, PQstatus(connection) == CONNECTION_BAD || PQisBusy(connection) == 0 {
       guard let result = PQgetResult(connection) else {
         // The end of one statement's results; after the last one comes the synchronisation, or nothing at all.
-        flight?.index += 1
+        if flight!.isPreparing { flight!.preparations.removeFirst() } else { flight!.index += 1 }
         if PQstatus(connection) != CONNECTION_OK || flight!.index > flight!.count { return true }
         continue
       }
       switch PQresultStatus(result) {
+      case PGRES_COMMAND_OK where flight!.isPreparing:
+        PQclear(result)
+        kept.confirmed()
       case PGRES_TUPLES_OK, PGRES_COMMAND_OK, PGRES_EMPTY_QUERY:
         flight?.results.append(PostgresResult(result))
       case PGRES_PIPELINE_SYNC:
         PQclear(result)
+        kept.settled()
         perform(state.synced())
         return self.connection != nil
       case PGRES_PIPELINE_ABORTED:
         PQclear(result)
       case PGRES_FATAL_ERROR:
         let error = Self.serverError(result, statement: flight?.index ?? 0)
+        if error?.sqlState == Self.noSuchStatementState { kept.lost() }
         if flight?.error == nil { flight?.error = error }
         PQclear(result)
       default:

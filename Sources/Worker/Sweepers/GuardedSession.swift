@@ -86,11 +86,11 @@ final class GuardedSession {
     let open = PostgresStatement(
       connection.serverVersion >= GuardStatements.transactionTimeoutVersion
         ? GuardStatements.openWithTransactionTimeout : GuardStatements.open,
-      ["\(deadline)", "\(namePrefix)\(ticket.epoch)", cutoff, "\(ageMicroseconds)", "\(advisoryKey)"])
+      ["\(deadline)", "\(namePrefix)\(ticket.epoch)", cutoff, "\(ageMicroseconds)", "\(advisoryKey)"], isKept: true)
     let results: [PostgresResult]
     do {
       results = try await connection.pipeline(
-        [open] + statements + [PostgresStatement(GuardStatements.close)], by: held.lease.stopAt)
+        [open] + statements + [PostgresStatement(GuardStatements.close, isKept: true)], by: held.lease.stopAt)
     } catch let error as PostgresError {
       if Self.isPastDeadline(error, closing: statements.count + 1) { throw RunInterruption.leaseLost }
       // The server was demoted: the next try asks for a connection to one that can be written to.

@@ -183,7 +183,7 @@ extension RowSweepRun {
     let flushes = measures || batches % Self.batchesPerFlush == 0
     batches += 1
     var statements = [Self.settings(flushes: flushes)]
-    if measures { statements.append(PostgresStatement(sweep.size)) }
+    if measures { statements.append(PostgresStatement(sweep.size, isKept: true)) }
     let first = statements.count
     for step in steps { statements.append(statement(for: step)) }
     let beganAt = session.now
@@ -218,7 +218,8 @@ extension RowSweepRun {
   }
 
   private static func settings(flushes: Bool) -> PostgresStatement {
-    PostgresStatement(RowSweep.batchSettings, [flushes ? "on" : "off", "\(statementLimit.milliseconds)"])
+    PostgresStatement(
+      RowSweep.batchSettings, [flushes ? "on" : "off", "\(statementLimit.milliseconds)"], isKept: true)
   }
 }
 

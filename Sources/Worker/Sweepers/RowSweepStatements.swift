@@ -21,9 +21,9 @@ extension RowSweep {
     "pg_relation_size('\(table)', 'main') / current_setting('block_size')::int"
   }
 
-  /// About these pages.
+  /// About these pages. Its plan is the same for all of them.
   func statement(_ text: String, _ range: Range<Int>) -> PostgresStatement {
-    PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"])
+    PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"], isKept: true)
   }
 
   // MARK: Pages, from $1 up to and without $2
