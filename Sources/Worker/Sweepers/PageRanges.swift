@@ -14,12 +14,20 @@ import Reactor
 ///
 /// What one page costs cannot be foreseen: a thousand may hold nothing that is due, and the next ten more than a
 /// transaction's worth. So a write also looks at the clock, and a range that could not be finished in time is continued
-/// where it stopped.
+/// where it stopped. Looking at it for every row takes a twentieth of a delete's time. It is done only where few rows
+/// of the last pages were due, so that the next ones may hold many times as many. Where many were, the range is done in
+/// parts, and before each of them the clock is looked at once.
 struct PageRanges: Sendable {
   /// What one transaction should take.
   static let goal = Duration.milliseconds(25)
   /// No further row is written so long after the transaction's beginning.
   static let writeLimit = Duration.milliseconds(45)
+  /// The parts that a range is done in whose pages are full of due rows, and how long after the transaction's beginning
+  /// none is begun any more.
+  static let parts = 4
+  static let partLimit = Duration.milliseconds(32)
+  /// Due rows a page that make it full: the control plane's rows are so wide that a page has no ten times as many.
+  static let fullPageRows = 8
   /// But where it took long to find the first row that is due, so much time is left to write.
   static let writeReserve = Duration.milliseconds(10)
   static let initialPages = 64
@@ -35,6 +43,8 @@ struct PageRanges: Sendable {
   private var pages = initialPages
   /// Up to here locked rows are left out.
   private var skippingEnd = 0
+  /// Whether the last range's pages were full of due rows.
+  private var isFull = false
 
   /// The next range, or nil where the table's end was reached.
   var next: Range<Int>? {
@@ -46,6 +56,9 @@ struct PageRanges: Sendable {
   /// Whether the next range is done without waiting for any row's lock.
   var skipsLocked: Bool { nextPage < skippingEnd }
 
+  /// How many parts the next range is done in. One: there the clock is looked at for every row.
+  var partCount: Int { isFull && !skipsLocked && pages >= Self.parts ? Self.parts : 1 }
+
   /// Whether no range follows on the next one, as far as is known.
   var isLast: Bool {
     guard let tablePages, let next else { return false }
@@ -53,17 +66,25 @@ struct PageRanges: Sendable {
   }
 
   /// The range `done` was swept by a transaction that took `duration`.
-  mutating func swept(_ done: Range<Int>, in duration: Duration) {
-    if !skipsLocked { adapt(done.count, duration) }
+  mutating func swept(_ done: Range<Int>, changed: Int = 0, in duration: Duration) {
+    if !skipsLocked { adapt(done.count, changed, duration) }
     nextPage = done.upperBound
   }
 
   /// The clock stopped the transaction on `range`: the first row that is still due lies on `page`.
   mutating func stopped(_ range: Range<Int>, at page: Int, changed: Int, in duration: Duration) {
-    adapt(max(1, page - range.lowerBound), duration)
+    let wasInParts = partCount > 1
+    adapt(max(1, page - range.lowerBound), changed, duration)
     nextPage = page
-    // The time went into waiting for a lock.
-    if changed == 0, page == range.lowerBound { stayedLocked(range) }
+    // The time went into waiting for a lock; or into something before the first part, which is done without parts now.
+    if changed == 0, page == range.lowerBound, !wasInParts { stayedLocked(range) }
+  }
+
+  /// The parts of `range`, one after the other.
+  static func parts(of range: Range<Int>, count: Int) -> [Range<Int>] {
+    (0..<count).map { part in
+      range.lowerBound + range.count * part / count..<range.lowerBound + range.count * (part + 1) / count
+    }
   }
 
   /// A row of `range` stayed locked for too long, and nothing of the range was changed.
@@ -77,6 +98,15 @@ struct PageRanges: Sendable {
     return range.count > Self.limits.lowerBound
   }
 
+  /// Where a range is to be taken up whose parts changed so many rows each; nil where all of it was done. A part that
+  /// was left out changed none, and so did one without due rows: what follows the last change is looked at again.
+  static func stop(of range: Range<Int>, changes: [Int], in duration: Duration) -> Int? {
+    guard duration >= partLimit else { return nil }
+    guard let last = changes.lastIndex(where: { $0 > 0 }) else { return range.lowerBound }
+    let page = parts(of: range, count: changes.count)[last].upperBound
+    return page < range.upperBound ? page : nil
+  }
+
   /// The walk begins, or begins again, at `page`.
   mutating func go(to page: Int) {
     nextPage = page
@@ -88,7 +118,8 @@ struct PageRanges: Sendable {
     tablePages = pages
   }
 
-  private mutating func adapt(_ done: Int, _ duration: Duration) {
+  private mutating func adapt(_ done: Int, _ changed: Int, _ duration: Duration) {
+    isFull = changed >= done * Self.fullPageRows
     let nanoseconds = Double(max(1, duration.nanoseconds))
     let factor = Double(Self.goal.nanoseconds) / nanoseconds
     let wanted = Double(done) * min(Self.growthLimit, max(1 / Self.growthLimit, factor))

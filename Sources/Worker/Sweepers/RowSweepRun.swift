@@ -21,6 +21,7 @@ final class RowSweepRun {
   private var batches = 0
   /// Its text is put together once a run.
   private lazy var write = sweep.write
+  private lazy var writePart = sweep.writePart
 
   /// - Parameters:
   ///   - interval: between two runs.
@@ -52,7 +53,7 @@ final class RowSweepRun {
     while let step = route.next {
       do {
         let done = try await batch([step], measures: route.isLastRange)
-        try await note(step, done.answers[0], done)
+        try await note(step, done.answers, done)
       } catch let trouble as Trouble {
         try await meet(trouble, at: step)
       }
@@ -70,7 +71,7 @@ final class RowSweepRun {
       done = try await batch(steps, measures: true)
     }
     if let table = done.table { route.measured(table, at: done.beganAt) }
-    for (step, answer) in zip(steps, done.answers) { try await note(step, answer, done) }
+    for (step, answer) in zip(steps, done.answers) { try await note(step, [answer], done) }
   }
 
   /// Goes on after a batch that failed, or throws why it failed.
@@ -83,15 +84,16 @@ final class RowSweepRun {
     case (.locked, .walk, false), (.locked, .gather, false):
       let again = step.skippingLocked
       let done = try await batch([again], measures: false)
-      try await note(again, done.answers[0], done)
+      try await note(again, done.answers, done)
     case (.locked, _, true):
       // Not a row is locked but the table.
       throw trouble.cause
     }
   }
 
-  /// Notes what a step's statement answered.
-  private func note(_ step: SweepRoute.Step, _ answer: PostgresResult, _ done: Batch) async throws {
+  /// Notes what a step's statement answered, or its parts' statements.
+  private func note(_ step: SweepRoute.Step, _ answers: [PostgresResult], _ done: Batch) async throws {
+    let answer = answers[0]
     switch step.reads {
     case .walk, .gather:
       let found = Found(answer)
@@ -106,6 +108,12 @@ final class RowSweepRun {
       tally.count.changed += changed
       tally.count.skipped += max(0, due - changed)
       route.swept(range, changed: changed, in: done.duration, file: done.table?.file)
+    case .pages(let range) where step.parts > 1:
+      let changes = answers.map(\.affectedRows)
+      let changed = changes.reduce(0, +)
+      tally.count.changed += changed
+      let page = PageRanges.stop(of: range, changes: changes, in: done.duration)
+      route.swept(range, until: page, changed: changed, in: done.duration, file: done.table?.file)
     case .pages(let range):
       let changed = answer.affectedRows
       tally.count.changed += changed
@@ -185,7 +193,7 @@ extension RowSweepRun {
     var statements = [Self.settings(flushes: flushes)]
     if measures { statements.append(PostgresStatement(sweep.size, isKept: true)) }
     let first = statements.count
-    for step in steps { statements.append(statement(for: step)) }
+    for step in steps { statements += self.statements(for: step) }
     let beganAt = session.now
     do {
       let done = try await session.batch(statements)
@@ -204,14 +212,16 @@ extension RowSweepRun {
   }
 
   /// What a step sends.
-  private func statement(for step: SweepRoute.Step) -> PostgresStatement {
+  private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
     switch (step.reads, sweep.index) {
     case (.walk(let key), let index?):
-      PostgresStatement(sweep.walk(index, skippingLocked: step.skipsLocked), [key])
+      [PostgresStatement(sweep.walk(index, skippingLocked: step.skipsLocked), [key])]
     case (.gather(let key), let index?):
-      PostgresStatement(sweep.gather(index, skippingLocked: step.skipsLocked), [key])
+      [PostgresStatement(sweep.gather(index, skippingLocked: step.skipsLocked), [key])]
+    case (.pages(let range), _) where step.parts > 1:
+      PageRanges.parts(of: range, count: step.parts).map { sweep.statement(writePart, $0) }
     case (.pages(let range), _):
-      sweep.statement(step.skipsLocked ? sweep.writeSkippingLocked : write, range)
+      [sweep.statement(step.skipsLocked ? sweep.writeSkippingLocked : write, range)]
     case (.walk, nil), (.gather, nil):
       preconditionFailure("a route without an index walks none")
     }

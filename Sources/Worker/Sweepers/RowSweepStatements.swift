@@ -33,6 +33,11 @@ extension RowSweep {
     "\(verb) WHERE \(GuardStatements.filter) AND \(range) AND \(isDue) AND \(Self.hasTime)"
   }
 
+  /// The same for a part of a range: all due rows, or none where the clock says stop.
+  var writePart: String {
+    "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(range) AND \(isDue)"
+  }
+
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due and how many were
   /// changed.
   var writeSkippingLocked: String {
@@ -130,5 +135,10 @@ extension RowSweep {
   private static let hasTime = """
     clock_timestamp() < (SELECT greatest(now() + interval '\(PageRanges.writeLimit.milliseconds) ms',
       clock_timestamp() + interval '\(PageRanges.writeReserve.milliseconds) ms'))
+    """
+
+  /// Looked at once, before the first row.
+  private static let hasTimeForPart = """
+    (SELECT clock_timestamp() < now() + interval '\(PageRanges.partLimit.milliseconds) ms')
     """
 }

@@ -31,6 +31,8 @@ struct SweepRoute: Sendable {
     let reads: Reads
     /// Whether rows that someone else holds are left out rather than waited for.
     var skipsLocked = false
+    /// How many parts pages are written in; see `PageRanges.partCount`.
+    var parts = 1
 
     var skippingLocked: Step { Step(reads: reads, skipsLocked: true) }
   }
@@ -79,7 +81,8 @@ struct SweepRoute: Sendable {
     switch phase {
     case .walking(let key): Step(reads: .walk(from: key))
     case .gathering(let key): Step(reads: .gather(from: key))
-    case .paging: ranges.next.map { Step(reads: .pages($0), skipsLocked: ranges.skipsLocked) }
+    case .paging:
+      ranges.next.map { Step(reads: .pages($0), skipsLocked: ranges.skipsLocked, parts: ranges.partCount) }
     case .ended: nil
     }
   }
@@ -126,7 +129,7 @@ struct SweepRoute: Sendable {
     if let page {
       ranges.stopped(range, at: page, changed: changed, in: duration)
     } else {
-      ranges.swept(range, in: duration)
+      ranges.swept(range, changed: changed, in: duration)
     }
     pass?.reached(ranges.nextPage, after: duration)
     if ranges.next == nil { reachedEnd(file: file ?? 0) }

@@ -50,7 +50,7 @@ import Testing
           ranges.stopped(range, at: page, changed: Int.random(in: 0...1, using: &random), in: duration)
           passed = page
         default:
-          ranges.swept(range, in: duration)
+          ranges.swept(range, changed: Int.random(in: 0...(20 * range.count), using: &random), in: duration)
           passed = range.upperBound
         }
       }
@@ -104,5 +104,48 @@ import Testing
       if !ranges.tookTooLong(range) { break }
     }
     #expect(sizes == [64, 16, 4, 1])
+  }
+
+  @Test func fullPagesAreDoneInPartsAndOthersByTheClockForEveryRow() {
+    var ranges = PageRanges()
+    ranges.measured(pages: 100_000)
+    #expect(ranges.partCount == 1)
+    ranges.swept(0..<64, changed: 64 * PageRanges.fullPageRows, in: .milliseconds(10))
+    #expect(ranges.partCount == PageRanges.parts)
+    ranges.stayedLocked(64..<224)
+    #expect(ranges.partCount == 1)
+    ranges.go(to: 224)
+    ranges.swept(224..<384, changed: 160 * PageRanges.fullPageRows - 1, in: .milliseconds(10))
+    #expect(ranges.partCount == 1)
+    // Too few pages to be parted.
+    ranges.swept(384..<385, changed: 200, in: .seconds(1))
+    #expect(ranges.partCount == 1)
+  }
+
+  @Test func thePartsOfARangeAreAllOfItOneAfterTheOther() {
+    for pages in PageRanges.parts..<50 {
+      let parts = PageRanges.parts(of: 7..<(7 + pages), count: PageRanges.parts)
+      #expect(parts.flatMap { Array($0) } == Array(7..<(7 + pages)))
+      #expect(parts.allSatisfy { !$0.isEmpty })
+    }
+  }
+
+  @Test(
+    arguments: [
+      ([5, 5, 5, 5], 40, nil), ([5, 5, 0, 0], 20, nil), ([5, 5, 0, 0], 40, 50), ([0, 0, 5, 0], 40, 75),
+      ([0, 0, 0, 0], 40, 0),
+    ] as [([Int], Int, Int?)])
+  func aRangeInPartsIsTakenUpBehindItsLastChangeWhereTheTimeWasOver(
+    changes: [Int], milliseconds: Int, page: Int?
+  ) {
+    #expect(PageRanges.stop(of: 0..<100, changes: changes, in: .milliseconds(milliseconds)) == page)
+  }
+
+  @Test func aRangeOfWhichNoPartWasBegunIsDoneWithoutPartsNext() {
+    var ranges = PageRanges()
+    ranges.measured(pages: 100_000)
+    ranges.swept(0..<64, changed: 64 * 20, in: .milliseconds(10))
+    ranges.stopped(64..<224, at: 64, changed: 0, in: .milliseconds(40))
+    #expect(ranges.partCount == 1 && !ranges.skipsLocked && ranges.next?.lowerBound == 64)
   }
 }
