@@ -79,6 +79,9 @@ final class RowSweepRun {
     switch (trouble.kind, step.reads, step.skipsLocked) {
     case (.tooLong, _, _):
       guard route.tookTooLong(step) else { throw trouble.cause }
+    case (.locked, .look, _):
+      // Someone has locked the table: the pages find out for how long.
+      _ = route.tookTooLong(step)
     case (.locked, .pages(let range), false):
       route.stayedLocked(range)
     case (.locked, .walk, false), (.locked, .gather, false):
@@ -103,6 +106,9 @@ final class RowSweepRun {
         entries: found.entries, due: found.due, changed: found.changed, lowestKey: found.lowestKey,
         isPlenty: found.isPlenty,
         wasStopped: done.wasStopped && found.changed < found.free)
+    case .look:
+      let page = answer[row: 0, column: 0].flatMap(Self.page(ofPlace:))
+      route.looked(firstDue: page, in: done.duration, file: done.table?.file)
     case .pages(let range) where step.skipsLocked:
       let (due, changed) = (answer.number(0), answer.number(1))
       tally.count.changed += changed
@@ -138,7 +144,7 @@ final class RowSweepRun {
   private static func page(ofPlace text: String) -> Int? {
     var page = 0
     for byte in text.utf8.dropFirst() {
-      guard byte >= UInt8(ascii: "0"), byte <= UInt8(ascii: "9") else { return page }
+      guard byte >= UInt8(ascii: "0"), byte <= UInt8(ascii: "9"), page < 1 << 32 else { return page }
       page = page * 10 + Int(byte - UInt8(ascii: "0"))
     }
     return nil
@@ -222,6 +228,8 @@ extension RowSweepRun {
       PageRanges.parts(of: range, count: step.parts).map { sweep.statement(writePart, $0) }
     case (.pages(let range), _):
       [sweep.statement(step.skipsLocked ? sweep.writeSkippingLocked : write, range)]
+    case (.look, _):
+      [PostgresStatement(sweep.look)]
     case (.walk, nil), (.gather, nil):
       preconditionFailure("a route without an index walks none")
     }

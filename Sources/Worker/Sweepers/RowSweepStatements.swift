@@ -55,6 +55,13 @@ extension RowSweep {
     "SELECT min(ctid) FROM \(table) WHERE \(range) AND \(isDue)"
   }
 
+  // MARK: All pages
+
+  /// Answers where the first row lies that is due. Parallel workers may share it: nothing is written, no lock is taken.
+  var look: String {
+    "SELECT min(ctid) FROM \(table) WHERE \(GuardStatements.filter) AND \(isDue)"
+  }
+
   // MARK: An index, from the key $1 downwards (null: from the cutoff on)
 
   /// Changes the due rows among the next entries. Answers how many entries there were, how many of them were due, how

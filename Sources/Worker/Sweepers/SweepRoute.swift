@@ -11,12 +11,13 @@ import Reactor
 ///      │  ▲ │                                ▲       │ yes, or no index has every due row
 ///      │  └─┘ most entries are due           │       ▼
 ///      │                                     │     paging ─── the table's end ─▶ ended
-///      ├─ hardly any is ─▶ gathering ── few ─┘       ▲
-///      │                        │ many               │
-///      └─ too many are due ─────┴────────────────────┘
+///      ├─ hardly any is ─▶ gathering ── few ─┘       ▲   │ the first pages had none, and thousands follow
+///      │                        │ many               │   ▼
+///      └─ too many are due ─────┴────────────────────┴─ looking ─── none at all ─▶ ended
 ///
 /// A few due rows among a million are found by the index in no time; many are changed faster page by page, and that
-/// way costs the same for each row however many there are.
+/// way costs the same for each row however many there are. That nothing is due is told fastest by a look at the table
+/// as a whole, which PostgreSQL shares out among parallel workers; it says at which page the first due row lies, too.
 struct SweepRoute: Sendable {
   struct Step: Equatable, Sendable {
     enum Reads: Equatable, Sendable {
@@ -26,6 +27,8 @@ struct SweepRoute: Sendable {
       case gather(from: String)
       /// These pages.
       case pages(Range<Int>)
+      /// The whole table, to find its first due row; changes nothing.
+      case look
     }
 
     let reads: Reads
@@ -41,6 +44,10 @@ struct SweepRoute: Sendable {
   static let entryLimit = 1_000
   /// One due row found by the index costs about what so many pages do that are read one after the other.
   static let pagesPerFoundRow = 8
+
+  /// How many pages a table has that is looked at as a whole: as many as parallel workers are worth, and not so many
+  /// that it takes a second.
+  static let lookPages = 1_000...100_000
 
   private enum Phase: Equatable {
     case walking(from: String?)
@@ -60,6 +67,8 @@ struct SweepRoute: Sendable {
   private var isPlenty = false
   /// Whether this run's pass covers the whole table.
   private var isWhole = true
+  /// Whether a look at the whole table may say more than the pages so far, which had nothing to do.
+  private var mayLook = true
 
   /// - Parameter pass: given where the index does not have every due row.
   init(hasIndex: Bool, pass: FullPass?) {
@@ -81,6 +90,7 @@ struct SweepRoute: Sendable {
     switch phase {
     case .walking(let key): Step(reads: .walk(from: key))
     case .gathering(let key): Step(reads: .gather(from: key))
+    case .paging where isLooking: Step(reads: .look)
     case .paging:
       ranges.next.map { Step(reads: .pages($0), skipsLocked: ranges.skipsLocked, parts: ranges.partCount) }
     case .ended: nil
@@ -126,6 +136,7 @@ struct SweepRoute: Sendable {
   ) {
     // The first batch may have read pages that turned out not to be the next ones.
     guard phase == .paging, range.lowerBound == ranges.nextPage else { return }
+    if changed > 0 || page != nil { mayLook = false }
     if let page {
       ranges.stopped(range, at: page, changed: changed, in: duration)
     } else {
@@ -135,15 +146,29 @@ struct SweepRoute: Sendable {
     if ranges.next == nil { reachedEnd(file: file ?? 0) }
   }
 
+  /// A look at the whole table met its first due row on `page`, or none.
+  mutating func looked(firstDue page: Int?, in duration: Duration, file: Int? = nil) {
+    mayLook = false
+    guard phase == .paging, let table else { return }
+    // A row behind the table as it was measured is the next run's.
+    ranges.go(to: min(page ?? table.pages, table.pages))
+    pass?.reached(ranges.nextPage, after: duration)
+    if ranges.next == nil { reachedEnd(file: file ?? 0) }
+  }
+
   /// A row of `range` stayed locked for too long: the range is done again without waiting.
   mutating func stayedLocked(_ range: Range<Int>) {
+    mayLook = false
     ranges.stayedLocked(range)
   }
 
   /// A statement of `step` was cancelled for taking too long. False where nothing smaller is left to be tried.
   mutating func tookTooLong(_ step: Step) -> Bool {
-    if case .pages(let range) = step.reads { return ranges.tookTooLong(range) }
-    readEverything()
+    switch step.reads {
+    case .pages(let range): return ranges.tookTooLong(range)
+    case .look: mayLook = false
+    case .walk, .gather: readEverything()
+    }
     return true
   }
 
@@ -152,8 +177,14 @@ struct SweepRoute: Sendable {
     pass.flatMap { $0.isRecorded ? $0.record.text : nil }
   }
 
-  /// Whether the next step ends a walk over the pages.
-  var isLastRange: Bool { phase == .paging && ranges.isLast }
+  /// Whether the next step may end a walk over the pages.
+  var isLastRange: Bool { phase == .paging && (isLooking || ranges.isLast) }
+
+  /// Whether the next step is a look at the whole table: after the first pages, where nothing is known to be due.
+  private var isLooking: Bool {
+    guard mayLook, isWhole, !isPlenty, ranges.nextPage > 0, let table else { return false }
+    return Self.lookPages.contains(table.pages)
+  }
 
   private mutating func reachedEnd(file: Int) {
     pass?.ended(file: file)

@@ -155,4 +155,48 @@ import Testing
     #expect(count.changed == due)
     #expect(try await plane.sql("SELECT count(*) FROM secrets WHERE status = 'missing'") == "\(due)")
   }
+
+  /// Jobs have no index that leads to due ones: past the first pages a look at the whole table says where they begin.
+  @Test func aDueJobAtTheEndOfALargeTableIsFoundAndSoIsThatThereIsNone() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      ALTER TABLE sync_jobs SET (fillfactor = 10);
+      INSERT INTO sync_jobs (job_type, correlation_id, status, claim_expires_at, payload)
+      SELECT 'sync', gen_random_uuid(), 'claimed', now() + interval '1 hour', to_jsonb(repeat('x', 500))
+        FROM generate_series(1, 1300) AS n
+      """)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    try await onLoop {
+      #expect(try await plane.sweep(sweeper).changed == 0)
+      try await plane.sql(
+        "UPDATE sync_jobs SET claim_expires_at = now() WHERE ctid = (SELECT max(ctid) FROM sync_jobs)")
+      #expect(try await plane.sweep(sweeper).changed == 1)
+      #expect(try await plane.sql("SELECT count(*) FROM sync_jobs WHERE status = 'claimed'") == "1299")
+    }
+  }
+
+  /// So many on each page that ranges are written in parts: one row that stays locked costs one row.
+  @Test func ofPagesFullOfExpiredWrapsTheLockedOneIsLeft() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      \(SweeperTests.wrap) SELECT 'k' || n, '', '', '', 'k', '', 0, now() - interval '1 s', now(), 'someone'
+        FROM generate_series(1, 40000) AS n;
+      \(SweeperTests.wrap) SELECT 'live', '', '', '', 'k', '', 0, now() + interval '1 hour', NULL, NULL
+        FROM generate_series(1, 1000) AS n
+      """)
+    let sweeper = Sweeper.wrapsExpired(try plane.settings())
+    try await onLoop {
+      let lock = "SELECT FROM secret_wraps WHERE key_name = 'k35000' FOR UPDATE"
+      try await SweepRaceTests.transaction(plane, lock) { commit in
+        let count = try await plane.sweep(sweeper)
+        #expect(count.changed == 39_999)
+        #expect(count.skipped == 1)
+        try await commit()
+      }
+      #expect(try await plane.sweep(sweeper).changed == 1)
+      #expect(try await self.left(plane) == "0|0|1000")
+    }
+  }
 }

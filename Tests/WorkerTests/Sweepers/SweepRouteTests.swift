@@ -20,8 +20,10 @@ import Testing
 
     var rows: [Row]
     var pages: Int
+    /// Index entries that were looked at.
     var looks = 0
     var pagesRead = 0
+    var wholeLooks = 0
 
     /// Whether a row is due: one that the index has, where `inIndex` is given.
     func hasDue(inIndex: Bool = false) -> Bool {
@@ -55,15 +57,37 @@ import Testing
           entries: found.count, due: due.count, changed: changed.count,
           lowestKey: isWalk ? found.last.map { "\(rows[$0].key)" } : nil, isPlenty: isPlenty,
           wasStopped: changed.count < due.count)
+      case .look:
+        wholeLooks += 1
+        if most == 1 {
+          _ = route.tookTooLong(step)
+        } else {
+          route.looked(
+            firstDue: rows.filter(\.isDue).map(\.page).min(), in: .milliseconds(10), file: 7)
+        }
+      case .pages(let range) where step.parts > 1:
+        pagesRead += range.count
+        let parts = PageRanges.parts(of: range, count: step.parts)
+        let changes = parts.enumerated().map { number, part in
+          most.map { number >= $0 } ?? false ? 0 : change(part, most: nil).changed
+        }
+        let duration = most == nil ? Duration.milliseconds(10) : PageRanges.partLimit
+        let stop = PageRanges.stop(of: range, changes: changes, in: duration)
+        route.swept(range, until: stop, changed: changes.reduce(0, +), in: duration, file: 7)
       case .pages(let range):
         pagesRead += range.count
-        let due = rows.indices.filter { range.contains(rows[$0].page) && rows[$0].isDue }
-          .sorted { (rows[$0].page, $0) < (rows[$1].page, $1) }
-        let changed = due.prefix(most ?? due.count)
-        for place in changed { rows[place].isDue = false }
-        let left = due.count > changed.count ? rows[due[changed.count]].page : nil
-        route.swept(range, until: left, changed: changed.count, in: .milliseconds(10), file: 7)
+        let (changed, left) = change(range, most: most)
+        route.swept(range, until: left, changed: changed, in: .milliseconds(10), file: 7)
       }
+    }
+
+    /// Changes the due rows of these pages, `most` of them where it is given; `left` is where the next one lies.
+    private mutating func change(_ range: Range<Int>, most: Int?) -> (changed: Int, left: Int?) {
+      let due = rows.indices.filter { range.contains(rows[$0].page) && rows[$0].isDue }
+        .sorted { (rows[$0].page, $0) < (rows[$1].page, $1) }
+      let changed = due.prefix(most ?? due.count)
+      for place in changed { rows[place].isDue = false }
+      return (changed.count, due.count > changed.count ? rows[due[changed.count]].page : nil)
     }
   }
 
@@ -119,6 +143,43 @@ import Testing
       let after = Self.run(before, index: false, record: nil, passes: false, at: 1_000_000, random: &random)
       #expect(after.route.next == nil && !after.table.hasDue(), "seed \(seed)")
     }
+  }
+
+  /// Pages so full of due rows that they are written in parts, which the clock may stop.
+  @Test func ofFullPagesWrittenInPartsNoDueRowIsLeft() {
+    for seed in UInt64(0)..<100 {
+      var random = SeededRandom(seed: seed)
+      let rows = (0..<8_000).map { number in
+        Table.Row(
+          page: number / 20, key: 0, isReached: true, isDue: Int.random(in: 0..<10, using: &random) < 6,
+          isInIndex: false)
+      }
+      let after = Self.run(
+        Table(rows: rows, pages: 400), index: false, record: nil, passes: false, at: 1_000_000, random: &random)
+      #expect(after.route.next == nil && !after.table.hasDue(), "seed \(seed)")
+    }
+  }
+
+  @Test func aTableWithoutDueRowsIsReadWithItsFirstPagesAndOneLook() {
+    var random = SeededRandom(seed: 5)
+    let empty = Self.run(
+      Table(rows: [], pages: 30_000), index: false, record: nil, passes: false, at: 1_000_000, random: &random)
+    #expect(empty.table.pagesRead == PageRanges.initialPages && empty.table.wholeLooks == 1 && empty.steps == 1)
+    // A table that a look takes too long at, or is too much for, is read in ranges.
+    for pages in [500, 1_000_000] {
+      let table = Table(rows: [], pages: pages)
+      let ranged = Self.run(table, index: false, record: nil, passes: false, at: 1_000_000, random: &random)
+      #expect(ranged.table.wholeLooks == 0 && ranged.table.pagesRead >= pages)
+    }
+  }
+
+  @Test func aLookLeadsToTheFirstDueRow() {
+    var random = SeededRandom(seed: 6)
+    let row = Table.Row(page: 20_000, key: 0, isReached: true, isDue: true, isInIndex: false)
+    let after = Self.run(
+      Table(rows: [row], pages: 20_100), index: false, record: nil, passes: false, at: 1_000_000, random: &random)
+    #expect(!after.table.hasDue() && after.table.wholeLooks == 1)
+    #expect(after.table.pagesRead < 200 + PageRanges.initialPages)
   }
 
   @Test func whatAPartialIndexLacksWaitsForTheFullPassAndNoLonger() {
