@@ -103,8 +103,8 @@ final class GuardedSession {
     guard opened[row: 0, column: 0] == "t" else { throw RunInterruption.leaseLost }
     guard closed[row: 0, column: 0] == "t" else { return nil }
     cutoff = closed[row: 0, column: 3]
-    let endedAt = closed[row: 0, column: 2].flatMap { Int64($0) } ?? 0
-    let microseconds = closed[row: 0, column: 4].flatMap { Int64($0) } ?? 0
+    let endedAt = Self.microseconds(closed[row: 0, column: 2]) ?? 0
+    let microseconds = Self.microseconds(closed[row: 0, column: 4]) ?? 0
     return Batch(
       results: Array(results[1..<(results.count - 1)]), beganAt: (endedAt - microseconds) / 1_000,
       duration: .microseconds(microseconds))
@@ -140,7 +140,13 @@ final class GuardedSession {
   }
 
   private func noteClock(_ microseconds: String?) {
-    guard let reading = microseconds.flatMap({ Int64($0) }) else { return }
+    guard let reading = Self.microseconds(microseconds) else { return }
     connection.attachment = ClockSample(reading: reading, arrivedAt: clock.now, unitsPerSecond: 1_000_000)
+  }
+
+  /// Nil for what no clock shows, so that nothing computed with it overflows.
+  private static func microseconds(_ text: String?) -> Int64? {
+    guard let number = text.flatMap({ Int64($0) }), (0...(1 << 53)).contains(number) else { return nil }
+    return number
   }
 }
