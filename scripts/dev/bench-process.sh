@@ -35,7 +35,7 @@ load_probe() {
   before=$(cpu_nanoseconds "$2")
   pinned 0 wrk -t1 -c32 "-d$(pick 2 4)s" --latency "$3" >"$work/wrk"
   after=$(cpu_nanoseconds "$2")
-  awk '/Requests\/sec/ { print $2 }' "$work/wrk" >>"$work/rate.$1"
+  awk '/Requests\/sec/ { printf "%d\n", $2 }' "$work/wrk" >>"$work/rate.$1"
   awk '$1 == "99%" { value = $2 + 0; if ($2 ~ /ms$/) value *= 1000; if ($2 ~ /[0-9]s$/ && $2 !~ /[um]s$/) value *= 1e6
     print value }' "$work/wrk" >>"$work/p99.$1"
   awk -v nanoseconds=$((after - before)) '/requests in/ { printf "%d\n", nanoseconds / $1 }' "$work/wrk" \
@@ -177,11 +177,17 @@ bench_load() {
 }
 
 bench_cgroup() {
+  local kilobytes
   if ! can_limit_memory; then
     say "no memory cgroups of version 1 here, or not root: left out"
     return
   fi
-  row cgroup_kb 'smallest memory cgroup: boots, sweeps 100,000 rows' "$(smallest_cgroup_kb)" kB 'max 2048'
+  kilobytes=$(smallest_cgroup_kb)
+  if [[ -z $kilobytes ]]; then
+    say "it did not get along with 4096 kB: no figure"
+    return
+  fi
+  row cgroup_kb 'smallest memory cgroup: boots, sweeps 100,000 rows' "$kilobytes" kB 'max 2048'
 }
 
 # As processes, each with its own connections: what a fleet is.

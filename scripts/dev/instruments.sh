@@ -64,14 +64,19 @@ redis_password() {
 # in_redis COMMAND...: redis-cli on the private server.
 in_redis() { REDISCLI_AUTH=$(redis_password) redis-cli -h 127.0.0.1 -p "$redis_port" --no-auth-warning "$@"; }
 
-# fill NAME=COUNT...: empties the swept tables and fills them, see rows.sql; due=PERCENT of the rows are due.
+# fill NAME=COUNT...: empties the swept tables and adds rows.
 fill() {
+  in_database -c 'TRUNCATE secret_wraps, secrets, agents, sync_jobs CASCADE' >&2
+  add_rows "$@"
+}
+
+# add_rows NAME=COUNT...: adds rows to the swept tables, see rows.sql; due=PERCENT of the rows are due.
+add_rows() {
   local pair options=() given=" $* "
   for pair in wraps=0 secrets=0 agents=0 jobs=0 due=50; do
     [[ $given == *" ${pair%=*}="* ]] || options+=(-v "$pair")
   done
   for pair in "$@"; do options+=(-v "$pair"); done
-  in_database -c 'TRUNCATE secret_wraps, secrets, agents, sync_jobs CASCADE' >&2
   in_database "${options[@]}" -f "$root/scripts/dev/rows.sql" >&2
 }
 
@@ -122,7 +127,7 @@ set_scenario() {
   case $1 in
     idle | probes) ;;
     sweep)
-      # All five at work as often as can be.
+      # All at work as often as can be.
       export SB_WORKER_LEASE=3s SB_WORKER_WRAPS_EXPIRED_INTERVAL=100ms SB_WORKER_SECRETS_STALE_INTERVAL=100ms \
         SB_WORKER_AGENTS_STALE_INTERVAL=100ms SB_WORKER_JOBS_RECOVERY_INTERVAL=100ms
       fill wraps=200000
@@ -144,11 +149,17 @@ set_scenario() {
 
 # drive NAME SECONDS: what happens around the worker in a scenario, for so long.
 drive() {
+  local ends=$((SECONDS + $2))
   case $1 in
-    idle | sweep) step sleep "$2" ;;
+    idle) step sleep "$2" ;;
+    sweep)
+      while ((SECONDS < ends)); do
+        add_rows wraps=20000 due=100
+        sleep 0.5
+      done
+      ;;
     probes) step wrk -t1 -c32 "-d${2}s" "http://127.0.0.1:$port${probe_path-/healthz}" >&2 ;;
     notifications)
-      local ends=$((SECONDS + $2))
       while ((SECONDS < ends)); do
         in_database -c "INSERT INTO agents (name, scope, secret_hash, last_seen_at)
           SELECT gen_random_uuid(), '{}', '\x00', now() - interval '1 hour' FROM generate_series(1, 5)"
@@ -181,10 +192,10 @@ in_cgroup() {
 
 can_limit_memory() { [[ -d /sys/fs/cgroup/memory && -w /sys/fs/cgroup/memory ]]; }
 
-# smallest_cgroup_kb: the smallest limit in kB at which in_cgroup succeeds.
+# smallest_cgroup_kb: the smallest limit in kB at which in_cgroup succeeds, or nothing.
 smallest_cgroup_kb() {
-  local kilobytes smallest='more than 4096'
-  for kilobytes in 4096 3072 2816 2560 2432 2304 2176 2048 1920 1792; do
+  local kilobytes smallest=
+  for kilobytes in 4096 3072 2560 2304 2176 2048 1984 1920 1856 1792 1728; do
     in_cgroup $((kilobytes * 1024)) || break
     smallest=$kilobytes
   done
