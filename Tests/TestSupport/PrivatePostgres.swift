@@ -195,7 +195,7 @@ private final class ServerGuard: Sendable {
     shift 6
     trap '' INT TERM HUP
     cd /
-    as_owner() { "$@"; }
+    as_owner() { exec "$@"; }
     if [ "$(id -u)" = 0 ]; then
       chown postgres "$directory"
       as_owner() { exec setpriv --reuid=postgres --regid=postgres --clear-groups "$@"; }
