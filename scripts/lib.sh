@@ -43,12 +43,26 @@ attended=
 signals=0
 signalled=
 
-# A signal goes on to the child that the script attends to; without one it ends the script.
+# A signal goes on to the child that the script attends to and all of its session; without one it ends the script.
 on_signal() {
+  local members
   signals=$((signals + 1))
   signalled=$1
   [[ -n $attended ]] || exit "$1"
-  kill -TERM -- "-$attended" 2>/dev/null || kill -TERM "$attended" 2>/dev/null || true
+  mapfile -t members < <(session_members "$attended")
+  # None yet: it is about to begin its session.
+  kill -TERM "${members[@]:-$attended}" 2>/dev/null || true
+}
+
+# session_members SESSION: its processes, in whatever groups: swift test gives the tests one of their own.
+session_members() {
+  local stat line session
+  for stat in /proc/[0-9]*/stat; do
+    { read -r line <"$stat"; } 2>/dev/null || continue
+    # Behind the program's name in parentheses: state, parent, group, session.
+    read -r _ _ _ session _ <<<"${line##*) }"
+    [[ $session != "$1" ]] || { stat=${stat#/proc/}; printf '%s\n' "${stat%/stat}"; }
+  done
 }
 
 trap run_endings EXIT
