@@ -135,11 +135,7 @@ public final class HTTPServer {
   // MARK: Accepting
 
   private func accept() {
-    // A request comes in one piece and an answer goes in one: who is in the middle of one of them when there is no more
-    // room is slow, or means to keep others out.
-    if connections.count >= limits.maximumConnections, !evictOldest(.idle, .lingering, .receiving, .writing) {
-      return pauseAccepting(until: nil)
-    }
+    if connections.count >= limits.maximumConnections, !evictOldest() { return pauseAccepting(until: nil) }
     guard let listener else { return }
     let accepted = listener.accept()
     if accepted >= 0 {
@@ -152,15 +148,16 @@ public final class HTTPServer {
       connections.insert(connection, .idle, at: now)
       arm(for: now.advanced(by: limits.idleTimeout))
       connection.start()
-    } else if [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(-accepted), !evictOldest(.idle, .lingering) {
+    } else if [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(-accepted), !evictOldest() {
       // The connection stays in the backlog, so the listener stays ready: watching on would spin.
       pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
     }
   }
 
-  /// Closes the oldest connection in the first of these states that there is one in.
-  private func evictOldest(_ states: HTTPConnectionState...) -> Bool {
-    for state in states {
+  /// Closes the connection that has waited longest for its peer, an idle one first. A request comes in one piece and an
+  /// answer goes in one: who is between two of them when there is no more room is slow, or means to keep others out.
+  private func evictOldest() -> Bool {
+    for state in [HTTPConnectionState.idle, .lingering, .receiving, .writing] {
       guard let oldest = connections.first(state) else { continue }
       counters.evictedConnections += 1
       oldest.close()

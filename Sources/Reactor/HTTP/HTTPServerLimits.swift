@@ -17,7 +17,7 @@ public struct HTTPServerLimits: Sendable {
   /// Connections at a time. At the bound the oldest idle one gives way, else the oldest that waits for its peer in the
   /// middle of a request or an answer; where all wait for the handler, new ones wait in the kernel's backlog.
   public var maximumConnections = 256
-  /// How long accepting rests after the process ran out of descriptors or memory and no idle connection could give way.
+  /// How long accepting rests after the process ran out of descriptors or memory and no connection could give way.
   public var acceptPause: Duration = .milliseconds(500)
 
   public init() {}
