@@ -81,6 +81,21 @@ import Testing
     }
   }
 
+  /// Else a few bytes for an array in an array, and in that one, would take a hundred times the memory.
+  @Test func arraysWithinAnArrayCountTowardsItsBound() async throws {
+    for (count, isTaken) in [(20_000, true), (30_000, false)] {
+      let pairs = "*\(count)\r\n" + String(repeating: "*2\r\n:1\r\n:1\r\n", count: count)
+      try await withClient(of: answering(pairs)) { redis in
+        do {
+          let answer = try await redis.command(["GET", "k"], by: shortly(.seconds(10)))
+          #expect(isTaken && answer.array?.count == count)
+        } catch {
+          #expect(!isTaken, "\(error)")
+        }
+      }
+    }
+  }
+
   @Test(arguments: ["+HELLO\r\n", ":1\r\n", "$4\r\nPONG\r\n", "*0\r\n", "$-1\r\n"])
   func aHelloThatIsNotAnsweredByPongIsNotRedis(words: String) async throws {
     let peer = try ScriptedPeer { connection in

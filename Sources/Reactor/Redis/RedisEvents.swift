@@ -10,7 +10,7 @@ final class RedisEvents {
   static let stringByteLimit = 32 * 1024 * 1024
   /// The most bytes of all else, which is one line: hiredis looks for its end from the beginning each time.
   static let lineByteLimit = 64 * 1024
-  /// The most elements that one array of an answer may have.
+  /// The most elements that all arrays of an answer may have together.
   static let elementLimit = 65_536
 
   /// What ends a connection that keeps to hiredis' rules.
@@ -25,7 +25,14 @@ final class RedisEvents {
   private var watcher: IOWatcher?
   private var interest: IOWatcher.Interest = []
   private let functions = UnsafeMutablePointer<redisReplyObjectFunctions>.allocate(capacity: 1)
-  private var ownFunctions: UnsafeMutablePointer<redisReplyObjectFunctions>?
+  private let arrays = UnsafeMutablePointer<Arrays>.allocate(capacity: 1)
+
+  /// What the functions in hiredis' place work with.
+  private struct Arrays {
+    let own: UnsafeMutablePointer<redisReplyObjectFunctions>
+    /// Of the answer that is being read.
+    var elementsLeft = 0
+  }
 
   /// Serves `context`, which keeps this alive until it is freed. With TLS, `session` is its session.
   init(
@@ -55,16 +62,20 @@ final class RedisEvents {
     functions.initialize(to: own.pointee)
     functions.pointee.createArray = { task, count in
       // Without a reply hiredis ends the connection, as where memory is short.
-      guard let task, count <= RedisEvents.elementLimit else { return nil }
-      return task.pointee.privdata.load(as: redisReplyObjectFunctions.self).createArray(task, count)
+      guard let task, let arrays = task.pointee.privdata?.assumingMemoryBound(to: Arrays.self) else { return nil }
+      if task.pointee.parent == nil { arrays.pointee.elementsLeft = RedisEvents.elementLimit }
+      guard count <= arrays.pointee.elementsLeft else { return nil }
+      arrays.pointee.elementsLeft -= Int(count)
+      return arrays.pointee.own.pointee.createArray(task, count)
     }
-    ownFunctions = own
-    reader.pointee.privdata = UnsafeMutableRawPointer(own)
+    arrays.initialize(to: Arrays(own: own))
+    reader.pointee.privdata = UnsafeMutableRawPointer(arrays)
     reader.pointee.fn = functions
   }
 
   isolated deinit {
     functions.deallocate()
+    arrays.deallocate()
   }
 
   private nonisolated static func of(_ data: UnsafeMutableRawPointer?, _ body: @EventLoop (RedisEvents) -> Void) {
@@ -82,7 +93,7 @@ final class RedisEvents {
   private func end() {
     watcher?.stop()
     watcher = nil
-    context.pointee.c.reader?.pointee.fn = ownFunctions
+    if let reader = context.pointee.c.reader, reader.pointee.fn == functions { reader.pointee.fn = arrays.pointee.own }
   }
 
   private func isReady(_ ready: IOWatcher.Interest) {
