@@ -14,3 +14,19 @@ int creactor_arguments(char ***values) {
   *values = argument_values;
   return argument_count;
 }
+
+static long refused_result = X509_V_OK;
+
+// A TLS session that ends before it has begun, of a client that looks at certificates.
+static void keep_refusal(void *session, void *unused, CRYPTO_EX_DATA *data, int index, long number, void *pointer) {
+  if (SSL_is_init_finished(session) || SSL_get_verify_mode(session) == SSL_VERIFY_NONE) return;
+  refused_result = SSL_get_verify_result(session);
+}
+
+void creactor_watch_refusals(void) {
+  static int index = -1;
+  if (index < 0) index = CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL, NULL, NULL, keep_refusal);
+  refused_result = X509_V_OK;
+}
+
+long creactor_refusal(void) { return refused_result; }

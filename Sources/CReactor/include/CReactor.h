@@ -197,6 +197,13 @@ static inline char *const *creactor_environment(void) { return environ; }
 /// The words of the command line, and how many there are.
 int creactor_arguments(char ***values);
 
+/// From now on, keeps how a TLS session's look at the peer's certificate went that is freed before it has begun: for
+/// libpq, which frees it in the step in which it fails.
+void creactor_watch_refusals(void);
+
+/// What was kept since then: X509_V_OK, or why a certificate was refused.
+long creactor_refusal(void);
+
 /// What could be written, or the negative error number.
 static inline ssize_t creactor_write(int descriptor, const void *bytes, size_t count) {
   ssize_t written = write(descriptor, bytes, count);

@@ -16,8 +16,6 @@ final class PostgresHandshake {
   private var completion: Completion?
   private var watcher: IOWatcher?
   private var timer: TimerWatcher?
-  /// The TLS session, kept beyond libpq's own use: it says why a certificate was refused, which libpq does not.
-  private var session: OpaquePointer?
 
   /// Begins at once; `completion` is called later, never from inside of this call.
   init(_ parameters: [PostgresParameter], by deadline: MonotonicInstant, completion: @escaping Completion) {
@@ -70,31 +68,16 @@ final class PostgresHandshake {
     // The step may close the socket and open another one, also under the same number: stopping first makes the next
     // watch register it anew.
     watcher?.stop()
-    let step = PQconnectPoll(connection)
-    keepSession(of: connection)
-    switch step {
+    // libpq does not say why a certificate was refused, and frees the session in the step that fails.
+    creactor_watch_refusals()
+    switch PQconnectPoll(connection) {
     case PGRES_POLLING_READING: watcher?.watch(PQsocket(connection), for: .read)
     case PGRES_POLLING_WRITING: watcher?.watch(PQsocket(connection), for: .write)
     case PGRES_POLLING_OK: end(.success(connection))
     default:
-      let refusal = session.flatMap { SSL_is_init_finished($0) == 0 ? CertificateRefusal.reason(of: $0) : nil }
+      let refusal = CertificateRefusal.reason(of: creactor_refusal())
       end(.failure(PostgresError.unavailable(reason: refusal ?? Self.reason(of: connection))))
     }
-  }
-
-  /// Another attempt of libpq, to another address or in another mode, has another session.
-  private func keepSession(of connection: OpaquePointer) {
-    guard let structure = PQsslStruct(connection, "OpenSSL") else { return }
-    let present = OpaquePointer(structure)
-    guard present != session else { return }
-    dropSession()
-    SSL_up_ref(present)
-    session = present
-  }
-
-  private func dropSession() {
-    if let session { SSL_free(session) }
-    session = nil
   }
 
   private func end(_ result: Result<OpaquePointer, any Error>) {
@@ -106,7 +89,6 @@ final class PostgresHandshake {
     timer = nil
     if case .failure = result, let connection { PQfinish(connection) }
     connection = nil
-    dropSession()
     if let failure { completion(.failure(failure)) } else { completion(result) }
   }
 
