@@ -1,5 +1,5 @@
-// Why a peer's certificate was refused, in OpenSSL's words. Invariant: they name no host. Used where a connection failed:
-// by Redis' and by PostgreSQL's.
+// Why a peer's certificate was refused, in OpenSSL's words. Invariant: they name no host. Used where a connection
+// failed: by Redis' and by PostgreSQL's.
 
 import CReactor
 
