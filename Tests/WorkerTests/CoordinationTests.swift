@@ -148,7 +148,7 @@ import Testing
       let next = try await pair.take(pair.second)
       #expect(next.ticket.failures == 0)
       _ = try await pair.second.complete(next, RunReport(outcome: .failure))
-      for value in ["inf", "nan", "1e300"] {
+      for value in ["inf", "1e300"] {
         try pair.server.cli("HSET", record, "failures", value)
         await #expect(throws: Coordinator.UnexpectedAnswer.self) {
           try await pair.first.release(token: try await pair.take(pair.first).token)
