@@ -34,20 +34,47 @@ keep_rows() {
 restore_rows() {
   in_maintenance -c 'DROP DATABASE secrets_bridge WITH (FORCE)' \
     -c 'CREATE DATABASE secrets_bridge TEMPLATE kept OWNER worker STRATEGY file_copy' -c CHECKPOINT
-  # The files' pages into the server's memory, for both sides alike.
+  # The files' pages into the server's memory, for both sides alike; and what is still to be written to the disk out of
+  # the way, or the kernel makes whoever writes next wait for it.
   in_database -c "SELECT count(*) FROM $1" >>"$log"
+  sync
 }
 
-# statement_ms SQL: how long psql says that it took.
-statement_ms() { in_database -c '\timing on' -c "$1" | awk '/^Time:/ { print $2 }'; }
+# statement_ms SQL: how long psql says that it took. When it ended is in $work/ended.
+statement_ms() {
+  in_database -c '\timing on' -c "$1" | awk '/^Time:/ { print $2 }'
+  date +%s.%N >"$work/ended"
+}
 
-# worker_ms SWEEPER: how long the worker's own run took, by its log. Its peak of resident memory is in $work/peak.
+# worker_ms SWEEPER [RUNS]: how long so many of a running worker's sweeps took, by its log: over a connection that it
+# has, as psql's time is. When the last one ended is in $work/ended, the worker's peak of resident memory in kB in
+# $work/peak.
 worker_ms() {
-  rm -f "$work/once"
-  LOG_LEVEL=debug /usr/bin/time -o "$work/peak" -f %M "$worker_binary" run --once --force 2>"$work/once" ||
-    die "a run failed: $(tail -n 3 "$work/once")"
-  awk -v task="\"task\":\"$1\"" 'index($0, task) && /"msg":"swept"/ && match($0, /"duration_ms":"?[0-9]+/) {
-    text = substr($0, RSTART, RLENGTH); gsub(/[^0-9]/, "", text); print text }' "$work/once"
+  local runs=${2-1} ends=$((SECONDS + 300)) log=$work/sweeping interval=SB_WORKER_${1^^}_INTERVAL period=1s
+  # No second run begins before the worker has been told to stop after the first one.
+  ((runs > 1)) || period=10s
+  : >"$log"
+  launch env LOG_LEVEL=debug SB_WORKER_LEASE=3s SB_WORKER_WRAPS_EXPIRED_INTERVAL=24h \
+    SB_WORKER_SECRETS_STALE_INTERVAL=24h SB_WORKER_AGENTS_STALE_INTERVAL=24h SB_WORKER_JOBS_RECOVERY_INTERVAL=24h \
+    "${interval//-/_}=$period" "$worker_binary" run
+  until (($(swept_lines "$1" | wc -l) >= runs)); do
+    if ((SECONDS >= ends)) || ! kill -0 "$process"; then die "no sweep; its log ends with: $(tail -n 3 "$log")"; fi
+    sleep 0.2
+  done
+  field "/proc/$process/status" VmHWM >"$work/peak"
+  end_worker
+  swept_lines "$1" | head -n "$runs" | sed 's/.*"duration_ms":"\?\([0-9]*\).*/\1/'
+  date +%s.%N -d "$(swept_lines "$1" | sed -n "$runs"'s/.*"time":"\([^"]*\)".*/\1/p')" >"$work/ended"
+}
+
+swept_lines() { grep -F '"msg":"swept"' "$work/sweeping" | grep -F "\"task\":\"$1\"" || true; }
+
+# settle: keeps away what would take a core from whichever side is being measured when it comes: autovacuum, and the
+# sweeps that a new Redis has due.
+settle() {
+  in_database -c 'ALTER SYSTEM SET autovacuum = off' -c 'SELECT pg_reload_conf()' >>"$log"
+  fill
+  "$worker_binary" run --once --force 2>>"$log" || die "a run failed: $(tail -n 3 "$log")"
 }
 
 # watch_transactions: begins to note how long the worker's transactions last, in steps of a millisecond.
@@ -76,25 +103,30 @@ longest_transaction() {
   awk '/longest/ { print $NF }' "$work/watched"
 }
 
-bench_wraps() { bench_sweep wraps-expired "$(pick 200000 2000000)" 1 50; }
-bench_secrets() { bench_sweep secrets-stale "$(pick 100000 1000000)" 1.1 100; }
-bench_agents() { bench_sweep agents-stale "$(pick 100000 1000000)" 1.1 100; }
-bench_jobs() { bench_sweep jobs-recovery "$(pick 100000 1000000)" 1.1 100; }
+bench_wraps() { bench_sweep wraps-expired "$(pick 200000 2000000)" 1 50 "$(pick 3 5)"; }
+bench_secrets() { bench_sweep secrets-stale "$(pick 100000 1000000)" 1.1 100 3; }
+bench_agents() { bench_sweep agents-stale "$(pick 100000 1000000)" 1.1 100 "$(pick 3 5)"; }
+bench_jobs() { bench_sweep jobs-recovery "$(pick 100000 1000000)" 1.1 100 "$(pick 3 5)"; }
 
-# bench_sweep SWEEPER ROWS RATIO LONGEST: beside psql, in turns, on the same rows.
+samples() { tr '\n' ' ' <"$work/$1.$sweeper"; }
+
+# bench_sweep SWEEPER ROWS RATIO LONGEST ROUNDS: beside psql, in turns, on the same rows. Both are watched alike.
 bench_sweep() {
   local sweeper=$1 round table=${due_rows[$1]%% *}
-  install_missing time
+  settle
   fill "${swept_rows[$sweeper]}=$2"
   keep_rows
-  for ((round = 0; round < $(pick 3 5); round++)); do
+  for ((round = 0; round < $5; round++)); do
     restore_rows "$table"
+    watch_transactions
     statement_ms "${statements[$sweeper]}" >>"$work/psql.$sweeper"
+    longest_transaction >>"$work/log"
     restore_rows "$table"
     watch_transactions
     worker_ms "$sweeper" >>"$work/worker.$sweeper"
     longest_transaction >>"$work/longest.$sweeper"
   done
+  say "psql: $(samples psql), worker: $(samples worker), longest: $(samples longest)"
   row "${swept_rows[$sweeper]}_ms" "$sweeper: half of $2 rows due" "$(median <"$work/worker.$sweeper")" ms \
     "ratio-max $3" "$(median <"$work/psql.$sweeper")" psql
   row "${swept_rows[$sweeper]}_longest_ms" "$sweeper: longest transaction" "$(median <"$work/longest.$sweeper")" ms \
@@ -103,15 +135,17 @@ bench_sweep() {
 
 bench_nothing() {
   local sweeper round table limit
-  install_missing time
+  settle
   for sweeper in wraps-expired secrets-stale agents-stale jobs-recovery; do
     table=${due_rows[$sweeper]%% *}
     fill "${swept_rows[$sweeper]}=$(pick 200000 1000000)" due=0
     # The first run may read the table whole, which it then need not do again for a while.
-    worker_ms "$sweeper" >>"$log"
-    for ((round = 0; round < $(pick 3 9); round++)); do
-      statement_ms "SELECT count(*) FROM ${due_rows[$sweeper]}" >>"$work/count.$sweeper"
-      worker_ms "$sweeper" >>"$work/nothing.$sweeper"
+    worker_ms "$sweeper" >>"$work/log"
+    for ((round = 0; round < $(pick 1 3); round++)); do
+      for _ in {1..3}; do
+        statement_ms "SELECT count(*) FROM ${due_rows[$sweeper]}" >>"$work/count.$sweeper"
+      done
+      worker_ms "$sweeper" 3 >>"$work/nothing.$sweeper"
     done
     limit='max 5'
     # No index serves the expiry of a claim.
@@ -124,29 +158,35 @@ bench_nothing() {
 # writers_p99 LOG BEGIN END: of pgbench's transactions in that time, in ms.
 writers_p99() {
   awk -v begin="$2" -v end="$3" '{ at = $5 + $6 / 1e6 } at >= begin && at <= end { print $3 / 1000 }' "$1".* |
-    sort -n | awk '{ values[NR] = $1 } END { if (NR) printf "%.2f", values[int(NR * 0.99 + 0.999)] }'
+    sort -n | awk '{ values[NR] = $1 } END { if (NR) printf "%.2f\n", values[int(NR * 0.99 + 0.999)] }'
 }
 
-# beside_writers NAME COMMAND...: the writers' p99 while COMMAND runs, to $work/writers.NAME
+# beside_writers NAME COMMAND...: the writers' p99 while COMMAND did what it prints the milliseconds of, until the time
+# in $work/ended; to $work/writers.NAME
 beside_writers() {
-  local name=$1 begin end writers
+  local name=$1 end writers
   shift
   rm -f "$work"/pgbench.*
   (cd "$work" && exec setpriv --pdeathsig TERM -- "$(postgres_bin)/pgbench" -n -c 2 -T 600 -l --log-prefix=pgbench \
-    -f "$work/writer.sql" "${DATABASE_URL/worker:/admin:}") >>"$log" 2>&1 &
+    -f "$work/writer.sql" "${DATABASE_URL/worker:/admin:}") >>"$work/log" 2>&1 &
   writers=$!
   sleep 1
-  begin=$(date +%s.%N)
-  "$@" >>"$log"
-  end=$(date +%s.%N)
+  "$@" >"$work/took"
+  end=$(<"$work/ended")
   end_process "$writers" INT
-  writers_p99 "$work/pgbench" "$begin" "$end" >>"$work/writers.$name"
-  printf '\n' >>"$work/writers.$name"
+  writers_p99 "$work/pgbench" "$(awk -v end="$end" '{ printf "%.6f", end - $1 / 1000 }' "$work/took")" "$end" \
+    >>"$work/writers.$name"
+}
+
+undisturbed() {
+  sleep "$1"
+  date +%s.%N >"$work/ended"
+  printf '%s\n' "$(($1 * 1000))"
 }
 
 bench_writers() {
   local round
-  install_missing time
+  settle
   cat >"$work/writer.sql" <<'SQL'
 INSERT INTO secret_wraps
   (encrypted_value, nonce, data_key_ciphertext, kms_key_id, content_hash, byte_length, expires_at)
@@ -157,7 +197,7 @@ SQL
   keep_rows
   for ((round = 0; round < $(pick 2 5); round++)); do
     restore_rows secret_wraps
-    beside_writers alone sleep 2
+    beside_writers alone undisturbed 2
     beside_writers worker worker_ms wraps-expired
     restore_rows secret_wraps
     beside_writers psql statement_ms "${statements[wraps-expired]}"
@@ -170,7 +210,7 @@ SQL
 
 bench_growth() {
   local count points=() peaks=()
-  install_missing time
+  settle
   for count in $(pick '20000 200000' '20000 200000 2000000 20000000'); do
     fill "wraps=$count"
     points+=("$((count / 2)) $(worker_ms wraps-expired)")
