@@ -133,7 +133,9 @@ final class RowSweepRun {
   /// Where a range that the clock stopped is to be taken up; nil where nothing of it is left.
   private func firstDuePage(in range: Range<Int>) async throws -> Int? {
     do {
-      let done = try await session.batch([Self.settings(flushes: true), sweep.statement(sweep.firstDue, range)])
+      let done = try await session.batch([
+        Self.settings(flushes: true, plansOnce: true), sweep.statement(sweep.firstDue, range),
+      ])
       return done.results[1][row: 0, column: 0].flatMap(Self.page(ofPlace:))
     } catch let error as PostgresError where error.sqlState == GuardedSession.cancelledState {
       return range.lowerBound
@@ -196,7 +198,8 @@ extension RowSweepRun {
   private func batch(_ steps: [SweepRoute.Step], measures: Bool) async throws -> Batch {
     let flushes = measures || batches % Self.batchesPerFlush == 0
     batches += 1
-    var statements = [Self.settings(flushes: flushes)]
+    let plansOnce = steps.allSatisfy { if case .pages = $0.reads { true } else { false } }
+    var statements = [Self.settings(flushes: flushes, plansOnce: plansOnce)]
     if measures { statements.append(PostgresStatement(sweep.size, isKept: true)) }
     let first = statements.count
     for step in steps { statements += self.statements(for: step) }
@@ -235,9 +238,13 @@ extension RowSweepRun {
     }
   }
 
-  private static func settings(flushes: Bool) -> PostgresStatement {
+  /// - Parameter plansOnce: any range of pages has the same plan, though a small one is estimated to cost less than the
+  ///   plan that was kept; a walk's depends on what it looks for.
+  private static func settings(flushes: Bool, plansOnce: Bool) -> PostgresStatement {
     PostgresStatement(
-      RowSweep.batchSettings, [flushes ? "on" : "off", "\(statementLimit.milliseconds)"], isKept: true)
+      RowSweep.batchSettings,
+      [flushes ? "on" : "off", "\(statementLimit.milliseconds)", plansOnce ? "force_generic_plan" : "auto"],
+      isKept: true)
   }
 }
 

@@ -5,9 +5,9 @@
 import Reactor
 
 extension RowSweep {
-  /// Parameters: synchronous_commit, and the longest time that a statement may take, in ms.
+  /// Parameters: synchronous_commit, the longest time that a statement may take in ms, and plan_cache_mode.
   static let batchSettings = """
-    SELECT set_config('synchronous_commit', $1, true),
+    SELECT set_config('synchronous_commit', $1, true), set_config('plan_cache_mode', $3, true),
            set_config('statement_timeout', least($2::bigint, greatest(1, trunc(extract(epoch FROM
              current_setting('sb.deadline')::timestamptz - clock_timestamp()) * 1000)))::bigint::text, true)
     """
