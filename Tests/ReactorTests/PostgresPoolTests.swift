@@ -104,6 +104,25 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     }
   }
 
+  @Test func whoOnlyAsksIsAnsweredByTheConnectionsInUse() async throws {
+    let url = try await PrivatePostgres.shared.freshDatabase()
+    try await onLoop {
+      let pool = try makePool(url, limit: 1)
+      try await pool.withConnection(by: soon()) { connection in
+        let error = await postgresError { try await pool.ping(by: soon(.milliseconds(50))) }
+        #expect(error == .poolExhausted)
+        async let asked: Void = pool.ping(by: soon())
+        try await eventually("it waits") { pool.statistics.waiting == 1 }
+        _ = try await connection.query(one, by: soon())
+        try await asked
+        #expect(pool.statistics.waiting == 0)
+      }
+      _ = try await use(pool)
+      #expect(pool.statistics.connectsTotal == 1)
+      await pool.close()
+    }
+  }
+
   @Test func aCancelledWaiterLeavesTheQueue() async throws {
     let url = try await PrivatePostgres.shared.freshDatabase()
     try await onLoop {

@@ -42,6 +42,8 @@ public final class PostgresPool {
   private var connections: [PostgresPoolState.Slot: PostgresConnection] = [:]
   private var waiters: [PostgresPoolState.Ticket: Waiter] = [:]
   private var lastTicket: PostgresPoolState.Ticket = 0
+  /// Of those who wait, who only ask whether the server answers: an answer on another connection is theirs too.
+  private var questions: Set<PostgresPoolState.Ticket> = []
   private var counts = Statistics()
   private var sweepTimer: TimerWatcher?
   private var sweepAt: MonotonicInstant?
@@ -118,13 +120,15 @@ public final class PostgresPool {
     }
   }
 
-  /// Asks the server whether it answers.
+  /// Asks the server whether it answers. Where all connections are in use, an answer that one of them gets will do.
   ///
   /// - Throws: as `withConnection`.
   public func ping(by deadline: MonotonicInstant) async throws {
     do {
       // A session that ends instead of answering is no verdict; each that did is one less in the pool.
       while try await !isAnswered(by: deadline) {}
+    } catch is AnsweredElsewhere {
+      return
     } catch let error as PostgresError {
       switch error {
       // The server speaks, or it was not asked.
@@ -151,6 +155,9 @@ public final class PostgresPool {
 
   /// Takes in what a connection met: tells a change, and has `run` ask where doubt begins.
   private func note(_ event: PostgresPulse.Event) {
+    if event == .answered {
+      for ticket in questions { leave(ticket, AnsweredElsewhere()) }
+    }
     let wasInDoubt = pulse.isInDoubt
     let change = pulse.met(event)
     if pulse.isInDoubt, !wasInDoubt { bell.fire(()) }
@@ -193,6 +200,9 @@ public final class PostgresPool {
 
   // MARK: - Taking and giving back
 
+  /// Why a question needs no connection any more.
+  private struct AnsweredElsewhere: Error {}
+
   /// What a caller who asked gets.
   private enum Grant {
     case lent(PostgresPoolState.Slot)
@@ -204,7 +214,7 @@ public final class PostgresPool {
   ) async throws -> (slot: PostgresPoolState.Slot, connection: PostgresConnection, isNew: Bool) {
     while true {
       try Task.checkCancellation()
-      switch try await grant(by: deadline) {
+      switch try await grant(by: deadline, opening) {
       case .mayOpen(let slot):
         return (slot, try await open(slot, by: deadline, opening), true)
       case .lent(let slot):
@@ -216,7 +226,7 @@ public final class PostgresPool {
     }
   }
 
-  private func grant(by deadline: MonotonicInstant) async throws -> Grant {
+  private func grant(by deadline: MonotonicInstant, _ opening: PostgresConnection.Opening) async throws -> Grant {
     lastTicket += 1
     let ticket = lastTicket
     let waiter = Waiter()
@@ -224,6 +234,8 @@ public final class PostgresPool {
     defer { waiters[ticket] = nil }
     perform(state.request(ticket, now: clock.now))
     if let result = waiter.result { return try result.get() }
+    if opening == .question { questions.insert(ticket) }
+    defer { questions.remove(ticket) }
     return try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
         waiter.wait(continuation)
