@@ -33,13 +33,15 @@ import Testing
     for name in ["Subject", "Caught by", "Run with"] {
       #expect(text.contains("\n\(name): ") || text.hasPrefix("\(name): "))
     }
-    let run = try #require(text.split(separator: "\n").first { $0.hasPrefix("Run with: ") })
-    let arguments = run.dropFirst("Run with: ".count).split(separator: " ").map(String.init)
-    // A plan is only printed, so no worker is needed.
-    let options = try Options(arguments + ["--plan"])
-    #expect(
-      !FaultPlan.draw(
-        seed: options.seed, length: .seconds(options.seconds), replicas: options.replicas, kinds: options.kinds
-      ).loads.isEmpty)
+    let runs = text.split(separator: "\n").filter { $0.hasPrefix("Run with: ") }
+    for run in runs {
+      let arguments = run.dropFirst("Run with: ".count).split(separator: " ").map(String.init)
+      // A plan is only printed, so no worker is needed.
+      let options = try Options(arguments + ["--plan"])
+      #expect(
+        !FaultPlan.draw(
+          seed: options.seed, length: .seconds(options.seconds), replicas: options.replicas, kinds: options.kinds
+        ).loads.isEmpty)
+    }
   }
 }
