@@ -41,6 +41,11 @@ public enum GoDuration {
     return text
   }
 
+  /// The same without the fraction of a second.
+  public static func text(wholeSecondsOf duration: Duration) -> String {
+    text(.seconds(duration.components.seconds))
+  }
+
   /// 2^63: the magnitude of the least 64-bit number.
   private static let magnitudeLimit: UInt64 = 1 << 63
   private static let zero = UInt8(ascii: "0")

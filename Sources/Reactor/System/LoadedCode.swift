@@ -1,6 +1,6 @@
 // The pages of the program and its libraries that are in memory because start-up used them.
 // Invariant: only pages that nothing was ever written to are given back, so they come back as they were, from the
-// kernel's cache of the file. Called by the worker once, when it has booted.
+// kernel's cache of the file. Called when start-up is over, and when nothing has been sent for a while.
 
 import CReactor
 

@@ -43,10 +43,10 @@ final class OutageNotice {
         case .tellAway(let reason, let lasting):
           claim = await ledger?.claim() ?? .alone
           guard claim != .another else { continue }
-          tell(.failure, .error, "\(server) is away", "for \(Self.text(lasting)): \(reason)")
+          tell(.failure, .error, "\(server) is away", "for \(GoDuration.text(wholeSecondsOf: lasting)): \(reason)")
         case .tellBack(let length):
           guard await ledger?.close(claim) ?? true else { continue }
-          tell(.recovery, .info, "\(server) is back", "it was away for \(Self.text(length))")
+          tell(.recovery, .info, "\(server) is back", "it was away for \(GoDuration.text(wholeSecondsOf: length))")
         case .wait(let until):
           try await sleep(until: until)
         case .rest:
@@ -65,9 +65,5 @@ final class OutageNotice {
 
   private func tell(_ kind: Event.Kind, _ severity: Event.Severity, _ title: String, _ detail: String) {
     sink.accept(Event(kind, time: .now, severity: severity, component: component, title: title, detail: detail))
-  }
-
-  private static func text(_ length: Duration) -> String {
-    GoDuration.text(.seconds(length.milliseconds / 1_000))
   }
 }

@@ -9,7 +9,7 @@ struct RunFailure: Equatable, Sendable {
   /// Another try before the next slot cannot help.
   let isPermanent: Bool
   /// PostgreSQL could not be reached: an outage, which is told as one, and no failure of this sweeper's.
-  private(set) var isOutage: Bool
+  private(set) var isOutage = false
 
   init(_ error: any Error) {
     switch error {
@@ -25,15 +25,12 @@ struct RunFailure: Equatable, Sendable {
     case RunInterruption.leaseLost:
       reason = "the lease was lost"
       isPermanent = false
-      isOutage = false
     case RunInterruption.superseded:
       reason = "another run's session holds this sweeper's advisory lock"
       isPermanent = false
-      isOutage = false
     default:
       reason = "unexpected: \(error)"
       isPermanent = false
-      isOutage = false
     }
   }
 

@@ -219,7 +219,7 @@ extension SweeperLoop {
   /// Of a fleet's failures in a row people hear of the first, of some later ones, and of their end. A run that drained
   /// or was taken over by another replica is none.
   private func tell(_ verdict: RunVerdict, of run: EndedRun) {
-    let failing = "failing for \(GoDuration.text(.seconds(verdict.failingFor.milliseconds / 1_000)))"
+    let failing = "failing for \(GoDuration.text(wholeSecondsOf: verdict.failingFor))"
     let failures = Event.Count("failures", verdict.failures)
     switch verdict.kind {
     case .none:

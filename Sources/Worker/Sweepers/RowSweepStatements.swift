@@ -1,6 +1,6 @@
 // The SQL of a row sweep, put together from its declaration. Pure text.
-// Invariant: every write checks the row's condition again, looks at the clock for every row, and has the guard's
-// verdict as a one-time filter.
+// Invariant: every write checks the row's condition again and has the guard's verdict as a one-time filter; each but
+// the one of a few pages with locked rows ends by the clock.
 
 import Reactor
 
