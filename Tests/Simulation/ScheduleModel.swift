@@ -40,7 +40,9 @@ package struct ScheduleModel {
     var notBefore: Int64?
     var nextTry: Int64?
     var failures: Int64?
-    var isPaused = false
+    var origin: String?
+    var paused: String?
+    var pausedIn: String?
     var outcome: String?
     var rows: Int64?
     var duration: Int64?
@@ -59,6 +61,7 @@ package struct ScheduleModel {
     let grid: SlotGrid
     let notAfter: Int64
     let mode: TakeMode
+    var pause: Pause?
   }
 
   enum CompleteAnswer: Equatable {
@@ -96,12 +99,21 @@ package struct ScheduleModel {
     if now > ask.notAfter, !omissions.notAfter { return .late }
     let current = ask.grid.slot(at: now)
     let following = ask.grid.slot(after: now)
-    guard var record else {
-      self.record = Record(epoch: now, notBefore: now + ask.lease)
-      return .settling(slot: current, notBefore: now + ask.lease)
-    }
+    let isNew = record == nil
+    var record = self.record ?? Record(epoch: now, notBefore: now + ask.lease)
     defer { self.record = record }
-    if record.isPaused { return .paused(slot: current) }
+    let origin = record.origin ?? ask.token
+    record.origin = origin
+    if record.paused == nil, let pause = ask.pause, pause.origin != origin, pause.origin != record.pausedIn {
+      (record.paused, record.pausedIn) = (pause.text, pause.origin)
+    }
+    if let paused = record.paused, !["", "0", "false"].contains(paused) {
+      return .paused(slot: current, Pause(origin: origin, text: paused))
+    }
+    if isNew { return .settling(slot: current, notBefore: now + ask.lease) }
+    if record.token == ask.token {
+      return lock?.token == ask.token ? taken(record, slot: current, nextSlot: following) : .late
+    }
     if let slot = record.slot, slot > now { record.slot = now }
     let slot = record.slot ?? 0
     let started = min(record.started ?? 0, now)
@@ -114,8 +126,7 @@ package struct ScheduleModel {
     }
     if due > now { return .idle(slot: current, due: due) }
     if let lock {
-      if lock.token != record.token { record.slot = current }
-      return .held(slot: current, remaining: lock.expiry.map { $0 - now } ?? ask.grid.intervalMilliseconds)
+      return lock.expiry.map { .held(slot: current, remaining: $0 - now) } ?? .stuck(slot: current)
     }
     let notBefore = omissions.notBefore ? 0 : min(record.notBefore ?? 0, now + ask.lease)
     if notBefore > now { return .settling(slot: current, notBefore: notBefore) }
@@ -124,10 +135,14 @@ package struct ScheduleModel {
     lock = Lock(token: ask.token, expiry: now + ask.lease)
     record.token = ask.token
     record.started = now
-    return .taken(
+    return taken(record, slot: current, nextSlot: following)
+  }
+
+  private func taken(_ record: Record, slot: Int64, nextSlot: Int64) -> TakeAnswer {
+    .taken(
       RunTicket(
-        epoch: record.epoch, slot: current, nextSlot: following, failures: Int(record.failures ?? 0),
-        progress: record.progress))
+        epoch: record.epoch, slot: slot, nextSlot: nextSlot, failures: Int(record.failures ?? 0),
+        origin: record.origin ?? "", progress: record.progress))
   }
 
   mutating func renew(token: String, lease: Int64, notAfter: Int64, at now: Int64) -> Bool {
@@ -155,7 +170,7 @@ package struct ScheduleModel {
     if let record, record.completed == mine {
       return .done(verdict: record.verdict ?? 0, failingFor: record.verdictFor ?? 0, failures: record.verdictRuns ?? 0)
     }
-    var record = self.record ?? Record(epoch: mine, notBefore: now + lease)
+    var record = self.record ?? Record(epoch: mine, notBefore: now + lease, origin: grant.token)
     record.epoch = max(record.epoch, mine)
 
     var verdict: Int64 = 0

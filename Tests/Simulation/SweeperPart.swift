@@ -160,7 +160,7 @@ final class SweeperPart {
     let sentAt = replica.now
     let request = ScheduleModel.Ask(
       token: token, lease: replica.scenario.leaseMilliseconds, grid: grid,
-      notAfter: notAfter(sentAt.advanced(by: Self.commandLimit)), mode: mode)
+      notAfter: notAfter(sentAt.advanced(by: Self.commandLimit)), mode: mode, pause: course.pause)
     ask(
       { [self, replica] redis in
         let answer = redis.with(sweeper) { model, now in
@@ -277,8 +277,8 @@ struct Books {
     switch answer {
     case .late: return
     case .taken: break
-    case .held(let slot, _), .settling(let slot, _): if !isLearning { enter(slot, .open) }
-    case .idle(let slot, _), .paused(let slot):
+    case .held(let slot, _), .stuck(let slot), .settling(let slot, _): if !isLearning { enter(slot, .open) }
+    case .idle(let slot, _), .paused(let slot, _):
       if !isLearning { enter(slot, .left) }
       for (open, entry) in entries where entry == .open { entries[open] = .left }
     }

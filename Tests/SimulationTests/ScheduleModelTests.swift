@@ -55,6 +55,8 @@ import Testing
     private let keys: [String]
     private let grids = [60_000, 7_000].map { SlotGrid(sweeper: "wraps-expired", interval: .milliseconds($0)) }
     private var tokens = 0
+    /// The pause that was last seen, perhaps long ago.
+    private var pause: Pause?
     private var lines: [String] = []
 
     init(_ redis: RedisClient, seed: UInt64) {
@@ -95,10 +97,13 @@ import Testing
     private func take() async throws -> (String, String, String) {
       tokens += 1
       let grid = any(of: grids)
+      let isRepeated = Int.random(in: 0..<10, using: &random) == 0
       let question = ScheduleModel.Ask(
-        token: "token-\(tokens)", lease: any(of: [3_000, 15_000]), grid: grid,
-        notAfter: now + any(of: [2_000, 2_000, 0, -1]), mode: any(of: [.due, .due, .due, .start, .force]))
+        token: isRepeated ? token : "token-\(tokens)", lease: any(of: [3_000, 15_000]), grid: grid,
+        notAfter: now + any(of: [2_000, 2_000, 0, -1]), mode: any(of: [.due, .due, .due, .start, .force]),
+        pause: any(of: [nil, pause]))
       let answer = model.take(question, at: now)
+      if case .paused(_, let seen) = answer { pause = seen }
       if case .taken(let ticket) = answer {
         grants.append(RunGrant(ticket: ticket, token: question.token, takenAt: MonotonicInstant(nanoseconds: 0)))
       }
@@ -106,7 +111,7 @@ import Testing
         CoordinationScripts.take, 2,
         [
           question.token, "\(question.lease)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
-          "\(question.notAfter)", question.mode.rawValue,
+          "\(question.notAfter)", question.mode.rawValue, question.pause?.origin ?? "", question.pause?.text ?? "",
         ])
       return ("take \(question)", ScheduleModelTests.text(real), expected(answer))
     }
@@ -114,11 +119,13 @@ import Testing
     private func expected(_ answer: TakeAnswer) -> String {
       switch answer {
       case .taken(let ticket):
-        "taken \(now) \(ticket.epoch) \(ticket.slot) \(ticket.nextSlot) \(ticket.failures) \(ticket.progress ?? "")"
+        "taken \(now) \(ticket.epoch) \(ticket.slot) \(ticket.nextSlot) \(ticket.failures) \(ticket.origin) "
+          + (ticket.progress ?? "")
       case .held(let slot, let remaining): "held \(now) \(slot) \(remaining)"
       case .idle(let slot, let due): "idle \(now) \(slot) \(due)"
       case .settling(let slot, let notBefore): "settling \(now) \(slot) \(notBefore)"
-      case .paused(let slot): "paused \(now) \(slot)"
+      case .paused(let slot, let pause): "paused \(now) \(slot) \(pause.origin) \(pause.text)"
+      case .stuck(let slot): "stuck \(now) \(slot)"
       case .late: "late \(now)"
       }
     }
@@ -179,9 +186,9 @@ import Testing
         try await command(expiry.map { ["SET", keys[0] + ":expiry", "\($0)"] } ?? ["DEL", keys[0] + ":expiry"])
       default:
         guard model.record != nil else { return ("", "", "") }
-        let isPaused = model.record?.isPaused ?? false
-        model.record?.isPaused = !isPaused
-        try await command(isPaused ? ["HDEL", keys[1], "paused"] : ["HSET", keys[1], "paused", "1"])
+        let value = any(of: [nil, nil, "1", "0", "", "false", "paused by an operator"])
+        model.record?.paused = value
+        try await command(value.map { ["HSET", keys[1], "paused", $0] } ?? ["HDEL", keys[1], "paused"])
       }
       return ("disturbed", "", "")
     }
@@ -248,11 +255,14 @@ extension ScheduleModel {
     let numbers: [(String, Int64?)] = [
       ("epoch", record.epoch), ("slot", record.slot), ("started", record.started), ("completed", record.completed),
       ("not_before", record.notBefore), ("next_try", record.nextTry), ("failures", record.failures),
-      ("paused", record.isPaused ? 1 : nil), ("rows", record.rows), ("duration", record.duration),
+      ("rows", record.rows), ("duration", record.duration),
       ("failing_since", record.failingSince), ("alerts", record.alerts), ("alerted_at", record.alertedAt),
       ("verdict", record.verdict), ("verdict_for", record.verdictFor), ("verdict_runs", record.verdictRuns),
     ]
-    let texts = [("token", record.token), ("outcome", record.outcome), ("progress", record.progress)]
+    let texts = [
+      ("token", record.token), ("outcome", record.outcome), ("progress", record.progress), ("origin", record.origin),
+      ("paused", record.paused), ("paused_in", record.pausedIn),
+    ]
     return numbers.compactMap { name, value in value.map { "\(name)=\($0)" } }
       + texts.compactMap { name, value in value.map { "\(name)=\($0)" } }
   }

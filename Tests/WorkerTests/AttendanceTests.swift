@@ -11,7 +11,7 @@ import Testing
   static let next = slot + 60_000
 
   static func ticket(_ slot: Int64) -> RunTicket {
-    RunTicket(epoch: slot, slot: slot, nextSlot: slot + 60_000, failures: 0)
+    RunTicket(epoch: slot, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o")
   }
 
   /// An attendance that has learned its grid.
@@ -67,6 +67,41 @@ import Testing
     #expect(attendance.unanswered(estimate: Self.next + 5) == [.failure])
   }
 
+  @Test func silenceFromTheStartIsOneFailureForEachSlotThatBeginsMeanwhile() {
+    var attendance = Attendance(grid: Self.grid)
+    #expect(attendance.unanswered(estimate: Self.slot + 5_000) == [], "this one had begun before the replica booted")
+    #expect(attendance.unanswered(estimate: Self.slot + 9_000) == [])
+    for number in Int64(1)...6 {
+      let slot = Self.slot + number * 60_000
+      #expect(attendance.unanswered(estimate: slot + 5) == [.failure])
+      #expect(attendance.unanswered(estimate: slot + 2_000) == [])
+    }
+  }
+
+  @Test func aLockWithoutExpiryIsAFailureOnceItsSlotIsOver() {
+    var attendance = Self.learned()
+    let (counts, action) = attendance.answered(.stuck(slot: Self.slot), at: Self.slot + 10)
+    #expect(counts == [])
+    #expect(action == .wait(milliseconds: 59_990))
+    #expect(attendance.answered(.stuck(slot: Self.next), at: Self.next + 10).counts == [.failure])
+    #expect(
+      attendance.answered(.idle(slot: Self.next, due: Self.next + 60_000), at: Self.next + 900).counts == [.skippedLock]
+    )
+  }
+
+  @Test func aLockWithoutExpiryThatIsDeletedInTimeIsNoFailure() {
+    var attendance = Self.learned()
+    _ = attendance.answered(.stuck(slot: Self.slot), at: Self.slot + 10)
+    #expect(attendance.answered(.taken(Self.ticket(Self.slot)), at: Self.slot + 900).counts == [])
+    #expect(attendance.drained() == [])
+  }
+
+  @Test func aLockWithoutExpiryIsLookedAtEveryMinuteInALongSlot() {
+    var attendance = Attendance(grid: SlotGrid(sweeper: "discover-scheduler", interval: .seconds(3_600)))
+    let now = attendance.grid.slot(at: Self.slot)
+    #expect(attendance.answered(.stuck(slot: now), at: now).action == .wait(milliseconds: 60_000))
+  }
+
   @Test func aQuestionThatCameTooLateIsAskedAgainOnceBeforeItWaits() {
     var attendance = Self.learned()
     #expect(attendance.answered(.late, at: Self.slot).action == .askAgain)
@@ -89,7 +124,8 @@ import Testing
 
   @Test func aPausedSlotIsSkipped() {
     var attendance = Self.learned()
-    let (counts, action) = attendance.answered(.paused(slot: Self.slot), at: Self.slot + 100)
+    let (counts, action) = attendance.answered(
+      .paused(slot: Self.slot, Pause(origin: "o", text: "1")), at: Self.slot + 100)
     #expect(counts == [.skippedLock])
     #expect(action == .wait(milliseconds: 59_900))
   }
@@ -107,10 +143,11 @@ import Testing
       for _ in 0..<60 {
         now += Int64.random(in: 1...40_000, using: &random)
         let slot = Self.grid.slot(at: now)
-        switch Int.random(in: 0..<6, using: &random) {
+        switch Int.random(in: 0..<7, using: &random) {
         case 0: counted += attendance.answered(.idle(slot: slot, due: slot + 60_000), at: now).counts.count
         case 1: counted += attendance.answered(.held(slot: slot, remaining: 5_000), at: now).counts.count
-        case 2: counted += attendance.answered(.paused(slot: slot), at: now).counts.count
+        case 2: counted += attendance.answered(.paused(slot: slot, Pause(origin: "o", text: "1")), at: now).counts.count
+        case 5: counted += attendance.answered(.stuck(slot: slot), at: now).counts.count
         case 3: counted += attendance.unanswered(estimate: now).count
         case 4: counted += attendance.answered(.settling(slot: slot, notBefore: now + 3_000), at: now).counts.count
         default:

@@ -60,7 +60,7 @@ struct ControlPlane: Sendable {
     slot: Int64 = 1_700_000_000_000, progress: String? = nil, noting tally: RunTally = RunTally()
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
-    let ticket = RunTicket(epoch: epoch, slot: slot, nextSlot: slot + 60_000, failures: 0)
+    let ticket = RunTicket(epoch: epoch, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o")
     try await pool.withConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
         connection: connection, held: held, clock: .system, sweeper: sweeper.name, ticket: ticket,

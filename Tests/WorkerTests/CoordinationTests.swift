@@ -136,6 +136,114 @@ import Testing
     }
   }
 
+  private static let lock = "coordination:lock:worker:sweeper:wraps-expired"
+  private static let record = "coordination:schedule:{\(lock)}"
+
+  /// What `replica` is told, and remembers where it is a pause.
+  @EventLoop
+  private static func ask(_ replica: Coordinator, knowing pause: Pause? = nil) async throws -> (TakeAnswer, Pause?) {
+    let answer = try await replica.take(token: Token.random(), mode: .force, knowing: pause).answer
+    if case .paused(_, let seen) = answer { return (answer, seen) }
+    return (answer, nil)
+  }
+
+  @Test(arguments: ["", "0", "false", "False"])
+  func thesePausesAreNone(text: String) async throws {
+    try await withPair { pair in
+      try pair.server.cli("HSET", Self.record, "paused", text)
+      _ = try await pair.take(pair.first)
+    }
+  }
+
+  @Test func aPauseIsBroughtBackByAReplicaThatKnewItAfterALossOfData() async throws {
+    try await withPair { pair in
+      try pair.server.cli("HSET", Self.record, "epoch", "1", "paused", "ticket 17")
+      let (_, known) = try await Self.ask(pair.first)
+      #expect(known?.text == "ticket 17")
+      try pair.server.cli("FLUSHALL")
+      // A replica that has just booted creates the record.
+      guard case (.settling, nil) = try await Self.ask(pair.second) else {
+        return #expect(Bool(false), "the record is not new")
+      }
+      let (_, again) = try await Self.ask(pair.first, knowing: known)
+      #expect(again?.text == "ticket 17" && again?.origin != known?.origin)
+      #expect(try await Self.ask(pair.second).1 == again, "the other replica sees it, too")
+      #expect(try pair.server.cli("HGET", Self.record, "paused") == "ticket 17")
+    }
+  }
+
+  @Test func aResumeIsNotUndoneByAReplicaThatRemembersThePause() async throws {
+    try await withPair { pair in
+      try pair.server.cli("HSET", Self.record, "epoch", "1", "paused", "1")
+      let known = try await Self.ask(pair.first).1
+      try pair.server.cli("HDEL", Self.record, "paused")
+      guard case (.taken, _) = try await Self.ask(pair.first, knowing: known) else {
+        return #expect(Bool(false), "still paused")
+      }
+      // It was lost, brought back and lifted before this replica asked again.
+      try pair.server.cli("FLUSHALL")
+      #expect(try await Self.ask(pair.second, knowing: known).1?.text == "1")
+      try pair.server.cli("HDEL", Self.record, "paused")
+      #expect(try await Self.ask(pair.first, knowing: known).1 == nil)
+    }
+  }
+
+  @Test func aRecordHasOneOriginForLifeAndANewOneHasAnother() async throws {
+    try await withPair { pair in
+      let first = try await pair.take(pair.first)
+      #expect(first.ticket.origin != "")
+      _ = try await pair.first.complete(first, RunReport(outcome: .success))
+      let second = try await pair.take(pair.second)
+      #expect(second.ticket.origin == first.ticket.origin)
+      try pair.server.cli("FLUSHALL")
+      _ = try await pair.second.complete(second, RunReport(outcome: .success))
+      let third = try await pair.take(pair.first)
+      #expect(third.ticket.origin != first.ticket.origin)
+      // As an earlier version leaves it.
+      try pair.server.cli("HDEL", Self.record, "origin")
+      _ = try await pair.first.complete(third, RunReport(outcome: .success))
+      #expect(try await pair.take(pair.second).ticket.origin != "")
+    }
+  }
+
+  @Test func aTakeThatIsSentTwiceIsTakenOnce() async throws {
+    try await withPair { pair in
+      let grant = try await pair.take(pair.first)
+      for mode in [TakeMode.due, .start, .force] {
+        let again = try await pair.first.take(token: grant.token, mode: mode).answer
+        #expect(again == .taken(grant.ticket))
+      }
+      _ = try await pair.first.complete(grant, RunReport(outcome: .failure))
+      let late = try await pair.first.take(token: grant.token, mode: .force).answer
+      #expect(late == .late, "its run is over")
+      #expect(try pair.server.cli("EXISTS", Self.lock) == "0")
+    }
+  }
+
+  @Test func aLockOfAnotherKindOfWorkerDoesNotMakeTheSlotDone() async throws {
+    try await withPair { pair in
+      _ = try await pair.first.take(token: "t", mode: .due)
+      try pair.server.cli("SET", Self.lock, "of-the-other-kind", "PX", "60000")
+      try await eventually("the record is old enough") {
+        if case .held = try await pair.first.take(token: "t", mode: .due).answer { true } else { false }
+      }
+      // Its run failed, or did not: the lock does not tell.
+      try pair.server.cli("DEL", Self.lock)
+      _ = try await pair.take(pair.first, .due)
+    }
+  }
+
+  @Test func aLockWithoutExpiryIsNamedAndLeftAlone() async throws {
+    try await withPair { pair in
+      _ = try await pair.first.take(token: "t", mode: .due)
+      try pair.server.cli("SET", Self.lock, "for-ever")
+      try await eventually("the record is old enough") {
+        if case .stuck = try await pair.first.take(token: "t", mode: .due).answer { true } else { false }
+      }
+      #expect(try pair.server.cli("GET", Self.lock) == "for-ever")
+    }
+  }
+
   /// Whoever can write to Redis can write anything into a record: no replica may end of it.
   @Test func aRecordThatSomebodySpoiltEndsNoReplica() async throws {
     try await withPair { pair in

@@ -20,7 +20,7 @@ import Testing
   }
 
   static let lost = SweeperCourse.LostTake(token: "lost", executableUntil: at(2_000))
-  static let ticket = RunTicket(epoch: 7, slot: slot, nextSlot: slot + 60_000, failures: 0)
+  static let ticket = RunTicket(epoch: 7, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o")
   static let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
 
   /// One that was given the slot, and whose run ended at `end` ms.
@@ -178,7 +178,26 @@ import Testing
     #expect(try afterwards(.held(slot: later, remaining: 60_000)) == 200...799)
     // Its timer fired a moment before the slot began on Redis's clock.
     #expect(try afterwards(.idle(slot: earlier, due: Self.slot + 60_000)) == 0...0)
-    #expect(try afterwards(.paused(slot: later)) == 0...0)
+    #expect(try afterwards(.paused(slot: later, Pause(origin: "o", text: "1"))) == 0...0)
+  }
+
+  @Test func aPauseIsRememberedUntilARecordWithoutItIsSeen() {
+    var course = Self.course()
+    let pause = Pause(origin: "o", text: "maintenance")
+    #expect(course.pause == nil)
+    Self.answered(&course, .paused(slot: Self.slot, pause), 0)
+    #expect(course.pause == pause)
+    Self.answered(&course, .late, 0)
+    _ = course.unanswered(redisTime: Self.slot, at: Self.at(400), chance: 0)
+    #expect(course.pause == pause, "neither says anything of the record")
+    for answer in [
+      TakeAnswer.idle(slot: Self.slot, due: Self.slot + 60_000), .held(slot: Self.slot, remaining: 5),
+      .stuck(slot: Self.slot), .settling(slot: Self.slot, notBefore: Self.slot + 5), .taken(Self.ticket),
+    ] {
+      var course = course
+      Self.answered(&course, answer, 0)
+      #expect(course.pause == nil, "\(answer)")
+    }
   }
 
   @Test func aRunLongerThanItsSlotIsFollowedByTheNextOneAtOnce() {
@@ -204,7 +223,8 @@ import Testing
   }
 
   @Test(arguments: [
-    TakeAnswer.held(slot: slot, remaining: 5_000), .idle(slot: slot, due: slot + 60_000), .paused(slot: slot),
+    TakeAnswer.held(slot: slot, remaining: 5_000), .stuck(slot: slot), .idle(slot: slot, due: slot + 60_000),
+    .paused(slot: slot, Pause(origin: "o", text: "1")),
   ])
   func onceIsOverWhenAnotherReplicaHasTheSlotOrNothingIsDue(answer: TakeAnswer) {
     var course = Self.course(once: true)
@@ -300,7 +320,7 @@ import Testing
             case 0: .idle(slot: slot, due: Self.grid.slot(after: time))
             case 1: .held(slot: slot, remaining: 9_000)
             case 2: .late
-            default: .taken(RunTicket(epoch: time, slot: slot, nextSlot: slot + 60_000, failures: 3))
+            default: .taken(RunTicket(epoch: time, slot: slot, nextSlot: slot + 60_000, failures: 3, origin: "o"))
             }
           _ = course.answered(
             answer, token: "t", sentAt: Self.at(now), redisTime: time, at: Self.at(now), chance: chance)

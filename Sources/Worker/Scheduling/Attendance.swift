@@ -13,7 +13,8 @@
 ///
 /// `learning` is the first question after boot: it tells the time of the next slot, and is no attendance, so it counts
 /// nothing unless it leads to a run. A slot that is held stays open until it is known how it ended here: another
-/// replica's run (skipped), or a run of this one after the other one's lock was gone.
+/// replica's run (skipped), a run of this one after the other one's lock was gone, or a failure, where the lock had no
+/// expiry until the slot was over.
 struct Attendance: Sendable {
   /// What to do now. Waits are in ms from now.
   enum Action: Equatable {
@@ -23,9 +24,16 @@ struct Attendance: Sendable {
     case askAgain
   }
 
+  /// How soon a lock without an expiry is looked at again: somebody may have deleted it.
+  static let stuckPollMilliseconds: Int64 = 60_000
+
   let grid: SlotGrid
   /// A slot that was attended and has not been counted.
   private var open: Int64?
+  /// The lock had no expiry when it was last met in the open slot.
+  private var isStuck = false
+  /// The slot in which the first question after boot found no answer.
+  private var firstUnanswered: Int64?
   /// The newest slot that was counted.
   private var counted = Int64.min
   private var isLearning = true
@@ -50,13 +58,17 @@ struct Attendance: Sendable {
     case .held(let slot, let remaining):
       let counts = attend(slot)
       return (counts, .wait(milliseconds: max(1, min(remaining, grid.slot(after: now) - now))))
+    case .stuck(let slot):
+      let counts = attend(slot)
+      isStuck = open == slot
+      return (counts, .wait(milliseconds: max(1, min(Self.stuckPollMilliseconds, grid.slot(after: now) - now))))
     case .settling(let slot, let notBefore):
       let counts = attend(slot)
       return (counts, .wait(milliseconds: max(1, notBefore - now)))
     case .idle(let slot, let due):
       let counts = attend(slot) + settleOpen(before: .max)
       return (counts, .wait(milliseconds: max(1, due - now)))
-    case .paused(let slot):
+    case .paused(let slot, _):
       let counts = attend(slot) + settleOpen(before: .max)
       return (counts, .wait(milliseconds: max(1, grid.slot(after: now) - now)))
     case .late:
@@ -64,10 +76,16 @@ struct Attendance: Sendable {
     }
   }
 
-  /// Redis did not answer. `estimate` is its time in ms as far as known: nil before its first answer ever.
+  /// Redis did not answer. `estimate` is its time in ms as far as known; nil: nothing is counted.
   mutating func unanswered(estimate: Int64?) -> [RunOutcome] {
-    guard let estimate, !isLearning else { return [] }
+    guard let estimate else { return [] }
     let slot = grid.slot(at: estimate)
+    if isLearning {
+      // The slot that had begun before it booted is no attendance; those that begin while Redis is silent are.
+      let first = firstUnanswered ?? slot
+      firstUnanswered = first
+      guard slot > first else { return [] }
+    }
     let counts = settleOpen(before: slot)
     guard slot > counted else { return counts }
     open = nil
@@ -77,7 +95,8 @@ struct Attendance: Sendable {
 
   /// The replica drains: a slot that is still open ends here.
   mutating func drained() -> [RunOutcome] {
-    settleOpen(before: .max)
+    isStuck = false
+    return settleOpen(before: .max)
   }
 
   /// A clock that stepped back far makes slots begin again that were counted: they are counted again.
@@ -89,6 +108,7 @@ struct Attendance: Sendable {
     guard !isLearning, slot > counted else { return [] }
     let counts = settleOpen(before: slot)
     open = slot
+    isStuck = false
     return counts
   }
 
@@ -96,6 +116,6 @@ struct Attendance: Sendable {
     guard let attended = open, attended < slot else { return [] }
     open = nil
     counted = max(counted, attended)
-    return [.skippedLock]
+    return [isStuck ? .failure : .skippedLock]
   }
 }

@@ -16,7 +16,9 @@ import Reactor
 ///         not_before   nobody takes the lock earlier, ms (set where the record was created)
 ///         next_try     after a failure: not due earlier, ms; never beyond the slot after it
 ///         failures     runs that failed in a row
-///         paused       set by an operator: nothing is due
+///         origin       a random value of the record's creation: it tells this record from another Redis' one
+///         paused       set by an operator: nothing is due (empty, 0 and false: not paused)
+///         paused_in    origin of the lost record that the pause was brought from
 ///         outcome, rows, duration   of the last completed run
 ///         progress     how far the sweep got, in its own words
 ///         failing_since   when the first of the failures in a row was completed, ms
@@ -30,84 +32,113 @@ enum CoordinationScripts {
   /// A run that was asked for at boot is not due if the last one began less than this before, in ms.
   static let runOnStartQuietMilliseconds = 60_000
 
+  /// The most bytes of a pause's text that a replica remembers.
+  static let pauseLimit = 200
+
   /// While a sweeper keeps failing: how long after each alert the next one comes, the last gap for all that follow.
   static let reminderGapsMilliseconds = [5, 15, 30, 60].map { $0 * 60_000 }
 
-  /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force).
-  /// Answers {kind, now, …}, see `Coordinator.take`.
+  /// Before Redis 5 a script that has read the clock may write only where its effects are replicated, not its text.
+  private static let replicatingEffects = "if redis.replicate_commands then redis.replicate_commands() end\n"
+
+  /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), and what the
+  /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text.
+  /// Answers {kind, now, …}, see `Coordinator.take`. Asked again with the same token it answers the same.
   static let take = RedisScript(
-    """
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    local lease, interval, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-    if now > tonumber(ARGV[5]) then return {'late', now} end
+    replicatingEffects
+      + """
+      local time = redis.call('TIME')
+      local now = time[1] * 1000 + math.floor(time[2] / 1000)
+      local lease, interval, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+      if now > tonumber(ARGV[5]) then return {'late', now} end
 
-    local function text(number) return string.format('%.0f', number) end
-    local current = now - (now - offset) % interval
-    local following = current + interval
-    local record = redis.call('HMGET', KEYS[2],
-      'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started', 'paused', 'token', 'progress')
-    local epoch = tonumber(record[1])
-    if not epoch then
-      redis.call('HSET', KEYS[2], 'epoch', text(now), 'not_before', text(now + lease))
-      return {'settling', now, current, now + lease}
-    end
-    if record[7] then return {'paused', now, current} end
+      local function text(number) return string.format('%.0f', number) end
+      local current = now - (now - offset) % interval
+      local following = current + interval
+      local record = redis.call('HMGET', KEYS[2], 'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started',
+        'paused', 'token', 'progress', 'origin', 'paused_in')
+      local epoch, origin, paused = tonumber(record[1]), record[10], record[7]
+      if not epoch then
+        redis.call('HSET', KEYS[2], 'epoch', text(now), 'not_before', text(now + lease))
+      end
+      if not epoch or not origin then
+        origin = ARGV[1]
+        redis.call('HSET', KEYS[2], 'origin', origin)
+      end
 
-    -- Times that lie in the future were written before the clock stepped back.
-    local slot = tonumber(record[2]) or 0
-    if slot > now then
-      slot = now
-      redis.call('HSET', KEYS[2], 'slot', text(slot))
-    end
-    local started = math.min(tonumber(record[6]) or 0, now)
+      -- A pause outlives the record that it was set in: a replica that saw it there brings it here. Where another one
+      -- has brought the same, and it is gone, it was lifted.
+      if not paused and ARGV[7] ~= '' and ARGV[7] ~= origin and ARGV[7] ~= record[11] then
+        paused = ARGV[8]
+        redis.call('HSET', KEYS[2], 'paused', paused, 'paused_in', ARGV[7])
+      end
+      if paused and paused ~= '' and paused ~= '0' and string.lower(paused) ~= 'false' then
+        return {'paused', now, current, origin, string.sub(paused, 1, PAUSE_LIMIT)}
+      end
+      if not epoch then return {'settling', now, current, now + lease} end
 
-    local due
-    if ARGV[6] == 'force' or (ARGV[6] == 'start' and now - started >= RUN_ON_START_QUIET) then
-      due = now
-    elseif slot >= current then
-      due = following
-    else
-      due = math.min(tonumber(record[4]) or 0, following)
-    end
-    if due > now then return {'idle', now, current, due} end
+      local function taken(number)
+        return {'taken', now, number, current, following, tonumber(record[5]) or 0, origin, record[9] or ''}
+      end
+      if record[8] == ARGV[1] then
+        -- The same question again, for its answer was lost. Where its lock is gone, so is its run.
+        if redis.call('GET', KEYS[1]) == ARGV[1] then return taken(epoch) end
+        return {'late', now}
+      end
 
-    local holder = redis.call('GET', KEYS[1])
-    if holder then
-      -- A worker of the other kind knows no record: that it ran in this slot is noted in its stead.
-      if holder ~= record[8] then redis.call('HSET', KEYS[2], 'slot', text(current)) end
-      local remaining = redis.call('PTTL', KEYS[1])
-      if remaining < 0 then remaining = interval end
-      return {'held', now, current, remaining}
-    end
-    local notBefore = math.min(tonumber(record[3]) or 0, now + lease)
-    if notBefore > now then return {'settling', now, current, notBefore} end
+      -- Times that lie in the future were written before the clock stepped back.
+      local slot = tonumber(record[2]) or 0
+      if slot > now then
+        slot = now
+        redis.call('HSET', KEYS[2], 'slot', text(slot))
+      end
+      local started = math.min(tonumber(record[6]) or 0, now)
 
-    epoch = math.max(epoch + 1, now)
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-    redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now))
-    return {'taken', now, epoch, current, following, tonumber(record[5]) or 0, record[9] or ''}
-    """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)"))
+      local due
+      if ARGV[6] == 'force' or (ARGV[6] == 'start' and now - started >= RUN_ON_START_QUIET) then
+        due = now
+      elseif slot >= current then
+        due = following
+      else
+        due = math.min(tonumber(record[4]) or 0, following)
+      end
+      if due > now then return {'idle', now, current, due} end
+
+      if redis.call('EXISTS', KEYS[1]) == 1 then
+        -- Whose it is does not matter: a worker of the other kind may fail, so its lock does not make the slot done.
+        local remaining = redis.call('PTTL', KEYS[1])
+        if remaining < 0 then return {'stuck', now, current} end
+        return {'held', now, current, remaining}
+      end
+      local notBefore = math.min(tonumber(record[3]) or 0, now + lease)
+      if notBefore > now then return {'settling', now, current, notBefore} end
+
+      epoch = math.max(epoch + 1, now)
+      redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+      redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now))
+      return taken(epoch)
+      """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)")
+      .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)"))
 
   /// KEYS lock. ARGV token, lease, not-after (ms). Answers {1, now} where renewed, {0, now} where the lock is not ours.
   static let renew = RedisScript(
-    """
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    if now > tonumber(ARGV[3]) or redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
-    redis.call('PEXPIRE', KEYS[1], ARGV[2])
-    return {1, now}
-    """)
+    replicatingEffects + """
+      local time = redis.call('TIME')
+      local now = time[1] * 1000 + math.floor(time[2] / 1000)
+      if now > tonumber(ARGV[3]) or redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
+      redis.call('PEXPIRE', KEYS[1], ARGV[2])
+      return {1, now}
+      """)
 
   /// KEYS lock. ARGV token. Deletes the lock where it is the token's.
   static let release = RedisScript(
-    """
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
-    redis.call('DEL', KEYS[1])
-    return {1, now}
-    """)
+    replicatingEffects + """
+      local time = redis.call('TIME')
+      local now = time[1] * 1000 + math.floor(time[2] / 1000)
+      if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
+      redis.call('DEL', KEYS[1])
+      return {1, now}
+      """)
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
   /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms),
@@ -115,61 +146,62 @@ enum CoordinationScripts {
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   static let complete = RedisScript(
-    """
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    local function text(number) return string.format('%.0f', number) end
-    local mine, outcome = tonumber(ARGV[2]), ARGV[5]
-    if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+    replicatingEffects
+      + """
+      local time = redis.call('TIME')
+      local now = time[1] * 1000 + math.floor(time[2] / 1000)
+      local function text(number) return string.format('%.0f', number) end
+      local mine, outcome = tonumber(ARGV[2]), ARGV[5]
+      if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 
-    local record = redis.call('HMGET', KEYS[2], 'epoch', 'completed', 'slot',
-      'failing_since', 'alerts', 'alerted_at', 'failures', 'verdict', 'verdict_for', 'verdict_runs', 'token')
-    local epoch = tonumber(record[1])
-    -- A record without a token is new: Redis lost its data in mid-run, and nobody has run since.
-    if epoch and epoch > mine and record[11] then return {'superseded', now} end
-    if tonumber(record[2]) == mine then
-      return {'done', now, tonumber(record[8]) or 0, tonumber(record[9]) or 0, tonumber(record[10]) or 0}
-    end
-    if not epoch then
-      -- Nobody has asked since: nobody takes the lock for one lease, and this run still counts.
-      redis.call('HSET', KEYS[2], 'epoch', text(mine), 'not_before', text(now + tonumber(ARGV[3])))
-    elseif epoch < mine then
-      -- A replica that had not heard of this run took over from the Redis that gave it its epoch.
-      redis.call('HSET', KEYS[2], 'epoch', text(mine))
-    end
-
-    -- What people are told: the first failure, reminders at growing gaps, the recovery. Times beyond now were written
-    -- before the clock stepped back.
-    local verdict, since, runs = 0, math.min(tonumber(record[4]) or now, now), tonumber(record[7]) or 0
-    if outcome == 'success' then
-      if record[4] then verdict = 3 end
-      redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))))
-      redis.call('HDEL', KEYS[2], 'next_try', 'failures', 'failing_since', 'alerts', 'alerted_at')
-    elseif outcome == 'failure' then
-      runs = runs + 1
-      if ARGV[12] ~= '1' then
-        local gaps, alerts = {REMINDER_GAPS}, tonumber(record[5]) or 0
-        local alerted = math.min(tonumber(record[6]) or now, now)
-        if not record[4] then
-          verdict = 1
-        elseif now - alerted >= gaps[math.max(1, math.min(alerts, #gaps))] then
-          verdict = 2
-        end
-        if verdict > 0 then
-          alerts, alerted = alerts + 1, now
-        end
-        redis.call('HSET', KEYS[2], 'failing_since', text(since), 'alerts', alerts, 'alerted_at', text(alerted))
+      local record = redis.call('HMGET', KEYS[2], 'epoch', 'completed', 'slot',
+        'failing_since', 'alerts', 'alerted_at', 'failures', 'verdict', 'verdict_for', 'verdict_runs', 'token')
+      local epoch = tonumber(record[1])
+      -- A record without a token is new: Redis lost its data in mid-run, and nobody has run since.
+      if epoch and epoch > mine and record[11] then return {'superseded', now} end
+      if tonumber(record[2]) == mine then
+        return {'done', now, tonumber(record[8]) or 0, tonumber(record[9]) or 0, tonumber(record[10]) or 0}
       end
-      local following = now - (now - tonumber(ARGV[4])) % tonumber(ARGV[11]) + tonumber(ARGV[11])
-      redis.call('HSET', KEYS[2], 'next_try', text(math.min(now + tonumber(ARGV[6]), following)), 'failures', runs)
-    end
-    redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8],
-      'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs)
-    if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'progress', ARGV[10]) end
-    redis.call('LPUSH', KEYS[3], cjson.encode({epoch = text(mine), slot = ARGV[4], outcome = outcome,
-      rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now)}))
-    redis.call('LTRIM', KEYS[3], 0, HISTORY_LAST)
-    return {'done', now, verdict, now - since, runs}
-    """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)")
+      if not epoch then
+        -- Nobody has asked since: nobody takes the lock for one lease, and this run still counts.
+        redis.call('HSET', KEYS[2], 'epoch', text(mine), 'not_before', text(now + tonumber(ARGV[3])), 'origin', ARGV[1])
+      elseif epoch < mine then
+        -- A replica that had not heard of this run took over from the Redis that gave it its epoch.
+        redis.call('HSET', KEYS[2], 'epoch', text(mine))
+      end
+
+      -- What people are told: the first failure, reminders at growing gaps, the recovery. Times beyond now were written
+      -- before the clock stepped back.
+      local verdict, since, runs = 0, math.min(tonumber(record[4]) or now, now), tonumber(record[7]) or 0
+      if outcome == 'success' then
+        if record[4] then verdict = 3 end
+        redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))))
+        redis.call('HDEL', KEYS[2], 'next_try', 'failures', 'failing_since', 'alerts', 'alerted_at')
+      elseif outcome == 'failure' then
+        runs = runs + 1
+        if ARGV[12] ~= '1' then
+          local gaps, alerts = {REMINDER_GAPS}, tonumber(record[5]) or 0
+          local alerted = math.min(tonumber(record[6]) or now, now)
+          if not record[4] then
+            verdict = 1
+          elseif now - alerted >= gaps[math.max(1, math.min(alerts, #gaps))] then
+            verdict = 2
+          end
+          if verdict > 0 then
+            alerts, alerted = alerts + 1, now
+          end
+          redis.call('HSET', KEYS[2], 'failing_since', text(since), 'alerts', alerts, 'alerted_at', text(alerted))
+        end
+        local following = now - (now - tonumber(ARGV[4])) % tonumber(ARGV[11]) + tonumber(ARGV[11])
+        redis.call('HSET', KEYS[2], 'next_try', text(math.min(now + tonumber(ARGV[6]), following)), 'failures', runs)
+      end
+      redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8],
+        'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs)
+      if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'progress', ARGV[10]) end
+      redis.call('LPUSH', KEYS[3], cjson.encode({epoch = text(mine), slot = ARGV[4], outcome = outcome,
+        rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now)}))
+      redis.call('LTRIM', KEYS[3], 0, HISTORY_LAST)
+      return {'done', now, verdict, now - since, runs}
+      """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)")
       .replacingFirst("REMINDER_GAPS", with: reminderGapsMilliseconds.map(String.init).joined(separator: ", ")))
 }

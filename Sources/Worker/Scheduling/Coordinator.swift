@@ -46,7 +46,7 @@ final class Coordinator {
   let leaseDuration: Duration
   private let redis: RedisClient
   private let clock: LoopClock
-  private let lockKey: String
+  let lockKey: String
   private let recordKey: String
   private let historyKey: String
   private let replica: String
@@ -67,18 +67,23 @@ final class Coordinator {
     historyKey = "\(namespace):history:{\(lockKey)}"
   }
 
-  /// Redis's time in ms as far as known; nil before its first answer.
-  var redisTimeEstimate: Int64? {
-    redisClock.sample?.estimate(at: clock.now)
+  /// Redis's time in ms as far as known: before its first answer as this machine's clock has it. Only failures are
+  /// counted by it.
+  var redisTimeEstimate: Int64 {
+    if let sample = redisClock.sample { return sample.estimate(at: clock.now) }
+    let time = WallClockTime.now
+    return time.seconds * 1_000 + time.nanoseconds / 1_000_000
   }
 
   /// Asks whether this replica may run now; where it may, the lock holds `token`.
   ///
-  /// - Parameter deadline: when it is given up, and refused where it arrives later; in `commandLimit` by default.
+  /// - Parameters:
+  ///   - pause: what this replica remembers of a pause.
+  ///   - deadline: when it is given up, and refused where it arrives later; in `commandLimit` by default.
   /// - Returns: the answer, Redis's time in ms when it was given, and when the question was sent.
   /// - Throws: `RedisError`; after an unknown outcome the lock may be ours until the deadline: then release the token.
   func take(
-    token: String, mode: TakeMode, by deadline: MonotonicInstant? = nil
+    token: String, mode: TakeMode, knowing pause: Pause? = nil, by deadline: MonotonicInstant? = nil
   ) async throws -> (answer: TakeAnswer, now: Int64, sentAt: MonotonicInstant) {
     let deadline = deadline ?? clock.now.advanced(by: Self.commandLimit)
     let notAfter = try await notAfter(deadline)
@@ -87,28 +92,35 @@ final class Coordinator {
       CoordinationScripts.take, keys: [lockKey, recordKey],
       [
         token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
-        "\(notAfter)", mode.rawValue,
+        "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "",
       ], by: deadline)
-    let numbers = answer.numbers
+    return (try Self.takeAnswer(answer), answer.now, sentAt)
+  }
+
+  private static func takeAnswer(_ answer: Answer) throws -> TakeAnswer {
     func number(_ index: Int) throws -> Int64 {
-      guard index < numbers.count else { throw UnexpectedAnswer() }
-      return numbers[index]
+      guard index < answer.numbers.count else { throw UnexpectedAnswer() }
+      return answer.numbers[index]
     }
-    let parsed: TakeAnswer
+    func text(_ index: Int) throws -> String {
+      guard index < answer.texts.count else { throw UnexpectedAnswer() }
+      return answer.texts[index]
+    }
     switch answer.kind {
     case "taken":
-      let ticket = RunTicket(
-        epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: max(0, Int(try number(3))),
-        progress: answer.text)
-      parsed = .taken(ticket)
-    case "held": parsed = .held(slot: try number(0), remaining: try number(1))
-    case "idle": parsed = .idle(slot: try number(0), due: try number(1))
-    case "settling": parsed = .settling(slot: try number(0), notBefore: try number(1))
-    case "paused": parsed = .paused(slot: try number(0))
-    case "late": parsed = .late
+      let (origin, progress) = (try text(0), try text(1))
+      return .taken(
+        RunTicket(
+          epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: max(0, Int(try number(3))),
+          origin: origin, progress: progress.isEmpty ? nil : progress))
+    case "held": return .held(slot: try number(0), remaining: try number(1))
+    case "stuck": return .stuck(slot: try number(0))
+    case "idle": return .idle(slot: try number(0), due: try number(1))
+    case "settling": return .settling(slot: try number(0), notBefore: try number(1))
+    case "paused": return .paused(slot: try number(0), Pause(origin: try text(0), text: try text(1)))
+    case "late": return .late
     default: throw UnexpectedAnswer()
     }
-    return (parsed, answer.now, sentAt)
   }
 
   /// Renews the lock.
@@ -168,19 +180,38 @@ final class Coordinator {
     redisClock.sample = ClockSample(reading: milliseconds, arrivedAt: clock.now, unitsPerSecond: 1_000)
   }
 
-  /// Runs a script and takes its answer apart: a word or number, Redis's time, more numbers, and the text at its end.
+  /// A script's answer, taken apart.
+  private struct Answer {
+    /// A word, or a number in decimal.
+    let kind: String
+    /// Redis's time in ms.
+    let now: Int64
+    /// What else is in it, each kind in its order.
+    var numbers: [Int64] = []
+    var texts: [String] = []
+  }
+
   private func evaluate(
     _ script: RedisScript, keys: [String], _ arguments: [String], by deadline: MonotonicInstant? = nil
-  ) async throws -> (kind: String, now: Int64, numbers: [Int64], text: String?) {
+  ) async throws -> Answer {
     let value = try await redis.evaluate(
       script, keys: keys, arguments: arguments, by: deadline ?? clock.now.advanced(by: Self.commandLimit))
-    guard let parts = value.array, parts.count >= 2, let now = parts[1].integer,
+    guard let parts = value.array, parts.count >= 2, case .integer(let now) = parts[1],
       let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" })
     else { throw UnexpectedAnswer() }
-    let numbers = parts[2...].compactMap(\.integer)
-    guard Self.plausible.contains(now), numbers.allSatisfy(Self.plausible.contains) else { throw UnexpectedAnswer() }
+    var answer = Answer(kind: kind, now: now)
+    for part in parts[2...] {
+      if case .integer(let number) = part {
+        answer.numbers.append(number)
+      } else {
+        // Not UTF-8: somebody else wrote it, and it counts as nothing.
+        answer.texts.append(part.text ?? "")
+      }
+    }
+    guard Self.plausible.contains(now), answer.numbers.allSatisfy(Self.plausible.contains) else {
+      throw UnexpectedAnswer()
+    }
     noteRedisClock(now)
-    let text = parts[parts.count - 1].text
-    return (kind, now, numbers, text?.isEmpty ?? true ? nil : text)
+    return answer
   }
 }

@@ -24,9 +24,19 @@ enum TakeAnswer: Equatable, Sendable {
   /// Redis is empty or new: nobody may take a lock before `notBefore`, for whoever ran before may still be running.
   case settling(slot: Int64, notBefore: Int64)
   /// An operator has paused the sweeper.
-  case paused(slot: Int64)
+  case paused(slot: Int64, Pause)
+  /// Somebody holds the lock, and it has no expiry: it stays until it is deleted.
+  case stuck(slot: Int64)
   /// The question arrived after its not-after and was refused.
   case late
+}
+
+/// A pause, as a replica remembers it: where Redis loses its data, the replica brings it back.
+struct Pause: Equatable, Sendable {
+  /// The origin of the record that it was in.
+  let origin: String
+  /// What the operator wrote, cut to a bound.
+  let text: String
 }
 
 /// The right to run a sweeper once.
@@ -38,6 +48,8 @@ struct RunTicket: Equatable, Sendable {
   var nextSlot: Int64
   /// How many runs failed in a row before this one.
   var failures: Int
+  /// A random value that was made with the schedule record: another Redis' record has another one.
+  var origin: String
   /// How far earlier runs got, in the sweep's own words; nil where none left any.
   var progress: String?
 }

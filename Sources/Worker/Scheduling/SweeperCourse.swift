@@ -103,6 +103,9 @@ struct SweeperCourse: Sendable {
   private var accountsEnd = MonotonicInstant(nanoseconds: .min)
   /// What `once` was about is known.
   private var isConcluded = false
+  /// The pause that the sweeper was last seen in. A take carries it, so that it survives the data of Redis; a record
+  /// without it has been resumed, and ends it.
+  private(set) var pause: Pause?
 
   /// - Parameter once: the course ends after the first slot was attended, due or not.
   init(grid: SlotGrid, leaseDuration: Duration, mode: TakeMode, once: Bool = false, at now: MonotonicInstant) {
@@ -150,9 +153,10 @@ struct SweeperCourse: Sendable {
     chance: Double
   ) -> [RunOutcome] {
     silences.reset()
+    notePause(answer)
     switch answer {
     case .late, .settling: break
-    case .held(let slot, _):
+    case .held(let slot, _), .stuck(let slot):
       isConcluded = true
       if slot != ranSlot { ranSlot = nil }
     case .idle(let slot, _):
@@ -168,6 +172,14 @@ struct SweeperCourse: Sendable {
     case .askAgain: phase = .waiting(until: now)
     }
     return counts
+  }
+
+  private mutating func notePause(_ answer: TakeAnswer) {
+    switch answer {
+    case .late: break
+    case .paused(_, let seen): pause = seen
+    case .taken, .held, .stuck, .idle, .settling: pause = nil
+    }
   }
 
   /// The run of `grant` ended.

@@ -21,6 +21,9 @@ final class SweeperLoop {
   /// How the only attendance of `run --once` ended.
   private var onceResult = OnceResult.notRun
 
+  /// The lock had no expiry when Redis last answered.
+  private var isStuck = false
+
   private struct EndedRun {
     let endedAt: WallClockTime
     /// Why it failed, where it did.
@@ -109,8 +112,9 @@ final class SweeperLoop {
     let token = Token.random()
     let limit = clock.now.advanced(by: Coordinator.commandLimit)
     do {
-      let (answer, time, sentAt) = try await coordinator.take(token: token, mode: mode, by: limit)
-      if case .settling = answer { logger.debug("waiting for the length of a lease, for Redis is new") }
+      let (answer, time, sentAt) = try await coordinator.take(
+        token: token, mode: mode, knowing: course.pause, by: limit)
+      note(answer)
       count(
         course.answered(
           answer, token: token, sentAt: sentAt, redisTime: time, at: clock.now, chance: Self.chance))
@@ -120,6 +124,23 @@ final class SweeperLoop {
       silence(error, isUnknown ? SweeperCourse.LostTake(token: token, executableUntil: limit) : nil, &course)
     }
   }
+
+  /// Logs what an operator has to know of an answer.
+  private func note(_ answer: TakeAnswer) {
+    if case .settling = answer { logger.debug("waiting for the length of a lease, for Redis is new") }
+    guard case .stuck = answer else {
+      isStuck = false
+      return
+    }
+    if case .notRun = onceResult { onceResult = .failed(Self.stuckLock) }
+    guard !isStuck else { return }
+    isStuck = true
+    logger.warning(
+      "another process holds the lock: nothing is swept until it is deleted",
+      metadata: ["error": "\(Self.stuckLock)", "key": "\(coordinator.lockKey)"])
+  }
+
+  private static let stuckLock = "the lock has no expiry"
 
   private func settle(
     _ course: inout SweeperCourse, _ call: @EventLoop (inout SweeperCourse) async throws -> Void
