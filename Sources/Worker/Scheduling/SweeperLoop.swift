@@ -228,13 +228,14 @@ extension SweeperLoop {
     switch result {
     case .succeeded:
       logger.log(level: count.found > 0 ? .info : .debug, "swept", metadata: fields)
-      if count.changed > 0 { announce(count) }
     case .failed(let failure, _):
       fields["error"] = "\(failure.reason)"
       logger.error("\(sweeper.report.failureTitle)", metadata: fields)
     case .drained:
       logger.info("the run was given back: the worker drains", metadata: fields)
     }
+    // However the run ended: what it changed stays changed, and no later run counts it.
+    if count.changed > 0 { report(count) }
   }
 
   /// Of a fleet's failures in a row people hear of the first, of some later ones, and of their end. A run that drained
@@ -264,11 +265,11 @@ extension SweeperLoop {
     }
   }
 
-  private func announce(_ swept: SweepCount) {
+  private func report(_ swept: SweepCount) {
     sink.accept(
       Event(
         .report, time: .now, severity: sweeper.report.severity, component: sweeper.name, title: sweeper.report.title,
-        detail: sweeper.report.showsCutoff ? swept.cutoff.map { "cutoff=\($0)" } ?? "" : "",
+        detail: sweeper.report.showsCutoff ? swept.cutoff.map { "cutoff=\($0)" } ?? "" : sweeper.report.detail,
         metadata: [Event.Count(sweeper.report.countName, swept.changed)]))
   }
 }
