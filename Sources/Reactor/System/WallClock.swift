@@ -14,6 +14,13 @@ public struct WallClockTime: Equatable, Sendable {
     self.nanoseconds = nanoseconds
   }
 
+  /// A moment as PostgreSQL's µs since 1970 name it.
+  public init(microsecondsSince1970 microseconds: Int64) {
+    // Rounded down before 1970, too: the fraction counts forwards.
+    let fraction = (microseconds % 1_000_000 + 1_000_000) % 1_000_000
+    self.init(seconds: (microseconds - fraction) / 1_000_000, nanoseconds: fraction * 1_000)
+  }
+
   /// What the kernel's clock shows (CLOCK_REALTIME).
   public static var now: WallClockTime {
     var time = timespec()
@@ -23,6 +30,22 @@ public struct WallClockTime: Equatable, Sendable {
 
   /// Appends this time as RFC 3339 has it, with microseconds: `2026-11-24T01:29:31.123456Z`.
   public func appendRFC3339(to bytes: inout [UInt8]) {
+    appendDateAndTime(to: &bytes)
+    bytes.append(UInt8(ascii: "."))
+    Self.append(nanoseconds / 1_000, digits: 6, to: &bytes)
+    bytes.append(UInt8(ascii: "Z"))
+  }
+
+  /// As RFC 3339 has it, to the second: `2026-11-24T01:29:31Z`. The fraction is cut, not rounded.
+  public var rfc3339Seconds: String {
+    var bytes: [UInt8] = []
+    appendDateAndTime(to: &bytes)
+    bytes.append(UInt8(ascii: "Z"))
+    return String(decoding: bytes, as: UTF8.self)
+  }
+
+  /// Everything before the fraction.
+  private func appendDateAndTime(to bytes: inout [UInt8]) {
     let day = (seconds >= 0 ? seconds : seconds - 86_399) / 86_400
     let second = seconds - day * 86_400
     let date = Self.date(daysSince1970: day)
@@ -37,9 +60,6 @@ public struct WallClockTime: Equatable, Sendable {
     Self.append(second / 60 % 60, digits: 2, to: &bytes)
     bytes.append(UInt8(ascii: ":"))
     Self.append(second % 60, digits: 2, to: &bytes)
-    bytes.append(UInt8(ascii: "."))
-    Self.append(nanoseconds / 1_000, digits: 6, to: &bytes)
-    bytes.append(UInt8(ascii: "Z"))
   }
 
   /// The same as a text.

@@ -11,7 +11,8 @@ struct SlackFormatSink: Sink {
   func request(for event: Event, at time: WallClockTime) -> TransferRequest {
     var json = JSONWriter()
     json.beginObject()
-    json.field("text", SlackText.escaped(event.line))
+    // The dash is there without a detail too: filters in Slack match the existing worker's text.
+    json.field("text", SlackText.escaped("[\(event.severity.rawValue)] \(event.title) — \(event.detail)"))
     json.endObject()
     return .json(json, to: url)
   }

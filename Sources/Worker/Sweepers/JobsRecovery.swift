@@ -27,6 +27,7 @@ extension Sweeper {
           age: settings[.jobsRecoveryGrace])),
       report: Report(
         severity: .warn, title: requeues ? "stuck jobs requeued" : "stuck jobs marked expired", countName: "flipped",
+        detail: "the claim's expiry (claim_expires_at) has passed: the agent has likely crashed in mid-execution",
         failureTitle: "recover stuck jobs failed"))
   }
 }

@@ -29,6 +29,8 @@ struct Sweeper: Sendable {
     let countName: String
     /// Whether the cutoff is told as the event's detail.
     var showsCutoff = false
+    /// The event's detail where it is the same after every run.
+    var detail = ""
     let failureTitle: String
   }
 }

@@ -30,6 +30,20 @@ import Testing
     }
   }
 
+  @Test(arguments: [
+    (Int64(1_795_708_823_999_999), "2026-11-26T16:00:23Z"), (0, "1970-01-01T00:00:00Z"), (-1, "1969-12-31T23:59:59Z"),
+    (-1_000_000, "1969-12-31T23:59:59Z"), (-1_000_001, "1969-12-31T23:59:58Z"),
+  ])
+  func aCountOfMicrosecondsIsATimeToTheSecond(microseconds: Int64, text: String) {
+    #expect(WallClockTime(microsecondsSince1970: microseconds).rfc3339Seconds == text)
+  }
+
+  @Test func microsecondsAreKept() {
+    let time = WallClockTime(microsecondsSince1970: -1_500_000)
+    #expect(time == WallClockTime(seconds: -2, nanoseconds: 500_000_000))
+    #expect(time.rfc3339 == "1969-12-31T23:59:58.500000Z")
+  }
+
   @Test func nowIsNow() {
     #expect(abs(Double(WallClockTime.now.seconds) - Date().timeIntervalSince1970) < 5)
   }

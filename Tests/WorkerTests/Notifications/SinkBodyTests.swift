@@ -14,7 +14,7 @@ import Testing
 
   static let report = Event(
     id: "0123456789abcdef0123456789abcdef", time: time, severity: .warn, component: "secrets-stale",
-    title: "discovered secrets marked missing", detail: "cutoff=2026-11-17T11:06:40.000000Z",
+    title: "discovered secrets marked missing", detail: "cutoff=2026-11-17T11:06:40Z",
     metadata: [Event.Count("flipped", 12)])
   static let failure = Event(
     id: "1123456789abcdef0123456789abcdef", kind: .failure, time: time, severity: .error, component: "wraps-expired",
@@ -70,7 +70,7 @@ import Testing
     #expect(
       Self.body(Self.webhook, Self.report) == """
         {"time":"2026-11-18T11:06:40.123456Z","severity":"warn","component":"secrets-stale",\
-        "title":"discovered secrets marked missing","detail":"cutoff=2026-11-17T11:06:40.000000Z",\
+        "title":"discovered secrets marked missing","detail":"cutoff=2026-11-17T11:06:40Z",\
         "metadata":{"flipped":12}}
         """)
     let bare = Event(id: "id", time: Self.time, severity: .info, component: "c", title: "t")
@@ -83,8 +83,11 @@ import Testing
     #expect(
       Self.body(Self.slackFormat, Self.failure)
         == #"{"text":"[error] delete expired wraps failed — permission denied (SQLSTATE 42501)"}"#)
+    // The dash stands there without a detail, too: what matches the existing worker's text matches this one.
+    let bare = Event(id: "id", time: Self.time, severity: .info, component: "c", title: "expired wraps purged")
+    #expect(Self.body(Self.slackFormat, bare) == #"{"text":"[info] expired wraps purged — "}"#)
     let odd = Event(id: "id", time: Self.time, severity: .warn, component: "c", title: "<!channel> & \"quotes\"")
-    #expect(Self.body(Self.slackFormat, odd) == #"{"text":"[warn] &lt;!channel&gt; &amp; \"quotes\""}"#)
+    #expect(Self.body(Self.slackFormat, odd) == #"{"text":"[warn] &lt;!channel&gt; &amp; \"quotes\" — "}"#)
   }
 
   @Test(arguments: [
