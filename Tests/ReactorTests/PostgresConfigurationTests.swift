@@ -35,6 +35,11 @@ private func told(_ url: String) throws -> [String: String] {
   return parameters
 }
 
+/// The settings of each transaction, as "name=value".
+private func settings(_ url: String) throws -> [String] {
+  try read(url).transactionSettings.map { "\($0.name)=\($0.value)" }
+}
+
 private func faults(_ url: String) -> [String] {
   do {
     _ = try read(url)
@@ -80,13 +85,10 @@ private func faults(_ url: String) -> [String] {
       "host=h port=5433 user = u password='a \\' b\\\\' dbname=d",
       ["host": "h", "port": "5433", "user": "u", "password": "a ' b\\", "dbname": "d"]
     ),
+    ("postgres://h/d?search_path=a,b&options=-c+jit%3Doff", ["host": "h", "port": "5432", "dbname": "d"]),
     (
-      "postgres://h/d?search_path=a,b&statement_timeout=5s",
-      ["host": "h", "port": "5432", "dbname": "d", "options": "-c search_path=a,b -c statement_timeout=5s "]
-    ),
-    (
-      "postgres://h/d?TimeZone=UTC&ext.a=x%20y%5Cz&options=-c+jit%3Doff",
-      ["host": "h", "port": "5432", "dbname": "d", "options": "-c TimeZone=UTC -c ext.a=x\\ y\\\\z -c jit=off"]
+      "postgres://h/d?options=-c+application_name%3Dx",
+      ["host": "h", "port": "5432", "dbname": "d", "application_name": "x"]
     ),
   ])
   func aURLIsPassedOn(_ url: String, _ expected: [String: String]) throws {
@@ -157,20 +159,96 @@ private func faults(_ url: String) -> [String] {
     #expect(!"\(configuration) \(String(reflecting: configuration)) \(dumped)".contains("hunter2"))
   }
 
-  @Test func theGreetingLeavesToTheURLWhatItSets() throws {
-    let usual = try read("postgres://h/d").greeting
-    #expect(usual.contains("'read committed'") && usual.contains("'5000'"))
-    let own = try read(
-      "postgres://h/d?default_transaction_isolation=serializable&options=-c%20client_connection_check_interval%3D1s"
-    ).greeting
-    #expect(!own.contains("read committed") && !own.contains("check_interval"))
-  }
-
   @Test func theRealLibpqKnowsItsParameters() throws {
     let real = PostgresKnownParameters.ofLibpq
     #expect(real.version >= 14)
     #expect(real.names.isSuperset(of: ["host", "hostaddr", "sslmode", "gssencmode", "tcp_user_timeout"]))
     #expect(real.values["port"] != nil)
+  }
+}
+
+@Suite struct PostgresServerSettingsTests {
+  @Test(arguments: [
+    ("search_path=a,b&statement_timeout=5s", ["search_path=a,b", "statement_timeout=5s"]),
+    ("TimeZone=UTC&ext.a=x%20y%5Cz", ["TimeZone=UTC", "ext.a=x y\\z"]),
+    (
+      "options=-c%20jit%3Doff%20-cwork_mem%3D8MB%20--lock-timeout%3D1s", ["jit=off", "work_mem=8MB", "lock_timeout=1s"]
+    ),
+    ("options=-c%20a.b%3Dx%5C%20y%5C%5Cz%3D1%09--c.d%3D", ["a.b=x y\\z=1", "c.d="]),
+    // The server reads its command line first, and the last value of a name counts.
+    ("options=-c%20jit%3Doff%20-c%20Work_Mem%3D1MB&work_mem=2MB", ["jit=off", "work_mem=2MB"]),
+    ("options=", []), ("options=%20%09", []),
+  ])
+  func theURLsSettingsAreSetByEachTransaction(_ query: String, _ expected: [String]) throws {
+    #expect(try settings("postgres://h/d?\(query)") == expected)
+  }
+
+  @Test func settingsOfTheEnvironmentComeFirst() throws {
+    var known = known
+    known.values["options"] = "-c jit=off -c timezone=Asia/Tokyo"
+    known.settings = [PostgresSetting(name: "timezone", value: "UTC"), PostgresSetting(name: "geqo", value: "off")]
+    let configuration = try PostgresConfiguration(
+      url: "postgres://h/d?geqo=on", applicationName: "app", known: known)
+    #expect(
+      configuration.transactionSettings.map { "\($0.name)=\($0.value)" } == [
+        "jit=off", "timezone=Asia/Tokyo", "geqo=on",
+      ])
+  }
+
+  @Test(arguments: [
+    ("options=-s", "options: -s is not supported: settings are written as -c name=value"),
+    ("options=-c%20jit%3Doff%20-P", "options: -P is not supported: settings are written as -c name=value"),
+    ("options=-e", "options: -e is not supported: settings are written as -c name=value"),
+    ("options=-B%2064", "options: -B is not supported: settings are written as -c name=value"),
+    ("options=hunter2", "options must be made of -c name=value"),
+    ("options=-c", "options: -c lacks its name=value"),
+    ("options=-c%20hunter2", "options: a setting lacks its value"),
+    ("options=-c%20hunter2!%3Dx", "options: a setting's name is not made of letters, digits, underscores and dots"),
+    (
+      "session_authorization=x", "session_authorization is not supported: log in as the user that it names, or set role"
+    ),
+    (
+      "options=-cdefault-transaction-read-only%3Don",
+      "default_transaction_read_only must be off: nothing could be written"
+    ),
+    ("transaction_read_only=yes", "transaction_read_only must be off: nothing could be written"),
+  ])
+  func whatCannotBeSetByATransactionIsAFault(_ query: String, _ fault: String) {
+    #expect(faults("postgres://h/d?\(query)") == [fault])
+  }
+
+  @Test(arguments: [
+    (
+      "default_transaction_isolation=serializable",
+      "default_transaction_isolation is ignored: every transaction is read committed"
+    ),
+    (
+      "options=-c%20transaction_isolation%3Dserializable",
+      "transaction_isolation is ignored: every transaction is read committed"
+    ),
+    ("default_transaction_read_only=off", "default_transaction_read_only is ignored: it cannot be changed from here"),
+    ("options=-cclient_encoding%3Dlatin1", "client_encoding is ignored: it is always UTF8"),
+    ("log_connections=on", "log_connections is ignored: the server takes it at the start of a session only"),
+    (
+      "session_preload_libraries=x",
+      "session_preload_libraries is ignored: the server takes it at the start of a session only"
+    ),
+  ])
+  func whatATransactionHasNoUseForIsIgnoredWithAWarning(_ query: String, _ warning: String) throws {
+    let configuration = try read("postgres://h/d?\(query)")
+    #expect(configuration.warnings == [warning])
+    #expect(configuration.transactionSettings.isEmpty)
+  }
+
+  @Test func theRoleIsSetLastAndTheServersLookAtItsClientOnlyIfNobodySaysHowOften() throws {
+    let settings = try read("postgres://h/d?role=r&work_mem=1MB").serverSettings
+    let prelude = settings.prelude(checksClient: true)
+    #expect(prelude.map(\.sql).first == "SET transaction_isolation = 'read committed'")
+    #expect(prelude.last?.parameters == ["work_mem", "1MB", "client_connection_check_interval", "5000", "role", "r"])
+    #expect(prelude.allSatisfy { $0.isKept })
+    let own = try read("postgres://h/d?options=-c%20client_connection_check_interval%3D1s").serverSettings
+    #expect(own.prelude(checksClient: true).last?.parameters == ["client_connection_check_interval", "1s"])
+    #expect(try read("postgres://h/d").serverSettings.prelude(checksClient: false).count == 1)
   }
 }
 

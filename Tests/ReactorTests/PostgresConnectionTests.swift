@@ -73,23 +73,6 @@ func postgresError(_ body: @EventLoop () async throws -> Void) async -> Postgres
     }
   }
 
-  @Test func everySessionHasItsSettings() async throws {
-    try await connected(query: "search_path=%22a%20b%22,public&statement_timeout=12345&my.own=x%5Cy%20z") {
-      connection in
-      let names = [
-        "application_name", "client_encoding", "default_transaction_isolation", "client_connection_check_interval",
-        "search_path", "statement_timeout", "my.own",
-      ]
-      var values: [String?] = []
-      for name in names {
-        let statement = PostgresStatement("SELECT current_setting($1)", [name])
-        values.append(try await connection.query(statement, by: soon())[row: 0, column: 0])
-      }
-      #expect(
-        values == ["connection test", "UTF8", "read committed", "5s", "\"a b\",public", "12345ms", "x\\y z"])
-    }
-  }
-
   @Test func aPipelineIsOneTransactionWithAResultForEach() async throws {
     try await connected { connection in
       let results = try await connection.pipeline(
@@ -183,7 +166,7 @@ func postgresError(_ body: @EventLoop () async throws -> Void) async -> Postgres
       group.addTask {
         await #expect(throws: CancellationError.self) {
           try await connection.pipeline(
-            [
+            connection.prelude + [
               PostgresStatement("SELECT set_config('application_name', $1, true)", [name]),
               PostgresStatement("SELECT pg_sleep(60)"), PostgresStatement("SELECT pg_sleep(60)"),
             ], by: soon(.seconds(30)))

@@ -55,7 +55,8 @@ import Testing
 
   @Test func whatIsMissingInAnAnswerIsNoValue() async throws {
     let endless = Self.completed("DELETE 99999999999999999999999999")
-    try await withServer([Self.begun + Self.completed("SELECT 0") + Self.ready, Self.begun + endless + Self.ready]) {
+    let nothing = Self.begun + Self.completed("SELECT 0")
+    try await withServer([nothing + nothing + nothing + Self.ready, Self.begun + endless + Self.ready]) {
       configuration in
       let connection = try await PostgresConnection.connect(configuration, by: soon())
       defer { connection.close() }

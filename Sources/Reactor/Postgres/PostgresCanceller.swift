@@ -6,10 +6,14 @@ import CReactor
 /// Who a connection is on its server: enough to never cancel anybody else, for process numbers are used again.
 struct PostgresBackendIdentity: Sendable {
   var processID: String
-  /// Seconds since 1970 as the server writes them.
+  /// In µs since 1970. A whole number, which no setting of a session writes in another way.
   var startedAt: String
   /// The application name at the beginning; later ones are expected to begin with it.
   var applicationName: String
+
+  /// When a session began, of a row that has `backend_start`.
+  static let microseconds =
+    "pg_catalog.int8(extract(epoch FROM backend_start) OPERATOR(pg_catalog.*) 1000000::pg_catalog.int4)"
 }
 
 /// Cancels statements on the server: by libpq's own request from version 17 on, which does not block; before it by
@@ -78,9 +82,12 @@ protocol PostgresCancelAttempt: AnyObject {
 @EventLoop
 private final class PostgresCancelStatement: PostgresCancelAttempt {
   private static let sql = """
-    SELECT pg_cancel_backend(pid) FROM pg_stat_activity
-    WHERE pid = $1::int AND extract(epoch FROM backend_start)::text = $2 AND usename = current_user
-      AND (starts_with(application_name, $3) OR application_name = $4)
+    SELECT pg_catalog.pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity
+    WHERE pid OPERATOR(pg_catalog.=) $1::pg_catalog.int4
+      AND \(PostgresBackendIdentity.microseconds) OPERATOR(pg_catalog.=) $2::pg_catalog.int8
+      AND usename OPERATOR(pg_catalog.=) session_user
+      AND (pg_catalog.starts_with(application_name, $3::pg_catalog.text)
+        OR application_name OPERATOR(pg_catalog.=) $4::pg_catalog.text)
     """
 
   private let deadline: MonotonicInstant
@@ -117,10 +124,11 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
     let connection = PostgresConnection(pointer, candidate: candidate, canceller: nil)
     self.connection = connection
     isSent = true
-    connection.start([statement], by: deadline) { [weak self] result in
+    connection.start([PostgresServerSettings.isolation, PostgresServerSettings.asLogin, statement], by: deadline) {
+      [weak self] result in
       switch result {
       // No row: it is not there any more, or not the one that was meant. Nobody was told.
-      case .success(let results): self?.settle(results[0].rowCount == 1 ? .concluded : .notSent)
+      case .success(let results): self?.settle(results[2].rowCount == 1 ? .concluded : .notSent)
       // Which failure it was is of no matter: the connection that it was meant for is closed.
       case .failure: self?.settle(.unknown)
       }

@@ -29,13 +29,9 @@ struct PostgresHost: Sendable, Equatable {
 
 /// The settings of a connection, read from a URL (`postgres://`, `postgresql://`) or from `name=value` pairs.
 ///
-/// Accepted are the parameters of the libpq in use, those of the Go driver pgx, and the server's own settings, which go
-/// along when a session starts.
+/// Accepted are the parameters of the libpq in use, those of the Go driver pgx, and the server's own settings, which
+/// each transaction sets for itself.
 public struct PostgresConfiguration: Sendable {
-  /// How often a server looks, during a statement, whether its client still lives: a statement of a dead worker ends
-  /// this long after it. PostgreSQL 14 and newer, on Linux.
-  static let clientCheckInterval = Duration.seconds(5)
-
   /// What was ignored, and why.
   public private(set) var warnings: [String] = []
   /// `pool_max_conns`, where given.
@@ -50,7 +46,11 @@ public struct PostgresConfiguration: Sendable {
   /// What `target_session_attrs` is in each round through the hosts.
   private(set) var sessionRounds: [String?] = [nil]
   private var base: [PostgresParameter] = []
-  private var serverSettings: [PostgresParameter] = []
+  private(set) var serverSettings = PostgresServerSettings()
+
+  /// The server's settings that the URL asks for (`search_path`, `statement_timeout`, `options`, …), in the order in
+  /// which a transaction sets them.
+  public var transactionSettings: [PostgresSetting] { serverSettings.list }
 
   /// Reads `url`. `applicationName` is what the server shows, unless the URL names another one.
   ///
@@ -74,9 +74,14 @@ public struct PostgresConfiguration: Sendable {
         warnings.append("\(pair.name) is given more than once; the first one counts")
       }
     }
+    // As on the server, a setting of its own goes before one of the command line's, and both before the environment's.
+    for setting in known.settings { serverSettings.add(setting.name, setting.value) }
+    serverSettings.add(options: given["options"] ?? known.values["options"] ?? "")
     for name in given.keys.sorted() {
       take(name, given[name]!, known: known, faults: &faults)
     }
+    warnings += serverSettings.warnings
+    faults += serverSettings.faults
     setHosts(given, known: known, faults: &faults)
     setDefaults(given, applicationName: applicationName, known: known)
     guard faults.isEmpty else { throw PostgresURLFault(faults: faults) }
@@ -137,7 +142,7 @@ public struct PostgresConfiguration: Sendable {
     _ name: String, _ value: String, known: PostgresKnownParameters, faults: inout [String]
   ) {
     if PostgresParameterNames.isServerSetting(name) {
-      serverSettings.append(PostgresParameter(name: name, value: value))
+      serverSettings.add(name, value)
     } else {
       faults.append(
         "unknown parameter \(name): neither libpq \(known.version) nor the Go driver knows it, and it is no setting "
@@ -192,7 +197,7 @@ public struct PostgresConfiguration: Sendable {
         base.append(PostgresParameter(name: name, value: value))
       }
     }
-    setDefault("application_name", applicationName)
+    setDefault("application_name", serverSettings.applicationName ?? applicationName)
     setDefault("gssencmode", "disable")
     setDefault("keepalives_idle", "30")
     setDefault("keepalives_interval", "10")
@@ -204,12 +209,6 @@ public struct PostgresConfiguration: Sendable {
       setDefault("sslrootcert", takesSystem ? "system" : PostgresParameterNames.systemRoots)
     }
     base.append(PostgresParameter(name: "client_encoding", value: "UTF8"))
-    var options = ""
-    for setting in serverSettings {
-      options += "-c \(setting.name)=\(PostgresURL.escapedOption(setting.value)) "
-    }
-    options += given["options"] ?? known.values["options"] ?? ""
-    if !options.isEmpty { base.append(PostgresParameter(name: "options", value: options)) }
   }
 
   // MARK: - Use
@@ -222,28 +221,6 @@ public struct PostgresConfiguration: Sendable {
     parameters.append(PostgresParameter(name: "port", value: host.port))
     if let session { parameters.append(PostgresParameter(name: "target_session_attrs", value: session)) }
     return parameters
-  }
-
-  /// The first statement of a session: who it is, and the settings that every session has unless the URL has them.
-  var greeting: String {
-    func isGiven(_ name: String) -> Bool {
-      serverSettings.contains { $0.name.lowercased() == name }
-        || base.contains { $0.name == "options" && PostgresURL.contains($0.value, name) }
-    }
-    var columns = ["pg_backend_pid()", "extract(epoch FROM backend_start)::text"]
-    if !isGiven("default_transaction_isolation") {
-      columns.append("set_config('default_transaction_isolation', 'read committed', false)")
-    }
-    if !isGiven("client_connection_check_interval") {
-      let milliseconds = Self.clientCheckInterval.milliseconds
-      // Unknown before version 14, and a server that is not on Linux refuses it.
-      columns.append(
-        "CASE WHEN current_setting('client_connection_check_interval', true) IS NOT NULL AND version() LIKE '%linux%' "
-          + "THEN set_config('client_connection_check_interval', '\(milliseconds)', false) END")
-    }
-    let list = columns.reduce("") { $0.isEmpty ? $1 : "\($0), \($1)" }
-    // Not pg_stat_activity, whose other tables a new session would have to look up: that took a millisecond more.
-    return "SELECT \(list) FROM pg_stat_get_activity(pg_backend_pid())"
   }
 
   /// Where it leads, for logs: user, hosts, ports, database. No password, nothing else of the query.

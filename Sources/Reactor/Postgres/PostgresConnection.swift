@@ -19,6 +19,9 @@ public final class PostgresConnection {
 
   /// Unique in the process.
   public let number: UInt64
+  /// The first statements of every pipeline that opens a transaction: they make it read committed, with the URL's
+  /// settings, whatever the session, the role and the database have. Their results come first.
+  public internal(set) var prelude: [PostgresStatement] = [PostgresServerSettings.isolation]
   /// State that a caller keeps with this connection, for as long as it is open.
   public var attachment: (any Sendable)?
 
@@ -37,7 +40,7 @@ public final class PostgresConnection {
   let candidate: [PostgresParameter]
   /// Who this is on the server, for a request to cancel; nil until the greeting has been answered.
   var identity: PostgresBackendIdentity?
-  /// Whether the session has its settings: before that it is for the question only whether the server answers.
+  /// Whether its identity and its prelude are known: before that it is only for asking whether the server answers.
   var isGreeted = false
   private(set) var connection: OpaquePointer?
   private(set) var state = PostgresConnectionState()

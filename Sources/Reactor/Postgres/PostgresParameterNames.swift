@@ -14,8 +14,12 @@ struct PostgresKnownParameters: Sendable {
   var version: Int
   /// Whether ~/.postgresql/root.crt exists: then libpq and the Go driver both take it.
   var hasOwnRootCertificate: Bool
+  /// What PGTZ, PGDATESTYLE and PGGEQO ask for.
+  var settings: [PostgresSetting] = []
 
-  static var ofLibpq: PostgresKnownParameters {
+  /// Asked once: what libpq would send of the environment as start-up parameters is taken out of it, because a pooler
+  /// refuses such a parameter or gives the setting to others.
+  static let ofLibpq: PostgresKnownParameters = {
     var known = PostgresKnownParameters(
       names: [], values: [:], fromEnvironment: [], version: Int(PQlibVersion() / 10_000), hasOwnRootCertificate: false)
     guard let options = PQconndefaults() else { return known }
@@ -31,8 +35,14 @@ struct PostgresKnownParameters: Sendable {
     if let home = getenv("HOME") {
       known.hasOwnRootCertificate = access(String(cString: home) + "/.postgresql/root.crt", R_OK) == 0
     }
+    for (variable, setting) in [("PGTZ", "timezone"), ("PGDATESTYLE", "datestyle"), ("PGGEQO", "geqo")] {
+      guard let value = getenv(variable) else { continue }
+      known.settings.append(PostgresSetting(name: setting, value: String(cString: value)))
+      unsetenv(variable)
+    }
+    unsetenv("PGOPTIONS")
     return known
-  }
+  }()
 }
 
 enum PostgresParameterNames {
@@ -67,10 +77,17 @@ enum PostgresParameterNames {
   /// dot).
   static func isServerSetting(_ name: String) -> Bool {
     let lower = name.lowercased()
-    if serverSettings.contains(lower) { return true }
+    if serverSettings.contains(lower) || atSessionStart.contains(lower) { return true }
     if let dot = name.utf8.firstIndex(of: UInt8(ascii: ".")) { return name.utf8.index(after: dot) < name.utf8.endIndex }
     return serverPrefixes.contains { lower.utf8.starts(with: $0.utf8) }
   }
+
+  /// Settings that the server takes at the start of a session only, or that do nothing later (`pg_settings`, context
+  /// backend and superuser-backend, and the lists of libraries to load).
+  static let atSessionStart: Set<String> = [
+    "ignore_system_indexes", "jit_debugging_support", "jit_profiling_support", "local_preload_libraries",
+    "log_connections", "log_disconnections", "post_auth_delay", "session_preload_libraries",
+  ]
 
   /// Whether `name` is made of letters, digits, underscores and dots, and begins with none of the digits and dots.
   static func isPlain(_ name: String) -> Bool {
@@ -104,7 +121,7 @@ enum PostgresParameterNames {
     "min_parallel_table_scan_size", "parallel_leader_participation", "parallel_setup_cost", "parallel_tuple_cost",
     "password_encryption", "plan_cache_mode", "quote_all_identifiers", "random_page_cost",
     "recursive_worktable_factor", "restrict_nonsystem_relation_kind", "role", "row_security", "search_path",
-    "seq_page_cost", "session_authorization", "session_preload_libraries", "session_replication_role",
+    "seq_page_cost", "session_authorization", "session_replication_role",
     "standard_conforming_strings", "statement_timeout", "stats_fetch_consistency", "synchronize_seqscans",
     "synchronous_commit", "tcp_keepalives_count", "tcp_keepalives_idle", "tcp_keepalives_interval", "temp_buffers",
     "temp_file_limit", "temp_tablespaces", "timezone", "timezone_abbreviations", "trace_notify", "trace_sort",

@@ -204,23 +204,9 @@ enum PostgresURL {
     return parts
   }
 
-  static func contains(_ text: String, _ part: String) -> Bool {
-    find(Array(text.utf8)[...], part) != nil
-  }
-
   private static func find(_ bytes: ArraySlice<UInt8>, _ part: String) -> Int? {
     let part = Array(part.utf8)
     guard bytes.count >= part.count else { return nil }
     return (bytes.startIndex...(bytes.endIndex - part.count)).first { bytes[$0...].starts(with: part) }
-  }
-
-  /// A value for `options`, where spaces separate and backslashes escape.
-  static func escapedOption(_ value: String) -> String {
-    var bytes: [UInt8] = []
-    for byte in value.utf8 {
-      if byte == UInt8(ascii: "\\") || byte == 0x20 || (0x09...0x0d).contains(byte) { bytes.append(UInt8(ascii: "\\")) }
-      bytes.append(byte)
-    }
-    return String(decoding: bytes, as: UTF8.self)
   }
 }

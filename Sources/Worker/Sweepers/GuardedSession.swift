@@ -87,17 +87,20 @@ final class GuardedSession {
       connection.serverVersion >= GuardStatements.transactionTimeoutVersion
         ? GuardStatements.openWithTransactionTimeout : GuardStatements.open,
       ["\(deadline)", "\(namePrefix)\(ticket.epoch)", cutoff, "\(ageMicroseconds)", "\(advisoryKey)"], isKept: true)
+    let prelude = connection.prelude
+    let first = prelude.count
     let results: [PostgresResult]
     do {
       results = try await connection.pipeline(
-        [open] + statements + [PostgresStatement(GuardStatements.close, isKept: true)], by: held.lease.stopAt)
+        prelude + [open] + statements + [PostgresStatement(GuardStatements.close, isKept: true)],
+        by: held.lease.stopAt)
     } catch let error as PostgresError {
-      if Self.isPastDeadline(error, closing: statements.count + 1) { throw RunInterruption.leaseLost }
+      if Self.isPastDeadline(error, closing: first + statements.count + 1) { throw RunInterruption.leaseLost }
       // The server was demoted: the next try asks for a connection to one that can be written to.
       if error.sqlState == Self.readOnlyState { connection.close() }
       throw error
     }
-    let opened = results[0]
+    let opened = results[first]
     let closed = results[results.count - 1]
     noteClock(closed[row: 0, column: 2])
     guard opened[row: 0, column: 0] == "t" else { throw RunInterruption.leaseLost }
@@ -106,7 +109,7 @@ final class GuardedSession {
     let endedAt = Self.microseconds(closed[row: 0, column: 2]) ?? 0
     let microseconds = Self.microseconds(closed[row: 0, column: 4]) ?? 0
     return Batch(
-      results: Array(results[1..<(results.count - 1)]), beganAt: (endedAt - microseconds) / 1_000,
+      results: Array(results[(first + 1)..<(results.count - 1)]), beganAt: (endedAt - microseconds) / 1_000,
       duration: .microseconds(microseconds))
   }
 
