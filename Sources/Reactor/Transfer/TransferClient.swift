@@ -63,6 +63,11 @@ public final class TransferClient {
   /// - Parameter deadline: on the system's monotonic clock, for all of it: names, connecting, TLS, the answer.
   /// - Throws: `TransferError`, or `CancellationError` as soon as the task is cancelled.
   public func send(_ request: TransferRequest, by deadline: MonotonicInstant) async throws -> TransferAnswer {
+    guard LineRules.isURL(request.url) else { throw TransferError.malformedURL }
+    if let fault = request.fault { throw TransferError.malformedRequest(fault) }
+    guard userAgent.utf8.allSatisfy(ASCII.isFieldValue) else {
+      throw TransferError.malformedRequest("a user agent with a control character")
+    }
     let route = try await route(to: request.url, by: deadline)
     try Task.checkCancellation()
     let transfer = try prepare(request, route, by: deadline)

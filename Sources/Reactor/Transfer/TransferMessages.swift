@@ -5,9 +5,11 @@
 public struct TransferRequest: Sendable, Equatable {
   /// What is handed over, by which protocol.
   public enum Content: Sendable, Equatable {
-    /// A POST over http or https, with further header lines such as "Content-Type: application/json".
+    /// A POST over http or https, with further header lines such as "Content-Type: application/json". A line that is
+    /// not one header field is refused.
     case post(headers: [String], body: [UInt8])
     /// A mail over smtp or smtps: addresses of the envelope, and the message with CRLF at the ends of its lines.
+    /// Control characters and angle brackets in an address are refused, and so are bare CRs and LFs in the message.
     case mail(from: String, to: [String], message: [UInt8], encryption: MailEncryption)
   }
 
@@ -57,6 +59,8 @@ public struct TransferAnswer: Sendable, Equatable {
 public enum TransferError: Error, Sendable, Equatable {
   /// The URL is none, or its scheme is not one of those that are spoken.
   case malformedURL
+  /// A part of the request would not stay on its line or within its command: which, without its text.
+  case malformedRequest(String)
   /// The address of a proxy, from the environment, is none.
   case malformedProxy
   case unresolved(NameResolutionError)
@@ -69,6 +73,7 @@ public enum TransferError: Error, Sendable, Equatable {
   public var publicReason: String {
     switch self {
     case .malformedURL: "the URL cannot be used"
+    case .malformedRequest(let fault): "the request has \(fault)"
     case .malformedProxy: "the proxy's address cannot be used"
     case .unresolved(let error): error.publicReason
     case .timedOut: "timed out"

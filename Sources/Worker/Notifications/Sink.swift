@@ -52,7 +52,7 @@ extension SinkQueue.Outcome {
       case 408, 429, 500...: self = .failed(retryAfter: answer.retryAfter)
       default: self = .rejected
       }
-    case .failure(.malformedURL), .failure(.malformedProxy):
+    case .failure(.malformedURL), .failure(.malformedRequest), .failure(.malformedProxy):
       self = .rejected
     case .failure(.failed(_, _, let status)):
       if case .mail = request.content, status >= 500 { self = .rejected } else { self = .failed(retryAfter: nil) }
