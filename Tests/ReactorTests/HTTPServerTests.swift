@@ -249,6 +249,27 @@ import Testing
     }
   }
 
+  @Test func aServerThatEndsWhileAcceptingRestsIsGone() async throws {
+    var limits = HTTPServerLimits()
+    limits.acceptPause = .milliseconds(20)
+    try await onLoop { [limits] in
+      var server: HTTPServer? = HTTPServer(limits: limits, handler: testRoutes)
+      weak let released = server
+      try server?.listen(on: "127.0.0.1:0")
+      await withTaskGroup { group in
+        group.addTask { [server] in await server?.run() }
+        try? await eventually("it runs") { server?.isRunning == true }
+        server?.took(-EMFILE)
+        #expect(server?.statistics.acceptPauses == 1)
+        group.cancelAll()
+      }
+      server = nil
+      #expect(released == nil)
+      // Its timer would fire in here.
+      try await LoopClock.system.sleep(for: .milliseconds(60))
+    }
+  }
+
   @Test func aPeerThatDoesNotReadIsNotReadFromAndItsTimeEnds() async throws {
     try await withTurnedClock { server, port, clock in
       let client = try HTTPTestClient(port: port, receiveBuffer: 4096)

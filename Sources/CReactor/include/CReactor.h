@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <link.h>
+#include <linux/sockios.h>
 #include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -30,6 +31,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
@@ -126,6 +128,13 @@ static inline ssize_t creactor_receive(int descriptor, void *bytes, size_t count
 static inline ssize_t creactor_send(int descriptor, const void *bytes, size_t count) {
   ssize_t sent = send(descriptor, bytes, count, MSG_NOSIGNAL);
   return sent < 0 ? -errno : sent;
+}
+
+/// Bytes sent on a TCP connection that its peer has not acknowledged: the kernel keeps them, also after close. ioctl is
+/// variadic.
+static inline int creactor_unacknowledged(int descriptor) {
+  int count = 0;
+  return ioctl(descriptor, SIOCOUTQ, &count) < 0 ? 0 : count;
 }
 
 // c-ares' status codes are macros up to 1.2x and an enumeration after: here they are plain integers of one type.

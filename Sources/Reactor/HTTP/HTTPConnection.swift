@@ -20,11 +20,12 @@ final class HTTPConnection {
 
   // The places in the server's lists.
   var next: HTTPConnection?
+  // Safe: the lists clear it when the one before leaves, which they own until then.
   unowned(unsafe) var previous: HTTPConnection?
   var state = HTTPConnectionState.closed
   var since = MonotonicInstant(nanoseconds: 0)
 
-  private let descriptor: Int32
+  let descriptor: Int32
   // Strong, which costs less at each use: the server lets go of a connection when it is closed.
   private let server: HTTPServer
   private var watcher: IOWatcher?
@@ -35,6 +36,9 @@ final class HTTPConnection {
   /// Between a read and its write: the connection is in the list of the state before.
   private(set) var isAtWork = false
 
+  /// Memory of this process that is the connection's alone, but for its objects.
+  var bufferByteCount: Int { kept.capacity + unwritten.capacity }
+
   init(_ descriptor: Int32, server: HTTPServer) {
     self.descriptor = descriptor
     self.server = server
@@ -42,9 +46,8 @@ final class HTTPConnection {
   }
 
   func start() {
-    // Without the count of a plain `unowned`, which each request would pay: the watcher stops when this closes, and
-    // the server keeps this until then.
-    let watcher = IOWatcher { [unowned(unsafe) self] _ in self.isReady() }
+    // Strong, and so without a check at each request: `close()` breaks the cycle, and the server closes them all.
+    let watcher = IOWatcher { _ in self.isReady() }
     self.watcher = watcher
     watcher.watch(descriptor, for: .read)
   }
@@ -54,6 +57,7 @@ final class HTTPConnection {
     guard state != .closed else { return }
     watcher?.stop()
     watcher = nil
+    if holdsMuchUnacknowledged { dropAtClose() }
     _ = CReactor.close(descriptor)
     kept.release()
     unwritten.release()
@@ -78,7 +82,7 @@ final class HTTPConnection {
     switch state {
     case .idle, .receiving: read()
     case .writing: writeOn()
-    case .lingering: discard()
+    case .lingering, .flushing: discard()
     case .answering, .closed: break
     }
   }
@@ -202,16 +206,34 @@ final class HTTPConnection {
       server.owes(pending, to: self)
     case .linger:
       kept.release()
-      shutdown(descriptor, Int32(SHUT_WR))
-      enter(.lingering, watching: .read)
+      finish()
     case .close:
-      close()
+      // The peer has had its last answer, but may not have read it.
+      holdsMuchUnacknowledged ? finish() : close()
     }
   }
 
   private func enter(_ state: HTTPConnectionState, watching interest: IOWatcher.Interest) {
     server.move(self, to: state)
     watcher?.watch(descriptor, for: interest)
+  }
+
+  /// Ends the sending side, and waits for the peer to end its own.
+  private func finish() {
+    shutdown(descriptor, Int32(SHUT_WR))
+    enter(holdsMuchUnacknowledged ? .flushing : .lingering, watching: .read)
+  }
+
+  /// Whether the kernel holds much for a peer that does not read. After a plain close it would go on holding that, for
+  /// minutes and beyond the bound on connections.
+  private var holdsMuchUnacknowledged: Bool {
+    creactor_unacknowledged(descriptor) > HTTPServer.orphanByteLimit
+  }
+
+  /// Makes the coming close a reset: what the peer did not read is dropped at once.
+  private func dropAtClose() {
+    var option = linger(l_onoff: 1, l_linger: 0)
+    setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
   }
 
   /// Reads and drops until the peer ends or the limit passes (RFC 9112, 9.6).

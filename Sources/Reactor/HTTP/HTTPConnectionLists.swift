@@ -14,6 +14,8 @@ enum HTTPConnectionState: Int, CaseIterable {
   case writing
   /// The peer's end, after the last answer: closing with bytes unread would reset the connection under that answer.
   case lingering
+  /// The peer's end, after a last answer that it has not read yet.
+  case flushing
   /// Nothing; in no list.
   case closed
 }
@@ -23,6 +25,7 @@ final class HTTPConnectionLists {
   /// First and last of one list. A list owns its members: by `first`, and by each member's `next`.
   private struct List {
     var first: HTTPConnection?
+    // Safe: it is a member, and each change of the list's end sets it anew.
     unowned(unsafe) var last: HTTPConnection?
     var limit: Duration?
   }
@@ -35,7 +38,7 @@ final class HTTPConnectionLists {
       switch state {
       case .idle: List(limit: limits.idleTimeout)
       case .receiving: List(limit: limits.requestTimeout)
-      case .writing: List(limit: limits.writeTimeout)
+      case .writing, .flushing: List(limit: limits.writeTimeout)
       case .lingering: List(limit: limits.lingerTimeout)
       case .answering, .closed: List(limit: nil)
       }

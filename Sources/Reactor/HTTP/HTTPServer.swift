@@ -19,7 +19,9 @@ public final class HTTPServer {
   public typealias Handler = @EventLoop (borrowing HTTPRequest) -> HTTPReply
 
   /// Answers gathered before they are written; one more may come on top of it.
-  static let outputByteLimit = 64 * 1024
+  static let outputByteLimit = 32 * 1024
+  /// What the kernel may go on holding for a connection that is closed.
+  static let orphanByteLimit = 4 * 1024
   /// Room for a read behind the largest incomplete request.
   private static let readByteCount = 8 * 1024
 
@@ -86,7 +88,7 @@ public final class HTTPServer {
   /// the peer takes it at once.
   public func run() async {
     precondition(listener != nil || isDraining, "listen(on:) comes before run()")
-    acceptWatcher = IOWatcher { [unowned self] _ in self.accept() }
+    acceptWatcher = IOWatcher { [weak self] _ in self?.accept() }
     resumeAccepting()
     await withDiscardingTaskGroup { group in
       while let (connection, pending) = await owed.next() {
@@ -98,6 +100,8 @@ public final class HTTPServer {
     for state in HTTPConnectionState.allCases {
       while let connection = connections.first(state) { connection.close() }
     }
+    // Accepting may have rested when this ended: its timer has nothing to resume.
+    disarm()
   }
 
   /// Takes no new connections, closes the idle ones, and lets the others get their answers. `run()` ends when the last
@@ -137,7 +141,11 @@ public final class HTTPServer {
   private func accept() {
     if connections.count >= limits.maximumConnections, !evictOldest() { return pauseAccepting(until: nil) }
     guard let listener else { return }
-    let accepted = listener.accept()
+    took(listener.accept())
+  }
+
+  /// - Parameter accepted: a connection's descriptor, or the negative error number.
+  func took(_ accepted: Int32) {
     if accepted >= 0 {
       counters.acceptedConnections += 1
       if input.baseAddress == nil {
@@ -157,7 +165,7 @@ public final class HTTPServer {
   /// Closes the connection that has waited longest for its peer, an idle one first. A request comes in one piece and an
   /// answer goes in one: who is between two of them when there is no more room is slow, or means to keep others out.
   private func evictOldest() -> Bool {
-    for state in [HTTPConnectionState.idle, .lingering, .receiving, .writing] {
+    for state in [HTTPConnectionState.idle, .lingering, .flushing, .receiving, .writing] {
       guard let oldest = connections.first(state) else { continue }
       counters.evictedConnections += 1
       oldest.close()
@@ -202,7 +210,7 @@ public final class HTTPServer {
     if let timerDeadline, timerDeadline <= deadline { return }
     timerDeadline = deadline
     guard clock === LoopClock.system else { return }
-    let timer = self.timer ?? TimerWatcher { [unowned self] in self.closeOverdue() }
+    let timer = self.timer ?? TimerWatcher { [weak self] in self?.closeOverdue() }
     self.timer = timer
     timer.start(at: deadline)
   }

@@ -8,7 +8,11 @@ final class ListeningSocket {
   let port: UInt16
 
   /// Connections that the kernel completes while the server does not accept; the kernel lowers it to somaxconn.
-  private static let backlog: Int32 = 1024
+  private static let backlog: Int32 = 256
+  /// What a connection's peer can make the kernel hold, in bytes of memory; the kernel doubles the figure that it is
+  /// given and goes beyond it by one segment. Without a bound it lets each buffer grow to megabytes.
+  private static let sendBufferByteCount: Int32 = 64 * 1024
+  private static let receiveBufferByteCount: Int32 = 32 * 1024
 
   init(_ address: ListenAddress) throws(ListenError) {
     let opened = try Self.open(address)
@@ -61,6 +65,9 @@ final class ListeningSocket {
     enable(SO_REUSEADDR, level: SOL_SOCKET, on: descriptor)
     // An answer is one write, and is not held back for more. Connections inherit it on Linux.
     enable(TCP_NODELAY, level: Int32(IPPROTO_TCP), on: descriptor)
+    // Before listening: connections inherit them, and a window is announced with the first packet.
+    set(SO_SNDBUF, level: SOL_SOCKET, sendBufferByteCount / 2, on: descriptor)
+    set(SO_RCVBUF, level: SOL_SOCKET, receiveBufferByteCount / 2, on: descriptor)
     prepare(descriptor)
     var answer = socketAddress.with { creactor_bind(descriptor, $0, $1) }
     if answer == 0 { answer = creactor_listen(descriptor, backlog) }
@@ -81,8 +88,12 @@ final class ListeningSocket {
   }
 
   private static func enable(_ option: Int32, level: Int32, on descriptor: Int32) {
-    var on: Int32 = 1
-    setsockopt(descriptor, level, option, &on, socklen_t(MemoryLayout<Int32>.size))
+    set(option, level: level, 1, on: descriptor)
+  }
+
+  private static func set(_ option: Int32, level: Int32, _ value: Int32, on descriptor: Int32) {
+    var value = value
+    setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
   }
 
   private static func boundPort(_ descriptor: Int32) -> UInt16 {
