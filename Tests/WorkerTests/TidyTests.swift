@@ -85,6 +85,16 @@ import Testing
     }
   }
 
+  @Test func nothingIsReferredToThatMayBeGone() throws {
+    let files = try House.swift("Sources")
+    expectNone(of: #"\bunowned\b(?!\(unsafe\) var)"#, in: files) { line in
+      line.isCode ? "weak, or strong where something breaks the cycle: unowned traps once the object is gone" : nil
+    }
+    expectNone(of: #"\bunowned\(unsafe\)"#, in: files) {
+      $0.isCode && !$0.isExplained ? "say what clears it before the object goes" : nil
+    }
+  }
+
   // MARK: Scripts
 
   @Test func everyScriptIsOneCommandWithItsHelp() async throws {

@@ -387,9 +387,13 @@ extension RedisClient {
       return
     }
     // A new watcher's closure would allocate each time: one is kept, and asks for the instant that it was set for.
-    let timer = self.timer ?? TimerWatcher { [unowned self] in deadlinePassed(timerAt ?? clock.now) }
+    let timer = self.timer ?? TimerWatcher { [weak self] in self?.timerFired() }
     self.timer = timer
     timer.start(at: systemTime(of: instant))
+  }
+
+  private func timerFired() {
+    deadlinePassed(timerAt ?? clock.now)
   }
 
   /// A deadline on the client's clock as one on the system's, on which the loop's timers run.
