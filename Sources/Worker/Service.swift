@@ -79,7 +79,8 @@ final class Service {
       return SweeperLoop(
         sweeper: sweeper, coordinator: coordinator,
         runner: SweepRunner(
-          sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, drain: drain, giveUp: giveUp),
+          sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, drain: drain, giveUp: giveUp,
+          namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity], logger: logger),
         redis: redis, clock: clock, drain: drain, metrics: TaskMetrics(task: sweeper.name, registry: registry),
         sink: sink, logger: logger)
     }

@@ -174,6 +174,7 @@ final class ReplicaRun {
     case .stop(.superseded):
       replica.judge.gaveWay(grant.ticket.epoch, to: postgres.holder(of: part.sweeper), part.sweeper)
       end(.failure, "superseded")
+    case .stop(.foreignWorker): preconditionFailure("the modelled fleet has one Redis and one namespace")
     }
   }
 

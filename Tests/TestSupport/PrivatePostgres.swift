@@ -91,12 +91,14 @@ public final class PrivatePostgres: Sendable {
   }
 
   /// Makes an empty database and returns its URL.
-  public func freshDatabase() async throws -> String {
+  public func freshDatabase(encoding: String = "UTF8") async throws -> String {
     let number = state.withLock { state in
       state.databases += 1
       return state.databases
     }
-    _ = try await psql("CREATE DATABASE fresh_\(number)")
+    // Other encodings than the template's need a template without text and a locale without an encoding.
+    let options = encoding == "UTF8" ? "" : " ENCODING '\(encoding)' LOCALE 'C' TEMPLATE template0"
+    _ = try await psql("CREATE DATABASE fresh_\(number)\(options)")
     return url(database: "fresh_\(number)")
   }
 

@@ -9,11 +9,14 @@ import TestSupport
 /// A fresh database with the control plane's tables.
 struct ControlPlane: Sendable {
   let url: String
-  private let name: String
+  /// The role that the URL logs in as.
+  var user = PrivatePostgres.user
+  let name: String
 
-  static func fresh() async throws -> ControlPlane {
+  /// - Parameter encoding: of the database.
+  static func fresh(encoding: String = "UTF8") async throws -> ControlPlane {
     let server = try await PrivatePostgres.shared
-    let url = try await server.freshDatabase()
+    let url = try await server.freshDatabase(encoding: encoding)
     let plane = ControlPlane(url: url, name: String(url[url.index(after: url.lastIndex(of: "/")!)...]))
     let schema = Repository.root.appending(path: "scripts/dev/schema.sql")
     _ = try await plane.sql(String(contentsOf: schema, encoding: .utf8))
@@ -24,6 +27,28 @@ struct ControlPlane: Sendable {
   @discardableResult
   func sql(_ text: String) async throws -> String {
     try await PrivatePostgres.shared.psql(text, database: name).trimmingCharacters(in: .whitespacesAndNewlines)
+  }
+
+  /// Sets what each new session of the database begins with.
+  func set(_ setting: String, _ value: String, isList: Bool = false) async throws {
+    let text = isList ? value : "'\(value.replacing("'", with: "''"))'"
+    try await PrivatePostgres.shared.psql("ALTER DATABASE \(name) SET \(setting) = \(text)")
+  }
+
+  /// The same database for a new role that has these rights and no others.
+  func limited(_ rights: String...) async throws -> ControlPlane {
+    let server = try await PrivatePostgres.shared
+    let role = "limited_\(UInt32.random(in: 0...(.max)))"
+    try await sql("CREATE ROLE \(role) LOGIN")
+    for right in rights { try await sql("GRANT \(right) TO \(role)") }
+    return ControlPlane(url: server.url(user: role, database: name), user: role, name: name)
+  }
+
+  /// A new role with these rights that the other one may switch to.
+  func group(of other: ControlPlane, _ rights: String) async throws -> String {
+    let role = "group_\(UInt32.random(in: 0...(.max)))"
+    try await sql("CREATE ROLE \(role); GRANT \(rights) TO \(role); GRANT \(role) TO \(other.user)")
+    return role
   }
 
   /// Settings with this database, and what a test sets besides.
@@ -44,34 +69,43 @@ struct ControlPlane: Sendable {
   @EventLoop
   func sweep(
     _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,
-    progress: String? = nil, noting tally: RunTally = RunTally()
+    progress: String? = nil, noting tally: RunTally = RunTally(), allowsRowSecurity: Bool = false
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
     let count = try await sweep(
-      sweeper, through: pool, lease: lease, epoch: epoch, slot: slot, progress: progress, noting: tally)
+      sweeper, through: pool, lease: lease, epoch: epoch, slot: slot, progress: progress, noting: tally,
+      allowsRowSecurity: allowsRowSecurity)
     await pool.close()
     return count
+  }
+
+  static func runName(_ sweeper: String) -> RunName {
+    RunName(namespace: "test", origin: "test", sweeper: sweeper)
   }
 
   /// The same over connections that outlast the run.
   @EventLoop
   func sweep(
     _ sweeper: Sweeper, through pool: PostgresPool, lease: Duration = .seconds(15), epoch: Int64 = 7,
-    slot: Int64 = 1_700_000_000_000, progress: String? = nil, noting tally: RunTally = RunTally()
+    slot: Int64 = 1_700_000_000_000, isForced: Bool = false, progress: String? = nil,
+    noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
-    let ticket = RunTicket(epoch: epoch, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o")
+    let ticket = RunTicket(
+      epoch: epoch, slot: slot, nextSlot: slot + 60_000, isForced: isForced, failures: 0, origin: "o")
     try await pool.withConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
-        connection: connection, held: held, clock: .system, sweeper: sweeper.name, ticket: ticket,
-        age: sweeper.work.age,
-        isDraining: { false })
+        connection: connection, held: held, clock: .system, name: Self.runName(sweeper.name), ticket: ticket,
+        age: sweeper.work.age, isDraining: { false })
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(
-          sweep, in: session, every: sweeper.interval, progress: progress, noting: tally
+          sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, every: sweeper.interval,
+          progress: progress, noting: tally
         ).run()
-      case .discovery(let discovery): try await discovery.run(in: session, slot: slot, noting: tally)
+      case .discovery(let discovery):
+        try await discovery.run(
+          ticket, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
       }
     }
     return tally.count

@@ -8,7 +8,7 @@ import Testing
 
 @Suite struct GuardStatementsTests {
   static let insert = """
-    INSERT INTO agents (name, secret_hash) SELECT 'written', '' WHERE \(GuardStatements.filter)
+    INSERT INTO agents (name, secret_hash) SELECT 'written', '' WHERE \(CatalogSQL.qualified(GuardStatements.filter))
     """
 
   /// The opening statement with its deadline so many ms from now on PostgreSQL's clock.

@@ -20,15 +20,16 @@ import Testing
 
   @Test func ofSeveralTargetsOneThatMayRecoverMakesTheRunWorthAnotherTry() {
     let deadlock = PostgresError.server(sqlState: "40P01", message: "")
-    let failure = RunFailure(Discovery.SomeFailed(failed: 2, first: deadlock))
+    let broken = PostgresError.server(sqlState: "23514", message: "")
+    let failure = RunFailure(Discovery.SomeFailed(failures: [("a", broken), ("b", deadlock)]))
     #expect(!failure.isPermanent)
-    #expect(failure.reason == "2 of the targets: transaction rolled back (SQLSTATE 40P01)")
+    #expect(failure.reason == "target=a: \(broken.publicReason); target=b: \(deadlock.publicReason)")
   }
 
   @Test func aServerThatCannotBeReachedIsNoFailureOfTheSweepers() {
     for error in [PostgresError.unavailable(reason: "connection refused"), .timedOut(.connecting)] {
       #expect(RunFailure(error).isOutage)
-      #expect(RunFailure(Discovery.SomeFailed(failed: 2, first: error)).isOutage)
+      #expect(RunFailure(Discovery.SomeFailed(failures: [("a", error)])).isOutage)
     }
     for error in [PostgresError.connectionLost(reason: "broken pipe"), .timedOut(.statement), .poolExhausted] {
       #expect(!RunFailure(error).isOutage)
@@ -37,7 +38,7 @@ import Testing
 
   @Test(arguments: [PostgresError.connectionLost(reason: "broken pipe"), .timedOut(.statement)])
   func aConnectionThatBrokeOrHangsIsAnOutageOnlyWhereTheServerDoesNotAnswer(error: PostgresError) {
-    #expect(RunFailure.isInDoubt(error) && RunFailure.isInDoubt(Discovery.SomeFailed(failed: 1, first: error)))
+    #expect(RunFailure.isInDoubt(error) && RunFailure.isInDoubt(Discovery.SomeFailed(failures: [("a", error)])))
     #expect(RunFailure(error).told(serverIsAway: true).isOutage)
     #expect(!RunFailure(error).told(serverIsAway: false).isOutage)
   }

@@ -117,9 +117,9 @@ import Testing
     let sweeper = Sweeper.jobsRecovery(try plane.settings())
     try await onLoop {
       let tally = RunTally()
-      let error = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, noting: tally) }
-      #expect(error?.sqlState == "23514")
-      #expect(tally.count.changed > 1_000)
+      let error = await #expect(throws: SweepRefusal.self) { try await plane.sweep(sweeper, noting: tally) }
+      #expect(error == .rows(1, states: ["23514"]))
+      #expect(tally.count.changed == 4_999)
       let expired = try await plane.sql("SELECT count(*) FROM sync_jobs WHERE status = 'expired'")
       #expect(expired == "\(tally.count.changed)")
     }
@@ -162,9 +162,9 @@ import Testing
     let sweeper = Sweeper.agentsStale(try plane.settings())
     try await onLoop {
       // What a run leaves that freezes between its guard and the end of its pipeline.
-      let key = Int32(bitPattern: StableHash.fnv1a(sweeper.name))
+      let key = GuardedSession.advisoryKey(schema: "public", sweeper: sweeper.name)
       let frozen = """
-        SELECT set_config('application_name', 'secrets-bridge-worker agents-stale 6', true),
+        SELECT set_config('application_name', '\(ControlPlane.runName("agents-stale").text(epoch: 6))', true),
           pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
         """
       await #expect(throws: PostgresError.self) {
@@ -181,9 +181,9 @@ import Testing
     let plane = try await ControlPlane.fresh()
     let sweeper = Sweeper.agentsStale(try plane.settings())
     try await onLoop {
-      let key = Int32(bitPattern: StableHash.fnv1a(sweeper.name))
+      let key = GuardedSession.advisoryKey(schema: "public", sweeper: sweeper.name)
       let newer = """
-        SELECT set_config('application_name', 'secrets-bridge-worker agents-stale 8', true),
+        SELECT set_config('application_name', '\(ControlPlane.runName("agents-stale").text(epoch: 8))', true),
           pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
         """
       try await Self.transaction(plane, newer) { commit in

@@ -8,6 +8,8 @@ struct DiscoverTarget: Equatable, Sendable {
   let name: String
   let cluster: String
   let providerType: String
+  /// What its jobs' ids follow from: no two targets have the same.
+  var identity: String { name }
 }
 
 /// The discover targets, in the order in which they were given.
@@ -81,5 +83,48 @@ private struct CheckedTargets {
     if let text = target[field]?.string, !text.isEmpty { return text }
     faults.append("[\(index)].\(field) to be a string that is not empty")
     return nil
+  }
+}
+
+extension DiscoverTargets {
+  /// Each target as a document of its own, cut out of the whole one: what PostgreSQL cannot take of one target keeps no
+  /// other from it.
+  var single: [DiscoverTargets] {
+    zip(Self.elements(of: document), targets).map { DiscoverTargets(document: "[\($0)]", targets: [$1]) }
+  }
+
+  /// The elements of a JSON array, as they are written.
+  static func elements(of document: String) -> [String] {
+    var elements: [String] = []
+    var depth = 0
+    var isInString = false
+    var isEscaped = false
+    var element: [UInt8] = []
+    func isSpace(_ byte: UInt8) -> Bool { byte == 0x20 || (0x09...0x0D).contains(byte) }
+    for byte in document.utf8 {
+      if isInString {
+        element.append(byte)
+        if isEscaped {
+          isEscaped = false
+        } else if byte == UInt8(ascii: "\\") {
+          isEscaped = true
+        } else if byte == UInt8(ascii: "\"") {
+          isInString = false
+        }
+        continue
+      }
+      let opens = byte == UInt8(ascii: "[") || byte == UInt8(ascii: "{")
+      let closes = byte == UInt8(ascii: "]") || byte == UInt8(ascii: "}")
+      if closes { depth -= 1 }
+      if (depth == 1 && byte == UInt8(ascii: ",")) || (depth == 0 && closes) {
+        if !element.allSatisfy(isSpace) { elements.append(String(decoding: element, as: UTF8.self)) }
+        element = []
+      } else if depth > 0 {
+        element.append(byte)
+      }
+      if opens { depth += 1 }
+      if byte == UInt8(ascii: "\"") { isInString = true }
+    }
+    return elements
   }
 }

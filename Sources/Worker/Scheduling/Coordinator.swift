@@ -94,10 +94,10 @@ final class Coordinator {
         token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
         "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "",
       ], by: deadline)
-    return (try Self.takeAnswer(answer), answer.now, sentAt)
+    return (try Self.takeAnswer(answer, isForced: mode == .force), answer.now, sentAt)
   }
 
-  private static func takeAnswer(_ answer: Answer) throws -> TakeAnswer {
+  private static func takeAnswer(_ answer: Answer, isForced: Bool) throws -> TakeAnswer {
     func number(_ index: Int) throws -> Int64 {
       guard index < answer.numbers.count else { throw UnexpectedAnswer() }
       return answer.numbers[index]
@@ -111,8 +111,8 @@ final class Coordinator {
       let (origin, progress) = (try text(0), try text(1))
       return .taken(
         RunTicket(
-          epoch: try number(0), slot: try number(1), nextSlot: try number(2), failures: max(0, Int(try number(3))),
-          origin: origin, progress: progress.isEmpty ? nil : progress))
+          epoch: try number(0), slot: try number(1), nextSlot: try number(2), isForced: isForced,
+          failures: max(0, Int(try number(3))), origin: origin, progress: progress.isEmpty ? nil : progress))
     case "held": return .held(slot: try number(0), remaining: try number(1))
     case "stuck": return .stuck(slot: try number(0))
     case "idle": return .idle(slot: try number(0), due: try number(1))

@@ -11,20 +11,28 @@ struct RunFailure: Equatable, Sendable {
   /// PostgreSQL could not be reached: an outage, which is told as one, and no failure of this sweeper's.
   private(set) var isOutage = false
 
-  init(_ error: any Error) {
+  /// - Parameter place: what was done where, such as "DELETE on public.secret_wraps".
+  init(_ error: any Error, on place: String? = nil) {
     switch error {
     case let error as Discovery.SomeFailed:
-      let first = RunFailure(error.first)
-      reason = "\(error.failed) of the targets: \(first.reason)"
-      isPermanent = first.isPermanent
-      isOutage = first.isOutage
+      reason = error.reason
+      isPermanent = error.isPermanent
+      isOutage = error.failures.allSatisfy { RunFailure($0.error).isOutage }
+    case let error as SweepRefusal:
+      reason = error.reason
+      // Nothing of it changes before the next slot by itself.
+      isPermanent = true
     case let error as PostgresError:
-      reason = error.publicReason
+      let isStatement = if case .server = error { true } else { false }
+      reason = error.publicReason + (isStatement ? place.map { ": \($0)" } ?? "" : "")
       isPermanent = error.sqlState.map(Self.isPermanent(sqlState:)) ?? false
       isOutage = Self.isOutage(error)
     case RunInterruption.leaseLost:
       reason = "the lease was lost"
       isPermanent = false
+    case RunInterruption.foreignWorker:
+      reason = "another worker sweeps these tables with another REDIS_NAMESPACE or Redis"
+      isPermanent = true
     case RunInterruption.superseded:
       reason = "another run's session holds this sweeper's advisory lock"
       isPermanent = false
@@ -45,7 +53,7 @@ struct RunFailure: Equatable, Sendable {
   /// sweep's own doing.
   static func isInDoubt(_ error: any Error) -> Bool {
     switch error {
-    case let error as Discovery.SomeFailed: isInDoubt(error.first)
+    case let error as Discovery.SomeFailed: error.failures.contains { isInDoubt($0.error) }
     case PostgresError.connectionLost, PostgresError.timedOut(.statement): true
     default: false
     }

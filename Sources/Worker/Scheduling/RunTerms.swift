@@ -46,6 +46,8 @@ struct RunTicket: Equatable, Sendable {
   /// The slot that this run is for, and the one after it.
   var slot: Int64
   var nextSlot: Int64
+  /// Whether it was asked for by hand, whatever is due.
+  var isForced = false
   /// How many runs failed in a row before this one.
   var failures: Int
   /// A random value that was made with the schedule record: another Redis' record has another one.
@@ -100,6 +102,8 @@ enum RunInterruption: Error, Equatable, Sendable {
   case leaseLost
   /// An earlier run's session holds the advisory lock and would not go.
   case superseded
+  /// A worker that agrees through another Redis, or under another namespace, sweeps the same tables.
+  case foreignWorker
   /// The worker drains: the slot is given back.
   case drained
 }

@@ -2,6 +2,7 @@
 // Invariant: when `run` returns, no further batch is sent; one that was cut short is being cancelled on the server, and
 // is guarded there by its deadline and the advisory lock.
 
+import Logging
 import Reactor
 
 /// How a run ended, with what the scheduler needs to tell Redis, the metrics and people.
@@ -47,6 +48,11 @@ struct SweepRunner {
   let drain: Gate
   /// Opens when the grace is over: the batch at hand is cancelled.
   let giveUp: Gate
+  /// The Redis namespace, by which runs on PostgreSQL tell whose they are.
+  let namespace: String
+  let allowsRowSecurity: Bool
+  let logger: Logger
+  private let memory = TableMemory()
 
   /// Does the sweeper's work.
   func run(_ grant: RunGrant) async -> RunResult {
@@ -82,7 +88,7 @@ struct SweepRunner {
   /// Why the run failed. Where its connection broke or hung, the server is asked as long as the lease lasts: is it
   /// there?
   private func failure(_ error: any Error, _ lease: Lease) async -> RunFailure {
-    let failure = RunFailure(error)
+    let failure = RunFailure(error, on: sweeper.work.place(memory.survey))
     guard RunFailure.isInDoubt(error) else { return failure }
     do {
       try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.questionLimit)))
@@ -95,16 +101,26 @@ struct SweepRunner {
   private func work(_ ticket: RunTicket, _ held: HeldLease, _ tally: RunTally) async throws {
     try await pool.withConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
-        connection: connection, held: held, clock: clock, sweeper: sweeper.name, ticket: ticket,
-        age: sweeper.work.age, isDraining: { drain.isOpen })
+        connection: connection, held: held, clock: clock,
+        name: RunName(namespace: namespace, origin: ticket.origin, sweeper: sweeper.name), ticket: ticket,
+        age: sweeper.work.age, isDraining: { drain.isOpen }, onTermination: told(of:))
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(
-          sweep, in: session, every: sweeper.interval, progress: ticket.progress, noting: tally
+          sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, every: sweeper.interval,
+          progress: ticket.progress, noting: tally
         ).run()
-      case .discovery(let discovery): try await discovery.run(in: session, slot: ticket.slot, noting: tally)
+      case .discovery(let discovery):
+        try await discovery.run(
+          ticket, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
       }
     }
+  }
+
+  private func told(of session: AdvisoryHolder) {
+    logger.warning(
+      "ended the session of an earlier run, which still held this sweeper's advisory lock",
+      metadata: ["pid": .stringConvertible(session.processID), "application_name": "\(session.applicationName)"])
   }
 
   /// Renews the lease until it is lost; then returns, which ends the work.
@@ -136,6 +152,14 @@ struct SweepRunner {
 }
 
 extension Sweeper.Work {
+  /// What a batch does where, for people.
+  func place(_ survey: TableSurvey?) -> String? {
+    switch self {
+    case .rows(let sweep): "\(sweep.deletes ? "DELETE" : "UPDATE") on \(survey?.displayName ?? sweep.table)"
+    case .discovery: nil
+    }
+  }
+
   /// How far a run's cutoff lies before now.
   var age: Duration {
     switch self {

@@ -269,7 +269,9 @@ extension SweeperLoop {
     sink.accept(
       Event(
         .report, time: .now, severity: sweeper.report.severity, component: sweeper.name, title: sweeper.report.title,
-        detail: sweeper.report.showsCutoff ? swept.cutoff.map { "cutoff=\($0)" } ?? "" : sweeper.report.detail,
+        detail: sweeper.report.showsCutoff
+          ? swept.cutoffMicroseconds.map { "cutoff=\(WallClockTime(microsecondsSince1970: $0).rfc3339Seconds)" } ?? ""
+          : sweeper.report.detail,
         metadata: [Event.Count(sweeper.report.countName, swept.changed)]))
   }
 }

@@ -19,8 +19,9 @@ extension Sweeper {
           table: "agents",
           change: .update(set: "status = 'stale'"),
           due: "status = 'active' AND last_seen_at < :cutoff",
+          key: "last_seen_at",
           age: settings[.agentsStaleAfter],
-          index: .init(column: "last_seen_at", reaches: "last_seen_at < :cutoff"))),
+          index: .init(reaches: "last_seen_at < :cutoff"))),
       report: Report(
         severity: .warn, title: "agents flagged stale (no heartbeat past cutoff)", countName: "flipped",
         showsCutoff: true, failureTitle: "flag stale agents failed"))

@@ -5,88 +5,98 @@ import Reactor
 
 /// The configured discover targets, as the JSON text they came in: PostgreSQL takes it apart, nothing is re-encoded.
 struct Discovery: Sendable {
+  /// Where jobs are put.
+  static let table = "sync_jobs"
+
   let targets: DiscoverTargets
   /// Whether a target gets another job while an equal one of an earlier slot is still queued.
   let pilesUp: Bool
+
+  /// One target or more could not be enqueued; the others were.
+  struct SomeFailed: Error {
+    /// Names and reasons in the order of the targets.
+    let failures: [(target: String, error: any Error)]
+
+    /// The most failures that are told by name.
+    private static let toldLimit = 5
+
+    /// Each target that failed, by name, and why: "target=a: …; target=b: …".
+    var reason: String {
+      var text = ""
+      for failure in failures.prefix(Self.toldLimit) {
+        text += (text.isEmpty ? "" : "; ") + "target=\(failure.target): \(RunFailure(failure.error).reason)"
+      }
+      let rest = failures.count - Self.toldLimit
+      return rest > 0 ? text + "; and \(rest) more" : text
+    }
+
+    /// Another try may help where it may for one of them.
+    var isPermanent: Bool { failures.allSatisfy { RunFailure($0.error).isPermanent } }
+  }
+
+  /// Notes what it enqueues, and as skipped the targets whose earlier job is still queued.
+  ///
+  /// - Throws: `SomeFailed`, `SweepRefusal`, `RunInterruption`, or `PostgresError` if the server cannot be reached.
+  @EventLoop
+  func run(
+    _ ticket: RunTicket, in session: GuardedSession, knowing memory: TableMemory, allowsRowSecurity: Bool = false,
+    noting tally: RunTally
+  ) async throws {
+    let survey = try await session.survey(Self.table, key: "created_at", deletes: false, knownTo: memory)
+    if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+    let insert = DiscoveryStatements.insert(into: survey.quotedName)
+    func enqueue(_ targets: DiscoverTargets) async throws {
+      let statement = PostgresStatement(
+        insert,
+        [
+          targets.document, Self.list(targets.targets.map { Self.jobID(target: $0.identity, slot: ticket.slot) }),
+          Self.list(targets.targets.map { Self.jobID(target: $0.identity, run: ticket.epoch) }),
+          ticket.isForced ? "true" : "false", pilesUp ? "true" : "false",
+        ])
+      let answer = try await session.batch([statement]).results[0]
+      tally.count.changed += answer.number(1)
+      tally.count.skipped += answer.number(0) - answer.number(1)
+    }
+    do {
+      try await enqueue(targets)
+    } catch let error as PostgresError where error.sqlState != nil {
+      memory.survey = nil
+      var failures: [(target: String, error: any Error)] = []
+      for target in targets.single {
+        do {
+          try await enqueue(target)
+        } catch let error as PostgresError where error.sqlState != nil {
+          failures.append((target.targets[0].name, error))
+        }
+      }
+      if !failures.isEmpty { throw SomeFailed(failures: failures) }
+    }
+  }
+
+  /// An array of UUIDs for PostgreSQL.
+  private static func list(_ identifiers: [String]) -> String {
+    "{" + identifiers.joined(separator: ",") + "}"
+  }
+
+  // MARK: Job ids
 
   /// The namespace of the jobs' version 5 UUIDs (RFC 9562, section 5.5): made once for this purpose, never changed.
   static let uuidNamespace: [UInt8] = [
     0x5e, 0x0c, 0x9a, 0x1e, 0x2d, 0x7b, 0x4f, 0x43, 0x9b, 0x61, 0x3c, 0x8d, 0x4e, 0x12, 0x70, 0xa5,
   ]
 
-  /// Parameters: all targets as a JSON array, their job ids in the same order, which one to insert (null: all), and
-  /// whether jobs may pile up. Answers how many targets had no job of this slot, and how many of them got one.
-  ///
-  /// No index makes correlation_id unique: the guard's advisory lock, taken in a statement before this one, does.
-  static let insert = """
-    WITH wanted AS MATERIALIZED (
-      SELECT job.id, jsonb_build_object('cluster_name', target->'cluster') AS agent_scope,
-             jsonb_build_object('target_provider_type', target->'provider_type',
-                                'target_provider_config', target->'provider_config',
-                                'cluster_name', target->'cluster')
-               || CASE WHEN coalesce(target->'scope', 'null') = 'null' THEN '{}'
-                       ELSE jsonb_build_object('scope', target->'scope') END AS payload
-        FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS configured (target, number)
-        JOIN unnest($2::uuid[]) WITH ORDINALITY AS job (id, number) USING (number)
-       WHERE \(GuardStatements.filter)
-         AND ($3::int IS NULL OR number = $3::int)
-         AND NOT EXISTS (SELECT FROM sync_jobs WHERE correlation_id = job.id AND job_type = 'discover')),
-    inserted AS (
-      INSERT INTO sync_jobs (job_type, status, correlation_id, agent_scope, payload)
-      SELECT 'discover', 'queued', id, agent_scope, payload
-        FROM wanted
-       WHERE $4::boolean
-          OR NOT EXISTS (
-               SELECT FROM sync_jobs AS earlier
-                WHERE earlier.status = 'queued' AND earlier.job_type = 'discover'
-                  AND earlier.agent_scope = wanted.agent_scope AND earlier.payload = wanted.payload)
-      RETURNING 1)
-    SELECT (SELECT count(*) FROM wanted), (SELECT count(*) FROM inserted)
-    """
-
-  /// One target or more could not be enqueued; the others were.
-  struct SomeFailed: Error {
-    let failed: Int
-    /// The first one after which another try may help, where there is one.
-    let first: any Error
-  }
-
-  /// Notes what it enqueues, and as skipped the targets whose earlier job is still queued.
-  ///
-  /// - Parameter slot: the slot's start in ms, part of every job's id.
-  /// - Throws: `SomeFailed`, `RunInterruption`, or `PostgresError` where the server is not to be reached.
-  @EventLoop
-  func run(in session: GuardedSession, slot: Int64, noting tally: RunTally) async throws {
-    let ids = "{" + targets.targets.map { Self.jobID(target: $0.name, slot: slot) }.joined(separator: ",") + "}"
-    func enqueue(_ number: Int?) async throws {
-      let statement = PostgresStatement(
-        Self.insert, [targets.document, ids, number.map { "\($0)" }, pilesUp ? "true" : "false"])
-      let answer = try await session.batch([statement]).results[0]
-      let wanted = answer[row: 0, column: 0].flatMap { Int($0) } ?? 0
-      let inserted = answer[row: 0, column: 1].flatMap { Int($0) } ?? 0
-      tally.count.changed += inserted
-      tally.count.skipped += wanted - inserted
-    }
-    do {
-      try await enqueue(nil)
-    } catch let error as PostgresError where error.sqlState != nil {
-      var failures: [PostgresError] = []
-      for number in 1...targets.targets.count {
-        do {
-          try await enqueue(number)
-        } catch let error as PostgresError where error.sqlState != nil {
-          failures.append(error)
-        }
-      }
-      if let first = failures.first(where: { !RunFailure($0).isPermanent }) ?? failures.first {
-        throw SomeFailed(failed: failures.count, first: first)
-      }
-    }
-  }
-
   /// The version 5 UUID of a target's slot.
   static func jobID(target: String, slot: Int64) -> String {
-    var digest = Array(SHA1.digest(uuidNamespace + Array("\(target)\n\(slot)".utf8))[..<16])
+    uuid(of: "\(target)\n\(slot)")
+  }
+
+  /// The same for a run that was forced after the slot's job had been enqueued.
+  static func jobID(target: String, run epoch: Int64) -> String {
+    uuid(of: "\(target)\nrun \(epoch)")
+  }
+
+  private static func uuid(of text: String) -> String {
+    var digest = Array(SHA1.digest(uuidNamespace + Array(text.utf8))[..<16])
     digest[6] = digest[6] & 0x0f | 0x50
     digest[8] = digest[8] & 0x3f | 0x80
     let hex = digest.map { byte in
@@ -97,5 +107,47 @@ struct Discovery: Sendable {
       String(decoding: Array(hex.utf8)[range], as: UTF8.self)
     }
     return [part(0..<8), part(8..<12), part(12..<16), part(16..<20), part(20..<32)].joined(separator: "-")
+  }
+}
+
+/// The SQL of discovery.
+enum DiscoveryStatements {
+  /// Parameters: targets as a JSON array, in their order the ids of the slot's jobs and those of this run's, whether
+  /// the run was forced, and whether jobs may pile up. Answers how many targets were to get a job, and how many of them
+  /// did.
+  ///
+  /// A forced run makes a job of its own where the slot's was enqueued before and is queued no more. No index makes
+  /// correlation_id unique: the guard's advisory lock, taken in a statement before this one, does.
+  static func insert(into table: String) -> String {
+    CatalogSQL.qualified(
+      """
+      WITH wanted AS MATERIALIZED (
+        SELECT CASE WHEN done.is_enqueued THEN job.run_id ELSE job.id END AS id,
+               jsonb_build_object('cluster_name', (target -> 'cluster')) AS agent_scope,
+               jsonb_build_object('target_provider_type', (target -> 'provider_type'),
+                                  'target_provider_config', (target -> 'provider_config'),
+                                  'cluster_name', (target -> 'cluster'))
+                 || CASE WHEN (coalesce((target -> 'scope'), 'null'::jsonb) = 'null'::jsonb) THEN '{}'::jsonb
+                         ELSE jsonb_build_object('scope', (target -> 'scope')) END AS payload
+          FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS configured (target, number)
+          JOIN ROWS FROM (unnest($2::uuid[]), unnest($3::uuid[])) WITH ORDINALITY AS job (id, run_id, number)
+            ON (job.number = configured.number)
+         CROSS JOIN LATERAL (
+           SELECT EXISTS (
+             SELECT FROM \(table) AS earlier WHERE earlier.correlation_id = job.id AND earlier.job_type = 'discover'
+           )) AS done (is_enqueued)
+         WHERE \(GuardStatements.filter) AND ($4::boolean OR NOT done.is_enqueued)),
+      inserted AS (
+        INSERT INTO \(table) (job_type, status, correlation_id, agent_scope, payload)
+        SELECT 'discover', 'queued', id, agent_scope, payload
+          FROM wanted
+         WHERE ($5::boolean AND NOT $4::boolean)
+            OR NOT EXISTS (
+                 SELECT FROM \(table) AS earlier
+                  WHERE earlier.status = 'queued' AND earlier.job_type = 'discover'
+                    AND earlier.agent_scope = wanted.agent_scope AND earlier.payload = wanted.payload)
+        RETURNING 1)
+      SELECT (SELECT count(*) FROM wanted), (SELECT count(*) FROM inserted)
+      """)
   }
 }

@@ -24,6 +24,7 @@ extension Sweeper {
               ? "status = 'queued', claimed_by = NULL, claim_expires_at = NULL"
               : "status = 'expired'"),
           due: "status = 'claimed' AND claim_expires_at < :cutoff",
+          key: "claim_expires_at",
           age: settings[.jobsRecoveryGrace])),
       report: Report(
         severity: .warn, title: requeues ? "stuck jobs requeued" : "stuck jobs marked expired", countName: "flipped",

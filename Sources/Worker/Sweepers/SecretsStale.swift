@@ -19,8 +19,9 @@ extension Sweeper {
           table: "secrets",
           change: .update(set: "status = 'missing'"),
           due: "status = 'present' AND last_seen_at < :cutoff",
+          key: "last_seen_at",
           age: settings[.secretsStaleAfter],
-          index: .init(column: "last_seen_at", reaches: "last_seen_at < :cutoff"))),
+          index: .init(reaches: "last_seen_at < :cutoff"))),
       report: Report(
         severity: .warn, title: "discovered secrets marked missing", countName: "flipped", showsCutoff: true,
         failureTitle: "mark stale secrets failed"))

@@ -47,17 +47,19 @@ struct RowSweep: Sendable {
 
   let table: String
   let change: Change
-  /// The condition of a due row. It is checked again on every row that is written.
+  /// The condition of a due row, written as `CatalogSQL` wants it. It is checked again on every row that is written.
   let due: String
+  /// The column, of type timestamptz, that says since when a row is due.
+  let key: String
   /// How far the cutoff lies before now.
   let age: Duration
   /// Finds due rows without a look at the whole table.
   var index: Index?
 
-  /// An index that due rows are found by, the newest first.
+  var deletes: Bool { if case .delete = change { true } else { false } }
+
+  /// The index on `key` that due rows are found by, the newest first.
   struct Index: Sendable {
-    /// The index's column, of type timestamptz.
-    let column: String
     /// A condition that the index serves: it leads to all due rows that the index has.
     let reaches: String
     /// Given where the index lacks some of the due rows: the whole table is read so often that such a row is changed at
@@ -71,10 +73,17 @@ struct SweepCount: Equatable, Sendable {
   var changed = 0
   /// What was due and left: rows that someone else held locked, targets whose equal job is still queued.
   var skipped = 0
-  /// The run's cutoff as PostgreSQL wrote it, for the event.
-  var cutoff: String?
+  /// Rows whose change PostgreSQL refused, and with which SQLSTATEs.
+  var refused = 0
+  var refusalStates: [String] = []
+  /// Rows that stayed due although their change succeeded.
+  var kept = 0
+  /// Whether all that was due was locked by others, so that the run did nothing.
+  var isLocked = false
+  /// The run's cutoff on PostgreSQL's clock, in µs since 1970, for the event.
+  var cutoffMicroseconds: Int64?
   /// How far the sweep got, for the next run, in the sweep's own words.
   var progress: String?
 
-  var found: Int { changed + skipped }
+  var found: Int { changed + skipped + refused + kept }
 }

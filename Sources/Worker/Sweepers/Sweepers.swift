@@ -25,5 +25,5 @@ enum Sweepers {
 
 extension SettingRow {
   /// The sweepers' settings, in the order in which they are shown.
-  static let sweepers: [SettingRow] = Sweepers.declarations.flatMap(\.settings)
+  static let sweepers: [SettingRow] = [Setting.allowRowSecurity.row] + Sweepers.declarations.flatMap(\.settings)
 }

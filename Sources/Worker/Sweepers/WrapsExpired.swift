@@ -19,10 +19,11 @@ extension Sweeper {
           table: "secret_wraps",
           change: .delete,
           due: "expires_at <= :cutoff",
+          key: "expires_at",
           age: .zero,
           // No index has the consumed ones' expiry.
           index: .init(
-            column: "expires_at", reaches: "consumed_at IS NULL AND expires_at <= :cutoff",
+            reaches: "consumed_at IS NULL AND expires_at <= :cutoff",
             fullPassWithin: settings[.wrapsFullSweep]))),
       report: Report(
         severity: .info, title: "expired wraps purged", countName: "deleted",

@@ -1,1 +1,1 @@
-../../../Sources/Worker/Sweepers/PageRanges.swift
+../../../Sources/Worker/Batches/PageRanges.swift

@@ -1,1 +1,1 @@
-../../../Sources/Worker/Sweepers/TextReplacement.swift
+../../../Sources/Worker/Batches/TextReplacement.swift

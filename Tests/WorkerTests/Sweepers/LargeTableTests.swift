@@ -82,7 +82,7 @@ import Testing
     try await plane.sql(
       """
       CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN IF OLD.key_name = 'poison' THEN RAISE 'no' USING ERRCODE = 'P0001'; END IF; RETURN OLD; END $$;
+        $$ BEGIN IF OLD.key_name = 'poison' THEN RAISE 'no' USING ERRCODE = '53100'; END IF; RETURN OLD; END $$;
       CREATE TRIGGER refuse_poison BEFORE DELETE ON secret_wraps FOR EACH ROW EXECUTE FUNCTION refuse_poison();
       \(SweeperTests.wrap) VALUES ('poison', '', '', '', 'k', '', 0, now() - interval '1 s', now(), 'someone')
       """)
@@ -90,12 +90,12 @@ import Testing
     try await onLoop {
       let tally = RunTally()
       _ = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, noting: tally) }
-      let place = try #require(tally.count.progress.flatMap { FullPass.Record($0) })
+      let place = try #require(Self.pass(tally.count.progress))
       #expect(place.began > 0 && place.endedPassBegan == 0)
       try await plane.sql("DROP TRIGGER refuse_poison ON secret_wraps")
       let next = try await plane.sweep(sweeper, progress: tally.count.progress)
       #expect(next.changed == 1)
-      let ended = try #require(next.progress.flatMap { FullPass.Record($0) })
+      let ended = try #require(Self.pass(next.progress))
       #expect(ended.endedPassBegan == place.began && ended.began == 0)
     }
   }
@@ -111,6 +111,10 @@ import Testing
       #expect(count.changed == 8_000)
       #expect(try await self.left(plane) == "0|0|\(Self.largePages)")
     }
+  }
+
+  private static func pass(_ progress: String?) -> FullPass.Record? {
+    SweepProgress(progress).pass.flatMap { FullPass.Record($0) }
   }
 
   private func file(_ plane: ControlPlane) async throws -> Int {

@@ -44,7 +44,7 @@ import Testing
         let duration = Duration.microseconds(Int.random(in: 100...90_000, using: &random))
         switch ranges.skipsLocked ? 9 : Int.random(in: 0..<10, using: &random) {
         case 0: ranges.stayedLocked(range)
-        case 1: _ = ranges.tookTooLong(range)
+        case 1: _ = ranges.shrink(range)
         case 2...4:
           let page = Int.random(in: range, using: &random)
           ranges.stopped(range, at: page, changed: Int.random(in: 0...1, using: &random), in: duration)
@@ -101,7 +101,7 @@ import Testing
     var sizes: [Int] = []
     while let range = ranges.next {
       sizes.append(range.count)
-      if !ranges.tookTooLong(range) { break }
+      if !ranges.shrink(range) { break }
     }
     #expect(sizes == [64, 16, 4, 1])
   }

@@ -52,12 +52,15 @@ struct FullPass: Equatable, Sendable {
   mutating func start(_ table: TableSize, at now: Int64, mustBegin: Bool = false) -> Int? {
     isRecorded = table.pages > Self.smallTablePages
     guard isRecorded else { return 0 }
-    // Another file, or a clock that stepped back: nothing that the record says holds any more.
-    if record.file != table.file || max(record.endedPassBegan, record.began) > now { record = Record() }
+    // In another file no page is what it was.
+    if record.file != table.file { record = Record() }
     record.file = table.file
+    // A clock that stepped back: when the last pass began is not known any more.
+    if record.endedPassBegan > now { record.endedPassBegan = 0 }
+    record.began = min(record.began, now)
     if record.began > 0 {
-      // After too long a break a pass is begun anew, for its first pages are due again.
-      if now - record.began < promise.milliseconds { return record.nextPage }
+      // However long ago: begun anew each time, a pass that is cut short each time would never reach the end.
+      return record.nextPage
     } else if !mustBegin, record.endedPassBegan > 0, now < dueAt {
       return nil
     }

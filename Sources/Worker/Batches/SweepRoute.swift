@@ -18,17 +18,24 @@ import Reactor
 /// A few due rows among a million are found by the index in no time; many are changed faster page by page, and that
 /// way costs the same for each row however many there are. That nothing is due is told fastest by a look at the table
 /// as a whole, which PostgreSQL shares out among parallel workers; it says at which page the first due row lies, too.
+///
+/// A row whose change fails, or takes longer than a statement may, is cut out: the range around it is halved and halved
+/// again, down to one page, and then that page's due rows are (see `RowIsolation`). All others are changed.
 struct SweepRoute: Sendable {
   struct Step: Equatable, Sendable {
     enum Reads: Equatable, Sendable {
-      /// The index's next entries, from this key downwards (nil: from the cutoff).
-      case walk(from: String?)
+      /// The index's next entries, from this key (µs) downwards (nil: from the cutoff).
+      case walk(from: Int64?)
       /// All entries from this key downwards, in no order, until enough are due.
-      case gather(from: String)
+      case gather(from: Int64)
       /// These pages.
       case pages(Range<Int>)
       /// The whole table, to find its first due row; changes nothing.
       case look
+      /// This page, to list its due rows; changes nothing.
+      case dueRows(page: Int)
+      /// These rows of a page.
+      case rows([RowPlace])
     }
 
     let reads: Reads
@@ -50,8 +57,8 @@ struct SweepRoute: Sendable {
   static let lookPages = 1_000...100_000
 
   private enum Phase: Equatable {
-    case walking(from: String?)
-    case gathering(from: String)
+    case walking(from: Int64?)
+    case gathering(from: Int64)
     case paging
     case ended
   }
@@ -60,6 +67,8 @@ struct SweepRoute: Sendable {
   private var phase: Phase
   private(set) var pass: FullPass?
   private(set) var ranges = PageRanges()
+  /// The page whose rows are changed one by one, or nearly so.
+  private var isolation: RowIsolation?
   private var table: TableSize?
   private var beganAt: Int64 = 0
   private var found = 0
@@ -90,6 +99,7 @@ struct SweepRoute: Sendable {
     switch phase {
     case .walking(let key): Step(reads: .walk(from: key))
     case .gathering(let key): Step(reads: .gather(from: key))
+    case .paging where isolation != nil: isolation?.step
     case .paging where isLooking: Step(reads: .look)
     case .paging:
       ranges.next.map { Step(reads: .pages($0), skipsLocked: ranges.skipsLocked, parts: ranges.partCount) }
@@ -110,7 +120,7 @@ struct SweepRoute: Sendable {
   ///   - lowestKey: the last entry's key, where a walk met any.
   ///   - isPlenty: more due rows are there than the index is good for.
   ///   - wasStopped: the clock left some of the due ones for later.
-  mutating func found(entries: Int, due: Int, changed: Int, lowestKey: String?, isPlenty: Bool, wasStopped: Bool) {
+  mutating func found(entries: Int, due: Int, changed: Int, lowestKey: Int64?, isPlenty: Bool, wasStopped: Bool) {
     found += due
     if isPlenty { return readEverything() }
     // The same step again, unless it got nothing done: then it waited for a lock.
@@ -162,14 +172,48 @@ struct SweepRoute: Sendable {
     ranges.stayedLocked(range)
   }
 
-  /// A statement of `step` was cancelled for taking too long. False where nothing smaller is left to be tried.
-  mutating func tookTooLong(_ step: Step) -> Bool {
+  /// What is left of a step that failed as it was.
+  enum Retreat: Equatable {
+    /// The next step is a smaller one, or another way.
+    case smaller
+    /// Of this many rows nothing smaller is left: they stay as they are, and the next step is about others.
+    case givenUp(Int)
+    /// Nothing smaller is left, and nothing can be left out.
+    case none
+  }
+
+  /// A statement of `step` failed for a row of it, was cancelled for taking too long, or met a lock that is not left
+  /// out.
+  mutating func retreat(from step: Step) -> Retreat {
+    mayLook = false
     switch step.reads {
-    case .pages(let range): return ranges.tookTooLong(range)
-    case .look: mayLook = false
+    case .look: break
     case .walk, .gather: readEverything()
+    case .pages(let range):
+      if !ranges.shrink(range) { isolation = RowIsolation(page: range.lowerBound) }
+    case .dueRows: return .none
+    case .rows(let rows):
+      if isolation?.failed() ?? false { return .givenUp(rows.count) }
     }
-    return true
+    return .smaller
+  }
+
+  /// The due rows of the page that is isolated. As for `swept`, the table's `file` is to be known at its end.
+  mutating func listed(_ rows: [RowPlace], file: Int? = nil) {
+    isolation?.listed(rows)
+    leaveIsolation(file: file)
+  }
+
+  /// The rows that the last step was about were changed, or given up.
+  mutating func finishedRows(file: Int? = nil) {
+    isolation?.changed()
+    leaveIsolation(file: file)
+  }
+
+  private mutating func leaveIsolation(file: Int?) {
+    guard let isolation, isolation.isDone else { return }
+    self.isolation = nil
+    swept(isolation.page..<(isolation.page + 1), changed: 1, in: PageRanges.goal / 4, file: file)
   }
 
   /// What the schedule record is to keep; nil where it is to stay as it is.
@@ -206,6 +250,7 @@ struct SweepRoute: Sendable {
   }
 
   private mutating func readEverything() {
+    guard phase != .paging else { return }
     isPlenty = true
     guard let table else { return }
     page(from: pass?.start(table, at: beganAt, mustBegin: true) ?? 0)

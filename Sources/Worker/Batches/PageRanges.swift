@@ -92,8 +92,8 @@ struct PageRanges: Sendable {
     skippingEnd = range.upperBound
   }
 
-  /// A statement about `range` was cancelled for taking too long. False where the range cannot be any smaller.
-  mutating func tookTooLong(_ range: Range<Int>) -> Bool {
+  /// A statement about `range` failed, or was cancelled for taking too long. False if the range cannot be any smaller.
+  mutating func shrink(_ range: Range<Int>) -> Bool {
     pages = max(Self.limits.lowerBound, range.count / Int(Self.growthLimit))
     return range.count > Self.limits.lowerBound
   }

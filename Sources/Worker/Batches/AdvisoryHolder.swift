@@ -1,0 +1,73 @@
+// Which session holds a sweeper's advisory lock, and how one that an earlier run left is ended. SQL and its answer.
+// Invariant: only a session of the same login role, the same scope and a lower epoch is ended.
+
+import Reactor
+
+/// How runs name themselves on PostgreSQL, where their sessions show it as application_name.
+struct RunName: Equatable, Sendable {
+  private static let program = "sb-worker"
+
+  /// Stands for the Redis namespace and for the schedule record there: runs that agree through one Redis have the same.
+  let scope: String
+  let sweeper: String
+
+  /// - Parameters:
+  ///   - namespace: the Redis namespace.
+  ///   - origin: the schedule record's, which no other Redis' record has.
+  init(namespace: String, origin: String, sweeper: String) {
+    let digits = String(StableHash.fnv1a("\(namespace)\n\(origin)"), radix: 16)
+    scope = String(repeating: "0", count: 8 - digits.utf8.count) + digits
+    self.sweeper = sweeper
+  }
+
+  /// What the names of all runs of this sweeper in this scope begin with; the epoch follows.
+  var prefix: String { "\(Self.program) \(scope) \(sweeper) " }
+
+  /// PostgreSQL keeps 63 bytes: a sweeper's name may have 30.
+  func text(epoch: Int64) -> String { "\(prefix)\(epoch)" }
+
+  /// Whether `text` names a run of this sweeper in another scope.
+  func isOtherScope(_ text: String) -> Bool {
+    let begin = "\(Self.program) "
+    guard text.utf8.starts(with: begin.utf8), !text.utf8.starts(with: prefix.utf8) else { return false }
+    return text.utf8.dropFirst(begin.utf8.count + scope.utf8.count).starts(with: " \(sweeper) ".utf8)
+  }
+}
+
+/// A session that holds the advisory lock of a sweeper.
+struct AdvisoryHolder: Equatable, Sendable {
+  let processID: Int32
+  let applicationName: String
+  /// Whether it was an earlier run of ours and was told to end.
+  let isTerminated: Bool
+
+  /// Which role runs may end sessions as: the one that logged in, whatever role the session has been switched to.
+  static let loginRole = CatalogSQL.qualified("SELECT set_config('role', 'none', true)")
+
+  /// Parameters: advisory key, the prefix of this sweeper's names, this run's epoch. Answers, for each holder, its
+  /// process, its application_name and whether it was ended: a session of an earlier run that froze in the middle of a
+  /// pipeline holds the lock with no timer running.
+  static let look = CatalogSQL.qualified(
+    """
+    SELECT session.pid, coalesce(session.application_name, ''),
+           CASE WHEN (session.usename = session_user) AND starts_with(session.application_name, $2::text)
+                     AND (substr(session.application_name, (length($2::text) + 1)) ~ '^[0-9]{1,18}$')
+                     AND (substr(session.application_name, (length($2::text) + 1))::bigint < $3::bigint)
+                THEN pg_terminate_backend(session.pid) ELSE false END
+      FROM "pg_catalog"."pg_locks" AS held
+      JOIN "pg_catalog"."pg_stat_activity" AS session ON (session.pid = held.pid)
+     WHERE (held.locktype = 'advisory') AND held.granted AND (held.objsubid = 2)
+       AND (held.database = (SELECT oid FROM "pg_catalog"."pg_database" WHERE (datname = current_database())))
+       AND (held.classid = \(GuardStatements.advisoryClass)::oid)
+       AND (held.objid::int8 = ($1::int8 & 4294967295))
+    """)
+
+  @EventLoop
+  static func all(in result: PostgresResult) -> [AdvisoryHolder] {
+    (0..<result.rowCount).map { row in
+      AdvisoryHolder(
+        processID: result[row: row, column: 0].flatMap { Int32($0) } ?? 0,
+        applicationName: result[row: row, column: 1] ?? "", isTerminated: result[row: row, column: 2] == "t")
+    }
+  }
+}

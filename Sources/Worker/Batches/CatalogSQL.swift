@@ -1,0 +1,130 @@
+// SQL whose functions, operators and types are PostgreSQL's own, whatever the session's search_path finds first.
+// Invariant: no name in the result is looked up in a schema that another role may write to. Pure text.
+
+/// Qualifies SQL that is written plainly: `now() < :at` becomes `pg_catalog.now() OPERATOR(pg_catalog.<) :at`.
+///
+/// A role that may create functions in a schema of the search path could otherwise define one that is preferred for the
+/// types of an argument, and it would run with the worker's rights. An exact match in pg_catalog is no protection
+/// either, for a search path may name pg_catalog last (PostgreSQL, "Writing SECURITY DEFINER Functions Safely").
+///
+/// What it expects of the text, and `CatalogSQLTests` checks of every statement:
+/// - A function's name is followed by its parenthesis without a space; a list of columns has a space before it.
+/// - Parentheses around each operation, for `OPERATOR()` has one precedence for all: `(a + b) < c`.
+/// - No IN, LIKE, BETWEEN, NULLIF, IS DISTINCT FROM or USING, which look an operator up by themselves.
+/// - Relations are quoted, and types stand behind `::`.
+enum CatalogSQL {
+  static func qualified(_ text: String) -> String {
+    var scanner = Scanner(bytes: Array(text.utf8))
+    return scanner.qualified()
+  }
+
+  /// Syntax that looks like a function's call, or has no function behind it.
+  static let keywords: Set<String> = [
+    "ANY", "ARRAY", "AS", "CASE", "COALESCE", "EXISTS", "EXTRACT", "FROM", "GREATEST", "LEAST", "OPERATOR",
+    "VALUES",
+  ]
+
+  /// Types whose names are syntax: they are pg_catalog's in any case.
+  static let keywordTypes: Set<String> = ["BIGINT", "BOOLEAN", "DOUBLE", "INT", "INTEGER", "INTERVAL", "NUMERIC"]
+}
+
+private struct Scanner {
+  let bytes: [UInt8]
+  private var output: [UInt8] = []
+  private var index = 0
+  private var depth = 0
+  /// In a SET list, where an equals sign of this depth assigns.
+  private var assigningDepth: Int?
+
+  init(bytes: [UInt8]) { self.bytes = bytes }
+
+  mutating func qualified() -> String {
+    while index < bytes.count {
+      let byte = bytes[index]
+      if byte == UInt8(ascii: "'") || byte == UInt8(ascii: "\"") {
+        copyQuoted(byte)
+      } else if Self.isNameStart(byte) {
+        copyName()
+      } else if byte == UInt8(ascii: ":"), peek(1) == UInt8(ascii: ":") {
+        output += Array("::".utf8)
+        index += 2
+        copyType()
+      } else if Self.isOperator(byte) {
+        copyOperator()
+      } else {
+        if byte == UInt8(ascii: "(") { depth += 1 }
+        if byte == UInt8(ascii: ")") { depth -= 1 }
+        output.append(byte)
+        index += 1
+      }
+    }
+    return String(decoding: output, as: UTF8.self)
+  }
+
+  private func peek(_ distance: Int) -> UInt8? {
+    index + distance < bytes.count ? bytes[index + distance] : nil
+  }
+
+  private mutating func copyQuoted(_ quote: UInt8) {
+    repeat {
+      output.append(bytes[index])
+      index += 1
+    } while index < bytes.count && bytes[index] != quote
+    if index < bytes.count {
+      output.append(quote)
+      index += 1
+    }
+  }
+
+  private mutating func name() -> ArraySlice<UInt8> {
+    let start = index
+    while index < bytes.count, Self.isNamePart(bytes[index]) { index += 1 }
+    return bytes[start..<index]
+  }
+
+  private mutating func copyName() {
+    let isQualified = output.last == UInt8(ascii: ".")
+    let isParameter = output.last == UInt8(ascii: "$") || output.last == UInt8(ascii: ":")
+    let name = name()
+    let isCall = peek(0) == UInt8(ascii: "(")
+    let word = String(decoding: name, as: UTF8.self).uppercased()
+    if word == "SET" { assigningDepth = depth }
+    if word == "WHERE", assigningDepth == depth { assigningDepth = nil }
+    if isCall, !isQualified, !isParameter, !CatalogSQL.keywords.contains(word) { output += Self.catalog }
+    output += name
+  }
+
+  private mutating func copyType() {
+    let name = name()
+    let word = String(decoding: name, as: UTF8.self).uppercased()
+    if !CatalogSQL.keywordTypes.contains(word) { output += Self.catalog }
+    output += name
+  }
+
+  private mutating func copyOperator() {
+    let start = index
+    while index < bytes.count, Self.isOperator(bytes[index]) { index += 1 }
+    let isStar = bytes[start..<index] == [UInt8(ascii: "*")] && output.last == UInt8(ascii: "(")
+    let isAssignment = bytes[start..<index] == [UInt8(ascii: "=")] && assigningDepth == depth
+    // count(*) and an assignment have no operator.
+    if isStar || isAssignment {
+      output += bytes[start..<index]
+    } else {
+      output += Array("OPERATOR(pg_catalog.".utf8) + bytes[start..<index] + [UInt8(ascii: ")")]
+    }
+  }
+
+  private static let catalog = Array("pg_catalog.".utf8)
+
+  private static func isNameStart(_ byte: UInt8) -> Bool {
+    (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20) || byte == UInt8(ascii: "_")
+  }
+
+  private static func isNamePart(_ byte: UInt8) -> Bool {
+    isNameStart(byte) || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
+  }
+
+  private static func isOperator(_ byte: UInt8) -> Bool {
+    "+-*/<>=~!@#%^&|?".utf8.contains(byte)
+  }
+}

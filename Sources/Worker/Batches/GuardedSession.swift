@@ -1,0 +1,221 @@
+// One run's way to PostgreSQL: batches that write nothing after the lease.
+// Invariant: every write goes through `batch`, and a batch whose guard said no is an error, never "nothing to do".
+
+import Reactor
+
+/// The lease of the present run, as the batches and its keeper share it.
+@EventLoop
+final class HeldLease {
+  var lease: Lease
+
+  init(_ lease: Lease) {
+    self.lease = lease
+  }
+}
+
+/// A connection in the hands of one run.
+@EventLoop
+final class GuardedSession {
+  /// What a batch's statements answered.
+  struct Batch {
+    let results: [PostgresResult]
+    /// When its transaction began, in ms on PostgreSQL's clock.
+    let beganAt: Int64
+    let duration: Duration
+  }
+
+  private let connection: PostgresConnection
+  private let held: HeldLease
+  let clock: LoopClock
+  private let name: RunName
+  private let ticket: RunTicket
+  private let ageMicroseconds: Int64
+  private let isDraining: @EventLoop () -> Bool
+  /// Called with each session that was ended because it held the advisory lock for an earlier run.
+  private let onTermination: @EventLoop (AdvisoryHolder) -> Void
+  /// The schema that is worked on, which the advisory lock is named after: set before the first batch.
+  var schema = ""
+  private(set) var cutoffMicroseconds: Int64?
+
+  init(
+    connection: PostgresConnection, held: HeldLease, clock: LoopClock, name: RunName, ticket: RunTicket,
+    age: Duration, isDraining: @escaping @EventLoop () -> Bool,
+    onTermination: @escaping @EventLoop (AdvisoryHolder) -> Void = { _ in }
+  ) {
+    self.connection = connection
+    self.held = held
+    self.clock = clock
+    self.name = name
+    self.ticket = ticket
+    ageMicroseconds = age.nanoseconds / 1_000
+    self.isDraining = isDraining
+    self.onTermination = onTermination
+  }
+
+  /// The second key of the advisory lock. It follows from what is worked on, and not from who works: workers that do
+  /// not know of each other never write to one schema at once.
+  static func advisoryKey(schema: String, sweeper: String) -> Int32 {
+    Int32(bitPattern: StableHash.fnv1a("\(schema)\n\(sweeper)"))
+  }
+
+  private var advisoryKey: Int32 { Self.advisoryKey(schema: schema, sweeper: name.sweeper) }
+
+  /// Runs `statements` between the guard and the verdict, in one round trip and one transaction.
+  ///
+  /// - Throws: `RunInterruption`, or `PostgresError` as a statement failed.
+  func batch(_ statements: [PostgresStatement]) async throws -> Batch {
+    var entry = BatchGuard()
+    while true {
+      let sample = connection.attachment as? ClockSample
+      switch entry.next(at: clock.now, lease: &held.lease, sample: sample, isDraining: isDraining()) {
+      case .sample:
+        try await readClock()
+      case .send(let deadline):
+        if let batch = try await attempt(statements, deadline) { return batch }
+        entry.contended()
+      case .evict:
+        try await evict()
+        entry.evicted()
+      case .pause(let duration):
+        try await clock.sleep(for: duration)
+        entry.paused()
+      case .stop(let interruption):
+        throw interruption
+      }
+    }
+  }
+
+  /// - Returns: nil where the advisory lock is someone else's.
+  private func attempt(_ statements: [PostgresStatement], _ deadline: Int64) async throws -> Batch? {
+    precondition(!schema.isEmpty, "a batch works on a schema")
+    let open = PostgresStatement(
+      connection.serverVersion >= GuardStatements.transactionTimeoutVersion
+        ? GuardStatements.openWithTransactionTimeout : GuardStatements.open,
+      [
+        "\(deadline)", name.text(epoch: ticket.epoch), cutoffMicroseconds.map { "\($0)" }, "\(ageMicroseconds)",
+        "\(advisoryKey)",
+      ], isKept: true)
+    let begin = connection.prelude + [open]
+    let results: [PostgresResult]
+    do {
+      results = try await connection.pipeline(
+        begin + statements + [PostgresStatement(GuardStatements.close, isKept: true)], by: held.lease.stopAt)
+    } catch let error as PostgresError {
+      if Self.isPastDeadline(error, closing: begin.count + statements.count) { throw RunInterruption.leaseLost }
+      // The server was demoted: the next try asks for a connection to one that can be written to.
+      if error.sqlState == Self.readOnlyState { connection.close() }
+      throw error
+    }
+    let opened = results[begin.count - 1]
+    let closed = results[results.count - 1]
+    noteClock(closed[row: 0, column: 2])
+    guard opened[row: 0, column: 0] == "t" else { throw RunInterruption.leaseLost }
+    guard closed[row: 0, column: 0] == "t" else { return nil }
+    cutoffMicroseconds = Self.microseconds(closed[row: 0, column: 3])
+    let endedAt = Self.microseconds(closed[row: 0, column: 2]) ?? 0
+    let microseconds = Self.microseconds(closed[row: 0, column: 4]) ?? 0
+    return Batch(
+      results: Array(results[begin.count..<(results.count - 1)]), beganAt: (endedAt - microseconds) / 1_000,
+      duration: .microseconds(microseconds))
+  }
+
+  /// Runs a statement outside of any batch, one that only reads.
+  func query(_ statement: PostgresStatement) async throws -> PostgresResult {
+    let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits, isKept: true)]
+    let results = try await connection.pipeline(begin + [statement], by: held.lease.stopAt)
+    return results[results.count - 1]
+  }
+
+  /// The closing statement refused, so that nothing of the batch was committed, or the server ended the session.
+  private static func isPastDeadline(_ error: PostgresError, closing: Int) -> Bool {
+    if case .server(GuardStatements.pastDeadlineState, _, closing) = error { return true }
+    return error.sqlState == GuardStatements.transactionTimeoutState
+  }
+
+  /// A lock was waited for in vain: lock_not_available.
+  static let lockTimeoutState = "55P03"
+
+  /// A statement took too long, or someone had it cancelled: query_canceled.
+  static let cancelledState = "57014"
+
+  /// The server, or the session, does not let anything be written: read_only_sql_transaction.
+  private static let readOnlyState = "25006"
+
+  /// Ends the sessions of earlier runs of this scope that hold the advisory lock.
+  ///
+  /// - Throws: `RunInterruption.foreignWorker` if a worker of another scope holds it.
+  private func evict() async throws {
+    let results = try await connection.pipeline(
+      [
+        PostgresStatement(AdvisoryHolder.loginRole),
+        PostgresStatement(AdvisoryHolder.look, ["\(advisoryKey)", name.prefix, "\(ticket.epoch)"]),
+      ], by: held.lease.stopAt)
+    let holders = AdvisoryHolder.all(in: results[1])
+    for holder in holders where holder.isTerminated { onTermination(holder) }
+    if holders.contains(where: { name.isOtherScope($0.applicationName) }) { throw RunInterruption.foreignWorker }
+  }
+
+  private func readClock() async throws {
+    let result = try await connection.query(PostgresStatement(GuardStatements.clock), by: held.lease.stopAt)
+    noteClock(result[row: 0, column: 0])
+  }
+
+  private func noteClock(_ microseconds: String?) {
+    guard let reading = Self.microseconds(microseconds) else { return }
+    connection.attachment = ClockSample(reading: reading, arrivedAt: clock.now, unitsPerSecond: 1_000_000)
+  }
+
+  /// Nil for what no clock shows, so that nothing computed with it overflows.
+  private static func microseconds(_ text: String?) -> Int64? {
+    guard let number = text.flatMap({ Int64($0) }), (0...(1 << 53)).contains(number) else { return nil }
+    return number
+  }
+}
+
+// MARK: - What is known of a table
+
+/// What a sweeper's runs in this process know of their table.
+@EventLoop
+final class TableMemory {
+  /// How old a look may be. What a check does not see, such as a new trigger or index, is noticed after this.
+  static let lookLimit = Duration.seconds(300)
+
+  /// As the last run met it.
+  var survey: TableSurvey?
+  var lookedAt = MonotonicInstant(nanoseconds: 0)
+
+  /// What a check suffices for; nil if the table is to be looked at.
+  func checkable(at now: MonotonicInstant) -> TableSurvey? {
+    guard let survey, !survey.hasParts, lookedAt.duration(to: now) < Self.lookLimit else { return nil }
+    return survey
+  }
+}
+
+extension GuardedSession {
+  /// The table as the session finds it by its name. Where nothing is known of it, it is looked at, which takes a round
+  /// trip.
+  ///
+  /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
+  func survey(
+    _ table: String, key: String, deletes: Bool, knownTo memory: TableMemory
+  ) async throws -> TableSurvey {
+    if let survey = memory.survey {
+      schema = survey.schema
+      return survey
+    }
+    let answer = try await query(TableSurvey.statement(table, key: key, deletes: deletes))
+    return try note(TableSurvey(table: table, answer), of: table, in: memory)
+  }
+
+  /// Remembers what a look at the table saw.
+  ///
+  /// - Throws: `SweepRefusal` if there is no such table.
+  @discardableResult
+  func note(_ survey: TableSurvey?, of table: String, in memory: TableMemory) throws(SweepRefusal) -> TableSurvey {
+    memory.survey = survey
+    memory.lookedAt = clock.now
+    guard let survey else { throw .noTable(table) }
+    schema = survey.schema
+    return survey
+  }
+}

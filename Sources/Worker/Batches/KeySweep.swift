@@ -1,0 +1,67 @@
+// Sweeps a table for a role that may read only some of its columns: by windows over the column that says since when a
+// row is due. Called by RowSweepRun. Invariant: as KeyWindows has it.
+
+import Reactor
+
+/// One run over one table, by keys.
+@EventLoop
+struct KeySweep {
+  private let statements: TableStatements
+  private let batches: SweepBatches
+  private let tally: RunTally
+
+  init(
+    _ statements: TableStatements, of table: TableSurvey, in session: GuardedSession, knowing memory: TableMemory,
+    noting tally: RunTally
+  ) {
+    self.statements = statements
+    self.tally = tally
+    batches = SweepBatches(statements.sweep, in: session, knowing: memory, noting: tally)
+  }
+
+  func run() async throws {
+    var windows = KeyWindows()
+    var isFirst = true
+    while !windows.isDone {
+      do {
+        var options = SweepBatches.Options(measures: isFirst)
+        if windows.limit == 1 { options.statementLimit = SweepBatches.noLimit }
+        let after = windows.after
+        let done = try await batches.send([window(after, limit: windows.limit)], options)
+        isFirst = false
+        let (key, due, changed) = (done.results[0].key(0), done.results[0].number(1), done.results[0].number(2))
+        tally.count.changed += changed
+        windows.swept(upTo: key)
+        // Rows that someone else changed meanwhile are no longer due: these still are.
+        if due > changed, let key, let first = try await firstKey(after).key, first <= key {
+          tally.count.kept += due - changed
+        }
+      } catch let trouble as SweepBatches.Trouble {
+        try await retreat(from: trouble, &windows)
+      }
+    }
+  }
+
+  private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout KeyWindows) async throws {
+    // A window of no rows.
+    guard try await batches.isAboutRows(trouble, window(windows.after, limit: 0)) else { throw trouble.cause }
+    if windows.shrink() { return }
+    do {
+      let first = try await firstKey(windows.after)
+      if first.key != nil { batches.giveUp(first.rows, trouble) }
+      windows.giveUp(first.key)
+    } catch is SweepBatches.Trouble {
+      // Not a row is locked but the table.
+      throw trouble.cause
+    }
+  }
+
+  private func window(_ after: Int64?, limit: Int) -> PostgresStatement {
+    PostgresStatement(statements.writeWindow, [after.map { "\($0)" }, "\(limit)"])
+  }
+
+  private func firstKey(_ after: Int64?) async throws -> (key: Int64?, rows: Int) {
+    let answer = try await batches.send([PostgresStatement(statements.firstKey, [after.map { "\($0)" }])]).results[0]
+    return (answer.key(0), answer.number(1))
+  }
+}

@@ -1,0 +1,43 @@
+// Which due rows a batch changes for a role that may not read where rows lie, as a pure struct: windows over the column
+// that says since when a row is due. Invariant: the windows follow each other, and each gets further.
+
+/// Walks the due rows from the oldest on.
+///
+///                 swept: the next window
+///                    ┌──────┐
+///                    ▼      │
+///     first key ─▶ trying ──┘── failed ──▶ a smaller window ── one row ──▶ given up, and the next window follows
+///                    │
+///                    └── no row is due any more ──▶ done
+struct KeyWindows: Equatable, Sendable {
+  /// The most rows of one transaction, but for those that share its last key.
+  static let rowLimit = 1_000
+  private static let shrinkFactor = 8
+
+  /// The window begins behind this key, in µs since 1970; nil at the beginning.
+  private(set) var after: Int64?
+  private(set) var limit = rowLimit
+  private(set) var isDone = false
+
+  /// The window up to and with `key` was swept; nil if no row was due.
+  mutating func swept(upTo key: Int64?) {
+    guard let key else {
+      isDone = true
+      return
+    }
+    after = key
+    limit = min(Self.rowLimit, limit * Self.shrinkFactor)
+  }
+
+  /// The window's statement failed. False if the window cannot be any smaller.
+  mutating func shrink() -> Bool {
+    guard limit > 1 else { return false }
+    limit = max(1, limit / Self.shrinkFactor)
+    return true
+  }
+
+  /// The rows with `key` are left as they are; nil if there is none any more.
+  mutating func giveUp(_ key: Int64?) {
+    if let key { after = key } else { isDone = true }
+  }
+}

@@ -1,0 +1,223 @@
+// Sweeps a table by the index that leads to due rows, and by ranges of pages, as its route says. Called by RowSweepRun.
+// Invariants: as SweepRoute has them; every row that was due and stayed so is counted once, for the reason it stayed.
+
+import Reactor
+
+/// One run over one table, or one part of it.
+@EventLoop
+final class PageSweep {
+  private typealias Trouble = SweepBatches.Trouble
+
+  private let statements: TableStatements
+  private let table: TableSurvey
+  private let batches: SweepBatches
+  private let session: GuardedSession
+  private let tally: RunTally
+  private var route: SweepRoute
+  /// Locked rows that a search by the index met; the pages meet them again.
+  private var skippedByIndex = 0
+  private var skippedOnPages = 0
+  /// Its texts are put together once a run.
+  private lazy var write = statements.write
+  private lazy var writePart = statements.writePart
+  /// How far the pass got, once the disk has it.
+  private(set) var record: String?
+
+  init(
+    _ statements: TableStatements, of table: TableSurvey, in session: GuardedSession, knowing memory: TableMemory,
+    route: SweepRoute, noting tally: RunTally
+  ) {
+    self.statements = statements
+    self.table = table
+    self.session = session
+    self.tally = tally
+    self.route = route
+    batches = SweepBatches(statements.sweep, in: session, knowing: memory, noting: tally)
+  }
+
+  func run() async throws {
+    // A pass that does not begin at the first page meets some of the index's rows again, and the others not.
+    defer { tally.count.skipped += max(skippedByIndex, skippedOnPages) }
+    do {
+      try await open()
+      while let step = route.next {
+        do {
+          let done = try await send([step], measures: route.isLastRange)
+          try await note(step, done.results, done)
+        } catch let trouble as Trouble {
+          try await meet(trouble, at: step)
+        }
+      }
+    } catch let trouble as Trouble {
+      throw trouble.cause
+    }
+  }
+
+  /// The first batch also measures the table.
+  private func open() async throws {
+    var steps = route.opening
+    var done: SweepBatches.Answers
+    do {
+      done = try await send(steps, measures: true)
+    } catch let trouble as Trouble {
+      steps = trouble.kind == .locked && table.canLockRows ? [steps[0].skippingLocked] : []
+      done = try await send(steps, measures: true)
+    }
+    if let size = done.table { route.measured(size, at: done.beganAt) }
+    for (step, answer) in zip(steps, done.results) { try await note(step, [answer], done) }
+  }
+
+  /// Goes on after a batch that failed, or throws why it failed.
+  private func meet(_ trouble: Trouble, at step: SweepRoute.Step) async throws {
+    switch (trouble.kind, step.reads, step.skipsLocked) {
+    case (.locked, .pages(let range), false) where table.canLockRows:
+      return route.stayedLocked(range)
+    case (.locked, .walk, false) where table.canLockRows, (.locked, .gather, false) where table.canLockRows:
+      let again = step.skippingLocked
+      let done = try await send([again], measures: false)
+      return try await note(again, done.results, done)
+    case (.locked, _, true):
+      // Not a row is locked but the table.
+      throw trouble.cause
+    default: break
+    }
+    guard try await batches.isAboutRows(trouble, statements.statement(write, 0..<0)) else { throw trouble.cause }
+    switch route.retreat(from: step) {
+    case .smaller: break
+    case .givenUp(let rows):
+      if trouble.kind == .locked { skippedOnPages += rows } else { batches.giveUp(rows, trouble) }
+      let file = route.isLastRange ? try await send([], measures: true).table?.file : nil
+      route.finishedRows(file: file)
+    case .none: throw trouble.cause
+    }
+  }
+
+  /// Notes what a step's statement answered, or its parts' statements.
+  private func note(_ step: SweepRoute.Step, _ results: [PostgresResult], _ done: SweepBatches.Answers) async throws {
+    switch step.reads {
+    case .walk, .gather: noteFound(results[0], done)
+    case .look:
+      let page = results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))
+      route.looked(firstDue: page, in: done.duration, file: done.table?.file)
+    case .pages(let range): try await notePages(range, step, results, done)
+    case .dueRows: route.listed(Self.places(in: results[0]), file: done.table?.file)
+    case .rows:
+      tally.count.changed += results[0].affectedRows
+      route.finishedRows(file: done.table?.file)
+    }
+    if done.isFlushed, let record = route.record { self.record = record }
+  }
+
+  private func noteFound(_ answer: PostgresResult, _ done: SweepBatches.Answers) {
+    let (entries, due, free, changed) = (answer.number(0), answer.number(1), answer.number(2), answer.number(3))
+    tally.count.changed += changed
+    skippedByIndex += due - free
+    route.found(
+      entries: entries, due: due, changed: changed, lowestKey: answer.key(4),
+      // Rows that stayed as they were without having been left out: the pages find out why.
+      isPlenty: answer.number(5) > 0 || (table.canKeepRows && changed < free && !done.wasStopped),
+      wasStopped: done.wasStopped && changed < free)
+  }
+
+  private func notePages(
+    _ range: Range<Int>, _ step: SweepRoute.Step, _ results: [PostgresResult], _ done: SweepBatches.Answers
+  ) async throws {
+    if step.skipsLocked {
+      let (due, changed) = (results[0].number(0), results[0].number(1))
+      tally.count.changed += changed
+      skippedOnPages += max(0, due - changed)
+      return route.swept(range, changed: changed, in: done.duration, file: done.table?.file)
+    }
+    let changes = results.map { table.canKeepRows ? $0.number(1) : $0.affectedRows }
+    let changed = changes.reduce(0, +)
+    tally.count.changed += changed
+    let page: Int?
+    if step.parts > 1 {
+      page = PageRanges.stop(of: range, changes: changes, in: done.duration)
+    } else {
+      page = done.wasStopped ? try await firstDuePage(in: range) : nil
+    }
+    if table.canKeepRows, page == nil, changed < results.reduce(0, { $0 + $1.number(0) }) {
+      try await countKept(in: range)
+    }
+    route.swept(range, until: page, changed: changed, in: done.duration, file: done.table?.file)
+  }
+
+  /// Rows that are due after a statement that left none out: not those that someone else changed meanwhile.
+  private func countKept(in range: Range<Int>) async throws {
+    let done = try await batches.send([statements.statement(statements.countDue, range)])
+    tally.count.kept += done.results[0].number(0)
+  }
+
+  /// Where a range that the clock stopped is to be taken up; nil if nothing of it is left.
+  private func firstDuePage(in range: Range<Int>) async throws -> Int? {
+    do {
+      let done = try await batches.send([statements.statement(statements.firstDue, range)], .init(plansOnce: true))
+      return done.results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))
+    } catch let trouble as Trouble where trouble.kind == .tooLong {
+      return range.lowerBound
+    }
+  }
+
+  private static func places(in result: PostgresResult) -> [RowPlace] {
+    (0..<result.rowCount).map { row in
+      RowPlace(
+        table: result[row: row, column: 0].flatMap { Int64($0) } ?? 0, place: result[row: row, column: 1] ?? "(0,0)")
+    }
+  }
+
+  /// The page of a row's place, "(page,number)".
+  private static func page(ofPlace text: String) -> Int? {
+    var page = 0
+    for byte in text.utf8.dropFirst() {
+      guard byte >= UInt8(ascii: "0"), byte <= UInt8(ascii: "9"), page < 1 << 32 else { return page }
+      page = page * 10 + Int(byte - UInt8(ascii: "0"))
+    }
+    return nil
+  }
+}
+
+// MARK: - What a step sends
+
+extension PageSweep {
+  private func send(_ steps: [SweepRoute.Step], measures: Bool) async throws -> SweepBatches.Answers {
+    var options = SweepBatches.Options(measures: measures)
+    options.plansOnce = steps.allSatisfy { if case .pages = $0.reads { true } else { false } }
+    if case .rows(let rows)? = steps.first?.reads {
+      options.lockMilliseconds = SweepBatches.singleRowLockMilliseconds
+      if rows.count == 1 { options.statementLimit = SweepBatches.noLimit }
+    }
+    return try await batches.send(steps.flatMap(statements(for:)), options)
+  }
+
+  private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
+    switch step.reads {
+    case .walk(let key):
+      let pages = (table.size.pages / SweepRoute.pagesPerFoundRow)
+      return [
+        PostgresStatement(statements.walk(skippingLocked: step.skipsLocked), [key.map { "\($0)" }, "\(pages)"])
+      ]
+    case .gather(let key):
+      return [PostgresStatement(statements.gather(skippingLocked: step.skipsLocked), ["\(key)"])]
+    case .pages(let range) where step.parts > 1:
+      return PageRanges.parts(of: range, count: step.parts).map { statements.statement(writePart, $0) }
+    case .pages(let range):
+      return [statements.statement(step.skipsLocked ? statements.writeSkippingLocked : write, range)]
+    case .look:
+      return [PostgresStatement(statements.look)]
+    case .dueRows(let page):
+      return [statements.statement(statements.dueRows, page..<(page + 1))]
+    case .rows(let rows):
+      return [
+        PostgresStatement(statements.writeRows, [Self.list(rows.map { "\($0.table)" }), Self.list(rows.map(\.place))])
+      ]
+    }
+  }
+
+  /// An array of PostgreSQL's, of elements that contain no quotation mark.
+  private static func list(_ elements: [String]) -> String {
+    var text = "{"
+    for element in elements { text += (text == "{" ? "" : ",") + "\"\(element)\"" }
+    return text + "}"
+  }
+}

@@ -1,0 +1,105 @@
+// Runs a row sweep: looks at its table, then batch after batch, as its route says. Called by the scheduler's run.
+// Invariants: a run that finds nothing due in a small table, or by its index, is one round trip once the process knows
+// the table; what was changed is counted whatever ends the run; a row that cannot be changed stops no other.
+
+import Reactor
+
+/// One run of one row sweep.
+@EventLoop
+final class RowSweepRun {
+  /// How often a run begins again because its table became another one.
+  private static let surveyLimit = 5
+
+  private let sweep: RowSweep
+  private let session: GuardedSession
+  private let memory: TableMemory
+  private let allowsRowSecurity: Bool
+  private let interval: Duration
+  private let tally: RunTally
+  private var progress: SweepProgress
+
+  /// - Parameters:
+  ///   - interval: between two runs.
+  ///   - progress: what earlier runs left in the schedule record.
+  init(
+    _ sweep: RowSweep, in session: GuardedSession, knowing memory: TableMemory, allowsRowSecurity: Bool = false,
+    every interval: Duration, progress: String?, noting tally: RunTally
+  ) {
+    self.sweep = sweep
+    self.session = session
+    self.memory = memory
+    self.allowsRowSecurity = allowsRowSecurity
+    self.interval = interval
+    self.tally = tally
+    self.progress = SweepProgress(progress)
+  }
+
+  /// Sweeps what is due.
+  ///
+  /// - Throws: `RunInterruption`; `SweepRefusal` if some of what was due could not be changed; `PostgresError` if a
+  ///   batch failed. What earlier batches changed stays changed, and is in the tally.
+  func run() async throws {
+    let survey = try await session.survey(sweep.table, key: sweep.key, deletes: sweep.deletes, knownTo: memory)
+    for _ in 0..<Self.surveyLimit {
+      let table = memory.survey ?? survey
+      if let refusal = table.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+      do {
+        try await sweepAll(table)
+      } catch let error as PostgresError where error.sqlState != nil {
+        // Perhaps the table is not what it was: the next run looks at it again.
+        memory.survey = nil
+        throw error
+      }
+      guard let seen = memory.survey, !seen.hasSameShape(as: table) else { return try conclude(table) }
+    }
+    throw SweepRefusal.changing(survey.displayName)
+  }
+
+  private func sweepAll(_ table: TableSurvey) async throws {
+    for target in try await targets(of: table) {
+      let statements = TableStatements(sweep: sweep, table: target, countsDue: table.canKeepRows)
+      if table.canReadPlaces {
+        let pass = sweep.index?.fullPassWithin.map {
+          FullPass(promise: $0, interval: interval, record: progress.pass)
+        }
+        let run = PageSweep(
+          statements, of: table, in: session, knowing: memory,
+          route: SweepRoute(hasIndex: sweep.index != nil && table.hasIndex, pass: pass), noting: tally)
+        defer { note(run.record) }
+        try await run.run()
+      } else {
+        try await KeySweep(statements, of: table, in: session, knowing: memory, noting: tally).run()
+      }
+    }
+  }
+
+  private func note(_ record: String?) {
+    guard let record else { return }
+    progress.pass = record
+    tally.count.progress = progress.text
+  }
+
+  /// What is swept by itself: the table with all its parts, or, where some have no pages, each of the others.
+  private func targets(of table: TableSurvey) async throws -> [String] {
+    guard table.foreignParts != nil else { return [table.quotedName] }
+    let parts = try await session.query(PostgresStatement(TableSurvey.pagedParts, ["\(table.identifier)"]))
+    return (0..<parts.rowCount).map { row in
+      "ONLY " + TableSurvey.quoted(parts[row: row, column: 0] ?? "", parts[row: row, column: 1] ?? "")
+    }
+  }
+
+  /// Tells what stayed due.
+  private func conclude(_ table: TableSurvey) throws {
+    let count = tally.count
+    let isLocked = count.skipped > 0 && count.changed == 0
+    tally.count.isLocked = isLocked
+    let lockedSlots = isLocked ? min(progress.lockedSlots + 1, 1_000) : 0
+    let wasLocked = progress.lockedSlots > 0
+    progress.lockedSlots = lockedSlots
+    if progress.pass != nil || lockedSlots > 0 || wasLocked { tally.count.progress = progress.text }
+    if count.refused > 0 { throw SweepRefusal.rows(count.refused, states: count.refusalStates) }
+    if count.kept > 0 { throw SweepRefusal.kept(count.kept, table: table.displayName) }
+    if let parts = table.foreignParts { throw SweepRefusal.foreignParts(parts) }
+    if lockedSlots >= SweepProgress.lockedSlotLimit { throw SweepRefusal.locked(count.skipped, slots: lockedSlots) }
+  }
+}

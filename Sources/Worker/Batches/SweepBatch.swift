@@ -1,0 +1,179 @@
+// One transaction of a row sweep: the statements between the guard and the verdict, and why it failed if it did.
+// Invariant: what can be tried in another way is a `Trouble`, and everything else is thrown as it is.
+
+import Reactor
+
+/// Sends the batches of one sweep.
+@EventLoop
+final class SweepBatches {
+  /// Of so many batches, which take a second or two, one waits until the disk has it and all that came before it; as
+  /// does the last one. What a crash of the server takes back is swept again, but how far the run got must not be told
+  /// too early.
+  static let batchesPerFlush = 64
+
+  /// How long a statement may take. A slow disk or trigger makes the next ones smaller, long before the lease ends.
+  static let statementLimit = Duration.seconds(1)
+
+  /// For one row that is slow by itself: no other limit than the lease and the operator's own.
+  static let noLimit = Duration.milliseconds(Int64(Int32.max))
+
+  /// How long a lock is waited for where rows are tried one by one: any row of a page may be locked.
+  static let singleRowLockMilliseconds = 10
+
+  private let sweep: RowSweep
+  private let session: GuardedSession
+  private let memory: TableMemory
+  private let tally: RunTally
+  private var batches = 0
+  /// Whether it is known that the statements as such are accepted.
+  private var isProved = false
+
+  init(_ sweep: RowSweep, in session: GuardedSession, knowing memory: TableMemory, noting tally: RunTally) {
+    self.sweep = sweep
+    self.session = session
+    self.memory = memory
+    self.tally = tally
+  }
+
+  /// What the statements of a batch answered.
+  struct Answers {
+    let results: [PostgresResult]
+    /// The table's extent, where it was measured.
+    let table: TableSize?
+    let beganAt: Int64
+    let duration: Duration
+    /// Whether the disk has it.
+    let isFlushed: Bool
+
+    /// Whether the clock may have stopped it.
+    var wasStopped: Bool { duration >= PageRanges.writeLimit }
+  }
+
+  /// Why a batch failed that may succeed in another way.
+  struct Trouble: Error {
+    enum Kind: Equatable {
+      /// A lock was waited for in vain.
+      case locked
+      case tooLong
+      /// The change of a row failed, with this SQLSTATE.
+      case refused(String)
+    }
+    let kind: Kind
+    let cause: any Error
+  }
+
+  /// How a batch is sent.
+  @EventLoop
+  struct Options {
+    var measures = false
+    /// Any range of pages has the same plan, though a small one is estimated to cost less than the plan that was kept;
+    /// a walk's depends on what it looks for.
+    var plansOnce = false
+    var statementLimit = SweepBatches.statementLimit
+    var lockMilliseconds = GuardStatements.lockTimeoutMilliseconds
+  }
+
+  /// Runs `statements` in one guarded transaction.
+  ///
+  /// - Throws: `Trouble` if the same can be tried in another way, else the failure itself.
+  func send(_ statements: [PostgresStatement], _ options: Options = Options()) async throws -> Answers {
+    let flushes = options.measures || batches % Self.batchesPerFlush == 0
+    batches += 1
+    var all = [settings(flushes: flushes, options)]
+    let checked = memory.checkable(at: session.clock.now)
+    if options.measures { all.append(checked?.check ?? look) }
+    do {
+      let done = try await session.batch(all + statements)
+      tally.count.cutoffMicroseconds = session.cutoffMicroseconds
+      let table = options.measures ? try await measured(done.results[1], checked) : nil
+      return Answers(
+        results: Array(done.results[(all.count)...]), table: table, beganAt: done.beganAt, duration: done.duration,
+        isFlushed: flushes)
+    } catch let error as PostgresError {
+      guard let kind = Self.kind(of: error) else { throw error }
+      throw Trouble(kind: kind, cause: error)
+    }
+  }
+
+  /// Whether `trouble` is about rows, and not about the statement: `statement` is tried on no row at all.
+  func isAboutRows(_ trouble: Trouble, _ statement: PostgresStatement) async throws -> Bool {
+    guard case .refused = trouble.kind, !isProved else { return true }
+    do {
+      _ = try await send([statement])
+      isProved = true
+      return true
+    } catch is Trouble {
+      return false
+    }
+  }
+
+  /// Rows that stay as they are for `trouble`.
+  func giveUp(_ rows: Int, _ trouble: Trouble) {
+    switch trouble.kind {
+    case .locked: tally.count.skipped += rows
+    case .tooLong: tally.count.refuse(rows, state: GuardedSession.cancelledState)
+    case .refused(let state): tally.count.refuse(rows, state: state)
+    }
+  }
+
+  private var look: PostgresStatement {
+    TableSurvey.statement(sweep.table, key: sweep.key, deletes: sweep.deletes)
+  }
+
+  /// - Parameter checked: what the answer is a check of; nil if it is a look's.
+  private func measured(_ answer: PostgresResult, _ checked: TableSurvey?) async throws -> TableSize? {
+    if let checked {
+      if let survey = checked.checked(by: answer) {
+        memory.survey = survey
+        return survey.size
+      }
+      return try session.note(
+        TableSurvey(table: sweep.table, try await session.query(look)), of: sweep.table, in: memory
+      ).size
+    }
+    return try session.note(TableSurvey(table: sweep.table, answer), of: sweep.table, in: memory).size
+  }
+
+  private func settings(flushes: Bool, _ options: Options) -> PostgresStatement {
+    PostgresStatement(
+      TableStatements.batchSettings,
+      [
+        flushes ? "true" : "false", "\(options.statementLimit.milliseconds)",
+        options.plansOnce ? "force_generic_plan" : "auto", "\(options.lockMilliseconds)",
+      ], isKept: true)
+  }
+
+  /// Nil for what another way does not help against: the connection, the server, its resources, a role's login, and
+  /// what the same statement may meet or not a moment later.
+  private static func kind(of error: PostgresError) -> Trouble.Kind? {
+    guard case .server = error, let state = error.sqlState else { return nil }
+    if state == GuardedSession.lockTimeoutState { return .locked }
+    if state == GuardedSession.cancelledState { return .tooLong }
+    switch state.prefix(2) {
+    case "08", "25", "26", "28", "40", "53", "55", "57", "58": return nil
+    default: return .refused(state)
+    }
+  }
+}
+
+extension SweepCount {
+  /// The most SQLSTATEs that are told of one run.
+  private static let stateLimit = 5
+
+  fileprivate mutating func refuse(_ rows: Int, state: String) {
+    refused += rows
+    if !refusalStates.contains(state), refusalStates.count < Self.stateLimit { refusalStates.append(state) }
+  }
+}
+
+extension PostgresResult {
+  /// The first row's value in this column, as a whole number; 0 if there is none.
+  func number(_ column: Int) -> Int {
+    self[row: 0, column: column].flatMap { Int($0) } ?? 0
+  }
+
+  /// The same of a key in µs; nil if there is none.
+  func key(_ column: Int) -> Int64? {
+    self[row: 0, column: column].flatMap { Int64($0) }
+  }
+}

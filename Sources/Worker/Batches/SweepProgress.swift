@@ -1,0 +1,40 @@
+// What a run leaves for the next one in the schedule record, as text. Pure.
+
+/// How far earlier runs got: for how many slots all that was due was locked, and where the full pass stands.
+struct SweepProgress: Equatable, Sendable {
+  /// From so many slots on, that all of what is due is locked is a failure.
+  static let lockedSlotLimit = 3
+
+  var lockedSlots = 0
+  /// `FullPass.Record`, as text; nil if there is none.
+  var pass: String?
+
+  init() {}
+
+  /// Reads a record's text, also one of a version that knew of passes only.
+  init(_ text: String?) {
+    guard let text else { return }
+    let bytes = Array(text.utf8)
+    guard bytes.first == Self.mark else {
+      pass = text
+      return
+    }
+    var index = 1
+    while index < bytes.count, bytes[index] != Self.space {
+      guard (0x30...0x39).contains(bytes[index]), lockedSlots < 1_000_000 else {
+        lockedSlots = 0
+        return
+      }
+      lockedSlots = lockedSlots * 10 + Int(bytes[index] - 0x30)
+      index += 1
+    }
+    let rest = bytes.dropFirst(index + 1)
+    pass = rest.isEmpty ? nil : String(decoding: rest, as: UTF8.self)
+  }
+
+  /// Not empty, for that would leave the record as it is.
+  var text: String { "l\(lockedSlots)" + (pass.map { " \($0)" } ?? "") }
+
+  private static let mark = UInt8(ascii: "l")
+  private static let space = UInt8(ascii: " ")
+}

@@ -1,0 +1,44 @@
+// Why a sweep did not do all that was due although PostgreSQL answered: refused beforehand, or row by row.
+// Invariant: each reason names relations and codes only, which are no secrets, and leads to what to do.
+
+/// What the sweep found that another try before the next slot cannot change.
+enum SweepRefusal: Error, Equatable, Sendable {
+  /// The search path leads to no table of this name.
+  case noTable(String)
+  /// The name is a view's, or another relation's without rows of its own.
+  case notATable(String)
+  /// Row security hides rows from the role, and nobody said that this is meant.
+  case rowSecurity(String)
+  /// The name leads to another table, or the role's rights change, each time that it is looked at.
+  case changing(String)
+  /// Parts of the table have no pages here; the others were swept.
+  case foreignParts(String)
+  /// These statements failed for single rows, with these SQLSTATEs; all other rows were swept.
+  case rows(Int, states: [String])
+  /// The statements succeeded, and so many due rows stayed as they were.
+  case kept(Int, table: String)
+  /// For this many slots, all that was due has been locked by other transactions.
+  case locked(Int, slots: Int)
+
+  var reason: String {
+    switch self {
+    case .noTable(let name):
+      "no table \(name) in the search path: set search_path in DATABASE_URL or for the role, or grant USAGE on its "
+        + "schema"
+    case .notATable(let name): "\(name) is not a table"
+    case .rowSecurity(let name):
+      "row security is in force for this role on \(name): grant it BYPASSRLS or a policy for all rows, or set "
+        + "SB_WORKER_ALLOW_ROW_SECURITY=true if it is to see only some of them"
+    case .changing(let name): "\(name) was replaced or altered again and again during the run"
+    case .foreignParts(let names): "foreign tables cannot be swept: \(names)"
+    case .rows(let count, let states):
+      "\(Self.rows(count)) refused (\(states.joined(separator: ", ")))"
+    case .kept(let count, let table):
+      "\(Self.rows(count)) stayed due though the statement succeeded: a trigger or a rule on \(table) keeps them"
+    case .locked(let count, let slots):
+      "nothing was swept for \(slots) slots: \(Self.rows(count)) locked by other transactions"
+    }
+  }
+
+  private static func rows(_ count: Int) -> String { count == 1 ? "1 row" : "\(count) rows" }
+}

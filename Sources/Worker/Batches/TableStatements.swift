@@ -1,0 +1,260 @@
+// The SQL of a row sweep on one table, put together from its declaration and from what the survey saw. Pure text.
+// Invariant: every write checks the row's condition again and has the guard's verdict as a one-time filter; each but
+// the one of a few pages with locked rows ends by the clock.
+
+import Reactor
+
+/// The statements by which one table, or one part of it, is swept.
+struct TableStatements: Sendable {
+  let sweep: RowSweep
+  /// As SQL writes it, with ONLY before it where it is a part on its own.
+  let table: String
+  /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
+  let countsDue: Bool
+
+  /// Parameters: whether the disk must have it before the server says so, the longest time that a statement may take in
+  /// ms, plan_cache_mode, and how long a row's lock is waited for in ms.
+  ///
+  /// synchronous_commit is only ever lowered. The last set_config wins, and the operator's own limits stay in force.
+  static let batchSettings = CatalogSQL.qualified(
+    """
+    SELECT CASE WHEN NOT $1::boolean THEN set_config('synchronous_commit', 'off', true) END,
+           set_config('plan_cache_mode', $3::text, true),
+           set_config('lock_timeout', least($4::bigint, current_setting('sb.lock_limit')::bigint)::text, true),
+           set_config('statement_timeout', least($2::bigint, current_setting('sb.statement_limit')::bigint,
+             \(GuardStatements.millisecondsLeft))::text, true)
+    """)
+
+  /// About these pages. Its plan is the same for all of them.
+  func statement(_ text: String, _ range: Range<Int>) -> PostgresStatement {
+    PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"], isKept: true)
+  }
+
+  // MARK: Pages, from $1 up to and without $2
+
+  /// Changes due rows until the clock says stop. Answers how many rows were due, where that is counted, and how many
+  /// were changed; else the number of changed rows is the command's.
+  var write: String {
+    sql(
+      counting(
+        "\(verb) WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue) AND \(Self.hasTime)",
+        among: Self.range("target")))
+  }
+
+  /// The same for a part of a range: all due rows, or none where the clock says stop.
+  var writePart: String {
+    sql(
+      counting(
+        "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.range("target")) AND \(isDue)",
+        among: Self.range("target")))
+  }
+
+  /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due and how many were
+  /// changed.
+  var writeSkippingLocked: String {
+    sql(
+      """
+      WITH free AS MATERIALIZED (
+          SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
+           WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue) FOR UPDATE SKIP LOCKED),
+        changed AS (\(verb) WHERE \(Self.isAmong("free")) AND \(isDue) RETURNING 1)
+      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.range("target")) AND \(isDue)),
+             (SELECT count(*) FROM changed)
+      """)
+  }
+
+  /// Answers where the first row lies that is due.
+  var firstDue: String {
+    sql("SELECT min(ctid) FROM \(table) AS target WHERE \(Self.range("target")) AND \(isDue)")
+  }
+
+  /// Answers how many rows are due.
+  var countDue: String {
+    sql(
+      "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue)"
+    )
+  }
+
+  // MARK: Single rows
+
+  /// Answers, for each due row of the pages, its table's identifier and its place.
+  var dueRows: String {
+    sql(
+      """
+      SELECT tableoid::bigint, ctid FROM \(table) AS target
+       WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue)
+      """)
+  }
+
+  /// Parameters: identifiers and places. Changes these rows where they are still due.
+  var writeRows: String {
+    sql(
+      "\(verb) WHERE \(GuardStatements.filter) AND (target.ctid = ANY ($2::tid[]))"
+        + " AND (target.tableoid = ANY ($1::oid[])) AND \(isDue)")
+  }
+
+  // MARK: All pages
+
+  /// Answers where the first row lies that is due. Parallel workers may share it: nothing is written, no lock is taken.
+  var look: String {
+    sql("SELECT min(ctid) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)")
+  }
+
+  // MARK: An index, from the key $1 downwards (µs; null: from the cutoff on)
+
+  /// Changes the due rows among the next entries. Answers how many entries there were, how many of them were due, how
+  /// many of those nobody held, how many rows were changed, and the last entry's key; the first time also whether more
+  /// than $2 rows are due (0 or 1), which is looked at where most of many entries were.
+  func walk(skippingLocked: Bool) -> String {
+    sql(
+      """
+      WITH found AS MATERIALIZED (
+          SELECT tableoid AS table_id, ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due
+            FROM \(table) AS target
+           WHERE \(GuardStatements.filter) AND \(reached)
+           ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)),
+        sought AS MATERIALIZED (SELECT table_id, row_id FROM found WHERE is_due),
+        \(changingSought(skippingLocked))
+      SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
+             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed),
+             (SELECT \(Self.key("min(key)")) FROM found),
+             CASE WHEN $1::bigint IS NULL AND (((SELECT count(*) FROM sought) * 2) >= \(SweepRoute.entryLimit))
+               THEN (SELECT count(*) FROM (SELECT FROM \(table) AS target WHERE \(reached) AND \(isDue)
+                 OFFSET $2::bigint LIMIT 1) AS beyond) ELSE 0 END
+      """)
+  }
+
+  /// Changes due rows in no order: where few of many entries are due, one look at all of them costs less than their
+  /// order does. Answers as `walk` does; the entries are the due rows that were found.
+  func gather(skippingLocked: Bool) -> String {
+    sql(
+      """
+      WITH found AS MATERIALIZED (
+          SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
+           WHERE \(GuardStatements.filter) AND \(reached) AND \(isDue)),
+        sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT \(SweepRoute.entryLimit)),
+        \(changingSought(skippingLocked))
+      SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
+             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed), NULL, 0
+      """)
+  }
+
+  private func changingSought(_ skippingLocked: Bool) -> String {
+    let changed =
+      "changed AS (\(verb) WHERE \(Self.isAmong(skippingLocked ? "free" : "sought")) AND \(isDue)"
+      + " AND \(Self.hasTime) RETURNING 1)"
+    guard skippingLocked else { return changed }
+    return """
+      free AS MATERIALIZED (
+        SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
+         WHERE \(Self.isAmong("sought")) AND \(isDue) FOR UPDATE SKIP LOCKED),
+      \(changed)
+      """
+  }
+
+  // MARK: Keys, for a role that may not read where a row lies
+
+  /// Parameters: the key after which the window begins (µs; null: at the first), and how many rows it has at the most,
+  /// but for those that share its last key. Answers the window's last key, how many rows of it were due, and how many
+  /// were changed.
+  var writeWindow: String {
+    let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
+    return sql(
+      """
+      WITH ending AS MATERIALIZED (
+          SELECT max(key) AS key FROM (
+            SELECT \(sweep.key) AS key FROM \(table) AS target
+             WHERE \(GuardStatements.filter) AND \(isDue) AND \(isBehind)
+             ORDER BY \(sweep.key) LIMIT $2::bigint) AS ahead),
+        changed AS (
+          \(verb) WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending)) RETURNING 1)
+      SELECT (SELECT \(Self.key("key")) FROM ending),
+             (SELECT count(*) FROM \(table) AS target
+               WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))),
+             (SELECT count(*) FROM changed)
+      """)
+  }
+
+  /// Parameter: the key after which the first due row is looked for. Answers its key, and how many due rows share it.
+  var firstKey: String {
+    let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
+    return sql(
+      """
+      WITH ahead AS MATERIALIZED (
+          SELECT \(sweep.key) AS key, count(*) AS rows FROM \(table) AS target
+           WHERE \(GuardStatements.filter) AND \(isDue) AND \(isBehind)
+           GROUP BY \(sweep.key) ORDER BY \(sweep.key) LIMIT 1)
+      SELECT \(Self.key("key")), rows FROM ahead
+      """)
+  }
+
+  // MARK: Parts
+
+  private func sql(_ text: String) -> String { CatalogSQL.qualified(text) }
+
+  /// With the number of rows that were due before it, where rows can be kept.
+  private func counting(_ write: String, among range: String) -> String {
+    guard countsDue else { return write }
+    return """
+      WITH changed AS (\(write) RETURNING 1)
+      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(range) AND \(isDue)), (SELECT count(*) FROM changed)
+      """
+  }
+
+  private static func range(_ alias: String) -> String {
+    "(\(alias).ctid >= $1::tid) AND (\(alias).ctid < $2::tid)"
+  }
+
+  private var verb: String {
+    switch sweep.change {
+    case .delete: "DELETE FROM \(table) AS target"
+    case .update(let set): "UPDATE \(table) AS target SET \(set)"
+    }
+  }
+
+  private var isDue: String {
+    "(" + sweep.due.replacingFirst(":cutoff", with: GuardStatements.cutoff) + ")"
+  }
+
+  /// A place is one row's in one part of a table only.
+  private static func isAmong(_ rows: String) -> String {
+    "(target.ctid = ANY (ARRAY(SELECT row_id FROM \(rows))))"
+      + " AND (target.tableoid = ANY (ARRAY(SELECT table_id FROM \(rows))))"
+  }
+
+  /// The cutoff stands here as an expression that the planner can look at, so that it knows how many rows there are.
+  private var reached: String {
+    guard let index = sweep.index else { preconditionFailure("a table without an index is not searched by one") }
+    let bound = index.reaches.replacingFirst(":cutoff", with: GuardStatements.plannedCutoff)
+    return "(\(bound)) AND (\(sweep.key) <= coalesce(\(Self.keyed("$1")), 'infinity'::timestamptz))"
+  }
+
+  /// Before all moments: the number of '-infinity'.
+  private static let beforeAll = "'\(Int64.min)'::bigint"
+
+  /// A moment as µs since 1970.
+  private static func key(_ moment: String) -> String {
+    "CASE WHEN (\(moment) = '-infinity'::timestamptz) THEN \(beforeAll)"
+      + " ELSE \(GuardStatements.microseconds(moment)) END"
+  }
+
+  /// The moment that a key stands for.
+  private static func keyed(_ parameter: String) -> String {
+    """
+    (CASE WHEN (\(parameter)::bigint = \(beforeAll)) THEN '-infinity'::timestamptz
+          ELSE \(GuardStatements.moment("\(parameter)::bigint")) END)
+    """
+  }
+
+  /// Volatile, so looked at for every row; the right side is computed at the first row, which it always lets pass:
+  /// however long the way to it was, a batch gets something done.
+  private static let hasTime = """
+    (clock_timestamp() < (SELECT greatest((now() + '\(PageRanges.writeLimit.milliseconds) ms'::interval),
+      (clock_timestamp() + '\(PageRanges.writeReserve.milliseconds) ms'::interval))))
+    """
+
+  /// Looked at once, before the first row.
+  private static let hasTimeForPart = """
+    (SELECT (clock_timestamp() < (now() + '\(PageRanges.partLimit.milliseconds) ms'::interval)))
+    """
+}

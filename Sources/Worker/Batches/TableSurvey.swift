@@ -1,0 +1,183 @@
+// What a sweep assumes of its table and of its rights there, read from the catalogue at the beginning of each run.
+// Invariant: each assumption is made true, adapted to, or refused by name; a sweep never runs on a table that it has
+// not looked at, and "nothing to do" is never what it says of rows that it was not shown.
+
+import Reactor
+
+/// A table as the session's role meets it.
+struct TableSurvey: Equatable, Sendable {
+  let schema: String
+  let name: String
+  /// What kind of relation it is: pg_class.relkind.
+  let kind: String
+  /// The same table under another name has the same, and another table under the same name another one.
+  let identifier: Int64
+  /// Whether row security hides rows from the role.
+  let hidesRows: Bool
+  /// Whether the role may read the whole row, and with it where the row lies (ctid).
+  let canReadPlaces: Bool
+  /// Whether the role may lock rows, which SKIP LOCKED needs.
+  let canLockRows: Bool
+  /// Whether a row trigger or a rule can keep a row as it is while the statement succeeds.
+  let canKeepRows: Bool
+  /// Whether an index leads from the newest due row to the oldest.
+  let hasIndex: Bool
+  /// Whether it has partitions or children.
+  let hasParts: Bool
+  /// The parts of the table that have no pages here, such as foreign tables, as people write them; nil if none.
+  let foreignParts: String?
+  private(set) var size: TableSize
+
+  /// As SQL writes it.
+  var quotedName: String { Self.quoted(schema, name) }
+
+  /// As people write it.
+  var displayName: String { "\(schema).\(name)" }
+
+  /// What the statements are made for; all else may change from run to run.
+  func hasSameShape(as other: TableSurvey) -> Bool {
+    schema == other.schema && name == other.name && kind == other.kind && identifier == other.identifier
+      && hidesRows == other.hidesRows && canReadPlaces == other.canReadPlaces && canLockRows == other.canLockRows
+      && canKeepRows == other.canKeepRows && hasIndex == other.hasIndex && hasParts == other.hasParts
+      && foreignParts == other.foreignParts
+  }
+
+  static func quoted(_ schema: String, _ name: String) -> String { "\(quoted(schema)).\(quoted(name))" }
+
+  private static func quoted(_ identifier: String) -> String {
+    var text = "\""
+    for character in identifier.unicodeScalars {
+      if character == "\"" { text += "\"" }
+      text.unicodeScalars.append(character)
+    }
+    return text + "\""
+  }
+}
+
+extension TableSurvey {
+  /// Why a table cannot be swept, in words that say what to do.
+  func refusal(allowsRowSecurity: Bool) -> SweepRefusal? {
+    if !["r", "p"].contains(kind) { return .notATable(displayName) }
+    if hidesRows, !allowsRowSecurity { return .rowSecurity(displayName) }
+    return nil
+  }
+
+  /// Parameters: the table's name, the column that due rows are found by, whether rows are deleted (else updated).
+  /// Answers one row, or none where the search path leads to no such table.
+  ///
+  /// Temporary tables are passed over: behind a pooler they are another client's.
+  private static let look = CatalogSQL.qualified(
+    """
+    WITH RECURSIVE named AS MATERIALIZED (
+      SELECT class.oid, class.relname, space.nspname, class.relkind, class.relhasrules
+        FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (schema, number)
+        JOIN "pg_catalog"."pg_namespace" AS space ON (space.nspname = path.schema)
+        JOIN "pg_catalog"."pg_class" AS class ON (class.relnamespace = space.oid) AND (class.relname = $1::name)
+       WHERE (class.relkind = ANY ('{r,p,f,v,m}'::"char"[])) AND (class.relpersistence <> 't')
+       ORDER BY path.number LIMIT 1),
+    tree AS (
+      SELECT oid FROM named
+       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid)),
+    part AS MATERIALIZED (
+      SELECT class.oid, class.relkind, space.nspname, class.relname, class.relhasrules,
+             CASE WHEN (class.relkind = 'r') THEN (pg_relation_size(class.oid::regclass, 'main')
+               / current_setting('block_size')::bigint) ELSE 0 END AS pages,
+             CASE WHEN (class.relkind = 'r') THEN pg_relation_filenode(class.oid::regclass)::bigint ELSE 0 END AS file
+        FROM tree
+        JOIN "pg_catalog"."pg_class" AS class ON (class.oid = tree.oid)
+        JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace))
+    SELECT named.nspname, named.relkind, named.oid::bigint, row_security_active(named.oid),
+           has_table_privilege(named.oid, 'SELECT'), has_any_column_privilege(named.oid, 'UPDATE'),
+           EXISTS (SELECT FROM part WHERE part.relhasrules) OR EXISTS (
+             SELECT FROM part JOIN "pg_catalog"."pg_trigger" AS trigger ON (trigger.tgrelid = part.oid)
+              WHERE ((trigger.tgtype & 3) = 3) AND (trigger.tgenabled <> 'D')
+                AND ((trigger.tgtype & CASE WHEN $3::boolean THEN 8 ELSE 16 END) <> 0)),
+           EXISTS (
+             SELECT FROM "pg_catalog"."pg_index" AS entry
+               JOIN "pg_catalog"."pg_class" AS class ON (class.oid = entry.indexrelid)
+               JOIN "pg_catalog"."pg_am" AS method ON (method.oid = class.relam)
+               JOIN "pg_catalog"."pg_attribute" AS "column"
+                 ON ("column".attrelid = entry.indrelid) AND ("column".attnum = entry.indkey[0])
+              WHERE (entry.indrelid = named.oid) AND entry.indisvalid AND (method.amname = 'btree')
+                AND ("column".attname = $2::name)),
+           (SELECT max(pages) FROM part), (SELECT sum(file)::bigint FROM part), (SELECT count(*) FROM part),
+           (SELECT string_agg(concat(part.nspname, '.', part.relname), ', ' ORDER BY part.oid) FROM part
+             WHERE (part.relkind <> 'r') AND (part.relkind <> 'p'))
+      FROM named
+    """)
+
+  /// The look at a table by its name, for a sweep that finds due rows by the column `key`.
+  static func statement(_ table: String, key: String, deletes: Bool) -> PostgresStatement {
+    PostgresStatement(look, [table, key, deletes ? "true" : "false"], isKept: true)
+  }
+
+  /// Reads the answer of `look`; nil where there is no such table.
+  @EventLoop
+  init?(table: String, _ answer: PostgresResult) {
+    guard answer.rowCount == 1, let schema = answer[row: 0, column: 0] else { return nil }
+    func isTrue(_ column: Int) -> Bool { answer[row: 0, column: column] == "t" }
+    func number(_ column: Int) -> Int { answer[row: 0, column: column].flatMap { Int($0) } ?? 0 }
+    self.schema = schema
+    name = table
+    kind = answer[row: 0, column: 1] ?? ""
+    identifier = Int64(number(2))
+    hidesRows = isTrue(3)
+    canReadPlaces = isTrue(4)
+    canLockRows = canReadPlaces && isTrue(5)
+    canKeepRows = isTrue(6)
+    hasIndex = isTrue(7)
+    size = TableSize(pages: number(8), file: number(9))
+    hasParts = number(10) > 1
+    foreignParts = answer[row: 0, column: 11]
+  }
+
+  /// Parameters: the table's name and its identifier. Answers what tells at once that a table without parts is still
+  /// the one that was looked at, and its size: the look itself costs some twenty times as much.
+  private static let check = CatalogSQL.qualified(
+    """
+    SELECT coalesce((to_regclass($1::text)::oid = $2::oid), false), row_security_active($2::oid),
+           has_table_privilege($2::oid, 'SELECT'),
+           EXISTS (SELECT FROM "pg_catalog"."pg_inherits" AS child WHERE (child.inhparent = $2::oid)),
+           (pg_relation_size($2::oid::regclass, 'main') / current_setting('block_size')::bigint),
+           pg_relation_filenode($2::oid::regclass)::bigint
+    """)
+
+  /// The check of a table without parts.
+  var check: PostgresStatement { PostgresStatement(Self.check, [name, "\(identifier)"], isKept: true) }
+
+  /// The same table with the size that the answer of `check` has; nil if it is another one, or met otherwise.
+  @EventLoop
+  func checked(by answer: PostgresResult) -> TableSurvey? {
+    func isTrue(_ column: Int) -> Bool { answer[row: 0, column: column] == "t" }
+    guard isTrue(0), isTrue(1) == hidesRows, isTrue(2) == canReadPlaces, !isTrue(3) else { return nil }
+    var survey = self
+    survey.size = TableSize(pages: answer.number(4), file: answer.number(5))
+    return survey
+  }
+
+  /// Parameter: the table's identifier. Answers schema and name of each part that has pages, for a table of which
+  /// others have none.
+  static let pagedParts = CatalogSQL.qualified(
+    """
+    WITH RECURSIVE tree AS (
+      SELECT $1::oid AS oid
+       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid))
+    SELECT space.nspname, class.relname
+      FROM tree
+      JOIN "pg_catalog"."pg_class" AS class ON (class.oid = tree.oid)
+      JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace)
+     WHERE (class.relkind = 'r')
+     ORDER BY class.oid
+    """)
+}
+
+extension Setting where Value == Bool {
+  static var allowRowSecurity: Setting {
+    .boolean(
+      "SB_WORKER_ALLOW_ROW_SECURITY", default: false,
+      help: """
+        Whether a table may be swept although row security hides some of its rows from the worker's role. Otherwise \
+        such a run fails, for it could not tell hidden rows from none.
+        """)
+  }
+}

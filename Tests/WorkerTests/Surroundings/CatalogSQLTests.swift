@@ -1,0 +1,100 @@
+// That no statement of a sweep depends on what a search path finds first: the rewriting itself, and every text.
+
+import Reactor
+import Testing
+
+@testable import Worker
+
+@Suite struct CatalogSQLTests {
+  @Test(arguments: [
+    ("now() < $1", "pg_catalog.now() OPERATOR(pg_catalog.<) $1"),
+    ("count(*)", "pg_catalog.count(*)"),
+    ("'now() < 1' AND \"odd<name(\"", "'now() < 1' AND \"odd<name(\""),
+    ("$1::text", "$1::pg_catalog.text"), ("$1::bigint", "$1::bigint"), ("a::\"char\"[]", "a::pg_catalog.\"char\"[]"),
+    ("greatest(a, b)", "greatest(a, b)"), ("pg_catalog.now()", "pg_catalog.now()"),
+    (
+      "UPDATE t SET a = b(1 = 2), c = 3 WHERE a = 1",
+      "UPDATE t SET a = pg_catalog.b(1 OPERATOR(pg_catalog.=) 2), c = 3 WHERE a OPERATOR(pg_catalog.=) 1"
+    ),
+    ("AS job (id, number)", "AS job (id, number)"), ("a ->> 'b'", "a OPERATOR(pg_catalog.->>) 'b'"),
+  ])
+  func functionsOperatorsAndTypesAreThoseOfTheCatalogue(plain: String, qualified: String) {
+    #expect(CatalogSQL.qualified(plain) == qualified)
+  }
+
+  /// Every text that a sweep sends.
+  static func statements() throws -> [String] {
+    let settings = try Settings.load(
+      environment: [
+        "DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h",
+        "SB_DISCOVER_TARGETS_JSON": #"[{"name": "a", "cluster": "b", "provider_type": "c"}]"#,
+      ]
+    ).settings
+    var texts = [
+      GuardStatements.open, GuardStatements.openWithTransactionTimeout, GuardStatements.close, GuardStatements.clock,
+      AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
+      TableSurvey.statement("a", key: "b", deletes: true).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
+    ]
+    for sweeper in Sweepers.all(settings) {
+      guard case .rows(let sweep) = sweeper.work else { continue }
+      for countsDue in [true, false] {
+        let table = TableStatements(sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue)
+        texts += [
+          table.write, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue, table.dueRows,
+          table.writeRows, table.look, table.writeWindow, table.firstKey,
+        ]
+        guard sweep.index != nil else { continue }
+        for skips in [true, false] {
+          texts += [table.walk(skippingLocked: skips), table.gather(skippingLocked: skips)]
+        }
+      }
+    }
+    return texts
+  }
+
+  /// Words between which a parenthesis's content is taken apart: two operators without one of them between would be
+  /// read from left to right, whatever was meant.
+  private static let separators: Set<String> = [
+    "AND", "OR", "NOT", "SELECT", "FROM", "WHERE", "WHEN", "THEN", "ELSE", "END", "CASE", "AS", "ON", "LIMIT", "OFFSET",
+    "BY", "SET", "RETURNING", "JOIN", "IS", "DESC", "FOR",
+  ]
+
+  @Test func noOperationDependsOnTheOrderOfOperators() throws {
+    let pattern = try Regex(#"(?s)\s*('[^']*'|"[^"]*"|@@OP \S+\)|\w+|.)"#, as: (Substring, Substring).self)
+    for text in try Self.statements() {
+      var operators = [0]
+      var rest = text.replacing("OPERATOR(pg_catalog.", with: " @@OP ")[...]
+      while let token = rest.prefixMatch(of: pattern) {
+        let word = String(token.1)
+        switch word {
+        case "(": operators.append(0)
+        case ")": operators.removeLast()
+        case _ where word.hasPrefix("@@OP"):
+          operators[operators.count - 1] += 1
+          #expect(operators.last == 1, "\(text.prefix(80))… near \(rest.prefix(60))")
+        case ",",
+          _ where word == "," || Self.separators.contains(word.uppercased()):
+          operators[operators.count - 1] = 0
+        default: break
+        }
+        rest = rest[token.range.upperBound...]
+      }
+    }
+  }
+
+  @Test func noStatementLooksAnOperatorUpInSilence() throws {
+    for text in try Self.statements() {
+      let plain = text.replacing(/'[^']*'|"[^"]*"/, with: "")
+      for word in [/\bIN \(/, /\bLIKE\b/, /\bBETWEEN\b/, /\bNULLIF\b/, /\bDISTINCT FROM\b/, /\bUSING\b/] {
+        #expect(plain.firstMatch(of: word) == nil, "\(text.prefix(80))")
+      }
+    }
+  }
+
+  @Test func noStatementReadsAMomentInTheSessionsFormat() throws {
+    for text in try Self.statements() {
+      #expect(text.firstMatch(of: /current_setting\('sb\.\w+'\)::pg_catalog\.timestamp/) == nil, "\(text.prefix(80))")
+      #expect(text.firstMatch(of: /\$\d::pg_catalog\.timestamp/) == nil, "\(text.prefix(80))")
+    }
+  }
+}
