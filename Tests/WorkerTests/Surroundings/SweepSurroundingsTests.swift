@@ -50,7 +50,8 @@ import Testing
       CREATE SCHEMA trap;
       CREATE FUNCTION trap.boom() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
       CREATE FUNCTION trap.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT now() + interval '1 day' $$;
-      CREATE FUNCTION trap.pg_relation_size(text, text) RETURNS bigint LANGUAGE sql AS $$ SELECT trap.boom()::int::bigint $$;
+      CREATE FUNCTION trap.pg_relation_size(text, text) RETURNS bigint LANGUAGE sql AS
+        $$ SELECT trap.boom()::int::bigint $$;
       CREATE FUNCTION trap.later(timestamptz, timestamptz) RETURNS boolean LANGUAGE sql AS $$ SELECT true $$;
       CREATE OPERATOR trap.<= (LEFTARG = timestamptz, RIGHTARG = timestamptz, FUNCTION = trap.later);
       CREATE OPERATOR trap.< (LEFTARG = timestamptz, RIGHTARG = timestamptz, FUNCTION = trap.later);
