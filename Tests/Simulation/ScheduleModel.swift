@@ -178,13 +178,14 @@ package struct ScheduleModel {
     var runs = record.failures ?? 0
     switch report.outcome {
     case .success:
-      if record.failingSince != nil { verdict = 3 }
       record.slot = max(record.slot ?? 0, grant.ticket.slot)
-      (record.nextTry, record.failures, record.failingSince, record.alerts, record.alertedAt) = (
-        nil, nil, nil, nil, nil
-      )
+      record.nextTry = nil
+      if !report.isInconclusive {
+        if record.failingSince != nil { verdict = 3 }
+        (record.failures, record.failingSince, record.alerts, record.alertedAt) = (nil, nil, nil, nil)
+      }
     case .failure:
-      if !report.isOutage { verdict = alert(&record, since: since, at: now) }
+      if !report.isInconclusive { verdict = alert(&record, since: since, at: now) }
       runs += 1
       let phase = (now - grant.ticket.slot) % interval
       let following = now - (phase < 0 ? phase + interval : phase) + interval

@@ -154,7 +154,7 @@ import Testing
       let report = RunReport(
         outcome: any(of: [.success, .success, .failure, .failure, .failure, .drained]),
         retryDelay: .milliseconds(any(of: [1_000, 90_000])), rows: any(of: [0, 17]), duration: .milliseconds(42),
-        progress: any(of: [nil, "page 7"]), isOutage: any(of: [false, false, true]))
+        progress: any(of: [nil, "page 7"]), isInconclusive: any(of: [false, false, true]))
       let completion = SweeperCourse.Completion(grant: grant, report: report)
       let interval = any(of: grids).intervalMilliseconds
       let answer = model.complete(completion, lease: 15_000, interval: interval, replica: "replica", at: now)
@@ -163,7 +163,7 @@ import Testing
         [
           grant.token, "\(grant.ticket.epoch)", "15000", "\(grant.ticket.slot)", report.outcome.rawValue,
           "\(report.retryDelay.milliseconds)", "\(report.rows)", "\(report.duration.milliseconds)", "replica",
-          report.progress ?? "", "\(interval)", report.isOutage ? "1" : "0",
+          report.progress ?? "", "\(interval)", report.isInconclusive ? "1" : "0",
         ])
       let expected =
         switch answer {

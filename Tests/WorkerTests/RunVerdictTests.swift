@@ -36,16 +36,16 @@ import Testing
     }
 
     /// One run, by the next replica in turn.
-    func run(_ outcome: RunReport.Outcome, isOutage: Bool = false) async throws -> RunVerdict {
+    func run(_ outcome: RunReport.Outcome, isInconclusive: Bool = false) async throws -> RunVerdict {
       let run = try await take()
-      return try await run.by.complete(run.grant, RunReport(outcome: outcome, isOutage: isOutage)).verdict
+      return try await run.by.complete(run.grant, RunReport(outcome: outcome, isInconclusive: isInconclusive)).verdict
     }
 
     func run(
-      _ outcome: RunReport.Outcome, isOutage: Bool = false, tells kind: RunVerdict.Kind,
+      _ outcome: RunReport.Outcome, isInconclusive: Bool = false, tells kind: RunVerdict.Kind,
       sourceLocation: SourceLocation = #_sourceLocation
     ) async throws {
-      let verdict = try await run(outcome, isOutage: isOutage)
+      let verdict = try await run(outcome, isInconclusive: isInconclusive)
       #expect(verdict.kind == kind, sourceLocation: sourceLocation)
     }
 
@@ -137,11 +137,22 @@ import Testing
 
   @Test func whatAnOutageTellsIsNoFailureOfTheSweepersAndEndsNone() async throws {
     try await withFleet { fleet in
-      for _ in 0..<3 { try await fleet.run(.failure, isOutage: true, tells: .none) }
+      for _ in 0..<3 { try await fleet.run(.failure, isInconclusive: true, tells: .none) }
       try await fleet.run(.success, tells: .none)
       try await fleet.run(.failure, tells: .first)
       try await fleet.turn(minutes: 10)
-      try await fleet.run(.failure, isOutage: true, tells: .none)
+      try await fleet.run(.failure, isInconclusive: true, tells: .none)
+      try await fleet.run(.failure, tells: .reminder)
+      try await fleet.run(.success, tells: .recovered)
+    }
+  }
+
+  /// All that was due was locked by others: the slot is done, and the failure goes on.
+  @Test func aRunThatCouldDoNothingIsNoRecovery() async throws {
+    try await withFleet { fleet in
+      try await fleet.run(.failure, tells: .first)
+      try await fleet.run(.success, isInconclusive: true, tells: .none)
+      try await fleet.turn(minutes: 10)
       try await fleet.run(.failure, tells: .reminder)
       try await fleet.run(.success, tells: .recovered)
     }

@@ -142,7 +142,7 @@ enum CoordinationScripts {
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
   /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms),
-  /// whether a server's outage is why it failed (1). Idempotent by epoch: sent twice it changes nothing more.
+  /// whether it says nothing of the sweeper's health (1). Idempotent by epoch: sent twice it changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   static let complete = RedisScript(
@@ -174,9 +174,12 @@ enum CoordinationScripts {
       -- before the clock stepped back.
       local verdict, since, runs = 0, math.min(tonumber(record[4]) or now, now), tonumber(record[7]) or 0
       if outcome == 'success' then
-        if record[4] then verdict = 3 end
         redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))))
-        redis.call('HDEL', KEYS[2], 'next_try', 'failures', 'failing_since', 'alerts', 'alerted_at')
+        redis.call('HDEL', KEYS[2], 'next_try')
+        if ARGV[12] ~= '1' then
+          if record[4] then verdict = 3 end
+          redis.call('HDEL', KEYS[2], 'failures', 'failing_since', 'alerts', 'alerted_at')
+        end
       elseif outcome == 'failure' then
         runs = runs + 1
         if ARGV[12] ~= '1' then

@@ -151,7 +151,7 @@ final class Coordinator {
         grant.token, "\(grant.ticket.epoch)", "\(leaseDuration.milliseconds)", "\(grant.ticket.slot)",
         report.outcome.rawValue, "\(report.retryDelay.milliseconds)", "\(report.rows)",
         "\(report.duration.milliseconds)", replica, report.progress ?? "", "\(grid.intervalMilliseconds)",
-        report.isOutage ? "1" : "0",
+        report.isInconclusive ? "1" : "0",
       ])
     guard answer.kind == "done" else { return (.none, answer.now) }
     guard answer.numbers.count == 3, let kind = RunVerdict.Kind(rawValue: answer.numbers[0]) else {

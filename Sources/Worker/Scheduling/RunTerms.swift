@@ -85,8 +85,9 @@ struct RunReport: Equatable, Sendable {
   var duration: Duration = .zero
   /// How far the sweep got, for the next run; nil leaves the record's as it is.
   var progress: String?
-  /// It failed for a server's outage, which people hear of as such: no failure of the sweeper's to them.
-  var isOutage = false
+  /// It says nothing of the sweeper's health, and is neither a failure nor a recovery to people: a server was away, or
+  /// all that was due was locked by others.
+  var isInconclusive = false
 }
 
 /// How an attended slot ended.

@@ -22,6 +22,15 @@ enum RunResult: Sendable {
     if case .failed(let failure, _) = self { failure } else { nil }
   }
 
+  /// Whether it says nothing of the sweeper's health: PostgreSQL was away, or all that was due was locked by others.
+  var isInconclusive: Bool {
+    switch self {
+    case .succeeded(let count): count.isLocked
+    case .failed(let failure, _): failure.isOutage
+    case .drained: true
+    }
+  }
+
   var outcome: RunReport.Outcome {
     switch self {
     case .succeeded: .success

@@ -190,7 +190,7 @@ final class SweeperLoop {
     let end = clock.now
     let report = RunReport(
       outcome: result.outcome, rows: result.count.changed, duration: begin.duration(to: end),
-      progress: result.count.progress, isOutage: result.failure?.isOutage ?? false)
+      progress: result.count.progress, isInconclusive: result.isInconclusive)
     course.ended(grant, report, isPermanent: result.failure?.isPermanent ?? false, at: end, chance: Self.chance)
     unconfirmed = EndedRun(endedAt: .now, reason: result.failure?.reason ?? "")
     tell(result, grant.ticket, report.duration)
