@@ -51,11 +51,11 @@ struct WriteHistory: Sendable {
     }
   }
 
-  /// The sweeper and the epoch in "secrets-bridge-worker wraps-expired 1700000000000".
+  /// The sweeper and the epoch in "sb-worker 5c0de123 wraps-expired 1700000000000".
   static func run(named application: Substring) -> (String, Int64)? {
     let words = application.split(separator: " ")
-    guard words.count == 3, words[0] == "secrets-bridge-worker", let epoch = Int64(words[2]) else { return nil }
-    return (String(words[1]), epoch)
+    guard words.count == 4, words[0] == "sb-worker", let epoch = Int64(words[3]) else { return nil }
+    return (String(words[2]), epoch)
   }
 }
 

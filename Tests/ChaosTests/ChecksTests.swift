@@ -61,7 +61,7 @@ private struct Draft {
 
   func evidence(_ process: WorkerProcess, ended: Int32? = SIGTERM) throws -> Evidence {
     let rows = writes.map { write in
-      "secrets-bridge-worker wraps-expired \(write.epoch)|\(at(write.began).microseconds)|"
+      "sb-worker 5c0de123 wraps-expired \(write.epoch)|\(at(write.began).microseconds)|"
         + "\(at(write.committed).microseconds)|\(write.changed)|\(write.wrong)|1"
     }
     let life = Life(process: process, began: at(0), ended: ended.map { ($0, at(30_000)) })

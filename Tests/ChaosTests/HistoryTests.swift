@@ -88,7 +88,7 @@ import Testing
   }
 
   @Test func aNoteOfAWriteNamesItsRun() throws {
-    let history = try WriteHistory(rows: "secrets-bridge-worker agents-stale 9|5|7|3|0|1\npsql|5|7|1|0|0\n")
+    let history = try WriteHistory(rows: "sb-worker 5c0de123 agents-stale 9|5|7|3|0|1\npsql|5|7|1|0|0\n")
     #expect(history.transactions.map(\.epoch) == [9])
     #expect(history.nameless.count == 1)
     #expect(throws: HarnessFault.self) { try WriteHistory(rows: "garbage") }
