@@ -159,23 +159,3 @@ import Testing
     }
   }
 }
-
-@EventLoop
-private final class Changes {
-  var list: [PostgresAvailability] = []
-}
-
-@EventLoop
-private func withRunningPool(
-  _ url: String, _ body: @escaping @EventLoop (PostgresPool, Changes) async throws -> Void
-) async throws {
-  let configuration = try PostgresConfiguration(url: url, applicationName: "pulse test")
-  let pool = PostgresPool(configuration, maximumConnections: 2, connectionLifetime: .seconds(1800))
-  let changes = Changes()
-  pool.onStateChange = { changes.list.append($0) }
-  try await withThrowingTaskGroup { group in
-    group.addTask { await pool.run() }
-    try await body(pool, changes)
-    group.cancelAll()
-  }
-}

@@ -163,7 +163,7 @@ private struct PoolWorld {
 
   mutating func step() {
     now += Int64.random(in: 0...60, using: &random)
-    switch Int.random(in: 0..<14, using: &random) {
+    switch Int.random(in: 0..<15, using: &random) {
     case 0...3: request()
     case 4, 5: connect()
     case 6, 7: giveBack()
@@ -172,6 +172,7 @@ private struct PoolWorld {
     case 10: if let slot = idle.union(draining).randomElement(using: &random) { remove(slot) }
     case 11: if let ticket = queue.randomElement(using: &random) { leave(ticket) }
     case 12: apply(state.sweep(instant(now)))
+    case 13: apply(state.closeIdle(now: instant(now)))
     default: if Int.random(in: 0..<40, using: &random) == 0 { apply(state.close()) }
     }
     check()

@@ -116,7 +116,7 @@ import Testing
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url + query, applicationName: "surroundings")
       let connection = try await PostgresConnection.connect(
-        configuration, by: soon(), opening: .greeting, canceller: PostgresCanceller())
+        configuration, by: soon(), opening: .greeting, mustBeWritable: true, canceller: PostgresCanceller())
       defer { connection.close() }
       #expect(connection.identity?.processID == String(connection.backendPID))
       _ = try await connection.pipeline(connection.prelude, by: soon())

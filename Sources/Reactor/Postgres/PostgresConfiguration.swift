@@ -45,6 +45,8 @@ public struct PostgresConfiguration: Sendable {
   private(set) var connectTimeout: Duration?
   /// What `target_session_attrs` is in each round through the hosts.
   private(set) var sessionRounds: [String?] = [nil]
+  /// Whether `target_session_attrs` asks for servers that cannot be written to.
+  public private(set) var expectsReadOnly = false
   private var base: [PostgresParameter] = []
   private(set) var serverSettings = PostgresServerSettings()
 
@@ -106,6 +108,7 @@ public struct PostgresConfiguration: Sendable {
         sessionRounds = ["standby", "any"]
         return
       }
+      expectsReadOnly = value == "standby" || value == "read-only"
     case "connect_timeout":
       // libpq: 0, negative and empty mean no limit.
       if let seconds = Int(value), seconds > 0, seconds < 1_000_000 { connectTimeout = .seconds(seconds) }

@@ -13,7 +13,8 @@ extension PostgresConnection {
   public static func connect(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws
     -> PostgresConnection
   {
-    try await connect(configuration, by: deadline, opening: .greeting, canceller: PostgresCanceller())
+    try await connect(
+      configuration, by: deadline, opening: .greeting, mustBeWritable: false, canceller: PostgresCanceller())
   }
 
   /// The first statement of a connection. Before one has been answered nothing shows that there is a server: a pooler
@@ -26,8 +27,10 @@ extension PostgresConnection {
     case question
   }
 
+  /// `mustBeWritable`: a server that cannot be written to is no more use than one that is away, and the next one is
+  /// tried.
   static func connect(
-    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, opening: Opening,
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, opening: Opening, mustBeWritable: Bool,
     canceller: PostgresCanceller
   ) async throws -> PostgresConnection {
     var failure: PostgresError?
@@ -40,7 +43,7 @@ extension PostgresConnection {
         do throws(PostgresError) {
           return try await connect(
             configuration, to: host, session: session, by: share(of: deadline, among: left), opening: opening,
-            canceller: canceller)
+            mustBeWritable: mustBeWritable, canceller: canceller)
         } catch {
           failure = moreTelling(failure, error)
           try Task.checkCancellation()
@@ -53,7 +56,7 @@ extension PostgresConnection {
 
   private static func connect(
     _ configuration: PostgresConfiguration, to host: PostgresHost, session: String?, by deadline: MonotonicInstant,
-    opening: Opening, canceller: PostgresCanceller
+    opening: Opening, mustBeWritable: Bool, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
     let addresses = try await addresses(of: host, by: deadline)
     var failure: PostgresError?
@@ -65,9 +68,11 @@ extension PostgresConnection {
         let connection = try await open(candidate, by: limit, canceller: canceller)
         switch opening {
         case .greeting: try await connection.greet(configuration, by: limit)
-        case .question: _ = try await connection.first([.question], by: limit)
+        case .question: try await connection.askFirst(by: limit)
         }
-        return connection
+        guard mustBeWritable, connection.isReadOnly else { return connection }
+        connection.close()
+        throw PostgresError.readOnly
       } catch {
         failure = moreTelling(failure, error)
         guard !Task.isCancelled, isWorthAnotherAddress(error) else { break }
@@ -133,6 +138,7 @@ extension PostgresConnection {
   func greet(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
     let answer = try await first([PostgresServerSettings.asLogin, .greeting], by: deadline)
     isGreeted = true
+    isReadOnly = answer.saysReadOnly(column: 3)
     prelude = configuration.serverSettings.prelude(checksClient: answer[row: 0, column: 2] == "t")
     // Another process than the protocol named: a pooler is in between, and it would be somebody else's soon.
     if answer.rowCount == 1, let process = answer[row: 0, column: 0], process == String(backendPID),
@@ -141,6 +147,10 @@ extension PostgresConnection {
       identity = PostgresBackendIdentity(
         processID: process, startedAt: started, applicationName: reportedSetting("application_name") ?? "")
     }
+  }
+
+  private func askFirst(by deadline: MonotonicInstant) async throws(PostgresError) {
+    isReadOnly = try await first([.question], by: deadline).saysReadOnly(column: 0)
   }
 
   /// Runs statements that belong to connecting, and returns the last one's result: a connection that does not answer
@@ -188,11 +198,14 @@ extension PostgresConnection {
 }
 
 extension PostgresStatement {
-  /// The cheapest statement whose answer shows that a server is there.
-  static let question = PostgresStatement("SELECT 1")
+  /// The cheapest statement whose answer shows that a server is there and can be written to: "on" on a hot standby, and
+  /// where transactions are read-only by default. No query, so that it needs no snapshot, which a standby refuses to a
+  /// session that is serializable by default, and so that nobody else's function is called.
+  static let question = PostgresStatement("SHOW transaction_read_only")
 
   /// The process, when it began in µs since 1970, and whether the server can be told to look after its client: it
-  /// knows the setting from PostgreSQL 14 on, has it on Linux only, and nobody has said how often.
+  /// knows the setting from PostgreSQL 14 on, has it on Linux only, and nobody has said how often. Last, whether it can
+  /// be written to.
   ///
   /// Not from pg_stat_activity, whose other tables a new session would have to look up: that took a millisecond more.
   static let greeting = PostgresStatement(
@@ -201,7 +214,13 @@ extension PostgresStatement {
            pg_catalog.current_setting('client_connection_check_interval'::pg_catalog.text, true)
              OPERATOR(pg_catalog.=) '0'::pg_catalog.text
            AND pg_catalog.strpos(pg_catalog.version(), 'linux'::pg_catalog.text)
-             OPERATOR(pg_catalog.>) 0::pg_catalog.int4
+             OPERATOR(pg_catalog.>) 0::pg_catalog.int4,
+           pg_catalog.current_setting('transaction_read_only'::pg_catalog.text)
       FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())
     """)
+}
+
+extension PostgresResult {
+  /// What a server says of `transaction_read_only`.
+  func saysReadOnly(column: Int) -> Bool { self[row: 0, column: column] == "on" }
 }

@@ -29,6 +29,8 @@ public final class PostgresConnection {
   enum Event {
     /// The server answered what was sent.
     case answered
+    /// It refused to write anything: it is a standby, or its transactions are read-only by default.
+    case refusedToWrite
     /// It did not by the caller's deadline.
     case overdue
     /// After an interruption it can be used again.
@@ -42,6 +44,8 @@ public final class PostgresConnection {
   var identity: PostgresBackendIdentity?
   /// Whether its identity and its prelude are known: before that it is only for asking whether the server answers.
   var isGreeted = false
+  /// Whether the server last said that it cannot be written to.
+  var isReadOnly = false
   private(set) var connection: OpaquePointer?
   private(set) var state = PostgresConnectionState()
   private let canceller: PostgresCanceller?
@@ -231,7 +235,8 @@ public final class PostgresConnection {
     // Callers rely on a result for each statement.
     guard flight.error != nil || flight.results.count == flight.count else { return end(with: Self.nonsense) }
     self.flight = nil
-    observer?(self, .answered)
+    if flight.error?.sqlState == PostgresError.readOnlyState { isReadOnly = true }
+    observer?(self, isReadOnly ? .refusedToWrite : .answered)
     if let error = flight.error {
       flight.completion?(.failure(error))
     } else {

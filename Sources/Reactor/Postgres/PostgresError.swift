@@ -21,6 +21,12 @@ public enum PostgresError: Error, Sendable, Equatable {
   /// The connection was asked for a second thing while it does a first one: a mistake in the calling code.
   case busy
 
+  /// The server answers and cannot be written to: a hot standby, or read-only by default.
+  static let readOnly = PostgresError.unavailable(reason: readOnlyReason)
+  static let readOnlyReason = "the database is read-only"
+  /// read_only_sql_transaction
+  static let readOnlyState = "25006"
+
   /// The server's error code, where the server said why.
   public var sqlState: String? {
     switch self {
@@ -66,6 +72,7 @@ public enum PostgresError: Error, Sendable, Equatable {
     case "55P03": return "lock not available"
     case "42501": return "permission denied"
     case "42P01": return "table does not exist"
+    case readOnlyState: return readOnlyReason
     default: break
     }
     switch state.prefix(2) {

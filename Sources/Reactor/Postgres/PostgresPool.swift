@@ -51,6 +51,8 @@ public final class PostgresPool {
   private var pulse = PostgresPulse()
   /// What `run` waits for: doubt, or the end.
   private var bell = LoopSignal<Void>()
+  /// Of those who wait for a server that can be written to.
+  private var writableSignals: [LoopSignal<Void>] = []
   private var closers: [CheckedContinuation<Void, Never>] = []
 
   /// Opens nothing yet.
@@ -89,6 +91,22 @@ public final class PostgresPool {
     case .unavailable(let reason): reason
     case nil: "not connected yet"
     }
+  }
+
+  /// Whether the server answers and cannot be written to: a standby, or read-only by default. Nothing is lent then.
+  public var isReadOnly: Bool { pulse.isReadOnly }
+
+  /// Waits while the server is read-only: false where it still was at `deadline`. The pool asks it meanwhile.
+  ///
+  /// - Throws: `CancellationError` as soon as the task is cancelled.
+  public func waitUntilWritable(by deadline: MonotonicInstant) async throws -> Bool {
+    guard isReadOnly else { return true }
+    let signal = LoopSignal<Void>()
+    writableSignals.append(signal)
+    defer { writableSignals.removeAll { $0 === signal } }
+    let isWritable = await signal.wait(until: deadline) != nil
+    try Task.checkCancellation()
+    return isWritable
   }
 
   /// Keeps the pool until the task is cancelled or the pool closed, then closes it: the structured way to own one.
@@ -146,8 +164,10 @@ public final class PostgresPool {
     // One that was opened for this has just answered the question.
     if isNew { return true }
     do {
-      _ = try await connection.query(.question, by: deadline)
-      return true
+      let answer = try await connection.query(.question, by: deadline)
+      guard answer.saysReadOnly(column: 0), !configuration.expectsReadOnly else { return true }
+      connection.isReadOnly = true
+      throw PostgresError.readOnly
     } catch PostgresError.connectionLost {
       return false
     }
@@ -161,6 +181,9 @@ public final class PostgresPool {
     let wasInDoubt = pulse.isInDoubt
     let change = pulse.met(event)
     if pulse.isInDoubt, !wasInDoubt { bell.fire(()) }
+    if change == .ready { for signal in writableSignals { signal.fire(()) } }
+    // What else is open leads to the same server: the next question goes over a new connection, perhaps to another one.
+    if pulse.isReadOnly { perform(state.closeIdle(now: clock.now)) }
     if let change, !state.isClosed { onStateChange?(change) }
   }
 
@@ -255,7 +278,8 @@ public final class PostgresPool {
   ) async throws -> PostgresConnection {
     do {
       let connection = try await PostgresConnection.connect(
-        configuration, by: deadline, opening: opening, canceller: canceller)
+        configuration, by: deadline, opening: opening, mustBeWritable: !configuration.expectsReadOnly,
+        canceller: canceller)
       if state.isClosed {
         connection.close()
         throw PostgresError.poolClosed
@@ -290,7 +314,7 @@ public final class PostgresPool {
     switch connection.state.phase {
     case .draining, .answered, .cancelled:
       isPatient ? state.returnedDraining(slot) : discard(slot, connection)
-    case .idle where connection.isClean:
+    case .idle where connection.isClean && (!connection.isReadOnly || configuration.expectsReadOnly):
       perform(state.returned(slot, now: clock.now))
     case .idle, .running, .closed:
       discard(slot, connection)
@@ -312,6 +336,7 @@ public final class PostgresPool {
   ) {
     switch event {
     case .answered: note(.answered)
+    case .refusedToWrite: note(configuration.expectsReadOnly ? .answered : .refused(PostgresError.readOnlyReason))
     case .overdue: note(.troubled)
     case .clean:
       // Before it was given back: then its phase says all.

@@ -158,6 +158,13 @@ struct PostgresPoolState {
     return next
   }
 
+  /// Closes what nobody uses, and whoever waits gets new ones.
+  mutating func closeIdle(now: MonotonicInstant) -> [Action] {
+    let closed = entries.filter(isIdle).map { Action.close($0.slot) }
+    entries.removeAll(where: isIdle)
+    return closed + serveQueue(now)
+  }
+
   /// No more requests; what is idle is closed, what is lent when it comes back.
   mutating func close() -> [Action] {
     isClosed = true

@@ -4,7 +4,8 @@
 /// Whether statements can be run, and what stands against it.
 public enum PostgresAvailability: Sendable, Equatable {
   case ready
-  /// The reason may be shown to anyone: `PostgresError.publicReason`.
+  /// The reason may be shown to anyone: `PostgresError.publicReason`. A server that answers and cannot be written to is
+  /// unavailable, too.
   case unavailable(reason: String)
 }
 
@@ -35,6 +36,9 @@ struct PostgresPulse: Equatable {
   private(set) var isInDoubt = false
   /// The pauses between questions while there is doubt: within 5 s of its return the server has been asked again.
   private var backoff = Backoff(initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
+
+  /// Whether the server answers and cannot be written to.
+  var isReadOnly: Bool { availability == .unavailable(reason: PostgresError.readOnlyReason) }
 
   /// Takes in what was met. Returns the change that is to be told, if it is one.
   mutating func met(_ event: Event) -> PostgresAvailability? {

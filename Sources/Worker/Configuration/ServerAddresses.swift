@@ -11,6 +11,9 @@ extension Setting where Value == PostgresConfiguration {
     ) { text in
       do throws(PostgresURLFault) {
         let configuration = try PostgresConfiguration(url: text, applicationName: Version.program)
+        if configuration.expectsReadOnly {
+          return .refused(["a PostgreSQL URL, but: target_session_attrs leads to servers that cannot be written to"])
+        }
         return .accepted(configuration, warnings: configuration.warnings)
       } catch {
         return .refused(error.faults.map { "a PostgreSQL URL, but: \($0)" })

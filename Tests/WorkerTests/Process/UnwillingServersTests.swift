@@ -72,15 +72,17 @@ import Testing
       "SB_WORKER_AGENTS_STALE_INTERVAL": "500ms",
     ])
     try await onLoop {
-      try await eventually("a sweep failed") { try await worker.runs("agents-stale", "failure") > 0 }
-      #expect(await worker.status(of: "/readyz") == 200, "the server answers, and another may be promoted meanwhile")
+      let readOnly = #"{"status":"not_ready","failing":{"postgres":"the database is read-only"}}"#
+      try await eventually("it says why") { try await worker.get("/readyz").body == readOnly }
+      #expect(await worker.status(of: "/readyz") == 503)
       try await server.psql("SELECT pg_promote()")
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
       try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
     }
     #expect(try await server.psql("SELECT status FROM agents").contains("stale"))
     #expect(try await worker.stop() == .exited(0))
-    let failure = try #require(worker.log.first { $0.message == "flag stale agents failed" })
-    #expect(failure["error"]?.contains("25006") ?? false, "\(failure)")
+    let told = worker.log.filter { $0.message == "PostgreSQL is unavailable" }
+    #expect(told.map { $0["error"] } == ["the database is read-only"])
     await server.stop()
   }
 

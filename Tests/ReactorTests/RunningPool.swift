@@ -1,0 +1,27 @@
+// A pool that runs, and what it tells of the server.
+
+import TestSupport
+
+@testable import Reactor
+
+@EventLoop
+final class PostgresChanges {
+  var list: [PostgresAvailability] = []
+}
+
+@EventLoop
+func withRunningPool(
+  _ url: String, idleTimeout: Duration = .seconds(60),
+  _ body: @escaping @EventLoop (PostgresPool, PostgresChanges) async throws -> Void
+) async throws {
+  let configuration = try PostgresConfiguration(url: url, applicationName: "pulse test")
+  let pool = PostgresPool(
+    configuration, maximumConnections: 2, connectionLifetime: .seconds(1800), idleTimeout: idleTimeout)
+  let changes = PostgresChanges()
+  pool.onStateChange = { changes.list.append($0) }
+  try await withThrowingTaskGroup { group in
+    group.addTask { await pool.run() }
+    try await body(pool, changes)
+    group.cancelAll()
+  }
+}
