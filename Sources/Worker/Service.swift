@@ -56,7 +56,7 @@ final class Service {
     ServerMetrics.register(pool, redis, in: registry)
     announcer = Announcer(notifications, clock: clock, registry: registry, logger: logger)
     let ledger = OutageLedger(
-      redis: redis, clock: clock, namespace: settings[.redisNamespace], component: "postgres", replica: Token.random())
+      redis: redis, clock: clock, namespace: settings[.redisNamespace], component: "postgres")
     postgresNotice = OutageNotice(
       component: "postgres", server: "PostgreSQL", patience: settings[.outageAfter], ledger: ledger, sink: announcer,
       clock: clock)

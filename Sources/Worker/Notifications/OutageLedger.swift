@@ -1,79 +1,98 @@
-// Which replica tells people of an outage: a key in Redis that the first one takes. Invariants: an outage that two
-// replicas see is told by one of them, and so is its end; without an answer of Redis each tells for itself.
+// The note in Redis that replicas share about one server's outage. Invariants: it lives as long as somebody renews it;
+// each script is one step, so that of several replicas one notes an outage first and one closes it. What follows from a
+// reply is OutageWatch's affair.
 
 import Reactor
 
-/// The note of one server's outage that all replicas share.
+/// The note of one server's outage.
 @EventLoop
 struct OutageLedger {
-  /// Who tells of an outage.
-  enum Claim {
-    /// This replica: it was the first to note it.
-    case first
-    /// Another one.
-    case another
-    /// This one, for Redis did not answer.
-    case alone
-  }
+  /// How long a note outlives its last renewal, in ms: a deployment that is restarted in an outage finds it again.
+  nonisolated static let noteLifetime = 15 * 60 * 1_000
+  /// How long it is remembered that the end was told, in ms: longer than a replica takes to see the end.
+  nonisolated static let endLifetime = 3_600 * 1_000
 
-  /// A replica that died leaves no note for longer than this, in ms.
-  private static let noteLifetime = 7 * 24 * 3_600 * 1_000
-  /// How long it is remembered that the end was told: longer than any replica takes to see it.
-  private static let endLifetime = 10 * 60 * 1_000
-
-  /// KEYS note. ARGV replica, lifetime (ms). Answers 1 where the note is the replica's.
-  private static let open = RedisScript(
+  /// KEYS note. ARGV question, how long the server has been away (ms), how long from now the note counts as abandoned
+  /// (ms), lifetime of a note (ms), lifetime of an end (ms). Answers a code and the outage's length in ms: 0 there was no
+  /// note, 1 it is kept, 2 the end was noted during the outage, 3 this call closed it.
+  ///
+  /// The note is "since abandoned-at", an end is "ended at", all on Redis' clock. What lies in the future is a clock's
+  /// step, and counts as not there.
+  static let script = RedisScript(
     """
-    local note = redis.call('GET', KEYS[1])
-    if note and note ~= '' then return note == ARGV[1] and 1 or 0 end
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-    return 1
-    """)
-
-  /// KEYS note. ARGV lifetime (ms). Answers 1 where the outage ends here, 0 where its end was told, -1 where Redis
-  /// knows of none. An empty note is one that has ended.
-  private static let end = RedisScript(
-    """
-    local note = redis.call('GET', KEYS[1])
-    if not note then return -1 end
-    redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
-    return note == '' and 0 or 1
+    local question, away, abandoned, life = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    local note = redis.call('GET', KEYS[1]) or ''
+    local since, due = string.match(note, '^(%d+) (%d+)$')
+    local ended = tonumber(string.match(note, '^ended (%d+)$'))
+    since, due = tonumber(since), tonumber(due)
+    local is_over = ended and ended <= now and now - ended <= away
+    local function keep(from)
+      redis.call('SET', KEYS[1], string.format('%.0f %.0f', from, now + abandoned), 'PX', ARGV[4])
+    end
+    local function close()
+      redis.call('SET', KEYS[1], string.format('ended %.0f', now), 'PX', ARGV[5])
+    end
+    if question == 'see' or question == 'keep' then
+      if since then keep(since) return {1, math.max(0, now - since)} end
+      if is_over then return {2, 0} end
+      if question == 'keep' then keep(now - away) end
+      return {0, 0}
+    end
+    if question == 'close' then
+      if is_over then return {2, 0} end
+      close()
+      if since then return {3, math.max(0, now - since)} end
+      return {0, 0}
+    end
+    if not since then return {0, 0} end
+    if now < due and due - now <= life then return {1, 0} end
+    close()
+    return {3, math.max(0, now - since)}
     """)
 
   private let redis: RedisClient
   private let clock: LoopClock
   private let key: String
-  private let replica: String
 
-  init(redis: RedisClient, clock: LoopClock, namespace: String, component: String, replica: String) {
+  init(redis: RedisClient, clock: LoopClock, namespace: String, component: String) {
     self.redis = redis
     self.clock = clock
-    self.replica = replica
     key = "\(namespace):outage:\(component)"
   }
 
-  /// Notes that the server is away.
-  func claim() async -> Claim {
-    guard let answer = await evaluate(Self.open, [replica, "\(Self.noteLifetime)"]) else { return .alone }
-    return answer == 1 ? .first : .another
-  }
-
-  /// Notes that it is back, and returns whether this replica tells that.
-  ///
-  /// - Parameter claim: what `claim` said when it was away. Who told of the outage tells of its end, too, where Redis
-  ///   has forgotten it or does not answer.
-  func close(_ claim: Claim) async -> Bool {
-    guard let answer = await evaluate(Self.end, ["\(Self.endLifetime)"]), answer >= 0 else { return claim != .another }
-    return answer == 1 || claim == .alone
-  }
-
-  /// A script's number; nil where there is no answer, which is no fault here: the caller then decides alone.
-  private func evaluate(_ script: RedisScript, _ arguments: [String]) async -> Int64? {
+  /// Asks, and returns nil where there is no answer: that is no fault here, the caller then decides alone.
+  func ask(_ question: OutageWatch.Question, abandonedAfter: Duration) async -> OutageWatch.Reply? {
+    let (name, awayFor) = Self.arguments(question)
+    let arguments = [
+      name, "\(awayFor.milliseconds)", "\(abandonedAfter.milliseconds)", "\(Self.noteLifetime)", "\(Self.endLifetime)",
+    ]
     do {
       let deadline = clock.now.advanced(by: Coordinator.commandLimit)
-      return try await redis.evaluate(script, keys: [key], arguments: arguments, by: deadline).integer
+      return Self.reply(try await redis.evaluate(Self.script, keys: [key], arguments: arguments, by: deadline))
     } catch {
       return nil
+    }
+  }
+
+  private static func arguments(_ question: OutageWatch.Question) -> (name: String, awayFor: Duration) {
+    switch question {
+    case .see(let awayFor): ("see", awayFor)
+    case .keep(let awayFor): ("keep", awayFor)
+    case .close(let awayFor): ("close", awayFor)
+    case .closeAbandoned: ("closeAbandoned", .zero)
+    }
+  }
+
+  private static func reply(_ value: RedisValue) -> OutageWatch.Reply? {
+    guard case .array(let parts) = value, parts.count == 2, let length = parts[1].integer else { return nil }
+    return switch parts[0].integer {
+    case 0: .absent
+    case 1: .kept
+    case 2: .ended
+    case 3: .closed(after: .milliseconds(length))
+    default: nil
     }
   }
 }

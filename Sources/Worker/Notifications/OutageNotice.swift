@@ -13,8 +13,6 @@ final class OutageNotice {
   private let clock: LoopClock
   private var watch: OutageWatch
   private var news = Gate()
-  /// What the ledger said of the outage that was told last.
-  private var claim = OutageLedger.Claim.alone
 
   /// - Parameter ledger: where replicas agree on who tells; nil for a server without which they cannot.
   init(
@@ -26,7 +24,7 @@ final class OutageNotice {
     self.ledger = ledger
     self.sink = sink
     self.clock = clock
-    watch = OutageWatch(patience: patience)
+    watch = OutageWatch(patience: patience, sharesNotes: ledger != nil)
   }
 
   /// The server is away, for a reason, or (nil) there: once a change.
@@ -41,12 +39,14 @@ final class OutageNotice {
       while !Task.isCancelled {
         switch watch.next(at: clock.now) {
         case .tellAway(let reason, let lasting):
-          claim = await ledger?.claim() ?? .alone
-          guard claim != .another else { continue }
           tell(.failure, .error, "\(server) is away", "for \(GoDuration.text(wholeSecondsOf: lasting)): \(reason)")
         case .tellBack(let length):
-          guard await ledger?.close(claim) ?? true else { continue }
-          tell(.recovery, .info, "\(server) is back", "it was away for \(GoDuration.text(wholeSecondsOf: length))")
+          let detail = length.map { "it was away for \(GoDuration.text(wholeSecondsOf: $0))" }
+          tell(.recovery, .info, "\(server) is back", detail ?? "")
+        case .ask(let question):
+          let reply = await ledger?.ask(question, abandonedAfter: watch.abandonedAfter)
+          try Task.checkCancellation()
+          watch.answered(reply, at: clock.now)
         case .wait(let until):
           try await sleep(until: until)
         case .rest:

@@ -63,7 +63,7 @@ import Testing
           isTold = false
         case .wait(let until):
           if until <= Self.at(now) { Issue.record("seed \(seed): waits until the past") }
-        case .rest: break
+        case .rest, .ask: break
         }
       }
     }
@@ -91,17 +91,28 @@ import Testing
     }
   }
 
+  @EventLoop
+  private static func notice(
+    _ redis: RedisClient, _ namespace: String, _ sink: any NotificationSink, _ clock: LoopClock
+  ) -> OutageNotice {
+    OutageNotice(
+      component: "postgres", server: "PostgreSQL", patience: .seconds(60),
+      ledger: OutageLedger(redis: redis, clock: .system, namespace: namespace, component: "postgres"),
+      sink: sink, clock: clock)
+  }
+
+  /// Lets the end that is noted lie an hour back: Redis' clock is not turned with the test's.
+  @EventLoop
+  private static func age(_ redis: RedisClient, _ namespace: String) async throws {
+    let time = try await redisTime(redis) - 3_600_000
+    _ = try await redis.command(["SET", "\(namespace):outage:postgres", "ended \(time)"], by: .never)
+  }
+
   @Test func ofAFleetOneReplicaTellsTheOutageAndOneItsEnd() async throws {
     try await withRedis { redis, namespace in
       let clock = LoopClock.manual()
       let heard = (0..<5).map { _ in Heard() }
-      let notices = heard.enumerated().map { index, sink in
-        OutageNotice(
-          component: "postgres", server: "PostgreSQL", patience: .seconds(60),
-          ledger: OutageLedger(
-            redis: redis, clock: .system, namespace: namespace, component: "postgres", replica: "replica-\(index)"),
-          sink: sink, clock: clock)
-      }
+      let notices = heard.map { Self.notice(redis, namespace, $0, clock) }
       try await withThrowingTaskGroup(of: Void.self) { group in
         for notice in notices { group.addTask { await notice.run() } }
         for round in 1...3 {
@@ -109,40 +120,146 @@ import Testing
           try await eventually("all wait") { clock.sleeping == notices.count }
           clock.advance(by: .seconds(61))
           try await eventually("it is told") { heard.flatMap(\.titles).count == 2 * round - 1 }
+          try await eventually("all wait to renew the note") { clock.sleeping == notices.count }
           for notice in notices { notice.changed(to: nil) }
           try await eventually("its end is told") { heard.flatMap(\.titles).count == 2 * round }
           try await eventually("all rest") { clock.sleeping == notices.count }
           let told = heard.flatMap(\.titles)
           #expect(told.count { $0 == "PostgreSQL is away" } == round, "\(told)")
           #expect(told.count { $0 == "PostgreSQL is back" } == round, "\(told)")
+          try await Self.age(redis, namespace)
         }
         group.cancelAll()
       }
     }
   }
 
-  @Test func withoutRedisEachReplicaTellsOnce() async throws {
-    try await onLoop {
-      // Never connected: every question ends at its deadline, so the clock is the system's here.
-      let redis = RedisClient(try RedisConfiguration(url: "redis://127.0.0.1:1"))
-      let ledger = OutageLedger(
-        redis: redis, clock: .system, namespace: "n", component: "postgres", replica: "r")
-      #expect(await ledger.claim() == .alone)
-      #expect(await ledger.close(.alone))
+  @Test func whenTheReplicaThatToldIsGoneANewOneTellsTheEndAndTheNextOutageIsToldToo() async throws {
+    try await withRedis { redis, namespace in
+      let clock = LoopClock.manual()
+      let heard = Heard()
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        let first = Self.notice(redis, namespace, heard, clock)
+        group.addTask { await first.run() }
+        first.changed(to: "connection refused")
+        try await eventually("it waits") { clock.sleeping == 1 }
+        clock.advance(by: .seconds(61))
+        try await eventually("it is told") { heard.titles == ["PostgreSQL is away"] }
+        group.cancelAll()
+      }
+      // A note that nobody renews: as if the first replica had ended longer ago.
+      let note = try await redis.command(["GET", "\(namespace):outage:postgres"], by: .never).text ?? ""
+      let since = note.prefix { $0 != " " }
+      _ = try await redis.command(["SET", "\(namespace):outage:postgres", "\(since) \(since)"], by: .never)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        let second = Self.notice(redis, namespace, heard, clock)
+        group.addTask { await second.run() }
+        second.changed(to: nil)
+        try await eventually("the end is told") { heard.titles == ["PostgreSQL is away", "PostgreSQL is back"] }
+        try await Self.age(redis, namespace)
+        second.changed(to: "connection refused")
+        try await eventually("it waits") { clock.sleeping == 1 }
+        clock.advance(by: .seconds(61))
+        try await eventually("the next outage is told") { heard.titles.count == 3 }
+        #expect(heard.titles.last == "PostgreSQL is away")
+        group.cancelAll()
+      }
     }
   }
 
-  @Test func whoToldTellsTheEndEvenIfRedisForgot() async throws {
-    try await withRedis { redis, namespace in
-      let ledgers = ["a", "b"].map {
-        OutageLedger(redis: redis, clock: .system, namespace: namespace, component: "postgres", replica: $0)
+  @Test func withoutRedisAReplicaTellsTheBeginningAtOnceAndTheEndAfterAMinute() {
+    var watch = OutageWatch(patience: .seconds(60), sharesNotes: true)
+    func answerNothing(at seconds: Double) -> [OutageWatch.Step] {
+      var told: [OutageWatch.Step] = []
+      while true {
+        switch watch.next(at: Self.at(seconds)) {
+        case .ask: watch.answered(nil, at: Self.at(seconds))
+        case .wait, .rest: return told
+        case let step: told.append(step)
+        }
       }
-      #expect(await ledgers[0].claim() == .first)
-      #expect(await ledgers[1].claim() == .another)
-      let deadline = LoopClock.system.now.advanced(by: .seconds(5))
-      _ = try await redis.command(["DEL", "\(namespace):outage:postgres"], by: deadline)
-      #expect(await ledgers[1].close(.another) == false)
-      #expect(await ledgers[0].close(.first))
     }
+    watch.changed(to: "timed out", at: Self.at(0))
+    #expect(answerNothing(at: 0) == [])
+    #expect(answerNothing(at: 60) == [.tellAway(reason: "timed out", lasting: .seconds(60))])
+    watch.changed(to: nil, at: Self.at(100))
+    #expect(answerNothing(at: 100) == [])
+    #expect(answerNothing(at: 160) == [.tellBack(after: .seconds(100))])
+    #expect(answerNothing(at: 190) == [])
+  }
+
+  @Test func anOutageThatEndsWhileItIsNotedIsToldWithItsEnd() {
+    var watch = OutageWatch(patience: .seconds(60), sharesNotes: true)
+    watch.changed(to: "timed out", at: Self.at(0))
+    #expect(watch.next(at: Self.at(60)) == .ask(.keep(awayFor: .seconds(60))))
+    watch.changed(to: nil, at: Self.at(61))
+    watch.answered(.absent, at: Self.at(62))
+    #expect(watch.next(at: Self.at(62)) == .tellAway(reason: "timed out", lasting: .seconds(61)))
+    #expect(watch.next(at: Self.at(62)) == .ask(.close(awayFor: .seconds(62))))
+    watch.answered(.closed(after: .seconds(61)), at: Self.at(62))
+    #expect(watch.next(at: Self.at(62)) == .tellBack(after: .seconds(61)))
+  }
+
+  // MARK: The note
+
+  @Test func aRedisWithoutAnAnswerIsNoReply() async throws {
+    try await onLoop {
+      // Never connected: the question ends at its deadline, so the clock is the system's here.
+      let redis = RedisClient(try RedisConfiguration(url: "redis://127.0.0.1:1"))
+      let ledger = OutageLedger(redis: redis, clock: .system, namespace: "n", component: "postgres")
+      #expect(await ledger.ask(.keep(awayFor: .seconds(60)), abandonedAfter: .seconds(90)) == nil)
+    }
+  }
+
+  @Test func theScriptDoesWhatTheModelDoes() async throws {
+    try await withRedis { redis, namespace in
+      let key = "\(namespace):outage:postgres"
+      let ledger = OutageLedger(redis: redis, clock: .system, namespace: namespace, component: "postgres")
+      let hour: Int64 = 3_600_000
+      for seed in UInt64(0)..<60 {
+        var random = SeededRandom(seed: seed)
+        var model = OutageLedgerModel()
+        _ = try await redis.command(["DEL", key], by: .never)
+        for step in 0..<40 {
+          let time = try await Self.redisTime(redis)
+          switch Int.random(in: 0..<9, using: &random) {
+          case 0:
+            model.lose()
+            _ = try await redis.command(["DEL", key], by: .never)
+          case 1:
+            let at = time + [-2 * hour, -hour / 2, 2 * hour].randomElement(using: &random)!
+            model.setEnded(at: at)
+            _ = try await redis.command(["SET", key, "ended \(at)"], by: .never)
+          case 2:
+            let due = time + [-hour, hour / 10, 9 * hour].randomElement(using: &random)!
+            model.setKept(since: time - 3 * hour, due: due)
+            _ = try await redis.command(["SET", key, "\(time - 3 * hour) \(due)"], by: .never)
+          default:
+            let question = [
+              OutageWatch.Question.see(awayFor: .seconds(3_600)), .keep(awayFor: .seconds(3_600)),
+              .close(awayFor: .seconds(3_600)), .closeAbandoned,
+            ].randomElement(using: &random)!
+            let abandonedAfter = [Duration.zero, .seconds(90)].randomElement(using: &random)!
+            let expected = model.reply(to: question, abandonedAfter: abandonedAfter, at: time)
+            let reply = await ledger.ask(question, abandonedAfter: abandonedAfter)
+            if !Self.agree(reply, expected) {
+              Issue.record("seed \(seed), step \(step): \(question): \(reply as Any), not \(expected)")
+            }
+          }
+        }
+      }
+    }
+  }
+
+  private static func redisTime(_ redis: RedisClient) async throws -> Int64 {
+    guard case .array(let parts) = try await redis.command(["TIME"], by: .never) else { return -1 }
+    let numbers = try parts.map { try #require($0.text.flatMap { Int64($0) }) }
+    return numbers[0] * 1_000 + numbers[1] / 1_000
+  }
+
+  /// The same, but for the time that passed between the two.
+  private static func agree(_ left: OutageWatch.Reply?, _ right: OutageWatch.Reply) -> Bool {
+    guard case .closed(let one) = left, case .closed(let other) = right else { return left == right }
+    return abs(one.milliseconds - other.milliseconds) < 5_000
   }
 }
