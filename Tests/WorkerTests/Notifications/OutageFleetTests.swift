@@ -231,7 +231,7 @@ private struct Fleet {
   func isBeyondPromise(_ group: ClosedRange<Int>) -> Bool {
     let told = told.map(\.at).filter { span(group).contains($0) }
     return silenced.contains { span(group).contains($0) }
-      || losses.contains { loss in told.contains { ($0...$0 + Self.sight + 1_000).contains(loss) } }
+      || losses.contains { loss in told.contains { ($0 - 500...$0 + Self.sight + 1_000).contains(loss) } }
   }
 
   func length(_ group: ClosedRange<Int>) -> Int64 {
