@@ -58,13 +58,22 @@ class Answering(http.server.BaseHTTPRequestHandler):
         if word == "status":
             self.answer(int(rest[0]))
         elif word == "retry-after":
-            self.answer(int(rest[0]), {"Retry-After": rest[1]})
+            self.answer(int(rest[0]), {"Retry-After": " ".join(rest[1:])})
         elif word == "redirect":
-            self.answer(307, {"Location": "/elsewhere"})
+            self.answer(int(rest[0]), {"Location": rest[1]} if len(rest) > 1 else {})
         elif word == "huge":
             self.answer(200, body=b"x" * 1_000_000)
         elif word == "hang":
             time.sleep(3_600)
+        elif word == "drip":
+            # A body that never ends.
+            self.send_response(int(rest[0]))
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            while True:
+                self.wfile.write(b"1\r\nx\r\n")
+                self.wfile.flush()
+                time.sleep(0.05)
         elif word == "slow":
             time.sleep(float(rest[0]))
             self.answer(200)
@@ -150,7 +159,8 @@ def serve_smtp():
         async def handle_DATA(self, server, session, envelope):
             record(
                 sender=envelope.mail_from, recipients=envelope.rcpt_tos, data=envelope.content.decode(),
-                encrypted=session.ssl is not None or MODE == "smtps", user=getattr(session.auth_data, "user", None))
+                encrypted=session.ssl is not None or MODE == "smtps", user=getattr(session.auth_data, "user", None),
+                name=session.host_name)
             return "250 OK"
 
     class Login:
@@ -158,13 +168,18 @@ def serve_smtp():
             self.user = user
 
     def authenticate(server, session, envelope, mechanism, data):
-        known = data.login == b"mailer" and data.password == b"planted-smtp-password"
+        known = data.login in (b"mailer", b"mailer@example.com") and data.password == b"planted-smtp-password"
         return AuthResult(success=known, handled=False, auth_data=Login(data.login.decode()))
 
     offers_tls = MODE == "smtp" and os.path.exists(path("certificate.pem"))
 
+    class Server(SMTP):
+        async def auth_GSSAPI(self, server, args):
+            """Offered, as by many servers of companies, and of no use without a ticket."""
+            return AuthResult(success=False, handled=False)
+
     def protocol():
-        return SMTP(
+        return Server(
             Accepting(), tls_context=tls() if offers_tls else None, authenticator=authenticate,
             auth_require_tls=offers_tls, hostname="localhost")
 

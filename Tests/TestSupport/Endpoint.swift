@@ -31,7 +31,7 @@ public final class Endpoint: Sendable {
 
   /// What is wrong with its certificate.
   public enum Certificate: String, Sendable {
-    /// Nothing: it is good for localhost and 127.0.0.1.
+    /// Nothing: it is good for localhost, 127.0.0.1, and proxied.test, a name that only the proxy endpoint knows.
     case good
     /// It is another host's.
     case otherHost = "other-host"
@@ -165,7 +165,7 @@ public struct TestAuthority: Sendable {
         openssl x509 -req -in request.pem -CA authority.pem -CAkey authority.key -CAcreateserial -days "$3" \\
           -extfile extensions -out "$1-certificate.pem"
       }
-      leaf good DNS:localhost,IP:127.0.0.1 2
+      leaf good DNS:localhost,DNS:proxied.test,IP:127.0.0.1 2
       leaf other-host DNS:elsewhere.test 2
       # OpenSSL 3.5 makes none that ends before it begins: this one ends with the second in which it is made.
       leaf expired DNS:localhost,IP:127.0.0.1 0

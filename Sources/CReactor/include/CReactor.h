@@ -21,9 +21,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <ifaddrs.h>
 #include <link.h>
 #include <linux/sockios.h>
 #include <malloc.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -160,6 +162,10 @@ static inline int creactor_redis_start_tls(redisAsyncContext *context, SSL *sess
   return REDIS_ERR;
 }
 #endif
+
+/// Forgets the errors that a library left in OpenSSL's queue, which all libraries of the thread share: the next one to
+/// ask for its own error would take them for its own.
+static inline void creactor_clear_tls_errors(void) { ERR_clear_error(); }
 
 static inline long creactor_ssl_set_server_name(SSL *session, const char *name) {
   return SSL_set_tlsext_host_name(session, (char *)name);

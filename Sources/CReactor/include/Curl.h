@@ -17,12 +17,15 @@ typedef enum {
   CREACTOR_CURLOPT_NOSIGNAL = 99,
   CREACTOR_CURLOPT_USE_SSL = 119,
   CREACTOR_CURLOPT_TIMEOUT_MS = 155,
+  // Its name in libcurl before 8.2, and an alias since.
+  CREACTOR_CURLOPT_MAIL_RCPT_ALLLOWFAILS = 290,
   CREACTOR_CURLOPT_WRITEDATA = 10001,
   CREACTOR_CURLOPT_URL = 10002,
   CREACTOR_CURLOPT_PROXY = 10004,
   CREACTOR_CURLOPT_READDATA = 10009,
   CREACTOR_CURLOPT_USERAGENT = 10018,
   CREACTOR_CURLOPT_HTTPHEADER = 10023,
+  CREACTOR_CURLOPT_HEADERDATA = 10029,
   CREACTOR_CURLOPT_CAINFO = 10065,
   CREACTOR_CURLOPT_CAPATH = 10097,
   CREACTOR_CURLOPT_COPYPOSTFIELDS = 10165,
@@ -30,11 +33,13 @@ typedef enum {
   CREACTOR_CURLOPT_MAIL_FROM = 10186,
   CREACTOR_CURLOPT_MAIL_RCPT = 10187,
   CREACTOR_CURLOPT_RESOLVE = 10203,
+  CREACTOR_CURLOPT_LOGIN_OPTIONS = 10224,
   CREACTOR_CURLOPT_PROXY_CAINFO = 10246,
   CREACTOR_CURLOPT_PROXY_CAPATH = 10247,
   CREACTOR_CURLOPT_PROTOCOLS_STR = 10318,
   CREACTOR_CURLOPT_WRITEFUNCTION = 20011,
   CREACTOR_CURLOPT_READFUNCTION = 20012,
+  CREACTOR_CURLOPT_HEADERFUNCTION = 20079,
   CREACTOR_CURLOPT_RESOLVER_START_FUNCTION = 20272,
 } creactor_curl_option;
 
@@ -54,7 +59,9 @@ typedef enum {
 } creactor_curl_multi_option;
 
 typedef enum {
+  CREACTOR_CURLINFO_REDIRECT_URL = 0x10001f,
   CREACTOR_CURLINFO_RESPONSE_CODE = 0x200002,
+  CREACTOR_CURLINFO_SSL_VERIFYRESULT = 0x20000d,
   CREACTOR_CURLINFO_HTTP_VERSION = 0x20002e,
   CREACTOR_CURLINFO_NUM_CONNECTS = 0x20001a,
   CREACTOR_CURLINFO_RETRY_AFTER = 0x600039,
@@ -63,15 +70,22 @@ typedef enum {
 typedef enum {
   CREACTOR_CURLUPART_URL = 0,
   CREACTOR_CURLUPART_SCHEME = 1,
+  CREACTOR_CURLUPART_USER = 2,
+  CREACTOR_CURLUPART_PASSWORD = 3,
+  CREACTOR_CURLUPART_OPTIONS = 4,
   CREACTOR_CURLUPART_HOST = 5,
   CREACTOR_CURLUPART_PORT = 6,
+  CREACTOR_CURLUPART_PATH = 7,
 } creactor_curl_url_part;
 
 enum { creactor_curl_poll_in = 1, creactor_curl_poll_out = 2, creactor_curl_poll_remove = 4 };
 enum { creactor_curl_select_in = 1, creactor_curl_select_out = 2 };
-enum { creactor_curl_global_default = 3, creactor_curl_url_default_port = 1, creactor_curl_url_any_scheme = 8 };
-enum { creactor_curl_ok = 0, creactor_curl_write_error = 23, creactor_curl_no_memory = 27,
-       creactor_curl_timed_out = 28, creactor_curl_http2_stream = 92 };
+enum { creactor_curl_global_default = 3, creactor_curl_url_default_port = 1, creactor_curl_url_any_scheme = 8,
+       creactor_curl_url_encode = 128 };
+enum { creactor_curl_ok = 0, creactor_curl_weird_reply = 8, creactor_curl_access_denied = 9,
+       creactor_curl_write_error = 23, creactor_curl_no_memory = 27, creactor_curl_timed_out = 28,
+       creactor_curl_send_error = 55, creactor_curl_peer_not_verified = 60, creactor_curl_no_encryption = 64,
+       creactor_curl_login_denied = 67, creactor_curl_http2_stream = 92 };
 static const int creactor_curl_socket_timeout = -1;
 
 /// CURLMsg: only of a transfer that is done there is one.
@@ -186,6 +200,12 @@ static inline int creactor_curl_set_resolver_callback(const creactor_curl *curl,
 static inline long creactor_curl_get_long(const creactor_curl *curl, void *easy, creactor_curl_info info) {
   long value = 0;
   return curl->easy_getinfo(easy, info, &value) == creactor_curl_ok ? value : 0;
+}
+
+/// A text that lives as long as the handle; NULL where there is none.
+static inline const char *creactor_curl_get_text(const creactor_curl *curl, void *easy, creactor_curl_info info) {
+  const char *text = NULL;
+  return curl->easy_getinfo(easy, info, &text) == creactor_curl_ok ? text : NULL;
 }
 
 static inline int64_t creactor_curl_get_offset(const creactor_curl *curl, void *easy, creactor_curl_info info) {

@@ -28,4 +28,20 @@ struct SocketAddress {
       ? withUnsafeBytes(of: ipv4) { body($0.baseAddress!, socklen_t($0.count)) }
       : withUnsafeBytes(of: ipv6) { body($0.baseAddress!, socklen_t($0.count)) }
   }
+
+  /// The address without its port as text; nil where it is neither IPv4's nor IPv6's.
+  static func hostText(_ address: UnsafePointer<sockaddr>) -> String? {
+    var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
+    let raw = UnsafeRawPointer(address)
+    switch Int32(address.pointee.sa_family) {
+    case AF_INET:
+      var host = raw.loadUnaligned(as: sockaddr_in.self).sin_addr
+      guard inet_ntop(AF_INET, &host, &text, socklen_t(text.count)) != nil else { return nil }
+    case AF_INET6:
+      var host = raw.loadUnaligned(as: sockaddr_in6.self).sin6_addr
+      guard inet_ntop(AF_INET6, &host, &text, socklen_t(text.count)) != nil else { return nil }
+    default: return nil
+    }
+    return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
 }

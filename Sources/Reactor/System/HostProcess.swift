@@ -36,6 +36,25 @@ public enum HostProcess {
     return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 
+  /// An address of this host that others may reach, as a mail server's client names itself where it has no name (RFC
+  /// 5321, 4.1.3): `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
+  public static var addressLiteral: String {
+    var list: UnsafeMutablePointer<ifaddrs>?
+    guard getifaddrs(&list) == 0 else { return "[127.0.0.1]" }
+    defer { freeifaddrs(list) }
+    var ipv6: String?
+    for entry in sequence(first: list, next: { $0?.pointee.ifa_next }) {
+      guard let interface = entry?.pointee, interface.ifa_flags & UInt32(IFF_LOOPBACK) == 0,
+        interface.ifa_flags & UInt32(IFF_UP) != 0, let address = interface.ifa_addr
+      else { continue }
+      guard let text = SocketAddress.hostText(address) else { continue }
+      if Int32(address.pointee.sa_family) == AF_INET { return "[\(text)]" }
+      // A link-local address means nothing to others.
+      if !text.hasPrefix("fe80:") { ipv6 = ipv6 ?? "[IPv6:\(text)]" }
+    }
+    return ipv6 ?? "[127.0.0.1]"
+  }
+
   /// Opens /dev/null in the place of each standard stream that is closed. Called first of all: else the next
   /// descriptor, a server's connection perhaps, takes the place of stderr and receives the log.
   public static func holdStandardStreams() {

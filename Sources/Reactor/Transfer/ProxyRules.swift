@@ -2,13 +2,15 @@
 // Invariant: libcurl is always told the result, for left alone it reads the variables itself and starts a thread to
 // resolve a proxy's name. Used by TransferClient.
 
-/// The proxies of an environment: `https_proxy` and its like by scheme, `all_proxy` for the rest, but for what
-/// `no_proxy` lists. Names in lower case come before those in capitals; `HTTP_PROXY` is ignored, as everywhere, for a
-/// CGI server would let a client set it.
+/// The proxies of an environment, read as Go's net/http reads them: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or the
+/// same in small letters. Besides there are `SMTP_PROXY`, `SMTPS_PROXY`, and `ALL_PROXY` for what has none of its own.
+/// Where `REQUEST_METHOD` is set, `HTTP_PROXY` is ignored: a CGI server lets its client set it.
+///
+/// `localhost` and loopback addresses are always reached directly.
 public struct ProxyRules: Sendable, Equatable {
   private var proxies: [String: String] = [:]
   private var fallback: String?
-  private var exceptions: [String] = []
+  private var exceptions: [ProxyException] = []
 
   /// No proxy at all.
   public init() {}
@@ -18,36 +20,31 @@ public struct ProxyRules: Sendable, Equatable {
       for name in names { if let text = environment[name], !text.isEmpty { return text } }
       return nil
     }
-    proxies["http"] = value("http_proxy")
-    proxies["https"] = value("https_proxy", "HTTPS_PROXY")
-    proxies["smtp"] = value("smtp_proxy", "SMTP_PROXY")
-    proxies["smtps"] = value("smtps_proxy", "SMTPS_PROXY")
-    fallback = value("all_proxy", "ALL_PROXY")
-    exceptions = Self.elements(value("no_proxy", "NO_PROXY") ?? "")
+    let isCGI = value("REQUEST_METHOD") != nil
+    proxies["http"] = isCGI ? value("http_proxy") : value("HTTP_PROXY", "http_proxy")
+    proxies["https"] = value("HTTPS_PROXY", "https_proxy")
+    proxies["smtp"] = value("SMTP_PROXY", "smtp_proxy")
+    proxies["smtps"] = value("SMTPS_PROXY", "smtps_proxy")
+    fallback = value("ALL_PROXY", "all_proxy")
+    exceptions = Self.elements(value("NO_PROXY", "no_proxy") ?? "").compactMap(ProxyException.init)
   }
 
   /// The proxy's URL, nil for a direct connection.
   ///
-  /// - Parameter host: of the target, without brackets.
-  public func proxy(scheme: String, host: String) -> String? {
-    guard let proxy = proxies[scheme] ?? fallback, !isException(host) else { return nil }
+  /// - Parameters:
+  ///   - host: of the target, without brackets.
+  ///   - port: of the target, in digits.
+  public func proxy(scheme: String, host: String, port: String) -> String? {
+    guard let proxy = proxies[scheme] ?? fallback else { return nil }
+    let host = ProxyException.normal(host)
+    let address = IPNetwork.bytes(host)
+    let isLoopback = address.map { $0.count == 4 ? $0[0] == 127 : $0 == IPNetwork.loopback6 } ?? (host == "localhost")
+    if isLoopback { return nil }
+    for exception in exceptions where exception.matches(host: host, address: address, port: port) { return nil }
     return Self.hasScheme(proxy) ? proxy : "http://" + proxy
   }
 
-  private func isException(_ host: String) -> Bool {
-    let host = Self.normal(host)
-    for pattern in exceptions {
-      if pattern == "*" || pattern == host { return true }
-      if let network = IPNetwork(pattern) {
-        if network.contains(host) { return true }
-      } else if host.hasSuffix("." + pattern), !NameResolver.isNumericAddress(host) {
-        return true
-      }
-    }
-    return false
-  }
-
-  /// The list's elements, which are parted by commas or spaces, in small letters and without leading dots.
+  /// The list's elements, which are parted by commas or blanks.
   private static func elements(_ list: String) -> [String] {
     var elements: [String] = []
     var element = ""
@@ -56,22 +53,10 @@ public struct ProxyRules: Sendable, Equatable {
         element.append(character)
         continue
       }
-      if element.first == "." { element.removeFirst() }
-      if !element.isEmpty { elements.append(normal(element)) }
+      if !element.isEmpty { elements.append(element) }
       element = ""
     }
     return elements
-  }
-
-  /// Without the dot at the end of a complete name and the brackets of an address, in small letters.
-  private static func normal(_ host: String) -> String {
-    var host = host.lowercased()
-    if host.last == "." { host.removeLast() }
-    if host.first == "[", host.last == "]" {
-      host.removeFirst()
-      host.removeLast()
-    }
-    return host
   }
 
   private static func hasScheme(_ proxy: String) -> Bool {
@@ -81,8 +66,74 @@ public struct ProxyRules: Sendable, Equatable {
   }
 }
 
+/// One element of no_proxy: `*`, an address, a block of addresses, a name with its subdomains, or (with a leading dot or
+/// `*.`) the subdomains alone. All but blocks may have a port behind a colon.
+struct ProxyException: Sendable, Equatable {
+  private enum Subject: Equatable {
+    case everything
+    case network(IPNetwork)
+    case address([UInt8])
+    /// A name, without its leading dot.
+    case domain(String, withItself: Bool)
+  }
+
+  private let subject: Subject
+  private var port: String?
+
+  /// Nil where the text names nothing.
+  init?(_ text: String) {
+    if text == "*" {
+      subject = .everything
+      return
+    }
+    if let network = IPNetwork(text) {
+      subject = .network(network)
+      return
+    }
+    var host = text
+    if IPNetwork.bytes(Self.normal(text)) == nil, let colon = text.utf8.lastIndex(of: ASCII.colon) {
+      host = String(text[..<colon])
+      port = String(text[text.utf8.index(after: colon)...])
+    }
+    host = Self.normal(host)
+    if let address = IPNetwork.bytes(host) {
+      subject = .address(address)
+      return
+    }
+    if host.hasPrefix("*.") { host.removeFirst() }
+    let isDotted = host.first == "."
+    if isDotted { host.removeFirst() }
+    guard !host.isEmpty else { return nil }
+    subject = .domain(host, withItself: !isDotted)
+  }
+
+  func matches(host: String, address: [UInt8]?, port: String) -> Bool {
+    if let own = self.port, own != port { return false }
+    return switch subject {
+    case .everything: true
+    case .network(let network): address.map(network.contains) ?? false
+    case .address(let own): address == own
+    case .domain(let name, let withItself):
+      address == nil && (host.hasSuffix("." + name) || (withItself && host == name))
+    }
+  }
+
+  /// Without the dot at the end of a complete name and the brackets of an address, in small letters.
+  static func normal(_ host: String) -> String {
+    var host = host.lowercased()
+    if host.count > 1, host.last == "." { host.removeLast() }
+    if host.first == "[", host.last == "]" {
+      host.removeFirst()
+      host.removeLast()
+    }
+    return host
+  }
+}
+
 /// A block of addresses as no_proxy may name one: 10.0.0.0/8, fd00::/8.
-struct IPNetwork: Equatable {
+struct IPNetwork: Sendable, Equatable {
+  static let loopback6 = [UInt8](repeating: 0, count: 15) + [1]
+
   private let address: [UInt8]
   private let prefixLength: Int
 
@@ -95,8 +146,15 @@ struct IPNetwork: Equatable {
     prefixLength = length
   }
 
-  func contains(_ host: String) -> Bool {
-    guard let other = NameResolver.addressBytes(host), other.count == address.count else { return false }
+  /// An address' bytes; one of IPv4 that is written as IPv6 (::ffff:192.0.2.1) is the former.
+  static func bytes(_ host: String) -> [UInt8]? {
+    guard let bytes = NameResolver.addressBytes(host) else { return nil }
+    let mapped = [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF]
+    return bytes.count == 16 && Array(bytes[..<12]) == mapped ? Array(bytes[12...]) : bytes
+  }
+
+  func contains(_ other: [UInt8]) -> Bool {
+    guard other.count == address.count else { return false }
     for bit in 0..<prefixLength where (address[bit / 8] ^ other[bit / 8]) & (0x80 >> UInt8(bit % 8)) != 0 {
       return false
     }

@@ -10,10 +10,16 @@ final class Transfer {
   private let library: TransferLibrary
   private var lists: [UnsafeMutableRawPointer] = []
   private var refusals: Int32 = 0
+  /// Where the server redirects to, as a whole URL; there once the transfer has ended.
+  private(set) var redirectTarget: String?
   /// What is still to be read by libcurl.
   private var upload: ArraySlice<UInt8> = []
   private var body: [UInt8] = []
   private var isBodyCut = false
+  private var mailReplies = MailReplies()
+  private var recipients: [String] = []
+  /// The ways to log in to a mail server that are tried, for people.
+  private var mechanisms = ""
   /// Waits for the end; taken out when it is told.
   var continuation: CheckedContinuation<TransferAnswer, any Error>?
 
@@ -60,7 +66,6 @@ final class Transfer {
 
   /// What is handed over, and where what comes back goes.
   func set(_ content: TransferRequest.Content) {
-    let owner = Unmanaged.passUnretained(self).toOpaque()
     switch content {
     case .post(let headers, let body):
       set(CREACTOR_CURLOPT_PROTOCOLS_STR, "http,https")
@@ -69,27 +74,54 @@ final class Transfer {
       set(CREACTOR_CURLOPT_POST, 1)
       set(CREACTOR_CURLOPT_POSTFIELDSIZE, body.count)
       refusals |= creactor_curl_set_pointer(library.curl, easy, CREACTOR_CURLOPT_COPYPOSTFIELDS, body)
-    case .mail(let sender, let recipients, let message, let encryption):
+    case .mail(let sender, let recipients, let message, let encryption, _):
+      self.recipients = recipients
+      upload = message[...]
       set(CREACTOR_CURLOPT_PROTOCOLS_STR, "smtp,smtps")
       set(CREACTOR_CURLOPT_MAIL_FROM, "<\(sender)>")
       set(CREACTOR_CURLOPT_MAIL_RCPT, recipients.map { "<\($0)>" })
+      // One address that is refused keeps no other one from its mail.
+      set(CREACTOR_CURLOPT_MAIL_RCPT_ALLLOWFAILS, 1)
       set(CREACTOR_CURLOPT_USE_SSL, Int(encryption.level.rawValue))
       set(CREACTOR_CURLOPT_UPLOAD, 1)
-      upload = message[...]
-      refusals |= creactor_curl_set_pointer(library.curl, easy, CREACTOR_CURLOPT_READDATA, owner)
-      refusals |= creactor_curl_set_data_callback(library.curl, easy, CREACTOR_CURLOPT_READFUNCTION) {
-        target, size, count, owner in
+      set(CREACTOR_CURLOPT_READDATA, CREACTOR_CURLOPT_READFUNCTION) { bytes, size, count, owner in
         let transfer = Unmanaged<Transfer>.fromOpaque(owner!)
-        let buffer = UnsafeMutableRawBufferPointer(start: target, count: size * count)
+        let buffer = UnsafeMutableRawBufferPointer(start: bytes, count: size * count)
         return EventLoop.assumeIsolated { transfer.takeUnretainedValue().read(into: buffer) }
       }
+      set(CREACTOR_CURLOPT_HEADERDATA, CREACTOR_CURLOPT_HEADERFUNCTION) { bytes, size, count, owner in
+        let transfer = Unmanaged<Transfer>.fromOpaque(owner!)
+        let line = UnsafeRawBufferPointer(start: bytes, count: size * count)
+        EventLoop.assumeIsolated { transfer.takeUnretainedValue().mailReplies.add(line) }
+        return size * count
+      }
     }
-    refusals |= creactor_curl_set_pointer(library.curl, easy, CREACTOR_CURLOPT_WRITEDATA, owner)
-    refusals |= creactor_curl_set_data_callback(library.curl, easy, CREACTOR_CURLOPT_WRITEFUNCTION) {
-      bytes, size, count, owner in
+    set(CREACTOR_CURLOPT_WRITEDATA, CREACTOR_CURLOPT_WRITEFUNCTION) { bytes, size, count, owner in
       let transfer = Unmanaged<Transfer>.fromOpaque(owner!)
       let buffer = UnsafeRawBufferPointer(start: bytes, count: size * count)
       return EventLoop.assumeIsolated { transfer.takeUnretainedValue().write(buffer) }
+    }
+  }
+
+  /// A callback that gets this transfer as its owner.
+  private func set(
+    _ data: creactor_curl_option, _ function: creactor_curl_option,
+    _ callback: @escaping creactor_curl_data_callback
+  ) {
+    let owner = Unmanaged.passUnretained(self).toOpaque()
+    refusals |= creactor_curl_set_pointer(library.curl, easy, data, owner)
+    refusals |= creactor_curl_set_data_callback(library.curl, easy, function, callback)
+  }
+
+  /// How to log in to a mail server, where the URL has a user. Left alone libcurl prefers Kerberos where the server offers
+  /// it, and gives up when there is no ticket.
+  func setLogin(of address: TransferLibrary.Address) {
+    guard address.hasUser else { return }
+    if let options = address.options {
+      mechanisms = options
+    } else {
+      mechanisms = "AUTH=PLAIN or AUTH=LOGIN"
+      set(CREACTOR_CURLOPT_LOGIN_OPTIONS, "AUTH=PLAIN;AUTH=LOGIN")
     }
   }
 
@@ -120,16 +152,57 @@ final class Transfer {
     // A server may answer before it has read everything and then reset the stream, so that no more is sent (RFC 9113,
     // 8.1). libcurl calls that an error; the answer counts.
     let isAnsweredEarly = status >= 200 && code == creactor_curl_http2_stream
-    guard code == creactor_curl_ok || isCutOnPurpose || isAnsweredEarly else {
-      if code == creactor_curl_timed_out { return .failure(.timedOut) }
-      return .failure(.failed(code: code, reason: library.text(of: code), status: status))
+    // The status is the answer: a body that does not end by the deadline is cut there.
+    let isCutByTime = recipients.isEmpty && status >= 200 && code == creactor_curl_timed_out
+    guard code == creactor_curl_ok || isCutOnPurpose || isAnsweredEarly || isCutByTime else {
+      return .failure(failure(code, status: status))
     }
     let seconds = creactor_curl_get_offset(library.curl, easy, CREACTOR_CURLINFO_RETRY_AFTER)
-    return .success(
-      TransferAnswer(
-        status: status, retryAfter: seconds > 0 ? .seconds(seconds) : nil, body: body,
-        isHTTP2: creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_HTTP_VERSION) == 3,
-        connections: creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_NUM_CONNECTS)))
+    redirectTarget = creactor_curl_get_text(library.curl, easy, CREACTOR_CURLINFO_REDIRECT_URL).map {
+      String(cString: $0)
+    }
+    var answer = TransferAnswer(
+      status: status, retryAfter: seconds > 0 ? .seconds(seconds) : nil, body: body,
+      isHTTP2: creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_HTTP_VERSION) == 3,
+      connections: creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_NUM_CONNECTS))
+    for (address, reply) in zip(recipients, mailReplies.progress(isNew: answer.connections > 0).recipients)
+    where reply.isRefusal {
+      answer.refusedRecipients.append(RefusedRecipient(address: address, reply: reply))
+    }
+    return .success(answer)
+  }
+
+  private func failure(_ code: Int32, status: Int) -> TransferError {
+    if code == creactor_curl_timed_out { return .timedOut }
+    if !recipients.isEmpty, let error = mailFailure(code) { return error }
+    var reason = library.text(of: code)
+    if code == creactor_curl_peer_not_verified {
+      let verdict = creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_SSL_VERIFYRESULT)
+      // libcurl leaves its first value, "unspecified", where OpenSSL was content and the name was not the host's.
+      let isOtherHost = verdict == Int(X509_V_ERR_UNSPECIFIED) || verdict == Int(X509_V_OK)
+      reason =
+        (isOtherHost ? nil : CertificateRefusal.reason(of: verdict)) ?? "certificate refused: it is another host's"
+    }
+    return .failed(code: code, reason: reason, status: status)
+  }
+
+  /// What the mail server refused; nil where it was something else.
+  private func mailFailure(_ code: Int32) -> TransferError? {
+    if code == creactor_curl_login_denied, mailReplies.replies.last?.isRefusal != true {
+      return .noCommonLogin(tried: mechanisms)
+    }
+    let connections = creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_NUM_CONNECTS)
+    guard let reply = mailReplies.replies.last, reply.isRefusal else { return nil }
+    switch Int(code) {
+    case creactor_curl_login_denied: return .mailRefused(at: .login, reply)
+    case creactor_curl_access_denied: return .mailRefused(at: .hello, reply)
+    case creactor_curl_send_error, creactor_curl_weird_reply:
+      let (step, recipients) = mailReplies.progress(isNew: connections > 0)
+      // A recipient who may be taken another time is worth another try.
+      let passing = recipients.first { $0.isRefusal && $0.status < 500 }
+      return .mailRefused(at: step, passing ?? reply)
+    default: return nil
+    }
   }
 }
 

@@ -6,7 +6,8 @@ import CReactor
 
 /// Hands requests over to other servers, any number at a time, on connections that are used again while they are warm.
 ///
-/// TLS is verified, redirects are not followed, and what goes through which proxy is `ProxyRules`' affair.
+/// TLS is verified, what goes through which proxy is `ProxyRules`' affair, and redirects are followed where the request
+/// stays the same and with the same host (`Redirects`).
 @EventLoop
 public final class TransferClient {
   /// The most of an answer's body that is read, in bytes.
@@ -53,7 +54,7 @@ public final class TransferClient {
   isolated deinit {
     timer?.stop()
     coolingTimer?.stop()
-    for easy in transfers.keys { _ = library.curl.pointee.multi_remove_handle(multi, easy) }
+    for easy in transfers.keys { _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, easy) } }
     transfers.removeAll()
     cool()
   }
@@ -68,10 +69,29 @@ public final class TransferClient {
     guard userAgent.utf8.allSatisfy(ASCII.isFieldValue) else {
       throw TransferError.malformedRequest("a user agent with a control character")
     }
+    var request = request
+    var redirects = Redirects()
+    while true {
+      let (answer, redirect) = try await sendOnce(request, by: deadline)
+      guard case .post = request.content, Redirects.isRedirect(answer.status),
+        let origin = library.address(of: request.url)
+      else { return answer }
+      let target = redirect.flatMap { library.address(of: $0) }
+      try redirects.follow(status: answer.status, from: origin, to: target)
+      guard let next = redirect.flatMap({ library.url($0, withLoginOf: request.url) }) else {
+        throw TransferError.redirected(status: answer.status, .noTarget)
+      }
+      request.url = next
+    }
+  }
+
+  private func sendOnce(
+    _ request: TransferRequest, by deadline: MonotonicInstant
+  ) async throws -> (TransferAnswer, redirect: String?) {
     let route = try await route(to: request.url, by: deadline)
     try Task.checkCancellation()
     let transfer = try prepare(request, route, by: deadline)
-    return try await withTaskCancellationHandler {
+    let answer = try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
         transfer.continuation = continuation
         begin(transfer)
@@ -79,12 +99,14 @@ public final class TransferClient {
     } onCancel: {
       EventLoop.perform { self.end(transfer, .failure(CancellationError())) }
     }
+    return (answer, transfer.redirectTarget)
   }
 
   // MARK: - Names and proxies
 
   /// The way to a server: through which proxy, and the addresses of the names on it as CURLOPT_RESOLVE wants them.
   private struct Route {
+    let target: TransferLibrary.Address
     var proxy: String?
     var addresses: [String] = []
     /// Whether all names on the way have their addresses here.
@@ -93,8 +115,8 @@ public final class TransferClient {
 
   private func route(to url: String, by deadline: MonotonicInstant) async throws -> Route {
     guard let target = library.address(of: url) else { throw TransferError.malformedURL }
-    var route = Route()
-    guard let proxy = proxies.proxy(scheme: target.scheme, host: target.host) else {
+    var route = Route(target: target)
+    guard let proxy = proxies.proxy(scheme: target.scheme, host: target.host, port: target.port) else {
       try await resolve(target, into: &route, by: deadline)
       return route
     }
@@ -143,7 +165,13 @@ public final class TransferClient {
     if route.isResolved { transfer.forbidResolving() }
     authorities.apply(to: transfer)
     transfer.set(request.content)
-    transfer.set(CREACTOR_CURLOPT_URL, request.url)
+    var url: String? = request.url
+    if case .mail(_, _, _, _, let clientName) = request.content {
+      transfer.setLogin(of: route.target)
+      if let clientName { url = library.url(request.url, path: clientName) }
+    }
+    guard let url else { throw .malformedURL }
+    transfer.set(CREACTOR_CURLOPT_URL, url)
     guard transfer.isComplete else { throw .malformedURL }
     return transfer
   }
@@ -166,13 +194,20 @@ public final class TransferClient {
     guard let continuation = transfer.continuation else { return }
     transfer.continuation = nil
     if transfers.removeValue(forKey: transfer.easy) != nil {
-      _ = library.curl.pointee.multi_remove_handle(multi, transfer.easy)
+      _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, transfer.easy) }
     }
     if transfers.isEmpty { coolingTimer?.start(at: MonotonicInstant.system.advanced(by: Self.warmFor)) }
     continuation.resume(with: result)
   }
 
   // MARK: - libcurl on the loop
+
+  /// Calls libcurl between two looks at OpenSSL's queue of errors: it reads no one else's, and leaves none to others.
+  private func withCleanTLS(_ call: () -> Int32) -> Int32 {
+    creactor_clear_tls_errors()
+    defer { creactor_clear_tls_errors() }
+    return call()
+  }
 
   private func warmMulti() -> UnsafeMutableRawPointer? {
     if let multi { return multi }
@@ -200,7 +235,7 @@ public final class TransferClient {
   private func cool() {
     guard transfers.isEmpty, let cooled = multi else { return }
     multi = nil
-    _ = library.curl.pointee.multi_cleanup(cooled)
+    _ = withCleanTLS { library.curl.pointee.multi_cleanup(cooled) }
     timer?.stop()
     for watcher in sockets.values { watcher.stop() }
     sockets.removeAll()
@@ -242,7 +277,7 @@ public final class TransferClient {
   private func act(_ socket: Int32, _ events: Int32) {
     guard let multi else { return }
     var running: Int32 = 0
-    _ = library.curl.pointee.multi_socket_action(multi, socket, events, &running)
+    _ = withCleanTLS { library.curl.pointee.multi_socket_action(multi, socket, events, &running) }
     var ended: [(transfer: Transfer, code: Int32)] = []
     var waiting: Int32 = 0
     while let message = library.curl.pointee.multi_info_read(multi, &waiting) {

@@ -43,6 +43,9 @@ public final class TransferLibrary {
     /// A name, or an address without brackets.
     let host: String
     let port: String
+    var hasUser = false
+    /// What stands behind the user and a semicolon: of a mail server how to log in.
+    var options: String?
   }
 
   /// Takes `url` apart; nil where libcurl would not take it.
@@ -73,6 +76,47 @@ public final class TransferLibrary {
       host.removeFirst()
       host.removeLast()
     }
-    return Address(scheme: scheme.lowercased(), host: host, port: port)
+    return Address(
+      scheme: scheme.lowercased(), host: host, port: port, hasUser: part(CREACTOR_CURLUPART_USER) != nil,
+      options: part(CREACTOR_CURLUPART_OPTIONS))
+  }
+
+  /// `url` with the user and password of `other`, or without any where that has none.
+  func url(_ url: String, withLoginOf other: String) -> String? {
+    guard let handle = table.pointee.url(), let source = table.pointee.url() else { return nil }
+    defer {
+      table.pointee.url_cleanup(handle)
+      table.pointee.url_cleanup(source)
+    }
+    let whole = Int32(CREACTOR_CURLUPART_URL.rawValue)
+    guard table.pointee.url_set(handle, whole, url, 0) == 0, table.pointee.url_set(source, whole, other, 0) == 0
+    else { return nil }
+    for part in [CREACTOR_CURLUPART_USER, CREACTOR_CURLUPART_PASSWORD] {
+      var text: UnsafeMutablePointer<CChar>?
+      _ = table.pointee.url_get(source, Int32(part.rawValue), &text, 0)
+      defer { table.pointee.free(text) }
+      guard table.pointee.url_set(handle, Int32(part.rawValue), text, 0) == 0 else { return nil }
+    }
+    return text(of: handle)
+  }
+
+  /// `url` with this path, which of a mail server is what the client calls itself.
+  func url(_ url: String, path: String) -> String? {
+    guard let handle = table.pointee.url() else { return nil }
+    defer { table.pointee.url_cleanup(handle) }
+    let encode = UInt32(creactor_curl_url_encode)
+    guard table.pointee.url_set(handle, Int32(CREACTOR_CURLUPART_URL.rawValue), url, 0) == 0,
+      table.pointee.url_set(handle, Int32(CREACTOR_CURLUPART_PATH.rawValue), "/" + path, encode) == 0
+    else { return nil }
+    return text(of: handle)
+  }
+
+  /// The whole URL of a handle.
+  private func text(of handle: UnsafeMutableRawPointer) -> String? {
+    var text: UnsafeMutablePointer<CChar>?
+    guard table.pointee.url_get(handle, Int32(CREACTOR_CURLUPART_URL.rawValue), &text, 0) == 0, let text
+    else { return nil }
+    defer { table.pointee.free(text) }
+    return String(cString: text)
   }
 }

@@ -10,11 +10,12 @@ extension TransferRequest {
       for line in headers where !LineRules.isHeaderLine(line) {
         return "a header line that is not NAME: VALUE on one line"
       }
-    case .mail(let sender, let recipients, let message, _):
+    case .mail(let sender, let recipients, let message, _, let clientName):
       // RFC 5321, 4.5.5: notifications of delivery have an empty sender.
       guard sender.isEmpty || LineRules.isEnvelopeAddress(sender) else { return "an unusable sender address" }
       guard !recipients.isEmpty else { return "no recipient" }
       for address in recipients where !LineRules.isEnvelopeAddress(address) { return "an unusable recipient address" }
+      if let clientName, !LineRules.isEnvelopeAddress(clientName) { return "an unusable client name" }
       guard LineRules.endsLinesAlike(message) else { return "a message with a bare CR or LF, or a NUL" }
     }
     return nil

@@ -21,7 +21,8 @@ extension Setting where Value == String? {
   static var pagerDutyRoutingKey: Setting {
     .optional(
       "SB_WORKER_PAGERDUTY_ROUTING_KEY", kind: "routing key", isSecret: true,
-      help: "The integration key of a PagerDuty service (Events API v2): failures trigger, recoveries resolve."
+      help:
+        "The integration key of a PagerDuty service (Events API v2). Failures trigger incidents, recoveries resolve them."
     ) { isVisibleASCII($0) && $0.utf8.count <= 100 ? nil : "at most 100 visible ASCII characters" }
   }
 
@@ -36,7 +37,19 @@ extension Setting where Value == String? {
 
   static var smtpFrom: Setting {
     .optional("SB_WORKER_SMTP_FROM", kind: "mail address", help: "The sender of the mails.") {
-      MailAddress.isOne($0) ? nil : "an address such as worker@example.com"
+      MailAddress.isOne($0) ? nil : "an address in ASCII such as worker@example.com"
+    }
+  }
+
+  static var smtpHelo: Setting {
+    .optional(
+      "SB_WORKER_SMTP_HELO", kind: "host name",
+      help: """
+        The name that the worker gives to the mail server in EHLO. Default: the path of SB_WORKER_SMTP_URL, the host's \
+        name if it has a dot, or its address as [192.0.2.1].
+        """
+    ) {
+      MailAddress.isClientName($0) ? nil : "a name with a dot, such as worker.example.com, or an address in brackets"
     }
   }
 
@@ -64,12 +77,13 @@ extension Setting where Value == [String] {
   static var smtpTo: Setting {
     Setting(
       name: "SB_WORKER_SMTP_TO", kind: "mail addresses", absence: .value([]),
-      help: "Who gets the mails: addresses parted by commas."
+      help: "The recipients of the mails, separated by commas."
     ) { text in
       let addresses = MailAddress.list(text)
       let areGood = !addresses.isEmpty && addresses.count <= MailAddress.countLimit
       guard areGood, addresses.allSatisfy(MailAddress.isOne) else {
-        return .expected("1 to \(MailAddress.countLimit) addresses such as ops@example.com, parted by commas")
+        return .expected(
+          "1 to \(MailAddress.countLimit) addresses in ASCII such as ops@example.com, separated by commas")
       }
       return .accepted(addresses)
     }
@@ -100,7 +114,7 @@ extension Setting where Value == String {
     Setting(
       name: "SB_WORKER_PAGERDUTY_URL", kind: "http or https URL",
       absence: .text("https://events.pagerduty.com/v2/enqueue"),
-      help: "Where PagerDuty takes events: another one for the EU's service region, or for tests.", isSecret: true
+      help: "Where PagerDuty takes events. The EU's service region has another URL.", isSecret: true
     ) { text in
       WebURL.expectation(text).map { .expected($0) } ?? .accepted(text)
     }
@@ -127,7 +141,7 @@ extension Setting where Value == Duration {
   static var outageAfter: Setting {
     .duration(
       "SB_WORKER_OUTAGE_AFTER", default: .seconds(60),
-      help: "PostgreSQL or Redis being away is notified after this long.")
+      help: "How long PostgreSQL or Redis must be away before it is notified.")
   }
 }
 
@@ -135,7 +149,7 @@ extension Setting where Value == Event.Severity {
   static var notifyMinSeverity: Setting {
     .choice(
       "SB_WORKER_NOTIFY_MIN_SEVERITY", default: .info,
-      help: "The least severe events that sinks get. A recovery goes where its failure went.")
+      help: "Minimum severity of the events that sinks get. A recovery goes wherever its failure went.")
   }
 }
 
@@ -143,7 +157,7 @@ extension Setting where Value == Event.Severity? {
   static var webhookMinSeverity: Setting { .minSeverity("SB_WORKER_WEBHOOK_MIN_SEVERITY", of: "the webhook") }
   static var slackMinSeverity: Setting { .minSeverity("SB_WORKER_SLACK_MIN_SEVERITY", of: "Slack") }
   static var smtpMinSeverity: Setting { .minSeverity("SB_WORKER_SMTP_MIN_SEVERITY", of: "e-mail") }
-  /// Whoever is paged is woken: by default only for what needs hands.
+  /// A page wakes people: by default only failures do.
   static var pagerDutyMinSeverity: Setting {
     .minSeverity("SB_WORKER_PAGERDUTY_MIN_SEVERITY", of: "PagerDuty", default: .error)
   }
@@ -151,7 +165,7 @@ extension Setting where Value == Event.Severity? {
   private static func minSeverity(_ name: String, of sink: String, default absent: Event.Severity? = nil) -> Setting {
     let choice = Setting<Event.Severity>.choice(
       name, default: absent ?? .info,
-      help: "The same for \(sink) alone\(absent == nil ? "; unset: as for all" : "").")
+      help: "Minimum severity for \(sink)\(absent == nil ? "; defaults to SB_WORKER_NOTIFY_MIN_SEVERITY" : "").")
     return Setting(
       name: name, kind: choice.kind, absence: absent.map { .text($0.rawValue) } ?? .value(nil), help: choice.help
     ) { text in
@@ -173,6 +187,23 @@ enum MailAddress {
       return false
     }
     return bytes.allSatisfy { (0x21...0x7E).contains($0) && !"<>()[],;:\\\"".utf8.contains($0) }
+  }
+
+  /// Whether a mail server may take this for a client's name (RFC 5321, 4.1.3): a name with a dot, or an address.
+  static func isClientName(_ text: String) -> Bool {
+    var name = Array(text.utf8)
+    guard name.count <= 255 else { return false }
+    let isLiteral = name.first == UInt8(ascii: "[") && name.last == UInt8(ascii: "]") && name.count > 2
+    if isLiteral { name = Array(name[1..<(name.count - 1)]) }
+    let others: String.UTF8View = isLiteral ? ".:".utf8 : "-._".utf8
+    let isSpelledWell = name.allSatisfy { byte in
+      let letter = byte | 0x20
+      return (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(letter)
+        || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) || others.contains(byte)
+    }
+    let dots = name.indices.filter { name[$0] == UInt8(ascii: ".") }
+    let isDotted = !dots.isEmpty && dots.first != 0 && dots.last != name.count - 1
+    return isSpelledWell && (isLiteral || isDotted)
   }
 
   /// The elements of a list, without the blanks around them.
@@ -201,6 +232,6 @@ extension SettingRow {
     Setting.webhookMinSeverity.row, Setting.slackURL.row, Setting.slackMinSeverity.row,
     Setting.pagerDutyRoutingKey.row, Setting.pagerDutyURL.row, Setting.pagerDutyMinSeverity.row,
     Setting.smtpURL.row, Setting.smtpStartTLS.row, Setting.smtpFrom.row, Setting.smtpTo.row,
-    Setting.smtpMinSeverity.row,
+    Setting.smtpHelo.row, Setting.smtpMinSeverity.row,
   ]
 }

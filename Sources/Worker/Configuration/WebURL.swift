@@ -16,6 +16,31 @@ enum WebURL {
     return isHostAndPort(authority) ? nil : "a URL with a host, and a port from 1 to 65535 if any"
   }
 
+  /// The same URL, with %40 for each @ of the user and the password: libcurl takes no other one, as Go does.
+  static func normal(_ text: String) -> String {
+    let bytes = Array(text.utf8)
+    guard let scheme = text.utf8.firstIndex(of: UInt8(ascii: ":")) else { return text }
+    let start = min(text.utf8.distance(from: text.utf8.startIndex, to: scheme) + 3, bytes.count)
+    let end = bytes[start...].firstIndex { "/?#".utf8.contains($0) } ?? bytes.count
+    guard let last = bytes[start..<end].lastIndex(of: UInt8(ascii: "@")) else { return text }
+    var normal = Array(bytes[..<start])
+    for byte in bytes[start..<last] {
+      if byte == UInt8(ascii: "@") { normal += "%40".utf8 } else { normal.append(byte) }
+    }
+    return String(decoding: normal + bytes[last...], as: UTF8.self)
+  }
+
+  /// Whether something stands behind the host and a slash.
+  static func hasPath(_ text: String) -> Bool {
+    // Behind the two slashes of the scheme.
+    var slashes = 0
+    for (index, byte) in text.utf8.enumerated() where byte == UInt8(ascii: "/") {
+      slashes += 1
+      if slashes == 3 { return index + 1 < text.utf8.count }
+    }
+    return false
+  }
+
   private static func hostStart(_ bytes: [UInt8], _ schemes: [String]) -> Int? {
     for scheme in schemes.map({ $0 + "://" }) {
       let length = scheme.utf8.count

@@ -64,9 +64,29 @@ struct Event: Equatable, Sendable {
     self.time = time
     self.severity = severity
     self.component = component
-    self.title = title
-    self.detail = detail
+    self.title = Self.oneLine(title, limit: Self.titleLimit)
+    self.detail = Self.oneLine(detail, limit: Self.detailLimit)
     self.metadata = metadata
+  }
+
+  /// Of a title and of a detail, in bytes: a full queue of events stays below a megabyte, and every sink takes them.
+  static let titleLimit = 256
+  static let detailLimit = 2_048
+
+  /// The text without control characters, which could begin a line of their own somewhere, cut where it is too long.
+  static func oneLine(_ text: String, limit: Int) -> String {
+    let isPlain = text.utf8.count <= limit && text.utf8.allSatisfy { (0x20...0x7E).contains($0) }
+    if isPlain { return text }
+    var line = String.UnicodeScalarView()
+    var length = 0
+    for scalar in text.unicodeScalars {
+      let isBreak =
+        scalar.value < 0x20 || (0x7F...0x9F).contains(scalar.value) || (0x2028...0x2029).contains(scalar.value)
+      length += isBreak ? 1 : UTF8.width(scalar)
+      guard length <= limit - 3 else { return String(line) + "…" }
+      line.append(isBreak ? " " : scalar)
+    }
+    return String(line)
   }
 
   /// A new event, with an id of its own.

@@ -12,10 +12,26 @@ struct MailMessage {
 
   private var bytes: [UInt8] = []
 
-  /// A header of any text: what is not ASCII is encoded, ends of lines included.
+  /// A header of any text: what is not ASCII is encoded, ends of lines included, and so is what looks encoded or is too
+  /// long for a line.
   mutating func header(_ name: String, _ value: String) {
-    let isPlain = value.utf8.allSatisfy { (0x20...0x7E).contains($0) } && name.utf8.count + 2 + value.utf8.count <= 998
-    line("\(name): " + (isPlain ? value : Self.encodedWords(value)))
+    let isShort = name.utf8.count + 2 + value.utf8.count <= Self.lineLimit
+    let isPlain = value.utf8.allSatisfy { (0x20...0x7E).contains($0) } && !Self.looksEncoded(value)
+    line("\(name): " + (isPlain && isShort ? value : Self.encodedWords(value)))
+  }
+
+  /// A header that means something to machines, such as an id: it is ASCII, and stands as it is.
+  mutating func identifier(_ name: String, _ value: String) {
+    line("\(name): \(value)")
+  }
+
+  private static func looksEncoded(_ value: String) -> Bool {
+    var previous: UInt8 = 0
+    for byte in value.utf8 {
+      if previous == UInt8(ascii: "="), byte == UInt8(ascii: "?") { return true }
+      previous = byte
+    }
+    return false
   }
 
   /// A header of addresses, one a line.

@@ -10,24 +10,28 @@ struct MailSink: Sink {
   let encryption: TransferRequest.MailEncryption
   let sender: String
   let recipients: [String]
+  /// What the worker calls itself to the mail server; nil where the URL says it.
+  let clientName: String?
   let origin: NotificationOrigin
 
   func request(for event: Event, at time: WallClockTime) -> TransferRequest {
     TransferRequest(
       url: url,
-      content: .mail(from: sender, to: recipients, message: message(event, at: time), encryption: encryption))
+      content: .mail(
+        from: sender, to: recipients, message: message(event, at: time), encryption: encryption,
+        clientName: clientName))
   }
 
   private func message(_ event: Event, at time: WallClockTime) -> [UInt8] {
     var mail = MailMessage()
-    mail.header("Date", time.rfc5322)
-    mail.header("From", "\(Version.program) <\(sender)>")
+    mail.identifier("Date", time.rfc5322)
+    mail.identifier("From", "\(Version.program) <\(sender)>")
     mail.addresses("To", recipients)
     mail.header("Subject", "[\(origin.namespace)] \(event.severity.rawValue): \(event.title)")
     // The same over all tries, so that a mail program shows a repeated one once.
-    mail.header("Message-ID", "<\(event.id)@\(domain)>")
+    mail.identifier("Message-ID", "<\(event.id)@\(domain)>")
     // No one's automatic reply is wanted (RFC 3834).
-    mail.header("Auto-Submitted", "auto-generated")
+    mail.identifier("Auto-Submitted", "auto-generated")
     return mail.bytes(text: text(event))
   }
 

@@ -11,29 +11,37 @@ struct SinkSet: Sendable {
   init(_ settings: Settings, origin: NotificationOrigin) {
     let overall = settings[.notifyMinSeverity]
     var sinks: [any Sink] = []
-    if let url = settings[.webhookURL] {
+    if let url = settings[.webhookURL].map(WebURL.normal) {
       let severity = settings[.webhookMinSeverity] ?? overall
       sinks.append(
         settings[.webhookSlackFormat]
           ? SlackFormatSink(minSeverity: severity, url: url)
           : WebhookSink(minSeverity: severity, url: url, key: settings[.webhookSecret]))
     }
-    if let url = settings[.slackURL] {
+    if let url = settings[.slackURL].map(WebURL.normal) {
       sinks.append(SlackSink(minSeverity: settings[.slackMinSeverity] ?? overall, url: url, origin: origin))
     }
     if let key = settings[.pagerDutyRoutingKey] {
       sinks.append(
         PagerDutySink(
-          minSeverity: settings[.pagerDutyMinSeverity] ?? overall, url: settings[.pagerDutyURL], routingKey: key,
+          minSeverity: settings[.pagerDutyMinSeverity] ?? overall, url: WebURL.normal(settings[.pagerDutyURL]),
+          routingKey: key,
           origin: origin))
     }
-    if let url = settings[.smtpURL], let sender = settings[.smtpFrom] {
+    if let url = settings[.smtpURL].map(WebURL.normal), let sender = settings[.smtpFrom] {
+      let named = settings[.smtpHelo] ?? (WebURL.hasPath(url) ? nil : Self.mailName)
       sinks.append(
         MailSink(
           minSeverity: settings[.smtpMinSeverity] ?? overall, url: url, encryption: settings[.smtpStartTLS],
-          sender: sender, recipients: settings[.smtpTo], origin: origin))
+          sender: sender, recipients: settings[.smtpTo], clientName: named, origin: origin))
     }
     self.sinks = sinks
+  }
+
+  /// What this host calls itself to a mail server: many refuse a name without a dot, as a pod's is.
+  private static var mailName: String {
+    let name = HostProcess.hostName
+    return MailAddress.isClientName(name) ? name : HostProcess.addressLiteral
   }
 }
 

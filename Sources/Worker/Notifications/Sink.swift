@@ -12,9 +12,14 @@ protocol Sink: Sendable {
 
   /// What to send for `event`, for the first time or again, at `time`.
   func request(for event: Event, at time: WallClockTime) -> TransferRequest
+
+  /// What undoes a test event that was delivered; nil where nothing is left of one.
+  func requestAfterTest(_ event: Event) -> TransferRequest?
 }
 
 extension Sink {
+  func requestAfterTest(_ event: Event) -> TransferRequest? { nil }
+
   func wants(_ event: Event) -> Bool {
     switch event.kind {
     case .test: true
@@ -42,18 +47,21 @@ extension TransferRequest {
 }
 
 extension SinkQueue.Outcome {
-  /// What an answer, or none, means: network errors, 408, 429 and 5xx pass; whatever else a server refuses does not. A
+  /// What an answer, or none, means: network errors, 408, 425, 429 and 5xx pass; whatever else a server refuses does not. A
   /// mail server says it the other way round: 4yz passes, 5yz does not.
   init(_ result: Result<TransferAnswer, TransferError>, of request: TransferRequest) {
     switch result {
     case .success(let answer):
       switch answer.status {
       case 200..<300: self = .delivered
-      case 408, 429, 500...: self = .failed(retryAfter: answer.retryAfter)
+      case 408, 425, 429, 500...: self = .failed(retryAfter: answer.retryAfter)
       default: self = .rejected
       }
-    case .failure(.malformedURL), .failure(.malformedRequest), .failure(.malformedProxy):
+    case .failure(.malformedURL), .failure(.malformedRequest), .failure(.malformedProxy), .failure(.noCommonLogin),
+      .failure(.redirected):
       self = .rejected
+    case .failure(.mailRefused(_, let reply)):
+      self = reply.status >= 500 ? .rejected : .failed(retryAfter: nil)
     case .failure(.failed(_, _, let status)):
       if case .mail = request.content, status >= 500 { self = .rejected } else { self = .failed(retryAfter: nil) }
     case .failure(.unresolved), .failure(.timedOut):

@@ -91,6 +91,9 @@ final class SinkDelivery: NotificationSink {
     case .delivered:
       metrics?.delivered(after: delay ?? .zero)
       if wasFailing { logger.info("notifications are delivered again") }
+      if case .success(let answer) = result, !answer.refusedRecipients.isEmpty {
+        log(.error, "a notification did not reach everyone", event, answer.refusalsInWords)
+      }
     case .rejected:
       metrics?.count(.rejected)
       log(.error, "a notification was rejected", event, result.inWords)
@@ -134,8 +137,27 @@ extension Result where Success == TransferAnswer, Failure == TransferError {
   /// For people: a status, or why there is none.
   var inWords: String {
     switch self {
-    case .success(let answer): "status \(answer.status)"
-    case .failure(let error): error.publicReason
+    case .success(let answer):
+      "status \(answer.status)" + (answer.refusedRecipients.isEmpty ? "" : ", but \(answer.refusalsInWords)")
+    case .failure(let error): error.publicReason + Self.hint(error)
     }
+  }
+
+  /// What leads to the mend, where it is a setting of ours.
+  private static func hint(_ error: TransferError) -> String {
+    switch error {
+    case .mailRefused(at: .hello, _): ": SB_WORKER_SMTP_HELO says what the worker calls itself"
+    // What servers say, as late as at a recipient, to a name that they do not like (RFC 5321, 4.2.3: not implemented).
+    case .mailRefused(at: .sender, let reply), .mailRefused(at: .recipients, let reply):
+      reply.status == 504 ? ": it may be the name in EHLO, which SB_WORKER_SMTP_HELO says" : ""
+    default: ""
+    }
+  }
+}
+
+extension TransferAnswer {
+  /// Which recipients of a mail do not get it, and what the server said.
+  fileprivate var refusalsInWords: String {
+    refusedRecipients.map { "\($0.address) was refused (\($0.reply.text))" }.joined(separator: ", ")
   }
 }

@@ -51,6 +51,30 @@ import Testing
     #expect(Self.faults(["SB_WORKER_SMTP_TO": "ok@x.y,\(text)"]).count == 1)
   }
 
+  @Test(arguments: [
+    ("worker.example.com", true), ("[192.0.2.1]", true), ("[IPv6:2001:db8::1]", true), ("a_b.example.com", true),
+    ("worker", false), ("", true), (".x", false), ("x.", false), ("a b.c", false), ("a.b\r\nMAIL", false),
+    ("[]", false),
+    ("[a.b", false), ("a.b>", false), ("ä.b", false),
+  ]) func aMailServersClientHasANameWithADotOrAnAddress(text: String, isGood: Bool) {
+    #expect(Self.faults(["SB_WORKER_SMTP_HELO": text]).isEmpty == isGood)
+  }
+
+  @Test func theNameForTheMailServerIsTheSettingsOrTheURLsOrTheHosts() throws {
+    func name(_ more: [String: String]) throws -> String? {
+      let mail = [
+        "SB_WORKER_SMTP_URL": "smtp://mail:587", "SB_WORKER_SMTP_FROM": "w@x.y", "SB_WORKER_SMTP_TO": "a@x.y",
+      ]
+      let origin = NotificationOrigin(replica: "r", namespace: "n")
+      let sinks = SinkSet(try Self.load(mail.merging(more) { $1 }), origin: origin).sinks
+      return try #require(sinks.first as? MailSink).clientName
+    }
+    #expect(try name(["SB_WORKER_SMTP_HELO": "a.b", "SB_WORKER_SMTP_URL": "smtp://mail/c.d"]) == "a.b")
+    #expect(try name(["SB_WORKER_SMTP_URL": "smtp://mail/c.d"]) == nil)
+    #expect(MailAddress.isClientName(try #require(try name([:]))))
+    #expect(HostProcess.addressLiteral.hasPrefix("[") && MailAddress.isClientName(HostProcess.addressLiteral))
+  }
+
   @Test(arguments: ["http://mail", "smtp:mail", "smtp://", "smtp://mail:0"])
   func whatIsNoMailServersURLIsRefused(url: String) {
     #expect(

@@ -15,6 +15,23 @@ import Testing
   }
 
   @Test(arguments: [
+    ("https://a@b@host/x@y?z@", "https://a%40b@host/x@y?z@"), ("https://a:p@p@host", "https://a:p%40p@host"),
+    ("smtp://me@example.com:p@ss@host:587/name", "smtp://me%40example.com:p%40ss@host:587/name"),
+    ("https://a%40b@host/", "https://a%40b@host/"), ("https://host/@", "https://host/@"),
+    ("https://host", "https://host"),
+    ("https://", "https://"), ("", ""), ("a:", "a:"), ("@:@", "@:@"),
+  ]) func anAtSignOfTheUserIsEncoded(url: String, normal: String) {
+    #expect(WebURL.normal(url) == normal)
+  }
+
+  @Test(arguments: [
+    ("smtp://host", false), ("smtp://host/", false), ("smtp://host/name", true),
+    ("smtp://u:p@host:25/[192.0.2.1]", true),
+  ]) func whatStandsBehindTheHostIsAPath(url: String, hasPath: Bool) {
+    #expect(WebURL.hasPath(url) == hasPath)
+  }
+
+  @Test(arguments: [
     "", "host", "ftp://host/", "file:///etc/passwd", "http:/host", "http://", "https:///path", "http://:80/",
     "http://?x",
     "http://host:0", "http://host:65536", "http://host:", "http://host:80a", "http://host:123456", "http://ho st/",

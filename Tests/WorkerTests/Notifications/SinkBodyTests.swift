@@ -29,12 +29,12 @@ import Testing
   static let pagerDuty = PagerDutySink(minSeverity: .error, url: url, routingKey: "routing-key", origin: origin)
   static let mail = MailSink(
     minSeverity: .info, url: "smtp://mail.example.com", encryption: .required, sender: "worker@example.com",
-    recipients: ["ops@example.com", "dba@example.com"], origin: origin)
+    recipients: ["ops@example.com", "dba@example.com"], clientName: nil, origin: origin)
 
   static func body(_ sink: any Sink, _ event: Event) -> String {
     switch sink.request(for: event, at: time).content {
     case .post(_, let body): String(decoding: body, as: UTF8.self)
-    case .mail(_, _, let message, _): String(decoding: message, as: UTF8.self)
+    case .mail(_, _, let message, _, _): String(decoding: message, as: UTF8.self)
     }
   }
 
@@ -93,7 +93,7 @@ import Testing
   @Test(arguments: [
     ("webhook", webhook as any Sink, report), ("slack-format", slackFormat, report), ("slack", slack, failure),
     ("slack-recovery", slack, recovery), ("pagerduty-trigger", pagerDuty, failure),
-    ("pagerduty-resolve", pagerDuty, recovery),
+    ("pagerduty-resolve", pagerDuty, recovery), ("pagerduty-change", pagerDuty, report),
   ])
   func theDocumentShowsTheBody(name: String, sink: any Sink, event: Event) async throws {
     let pretty = try await Self.pretty(Self.body(sink, event))
@@ -105,14 +105,57 @@ import Testing
     #expect(try Self.documented("email") == mail.trimmingCharacters(in: .newlines))
   }
 
-  @Test func whatIsLongIsCutAsTheSinksWantIt() {
-    let long = Event(
-      id: "id", kind: .failure, time: Self.time, severity: .error, component: "c",
-      title: String(repeating: "t", count: 9_000),
-      detail: String(repeating: "<", count: 9_000))
-    #expect(Self.body(Self.pagerDuty, long).contains(String(repeating: "t", count: 1_000)))
-    #expect(!Self.body(Self.pagerDuty, long).contains(String(repeating: "t", count: 1_100)))
-    #expect(Self.body(Self.slack, long).utf8.count < 40_000)
+  @Test func aReportOpensNoIncidentAndATestHasOneOfItsOwn() {
+    let sink = PagerDutySink(
+      minSeverity: .warn, url: "https://events.example.com/v2/enqueue", routingKey: "k", origin: Self.origin)
+    let report = sink.request(for: Self.report, at: Self.time)
+    #expect(report.url == "https://events.example.com/v2/change/enqueue")
+    #expect(!Self.body(sink, Self.report).contains("dedup_key") && !Self.body(sink, Self.report).contains("trigger"))
+    #expect(sink.request(for: Self.failure, at: Self.time).url == "https://events.example.com/v2/enqueue")
+    let test = Event(id: "1", kind: .test, time: Self.time, severity: .info, component: "notify-test", title: "t")
+    #expect(Self.body(sink, test).contains(#""dedup_key":"secrets-bridge/notify-test/1""#))
+    guard case .post(_, let body) = sink.requestAfterTest(test)?.content else {
+      Issue.record("the test is not resolved")
+      return
+    }
+    #expect(
+      String(decoding: body, as: UTF8.self)
+        == #"{"routing_key":"k","event_action":"resolve","dedup_key":"secrets-bridge/notify-test/1"}"#)
+  }
+
+  @Test func aKeyThatIsTooLongForPagerDutyBecomesADigest() {
+    func key(_ namespace: String) -> String {
+      let origin = NotificationOrigin(replica: "r", namespace: namespace)
+      let sink = PagerDutySink(minSeverity: .warn, url: Self.url, routingKey: "k", origin: origin)
+      let behind = Self.body(sink, Self.failure).components(separatedBy: #""dedup_key":""#)
+      return behind.count == 2 ? String(behind[1].prefix { $0 != "\"" }) : ""
+    }
+    let long = String(repeating: "n", count: 300)
+    #expect(key("n") == "n/wraps-expired")
+    #expect(key(long).count == 40 && key(long) == key(long) && key(long) != key(long + "n"))
+  }
+
+  @Test(arguments: [
+    ("plain", "plain"), ("two\nlines\r\n", "two lines  "), ("nul\u{0}bell\u{7}", "nul bell "), ("\u{85}\u{2028}", "  "),
+    ("é ✓", "é ✓"),
+  ])
+  func anEventsTextIsOneLine(text: String, line: String) {
+    let event = Event(id: "id", time: Self.time, severity: .info, component: "c", title: text, detail: text)
+    #expect(event.title == line && event.detail == line)
+  }
+
+  @Test(arguments: ["x", "<", "é", "✓", "👩‍👩‍👧‍👦", "\u{7}", "\"", "&"])
+  func whateverTheTextEverySinksMessageHasItsBound(piece: String) {
+    let text = String(repeating: piece, count: 100_000)
+    let event = Event(
+      id: "id", kind: .failure, time: Self.time, severity: .error, component: "c", title: text, detail: text)
+    #expect(event.title.utf8.count <= Event.titleLimit && event.detail.utf8.count <= Event.detailLimit)
+    #expect(event.title.hasSuffix("…"))
+    for sink in [Self.webhook, Self.slackFormat, Self.slack, Self.pagerDuty, Self.mail] as [any Sink] {
+      #expect(Self.body(sink, event).utf8.count < 20_000, "\(sink.name)")
+    }
+    #expect(SlackText.escaped(text).utf16.count <= 3_000)
+    for line in Self.body(Self.mail, event).components(separatedBy: "\r\n") { #expect(line.utf8.count <= 78) }
   }
 
   // MARK: Thresholds
@@ -128,6 +171,7 @@ import Testing
   @Test(arguments: [
     (200, SinkQueue.Outcome.delivered), (202, .delivered), (204, .delivered), (301, .rejected), (307, .rejected),
     (400, .rejected), (401, .rejected), (404, .rejected), (408, .failed(retryAfter: .seconds(3))), (410, .rejected),
+    (425, .failed(retryAfter: .seconds(3))),
     (429, .failed(retryAfter: .seconds(3))), (500, .failed(retryAfter: .seconds(3))),
     (503, .failed(retryAfter: .seconds(3))),
   ])
@@ -151,5 +195,9 @@ import Testing
     #expect(outcome(.failed(code: 55, reason: "", status: 451), mail) == again)
     #expect(outcome(.failed(code: 55, reason: "", status: 550), mail) == .rejected)
     #expect(outcome(.malformedURL, post) == .rejected)
+    #expect(outcome(.redirected(status: 307, .otherHost), post) == .rejected)
+    #expect(outcome(.mailRefused(at: .recipients, MailReply(status: 450)), mail) == again)
+    #expect(outcome(.mailRefused(at: .recipients, MailReply(status: 550)), mail) == .rejected)
+    #expect(outcome(.noCommonLogin(tried: "AUTH=PLAIN"), mail) == .rejected)
   }
 }

@@ -109,7 +109,7 @@ import Testing
     }
   }
 
-  @Test(arguments: [("status 404", "rejected"), ("redirect", "rejected"), ("status 410", "rejected")])
+  @Test(arguments: [("status 404", "rejected"), ("redirect 302 /elsewhere", "rejected"), ("status 410", "rejected")])
   func whatIsRefusedForGoodIsNotTriedAgain(behaviour: String, outcome: String) async throws {
     let endpoint = try await Endpoint.start(.https)
     try endpoint.behave(behaviour, "status 200")
@@ -121,7 +121,7 @@ import Testing
     }
   }
 
-  @Test(arguments: ["status 500", "status 429", "status 408", "close", "vanish"])
+  @Test(arguments: ["status 500", "status 429", "status 408", "status 425", "close", "vanish"])
   func whatPassesIsTriedAgain(behaviour: String) async throws {
     let endpoint = try await Endpoint.start(.https)
     try endpoint.behave(behaviour, "status 200")
@@ -130,6 +130,31 @@ import Testing
       try await stage.turn(upTo: .seconds(5)) { stage.metric("delivered") == 1 }
       #expect(stage.metric("retried") == 1 && endpoint.received.count == 2)
       #expect(stage.log.contains("are not delivered at present") && stage.log.contains("are delivered again"))
+    }
+  }
+
+  @Test func aRedirectWithinTheHostDeliversTheSameSignedRequest() async throws {
+    let endpoint = try await Endpoint.start(.https)
+    try endpoint.behave("redirect 308 /moved", "status 200")
+    try await deliver(to: endpoint) { stage in
+      stage.accept("a")
+      try await eventually("it is delivered") { stage.metric("delivered") == 1 }
+      let received = endpoint.received
+      #expect(received.map { $0["path"] } == ["/planted-path", "/moved"])
+      for name in ["webhook-id", "webhook-timestamp"] { #expect(received[0].header(name) == received[1].header(name)) }
+      #expect(received[0]["body"] == received[1]["body"])
+    }
+  }
+
+  @Test func aRedirectToAnotherHostIsRefusedWithItsReason() async throws {
+    let endpoint = try await Endpoint.start(.https)
+    let other = try await Endpoint.start(.https)
+    try endpoint.behave("redirect 307 \(other.url("/planted", host: "127.0.0.1"))", "status 200")
+    try await deliver(to: endpoint) { stage in
+      stage.accept("a", "b")
+      try await eventually("the next one is delivered") { stage.metric("delivered") == 1 }
+      #expect(stage.metric("rejected") == 1 && other.received.isEmpty)
+      #expect(stage.log.contains("status 307: a redirect to another host"))
     }
   }
 
