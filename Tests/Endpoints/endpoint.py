@@ -1,6 +1,6 @@
-# A server of the tests that notifications are sent to: endpoint.py https|http|smtp|smtps|proxy DIRECTORY
+# A server of the tests that notifications are sent to: endpoint.py https|https6|http|smtp|smtps|proxy DIRECTORY
 #
-# It listens on a free port of 127.0.0.1 and writes it to DIRECTORY/port. What it receives goes to DIRECTORY/received,
+# It listens on a free port of 127.0.0.1 (https6: of ::1) and writes it to DIRECTORY/port. What it receives goes to DIRECTORY/received,
 # one JSON object a line. How it answers is in DIRECTORY/behaviour, read anew for each request: where there are several
 # lines, the first one is used up. Over TLS it shows DIRECTORY/certificate.pem, whose key lies beside it.
 import http.server
@@ -127,7 +127,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def finish_request(self, request, client_address):
         # In the connection's own thread: a client that is slow to greet holds up no other one.
-        if MODE == "https":
+        if MODE.startswith("https"):
             request = tls().wrap_socket(request, server_side=True)
         super().finish_request(request, client_address)
 
@@ -136,7 +136,9 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def serve_http():
-    server = Server(("127.0.0.1", 0), Answering)
+    if MODE == "https6":
+        Server.address_family = socket.AF_INET6
+    server = Server(("::1" if MODE == "https6" else "127.0.0.1", 0), Answering)
     publish("port", str(server.server_address[1]))
     server.serve_forever()
 

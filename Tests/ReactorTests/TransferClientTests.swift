@@ -65,6 +65,37 @@ import Testing
     #expect(answer.status == 200 && answer.body.count == TransferClient.bodyLimit)
   }
 
+  /// OpenSSL's queue of errors belongs to the thread: who reads it next takes what is in it for its own.
+  @Test func neitherSideMeetsTheOthersTLSErrors() async throws {
+    let good = try await Endpoint.start(.https)
+    let bad = try await Endpoint.start(.https, certificate: .expired)
+    let authority = try await TestAuthority.shared().certificateFile
+    let urls = (good: good.url(), bad: bad.url())
+    try await onLoop {
+      let client = TransferClient(
+        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1")
+      func send(_ url: String) async throws -> Int {
+        let request = TransferRequest(url: url, content: Self.request)
+        return try await client.send(request, by: LoopClock.system.now.advanced(by: .seconds(10))).status
+      }
+      await #expect(throws: TransferError.self) { try await send(urls.bad) }
+      #expect(ERR_peek_error() == 0, "left by a refused certificate")
+      let context = SSL_CTX_new(TLS_method())
+      defer { SSL_CTX_free(context) }
+      for _ in 0..<3 {
+        #expect(SSL_CTX_load_verify_locations(context, "/nonexistent/file.pem", nil) == 0)
+        #expect(ERR_peek_error() != 0)
+        #expect(try await send(urls.good) == 200)
+      }
+    }
+  }
+
+  @Test func anAddressOfIPv6IsReachedAsItStands() async throws {
+    let endpoint = try await Endpoint.start(.https6)
+    #expect(try await Self.send(endpoint.url("/hook", host: "[::1]")).status == 200)
+    #expect(endpoint.received.map { $0["path"] } == ["/hook"])
+  }
+
   @Test(arguments: [(Endpoint.Certificate.otherHost, true), (.expired, true), (.good, false)])
   func aCertificateThatIsNotGoodIsRefusedBeforeAnythingIsSent(
     certificate: Endpoint.Certificate, trusting: Bool

@@ -1,4 +1,4 @@
-// Mails through the transfer client, to a real SMTP server: encryption, the login, the client's name, and who is refused.
+// Mails through the transfer client, to a real SMTP server: encryption, login, the client's name, refused recipients.
 
 import Foundation
 import TestSupport

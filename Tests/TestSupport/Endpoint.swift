@@ -27,6 +27,8 @@ public struct Received: Sendable {
 public final class Endpoint: Sendable {
   public enum Kind: String, Sendable {
     case https, http, smtp, smtps, proxy
+    /// The same on ::1.
+    case https6
   }
 
   /// What is wrong with its certificate.
@@ -91,7 +93,8 @@ public final class Endpoint: Sendable {
 
   /// Its URL by name, so that the name has to be resolved.
   public func url(_ path: String = "", host: String = "localhost", user: String = "") -> String {
-    "\(kind == .proxy ? "http" : kind.rawValue)://\(user)\(host):\(port)\(path)"
+    let scheme = kind == .proxy ? "http" : kind == .https6 ? "https" : kind.rawValue
+    return "\(scheme)://\(user)\(host):\(port)\(path)"
   }
 
   /// How it answers from now on: each line once, the last one for good.
@@ -165,7 +168,7 @@ public struct TestAuthority: Sendable {
         openssl x509 -req -in request.pem -CA authority.pem -CAkey authority.key -CAcreateserial -days "$3" \\
           -extfile extensions -out "$1-certificate.pem"
       }
-      leaf good DNS:localhost,DNS:proxied.test,IP:127.0.0.1 2
+      leaf good DNS:localhost,DNS:proxied.test,IP:127.0.0.1,IP:::1 2
       leaf other-host DNS:elsewhere.test 2
       # OpenSSL 3.5 makes none that ends before it begins: this one ends with the second in which it is made.
       leaf expired DNS:localhost,IP:127.0.0.1 0

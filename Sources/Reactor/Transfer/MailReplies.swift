@@ -1,5 +1,5 @@
-// What a mail server replied, command after command. Pure. Invariant: of a reply only its numbers are kept, for its words
-// may name hosts and people. Fed by Transfer, which libcurl hands each line; read when a transfer has ended.
+// What a mail server replied, command after command. Pure. Invariant: only the numbers of a reply are kept, because its
+// words may name hosts and people. Fed by Transfer, which libcurl hands each line; read when a transfer has ended.
 
 /// The replies of one mail's transfer, in their order.
 struct MailReplies: Sendable {

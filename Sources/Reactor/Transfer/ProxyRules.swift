@@ -66,8 +66,8 @@ public struct ProxyRules: Sendable, Equatable {
   }
 }
 
-/// One element of no_proxy: `*`, an address, a block of addresses, a name with its subdomains, or (with a leading dot or
-/// `*.`) the subdomains alone. All but blocks may have a port behind a colon.
+/// One element of no_proxy: `*`, an address, a block of addresses, a name with its subdomains, or (with a leading dot
+/// or `*.`) the subdomains alone. All but blocks may have a port behind a colon.
 struct ProxyException: Sendable, Equatable {
   private enum Subject: Equatable {
     case everything

@@ -113,7 +113,7 @@ final class Transfer {
     refusals |= creactor_curl_set_data_callback(library.curl, easy, function, callback)
   }
 
-  /// How to log in to a mail server, where the URL has a user. Left alone libcurl prefers Kerberos where the server offers
+  /// How to log in to a mail server, where the URL has a user. Left alone libcurl prefers Kerberos if the server offers
   /// it, and gives up when there is no ticket.
   func setLogin(of address: TransferLibrary.Address) {
     guard address.hasUser else { return }

@@ -39,13 +39,26 @@ enum NotificationTest {
     do {
       let result = try await client.result(of: request, within: SinkDelivery.requestLimit)
       switch SinkQueue.Outcome(result, of: request) {
-      case .delivered: return ("delivered, \(result.inWords)", true)
+      case .delivered:
+        guard let trace = try await clearance(after: event, at: sink, by: client) else {
+          return ("delivered, \(result.inWords)", true)
+        }
+        return ("delivered, \(result.inWords), but its incident is still open: \(trace)", false)
       case .rejected: return ("rejected, \(result.inWords)", false)
       case .failed: return ("failed, \(result.inWords)", false)
       }
     } catch {
       return ("cancelled", false)
     }
+  }
+
+  /// Undoes what the test left at the sink; returns why that failed, nil where nothing is left.
+  private static func clearance(
+    after event: Event, at sink: any Sink, by client: TransferClient
+  ) async throws -> String? {
+    guard let request = sink.requestAfterTest(event) else { return nil }
+    let result = try await client.result(of: request, within: SinkDelivery.requestLimit)
+    return SinkQueue.Outcome(result, of: request) == .delivered ? nil : result.inWords
   }
 
   private static func say(_ line: String) {

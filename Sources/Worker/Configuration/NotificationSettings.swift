@@ -22,7 +22,7 @@ extension Setting where Value == String? {
     .optional(
       "SB_WORKER_PAGERDUTY_ROUTING_KEY", kind: "routing key", isSecret: true,
       help:
-        "The integration key of a PagerDuty service (Events API v2). Failures trigger incidents, recoveries resolve them."
+        "The integration key of a PagerDuty service (Events API v2). Failures trigger, recoveries resolve incidents."
     ) { isVisibleASCII($0) && $0.utf8.count <= 100 ? nil : "at most 100 visible ASCII characters" }
   }
 

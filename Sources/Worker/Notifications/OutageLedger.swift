@@ -13,8 +13,8 @@ struct OutageLedger {
   nonisolated static let endLifetime = 3_600 * 1_000
 
   /// KEYS note. ARGV question, how long the server has been away (ms), how long from now the note counts as abandoned
-  /// (ms), lifetime of a note (ms), lifetime of an end (ms). Answers a code and the outage's length in ms: 0 there was no
-  /// note, 1 it is kept, 2 the end was noted during the outage, 3 this call closed it.
+  /// (ms), lifetime of a note (ms), lifetime of an end (ms). Answers a code and the outage's length in ms: 0 there was
+  /// no note, 1 it is kept, 2 the end was noted during the outage, 3 this call closed it.
   ///
   /// The note is "since abandoned-at", an end is "ended at", all on Redis' clock. What lies in the future is a clock's
   /// step, and counts as not there.

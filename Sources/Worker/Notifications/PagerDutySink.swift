@@ -1,4 +1,5 @@
-// PagerDuty: a failure triggers an incident, the recovery resolves it (Events API v2).
+// PagerDuty: a failure triggers an incident, the recovery resolves it (Events API v2). A report of changed rows is a
+// change event: it opens no incident, whatever the threshold.
 
 import Reactor
 
@@ -6,6 +7,8 @@ import Reactor
 struct PagerDutySink: Sink {
   /// Of a summary, in characters: PagerDuty's own.
   private static let summaryLimit = 1_024
+  /// Of a dedup_key, in characters: PagerDuty's own.
+  private static let keyLimit = 255
 
   let name = "pagerduty"
   let minSeverity: Event.Severity
@@ -17,8 +20,14 @@ struct PagerDutySink: Sink {
     var json = JSONWriter()
     json.beginObject()
     json.field("routing_key", routingKey)
+    guard event.kind != .report else {
+      json.key("payload")
+      changePayload(&json, event)
+      json.endObject()
+      return .json(json, to: Self.changeURL(url))
+    }
     json.field("event_action", event.kind == .recovery ? "resolve" : "trigger")
-    json.field("dedup_key", "\(origin.namespace)/\(event.component)")
+    json.field("dedup_key", incident(of: event))
     json.field("client", Version.program)
     json.key("payload")
     payload(&json, event)
@@ -26,19 +35,61 @@ struct PagerDutySink: Sink {
     return .json(json, to: url)
   }
 
+  /// Resolves the incident that a test opened.
+  func requestAfterTest(_ event: Event) -> TransferRequest? {
+    var json = JSONWriter()
+    json.beginObject()
+    json.field("routing_key", routingKey)
+    json.field("event_action", "resolve")
+    json.field("dedup_key", incident(of: event))
+    json.endObject()
+    return .json(json, to: url)
+  }
+
+  /// A test has an incident of its own: it must not meet one that somebody works on.
+  private func incident(of event: Event) -> String {
+    let subject = event.kind == .test ? "\(event.component)/\(event.id)" : event.component
+    let key = "\(origin.namespace)/\(subject)"
+    guard key.utf8.count > Self.keyLimit else { return key }
+    return RedisScript(key).sha1
+  }
+
+  /// Where change events go: beside the others.
+  static func changeURL(_ url: String) -> String {
+    let end = "/enqueue"
+    return url.hasSuffix(end) ? url.dropLast(end.utf8.count) + "/change" + end : url
+  }
+
   private func payload(_ json: inout JSONWriter, _ event: Event) {
     json.beginObject()
-    json.field("summary", String("\(event.component): \(event.title)".prefix(Self.summaryLimit)))
+    json.field("summary", summary(event))
     json.field("source", origin.replica)
     json.field("severity", event.severity == .warn ? "warning" : event.severity.rawValue)
     json.field("timestamp", event.time.rfc3339)
     json.field("component", event.component)
     json.field("group", origin.namespace)
+    details(&json, event)
+    json.endObject()
+  }
+
+  private func changePayload(_ json: inout JSONWriter, _ event: Event) {
+    json.beginObject()
+    json.field("summary", summary(event))
+    json.field("source", origin.replica)
+    json.field("timestamp", event.time.rfc3339)
+    details(&json, event)
+    json.endObject()
+  }
+
+  private func summary(_ event: Event) -> String {
+    String(String.UnicodeScalarView("\(event.component): \(event.title)".unicodeScalars.prefix(Self.summaryLimit)))
+  }
+
+  private func details(_ json: inout JSONWriter, _ event: Event) {
     json.key("custom_details")
     json.beginObject()
     if !event.detail.isEmpty { json.field("detail", event.detail) }
     for count in event.metadata { json.field(count.name, count.count) }
-    json.endObject()
     json.endObject()
   }
 }

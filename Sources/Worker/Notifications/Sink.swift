@@ -47,8 +47,8 @@ extension TransferRequest {
 }
 
 extension SinkQueue.Outcome {
-  /// What an answer, or none, means: network errors, 408, 425, 429 and 5xx pass; whatever else a server refuses does not. A
-  /// mail server says it the other way round: 4yz passes, 5yz does not.
+  /// What an answer, or none, means: network errors, 408, 425, 429 and 5xx pass; whatever else a server refuses does
+  /// not. A mail server says it the other way round: 4yz passes, 5yz does not.
   init(_ result: Result<TransferAnswer, TransferError>, of request: TransferRequest) {
     switch result {
     case .success(let answer):

@@ -20,18 +20,23 @@ struct SlackFormatSink: Sink {
 
 /// Text for Slack: three characters mean something there, and a text has a bound.
 enum SlackText {
-  /// Of a block's text, in characters, with room for what escaping adds (Slack's own bound is 3,000).
-  static let limit = 2_000
+  /// Of a block's text as it is sent, in UTF-16 units, with room for what stands around it: Slack's own bound is 3,000.
+  static let limit = 2_900
 
   static func escaped(_ text: String) -> String {
     var escaped = ""
-    for scalar in text.unicodeScalars.prefix(limit) {
-      switch scalar {
-      case "&": escaped += "&amp;"
-      case "<": escaped += "&lt;"
-      case ">": escaped += "&gt;"
-      default: escaped.unicodeScalars.append(scalar)
-      }
+    var length = 0
+    for scalar in text.unicodeScalars {
+      let piece =
+        switch scalar {
+        case "&": "&amp;"
+        case "<": "&lt;"
+        case ">": "&gt;"
+        default: String(scalar)
+        }
+      length += piece.utf16.count
+      guard length <= limit else { break }
+      escaped += piece
     }
     return escaped
   }

@@ -1,5 +1,5 @@
-// Fleets of OutageWatch in virtual time: replicas that die and start, a Redis that loses its data, steps its clock or is
-// away, and what people hear all the same. Each seed is another order; a failure names its seed.
+// Fleets of OutageWatch in virtual time: replicas that die and start, a Redis that loses its data, steps its clock or
+// is away, and what people hear all the same. Each seed is another order; a failure names its seed.
 
 import Reactor
 import TestSupport

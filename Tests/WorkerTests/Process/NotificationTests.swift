@@ -181,12 +181,42 @@ import Testing
     let lines = ["webhook", "slack", "pagerduty"].map { "\($0): delivered, status 200\n" }
     #expect(well.output == lines.joined() + "email: delivered, status 250\n")
     #expect(sinks.count("test notification") == [1, 1, 1, 1])
+    let incidents = sinks.pagerDuty.received.compactMap { $0["body"] }
+    #expect(incidents.count == 2 && incidents[0].contains("trigger") && incidents[1].contains("resolve"))
     try sinks.slack.behave("status 404")
     try sinks.pagerDuty.behave("status 503")
     try await sinks.mail.stop()
     let ill = try await notifyTest(sinks.environment)
     #expect(ill.ending == .exited(1))
     #expect(ill.output.contains("slack: rejected, status 404\npagerduty: failed, status 503\nemail: failed, "))
+  }
+
+  @Test func anIncidentThatTheTestCannotResolveIsSaid() async throws {
+    let sinks = try await Sinks.start()
+    try sinks.pagerDuty.behave("status 202", "status 500")
+    let answer = try await notifyTest(sinks.environment)
+    #expect(answer.ending == .exited(1))
+    #expect(answer.output.contains("pagerduty: delivered, status 202, but its incident is still open: status 500\n"))
+  }
+
+  @Test func aRecipientThatIsRefusedIsNamedAndTheOthersGetTheirMail() async throws {
+    let sinks = try await Sinks.start()
+    try sinks.mail.behave("status 550", "accept")
+    let answer = try await notifyTest(
+      sinks.environment.merging(["SB_WORKER_SMTP_TO": "gone@example.com, ops@example.com"]) { $1 })
+    #expect(answer.output.contains("email: delivered, status 250, but gone@example.com was refused (status 550)\n"))
+    #expect(sinks.mail.received.map(\.recipients) == [["ops@example.com"]])
+    let name = try #require(sinks.mail.received.first?["name"])
+    #expect(MailAddress.isClientName(name), "a name that mail servers take: \(name)")
+  }
+
+  @Test func aMailServerThatRefusesTheNameLeadsToItsSetting() async throws {
+    let sinks = try await Sinks.start()
+    try sinks.mail.behave("status 504")
+    let answer = try await notifyTest(
+      sinks.environment.merging(["SB_WORKER_SMTP_HELO": "worker.example.com"]) { $1 })
+    #expect(answer.output.contains("the mail server refused every recipient (status 504): it may be the name in EHLO"))
+    #expect(answer.output.contains("SB_WORKER_SMTP_HELO"))
   }
 
   @Test func withoutASinkTheVerbSaysSo() async throws {
