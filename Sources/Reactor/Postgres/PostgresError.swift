@@ -27,6 +27,9 @@ public enum PostgresError: Error, Sendable, Equatable {
   /// read_only_sql_transaction
   static let readOnlyState = "25006"
 
+  /// Whether the server answers and lets nothing be written: a standby, or read-only by default.
+  public var isReadOnly: Bool { self == Self.readOnly || sqlState == Self.readOnlyState }
+
   /// The server's error code, where the server said why.
   public var sqlState: String? {
     switch self {

@@ -89,6 +89,9 @@ struct SweepRunner {
       return .drained(tally.count)
     } catch is CancellationError {
       return .drained(tally.count)
+    } catch let error as PostgresError where error.isReadOnly {
+      // The pool knows of it, and nothing is taken before it can be written to again.
+      return .drained(tally.count)
     } catch {
       return .failed(await failure(error, held.lease), tally.count)
     }

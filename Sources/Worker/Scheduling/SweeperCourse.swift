@@ -84,6 +84,9 @@ struct SweeperCourse: Sendable {
   /// How soon Redis is asked again that brought no answer, or an error while it is connected.
   static let silence = Backoff(initial: .milliseconds(200), cap: .seconds(2), jitter: 0.2)
 
+  /// How soon a replica that gave a run back asks again, if it does not end.
+  static let givenBackDelay = Duration.seconds(1)
+
   /// The longest delay that is added to a slot's start, so that not all replicas ask in the same moment; a twentieth of
   /// a short wait.
   static let jitterLimit = Duration.seconds(1)
@@ -205,10 +208,11 @@ struct SweeperCourse: Sendable {
     // The slot that began while the run lasted is due at once; a clock that stepped back makes nobody wait longer.
     let untilNextSlot = min(max(0, ticket.nextSlot - redisTime), grid.slot(after: redisTime) - redisTime)
     ranSlot = completion.report.outcome == .success ? ticket.slot : nil
-    if completion.report.outcome == .failure {
-      wait(min(untilNextSlot, completion.report.retryDelay.milliseconds + 1), from: now, .last, chance)
-    } else {
-      wait(untilNextSlot, from: now, turn, chance)
+    switch completion.report.outcome {
+    case .failure: wait(min(untilNextSlot, completion.report.retryDelay.milliseconds + 1), from: now, .last, chance)
+    case .success: wait(untilNextSlot, from: now, turn, chance)
+    // The slot is still due.
+    case .drained: wait(min(untilNextSlot, Self.givenBackDelay.milliseconds), from: now, .last, chance)
     }
   }
 

@@ -18,6 +18,7 @@ final class SweeperLoop {
   private var logger: Logger
   /// The run whose completion Redis has not confirmed, for what people hear of it.
   private var unconfirmed: EndedRun?
+  private var isOnce = false
   /// How the only attendance of `run --once` ended.
   private var onceResult = OnceResult.notRun
 
@@ -54,6 +55,7 @@ final class SweeperLoop {
 
   /// Attends once: what is due (or in any case, by `mode`) is tried once. Only a new Redis is waited for.
   func attendOnce(_ mode: TakeMode) async -> OnceResult {
+    isOnce = true
     await follow(course(mode: mode, once: true))
     return onceResult
   }
@@ -81,7 +83,8 @@ final class SweeperLoop {
   private func perform(_ step: SweeperCourse.Step, of course: inout SweeperCourse) async throws {
     switch step {
     case .take(let mode):
-      await take(mode, &course)
+      if isOnce || !runner.pool.isReadOnly { return await take(mode, &course) }
+      await waitUntilWritable()
     case .run(let grant):
       await run(grant, &course)
     case .complete(let completion):
@@ -106,6 +109,14 @@ final class SweeperLoop {
       break
     }
     try Task.checkCancellation()
+  }
+
+  /// While PostgreSQL cannot be written to no lock is taken: it may be this replica's way that leads to a standby.
+  /// Until it can, or the worker drains.
+  private func waitUntilWritable() async {
+    await firstOf(
+      { _ = try await self.runner.pool.waitUntilWritable(by: .never) },
+      { try await self.clock.sleep(until: .never, orUntil: self.drain) })
   }
 
   private func take(_ mode: TakeMode, _ course: inout SweeperCourse) async {
@@ -167,15 +178,24 @@ final class SweeperLoop {
 
   /// Until Redis can be asked, the worker drains, or the deadline.
   private func waitForRedis(_ deadline: MonotonicInstant) async {
+    await firstOf(
+      { try await self.redis.waitUntilReady(by: deadline) },
+      { try await self.clock.sleep(until: deadline, orUntil: self.drain) })
+  }
+
+  /// Waits for one of the two, and does not mind how: the course goes on either way.
+  private func firstOf(
+    _ one: @escaping @EventLoop @Sendable () async throws -> Void,
+    _ other: @escaping @EventLoop @Sendable () async throws -> Void
+  ) async {
     await withTaskGroup { group in
-      group.addTask { await self.silenced { try await self.redis.waitUntilReady(by: deadline) } }
-      group.addTask { await self.silenced { try await self.clock.sleep(until: deadline, orUntil: self.drain) } }
+      group.addTask { await self.silenced(one) }
+      group.addTask { await self.silenced(other) }
       await group.next()
       group.cancelAll()
     }
   }
 
-  /// Waits, and does not mind how the wait ended: the course goes on either way.
   private func silenced(_ wait: @EventLoop () async throws -> Void) async {
     do {
       try await wait()
@@ -197,7 +217,8 @@ final class SweeperLoop {
     switch result {
     case .succeeded(let count): onceResult = .ran(count)
     case .failed(let failure, let count): onceResult = .failed(failure.reason, count)
-    case .drained: onceResult = .notRun
+    case .drained(let count):
+      onceResult = runner.pool.isReadOnly ? .failed("the database is read-only", count) : .notRun
     }
   }
 
@@ -232,7 +253,8 @@ extension SweeperLoop {
       fields["error"] = "\(failure.reason)"
       logger.error("\(sweeper.report.failureTitle)", metadata: fields)
     case .drained:
-      logger.info("the run was given back: the worker drains", metadata: fields)
+      let reason = runner.pool.isReadOnly ? "the database is read-only" : "the worker drains"
+      logger.info("the run was given back: \(reason)", metadata: fields)
     }
     // However the run ended: what it changed stays changed, and no later run counts it.
     if count.changed > 0 { report(count) }
