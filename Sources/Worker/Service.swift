@@ -46,7 +46,7 @@ final class Service {
     pool = PostgresPool(
       postgres, maximumConnections: postgres.maximumConnections ?? settings[.databaseMaxConnections],
       connectionLifetime: postgres.connectionLifetime ?? settings[.databaseConnectionLifetime],
-      idleTimeout: Self.idleConnectionTimeout)
+      idleTimeout: Self.idleConnectionTimeout, connectTimeout: settings[.databaseConnectTimeout])
     var redisConfiguration = settings[.redisURL]
     redisConfiguration.dialTimeout = redisConfiguration.dialTimeout ?? settings[.redisDialTimeout]
     redis = RedisClient(redisConfiguration)

@@ -296,7 +296,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
       let hanging = await postgresError { _ = try await use(pool, large, within: .milliseconds(200)) }
       #expect(hanging == .timedOut(.statement))
       let connecting = await postgresError { _ = try await use(pool, within: .milliseconds(200)) }
-      #expect(connecting == .timedOut(.connecting))
+      #expect(connecting == .unavailable(reason: "connecting"))
       #expect(start.duration(to: LoopClock.system.now) < .seconds(4))
       try await eventually("the connection is given up") { pool.statistics.open == 0 }
       server.resume()

@@ -99,10 +99,15 @@ import Testing
       connection.hang()
     }
     try await onLoop {
-      try await withRunningPool("postgres://u@127.0.0.1:\(pooler.port)/d?sslmode=disable") { pool, changes in
-        let error = await postgresError { try await pool.ping(by: soon(.milliseconds(300))) }
-        #expect(error == .timedOut(.connecting))
-        #expect(changes.list.count == 1 && pool.outage?.hasPrefix("timed out") == true)
+      let url = "postgres://u@127.0.0.1:\(pooler.port)/d?sslmode=disable"
+      try await withRunningPool(url, connectTimeout: .milliseconds(300)) { pool, changes in
+        let error = await postgresError { try await pool.ping(by: soon(.milliseconds(100))) }
+        #expect(error == .unavailable(reason: "connecting"))
+        #expect(changes.list == [] && pool.statistics.failedConnects == 0)
+        try await eventually("the attempt is over") { pool.outage == "timed out connecting" }
+        let next = await postgresError { try await pool.ping(by: soon(.milliseconds(100))) }
+        #expect(next == .unavailable(reason: "timed out connecting"))
+        #expect(changes.list == [.unavailable(reason: "timed out connecting")])
       }
     }
     #expect(pooler.accepted >= 1)

@@ -95,10 +95,10 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
 @Suite struct PostgresPoolStateTests {
   @Test func theKeptConnectionStaysUntilItIsAged() {
     var state = PostgresPoolState(limit: 3, lifetime: .seconds(100), idleTimeout: .seconds(10))
-    #expect(state.request(1, now: instant(0)) == [.open(1, for: 1)])
-    #expect(state.request(2, now: instant(0)) == [.open(2, for: 2)])
-    state.opened(1, now: instant(0))
-    state.opened(2, now: instant(0))
+    #expect(state.request(1, now: instant(0)) == [.wait(1), .open(1, for: 1)])
+    #expect(state.request(2, now: instant(0)) == [.wait(2), .open(2, for: 2)])
+    #expect(state.opened(1, now: instant(0)) == [.lend(1, to: 1)])
+    #expect(state.opened(2, now: instant(0)) == [.lend(2, to: 2)])
     #expect(state.nextSweep == nil)
     #expect(state.returned(1, now: instant(1_000)) == [])
     #expect(state.nextSweep == instant(100_000))
@@ -114,19 +114,37 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
 
   @Test func aFailedAttemptGivesItsPlaceToTheNextInTheQueue() {
     var state = PostgresPoolState(limit: 1, lifetime: .seconds(100), idleTimeout: .seconds(10))
-    #expect(state.request(1, now: instant(0)) == [.open(1, for: 1)])
+    #expect(state.request(1, now: instant(0)) == [.wait(1), .open(1, for: 1)])
     #expect(state.request(2, now: instant(0)) == [.wait(2)])
     #expect(state.request(3, now: instant(0)) == [.wait(3)])
-    #expect(state.removed(1, now: instant(1)) == [.open(2, for: 2)])
+    #expect(state.failed(1, now: instant(1)) == [.fail(1), .open(2, for: 2)])
     #expect(state.leaveQueue(3) == true)
-    #expect(state.leaveQueue(2) == false)
-    #expect(state.close() == [])
+    #expect(state.leaveQueue(1) == false)
+    #expect(state.close() == [.refuse(2)])
     #expect(state.request(4, now: instant(2)) == [.refuse(4)])
+    #expect(state.opened(2, now: instant(3)) == [.close(2)])
+  }
+
+  @Test func anAttemptWhoseCallerLeftIsForTheNextOneToCome() {
+    var state = PostgresPoolState(limit: 2, lifetime: .seconds(100), idleTimeout: .seconds(10))
+    #expect(state.request(1, now: instant(0)) == [.wait(1), .open(1, for: 1)])
+    #expect(state.isOpening(for: 1))
+    #expect(state.leaveQueue(1) == true)
+    #expect(state.request(2, now: instant(1)) == [.wait(2)])
+    #expect(state.isOpening(for: 2))
+    #expect(state.request(3, now: instant(1)) == [.wait(3), .open(2, for: 3)])
+    #expect(state.leaveQueue(2) == true)
+    // Nobody is left without one: it fails, and nobody is told.
+    #expect(state.failed(1, now: instant(2)) == [])
+    #expect(state.leaveQueue(3) == true)
+    #expect(state.opened(2, now: instant(3)) == [])
+    #expect(state.request(4, now: instant(4)) == [.lend(2, to: 4)])
   }
 
   @Test func theQueueIsBounded() {
     var state = PostgresPoolState(limit: 1, lifetime: .seconds(100), idleTimeout: .seconds(10))
     _ = state.request(0, now: instant(0))
+    _ = state.opened(1, now: instant(0))
     for ticket in 1...1024 { #expect(state.request(UInt64(ticket), now: instant(0)) == [.wait(UInt64(ticket))]) }
     #expect(state.request(2_000, now: instant(0)) == [.refuse(2_000)])
   }
@@ -168,7 +186,7 @@ private struct PoolWorld {
     case 4, 5: connect()
     case 6, 7: giveBack()
     case 8: drain()
-    case 9: if let slot = opening.randomElement(using: &random) { remove(slot) }
+    case 9: if let slot = opening.randomElement(using: &random) { fail(slot) }
     case 10: if let slot = idle.union(draining).randomElement(using: &random) { remove(slot) }
     case 11: if let ticket = queue.randomElement(using: &random) { leave(ticket) }
     case 12: apply(state.sweep(instant(now)))
@@ -187,9 +205,14 @@ private struct PoolWorld {
   private mutating func connect() {
     guard let slot = opening.randomElement(using: &random) else { return }
     opening.remove(slot)
-    lent.insert(slot)
+    idle.insert(slot)
     bornAt[slot] = now
-    state.opened(slot, now: instant(now))
+    apply(state.opened(slot, now: instant(now)), opened: slot)
+  }
+
+  private mutating func fail(_ slot: UInt64) {
+    opening.remove(slot)
+    apply(state.failed(slot, now: instant(now)), opened: slot)
   }
 
   private mutating func giveBack() {
@@ -212,7 +235,6 @@ private struct PoolWorld {
   }
 
   private mutating func remove(_ slot: UInt64) {
-    opening.remove(slot)
     idle.remove(slot)
     draining.remove(slot)
     apply(state.removed(slot, now: instant(now)))
@@ -224,20 +246,23 @@ private struct PoolWorld {
     queue.removeAll { $0 == ticket }
   }
 
-  private mutating func apply(_ actions: [PostgresPoolState.Action]) {
+  /// `opened`: the slot whose attempt has ended, which may be for someone who came later.
+  private mutating func apply(_ actions: [PostgresPoolState.Action], opened: UInt64? = nil) {
     for action in actions {
       switch action {
       case .lend(let slot, let ticket):
-        hold(queue.first == ticket, "out of order")
+        hold(queue.first == ticket || (slot == opened && queue.contains(ticket)), "out of order")
         hold(idle.contains(slot), "lent what was not idle")
         hold(now - bornAt[slot]! < 1_000, "lent an aged one")
-        queue.removeFirst()
+        queue.removeAll { $0 == ticket }
         idle.remove(slot)
         lent.insert(slot)
       case .open(let slot, let ticket):
-        hold(queue.first == ticket, "out of order")
-        queue.removeFirst()
+        hold(queue.contains(ticket), "opened for nobody")
         opening.insert(slot)
+      case .fail(let ticket):
+        hold(queue.contains(ticket), "failed for nobody")
+        queue.removeAll { $0 == ticket }
       case .wait(let ticket): hold(queue.last == ticket, "the books differ")
       case .refuse(let ticket): queue.removeAll { $0 == ticket }
       case .close(let slot):
@@ -258,7 +283,10 @@ private struct PoolWorld {
     hold(state.waiting == queue.count, "the books differ")
     hold(state.idle == idle.count && state.lent == lent.count, "the books differ")
     hold(state.draining == draining.count && state.opening == opening.count, "the books differ")
-    hold(queue.isEmpty || (idle.isEmpty && total == state.limit), "waits for nothing")
+    hold(queue.isEmpty || idle.isEmpty, "waits for nothing")
+    let served = queue.count { state.isOpening(for: $0) }
+    hold(served == queue.count || total == state.limit, "waits for nothing")
+    hold(served == min(queue.count, opening.count), "an attempt is for nobody though someone waits")
     if state.isClosed { hold(idle.isEmpty && queue.isEmpty, "the books differ") }
   }
 

@@ -11,12 +11,13 @@ final class PostgresChanges {
 
 @EventLoop
 func withRunningPool(
-  _ url: String, idleTimeout: Duration = .seconds(60),
+  _ url: String, connectTimeout: Duration = .seconds(10), clock: LoopClock = .system,
   _ body: @escaping @EventLoop (PostgresPool, PostgresChanges) async throws -> Void
 ) async throws {
   let configuration = try PostgresConfiguration(url: url, applicationName: "pulse test")
   let pool = PostgresPool(
-    configuration, maximumConnections: 2, connectionLifetime: .seconds(1800), idleTimeout: idleTimeout)
+    configuration, maximumConnections: 2, connectionLifetime: .seconds(1800), connectTimeout: connectTimeout,
+    clock: clock)
   let changes = PostgresChanges()
   pool.onStateChange = { changes.list.append($0) }
   try await withThrowingTaskGroup { group in

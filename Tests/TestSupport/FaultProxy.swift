@@ -117,6 +117,12 @@ public final class FaultProxy: Sendable {
     board.change { $0.resets += 1 }
   }
 
+  /// As a NAT that forgets its idle connections: no byte of those that are open now is passed on any more, and neither
+  /// side is told. New ones pass.
+  public func forgetConnections() {
+    board.change { $0.forgotten += 1 }
+  }
+
   /// As a server that went away: open connections are reset and new ones refused, until `heal()`.
   public func goAway() {
     board.change {
@@ -140,6 +146,8 @@ struct ProxySettings: Sendable {
   var generation = 0
   var admission = FaultProxy.Admission.accept
   var resets = 0
+  /// Grows with each time that the open connections are forgotten.
+  var forgotten = 0
   var isStopped = false
   var statistics = FaultProxy.Statistics()
 }

@@ -61,6 +61,17 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
+  /// The same with a certificate of the tests' authority for 127.0.0.1 and localhost: clients may use TLS with it.
+  public static func startWithTLS(settings: [String] = []) async throws -> PrivatePostgres {
+    let files = try await TestAuthority.shared().files(of: .good)
+    // The server takes a key of its own account only.
+    if geteuid() == 0, let account = getpwnam("postgres") {
+      chown(files.key, account.pointee.pw_uid, account.pointee.pw_gid)
+    }
+    return try await start(
+      settings: ["ssl=on", "ssl_cert_file=\(files.certificate)", "ssl_key_file=\(files.key)"] + settings)
+  }
+
   private init(port: Int, settings: [String]) throws {
     self.port = port
     self.settings = settings

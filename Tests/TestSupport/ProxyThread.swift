@@ -10,6 +10,7 @@ final class ProxyThread: @unchecked Sendable {
   private var isListening = true
   private var settings: ProxySettings
   private var resetsDone = 0
+  private var forgottenDone = 0
   private var connections: [Connection] = []
   private var statistics = FaultProxy.Statistics()
 
@@ -44,6 +45,10 @@ final class ProxyThread: @unchecked Sendable {
       // Whoever waits to be accepted has connected before the reset too.
       while let connection = accept() { connection.close(reset: true) }
       for connection in connections { connection.close(reset: true) }
+    }
+    if forgottenDone != settings.forgotten {
+      forgottenDone = settings.forgotten
+      for connection in connections { connection.isForgotten = true }
     }
     let shouldListen = settings.admission != .refuse
     guard shouldListen != isListening else { return }
@@ -112,6 +117,8 @@ private final class Connection {
   private var toServer = Lane()
   private var toClient = Lane()
   private(set) var isClosed = false
+  /// Nothing is carried any more, the end of either side neither.
+  var isForgotten = false
 
   init(client: Int32, server: Int32) {
     self.client = client
@@ -121,7 +128,7 @@ private final class Connection {
   /// Carries what can be carried; closes where that ends the connection. Returns the bytes passed on and how long
   /// nothing more is due.
   func carry(_ direction: FaultProxy.Direction, _ fault: FaultProxy.Fault, _ generation: Int) -> (Int, Duration?) {
-    guard !isClosed else { return (0, nil) }
+    guard !isClosed, !isForgotten else { return (0, nil) }
     let progress: Lane.Progress
     switch direction {
     case .toServer: progress = toServer.carry(from: client, to: server, fault, generation)
@@ -137,7 +144,7 @@ private final class Connection {
 
   /// What to poll for. A descriptor without interest is left out: its hang-up would be reported for ever.
   func interest(_ faultToServer: FaultProxy.Fault, _ faultToClient: FaultProxy.Fault) -> [pollfd] {
-    guard !isClosed else { return [] }
+    guard !isClosed, !isForgotten else { return [] }
     let ofClient = toServer.readEvents(faultToServer) | toClient.writeEvents(faultToClient)
     let ofServer = toClient.readEvents(faultToClient) | toServer.writeEvents(faultToServer)
     return [(client, ofClient), (server, ofServer)].filter { $0.1 != 0 }

@@ -111,7 +111,7 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
   func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void) {
     self.report = report
     guard let statement else { return settle(.notSent) }
-    handshake = PostgresHandshake(candidate, by: deadline) { [weak self] result in
+    handshake = PostgresHandshake(candidate, by: .init(deadline, among: 1)) { [weak self] result in
       switch result {
       case .success(let pointer): self?.send(statement, on: pointer)
       case .failure: self?.settle(.notSent)

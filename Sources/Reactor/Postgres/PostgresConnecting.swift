@@ -6,8 +6,8 @@ import CReactor
 extension PostgresConnection {
   /// Opens a connection.
   ///
-  /// Every address of every host is tried until one takes it, each with an equal share of the time that is left. An
-  /// error that another address would give as well (a wrong password) ends it, as in libpq.
+  /// Every address of every host is tried until one takes it, each with a share of the time that is left. An error that
+  /// another address would give as well (a wrong password) ends it, as in libpq.
   ///
   /// - Throws: `PostgresError`, or `CancellationError` as soon as the task is cancelled.
   public static func connect(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws
@@ -42,7 +42,7 @@ extension PostgresConnection {
         let left = (rounds.count - round) * hosts.count - index
         do throws(PostgresError) {
           return try await connect(
-            configuration, to: host, session: session, by: share(of: deadline, among: left), opening: opening,
+            configuration, to: host, session: session, by: Limits(deadline, among: left), opening: opening,
             mustBeWritable: mustBeWritable, canceller: canceller)
         } catch {
           failure = moreTelling(failure, error)
@@ -54,21 +54,49 @@ extension PostgresConnection {
     throw failure ?? PostgresError.unavailable(reason: "no host")
   }
 
+  /// Until when one of several attempts may take.
+  struct Limits {
+    /// The address has answered the socket by then: an equal share of the time, for one at which packets vanish.
+    var reached: MonotonicInstant
+    /// The connection is open by then. TLS, a password and the first statement take several round trips, of a second
+    /// each to the other side of the earth: whoever has got so far may take four fifths of what is left.
+    var open: MonotonicInstant
+
+    /// The first of `count` attempts by `deadline`.
+    init(_ deadline: MonotonicInstant, among count: Int) {
+      let now = MonotonicInstant.system
+      let left = now.duration(to: deadline)
+      reached = now.advanced(by: left / max(1, count))
+      open = count > 1 ? now.advanced(by: left * 4 / 5) : deadline
+    }
+
+    func shared(among count: Int) -> Limits {
+      var share = Limits(reached, among: count)
+      share.open = Limits(open, among: count).open
+      return share
+    }
+
+    mutating func end(by deadline: MonotonicInstant) {
+      reached = min(reached, deadline)
+      open = min(open, deadline)
+    }
+  }
+
   private static func connect(
-    _ configuration: PostgresConfiguration, to host: PostgresHost, session: String?, by deadline: MonotonicInstant,
+    _ configuration: PostgresConfiguration, to host: PostgresHost, session: String?, by limits: Limits,
     opening: Opening, mustBeWritable: Bool, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
-    let addresses = try await addresses(of: host, by: deadline)
+    let addresses = try await addresses(of: host, by: limits.reached)
     var failure: PostgresError?
     for (index, address) in addresses.enumerated() {
       let candidate = configuration.parameters(host: host, address: address, session: session)
-      var limit = share(of: deadline, among: addresses.count - index)
-      if let most = configuration.connectTimeout { limit = min(limit, MonotonicInstant.system.advanced(by: most)) }
+      var limits = limits.shared(among: addresses.count - index)
+      if let most = configuration.connectTimeout { limits.end(by: .system.advanced(by: most)) }
       do throws(PostgresError) {
-        let connection = try await open(candidate, by: limit, canceller: canceller)
+        let connection = try await open(candidate, by: limits, canceller: canceller)
         switch opening {
-        case .greeting: try await connection.greet(configuration, by: limit)
-        case .question: try await connection.askFirst(by: limit)
+        case .greeting: try await connection.greet(configuration, by: limits.open)
+        case .question: try await connection.askFirst(by: limits.open)
         }
         guard mustBeWritable, connection.isReadOnly else { return connection }
         connection.close()
@@ -99,14 +127,14 @@ extension PostgresConnection {
   }
 
   private static func open(
-    _ candidate: [PostgresParameter], by deadline: MonotonicInstant, canceller: PostgresCanceller
+    _ candidate: [PostgresParameter], by limits: Limits, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
     let attempt = Attempt()
     do {
       // A pointer is not Sendable, but this one moves from the loop to the loop.
       return try await withTaskCancellationHandler {
         try await withCheckedThrowingContinuation { continuation in
-          attempt.handshake = PostgresHandshake(candidate, by: deadline) { result in
+          attempt.handshake = PostgresHandshake(candidate, by: limits) { result in
             continuation.resume(
               with: result.map { PostgresConnection($0, candidate: candidate, canceller: canceller) })
           }
@@ -168,12 +196,6 @@ extension PostgresConnection {
       case nil: throw .timedOut(.connecting)
       }
     }
-  }
-
-  /// The instant until which one of `count` attempts may take.
-  private static func share(of deadline: MonotonicInstant, among count: Int) -> MonotonicInstant {
-    let now = MonotonicInstant.system
-    return now.advanced(by: now.duration(to: deadline) / max(1, count))
   }
 
   /// Whether another address can do better: not where the server itself refused whoever asks.

@@ -46,6 +46,8 @@ public final class PostgresConnection {
   var isGreeted = false
   /// Whether the server last said that it cannot be written to.
   var isReadOnly = false
+  /// When it last answered, on its pool's clock.
+  var answeredAt = MonotonicInstant(nanoseconds: 0)
   private(set) var connection: OpaquePointer?
   private(set) var state = PostgresConnectionState()
   private let canceller: PostgresCanceller?

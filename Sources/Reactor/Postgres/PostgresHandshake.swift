@@ -16,10 +16,13 @@ final class PostgresHandshake {
   private var completion: Completion?
   private var watcher: IOWatcher?
   private var timer: TimerWatcher?
+  private let openBy: MonotonicInstant
+  private var isReached = false
 
   /// Begins at once; `completion` is called later, never from inside of this call.
-  init(_ parameters: [PostgresParameter], by deadline: MonotonicInstant, completion: @escaping Completion) {
+  init(_ parameters: [PostgresParameter], by limits: PostgresConnection.Limits, completion: @escaping Completion) {
     self.completion = completion
+    openBy = limits.open
     connection = Self.start(parameters)
     let watcher = IOWatcher { [weak self] _ in self?.poll() }
     let timer = TimerWatcher { [weak self] in self?.end(.failure(PostgresError.timedOut(.connecting))) }
@@ -30,7 +33,7 @@ final class PostgresHandshake {
       // All fields, so that the SQLSTATE is among them: `PostgresError.reason(inClientText:)` takes the first line.
       PQsetErrorVerbosity(connection, PQERRORS_VERBOSE)
       watcher.watch(PQsocket(connection), for: .write)
-      timer.start(at: deadline)
+      timer.start(at: limits.reached)
     } else {
       let reason = connection.map(Self.reason(of:)) ?? "out of memory"
       failure = .unavailable(reason: reason)
@@ -70,7 +73,12 @@ final class PostgresHandshake {
     watcher?.stop()
     // libpq does not say why a certificate was refused, and frees the session in the step that fails.
     creactor_watch_refusals()
-    switch PQconnectPoll(connection) {
+    let step = PQconnectPoll(connection)
+    if !isReached, PQstatus(connection) != CONNECTION_STARTED {
+      isReached = true
+      timer?.start(at: openBy)
+    }
+    switch step {
     case PGRES_POLLING_READING: watcher?.watch(PQsocket(connection), for: .read)
     case PGRES_POLLING_WRITING: watcher?.watch(PQsocket(connection), for: .write)
     case PGRES_POLLING_OK: end(.success(connection))

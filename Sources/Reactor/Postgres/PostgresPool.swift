@@ -35,24 +35,36 @@ public final class PostgresPool {
   /// try.
   public var onStateChange: (@EventLoop (PostgresAvailability) -> Void)?
 
-  private let configuration: PostgresConfiguration
-  private let clock: LoopClock
+  /// How long a look at a connection that was not used for a while may take.
+  private static let lookLimit = Duration.seconds(1)
+  /// A connection that was used within this time is not looked at.
+  private static let trustedFor = Duration.seconds(2)
+
+  let configuration: PostgresConfiguration
+  let connectTimeout: Duration
+  let clock: LoopClock
   private let canceller = PostgresCanceller()
-  private var state: PostgresPoolState
+  var state: PostgresPoolState
   private var connections: [PostgresPoolState.Slot: PostgresConnection] = [:]
-  private var waiters: [PostgresPoolState.Ticket: Waiter] = [:]
+  private var waiters: [PostgresPoolState.Ticket: PostgresPoolWaiter] = [:]
   private var lastTicket: PostgresPoolState.Ticket = 0
   /// Of those who wait, who only ask whether the server answers: an answer on another connection is theirs too.
-  private var questions: Set<PostgresPoolState.Ticket> = []
+  var questions: Set<PostgresPoolState.Ticket> = []
   private var counts = Statistics()
   private var sweepTimer: TimerWatcher?
   private var sweepAt: MonotonicInstant?
   private var isPatient = true
-  private var pulse = PostgresPulse()
-  /// What `run` waits for: doubt, or the end.
-  private var bell = LoopSignal<Void>()
+  var pulse = PostgresPulse()
+  /// Whether `run` opens the connections. Without it the callers do, each for as long as it waits.
+  var isRunning = false
+  /// What is to be opened, in `run`.
+  var orders: [PostgresPoolOrder] = []
+  /// Wakes `run`: an order, or the end.
+  var ordered = LoopSignal<Void>()
+  /// Wakes who asks the server: doubt, or the end.
+  var doubted = LoopSignal<Void>()
   /// Of those who wait for a server that can be written to.
-  private var writableSignals: [LoopSignal<Void>] = []
+  var writableSignals: [LoopSignal<Void>] = []
   private var closers: [CheckedContinuation<Void, Never>] = []
 
   /// Opens nothing yet.
@@ -60,11 +72,14 @@ public final class PostgresPool {
   /// - Parameters:
   ///   - connectionLifetime: a connection older than this is not lent again.
   ///   - idleTimeout: unused connections are closed after this, but for one that is kept up to its lifetime.
+  ///   - connectTimeout: how long opening a connection may take, over all addresses. It goes on when the caller that it
+  ///     was begun for has left: a caller's own deadline can be shorter.
   public init(
     _ configuration: PostgresConfiguration, maximumConnections: Int, connectionLifetime: Duration,
-    idleTimeout: Duration = .seconds(60), clock: LoopClock = .system
+    idleTimeout: Duration = .seconds(60), connectTimeout: Duration = .seconds(10), clock: LoopClock = .system
   ) {
     self.configuration = configuration
+    self.connectTimeout = connectTimeout
     self.clock = clock
     state = PostgresPoolState(limit: maximumConnections, lifetime: connectionLifetime, idleTimeout: idleTimeout)
     sweepTimer = TimerWatcher { [weak self] in self?.sweep() }
@@ -93,94 +108,14 @@ public final class PostgresPool {
     }
   }
 
-  /// Whether the server answers and cannot be written to: a standby, or read-only by default. Nothing is lent then.
-  public var isReadOnly: Bool { pulse.isReadOnly }
-
-  /// Waits while the server is read-only: false where it still was at `deadline`. The pool asks it meanwhile.
-  ///
-  /// - Throws: `CancellationError` as soon as the task is cancelled.
-  public func waitUntilWritable(by deadline: MonotonicInstant) async throws -> Bool {
-    guard isReadOnly else { return true }
-    let signal = LoopSignal<Void>()
-    writableSignals.append(signal)
-    defer { writableSignals.removeAll { $0 === signal } }
-    let isWritable = await signal.wait(until: deadline) != nil
-    try Task.checkCancellation()
-    return isWritable
-  }
-
-  /// Keeps the pool until the task is cancelled or the pool closed, then closes it: the structured way to own one.
-  ///
-  /// After trouble it asks the server, again and again until that answers; else it only waits.
-  public func run() async {
-    while !state.isClosed, !Task.isCancelled {
-      if pulse.isInDoubt {
-        await ask()
-        if pulse.isInDoubt { await ring(within: pulse.pause(chance: Chance.fraction())) }
-      } else {
-        await ring(within: nil)
-      }
-    }
-    await close()
-  }
-
-  /// Waits for the bell.
-  private func ring(within limit: Duration?) async {
-    bell = LoopSignal()
-    _ = await bell.wait(until: limit.map { MonotonicInstant.system.advanced(by: $0) })
-  }
-
-  private func ask() async {
-    do {
-      try await ping(by: .system.advanced(by: Self.questionLimit))
-    } catch {
-      // What it says was noted where it happened.
-    }
-  }
-
-  /// Asks the server whether it answers. Where all connections are in use, an answer that one of them gets will do.
-  ///
-  /// - Throws: as `withConnection`.
-  public func ping(by deadline: MonotonicInstant) async throws {
-    do {
-      // A session that ends instead of answering is no verdict; each that did is one less in the pool.
-      while try await !isAnswered(by: deadline) {}
-    } catch is AnsweredElsewhere {
-      return
-    } catch let error as PostgresError {
-      switch error {
-      // The server speaks, or it was not asked.
-      case .server, .poolExhausted, .poolClosed, .busy: break
-      case .unavailable, .connectionLost, .timedOut: note(.refused(error.publicReason))
-      }
-      throw error
-    }
-  }
-
-  /// Asks over one connection. False where that was lost, and another one should be asked.
-  private func isAnswered(by deadline: MonotonicInstant) async throws -> Bool {
-    let (slot, connection, isNew) = try await take(by: deadline, opening: .question)
-    defer { giveBack(slot, connection) }
-    // One that was opened for this has just answered the question.
-    if isNew { return true }
-    do {
-      let answer = try await connection.query(.question, by: deadline)
-      guard answer.saysReadOnly(column: 0), !configuration.expectsReadOnly else { return true }
-      connection.isReadOnly = true
-      throw PostgresError.readOnly
-    } catch PostgresError.connectionLost {
-      return false
-    }
-  }
-
   /// Takes in what a connection met: tells a change, and has `run` ask where doubt begins.
-  private func note(_ event: PostgresPulse.Event) {
+  func note(_ event: PostgresPulse.Event) {
     if event == .answered {
       for ticket in questions { leave(ticket, AnsweredElsewhere()) }
     }
     let wasInDoubt = pulse.isInDoubt
     let change = pulse.met(event)
-    if pulse.isInDoubt, !wasInDoubt { bell.fire(()) }
+    if pulse.isInDoubt, !wasInDoubt { doubted.fire(()) }
     if change == .ready { for signal in writableSignals { signal.fire(()) } }
     // What else is open leads to the same server: the next question goes over a new connection, perhaps to another one.
     if pulse.isReadOnly { perform(state.closeIdle(now: clock.now)) }
@@ -191,8 +126,9 @@ public final class PostgresPool {
   ///
   /// `body` leaves no transaction open; a connection with one is closed. It does not keep the connection.
   ///
-  /// - Throws: `PostgresError.poolExhausted` where none became free in time; why none could be opened; what `body`
-  ///   throws; `CancellationError` as soon as the task is cancelled.
+  /// - Throws: `PostgresError.poolExhausted` where none became free in time; `unavailable` with "connecting" where one
+  ///   is still being opened; why none could be opened; what `body` throws; `CancellationError` as soon as the task is
+  ///   cancelled.
   public func withConnection<Value: Sendable>(
     by deadline: MonotonicInstant, _ body: @EventLoop (PostgresConnection) async throws -> Value
   ) async throws -> Value {
@@ -208,7 +144,8 @@ public final class PostgresPool {
   public func close() async {
     perform(state.close())
     sweepTimer?.stop()
-    bell.fire(())
+    ordered.fire(())
+    doubted.fire(())
     // Draining has a limit of its own, so this cannot wait for ever. The statement must end on the server: no shortcut.
     if state.draining > 0 {
       await withCheckedContinuation { closers.append($0) }
@@ -224,61 +161,101 @@ public final class PostgresPool {
   // MARK: - Taking and giving back
 
   /// Why a question needs no connection any more.
-  private struct AnsweredElsewhere: Error {}
+  struct AnsweredElsewhere: Error {}
 
-  /// What a caller who asked gets.
-  private enum Grant {
-    case lent(PostgresPoolState.Slot)
-    case mayOpen(PostgresPoolState.Slot)
-  }
-
-  private func take(
+  func take(
     by deadline: MonotonicInstant, opening: PostgresConnection.Opening
   ) async throws -> (slot: PostgresPoolState.Slot, connection: PostgresConnection, isNew: Bool) {
     while true {
       try Task.checkCancellation()
-      switch try await grant(by: deadline, opening) {
-      case .mayOpen(let slot):
-        return (slot, try await open(slot, by: deadline, opening), true)
-      case .lent(let slot):
-        guard let connection = connections[slot] else { continue }
-        // The server may have closed it while nobody looked.
-        if connection.isReusable { return (slot, connection, false) }
-        discard(slot, connection)
+      let (slot, isNew) = try await grant(by: deadline, opening)
+      guard let connection = connections[slot] else { continue }
+      if isNew { return (slot, connection, true) }
+      // The server may have closed it while nobody looked.
+      if connection.isReusable {
+        let quiet = connection.answeredAt.duration(to: clock.now)
+        if quiet < Self.trustedFor { return (slot, connection, false) }
+        if try await isAlive(slot, connection, by: deadline) { return (slot, connection, true) }
       }
+      discard(slot, connection)
     }
   }
 
-  private func grant(by deadline: MonotonicInstant, _ opening: PostgresConnection.Opening) async throws -> Grant {
+  /// Looks at a connection that was not used for a while: what is between may have forgotten it, and drops its packets
+  /// without a word. That is nobody's failure, and no doubt about the server.
+  ///
+  /// It costs a round trip, about four times a minute in an idle worker. Sent along with the first statements it would
+  /// cost none; but then these could still arrive after they were given up and sent over another connection.
+  private func isAlive(
+    _ slot: PostgresPoolState.Slot, _ connection: PostgresConnection, by deadline: MonotonicInstant
+  ) async throws -> Bool {
+    let observer = connection.observer.take()
+    do {
+      let limit = min(deadline, .system.advanced(by: Self.lookLimit))
+      let answer = try await connection.query(.question, by: limit)
+      connection.observer = observer
+      connection.answeredAt = clock.now
+      try check(answer.saysReadOnly(column: 0), connection)
+      note(.answered)
+      return true
+    } catch {
+      discard(slot, connection)
+      if error as? PostgresError == .readOnly { throw error }
+      try Task.checkCancellation()
+      // The others that nobody uses were not used for longer.
+      perform(state.closeIdle(now: clock.now))
+      return false
+    }
+  }
+
+  private func grant(
+    by deadline: MonotonicInstant, _ opening: PostgresConnection.Opening
+  ) async throws -> PostgresPoolGrant {
+    // `run` may have been started and not have had its turn yet.
+    if !isRunning { await Task.yield() }
     lastTicket += 1
     let ticket = lastTicket
-    let waiter = Waiter()
+    let waiter = PostgresPoolWaiter()
     waiters[ticket] = waiter
-    defer { waiters[ticket] = nil }
-    perform(state.request(ticket, now: clock.now))
-    if let result = waiter.result { return try result.get() }
     if opening == .question { questions.insert(ticket) }
-    defer { questions.remove(ticket) }
+    defer {
+      waiters[ticket] = nil
+      questions.remove(ticket)
+    }
+    perform(state.request(ticket, now: clock.now))
+    waiter.expire(at: deadline) { [weak self] in self?.expire(ticket) }
     return try await withTaskCancellationHandler {
-      try await withCheckedThrowingContinuation { continuation in
-        waiter.wait(continuation)
-        waiter.expire(at: deadline) { [weak self] in self?.leave(ticket, PostgresError.poolExhausted) }
+      while true {
+        if let result = waiter.result { return try result.get() }
+        if let order = waiter.order.take() {
+          await open(order, by: deadline)
+        } else {
+          await waiter.wait()
+        }
       }
     } onCancel: {
       EventLoop.perform { self.leave(ticket, CancellationError()) }
     }
   }
 
+  /// A caller's deadline has come.
+  private func expire(_ ticket: PostgresPoolState.Ticket) {
+    guard state.isOpening(for: ticket) else { return leave(ticket, PostgresError.poolExhausted) }
+    // What is known of the server says more than that it is being tried again.
+    var reason = "connecting"
+    if case .unavailable(let known)? = pulse.availability { reason = known }
+    leave(ticket, PostgresError.unavailable(reason: reason))
+  }
+
   private func leave(_ ticket: PostgresPoolState.Ticket, _ error: any Error) {
     if state.leaveQueue(ticket) { waiters[ticket]?.end(.failure(error)) }
   }
 
-  private func open(
-    _ slot: PostgresPoolState.Slot, by deadline: MonotonicInstant, _ opening: PostgresConnection.Opening
-  ) async throws -> PostgresConnection {
+  func open(_ order: PostgresPoolOrder, by deadline: MonotonicInstant) async {
+    let slot = order.slot
     do {
       let connection = try await PostgresConnection.connect(
-        configuration, by: deadline, opening: opening, mustBeWritable: !configuration.expectsReadOnly,
+        configuration, by: deadline, opening: order.opening, mustBeWritable: !configuration.expectsReadOnly,
         canceller: canceller)
       if state.isClosed {
         connection.close()
@@ -286,17 +263,17 @@ public final class PostgresPool {
       }
       counts.connectsTotal += 1
       connections[slot] = connection
+      connection.answeredAt = clock.now
       connection.observer = { [weak self] connection, event in self?.observed(slot, connection, event) }
-      state.opened(slot, now: clock.now)
       note(.answered)
-      return connection
+      perform(state.opened(slot, now: clock.now), opened: slot)
+      planSweep()
     } catch {
       if let error = error as? PostgresError, error != .poolClosed {
         counts.failedConnects += 1
         note(.refused(error.publicReason))
       }
-      perform(state.removed(slot, now: clock.now))
-      throw error
+      perform(state.failed(slot, now: clock.now), failingWith: error)
     }
   }
 
@@ -308,9 +285,10 @@ public final class PostgresPool {
       try Task.checkCancellation()
       throw error
     }
+    try check(connection.isReadOnly, connection)
   }
 
-  private func giveBack(_ slot: PostgresPoolState.Slot, _ connection: PostgresConnection) {
+  func giveBack(_ slot: PostgresPoolState.Slot, _ connection: PostgresConnection) {
     switch connection.state.phase {
     case .draining, .answered, .cancelled:
       isPatient ? state.returnedDraining(slot) : discard(slot, connection)
@@ -335,7 +313,9 @@ public final class PostgresPool {
     _ slot: PostgresPoolState.Slot, _ connection: PostgresConnection, _ event: PostgresConnection.Event
   ) {
     switch event {
-    case .answered: note(.answered)
+    case .answered:
+      connection.answeredAt = clock.now
+      note(.answered)
     case .refusedToWrite: note(configuration.expectsReadOnly ? .answered : .refused(PostgresError.readOnlyReason))
     case .overdue: note(.troubled)
     case .clean:
@@ -364,13 +344,25 @@ public final class PostgresPool {
 
   // MARK: - Actions
 
-  private func perform(_ actions: [PostgresPoolState.Action]) {
+  /// `opened` is the slot whose connection has just answered; `error` is for those for whom none could be opened.
+  private func perform(
+    _ actions: [PostgresPoolState.Action], opened: PostgresPoolState.Slot? = nil,
+    failingWith error: any Error = PostgresError.poolClosed
+  ) {
     for action in actions {
       switch action {
-      case .lend(let slot, let ticket): waiters[ticket]?.end(.success(.lent(slot)))
-      case .open(let slot, let ticket): waiters[ticket]?.end(.success(.mayOpen(slot)))
+      case .lend(let slot, let ticket): waiters[ticket]?.end(.success((slot, isNew: slot == opened)))
+      case .open(let slot, let ticket):
+        let order = PostgresPoolOrder(slot: slot, opening: questions.contains(ticket) ? .question : .greeting)
+        if isRunning {
+          orders.append(order)
+          ordered.fire(())
+        } else {
+          waiters[ticket]?.ask(toOpen: order)
+        }
       case .refuse(let ticket):
         waiters[ticket]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted))
+      case .fail(let ticket): waiters[ticket]?.end(.failure(error))
       case .wait: break
       case .close(let slot):
         let connection = connections.removeValue(forKey: slot)
@@ -393,32 +385,5 @@ public final class PostgresPool {
     if let sweepAt, sweepAt <= next { return }
     sweepAt = next
     sweepTimer?.start(at: next)
-  }
-
-  /// One caller who asked.
-  @EventLoop
-  private final class Waiter {
-    private(set) var result: Result<Grant, any Error>?
-    private var continuation: CheckedContinuation<Grant, any Error>?
-    private var timer: TimerWatcher?
-
-    func wait(_ continuation: CheckedContinuation<Grant, any Error>) {
-      if let result { continuation.resume(with: result) } else { self.continuation = continuation }
-    }
-
-    func expire(at deadline: MonotonicInstant, _ callback: @escaping @EventLoop () -> Void) {
-      guard result == nil else { return }
-      let timer = TimerWatcher(callback: callback)
-      timer.start(at: deadline)
-      self.timer = timer
-    }
-
-    func end(_ result: Result<Grant, any Error>) {
-      guard self.result == nil else { return }
-      self.result = result
-      timer?.stop()
-      timer = nil
-      continuation.take()?.resume(with: result)
-    }
   }
 }

@@ -1,17 +1,18 @@
 // Who gets which connection, which are opened and which are closed. Invariant: never more connections than the limit,
-// and nobody waits while a connection is idle or one may be opened. Pure: PostgresPool tells and does.
+// nobody waits while a connection is idle, and for each who waits one is being opened if there is room. Pure:
+// PostgresPool tells and does.
 
 /// The book-keeping of a pool.
 ///
-///     (none) ── room ──▶ opening ── opened ──▶ lent ── returned ──▶ idle ── taken ──▶ lent
-///                           │                   │                     │
-///                           │ failed            │ abandoned           │ aged, unused, lost
-///                           ▼                   ▼                     ▼
-///                         (none)             draining ── clean ──▶ idle or lent
-///                                               └────── closed ─▶ (none)
+///     (none) ── room ──▶ opening ── opened ──▶ idle or lent ── returned ──▶ idle ── taken ──▶ lent
+///                           │                        │                        │
+///                           │ failed                 │ abandoned              │ aged, unused, lost
+///                           ▼                        ▼                        ▼
+///                         (none)                  draining ── clean ──▶ idle or lent
+///                                                    └────── closed ─▶ (none)
 ///
-/// Whoever finds neither an idle connection nor room waits in a queue; each connection or place that becomes free goes
-/// to the head of it.
+/// Whoever finds no idle connection waits in a queue; each connection that becomes free goes to the head of it. A
+/// connection is opened on behalf of one who waits, and outlasts them: if they leave, the next to come gets it.
 struct PostgresPoolState {
   /// More than this do not wait.
   static let mostWaiting = 1024
@@ -23,14 +24,18 @@ struct PostgresPoolState {
 
   enum Action: Equatable {
     case lend(Slot, to: Ticket)
+    /// Report with `opened` or `failed`.
     case open(Slot, for: Ticket)
     case wait(Ticket)
     case refuse(Ticket)
+    /// The connection that was being opened for this one cannot be had.
+    case fail(Ticket)
     case close(Slot)
   }
 
   private enum Use: Equatable {
-    case opening
+    /// For whom; nil if they left, or got another one.
+    case opening(for: Ticket?)
     case lent
     case idle(since: MonotonicInstant)
     case draining
@@ -58,8 +63,8 @@ struct PostgresPoolState {
 
   var waiting: Int { queue.count }
   /// Connected ones.
-  var open: Int { entries.count { $0.use != .opening } }
-  var opening: Int { entries.count { $0.use == .opening } }
+  var open: Int { entries.count { !isOpening($0) } }
+  var opening: Int { entries.count { isOpening($0) } }
   var draining: Int { entries.count { $0.use == .draining } }
   var lent: Int { entries.count { $0.use == .lent } }
   var idle: Int { entries.count { isIdle($0) } }
@@ -69,6 +74,10 @@ struct PostgresPoolState {
 
   private func isIdle(_ entry: Entry) -> Bool {
     if case .idle = entry.use { true } else { false }
+  }
+
+  private func isOpening(_ entry: Entry) -> Bool {
+    if case .opening = entry.use { true } else { false }
   }
 
   private func isAged(_ entry: Entry, _ now: MonotonicInstant) -> Bool {
@@ -88,25 +97,49 @@ struct PostgresPoolState {
       }
     }
     queue.append(ticket)
-    let next = serveQueue(now)
-    return actions + (next.isEmpty ? [.wait(ticket)] : next)
+    return actions + [.wait(ticket)] + serveQueue(now)
+  }
+
+  /// Whether a connection is being opened for this one.
+  func isOpening(for ticket: Ticket) -> Bool {
+    entries.contains { $0.use == .opening(for: ticket) }
   }
 
   /// Someone does not wait any more. False where it got something meanwhile.
   mutating func leaveQueue(_ ticket: Ticket) -> Bool {
     guard let index = queue.firstIndex(of: ticket) else { return false }
     queue.remove(at: index)
+    giveOn(from: ticket)
     return true
   }
 
-  /// The connection of `slot` is open and in its requester's hands.
-  mutating func opened(_ slot: Slot, now: MonotonicInstant) {
-    guard let index = index(of: slot, .opening) else { return }
-    entries[index].use = .lent
-    entries[index].bornAt = now
+  /// What was being opened for one who needs it no more is for the first who waits without.
+  private mutating func giveOn(from ticket: Ticket) {
+    guard let index = entries.firstIndex(where: { $0.use == .opening(for: ticket) }) else { return }
+    entries[index].use = .opening(for: queue.first { !isOpening(for: $0) })
   }
 
-  /// There is no connection for `slot`, or no longer one.
+  /// The connection of `slot` is open.
+  mutating func opened(_ slot: Slot, now: MonotonicInstant) -> [Action] {
+    guard let index = entries.firstIndex(where: { $0.slot == slot }), case .opening(let ticket) = entries[index].use
+    else { return [] }
+    entries[index].bornAt = now
+    guard !isClosed, let ticket, let place = queue.firstIndex(of: ticket) else { return becameFree(index, now) }
+    queue.remove(at: place)
+    return [lend(at: index, to: ticket)]
+  }
+
+  /// The connection of `slot` could not be opened.
+  mutating func failed(_ slot: Slot, now: MonotonicInstant) -> [Action] {
+    guard let index = entries.firstIndex(where: { $0.slot == slot }), case .opening(let ticket) = entries[index].use
+    else { return [] }
+    entries.remove(at: index)
+    guard let ticket, let place = queue.firstIndex(of: ticket) else { return serveQueue(now) }
+    queue.remove(at: place)
+    return [.fail(ticket)] + serveQueue(now)
+  }
+
+  /// There is no longer a connection for `slot`.
   mutating func removed(_ slot: Slot, now: MonotonicInstant) -> [Action] {
     guard let index = entries.firstIndex(where: { $0.slot == slot }) else { return [] }
     entries.remove(at: index)
@@ -165,7 +198,7 @@ struct PostgresPoolState {
     return closed + serveQueue(now)
   }
 
-  /// No more requests; what is idle is closed, what is lent when it comes back.
+  /// No more requests; what is idle is closed, what is lent when it comes back, what is being opened when it is open.
   mutating func close() -> [Action] {
     isClosed = true
     var actions = queue.map { Action.refuse($0) }
@@ -189,7 +222,12 @@ struct PostgresPoolState {
       let slot = entries.remove(at: index).slot
       return [.close(slot)] + serveQueue(now)
     }
-    if !queue.isEmpty { return [lend(at: index, to: queue.removeFirst())] }
+    if !queue.isEmpty {
+      let ticket = queue.removeFirst()
+      let action = lend(at: index, to: ticket)
+      giveOn(from: ticket)
+      return [action]
+    }
     // Behind the others, so that the list's order is that of their last use.
     var entry = entries.remove(at: index)
     entry.use = .idle(since: now)
@@ -197,13 +235,19 @@ struct PostgresPoolState {
     return []
   }
 
-  /// Gives free places to those who wait.
+  /// Has a connection opened for each who waits without, as far as there is room.
   private mutating func serveQueue(_ now: MonotonicInstant) -> [Action] {
     var actions: [Action] = []
-    while !queue.isEmpty, entries.count < limit {
-      lastSlot += 1
-      entries.append(Entry(slot: lastSlot, use: .opening, bornAt: now))
-      actions.append(.open(lastSlot, for: queue.removeFirst()))
+    for ticket in queue where !isOpening(for: ticket) {
+      if let index = entries.firstIndex(where: { $0.use == .opening(for: nil) }) {
+        entries[index].use = .opening(for: ticket)
+      } else if entries.count < limit {
+        lastSlot += 1
+        entries.append(Entry(slot: lastSlot, use: .opening(for: ticket), bornAt: now))
+        actions.append(.open(lastSlot, for: ticket))
+      } else {
+        break
+      }
     }
     return actions
   }

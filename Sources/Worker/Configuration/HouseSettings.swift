@@ -45,6 +45,15 @@ extension Setting where Value == Duration {
         """)
   }
 
+  static var databaseConnectTimeout: Setting {
+    .duration(
+      "DATABASE_CONNECT_TIMEOUT", default: .seconds(10),
+      help: """
+        How long connecting to PostgreSQL may take, with TLS and login, over all addresses; a URL's connect_timeout \
+        counts for each address.
+        """)
+  }
+
   static var redisDialTimeout: Setting {
     .duration(
       "REDIS_DIAL_TIMEOUT", default: .seconds(5),
@@ -142,6 +151,7 @@ extension SettingRow {
   /// The settings that are no sweeper's, in the order in which they are shown.
   static let house: [SettingRow] = [
     Setting.databaseURL.row, Setting.databaseMaxConnections.row, Setting.databaseConnectionLifetime.row,
+    Setting.databaseConnectTimeout.row,
     Setting.redisURL.row, Setting.redisNamespace.row, Setting.redisDialTimeout.row, Setting.redisPoolSize.row,
     Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row,
     Setting.lease.row, Setting.runOnStart.row, Setting.shutdownGrace.row,

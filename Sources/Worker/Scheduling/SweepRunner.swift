@@ -104,6 +104,9 @@ struct SweepRunner {
     guard RunFailure.isInDoubt(error) else { return failure }
     do {
       try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.questionLimit)))
+    } catch PostgresError.unavailable {
+      // Away, or not yet reached again after it broke off or hung.
+      return failure.told(serverIsAway: true)
     } catch {
       // What it says is part of what the pool knows of the server.
     }

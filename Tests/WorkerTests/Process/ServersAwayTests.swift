@@ -49,7 +49,7 @@ import Testing
     let stage = try await WorkerStage.set()
     stage.postgresProxy.set(.blackHole)
     stage.redisProxy.set(.blackHole)
-    let worker = try await stage.start(["REDIS_DIAL_TIMEOUT": "1s"])
+    let worker = try await stage.start(["REDIS_DIAL_TIMEOUT": "1s", "DATABASE_CONNECT_TIMEOUT": "1s"])
     try await onLoop {
       let hang = #"{"status":"not_ready","failing":{"postgres":"timed out connecting","redis":"timed out"}}"#
       try await eventually("it says that they hang") {

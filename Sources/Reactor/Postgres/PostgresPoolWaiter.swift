@@ -1,0 +1,47 @@
+// One caller who waits for a connection of the pool. Invariant: it gets one result, and wakes for that and for an
+// order. Made by PostgresPool, once a request.
+
+/// A connection for a caller, and whether it has just been opened and has answered.
+typealias PostgresPoolGrant = (slot: PostgresPoolState.Slot, isNew: Bool)
+
+/// A connection to open.
+struct PostgresPoolOrder: Sendable {
+  let slot: PostgresPoolState.Slot
+  let opening: PostgresConnection.Opening
+}
+
+/// One caller who asked.
+@EventLoop
+final class PostgresPoolWaiter {
+  private(set) var result: Result<PostgresPoolGrant, any Error>?
+  /// What it has to open itself.
+  var order: PostgresPoolOrder?
+  private var continuation: CheckedContinuation<Void, Never>?
+  private var timer: TimerWatcher?
+
+  /// Returns when there is a result, or something to open.
+  func wait() async {
+    guard result == nil, order == nil else { return }
+    await withCheckedContinuation { continuation = $0 }
+  }
+
+  func expire(at deadline: MonotonicInstant, _ callback: @escaping @EventLoop () -> Void) {
+    guard result == nil else { return }
+    let timer = TimerWatcher(callback: callback)
+    timer.start(at: deadline)
+    self.timer = timer
+  }
+
+  func ask(toOpen order: PostgresPoolOrder) {
+    self.order = order
+    continuation.take()?.resume()
+  }
+
+  func end(_ result: Result<PostgresPoolGrant, any Error>) {
+    guard self.result == nil else { return }
+    self.result = result
+    timer?.stop()
+    timer = nil
+    continuation.take()?.resume()
+  }
+}
