@@ -62,6 +62,48 @@ import Testing
     for sweeper in WorkerStage.sweepers { #expect(fleet.count(sweeper) == [0, 0], "\(sweeper) was blamed") }
   }
 
+  @Test func whenTheReplicaThatToldIsKilledAnotherTellsTheEndAndTheNextOutageIsToldToo() async throws {
+    let fleet = try await Fleet.start()
+    try await onLoop {
+      for worker in fleet.workers { try await worker.answersReadyz(200) }
+      fleet.stage.postgresProxy.goAway()
+      try await fleet.sum("PostgreSQL is away", is: 1)
+      let teller = try #require(fleet.count("PostgreSQL is away").firstIndex(of: 1))
+      fleet.workers[teller].signal(SIGKILL)
+      _ = try await fleet.workers[teller].waitForExit()
+      fleet.stage.postgresProxy.heal()
+      try await fleet.sum("PostgreSQL is back", is: 1)
+      fleet.stage.postgresProxy.goAway()
+      try await fleet.sum("PostgreSQL is away", is: 2)
+      fleet.stage.postgresProxy.heal()
+      try await fleet.sum("PostgreSQL is back", is: 2)
+      #expect(try await fleet.workers[1 - teller].stop() == .exited(0))
+    }
+  }
+
+  @Test func aReplicaThatStartsAfterAnOutageTellsTheEndOfTheOneThatIsGone() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let endpoint = try await Endpoint.start(.http)
+    let settings = ["SB_WORKER_WEBHOOK_URL": endpoint.url("/hook"), "SB_WORKER_OUTAGE_AFTER": "1s"]
+    func told(_ text: String) -> Int { endpoint.received.count { $0["body"]?.contains(text) == true } }
+    let first = try await stage.start(settings)
+    try await onLoop {
+      try await first.answersReadyz(200)
+      stage.postgresProxy.goAway()
+      try await eventually("it is told", within: .seconds(15)) { told("PostgreSQL is away") == 1 }
+    }
+    first.signal(SIGKILL)
+    _ = try await first.waitForExit()
+    stage.postgresProxy.heal()
+    let second = try await stage.start(settings)
+    try await onLoop {
+      try await eventually("its end is told", within: .seconds(15)) { told("PostgreSQL is back") == 1 }
+    }
+    #expect(try await second.stop() == .exited(0))
+    #expect(told("PostgreSQL is away") == 1 && told("PostgreSQL is back") == 1)
+  }
+
   @Test func aRunThatHungWithItsServerIsNoFailureOfItsSweeper() async throws {
     let stage = try await WorkerStage.set()
     let endpoint = try await Endpoint.start(.http)
