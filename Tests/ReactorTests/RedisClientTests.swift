@@ -14,11 +14,12 @@ import Testing
 @EventLoop func withRedis(
   _ url: String, dialTimeout: Duration = .seconds(5),
   backoff: Backoff = Backoff(initial: .milliseconds(10), cap: .milliseconds(500), jitter: 0.2),
+  healthCheck: RedisHealthCheck? = nil, clock: LoopClock = .system,
   _ body: @escaping @EventLoop (RedisClient) async throws -> Void
 ) async throws {
   var configuration = try RedisConfiguration(url: url)
   configuration.dialTimeout = dialTimeout
-  let client = RedisClient(configuration, backoff: backoff)
+  let client = RedisClient(configuration, healthCheck: healthCheck, clock: clock, backoff: backoff)
   try await withThrowingTaskGroup(of: Void.self) { group in
     group.addTask { await client.run() }
     defer { group.cancelAll() }
@@ -141,7 +142,7 @@ import Testing
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url + "/999") { redis in
         try await eventually("it tried") { redis.statistics.attempts >= 2 }
-        #expect(redis.outage == "SELECT refused: the server answered ERR")
+        #expect(redis.outage == "SELECT refused: the server has no database of that number (ERR)")
       }
     }
   }
@@ -169,6 +170,62 @@ import Testing
         #expect(redis.isReady)
       }
     }
+  }
+
+  @Test(arguments: ["MULTI", "select", "Subscribe", "MONITOR", "client reply", "WATCH", "script debug", "HELLO"])
+  func whatWouldChangeTheSharedConnectionIsNotSent(name: String) async throws {
+    try await onLoop {
+      try await withRedis(PrivateRedis.shared.url) { redis in
+        let words = name.split(separator: " ").map(String.init) + ["1"]
+        let reason = "\(name.uppercased()) is not possible on a shared connection"
+        await #expect(throws: RedisError.notSent(reason)) { try await redis.command(words, by: shortly()) }
+        let answer = try await redis.command(["PING"], by: shortly())
+        #expect(answer == .status("PONG"))
+      }
+    }
+  }
+
+  @Test func anEmptyCommandIsNotSent() async throws {
+    try await onLoop {
+      try await withRedis(PrivateRedis.shared.url) { redis in
+        await #expect(throws: RedisError.notSent("an empty command")) { try await redis.command([], by: shortly()) }
+      }
+    }
+  }
+
+  @Test func commandsThatWaitAreBoundInBytes() async throws {
+    let port = try freePort()
+    try await onLoop {
+      try await withRedis("redis://127.0.0.1:\(port)") { redis in
+        let large = [UInt8](repeating: 120, count: RedisClient.pendingByteLimit / 2)
+        async let waiting = redis.command(bytes: [Array("ECHO".utf8), large], by: shortly(.milliseconds(500)))
+        try await eventually("the first one waits") { redis.statistics.commands == 1 }
+        await #expect(throws: RedisError.notSent("too many bytes wait")) {
+          try await redis.command(bytes: [Array("ECHO".utf8), large], by: shortly())
+        }
+        do {
+          _ = try await waiting
+          Issue.record("answered")
+        } catch {
+          #expect(error as? RedisError == .notSent("connection refused"))
+        }
+        #expect(redis.pendingBytes == 0)
+      }
+    }
+  }
+
+  @Test func aUnixSocketIsAsGoodAsAPort() async throws {
+    let path = NSTemporaryDirectory() + "reactor-\(getpid()).sock"
+    let listening = try PrivateRedis(user: ("bridge", "deck"), settings: ["unixsocket \(path)"])
+    try await onLoop {
+      for url in ["unix://\(path)", "unix://bridge:deck@\(path)?db=3"] {
+        try await withRedis(url) { redis in
+          let info = try await redis.command(["CLIENT", "INFO"], by: shortly()).text ?? ""
+          #expect(info.contains(url.contains("db") ? " db=3 " : " db=0 ") && info.contains(path))
+        }
+      }
+    }
+    listening.stop()
   }
 
   @Test func aDeadlineThatHasPassedSendsNothing() async throws {

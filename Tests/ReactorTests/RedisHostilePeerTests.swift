@@ -96,6 +96,56 @@ import Testing
     }
   }
 
+  /// What frees and copies an answer calls itself for each level.
+  @Test(arguments: [(7, true), (8, true), (9, false), (64, false), (65_000, false)])
+  func arraysInArraysHaveABoundOfTheirDepth(depth: Int, isTaken: Bool) async throws {
+    let nested = String(repeating: "*1\r\n", count: depth) + ":1\r\n"
+    try await withClient(of: answering(nested)) { redis in
+      do {
+        var answer = try await redis.command(["GET", "k"], by: shortly(.seconds(10)))
+        var levels = 0
+        while let inner = answer.array?.first { (answer, levels) = (inner, levels + 1) }
+        #expect(isTaken && levels == depth)
+      } catch {
+        // hiredis before 1.0 takes one level less.
+        #expect(!isTaken || depth == 8, "\(error)")
+        #expect(error as? RedisError == .unknownOutcome("an answer beyond the limit"))
+      }
+    }
+  }
+
+  /// Each string of it is within its own bound.
+  @Test func theStringsOfAnAnswerHaveOneBoundTogether() async throws {
+    let string = "$1048576\r\n" + String(repeating: "x", count: 1_048_576) + "\r\n"
+    let flood: @Sendable (ScriptedPeer.Connection) -> Void = { connection in
+      connection.expect("GET")
+      connection.send("*65536\r\n")
+      while connection.send(string) {}
+    }
+    try await withClient(of: flood) { redis in
+      let before = residentKilobytes()
+      await #expect(throws: RedisError.unknownOutcome("an answer beyond the limit")) {
+        try await redis.command(["GET", "k"], by: shortly(.seconds(20)))
+      }
+      #expect(residentKilobytes() - before < 100_000)
+    }
+  }
+
+  @Test func anAnswerAsLargeAsTheBoundIsTakenAgainAndAgain() async throws {
+    let half = String(repeating: "x", count: 15_000_000)
+    let echo: @Sendable (ScriptedPeer.Connection) -> Void = { connection in
+      while connection.expect("GET") {
+        connection.send("*2\r\n$15000000\r\n\(half)\r\n$15000000\r\n\(half)\r\n")
+      }
+    }
+    try await withClient(of: echo) { redis in
+      for _ in 0..<3 {
+        let answer = try await redis.command(["GET", "k"], by: shortly(.seconds(20)))
+        #expect(answer.array?.map { $0.bytes?.count } == [15_000_000, 15_000_000])
+      }
+    }
+  }
+
   @Test(arguments: ["+HELLO\r\n", ":1\r\n", "$4\r\nPONG\r\n", "*0\r\n", "$-1\r\n"])
   func aHelloThatIsNotAnsweredByPongIsNotRedis(words: String) async throws {
     let peer = try ScriptedPeer { connection in

@@ -69,7 +69,7 @@ private func at(_ nanoseconds: Int64) -> MonotonicInstant {
   @Test func aStoppedPipelineRefuses() {
     var pipeline = RedisPipeline()
     _ = pipeline.submit(deadline: at(10), now: at(0))
-    #expect(pipeline.stop() == [1])
+    #expect(pipeline.stop().notSent == [1])
     #expect(pipeline.submit(deadline: at(10), now: at(0)) == .refused(.stopped))
   }
 
@@ -97,6 +97,8 @@ private struct PipelineModel {
   private var isRetired = false
   private var wire: [UInt64] = []
   private var everSent: Set<UInt64> = []
+  private var repeatable: Set<UInt64> = []
+  private var sends: [UInt64: Int] = [:]
   private var deadlines: [UInt64: Int64] = [:]
   private var fates: [UInt64: Fate] = [:]
 
@@ -123,21 +125,26 @@ private struct PipelineModel {
 
   mutating func finish() {
     if isUp { lose() }
-    for identifier in pipeline.stop() { meet(identifier, .notSent) }
+    let stopped = pipeline.stop()
+    for identifier in stopped.notSent { meet(identifier, .notSent) }
+    for identifier in stopped.unknownOutcome { meet(identifier, .unknown) }
     for identifier in deadlines.keys where fates[identifier] == nil { violations.append("\(identifier) has no fate") }
     if pipeline.wakeAt != nil { violations.append("wakes for nothing") }
   }
 
   private mutating func submit() {
     let deadline = now + Int64.random(in: 0..<50, using: &random)
-    switch pipeline.submit(deadline: at(deadline), now: at(now)) {
+    let isRepeatable = Bool.random(using: &random)
+    switch pipeline.submit(deadline: at(deadline), now: at(now), isRepeatable: isRepeatable) {
     case .send(let identifier):
       if !isUp || isRetired { violations.append("\(identifier) sent without a connection") }
       deadlines[identifier] = deadline
+      if isRepeatable { repeatable.insert(identifier) }
       transmit(identifier)
     case .wait(let identifier):
       if isUp && !isRetired { violations.append("\(identifier) waits beside a connection") }
       deadlines[identifier] = deadline
+      if isRepeatable { repeatable.insert(identifier) }
     case .refused(.expired):
       if deadline > now { violations.append("refused before its deadline") }
     case .refused: violations.append("refused")
@@ -146,7 +153,11 @@ private struct PipelineModel {
 
   private mutating func transmit(_ identifier: UInt64) {
     if fates[identifier] != nil { violations.append("\(identifier) sent after its fate") }
-    if !everSent.insert(identifier).inserted { violations.append("\(identifier) sent twice") }
+    sends[identifier, default: 0] += 1
+    if sends[identifier]! > (repeatable.contains(identifier) ? 2 : 1) {
+      violations.append("\(identifier) sent too often")
+    }
+    everSent.insert(identifier)
     if let last = wire.last, last > identifier { violations.append("\(identifier) overtakes \(last)") }
     wire.append(identifier)
   }
@@ -197,7 +208,12 @@ private struct PipelineModel {
   private mutating func lose() {
     isUp = false
     isRetired = false
-    for identifier in pipeline.lost() { meet(identifier, .unknown) }
+    let unknown = pipeline.lost()
+    for identifier in unknown { meet(identifier, .unknown) }
+    for identifier in wire
+    where repeatable.contains(identifier) && sends[identifier] == 1 && fates[identifier] == .unknown {
+      if unknown.contains(identifier) { violations.append("\(identifier) was given up, and may be sent again") }
+    }
     wire = []
   }
 
@@ -219,6 +235,23 @@ private struct PipelineModel {
     }
     if pipeline.inFlightCount != wire.count { violations.append("the line is \(wire.count) long") }
     if pipeline.awaitedCount != wire.count(where: { fates[$0] == nil }) { violations.append("miscounts who waits") }
+  }
+}
+
+extension RedisPipelineTests {
+  @Test func aRepeatableCommandIsSentOnceMoreAfterALossAndKeepsItsPlace() {
+    var pipeline = RedisPipeline()
+    _ = pipeline.opened()
+    _ = pipeline.submit(deadline: at(10), now: at(0), isRepeatable: true)
+    _ = pipeline.submit(deadline: at(10), now: at(0))
+    _ = pipeline.submit(deadline: at(20), now: at(0), isRepeatable: true)
+    #expect(pipeline.lost() == [2])
+    #expect(pipeline.submit(deadline: at(20), now: at(0)) == .wait(4))
+    #expect(pipeline.waitingCount == 3)
+    // It was sent: that it is not executed cannot be said any more.
+    #expect(pipeline.expire(now: at(10)) == .init(unknownOutcome: [1]))
+    #expect(pipeline.opened() == [3, 4])
+    #expect(pipeline.lost() == [3, 4], "once is enough")
   }
 }
 
@@ -245,17 +278,132 @@ private struct PipelineModel {
     let verdict = handshake.answered(.error(code: "LOADING", message: "Redis is loading"))
     #expect(verdict == .refused("PING refused: the server is loading its data (LOADING)"))
   }
+
+  private static let check = RedisHealthCheck(script: RedisScript("return 1"), keys: ["k"], arguments: ["a"])
+  private static let digest = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"
+
+  private static func checking(asksForMode: Bool = true) -> RedisHandshake {
+    RedisHandshake(
+      user: nil, password: nil, database: 0, clientName: nil, healthCheck: check, asksForMode: asksForMode)
+  }
+
+  private static func hello(mode: String) -> RedisValue {
+    .array(["server", "redis", "mode", mode, "role", "master"].map { .string(Array($0.utf8)) })
+  }
+
+  @Test func withAHealthCheckTheServerIsReadyOnceThatHasSucceeded() {
+    var handshake = Self.checking()
+    #expect(handshake.commands == [["HELLO", "2"], ["EVALSHA", Self.digest, "1", "k", "a"]])
+    #expect(handshake.answered(Self.hello(mode: "standalone")) == .more)
+    #expect(handshake.answered(.integer(1)) == .ready)
+  }
+
+  @Test func aScriptThatTheServerDoesNotKnowIsSentAsAWhole() {
+    for error in [RedisValue.error(code: "NOSCRIPT", message: ""), .error(code: "ERR", message: "unknown command")] {
+      var handshake = Self.checking(asksForMode: false)
+      #expect(handshake.answered(error) == .send(["EVAL", "return 1", "1", "k", "a"]))
+      #expect(handshake.answered(.integer(1)) == .ready)
+    }
+  }
+
+  @Test func whatRefusesTheCheckIsNotReady() {
+    var handshake = Self.checking(asksForMode: false)
+    #expect(
+      handshake.answered(.error(code: "READONLY", message: ""))
+        == .refused("the server is a read-only replica (READONLY)"))
+  }
+
+  @Test(arguments: ["cluster", "sentinel"])
+  func aClusterNodeAndASentinelAreRefusedByName(mode: String) {
+    let reason = mode == "cluster" ? RedisErrorReply.clusterNode : RedisErrorReply.sentinel
+    var handshake = Self.checking()
+    #expect(handshake.answered(Self.hello(mode: mode)) == .refused(reason))
+    // Before Redis 6, and where HELLO is denied.
+    handshake = Self.checking()
+    #expect(handshake.answered(.error(code: "ERR", message: "unknown command")) == .send(["INFO", "server"]))
+    #expect(handshake.answered(.integer(1)) == .more)
+    let information = "# Server\r\nredis_version:5.0.14\r\nredis_mode:\(mode)\r\nos:Linux\r\n"
+    #expect(handshake.answered(.string(Array(information.utf8))) == .refused(reason))
+  }
+
+  @Test func aServerThatTellsNoModeIsTakenAsItIs() {
+    var handshake = Self.checking()
+    #expect(handshake.answered(.error(code: "NOPERM", message: "")) == .send(["INFO", "server"]))
+    #expect(handshake.answered(.integer(1)) == .more)
+    #expect(handshake.answered(.error(code: "NOPERM", message: "")) == .ready)
+  }
 }
 
 @Suite struct RedisErrorTests {
-  @Test func aMessageIsCutBeforeWhatItQuotes() {
-    #expect(RedisError.parse("OOM command not allowed") == ("OOM", "command not allowed"))
-    #expect(RedisError.parse("ERR unknown command 'sesame', with args") == ("ERR", "unknown command "))
-    #expect(RedisError.parse("NOPERM User bob has no permissions") == ("NOPERM", "refused"))
-    #expect(RedisError.parse("WRONGPASS bob") == ("WRONGPASS", "refused"))
-    #expect(RedisError.parse("Error text of a script") == ("ERR", "refused"))
-    #expect(RedisError.parse("") == ("ERR", "refused"))
-    #expect(RedisError.parse("NOAUTH") == ("NOAUTH", ""))
+  private func parse(_ reply: String) -> [String] {
+    let error = RedisErrorReply(reply)
+    return [error.code, error.message]
+  }
+
+  @Test func aMessageIsCutBeforeWhatItQuotesOrAddresses() {
+    #expect(parse("OOM command not allowed") == ["OOM", "command not allowed"])
+    #expect(parse("ERR unknown command 'sesame', with args") == ["ERR", "unknown command"])
+    #expect(parse("WRONGPASS bob") == ["WRONGPASS", "refused"])
+    #expect(parse("Error text of a script") == ["ERR", "Error text of a script"])
+    #expect(parse("upstream 10.0.0.7:6379 failed") == ["ERR", "upstream"])
+    #expect(parse("ERR no user bob@example") == ["ERR", "no user"])
+    #expect(parse("MOVED 3999 127.0.0.1:6381") == ["MOVED", ""])
+    #expect(parse("") == ["ERR", ""])
+    #expect(parse("NOAUTH") == ["NOAUTH", ""])
+  }
+
+  @Test func aScriptsErrorIsThatOfItsCommandInEveryVersion() {
+    let old = "ERR Error running script (call to f_ab12): @user_script:8: @user_script: 8: "
+    #expect(parse(old + "-READONLY You can't write against a read only replica.")[0] == "READONLY")
+    #expect(parse(old + "OOM command not allowed when used memory > 'maxmemory'.")[0] == "OOM")
+    #expect(
+      RedisErrorReply(old + "Write commands not allowed after non deterministic commands.").explanation
+        == "the server is too old: Redis 5 or later is needed (ERR)")
+    #expect(parse("OOM command not allowed when used memory > 'maxmemory'. script: ab, on @user_script:8.")[0] == "OOM")
+    for denied in [
+      old + "The user executing the script can't run this command or subcommand",
+      "ERR ACL failure in script: User bob has no permissions to run the 'set' command script: ab, on @user_script:5.",
+    ] {
+      #expect(parse(denied)[0] == "NOPERM")
+    }
+  }
+
+  @Test(arguments: [
+    ("NOPERM User bob has no permissions to run the 'evalsha' command", "the user may not run evalsha (NOPERM)"),
+    (
+      "NOPERM this user has no permissions to run the 'evalsha' command or its subcommand",
+      "the user may not run evalsha (NOPERM)"
+    ),
+    ("NOPERM No permissions to access a key", "the user may not use a key (NOPERM)"),
+    (
+      "NOPERM this user has no permissions to access one of the keys used as arguments",
+      "the user may not use a key (NOPERM)"
+    ),
+    ("NOPERM bob's 'Secret Name'", "the user may not do this (NOPERM)"),
+    (
+      "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+      "the server cannot save its data to disk and refuses writes (MISCONF)"
+    ),
+    (
+      "NOREPLICAS Not enough good replicas to write.",
+      "the server has too few replicas and refuses writes (NOREPLICAS)"
+    ),
+    (
+      "ERR AUTH <password> called without any password configured for the default user.",
+      "the server has no password, and the URL has one (ERR)"
+    ),
+    ("ERR max number of clients reached", "the server has as many clients as it allows (ERR)"),
+    (
+      "ERR value is not an integer or out of range",
+      "the server answered: value is not an integer or out of range (ERR)"
+    ),
+    (
+      "CLUSTERDOWN The cluster is down",
+      "\(RedisErrorReply.clusterNode), and the cluster is down (CLUSTERDOWN)"
+    ),
+  ])
+  func anErrorReplySaysWhatIsWrong(reply: String, explanation: String) {
+    #expect(RedisErrorReply(reply).explanation == explanation)
   }
 
   @Test func theDigestIsTheServersNameForTheScript() {

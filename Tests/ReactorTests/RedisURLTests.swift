@@ -46,6 +46,24 @@ import Testing
     #expect(parsed.redactedURL == "redis://h:6379/0")
   }
 
+  @Test func aUnixSocketHasAPathInPlaceOfAHost() throws {
+    let plain = try parse("unix:///run/redis.sock")
+    #expect(plain.socketPath == "/run/redis.sock" && plain.database == 0 && plain.password == nil)
+    #expect(plain.redactedURL == "unix:///run/redis.sock?db=0")
+    let full = try parse("unix://user:p%40ss@/run/my%20redis.sock?db=2&dial_timeout=1s")
+    #expect(full.socketPath == "/run/my redis.sock" && full.database == 2)
+    #expect(full.user == "user" && full.password == "p@ss" && full.dialTimeout == .seconds(1))
+    #expect(full.redactedURL == "unix://user:***@/run/my redis.sock?db=2")
+  }
+
+  @Test(arguments: [
+    "unix://", "unix:///", "unix://host/run/redis.sock", "unix://run/redis.sock", "unix:///a#b",
+    "unix:///" + String(repeating: "x", count: 107),
+  ])
+  func aSocketWithoutAPathOrWithAHostIsRefused(url: String) {
+    #expect(faults(url) == ["expected unix:///path/of/a.sock with an absolute path of at most 107 bytes"])
+  }
+
   @Test func noHostIsThisMachineAsInGoRedis() throws {
     #expect(try parse("redis://").host == "localhost")
     #expect(try parse("redis:///5").database == 5)
@@ -76,7 +94,7 @@ import Testing
   }
 
   @Test(arguments: [
-    "", "redis:", "redis:/h", "http://h", "REDIS ://h", "unix:///tmp/s", "redis://h:0", "redis://h:65536",
+    "", "redis:", "redis:/h", "http://h", "REDIS ://h", "redis://h:0", "redis://h:65536",
     "redis://h:1a",
     "redis://[::1", "redis://[h]", "redis://[::1]x", "redis://h/-1", "redis://h/1/2", "redis://h#f", "redis://h/0#f",
     "redis://h?db=", "redis://h?dial_timeout=0", "redis://h?dial_timeout=-1", "redis://h?dial_timeout=",

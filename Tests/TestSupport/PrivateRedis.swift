@@ -21,6 +21,7 @@ public final class PrivateRedis: Sendable {
   /// Where its data lie; gone when it has ended.
   public let directory: String
   private let settings: [String]
+  private let isSentinel: Bool
   private let running = Mutex<Running?>(nil)
 
   private struct Running {
@@ -35,10 +36,13 @@ public final class PrivateRedis: Sendable {
   ///   - password: that of the default user.
   ///   - user: a further user, name and password, who may do everything.
   ///   - settings: further lines of redis.conf.
+  ///   - isSentinel: it is a Redis Sentinel, which watches nothing.
   public init(
-    password: String? = nil, user: (name: String, password: String)? = nil, settings: [String] = []
+    password: String? = nil, user: (name: String, password: String)? = nil, settings: [String] = [],
+    isSentinel: Bool = false
   ) throws {
     self.password = password
+    self.isSentinel = isSentinel
     port = try freePort()
     directory = "\(NSTemporaryDirectory())private-redis-\(getpid())-\(port)"
     var lines = [
@@ -104,6 +108,11 @@ public final class PrivateRedis: Sendable {
     try runCLI(arguments)
   }
 
+  @discardableResult
+  public func cli(_ arguments: [String]) throws -> String {
+    try runCLI(arguments)
+  }
+
   private func runCLI(_ arguments: [String]) throws -> String {
     var words = ["redis-cli", "-h", "127.0.0.1", "-p", "\(port)"]
     if let password { words += ["--no-auth-warning", "-a", password] }
@@ -123,14 +132,14 @@ public final class PrivateRedis: Sendable {
     try Data((settings.joined(separator: "\n") + "\n").utf8).write(to: URL(fileURLWithPath: directory + "/redis.conf"))
     let ends = try Self.pipe()
     let script = """
-      redis-server "$0/redis.conf" </dev/null >/dev/null 2>&1 &
+      redis-server "$0/redis.conf" $1 </dev/null >/dev/null 2>&1 &
       read never
       kill -9 $! 2>/dev/null
       wait $! 2>/dev/null
       rm -rf "$0"
       """
     let watchdog = try Self.spawn(
-      ["sh", "-c", script, directory], standardInput: ends[0], standardOutput: nil)
+      ["sh", "-c", script, directory, isSentinel ? "--sentinel" : ""], standardInput: ends[0], standardOutput: nil)
     close(ends[0])
 
     // The address may have gone to somebody else's server meanwhile: ours is the one with our directory.

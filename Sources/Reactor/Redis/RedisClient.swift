@@ -9,6 +9,8 @@ public enum RedisState: Sendable, Equatable {
   case idle
   case connecting
   case ready
+  /// The last connection was closed while nobody needed it; the next command opens another one.
+  case resting
   /// The last connection or attempt failed; the next attempt is at that instant.
   case waiting(until: MonotonicInstant, reason: String)
   /// `run` has ended.
@@ -43,42 +45,96 @@ public final class RedisClient {
     initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
 
   /// Why there is no connection once `run` has been cancelled.
-  private static let ownEnd = "stopped"
+  static let ownEnd = "stopped"
 
   /// A connection that lived as long as this was a success: the next failure is again the first.
   private static let steadyAfter: Duration = .seconds(2)
 
-  public private(set) var state: RedisState = .idle
-  public private(set) var statistics = RedisStatistics()
+  /// After so long without an answer a connection is idle: that it is closed then is no outage.
+  static let idleAfter: Duration = .seconds(1)
+  /// After so long without an answer the next one is looked out for: something on the way may have forgotten the
+  /// connection without a word.
+  static let lookAfter: Duration = .seconds(5)
+  /// How long that answer may take, or three times what the hello took where that is more.
+  static let lookLimit: Duration = .milliseconds(700)
+
+  public internal(set) var state: RedisState = .idle
+  public internal(set) var statistics = RedisStatistics()
   /// Called when the client becomes ready, unavailable, or unavailable for another reason: once a change, not once a
   /// try.
   public var onStateChange: (@EventLoop (RedisAvailability) -> Void)?
+  /// Called with the reason when an idle connection was closed or found lost, which changes nothing: another one is
+  /// opened.
+  public var onIdleEnd: (@EventLoop (String) -> Void)?
 
-  private let configuration: RedisConfiguration
-  private let clock: LoopClock
+  let configuration: RedisConfiguration
+  let healthCheck: RedisHealthCheck?
+  let clock: LoopClock
   private var backoff: Backoff
   private var tls: RedisTLS?
   private var availability: RedisAvailability?
   private var readyWaiters: [LoopSignal<Bool>] = []
+  /// Fires where a command needs a connection while the client rests.
+  private var need: LoopSignal<Void>?
 
-  private var pipeline = RedisPipeline()
-  private var pending: [RedisPipeline.Identifier: Pending] = [:]
-  private var connection: RedisConnection?
-  private var ended: LoopSignal<String>?
+  var pipeline = RedisPipeline()
+  var pending: [RedisPipeline.Identifier: Pending] = [:]
+  /// What the commands take that are pending.
+  var pendingBytes = 0
+  var connection: RedisConnection?
+  private var ended: LoopSignal<Ending>?
   private var retireReason: String?
-  private var timer: TimerWatcher?
-  private var timerAt: MonotonicInstant?
+  var timer: TimerWatcher?
+  var timerAt: MonotonicInstant?
+  /// When the connection last had an answer.
+  var heardAt = MonotonicInstant(nanoseconds: .min)
+  /// When the first command after a long silence has to be answered; nil where none is looked out for.
+  var lookUntil: MonotonicInstant?
+  private var helloTook = Duration.zero
+  private var isUsed = false
 
-  private struct Pending {
-    /// Until it is sent.
+  var health = Health()
+
+  /// A command whose answer is to come.
+  struct Pending {
+    /// Until it is sent, and of one that may be sent again until it is answered.
     var command: RedisCommand?
-    let continuation: CheckedContinuation<Result<RedisValue, RedisError>, Never>
+    let isRepeatable: Bool
+    let byteCount: Int
+    let receiver: Receiver
+
+    enum Receiver {
+      case caller(CheckedContinuation<Result<RedisValue, RedisError>, Never>)
+      case healthCheck
+    }
   }
 
+  /// What is known of the server's health by the owner's check.
+  struct Health {
+    /// When the check last succeeded.
+    var provenAt = MonotonicInstant(nanoseconds: .min)
+    var isAsked = false
+    /// The server did not know the script.
+    var isSourceSent = false
+    var waiters: [LoopSignal<Result<RedisValue, RedisError>>] = []
+  }
+
+  /// How a connection ended.
+  private enum Ending {
+    case failed(String)
+    /// Nobody noticed: it was idle.
+    case idle(String)
+  }
+
+  /// - Parameter healthCheck: what has to succeed on a connection: the client is unavailable until it does.
+  ///   It is run on each new connection, by `checkHealth`, and where an answer tells that the server refuses its work.
+  ///   Nil: a server that answers a PING is well.
   public init(
-    _ configuration: RedisConfiguration, clock: LoopClock = .system, backoff: Backoff = RedisClient.defaultBackoff
+    _ configuration: RedisConfiguration, healthCheck: RedisHealthCheck? = nil, clock: LoopClock = .system,
+    backoff: Backoff = RedisClient.defaultBackoff
   ) {
     self.configuration = configuration
+    self.healthCheck = healthCheck
     self.clock = clock
     self.backoff = backoff
   }
@@ -90,7 +146,7 @@ public final class RedisClient {
     switch availability {
     case .ready: nil
     case .unavailable(let reason): reason
-    case nil: "not connected yet"
+    case nil: "connecting"
     }
   }
 }
@@ -106,21 +162,51 @@ extension RedisClient {
     precondition(state == .idle, "a client runs once")
     while !Task.isCancelled {
       state = .connecting
-      let outage: String
       switch await connect() {
       case .success(let connection):
         let began = clock.now
-        outage = await serve(connection)
+        let ending = await serve(connection)
         if began.duration(to: clock.now) >= Self.steadyAfter { backoff.reset() }
+        if !Task.isCancelled { await goOn(after: ending) }
       case .failure(let failure):
-        outage = failure.reason
+        if !Task.isCancelled { await pause(failure.reason) }
       }
-      if !Task.isCancelled { await pause(outage) }
     }
     state = .stopped
     change(.unavailable(reason: Self.ownEnd))
-    fail(pipeline.stop(), .notSent(Self.ownEnd))
+    failStopped()
     for signal in readyWaiters { signal.fire(false) }
+  }
+
+  private func goOn(after ending: Ending) async {
+    switch ending {
+    case .failed(let reason):
+      await pause(reason)
+    case .idle(let reason):
+      onIdleEnd?(reason)
+      // One that was used is opened again at once, to see whether the server is there. A server that closes idle
+      // connections closes that one, too: then it is opened when it is needed.
+      if !isUsed && pipeline.waitingCount == 0 && readyWaiters.isEmpty { await rest() }
+    }
+  }
+
+  private func rest() async {
+    state = .resting
+    let need = LoopSignal<Void>()
+    self.need = need
+    _ = await need.wait()
+    self.need = nil
+  }
+
+  /// A connection is needed: the client rests no longer.
+  func wakeFromRest() {
+    need?.fire(())
+  }
+
+  private func failStopped() {
+    let stopped = pipeline.stop()
+    fail(stopped.notSent, .notSent(Self.ownEnd))
+    fail(stopped.unknownOutcome, .unknownOutcome(Self.ownEnd))
   }
 
   /// Waits until commands can be sent.
@@ -131,6 +217,7 @@ extension RedisClient {
     guard state != .stopped else { throw RedisError.notSent(Self.ownEnd) }
     let signal = LoopSignal<Bool>()
     readyWaiters.append(signal)
+    wakeFromRest()
     let isInTime = await signal.wait(until: systemTime(of: deadline)) ?? false
     readyWaiters.removeAll { $0 === signal }
     if isInTime { return }
@@ -151,9 +238,9 @@ extension RedisClient {
       tls = RedisTLS(host: configuration.host)
       if tls == nil { return .failure(ConnectFailure(reason: "TLS is not available")) }
     }
-    let addresses: [String]
+    let addresses: [RedisAddress]
     do {
-      addresses = try await NameResolver.addresses(of: configuration.host, by: deadline)
+      addresses = try await self.addresses(by: deadline)
     } catch {
       let reason = (error as? NameResolutionError)?.publicReason ?? "cancelled"
       return .failure(ConnectFailure(reason: reason))
@@ -163,23 +250,54 @@ extension RedisClient {
       // Each address gets its share, so that one that hangs does not keep the next from being tried.
       let left = MonotonicInstant.system.duration(to: deadline)
       let share = MonotonicInstant.system.advanced(by: left / (addresses.count - index))
-      let connection = RedisConnection(
-        address: address, port: configuration.port, tls: tls, handshake: configuration.handshake)
-      guard let refusal = await connection.greeting(by: share) else { return .success(connection) }
-      connection.close()
-      // Of several addresses, one that hangs or refuses says more than one where nobody listens.
-      if refusal != "connection refused" || reason == "no address" { reason = refusal }
+      switch await greet(address, by: share) {
+      case .success(let connection): return .success(connection)
+      case .failure(let failure):
+        // Of several addresses, one that hangs or refuses says more than one where nobody listens.
+        if failure.reason != "connection refused" || reason == "no address" { reason = failure.reason }
+      }
     }
     return .failure(ConnectFailure(reason: reason))
   }
 
-  /// Uses the connection until it ends, and says why it did.
-  private func serve(_ connection: RedisConnection) async -> String {
-    if let reason = connection.endReason { return reason }
-    let ended = LoopSignal<String>()
+  private func addresses(by deadline: MonotonicInstant) async throws -> [RedisAddress] {
+    if let path = configuration.socketPath { return [.unix(path: path)] }
+    return try await NameResolver.addresses(of: configuration.host, by: deadline).map {
+      .tcp($0, port: configuration.port)
+    }
+  }
+
+  /// One connection, until its hello is answered.
+  private func greet(
+    _ address: RedisAddress, by deadline: MonotonicInstant
+  ) async -> Result<RedisConnection, ConnectFailure> {
+    var asksForMode = true
+    while true {
+      let began = MonotonicInstant.system
+      let connection = RedisConnection(
+        address: address, tls: tls, handshake: configuration.handshake(healthCheck, asksForMode: asksForMode))
+      guard let refusal = await connection.greeting(by: deadline) else {
+        helloTook = began.duration(to: .system)
+        return .success(connection)
+      }
+      let isAwaitingMode = connection.isAwaitingMode
+      connection.close()
+      guard asksForMode, isAwaitingMode, refusal == RedisConnection.closedByServer, !Task.isCancelled else {
+        return .failure(ConnectFailure(reason: refusal))
+      }
+      // Some proxies close the connection on a command that they do not know.
+      asksForMode = false
+    }
+  }
+
+  /// Uses the connection until it ends, and says how it did.
+  private func serve(_ connection: RedisConnection) async -> Ending {
+    if let reason = connection.endReason { return .failed(reason) }
+    let ended = LoopSignal<Ending>()
     self.ended = ended
     self.connection = connection
-    retireReason = nil
+    (retireReason, isUsed, heardAt) = (nil, false, clock.now)
+    if healthCheck != nil { health.provenAt = clock.now }
     connection.onAnswer = { [weak self] value in self?.answered(value) }
     connection.onEnd = { [weak self] reason in self?.connectionEnded(reason) }
     statistics.connectsTotal += 1
@@ -189,16 +307,16 @@ extension RedisClient {
     for identifier in pipeline.opened() { transmit(identifier) }
     connection.flush()
 
-    if let reason = await ended.wait() {
-      abandonConnection(reason)
-      return reason
+    if let ending = await ended.wait() {
+      if case .failed(let reason) = ending { abandonConnection(reason) }
+      return ending
     }
     // Cancelled: what callers still wait for has its deadlines.
     pipeline.retire()
-    fail(pipeline.stop(), .notSent(Self.ownEnd))
+    failStopped()
     if pipeline.awaitedCount > 0 { _ = await ended.waitThroughCancellation() }
     abandonConnection(Self.ownEnd)
-    return Self.ownEnd
+    return .failed(Self.ownEnd)
   }
 
   private func pause(_ reason: String) async {
@@ -223,181 +341,71 @@ extension RedisClient {
   /// The connection is gone: by itself, or given up.
   private func connectionEnded(_ reason: String) {
     guard connection != nil else { return }
+    let isIdle =
+      retireReason == nil && pipeline.isOpen && heardAt.duration(to: clock.now) >= Self.idleAfter
+      && pipeline.isAllRepeatable
+    lost(isIdle ? .idle(reason) : .failed(reason))
+  }
+
+  private func lost(_ ending: Ending) {
     connection = nil
-    // At once, not when `run` goes on: whose command just failed may ask.
+    lookUntil = nil
+    let reason: String
+    switch ending {
+    case .idle(let why):
+      reason = why
+      state = .connecting
+    case .failed(let why):
+      reason = why
+      // At once, not when `run` goes on: whose command just failed may ask.
+      state = .waiting(until: clock.now, reason: reason)
+      change(.unavailable(reason: reason))
+    }
+    fail(pipeline.lost(), .unknownOutcome(reason))
+    ended?.fire(ending)
+  }
+
+  func abandonConnection(_ reason: String) {
+    guard let abandoned = connection else { return }
+    lost(.failed(reason))
+    abandoned.close()
+  }
+
+  /// Nothing came back over a connection that had been idle: something on the way has forgotten it.
+  func abandonForgottenConnection() {
+    guard let abandoned = connection else { return }
+    lost(.idle("timed out while idle"))
+    abandoned.close()
+  }
+
+  /// Ends the connection once nobody waits for an answer on it.
+  func retire(_ reason: String) {
+    guard connection != nil, retireReason == nil else { return }
+    retireReason = reason
+    pipeline.retire()
     state = .waiting(until: clock.now, reason: reason)
     change(.unavailable(reason: reason))
-    fail(pipeline.lost(), .unknownOutcome(reason))
-    ended?.fire(reason)
-  }
-
-  private func abandonConnection(_ reason: String) {
-    let abandoned = connection
-    connectionEnded(reason)
-    abandoned?.close()
-  }
-}
-
-// MARK: - Commands
-
-extension RedisClient {
-  /// Sends a command and waits for its answer.
-  ///
-  /// While there is no connection the command waits for one. An error inside of an array is a value. The connection is
-  /// shared: no command that blocks (BLPOP), and scripts instead of MULTI.
-  ///
-  /// - Parameter deadline: on the client's clock.
-  /// - Throws: `RedisError`. A cancelled task's command ends at once: not sent, or of unknown outcome.
-  @discardableResult
-  public func command(
-    _ arguments: [String], by deadline: MonotonicInstant
-  ) async throws(RedisError) -> RedisValue {
-    try await submit(RedisCommand(arguments), by: deadline)
-  }
-
-  /// As above, with arguments that are any bytes.
-  @discardableResult
-  public func command(
-    bytes arguments: [[UInt8]], by deadline: MonotonicInstant
-  ) async throws(RedisError) -> RedisValue {
-    try await submit(RedisCommand(arguments), by: deadline)
-  }
-
-  /// Runs a script, by its digest where the server knows it.
-  ///
-  /// - Throws: `RedisError`, as `command`.
-  @discardableResult
-  public func evaluate(
-    _ script: RedisScript, keys: [String], arguments: [String], by deadline: MonotonicInstant
-  ) async throws(RedisError) -> RedisValue {
-    let rest = [String(keys.count)] + keys + arguments
-    do {
-      return try await command(["EVALSHA", script.sha1] + rest, by: deadline)
-    } catch .server(code: "NOSCRIPT", message: _) {
-      return try await command(["EVAL", script.source] + rest, by: deadline)
-    }
-  }
-
-  /// Commands that change what other commands mean on the connection that all share.
-  private static let refused: Set<String> = [
-    "AUTH", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSUBSCRIBE", "PSYNC", "PUNSUBSCRIBE", "QUIT", "RESET",
-    "SELECT", "SSUBSCRIBE", "SUBSCRIBE", "SUNSUBSCRIBE", "SYNC", "UNSUBSCRIBE", "UNWATCH", "WATCH",
-  ]
-
-  private func submit(_ command: RedisCommand, by deadline: MonotonicInstant) async throws(RedisError) -> RedisValue {
-    precondition(!command.lengths.isEmpty && !Self.refused.contains(command.name), "not on a shared connection")
-    statistics.commands += 1
-    if Task.isCancelled { throw .notSent("cancelled") }
-    let identifier: RedisPipeline.Identifier
-    let isSent: Bool
-    switch pipeline.submit(deadline: deadline, now: clock.now) {
-    case .send(let admitted): (identifier, isSent) = (admitted, true)
-    case .wait(let admitted): (identifier, isSent) = (admitted, false)
-    case .refused(.expired):
-      statistics.timeouts += 1
-      throw .notSent("its deadline had passed")
-    case .refused(.tooMany): throw .notSent("too many commands wait")
-    case .refused(.stopped): throw .notSent(Self.ownEnd)
-    }
-    let result = await withTaskCancellationHandler {
-      await withCheckedContinuation { continuation in
-        pending[identifier] = Pending(command: command, continuation: continuation)
-        armTimer()
-        if isSent {
-          transmit(identifier)
-          // With others in flight the loop's next turn sends a batch; alone there is nothing to wait for.
-          if pipeline.inFlightCount == 1 { connection?.flush() }
-        }
-      }
-    } onCancel: {
-      EventLoop.perform { self.cancel(identifier) }
-    }
-    return try result.get()
-  }
-
-  private func transmit(_ identifier: RedisPipeline.Identifier) {
-    guard let command = pending[identifier]?.command else { return }
-    pending[identifier]?.command = nil
-    connection?.send(command)
-  }
-
-  private func answered(_ value: RedisValue) {
-    switch pipeline.answered() {
-    case .drop: break
-    case .deliver(let identifier): deliver(value, to: identifier)
-    case .unexpected: return abandonConnection(RedisEvents.Misconduct.unasked.rawValue)
-    }
-    if case .error(let code, _) = value, RedisError.asksForAnotherConnection(code) {
-      retireReason = RedisError.explanation(of: code)
-      pipeline.retire()
-    }
-    settle()
-  }
-
-  private func deliver(_ value: RedisValue, to identifier: RedisPipeline.Identifier) {
-    let result: Result<RedisValue, RedisError>
-    if case .error(let code, let message) = value {
-      result = .failure(.server(code: code, message: message))
-    } else {
-      result = .success(value)
-    }
-    pending.removeValue(forKey: identifier)?.continuation.resume(returning: result)
-  }
-
-  private func cancel(_ identifier: RedisPipeline.Identifier) {
-    switch pipeline.cancel(identifier) {
-    case .notSent: fail([identifier], .notSent("cancelled"))
-    case .unknownOutcome: fail([identifier], .unknownOutcome("cancelled"))
-    case .tooLate: break
-    }
-    settle()
-  }
-
-  private func deadlinePassed(_ instant: MonotonicInstant) {
-    timerAt = nil
-    let expired = pipeline.expire(now: max(clock.now, instant))
-    statistics.timeouts += expired.notSent.count + expired.unknownOutcome.count
-    fail(expired.notSent, .notSent(outage ?? "timed out"))
-    fail(expired.unknownOutcome, .unknownOutcome("timed out"))
-    // An answer is overdue: the peer hangs, and what it says later must not be taken for another one's answer.
-    if expired.isConnectionSuspect { abandonConnection("timed out") }
-    settle()
-  }
-
-  private func fail(_ identifiers: [RedisPipeline.Identifier], _ error: RedisError) {
-    for identifier in identifiers {
-      pending.removeValue(forKey: identifier)?.continuation.resume(returning: .failure(error))
-    }
-    armTimer()
   }
 
   /// Ends a connection that is to go once nobody waits for an answer on it, and sets the timer.
-  private func settle() {
+  func settle() {
     if connection != nil, !pipeline.isOpen, pipeline.awaitedCount == 0 {
-      ended?.fire(retireReason ?? Self.ownEnd)
+      ended?.fire(.failed(retireReason ?? Self.ownEnd))
     }
     armTimer()
   }
 
-  private func armTimer() {
-    guard pipeline.wakeAt != timerAt else { return }
-    timerAt = pipeline.wakeAt
-    guard let instant = pipeline.wakeAt else {
-      timer?.stop()
-      return
-    }
-    // A new watcher's closure would allocate each time: one is kept, and asks for the instant that it was set for.
-    let timer = self.timer ?? TimerWatcher { [weak self] in self?.timerFired() }
-    self.timer = timer
-    timer.start(at: systemTime(of: instant))
+  /// An answer came.
+  func heard() {
+    heardAt = clock.now
+    lookUntil = nil
+    isUsed = true
   }
 
-  private func timerFired() {
-    deadlinePassed(timerAt ?? clock.now)
-  }
-
-  /// A deadline on the client's clock as one on the system's, on which the loop's timers run.
-  private func systemTime(of deadline: MonotonicInstant) -> MonotonicInstant {
-    MonotonicInstant.system.advanced(by: clock.now.duration(to: deadline))
+  /// A command goes out alone: after a long silence its answer is looked out for.
+  func lookOut(forRepeatable isRepeatable: Bool) {
+    let now = clock.now
+    guard isRepeatable, heardAt.duration(to: now) >= Self.lookAfter else { return }
+    lookUntil = now.advanced(by: max(Self.lookLimit, helloTook * 3))
   }
 }

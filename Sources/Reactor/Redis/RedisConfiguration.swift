@@ -14,6 +14,8 @@ public struct RedisConfiguration: Sendable, Equatable {
 
   public internal(set) var host = "localhost"
   public internal(set) var port = defaultPort
+  /// Of a unix domain socket, in place of host and port.
+  public internal(set) var socketPath: String?
   public internal(set) var usesTLS = false
   public internal(set) var database = 0
   public internal(set) var clientName: String?
@@ -25,7 +27,8 @@ public struct RedisConfiguration: Sendable, Equatable {
   /// Settings in the URL that have no effect here, each with the reason.
   public internal(set) var warnings: [String] = []
 
-  /// Reads `redis://[user[:password]@]host[:port][/database][?settings]`, or `rediss://` for TLS.
+  /// Reads `redis://[user[:password]@]host[:port][/database][?settings]`, `rediss://` for TLS, or
+  /// `unix://[user[:password]@]/path/of/a.sock[?db=database]`.
   ///
   /// The settings are those of the go-redis client: db, client_name and dial_timeout are used; the others that it knows
   /// are ignored with a warning.
@@ -46,13 +49,16 @@ public struct RedisConfiguration: Sendable, Equatable {
 
   /// The URL without password and settings. A user without a password may be one in the wrong place, and is left out.
   public var redactedURL: String {
-    var text = usesTLS ? "rediss://" : "redis://"
-    if password != nil { text += "\(user ?? ""):***@" }
+    let login = password == nil ? "" : "\(user ?? ""):***@"
+    if let socketPath { return "unix://\(login)\(socketPath)?db=\(database)" }
+    var text = (usesTLS ? "rediss://" : "redis://") + login
     text += host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host
     return text + ":\(port)/\(database)"
   }
 
-  var handshake: RedisHandshake {
-    RedisHandshake(user: user, password: password, database: database, clientName: clientName)
+  func handshake(_ healthCheck: RedisHealthCheck?, asksForMode: Bool) -> RedisHandshake {
+    RedisHandshake(
+      user: user, password: password, database: database, clientName: clientName, healthCheck: healthCheck,
+      asksForMode: asksForMode)
   }
 }

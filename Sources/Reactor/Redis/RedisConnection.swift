@@ -4,6 +4,13 @@
 
 import CReactor
 
+/// Where a server listens.
+enum RedisAddress: Equatable, Sendable {
+  /// A numeric address.
+  case tcp(String, port: UInt16)
+  case unix(path: String)
+}
+
 /// A command's words, laid out as hiredis' argv functions want them.
 struct RedisCommand: Sendable {
   private(set) var bytes: [UInt8] = []
@@ -22,9 +29,15 @@ struct RedisCommand: Sendable {
     lengths.append(word.count)
   }
 
-  /// The command's name in upper case.
+  /// The command's name in upper case, of CLIENT and SCRIPT with what follows it.
   var name: String {
-    String(decoding: bytes.prefix(lengths.first ?? 0).map { $0 >= 97 && $0 <= 122 ? $0 - 32 : $0 }, as: UTF8.self)
+    let first = word(0)
+    return lengths.count > 1 && (first == "CLIENT" || first == "SCRIPT") ? "\(first) \(word(1))" : first
+  }
+
+  private func word(_ index: Int) -> String {
+    let word = bytes.dropFirst(lengths[..<index].reduce(0, +)).prefix(lengths[index])
+    return String(decoding: word.map { $0 >= 97 && $0 <= 122 ? $0 - 32 : $0 }, as: UTF8.self)
   }
 }
 
@@ -46,10 +59,19 @@ final class RedisConnection {
   /// Fires nil when the server is ready for commands, else the reason why it is not.
   private let greeted = LoopSignal<String?>()
 
-  /// Begins to connect to a numeric address and puts the hello in the line.
-  init(address: String, port: UInt16, tls: RedisTLS?, handshake: RedisHandshake) {
+  /// How long what was sent may stay without the other kernel's word that it has arrived, and a silent peer without a
+  /// sign of life once it is asked for one, before the kernel gives the connection up.
+  private static let userTimeoutMilliseconds: UInt32 = 10_000
+
+  /// Begins to connect and puts the hello in the line.
+  init(address: RedisAddress, tls: RedisTLS?, handshake: RedisHandshake) {
     self.handshake = handshake
-    guard let context = redisAsyncConnect(address, Int32(port)) else {
+    let made =
+      switch address {
+      case .tcp(let host, let port): redisAsyncConnect(host, Int32(port))
+      case .unix(let path): redisAsyncConnectUnix(path)
+      }
+    guard let context = made else {
       finish("out of memory")
       return
     }
@@ -63,8 +85,7 @@ final class RedisConnection {
     }
     self.context = context
     context.pointee.data = Unmanaged.passUnretained(self).toOpaque()
-    // A peer that is gone without a word is noticed within a minute, also while nothing is asked.
-    redisEnableKeepAlive(&context.pointee.c)
+    if case .tcp = address { Self.keepAlive(context) }
     events = RedisEvents(context, session: session) { [weak self] misconduct in self?.end(misconduct.rawValue) }
     redisAsyncSetDisconnectCallback(context) { context, _ in RedisConnection.ended(context) }
     redisAsyncSetConnectCallback(context) { context, status in
@@ -77,6 +98,20 @@ final class RedisConnection {
   isolated deinit {
     close()
   }
+
+  /// A peer that is gone without a word is noticed within a minute, also while nothing is asked, and a NAT on the way
+  /// does not forget a connection that is only idle.
+  private static func keepAlive(_ context: UnsafeMutablePointer<redisAsyncContext>) {
+    redisEnableKeepAlive(&context.pointee.c)
+    var milliseconds = userTimeoutMilliseconds
+    // A kernel without it has its own, longer bounds.
+    setsockopt(
+      context.pointee.c.fd, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, &milliseconds,
+      socklen_t(MemoryLayout<UInt32>.size))
+  }
+
+  /// Whether the peer has still to answer a HELLO: one that ended the connection there does not know it.
+  var isAwaitingMode: Bool { !isReady && handshake.isAwaitingMode }
 
   /// Waits until the server has answered the hello.
   ///
@@ -110,6 +145,7 @@ final class RedisConnection {
   /// Writes what is in the line at once, which saves a turn of the loop. May end the connection.
   func flush() {
     guard isReady, let context else { return }
+    events?.clearErrors()
     redisAsyncHandleWrite(context)
   }
 
@@ -157,6 +193,7 @@ final class RedisConnection {
     }
     switch handshake.answered(value) {
     case .more: break
+    case .send(let command): send(RedisCommand(command))
     case .ready:
       isReady = true
       greeted.fire(nil)
@@ -167,10 +204,14 @@ final class RedisConnection {
 
   private func ended() {
     guard let context else { return }
-    let reason = Self.reason(context, session) ?? "the server closed the connection"
+    let isExceeded = events?.isBudgetExceeded ?? false
+    let reason =
+      isExceeded ? RedisEvents.Misconduct.tooLarge.rawValue : Self.reason(context, session) ?? Self.closedByServer
     self.context = nil
     finish(reason)
   }
+
+  static let closedByServer = "the server closed the connection"
 
   private func finish(_ reason: String) {
     endReason = reason
@@ -189,9 +230,12 @@ final class RedisConnection {
       return refusal
     }
     switch connection.err {
-    case REDIS_ERR_EOF: return "the server closed the connection"
+    case REDIS_ERR_EOF: return closedByServer
+    // hiredis before 1.0 has a bound of its own.
+    case REDIS_ERR_PROTOCOL where text.hasPrefix("No support for nested"):
+      return RedisEvents.Misconduct.tooLarge.rawValue
     case REDIS_ERR_PROTOCOL: return "not the Redis protocol"
-    case REDIS_ERR_OTHER: return RedisError.explanation(of: RedisError.parse(text).code)
+    case REDIS_ERR_OTHER: return RedisErrorReply(text).explanation
     // hiredis asks the kernel, which knows nothing of TLS.
     case REDIS_ERR_IO where session.map { SSL_is_init_finished($0) == 0 } ?? false: return "TLS refused"
     default:

@@ -6,12 +6,14 @@ import CReactor
 
 @EventLoop
 final class RedisEvents {
-  /// The most bytes that one string of an answer may take.
-  static let stringByteLimit = 32 * 1024 * 1024
+  /// The most bytes that all strings of an answer may take together.
+  nonisolated static let answerByteLimit = 32 * 1024 * 1024
   /// The most bytes of all else, which is one line: hiredis looks for its end from the beginning each time.
-  static let lineByteLimit = 64 * 1024
+  nonisolated static let lineByteLimit = 64 * 1024
   /// The most elements that all arrays of an answer may have together.
-  static let elementLimit = 65_536
+  nonisolated static let elementLimit = 65_536
+  /// How deep arrays may lie in each other: what frees and copies them calls itself for each level.
+  nonisolated static let depthLimit = 8
 
   /// What ends a connection that keeps to hiredis' rules.
   enum Misconduct: String {
@@ -25,13 +27,42 @@ final class RedisEvents {
   private var watcher: IOWatcher?
   private var interest: IOWatcher.Interest = []
   private let functions = UnsafeMutablePointer<redisReplyObjectFunctions>.allocate(capacity: 1)
-  private let arrays = UnsafeMutablePointer<Arrays>.allocate(capacity: 1)
+  private let budget = UnsafeMutablePointer<Budget>.allocate(capacity: 1)
 
   /// What the functions in hiredis' place work with.
-  private struct Arrays {
+  private struct Budget {
     let own: UnsafeMutablePointer<redisReplyObjectFunctions>
     /// Of the answer that is being read.
-    var elementsLeft = 0
+    var elementsLeft = RedisEvents.elementLimit
+    var bytesLeft = RedisEvents.answerByteLimit
+    /// An answer went beyond it.
+    var isExceeded = false
+
+    mutating func takeElements(_ count: Int, of task: redisReadTask) -> Bool {
+      begin(task)
+      isExceeded = isExceeded || count > elementsLeft || Self.depth(of: task) > RedisEvents.depthLimit
+      elementsLeft -= isExceeded ? 0 : count
+      return !isExceeded
+    }
+
+    mutating func takeBytes(_ count: Int, of task: redisReadTask) -> Bool {
+      begin(task)
+      isExceeded = isExceeded || count > bytesLeft
+      bytesLeft -= isExceeded ? 0 : count
+      return !isExceeded
+    }
+
+    private mutating func begin(_ task: redisReadTask) {
+      guard task.parent == nil else { return }
+      (elementsLeft, bytesLeft) = (RedisEvents.elementLimit, RedisEvents.answerByteLimit)
+    }
+
+    /// How many arrays an array lies in, itself included.
+    private static func depth(of task: redisReadTask) -> Int {
+      var (depth, parent) = (1, task.parent)
+      while let above = parent, depth <= RedisEvents.depthLimit { (depth, parent) = (depth + 1, above.pointee.parent) }
+      return depth
+    }
   }
 
   /// Serves `context`, which keeps this alive until it is freed. With TLS, `session` is its session.
@@ -52,30 +83,38 @@ final class RedisEvents {
       RedisEvents.of(data) { $0.end() }
       if let data { Unmanaged<RedisEvents>.fromOpaque(data).release() }
     }
-    boundArrays()
+    boundAnswers()
   }
 
-  /// An array's elements are allocated as they come, which no look at the bytes that wait can bound: hiredis' functions
-  /// that make its replies are used but for arrays beyond the limit.
-  private func boundArrays() {
+  /// What an answer is made of is allocated as it comes, which no look at the bytes that wait can bound: hiredis'
+  /// functions that make its replies are used but for what goes beyond the budget. Without a reply hiredis ends the
+  /// connection, as where memory is short.
+  private func boundAnswers() {
     guard let reader = context.pointee.c.reader, let own = reader.pointee.fn else { return }
     functions.initialize(to: own.pointee)
     functions.pointee.createArray = { task, count in
-      // Without a reply hiredis ends the connection, as where memory is short.
-      guard let task, let arrays = task.pointee.privdata?.assumingMemoryBound(to: Arrays.self) else { return nil }
-      if task.pointee.parent == nil { arrays.pointee.elementsLeft = RedisEvents.elementLimit }
-      guard count <= arrays.pointee.elementsLeft else { return nil }
-      arrays.pointee.elementsLeft -= Int(count)
-      return arrays.pointee.own.pointee.createArray(task, count)
+      guard let task, let budget = task.pointee.privdata?.assumingMemoryBound(to: Budget.self),
+        budget.pointee.takeElements(Int(count), of: task.pointee)
+      else { return nil }
+      return budget.pointee.own.pointee.createArray(task, count)
     }
-    arrays.initialize(to: Arrays(own: own))
-    reader.pointee.privdata = UnsafeMutableRawPointer(arrays)
+    functions.pointee.createString = { task, bytes, count in
+      guard let task, let budget = task.pointee.privdata?.assumingMemoryBound(to: Budget.self),
+        budget.pointee.takeBytes(count, of: task.pointee)
+      else { return nil }
+      return budget.pointee.own.pointee.createString(task, bytes, count)
+    }
+    budget.initialize(to: Budget(own: own))
+    reader.pointee.privdata = UnsafeMutableRawPointer(budget)
     reader.pointee.fn = functions
   }
 
+  /// Whether the connection ends because an answer went beyond its budget.
+  var isBudgetExceeded: Bool { budget.pointee.isExceeded }
+
   isolated deinit {
     functions.deallocate()
-    arrays.deallocate()
+    budget.deallocate()
   }
 
   private nonisolated static func of(_ data: UnsafeMutableRawPointer?, _ body: @EventLoop (RedisEvents) -> Void) {
@@ -93,24 +132,47 @@ final class RedisEvents {
   private func end() {
     watcher?.stop()
     watcher = nil
-    if let reader = context.pointee.c.reader, reader.pointee.fn == functions { reader.pointee.fn = arrays.pointee.own }
+    if let reader = context.pointee.c.reader, reader.pointee.fn == functions { reader.pointee.fn = budget.pointee.own }
   }
+
+  /// The most reads at a time of what TLS has taken off the socket already.
+  private static let pendingReadLimit = 64
 
   private func isReady(_ ready: IOWatcher.Interest) {
     if ready.contains(.read) {
       if isUnasked { return misconduct(.unasked) }
-      redisAsyncHandleRead(context)
-      // Freed meanwhile, where there is no watcher any more.
-      if watcher != nil, isBeyondLimit { return misconduct(.tooLarge) }
+      var reads = 0
+      repeat {
+        clearErrors()
+        redisAsyncHandleRead(context)
+        // Freed meanwhile, where there is no watcher any more.
+        guard watcher != nil else { return }
+        if isBeyondLimit { return misconduct(.tooLarge) }
+        reads += 1
+      } while reads < Self.pendingReadLimit && isPending
     }
-    if ready.contains(.write), watcher != nil { redisAsyncHandleWrite(context) }
+    if ready.contains(.write) {
+      clearErrors()
+      redisAsyncHandleWrite(context)
+    }
   }
+
+  /// What another library left in OpenSSL's queue of errors would be taken for this connection's failure.
+  func clearErrors() {
+    if session != nil { creactor_clear_tls_errors() }
+  }
+
+  /// Whether TLS holds bytes that the socket does not tell of.
+  private var isPending: Bool { session.map { SSL_pending($0) > 0 } ?? false }
 
   /// Whether bytes have come while no answer is due. The end of the connection is for hiredis to find.
   private var isUnasked: Bool {
     guard context.pointee.replies.head == nil else { return false }
     var byte: UInt8 = 0
-    if let session { return SSL_peek(session, &byte, 1) > 0 }
+    if let session {
+      clearErrors()
+      return SSL_peek(session, &byte, 1) > 0
+    }
     return recv(context.pointee.c.fd, &byte, 1, Int32(MSG_PEEK)) > 0
   }
 
@@ -126,7 +188,7 @@ final class RedisEvents {
     }
     // A string's length stands before it, in a line of some 20 digits at most. What is a line itself has no end yet.
     let isString = memchr(bytes + Int(reader.pointee.pos), Int32(UInt8(ascii: "\n")), 32) != nil
-    return !isString || waiting > Self.stringByteLimit
+    return !isString || waiting > (reader.pointee.ridx > 0 ? budget.pointee.bytesLeft : Self.answerByteLimit) + 32
   }
 
   /// What was read and is no whole answer yet.

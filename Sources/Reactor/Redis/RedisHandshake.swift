@@ -1,56 +1,119 @@
-// What is said first on a new connection, as a pure struct: AUTH, SELECT, CLIENT SETNAME, PING, sent at once.
-// Invariant: a connection is ready only after a PING was answered, so a server that merely accepts is not. Driven by
-// RedisConnection.
+// What is said first on a new connection, as a pure struct: AUTH, HELLO, SELECT, CLIENT SETNAME, and PING or the health
+// check, sent at once. Invariant: a connection is ready only after the last of it was answered well, so a server that
+// merely accepts is not, and with a health check neither is one that refuses it. Driven by RedisConnection.
 
 struct RedisHandshake {
   enum Step: String {
     case authenticate = "AUTH"
+    /// Asks what kind of server it is: standalone, cluster, sentinel.
+    case mode = "HELLO"
     case select = "SELECT"
     case setName = "CLIENT SETNAME"
     case ping = "PING"
+    case check = "EVALSHA"
+    /// Where the server does not know HELLO: a server before 6, or a proxy.
+    case information = "INFO"
+    /// Where the server does not know the script.
+    case checkSource = "EVAL"
   }
 
   enum Verdict: Equatable {
     case more, ready
+    /// This, too, is to be sent.
+    case send([String])
     case refused(String)
   }
 
   /// The commands, to be sent in this order without waiting.
   let commands: [[String]]
-  private let steps: [Step]
+  private let healthCheck: RedisHealthCheck?
+  private var steps: [Step]
   private var answers = 0
 
-  init(user: String?, password: String?, database: Int, clientName: String?) {
+  /// - Parameters:
+  ///   - healthCheck: what has to succeed; nil: a PING.
+  ///   - asksForMode: false for a peer that closes its connection on a HELLO.
+  init(
+    user: String?, password: String?, database: Int, clientName: String?, healthCheck: RedisHealthCheck? = nil,
+    asksForMode: Bool = true
+  ) {
+    self.healthCheck = healthCheck
     var commands: [[String]] = []
     var steps: [Step] = []
-    if let password {
-      commands.append(user.map { ["AUTH", $0, password] } ?? ["AUTH", password])
-      steps.append(.authenticate)
+    func add(_ step: Step, _ command: [String]) {
+      commands.append(command)
+      steps.append(step)
     }
-    if database != 0 {
-      commands.append(["SELECT", String(database)])
-      steps.append(.select)
-    }
-    if let clientName {
-      commands.append(["CLIENT", "SETNAME", clientName])
-      steps.append(.setName)
-    }
-    commands.append(["PING"])
-    steps.append(.ping)
+    if let password { add(.authenticate, user.map { ["AUTH", $0, password] } ?? ["AUTH", password]) }
+    if healthCheck != nil, asksForMode { add(.mode, ["HELLO", "2"]) }
+    if database != 0 { add(.select, ["SELECT", String(database)]) }
+    if let clientName { add(.setName, ["CLIENT", "SETNAME", clientName]) }
+    if let healthCheck { add(.check, healthCheck.commandByDigest) } else { add(.ping, ["PING"]) }
     self.commands = commands
     self.steps = steps
   }
+
+  /// Whether the answer that is due is HELLO's: a peer that ends here does not know it.
+  var isAwaitingMode: Bool { answers < steps.count && steps[answers] == .mode }
 
   mutating func answered(_ value: RedisValue) -> Verdict {
     guard answers < steps.count else { return .refused(RedisEvents.Misconduct.unasked.rawValue) }
     let step = steps[answers]
     answers += 1
-    if case .error(let code, _) = value {
-      // A name is a courtesy to operators; a user that may not set it can still work.
-      if step == .setName { return .more }
-      return .refused("\(step.rawValue) refused: \(RedisError.explanation(of: code))")
+    let verdict = verdict(on: value, at: step)
+    guard verdict == .more, answers == steps.count else { return verdict }
+    return .ready
+  }
+
+  private mutating func verdict(on value: RedisValue, at step: Step) -> Verdict {
+    if case .error(let code, let message) = value {
+      return verdict(on: RedisErrorReply(code: code, message: message), at: step)
     }
-    guard step == .ping else { return .more }
-    return value == .status("PONG") ? .ready : .refused("not the Redis protocol")
+    switch step {
+    case .mode: return Self.verdict(onMode: Self.mode(inHello: value))
+    case .information: return Self.verdict(onMode: Self.mode(inInformation: value.text ?? ""))
+    case .ping: return value == .status("PONG") ? .more : .refused("not the Redis protocol")
+    case .authenticate, .select, .setName, .check, .checkSource: return .more
+    }
+  }
+
+  private mutating func verdict(on error: RedisErrorReply, at step: Step) -> Verdict {
+    switch step {
+    // A name is a courtesy to operators; a user that may not set it can still work.
+    case .setName, .information: return .more
+    case .mode:
+      steps.append(.information)
+      return .send(["INFO", "server"])
+    case .check where error.asksForSource:
+      guard let healthCheck else { return .more }
+      steps.append(.checkSource)
+      return .send(healthCheck.commandBySource)
+    case .check, .checkSource: return .refused(error.explanation)
+    case .authenticate, .select, .ping: return .refused("\(step.rawValue) refused: \(error.explanation)")
+    }
+  }
+
+  private static func verdict(onMode mode: String?) -> Verdict {
+    switch mode {
+    case "cluster": .refused(RedisErrorReply.clusterNode)
+    case "sentinel": .refused(RedisErrorReply.sentinel)
+    default: .more
+    }
+  }
+
+  /// Names and values in turn.
+  private static func mode(inHello value: RedisValue) -> String? {
+    let parts = value.array ?? []
+    for index in stride(from: 0, to: parts.count - 1, by: 2) where parts[index].text == "mode" {
+      return parts[index + 1].text
+    }
+    return nil
+  }
+
+  private static func mode(inInformation text: String) -> String? {
+    for line in text.utf8.split(whereSeparator: { $0 == 13 || $0 == 10 }) where line.starts(with: "redis_mode:".utf8) {
+      return String(Substring(line.dropFirst("redis_mode:".utf8.count)))
+    }
+    return nil
   }
 }

@@ -3,9 +3,12 @@
 //
 //                  submit                     opened
 //      (refused) <-------- … -> waiting ------------------> in flight ---- answered --> delivered
+//                                  |  ^                         |
+//                                  |  +- lost, repeatable: once-+
 //                                  |                            |
 //                cancel, expire, stop: not sent       cancel, expire, lost: outcome unknown
 //
+// A repeatable command that was sent once and waits again ends as one in flight: its outcome is unknown.
 // A command that was cancelled or expired in flight keeps its place: its answer is still to come, and is dropped.
 
 struct RedisPipeline {
@@ -50,6 +53,9 @@ struct RedisPipeline {
   private struct Command {
     let identifier: Identifier
     let deadline: MonotonicInstant
+    /// Sent twice it does no harm.
+    var isRepeatable = false
+    var wasSent = false
     var isAbandoned = false
   }
 
@@ -66,13 +72,20 @@ struct RedisPipeline {
   var inFlightCount: Int { inFlight.count }
   /// Commands in flight whose callers still wait.
   var awaitedCount: Int { inFlight.count - inFlight.abandoned }
+  /// Commands that wait for a connection.
+  var waitingCount: Int { waiting.count - waiting.abandoned }
+  /// Whether all that is awaited may be sent again over another connection.
+  var isAllRepeatable: Bool { inFlight.allSatisfy { ($0.isRepeatable && !$0.wasSent) || $0.isAbandoned } }
 
-  mutating func submit(deadline: MonotonicInstant, now: MonotonicInstant) -> Admission {
+  /// - Parameter isRepeatable: the command may be sent once more where the connection is lost before its answer.
+  mutating func submit(
+    deadline: MonotonicInstant, now: MonotonicInstant, isRepeatable: Bool = false
+  ) -> Admission {
     if isStopped { return .refused(.stopped) }
     if deadline <= now { return .refused(.expired) }
     if waiting.count + inFlight.count >= Self.commandLimit { return .refused(.tooMany) }
     lastIdentifier += 1
-    let command = Command(identifier: lastIdentifier, deadline: deadline)
+    let command = Command(identifier: lastIdentifier, deadline: deadline, isRepeatable: isRepeatable)
     wakeAt = min(wakeAt ?? deadline, deadline)
     if isOpen {
       inFlight.append(command)
@@ -109,47 +122,64 @@ struct RedisPipeline {
   }
 
   mutating func cancel(_ identifier: Identifier) -> Cancelled {
-    if waiting.abandon(identifier) {
+    if let command = waiting.abandon(identifier) {
       settleWakeAt()
-      return .notSent
+      return command.wasSent ? .unknownOutcome : .notSent
     }
-    return inFlight.abandon(identifier) ? .unknownOutcome : .tooLate
+    return inFlight.abandon(identifier) != nil ? .unknownOutcome : .tooLate
   }
 
   /// Time has passed: whose deadline with it?
   mutating func expire(now: MonotonicInstant) -> Expired {
     var expired = Expired()
     var earliest: MonotonicInstant?
-    expired.notSent = waiting.expire(now: now, earliest: &earliest).awaited
+    for command in waiting.expire(now: now, earliest: &earliest).awaited {
+      if command.wasSent {
+        expired.unknownOutcome.append(command.identifier)
+      } else {
+        expired.notSent.append(command.identifier)
+      }
+    }
     waiting.removeAbandoned()
     let overdue = inFlight.expire(now: now, earliest: &earliest)
-    expired.unknownOutcome = overdue.awaited
+    expired.unknownOutcome += overdue.awaited.map(\.identifier)
     expired.isConnectionSuspect = overdue.isAny
     wakeAt = earliest
     settleWakeAt()
     return expired
   }
 
-  /// The connection is gone: the outcome of these is unknown.
+  /// The connection is gone: the outcome of these is unknown. Repeatable commands wait for the next connection, once.
   mutating func lost() -> [Identifier] {
     isOpen = false
     var unknown: [Identifier] = []
-    while let command = inFlight.popFirst() {
-      if !command.isAbandoned { unknown.append(command.identifier) }
+    var again: [Command] = []
+    while var command = inFlight.popFirst() {
+      guard !command.isAbandoned else { continue }
+      if command.isRepeatable && !command.wasSent && !isStopped {
+        command.wasSent = true
+        again.append(command)
+      } else {
+        unknown.append(command.identifier)
+      }
     }
+    waiting.prepend(again)
     settleWakeAt()
     return unknown
   }
 
-  /// No connection will come any more: these were not sent, and further ones are refused.
-  mutating func stop() -> [Identifier] {
+  /// No connection will come any more: further commands are refused. Returns those that were not sent, and those that
+  /// were and waited to be sent again.
+  mutating func stop() -> (notSent: [Identifier], unknownOutcome: [Identifier]) {
     isStopped = true
-    var unsent: [Identifier] = []
+    var notSent: [Identifier] = []
+    var unknown: [Identifier] = []
     while let command = waiting.popFirst() {
-      if !command.isAbandoned { unsent.append(command.identifier) }
+      guard !command.isAbandoned else { continue }
+      if command.wasSent { unknown.append(command.identifier) } else { notSent.append(command.identifier) }
     }
     settleWakeAt()
-    return unsent
+    return (notSent, unknown)
   }
 
   /// Cancelled commands that were never sent count for nothing: without others there is nothing to wake for.
@@ -168,6 +198,17 @@ struct RedisPipeline {
 
     mutating func append(_ command: Command) {
       commands.append(command)
+    }
+
+    /// Puts commands before all others: they are older.
+    mutating func prepend(_ older: [Command]) {
+      guard !older.isEmpty else { return }
+      commands = older + commands[head...]
+      head = 0
+    }
+
+    func allSatisfy(_ isSatisfied: (Command) -> Bool) -> Bool {
+      commands[head...].allSatisfy(isSatisfied)
     }
 
     mutating func popFirst() -> Command? {
@@ -198,8 +239,8 @@ struct RedisPipeline {
       abandoned = 0
     }
 
-    /// Marks a command so that nobody hears of it again; false where it is not here or is marked already.
-    mutating func abandon(_ identifier: Identifier) -> Bool {
+    /// Marks a command so that nobody hears of it again; nil where it is not here or is marked already.
+    mutating func abandon(_ identifier: Identifier) -> Command? {
       var low = head
       var high = commands.count
       while low < high {
@@ -207,18 +248,18 @@ struct RedisPipeline {
         if commands[middle].identifier < identifier { low = middle + 1 } else { high = middle }
       }
       guard low < commands.count, commands[low].identifier == identifier, !commands[low].isAbandoned else {
-        return false
+        return nil
       }
       commands[low].isAbandoned = true
       abandoned += 1
-      return true
+      return commands[low]
     }
 
     /// Marks what is due at `now`; `earliest` becomes the earliest deadline of the rest.
     mutating func expire(
       now: MonotonicInstant, earliest: inout MonotonicInstant?
-    ) -> (awaited: [Identifier], isAny: Bool) {
-      var awaited: [Identifier] = []
+    ) -> (awaited: [Command], isAny: Bool) {
+      var awaited: [Command] = []
       var isAny = false
       for index in head..<commands.count {
         let command = commands[index]
@@ -230,7 +271,7 @@ struct RedisPipeline {
         guard !command.isAbandoned else { continue }
         commands[index].isAbandoned = true
         abandoned += 1
-        awaited.append(command.identifier)
+        awaited.append(command)
       }
       return (awaited, isAny)
     }

@@ -17,3 +17,20 @@ public struct RedisScript: Sendable {
     sha1 = String(decoding: text, as: UTF8.self)
   }
 }
+
+/// A script that has to succeed for the server to be well: one that does what the owner's commands do, in keys of its
+/// own. Whether a server is there says nothing of whether it takes writes.
+public struct RedisHealthCheck: Sendable {
+  public let script: RedisScript
+  public let keys: [String]
+  public let arguments: [String]
+
+  public init(script: RedisScript, keys: [String], arguments: [String] = []) {
+    self.script = script
+    self.keys = keys
+    self.arguments = arguments
+  }
+
+  var commandByDigest: [String] { ["EVALSHA", script.sha1, String(keys.count)] + keys + arguments }
+  var commandBySource: [String] { ["EVAL", script.source, String(keys.count)] + keys + arguments }
+}

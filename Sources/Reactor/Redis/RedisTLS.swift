@@ -29,7 +29,7 @@ final class RedisTLS {
   /// the certificate was refused, for the other side may have answered already.
   func start(on connection: UnsafeMutablePointer<redisAsyncContext>) -> (session: OpaquePointer?, refusal: String?) {
     // What an earlier connection left in OpenSSL's queue would be taken for this one's failure.
-    ERR_clear_error()
+    creactor_clear_tls_errors()
     guard let session = SSL_new(context) else { return (nil, nil) }
     guard bindToHost(session), creactor_redis_start_tls(connection, session) == REDIS_OK else {
       defer { SSL_free(session) }

@@ -30,9 +30,10 @@ struct RedisURLParser {
   mutating func parse(_ url: String) {
     let bytes = Array(url.utf8)[...]
     guard let rest = parseScheme(bytes) else {
-      faults.append("expected redis://host or rediss://host")
+      faults.append("expected redis://host, rediss://host or unix:///path/of/a.sock")
       return
     }
+    let isUnix = bytes.starts(with: Self.unixScheme.utf8)
     let authorityEnd = rest.firstIndex { $0 == Self.slash || $0 == Self.question || $0 == Self.hash } ?? rest.endIndex
     let tail = rest[authorityEnd...]
     // An unencoded '/', '?' or '#' in a password ends the host early; what follows may be half of the password.
@@ -41,16 +42,37 @@ struct RedisURLParser {
       return
     }
     let faultsBefore = faults.count
-    parseAuthority(rest[..<authorityEnd])
-    let isAuthorityClean = faults.count == faultsBefore
-
     let query = tail.firstIndex(of: Self.question)
-    parsePath(tail[..<(query ?? tail.endIndex)])
+    let path = tail[..<(query ?? tail.endIndex)]
+    if isUnix {
+      parseSocket(rest[..<authorityEnd], path)
+    } else {
+      parseAuthority(rest[..<authorityEnd])
+    }
+    let isAuthorityClean = faults.count == faultsBefore
+    if !isUnix { parsePath(path) }
     if let query { parseQuery(tail[(query + 1)...], mayQuoteNames: isAuthorityClean) }
   }
 
+  private static let unixScheme = "unix://"
+  /// What a socket's address holds, less the zero at its end.
+  private static let socketPathByteLimit = 107
+
+  /// As go-redis has it: user and password before the path, and no host.
+  private mutating func parseSocket(_ authority: ArraySlice<UInt8>, _ path: ArraySlice<UInt8>) {
+    if let at = authority.lastIndex(of: Self.at) { parseUserInformation(authority[..<at]) }
+    let host = authority[(authority.lastIndex(of: Self.at).map { $0 + 1 } ?? authority.startIndex)...]
+    guard host.isEmpty, path.count > 1, !path.contains(Self.hash), let decoded = decoded(path),
+      decoded.utf8.count <= Self.socketPathByteLimit
+    else {
+      faults.append("expected unix:///path/of/a.sock with an absolute path of at most 107 bytes")
+      return
+    }
+    configuration.socketPath = decoded
+  }
+
   private mutating func parseScheme(_ bytes: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
-    for (scheme, usesTLS) in [("redis://", false), ("rediss://", true)] {
+    for (scheme, usesTLS) in [("redis://", false), ("rediss://", true), (Self.unixScheme, false)] {
       guard bytes.starts(with: scheme.utf8) else { continue }
       configuration.usesTLS = usesTLS
       if usesTLS && !hasTLS {

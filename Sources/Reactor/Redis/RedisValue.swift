@@ -63,49 +63,9 @@ public enum RedisError: Error, Sendable, Equatable {
     switch self {
     case .notSent(let reason): reason
     case .unknownOutcome(let reason): "no answer: \(reason)"
-    case .server(let code, _): Self.explanation(of: code)
+    case .server(let code, let message): RedisErrorReply(code: code, message: message).explanation
     }
   }
-
-  /// An error reply's code and its message, cut before what it may quote.
-  static func parse(_ reply: String) -> (code: String, message: String) {
-    var code = ""
-    for character in reply.unicodeScalars.prefix(codeLimit) {
-      if character == " " { break }
-      guard (character >= "A" && character <= "Z") || character == "_" else { return ("ERR", "refused") }
-      code.unicodeScalars.append(character)
-    }
-    // Users and arguments of commands occur in these ones' messages.
-    if code.isEmpty || code == "NOPERM" || code == "WRONGPASS" { return (code.isEmpty ? "ERR" : code, "refused") }
-    var message = ""
-    for character in reply.unicodeScalars.dropFirst(code.count + 1).prefix(messageLimit) {
-      guard character >= " ", character != "'", character != "`", character != "\"" else { break }
-      message.unicodeScalars.append(character)
-    }
-    return (code, message)
-  }
-
-  /// What an error code means to an operator.
-  static func explanation(of code: String) -> String {
-    switch code {
-    case "NOAUTH": "a password is required (NOAUTH)"
-    case "WRONGPASS": "user or password refused (WRONGPASS)"
-    case "NOPERM": "the user may not do this (NOPERM)"
-    case "LOADING": "the server is loading its data (LOADING)"
-    case "MASTERDOWN": "the replica has lost its master (MASTERDOWN)"
-    case "READONLY": "the server is a read-only replica (READONLY)"
-    case "OOM": "the server is out of memory (OOM)"
-    default: "the server answered \(code)"
-    }
-  }
-
-  /// After these answers another connection, to another address perhaps, is the way on.
-  static func asksForAnotherConnection(_ code: String) -> Bool {
-    code == "READONLY" || code == "LOADING" || code == "MASTERDOWN"
-  }
-
-  private static let codeLimit = 32
-  private static let messageLimit = 200
 }
 
 extension RedisValue {
@@ -119,8 +79,9 @@ extension RedisValue {
     case REDIS_REPLY_STATUS:
       self = .status(String(decoding: Self.bytes(of: reply), as: UTF8.self))
     case REDIS_REPLY_ERROR:
-      let (code, message) = RedisError.parse(String(decoding: Self.bytes(of: reply), as: UTF8.self))
-      self = .error(code: code, message: message)
+      let error = RedisErrorReply(
+        String(decoding: Self.bytes(of: reply).prefix(RedisErrorReply.byteLimit), as: UTF8.self))
+      self = .error(code: error.code, message: error.message)
     case REDIS_REPLY_ARRAY:
       var elements: [RedisValue] = []
       elements.reserveCapacity(Int(reply.elements))

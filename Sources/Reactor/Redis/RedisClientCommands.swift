@@ -1,0 +1,268 @@
+// The Redis client's commands, and the health check that is one of them.
+// Invariant: every command ends by its deadline, and whether it may have been executed is part of how it ends.
+
+import CReactor
+
+// MARK: - Commands
+
+extension RedisClient {
+  /// The most bytes that the commands which are not answered yet may take together; more are refused.
+  public nonisolated static let pendingByteLimit = 64 * 1024 * 1024
+
+  /// Sends a command and waits for its answer.
+  ///
+  /// While there is no connection the command waits for one. An error inside of an array is a value. The connection is
+  /// shared: no command that blocks (BLPOP), and scripts instead of MULTI.
+  ///
+  /// - Parameters:
+  ///   - isRepeatable: executed twice it does no harm: where the connection is lost before its answer came, it is sent
+  ///     once more over the next one, until its deadline.
+  ///   - deadline: on the client's clock.
+  /// - Throws: `RedisError`. A cancelled task's command ends at once: not sent, or of unknown outcome. A command that
+  ///   changes what others mean on the connection (MULTI, SELECT, SUBSCRIBE, …) and an empty one are not sent.
+  @discardableResult
+  public func command(
+    _ arguments: [String], isRepeatable: Bool = false, by deadline: MonotonicInstant
+  ) async throws(RedisError) -> RedisValue {
+    try await submit(RedisCommand(arguments), isRepeatable, by: deadline)
+  }
+
+  /// As above, with arguments that are any bytes.
+  @discardableResult
+  public func command(
+    bytes arguments: [[UInt8]], isRepeatable: Bool = false, by deadline: MonotonicInstant
+  ) async throws(RedisError) -> RedisValue {
+    try await submit(RedisCommand(arguments), isRepeatable, by: deadline)
+  }
+
+  /// Runs a script, by its digest where the server knows it.
+  ///
+  /// - Parameter isRepeatable: as for `command`.
+  /// - Throws: `RedisError`, as `command`.
+  @discardableResult
+  public func evaluate(
+    _ script: RedisScript, keys: [String], arguments: [String], isRepeatable: Bool = false,
+    by deadline: MonotonicInstant
+  ) async throws(RedisError) -> RedisValue {
+    let rest = [String(keys.count)] + keys + arguments
+    do {
+      return try await command(["EVALSHA", script.sha1] + rest, isRepeatable: isRepeatable, by: deadline)
+    } catch .server(let code, let message) where RedisErrorReply(code: code, message: message).asksForSource {
+      return try await command(["EVAL", script.source] + rest, isRepeatable: isRepeatable, by: deadline)
+    }
+  }
+
+  /// Commands that change what other commands mean on the connection that all share.
+  private static let refused: Set<String> = [
+    "AUTH", "CLIENT REPLY", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSUBSCRIBE", "PSYNC", "PUNSUBSCRIBE",
+    "QUIT", "RESET", "SCRIPT DEBUG", "SELECT", "SSUBSCRIBE", "SUBSCRIBE", "SUNSUBSCRIBE", "SYNC", "UNSUBSCRIBE",
+    "UNWATCH", "WATCH",
+  ]
+
+  private func submit(
+    _ command: RedisCommand, _ isRepeatable: Bool, by deadline: MonotonicInstant
+  ) async throws(RedisError) -> RedisValue {
+    guard !command.lengths.isEmpty else { throw .notSent("an empty command") }
+    let name = command.name
+    guard !Self.refused.contains(name) else { throw .notSent("\(name) is not possible on a shared connection") }
+    statistics.commands += 1
+    if Task.isCancelled { throw .notSent("cancelled") }
+    guard command.bytes.count <= Self.pendingByteLimit - pendingBytes else { throw .notSent("too many bytes wait") }
+    let identifier: RedisPipeline.Identifier
+    let isSent: Bool
+    switch pipeline.submit(deadline: deadline, now: clock.now, isRepeatable: isRepeatable) {
+    case .send(let admitted): (identifier, isSent) = (admitted, true)
+    case .wait(let admitted): (identifier, isSent) = (admitted, false)
+    case .refused(.expired):
+      statistics.timeouts += 1
+      throw .notSent("its deadline had passed")
+    case .refused(.tooMany): throw .notSent("too many commands wait")
+    case .refused(.stopped): throw .notSent(Self.ownEnd)
+    }
+    let result = await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        admit(identifier, command, isRepeatable, isSent, .caller(continuation))
+      }
+    } onCancel: {
+      EventLoop.perform { self.cancel(identifier) }
+    }
+    return try result.get()
+  }
+
+  private func admit(
+    _ identifier: RedisPipeline.Identifier, _ command: RedisCommand, _ isRepeatable: Bool, _ isSent: Bool,
+    _ receiver: Pending.Receiver
+  ) {
+    pending[identifier] = Pending(
+      command: command, isRepeatable: isRepeatable, byteCount: command.bytes.count, receiver: receiver)
+    pendingBytes += command.bytes.count
+    if !isSent { wakeFromRest() }
+    if isSent, pipeline.inFlightCount == 1 { lookOut(forRepeatable: isRepeatable) }
+    armTimer()
+    guard isSent else { return }
+    transmit(identifier)
+    // With others in flight the loop's next turn sends a batch; alone there is nothing to wait for.
+    if pipeline.inFlightCount == 1 { connection?.flush() }
+  }
+
+  func transmit(_ identifier: RedisPipeline.Identifier) {
+    guard let entry = pending[identifier], let command = entry.command else { return }
+    if !entry.isRepeatable { pending[identifier]?.command = nil }
+    connection?.send(command)
+  }
+
+  func answered(_ value: RedisValue) {
+    heard()
+    switch pipeline.answered() {
+    case .drop: break
+    case .deliver(let identifier): deliver(value, to: identifier)
+    case .unexpected: return abandonConnection(RedisEvents.Misconduct.unasked.rawValue)
+    }
+    if case .error(let code, let message) = value { doubt(RedisErrorReply(code: code, message: message)) }
+    settle()
+  }
+
+  private func deliver(_ value: RedisValue, to identifier: RedisPipeline.Identifier) {
+    if case .error(let code, let message) = value {
+      finish(identifier, .failure(.server(code: code, message: message)))
+    } else {
+      finish(identifier, .success(value))
+    }
+  }
+
+  private func finish(_ identifier: RedisPipeline.Identifier, _ result: Result<RedisValue, RedisError>) {
+    guard let entry = pending.removeValue(forKey: identifier) else { return }
+    pendingBytes -= entry.byteCount
+    switch entry.receiver {
+    case .caller(let continuation): continuation.resume(returning: result)
+    case .healthCheck: healthChecked(result)
+    }
+  }
+
+  private func cancel(_ identifier: RedisPipeline.Identifier) {
+    switch pipeline.cancel(identifier) {
+    case .notSent: fail([identifier], .notSent("cancelled"))
+    case .unknownOutcome: fail([identifier], .unknownOutcome("cancelled"))
+    case .tooLate: break
+    }
+    settle()
+  }
+
+  private func deadlinePassed(_ instant: MonotonicInstant) {
+    timerAt = nil
+    let now = max(clock.now, instant)
+    let expired = pipeline.expire(now: now)
+    statistics.timeouts += expired.notSent.count + expired.unknownOutcome.count
+    fail(expired.notSent, .notSent(outage ?? "timed out"))
+    fail(expired.unknownOutcome, .unknownOutcome("timed out"))
+    // An answer is overdue: the peer hangs, and what it says later must not be taken for another one's answer.
+    if expired.isConnectionSuspect { abandonConnection("timed out") }
+    if let lookUntil, lookUntil <= now {
+      self.lookUntil = nil
+      if pipeline.isAllRepeatable { abandonForgottenConnection() }
+    }
+    settle()
+  }
+
+  private func timerFired() {
+    deadlinePassed(timerAt ?? clock.now)
+  }
+
+  func fail(_ identifiers: [RedisPipeline.Identifier], _ error: RedisError) {
+    for identifier in identifiers { finish(identifier, .failure(error)) }
+    armTimer()
+  }
+
+  func armTimer() {
+    var wakeAt = pipeline.wakeAt
+    if let lookUntil { wakeAt = min(wakeAt ?? lookUntil, lookUntil) }
+    guard wakeAt != timerAt else { return }
+    timerAt = wakeAt
+    guard let instant = wakeAt else {
+      timer?.stop()
+      return
+    }
+    // A new watcher's closure would allocate each time: one is kept, and asks for the instant that it was set for.
+    let timer = self.timer ?? TimerWatcher { [weak self] in self?.timerFired() }
+    self.timer = timer
+    timer.start(at: systemTime(of: instant))
+  }
+
+  /// A deadline on the client's clock as one on the system's, on which the loop's timers run.
+  func systemTime(of deadline: MonotonicInstant) -> MonotonicInstant {
+    MonotonicInstant.system.advanced(by: clock.now.duration(to: deadline))
+  }
+}
+
+// MARK: - Health
+
+extension RedisClient {
+  /// How long one check may take.
+  private static let checkLimit = Duration.seconds(2)
+  /// How old a success may be that counts as an answer.
+  private static let provenFor = Duration.seconds(1)
+
+  /// Runs the health check, unless it has just succeeded; without one, a PING. Where it fails the client is unavailable
+  /// until it succeeds.
+  ///
+  /// - Throws: `RedisError` with what is wrong.
+  public func checkHealth(by deadline: MonotonicInstant) async throws(RedisError) {
+    guard healthCheck != nil else {
+      try await command(["PING"], isRepeatable: true, by: deadline)
+      return
+    }
+    do {
+      try await waitUntilReady(by: deadline)
+    } catch {
+      throw error as? RedisError ?? .notSent("cancelled")
+    }
+    if health.provenAt.duration(to: clock.now) < Self.provenFor { return }
+    let signal = LoopSignal<Result<RedisValue, RedisError>>()
+    health.waiters.append(signal)
+    askHealth()
+    let result = await signal.wait(until: systemTime(of: deadline))
+    health.waiters.removeAll { $0 === signal }
+    _ = try result?.get()
+    if result == nil { throw .unknownOutcome(Task.isCancelled ? "cancelled" : "timed out") }
+  }
+
+  /// What an error reply says of the server is looked into; without a health check some of them end the connection.
+  private func doubt(_ error: RedisErrorReply) {
+    if healthCheck != nil {
+      if error.tellsOfTheServer { askHealth() }
+    } else if error.asksForAnotherConnection {
+      retire(error.explanation)
+    }
+  }
+
+  private func askHealth() {
+    guard let healthCheck, !health.isAsked else { return }
+    health.isAsked = true
+    sendCheck(healthCheck.commandByDigest)
+  }
+
+  private func sendCheck(_ words: [String]) {
+    let deadline = clock.now.advanced(by: Self.checkLimit)
+    switch pipeline.submit(deadline: deadline, now: clock.now, isRepeatable: true) {
+    case .send(let identifier): admit(identifier, RedisCommand(words), true, true, .healthCheck)
+    case .wait(let identifier): admit(identifier, RedisCommand(words), true, false, .healthCheck)
+    case .refused: healthChecked(.failure(.notSent("too many commands wait")))
+    }
+  }
+
+  private func healthChecked(_ result: Result<RedisValue, RedisError>) {
+    if case .failure(.server(let code, let message)) = result {
+      let error = RedisErrorReply(code: code, message: message)
+      if error.asksForSource, let healthCheck, !health.isSourceSent {
+        health.isSourceSent = true
+        return sendCheck(healthCheck.commandBySource)
+      }
+      retire(error.explanation)
+    }
+    (health.isAsked, health.isSourceSent) = (false, false)
+    if case .success = result { health.provenAt = clock.now }
+    let waiters = health.waiters
+    health.waiters = []
+    for signal in waiters { signal.fire(result) }
+  }
+}

@@ -1,0 +1,164 @@
+// Error replies of Redis: what they mean to an operator, and what they say of the server. Pure.
+// Invariant: no text names a user, a password, a key or an argument. Used by RedisValue, RedisHandshake, RedisClient.
+
+/// One error reply.
+struct RedisErrorReply: Equatable {
+  /// As much of a reply is looked at.
+  static let byteLimit = 1_024
+  private static let codeLimit = 32
+  private static let messageLimit = 200
+
+  /// The first word, in capitals; ERR where there is none.
+  let code: String
+  /// The rest, cut before what it may quote.
+  let message: String
+
+  init(code: String, message: String) {
+    self.code = code
+    self.message = message
+  }
+
+  init(_ reply: String) {
+    var (code, rest) = Self.split(Substring(reply))
+    // Before Redis 7 the reply that a script's command met stands in the middle of one about the script.
+    if code == "ERR", rest.hasPrefix("Error running script"), let inner = Self.innerReply(rest) {
+      (code, rest) = inner
+    }
+    self.code = Self.deniedInScript(rest) ? "NOPERM" : code
+    message = Self.harmless(rest, of: self.code)
+  }
+
+  private static func split(_ reply: Substring) -> (code: String, rest: Substring) {
+    let word = reply.prefix { $0 != " " }
+    let isCode =
+      !word.isEmpty && word.utf8.count <= codeLimit
+      && word.utf8.allSatisfy { ($0 >= 65 && $0 <= 90) || $0 == UInt8(ascii: "_") }
+    return isCode ? (String(word), reply.dropFirst(word.count + 1)) : ("ERR", reply)
+  }
+
+  /// `… @user_script: 8: -READONLY You can't write …`: what follows the last minus sign before a code.
+  private static func innerReply(_ text: Substring) -> (code: String, rest: Substring)? {
+    var rest = text
+    while let colon = rest.firstIndex(of: ":") {
+      rest = rest[rest.index(after: colon)...].drop { $0 == " " || $0 == "-" }
+      let (code, inner) = split(rest)
+      if code != "ERR", !inner.isEmpty { return (code, inner) }
+    }
+    // Without a code of its own it is the last part that says what was wrong.
+    let last = text[(text.lastIndex(of: ":").map { text.index(after: $0) } ?? text.startIndex)...]
+    return ("ERR", last.drop { $0 == " " })
+  }
+
+  /// Redis has several texts for it, none with a code of its own.
+  private static func deniedInScript(_ message: Substring) -> Bool {
+    message.hasPrefix("ACL failure in script") || message.hasPrefix("The user executing the script can't")
+  }
+
+  private static func harmless(_ message: Substring, of code: String) -> String {
+    switch code {
+    case "NOPERM": return denied(message)
+    // It names the user.
+    case "WRONGPASS": return "refused"
+    // A slot and an address.
+    case "MOVED", "ASK": return ""
+    default: break
+    }
+    var text: [UInt8] = []
+    for word in message.utf8.prefix(messageLimit).split(separator: UInt8(ascii: " ")) {
+      // From here on it may quote, or name an address.
+      guard word.allSatisfy({ $0 > 0x20 && !quoting.contains($0) }),
+        !word.dropLast().contains(where: { addressing.contains($0) })
+      else { break }
+      if !text.isEmpty { text.append(UInt8(ascii: " ")) }
+      text += word
+    }
+    return String(decoding: text, as: UTF8.self)
+  }
+
+  private static let quoting = Array("'`\"".utf8)
+  private static let addressing = Array(".:@/=".utf8)
+
+  /// What a user was denied: the command's name where there is one, for it is no secret.
+  private static func denied(_ message: Substring) -> String {
+    if let quote = message.firstIndex(of: "'") {
+      let name = message[message.index(after: quote)...].prefix { $0 != "'" }
+      let isName =
+        !name.isEmpty && name.utf8.count <= codeLimit
+        && name.utf8.allSatisfy { ($0 >= 97 && $0 <= 122) || $0 == UInt8(ascii: "|") || $0 == UInt8(ascii: "_") }
+      if isName { return "run \(name)" }
+    }
+    for (part, meaning) in [("key", "use a key"), ("channel", "use a channel"), ("command", "run a command")]
+    where message.utf8.indices.contains(where: { message.utf8[$0...].starts(with: part.utf8) }) {
+      return meaning
+    }
+    return "do this"
+  }
+
+  /// What it means to an operator.
+  var explanation: String {
+    switch code {
+    case "NOAUTH": "a password is required (NOAUTH)"
+    case "WRONGPASS": "user or password refused (WRONGPASS)"
+    case "NOPERM": "the user may not \(message.isEmpty || message == "refused" ? "do this" : message) (NOPERM)"
+    case "LOADING": "the server is loading its data (LOADING)"
+    case "BUSY": "the server is busy with somebody's script (BUSY)"
+    case "MASTERDOWN": "the replica has lost its master (MASTERDOWN)"
+    case "READONLY": "the server is a read-only replica (READONLY)"
+    case "OOM": "the server is out of memory and refuses writes (OOM)"
+    case "MISCONF": "the server cannot save its data to disk and refuses writes (MISCONF)"
+    case "NOREPLICAS": "the server has too few replicas and refuses writes (NOREPLICAS)"
+    case "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN": "\(Self.clusterNode) (\(code))"
+    case "CLUSTERDOWN": "\(Self.clusterNode), and the cluster is down (CLUSTERDOWN)"
+    case "WRONGTYPE": "a key holds another type of value (WRONGTYPE)"
+    case "NOSCRIPT": "the server does not keep scripts (NOSCRIPT)"
+    default: otherExplanation
+    }
+  }
+
+  /// Of replies without a code, by what they begin with.
+  private var otherExplanation: String {
+    for (beginning, meaning) in Self.meanings where message.hasPrefix(beginning) { return "\(meaning) (\(code))" }
+    return message.isEmpty ? "the server answered \(code)" : "the server answered: \(message) (\(code))"
+  }
+
+  private static let meanings = [
+    ("AUTH <password> called without any password", "the server has no password, and the URL has one"),
+    ("Client sent AUTH, but no password is set", "the server has no password, and the URL has one"),
+    ("invalid password", "user or password refused"),
+    ("DB index is out of range", "the server has no database of that number"),
+    ("invalid DB index", "the server has no database of that number"),
+    ("SELECT is not allowed in cluster mode", clusterNode),
+    ("unknown command", "the server does not know the command, or it is renamed there"),
+    ("Write commands not allowed after non deterministic", "the server is too old: Redis 5 or later is needed"),
+    ("Write commands are not allowed from read-only scripts", "the server is a read-only replica"),
+    ("max number of clients", "the server has as many clients as it allows"),
+  ]
+
+  /// With what to do: a cluster's nodes each refuse most of the keys.
+  static let clusterNode =
+    "the URL leads to a Redis Cluster node, which is not supported: use a standalone server or a proxy"
+  static let sentinel =
+    "the URL leads to a Redis Sentinel, which has no data: use the address of the master that it watches"
+
+  /// Whether it tells of the server, or of what its user may do, and not of this one command: the server is in doubt.
+  var tellsOfTheServer: Bool {
+    switch code {
+    case "READONLY", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "NOPERM", "NOAUTH", "MOVED",
+      "ASK",
+      "CROSSSLOT", "TRYAGAIN", "CLUSTERDOWN", "UNKILLABLE":
+      true
+    default: false
+    }
+  }
+
+  /// Whether the command is renamed, switched off, or newer than the server.
+  var isUnknownCommand: Bool { code == "ERR" && message.hasPrefix("unknown command") }
+
+  /// Whether a script has to be sent as a whole.
+  var asksForSource: Bool { code == "NOSCRIPT" || isUnknownCommand }
+
+  /// Whether another connection, to another address perhaps, is the way on.
+  var asksForAnotherConnection: Bool {
+    code == "READONLY" || code == "LOADING" || code == "MASTERDOWN"
+  }
+}
