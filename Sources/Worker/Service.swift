@@ -49,7 +49,8 @@ final class Service {
       idleTimeout: Self.idleConnectionTimeout, connectTimeout: settings[.databaseConnectTimeout])
     var redisConfiguration = settings[.redisURL]
     redisConfiguration.dialTimeout = redisConfiguration.dialTimeout ?? settings[.redisDialTimeout]
-    redis = RedisClient(redisConfiguration)
+    redis = RedisClient(
+      redisConfiguration, healthCheck: CoordinationScripts.healthCheck(namespace: settings[.redisNamespace]))
     readiness = Readiness(pool: pool, redis: redis, clock: clock, drain: drain)
     processMetrics.register(in: registry)
     ProcessMetrics.registerLoop(in: registry)
@@ -240,6 +241,9 @@ final class Service {
       case .ready: self.serverChanged("Redis", outage: nil, self.redisNotice)
       case .unavailable(let reason): self.serverChanged("Redis", outage: reason, self.redisNotice)
       }
+    }
+    redis.onIdleEnd = { [weak self] reason in
+      self?.logger.debug("an idle connection to Redis ended", metadata: ["error": "\(reason)"])
     }
     pool.onStateChange = { [weak self] availability in
       guard let self else { return }

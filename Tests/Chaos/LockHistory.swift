@@ -132,7 +132,9 @@ struct LockHistory: Sendable {
 
   private func sweeper(ofLock key: String) -> String? {
     let prefix = "\(namespace):\(Sweep.lockKey(""))"
-    return key.hasPrefix(prefix) ? String(key.dropFirst(prefix.count)) : nil
+    // The health check's own lock is nobody's.
+    guard key.hasPrefix(prefix), key != prefix + "health" else { return nil }
+    return String(key.dropFirst(prefix.count))
   }
 
   private func sweeper(ofRecord key: String) -> String? {

@@ -1,5 +1,6 @@
 // The agreement between replicas on a real Redis: lost data, lost scripts, a server turned read-only, late messages.
 
+import Foundation
 import Reactor
 import TestSupport
 import Testing
@@ -244,6 +245,39 @@ import Testing
       }
       #expect(try pair.server.cli("GET", Self.lock) == "for-ever")
     }
+  }
+
+  /// As docs/on-call.md lists them.
+  @Test func theRightsThatAreListedSuffice() async throws {
+    let server = try PrivateRedis()
+    var rights = ["ACL", "SETUSER", "worker", "on", ">deck", "-@all", "+evalsha", "+eval"]
+    for command in [
+      "time", "get", "exists", "pttl", "set", "pexpire", "del", "hmget", "hset", "hdel", "lpush", "ltrim",
+    ] {
+      rights.append("+\(command)")
+    }
+    for kind in ["lock:worker:sweeper:", "schedule:", "history:"] { rights.append("~rights:\(kind)*") }
+    try server.cli(rights)
+    try await onLoop {
+      let url = server.url.replacingOccurrences(of: "//", with: "//worker:deck@")
+      let client = RedisClient(
+        try RedisConfiguration(url: url), healthCheck: CoordinationScripts.healthCheck(namespace: "rights"))
+      let coordinator = Coordinator(
+        redis: client, redisClock: RedisClock(), clock: .system, namespace: "rights", sweeper: "wraps-expired",
+        interval: .seconds(60), leaseDuration: Self.lease, replica: "replica")
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { await client.run() }
+        try await client.checkHealth(by: LoopClock.system.now.advanced(by: .seconds(5)))
+        let grant = try await coordinator.takeInAnyCase()
+        let isRenewed = try await coordinator.renew(
+          token: grant.token, by: LoopClock.system.now.advanced(by: .seconds(2)))
+        #expect(isRenewed)
+        _ = try await coordinator.complete(grant, RunReport(outcome: .failure))
+        _ = try await coordinator.complete(try await coordinator.takeInAnyCase(), RunReport(outcome: .success))
+        group.cancelAll()
+      }
+    }
+    #expect(try server.cli("KEYS", "*health*") == "", "the health check leaves nothing")
   }
 
   /// Whoever can write to Redis can write anything into a record: no replica may end of it.

@@ -129,8 +129,12 @@ extension Setting where Value == String {
       name: "REDIS_NAMESPACE", kind: "text", absence: .text("secrets-bridge"),
       help: "What every key in Redis begins with. The control plane's other parts must have the same."
     ) { text in
-      isNamespace(text)
-        ? .accepted(text) : .expected("at most 200 bytes without braces, whitespace and control characters")
+      guard isNamespace(text) else {
+        return .expected("at most 200 bytes without braces, whitespace and control characters")
+      }
+      // KEYS, SCAN and the rights of a user read these as wildcards.
+      let hasWildcards = text.utf8.contains { Array("*?[]\\".utf8).contains($0) }
+      return .accepted(text, warnings: hasWildcards ? ["has wildcards of Redis' patterns (* ? [ ] \\) in it"] : [])
     }
   }
 

@@ -26,7 +26,10 @@ extension Setting where Value == RedisConfiguration {
   static var redisURL: Setting {
     Setting(
       name: "REDIS_URL", kind: "Redis URL", absence: .fault,
-      help: "The control plane's Redis: redis://user:password@host:port/database, or rediss:// for TLS.",
+      help: """
+        The control plane's Redis: redis://user:password@host:port/database, rediss:// for TLS, or \
+        unix:///path/of/a.sock.
+        """,
       isSecret: true
     ) { text in
       do throws(RedisURLFault) {

@@ -21,8 +21,8 @@ enum ServerMetrics {
     registry.counter("worker_postgres_connections_lost_total", help: "Connections to PostgreSQL that broke.") {
       Double(pool.statistics.lost)
     }
-    registry.gauge("worker_redis_connected", help: "Whether the connection to Redis is ready.") {
-      redis.isReady ? 1 : 0
+    registry.gauge("worker_redis_connected", help: "Whether Redis took a write when it was last asked.") {
+      redis.outage == nil ? 1 : 0
     }
     registry.counter("worker_redis_reconnects_total", help: "Connections to Redis that became ready after the first.") {
       Double(redis.statistics.reconnects)

@@ -72,13 +72,11 @@ final class Readiness {
       }
     }
     self.redis = CoalescedCheck(clock: clock) { deadline in
-      do {
-        _ = try await redis.command(["PING"], by: deadline)
+      do throws(RedisError) {
+        try await redis.checkHealth(by: deadline)
         return nil
-      } catch let error as RedisError {
-        return error.publicReason
       } catch {
-        return "cancelled"
+        return error.publicReason
       }
     }
   }

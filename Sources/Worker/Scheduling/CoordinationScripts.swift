@@ -207,4 +207,37 @@ enum CoordinationScripts {
       return {'done', now, verdict, now - since, runs}
       """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)")
       .replacingFirst("REMINDER_GAPS", with: reminderGapsMilliseconds.map(String.init).joined(separator: ", ")))
+
+  /// The name of no sweeper: its lock, record and history are the keys of the health check.
+  static let healthName = "health"
+
+  /// KEYS lock, record, history. ARGV token. Does with keys of its own whatever the other scripts do, and leaves none.
+  private static let health = RedisScript(
+    replicatingEffects + """
+      redis.call('TIME')
+      redis.call('SET', KEYS[1], ARGV[1], 'PX', '1000')
+      redis.call('PEXPIRE', KEYS[1], '1000')
+      redis.call('GET', KEYS[1])
+      redis.call('EXISTS', KEYS[1])
+      redis.call('PTTL', KEYS[1])
+      redis.call('HSET', KEYS[2], 'written', '1', 'read', '1')
+      redis.call('HMGET', KEYS[2], 'written', 'read')
+      redis.call('HDEL', KEYS[2], 'written', 'read')
+      redis.call('LPUSH', KEYS[3], '1')
+      redis.call('LTRIM', KEYS[3], 1, 0)
+      redis.call('DEL', KEYS[1])
+      return 1
+      """)
+
+  /// What Redis has to do for the sweepers to work, as one script: that it answers does not say that it takes writes.
+  static func healthCheck(namespace: String) -> RedisHealthCheck {
+    let keys = keys(namespace: namespace, sweeper: healthName)
+    return RedisHealthCheck(script: health, keys: [keys.lock, keys.record, keys.history], arguments: ["health"])
+  }
+
+  /// The keys of one sweeper.
+  static func keys(namespace: String, sweeper name: String) -> (lock: String, record: String, history: String) {
+    let lock = "\(namespace):lock:worker:sweeper:\(name)"
+    return (lock, "\(namespace):schedule:{\(lock)}", "\(namespace):history:{\(lock)}")
+  }
 }

@@ -62,9 +62,7 @@ final class Coordinator {
     self.leaseDuration = leaseDuration
     self.replica = replica
     grid = SlotGrid(sweeper: name, interval: interval)
-    lockKey = "\(namespace):lock:worker:sweeper:\(name)"
-    recordKey = "\(namespace):schedule:{\(lockKey)}"
-    historyKey = "\(namespace):history:{\(lockKey)}"
+    (lockKey, recordKey, historyKey) = CoordinationScripts.keys(namespace: namespace, sweeper: name)
   }
 
   /// Redis's time in ms as far as known: before its first answer as this machine's clock has it. Only failures are
@@ -165,7 +163,7 @@ final class Coordinator {
   /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.
   private func notAfter(_ deadline: MonotonicInstant) async throws -> Int64 {
     if redisClock.sample == nil {
-      let time = try await redis.command(["TIME"], by: deadline)
+      let time = try await redis.command(["TIME"], isRepeatable: true, by: deadline)
       guard let parts = time.array, parts.count == 2, let seconds = parts[0].integer, let micros = parts[1].integer,
         Self.plausible.contains(seconds), Self.plausible.contains(micros)
       else {
@@ -194,8 +192,10 @@ final class Coordinator {
   private func evaluate(
     _ script: RedisScript, keys: [String], _ arguments: [String], by deadline: MonotonicInstant? = nil
   ) async throws -> Answer {
+    // Each of the scripts may be sent twice: a take is granted once a token, a completion counts once an epoch.
     let value = try await redis.evaluate(
-      script, keys: keys, arguments: arguments, by: deadline ?? clock.now.advanced(by: Self.commandLimit))
+      script, keys: keys, arguments: arguments, isRepeatable: true,
+      by: deadline ?? clock.now.advanced(by: Self.commandLimit))
     guard let parts = value.array, parts.count >= 2, case .integer(let now) = parts[1],
       let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" })
     else { throw UnexpectedAnswer() }

@@ -173,7 +173,10 @@ final class SweeperLoop {
     // That a run's end could not be told does not make the run a failure.
     if case .notRun = onceResult, unconfirmed == nil { onceResult = .failed("Redis: \(reason)") }
     guard !wasSilent else { return }
-    logger.warning("Redis does not answer: nothing is swept until it does", metadata: ["error": "\(reason)"])
+    // An outage has a line of its own; this one is for what Redis refuses this sweeper alone.
+    logger.log(
+      level: redis.outage == nil ? .warning : .debug, "Redis does not answer: nothing is swept until it does",
+      metadata: ["error": "\(reason)"])
   }
 
   /// Until Redis can be asked, the worker drains, or the deadline.

@@ -103,6 +103,122 @@ import Testing
     #expect(try await worker.stop() == .exited(0))
   }
 
+  /// What makes a Redis refuse writes, what ends that, and what is said meanwhile.
+  struct Refusal: Sendable, CustomTestStringConvertible {
+    let begin: [String]
+    let end: [String]
+    let reason: String
+
+    var testDescription: String { reason }
+
+    static let all = [
+      Refusal(
+        begin: ["REPLICAOF", "127.0.0.1", "1"], end: ["REPLICAOF", "NO", "ONE"],
+        reason: "the server is a read-only replica (READONLY)"),
+      Refusal(
+        begin: ["CONFIG", "SET", "maxmemory", "1"], end: ["CONFIG", "SET", "maxmemory", "0"],
+        reason: "the server is out of memory and refuses writes (OOM)"),
+      Refusal(
+        begin: ["ACL", "SETUSER", "default", "-@scripting"], end: ["ACL", "SETUSER", "default", "+@scripting"],
+        reason: "the user may not run evalsha (NOPERM)"),
+    ]
+
+    var notReady: String { #"{"status":"not_ready","failing":{"redis":"\#(reason)"}}"# }
+  }
+
+  @Test(arguments: Refusal.all)
+  func aRedisThatRefusesWritesFromTheStartIsToldOnceAndEachSlotIsAFailure(refusal: Refusal) async throws {
+    let stage = try await WorkerStage.set()
+    try stage.redis.cli(refusal.begin)
+    let endpoint = try await Endpoint.start(.http)
+    let worker = try await stage.start(["SB_WORKER_WEBHOOK_URL": endpoint.url("/hook"), "SB_WORKER_OUTAGE_AFTER": "1s"])
+    try await onLoop {
+      try await eventually("it says so") { try await worker.get("/readyz").body == refusal.notReady }
+      try await eventually("each slot counts", within: .seconds(20)) {
+        try await worker.runs("agents-stale", "failure") >= 4
+      }
+      #expect(try await worker.metric("worker_redis_connected") == 0)
+      try await eventually("people are told") {
+        endpoint.received.contains { $0["body"]?.contains("Redis is away") ?? false }
+      }
+      try stage.redis.cli(refusal.end)
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+      try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    let lines = worker.log.compactMap(\.message).filter { $0.hasPrefix("Redis is") }
+    #expect(lines == ["Redis is unavailable", "Redis is ready"], "one outage, one line, and one for its end")
+    #expect(endpoint.received.count { $0["body"]?.contains("Redis is away") ?? false } == 1)
+  }
+
+  @Test(arguments: Refusal.all)
+  func aRedisThatBeginsToRefuseWritesIsOneOutage(refusal: Refusal) async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let worker = try await stage.start()
+    try await onLoop {
+      try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
+      try stage.redis.cli(refusal.begin)
+      // Nobody asks /readyz: the sweepers find out.
+      try await eventually("it is found out") { worker.log.contains { $0.message == "Redis is unavailable" } }
+      let failures = try await worker.runs("agents-stale", "failure")
+      try await eventually("each slot counts", within: .seconds(20)) {
+        try await worker.runs("agents-stale", "failure") >= failures + 3
+      }
+      #expect(try await worker.get("/readyz").body == refusal.notReady)
+      try stage.redis.cli(refusal.end)
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+    }
+    #expect(try await worker.stop() == .exited(0))
+    let lines = worker.log.compactMap(\.message).filter { $0.hasPrefix("Redis is") }
+    #expect(lines == ["Redis is ready", "Redis is unavailable", "Redis is ready"])
+  }
+
+  @Test func aClusterNodeIsRefusedWithWhatToDo() async throws {
+    let stage = try await WorkerStage.set(redis: try PrivateRedis(settings: ["cluster-enabled yes"]))
+    let worker = try await stage.start()
+    try await onLoop {
+      try await eventually("it says so") {
+        let body = try await worker.get("/readyz").body
+        return body.contains("the URL leads to a Redis Cluster node, which is not supported")
+      }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    #expect(worker.log.count { $0.message == "Redis is unavailable" } == 1)
+  }
+
+  @Test func aRedisThatClosesIdleConnectionsIsNoOutage() async throws {
+    let stage = try await WorkerStage.set(redis: try PrivateRedis(settings: ["timeout 1"]))
+    let hourly = Dictionary(uniqueKeysWithValues: Self.intervals.map { ($0, "1h") })
+    let worker = try await stage.start(hourly.merging(["LOG_LEVEL": "debug"]) { $1 })
+    try await onLoop {
+      try await worker.answersReadyz(200)
+      try await eventually("its connections were closed", within: .seconds(20)) {
+        worker.log.count { $0.message == "an idle connection to Redis ended" } >= 2
+      }
+      #expect(await worker.status(of: "/readyz") == 200)
+    }
+    #expect(try await worker.stop() == .exited(0))
+    #expect(worker.log.compactMap(\.message).filter { $0.hasPrefix("Redis is") } == ["Redis is ready"])
+  }
+
+  @Test func aLockWithoutExpiryIsNamedAndCountsAsFailures() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let key = WorkerStage.lockKey("wraps-expired")
+    try stage.redis.cli("SET", key, "for-ever")
+    let worker = try await stage.start()
+    try await onLoop {
+      try await eventually("its slots count as failures") { try await worker.runs("wraps-expired", "failure") >= 2 }
+      #expect(try stage.redis.cli("GET", key) == "for-ever")
+      try stage.redis.cli("DEL", key)
+      try await eventually("it sweeps") { try await worker.runs("wraps-expired", "success") > 0 }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    let warnings = worker.log.filter { $0["error"] == "the lock has no expiry" }
+    #expect(warnings.count == 1 && warnings.first?["key"] == key)
+  }
+
   @Test(.enabled("takes the right to mount") { await OwnMounts.arePermitted() })
   func aNameServerThatHangsHoldsUpNothingElse() async throws {
     let stage = try await WorkerStage.set()
