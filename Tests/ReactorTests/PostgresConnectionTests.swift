@@ -188,18 +188,14 @@ func postgresError(_ body: @EventLoop () async throws -> Void) async -> Postgres
     }
   }
 
-  /// Where a session is known by its name and its process's number only, one with another name is nobody to cancel.
-  @Test func aSessionThatHasAnotherNameIsClosedOrCancelledByItsKeyAndItsStatementEnds() async throws {
+  /// A transaction may have a name of its own, which the server reports only when it has ended.
+  @Test func aSessionThatHasAnotherNameIsCancelledAllTheSame() async throws {
     let server = try await PrivatePostgres.shared
-    let phase = PostgresCanceller.isByProtocol ? PostgresConnectionState.Phase.idle : .closed
-    try await connected(query: "client_connection_check_interval=100") { connection in
+    try await connected { connection in
       let process = connection.backendPID
       await cancelPipeline(renamedTo: "somebody else", on: connection)
-      try await eventually("it is \(phase)", within: .seconds(3)) { connection.state.phase == phase }
-      try await eventually("the server has noticed") {
-        let running = "SELECT count(*) FROM pg_stat_activity WHERE pid = \(process) AND state = 'active'"
-        return try await server.psql(running) == "0"
-      }
+      try await eventually("it is clean", within: .seconds(3)) { connection.state.phase == .idle }
+      #expect(try await server.psql("SELECT state FROM pg_stat_activity WHERE pid = \(process)") == "idle")
     }
   }
 

@@ -8,8 +8,6 @@ struct PostgresBackendIdentity: Sendable {
   var processID: String
   /// In µs since 1970. A whole number, which no setting of a session writes in another way.
   var startedAt: String
-  /// The application name at the beginning; later ones are expected to begin with it.
-  var applicationName: String
 
   /// When a session began, of a row that has `backend_start`.
   static let microseconds =
@@ -86,8 +84,6 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
     WHERE pid OPERATOR(pg_catalog.=) $1::pg_catalog.int4
       AND \(PostgresBackendIdentity.microseconds) OPERATOR(pg_catalog.=) $2::pg_catalog.int8
       AND usename OPERATOR(pg_catalog.=) session_user
-      AND (pg_catalog.starts_with(application_name, $3::pg_catalog.text)
-        OR application_name OPERATOR(pg_catalog.=) $4::pg_catalog.text)
     """
 
   private let deadline: MonotonicInstant
@@ -101,11 +97,9 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
   init(_ target: PostgresConnection, by deadline: MonotonicInstant) {
     self.deadline = deadline
     candidate = target.candidate
-    statement = target.identity.map { identity in
-      let nameNow = target.reportedSetting("application_name")
-      return PostgresStatement(
-        Self.sql, [identity.processID, identity.startedAt, identity.applicationName, nameNow])
-    }
+    // Its number and its start tell a session from any other. Its name does not: a transaction may have its own, which
+    // the server reports when the transaction has ended.
+    statement = target.identity.map { PostgresStatement(Self.sql, [$0.processID, $0.startedAt]) }
   }
 
   func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void) {

@@ -173,7 +173,7 @@ extension PostgresConnection {
       let started = answer[row: 0, column: 1]
     {
       identity = PostgresBackendIdentity(
-        processID: process, startedAt: started, applicationName: reportedSetting("application_name") ?? "")
+        processID: process, startedAt: started)
     }
   }
 

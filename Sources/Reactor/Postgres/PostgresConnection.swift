@@ -116,12 +116,6 @@ public final class PostgresConnection {
     return PQtransactionStatus(connection) == PQTRANS_IDLE
   }
 
-  /// The value that the server last reported of one of its reported settings.
-  func reportedSetting(_ name: String) -> String? {
-    guard let connection, let value = PQparameterStatus(connection, name) else { return nil }
-    return String(cString: value)
-  }
-
   /// Runs one statement, in a transaction of its own.
   ///
   /// - Throws: `PostgresError`; `CancellationError` as soon as the task is cancelled, and the statement is cancelled on
