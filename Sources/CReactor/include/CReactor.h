@@ -41,6 +41,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -104,6 +105,11 @@ static inline int creactor_socket(int family) {
   return made < 0 ? -errno : made;
 }
 
+static inline int creactor_datagram_socket(int family) {
+  int made = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  return made < 0 ? -errno : made;
+}
+
 static inline int creactor_bind(int descriptor, const void *address, socklen_t size) {
   return bind(descriptor, (const struct sockaddr *)address, size) < 0 ? -errno : 0;
 }
@@ -146,6 +152,8 @@ static const int creactor_ares_no_data = ARES_ENODATA;
 static const int creactor_ares_not_found = ARES_ENOTFOUND;
 static const int creactor_ares_bad_name = ARES_EBADNAME;
 static const int creactor_ares_timed_out = ARES_ETIMEOUT;
+static const int creactor_ares_no_sort = ARES_AI_NOSORT;
+static const int creactor_ares_use_tcp = ARES_FLAG_USEVC;
 
 // TLS for hiredis, which Debian 12's does not have. With an own SSL object, because hiredis checks no host name.
 

@@ -1,0 +1,50 @@
+// One name's lookup: the questions about both families, and what comes of them by FamilyRace. Used by NameResolver.
+// Invariant: when `run` returns, nothing of it is left, whatever has not been answered.
+
+@EventLoop
+final class NameLookup {
+  private let name: String
+  private let settings: NameQuery.Settings
+  private let asksInTurn: Bool
+  private var race = FamilyRace { _, addresses in addresses.contains { AddressOrder.source(for: $0) != nil } }
+  private var queries: [NameQuery] = []
+  private var timer: TimerWatcher?
+  private let end = LoopSignal<FamilyRace.Answer>()
+
+  init(_ name: String, _ settings: NameQuery.Settings, _ asksInTurn: Bool) {
+    self.name = name
+    self.settings = settings
+    self.asksInTurn = asksInTurn
+  }
+
+  /// What DNS says by the deadline; `.timedOut` in a cancelled task.
+  func run(by deadline: MonotonicInstant) async -> FamilyRace.Answer {
+    guard !Task.isCancelled else { return .timedOut }
+    timer = TimerWatcher { [weak self] in
+      guard let self else { return }
+      self.end.fire(self.race.timeIsUp())
+    }
+    for family in asksInTurn ? [.ipv4] : FamilyRace.Family.allCases { ask(family) }
+    let answer = await end.wait(until: deadline) ?? race.timeIsUp()
+    timer?.stop()
+    for query in queries { query.stop() }
+    queries = []
+    return Task.isCancelled ? .timedOut : answer
+  }
+
+  private func ask(_ family: FamilyRace.Family) {
+    let query = NameQuery(name, family, settings) { [weak self] answer in self?.answered(family, answer) }
+    queries.append(query)
+    query.start()
+  }
+
+  private func answered(_ family: FamilyRace.Family, _ answer: FamilyRace.Answer) {
+    switch race.answered(family, answer, at: .system) {
+    case .settle(let verdict):
+      end.fire(verdict)
+    case .wait(let limit):
+      if asksInTurn { ask(.ipv6) }
+      if let limit { timer?.start(at: limit) }
+    }
+  }
+}

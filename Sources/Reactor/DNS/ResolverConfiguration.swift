@@ -1,0 +1,155 @@
+// How this host resolves names: resolv.conf, its environment variables, and the order of nsswitch.conf, as glibc reads
+// them (resolv.conf(5), nsswitch.conf(5)). Pure but for reading the files. Read anew for each resolution: they can
+// change while the process runs.
+
+import CReactor
+
+/// What the resolver's files say.
+struct ResolverConfiguration: Equatable, Sendable {
+  /// Where names are looked for.
+  enum Source: Equatable, Sendable {
+    case files, dns
+  }
+
+  /// Where the files are, for tests.
+  struct Paths: Sendable {
+    var resolver = "/etc/resolv.conf"
+    var services = "/etc/nsswitch.conf"
+    var hosts = "/etc/hosts"
+  }
+
+  // glibc's bounds (MAXNS, RES_MAXNDOTS, RES_MAXRETRANS, RES_MAXRETRY).
+  private static let serverLimit = 3
+  private static let searchLimit = 32
+  private static let fileByteLimit = 1 << 20
+
+  /// Numeric addresses; where there is none, glibc asks the local host.
+  var servers: [String] = []
+  /// Domains that a name without a final dot is looked for in.
+  var search: [String] = []
+  /// Names with as many dots are tried as they are first.
+  var dotCount = 1
+  /// How long a server may take, where the file says so.
+  var timeout: Duration?
+  /// Rounds through all servers, where the file says so.
+  var rounds: Int?
+  var rotatesServers = false
+  /// Whether IPv6 addresses are asked for only after the answer about IPv4 ones.
+  var asksInTurn = false
+  var usesTCP = false
+  var sources: [Source] = [.files, .dns]
+
+  /// What the files and the environment say now; a file that cannot be read counts as empty.
+  static func read(_ paths: Paths = Paths(), environment: (String) -> String? = Self.variable) -> ResolverConfiguration
+  {
+    var configuration = ResolverConfiguration()
+    for line in lines(of: paths.resolver) { configuration.take(line) }
+    if let domains = environment("LOCALDOMAIN") { configuration.search = bounded(words(of: domains)) }
+    if let options = environment("RES_OPTIONS") { configuration.take(options: words(of: options)) }
+    if configuration.search.isEmpty, let domain = domain(ofHost: HostProcess.hostName) {
+      configuration.search = [domain]
+    }
+    for line in lines(of: paths.services) { configuration.takeServices(line) }
+    return configuration
+  }
+
+  /// The names to ask DNS for, in turn, until one exists.
+  func candidates(for name: String) -> [String] {
+    if name.utf8.last == ASCII.dot { return [String(name.dropLast())] }
+    let dots = name.utf8.count { $0 == ASCII.dot }
+    let inDomains = search.map { $0 == "." ? name : "\(name).\($0)" }
+    return dots >= dotCount ? [name] + inDomains : inDomains + [name]
+  }
+
+  /// A line of resolv.conf.
+  mutating func take(_ line: String) {
+    let words = Self.words(of: line)
+    guard let keyword = words.first, words.count > 1 else { return }
+    switch keyword {
+    case "nameserver":
+      if servers.count < Self.serverLimit, NameResolver.isNumericAddress(words[1]) { servers.append(words[1]) }
+    // The last of these lines counts.
+    case "domain": search = Self.bounded([words[1]])
+    case "search": search = Self.bounded(Array(words[1...]))
+    case "options": take(options: Array(words[1...]))
+    default: break
+    }
+  }
+
+  private mutating func take(options: [String]) {
+    for option in options {
+      switch option {
+      case "rotate": rotatesServers = true
+      case "single-request": asksInTurn = true
+      case "use-vc": usesTCP = true
+      default: takeNumber(option)
+      }
+    }
+  }
+
+  private mutating func takeNumber(_ option: String) {
+    let parts = option.utf8.firstIndex(of: ASCII.colon).map { (option[..<$0], option[option.index(after: $0)...]) }
+    guard let (name, text) = parts, let number = Int(text), number >= 0 else { return }
+    switch name {
+    case "ndots": dotCount = min(number, 15)
+    // 0 counts as 1, as in glibc.
+    case "timeout": timeout = .seconds(min(max(number, 1), 30))
+    case "attempts": rounds = min(max(number, 1), 5)
+    default: break
+    }
+  }
+
+  /// A line of nsswitch.conf. Of its services those count that there are here; where there is none, both do.
+  mutating func takeServices(_ line: String) {
+    let words = Self.words(of: line)
+    guard words.first == "hosts:" else { return }
+    var found: [Source] = []
+    for word in words.dropFirst() {
+      let source: Source? =
+        switch word {
+        case "files", "db": .files
+        case "dns", "resolve": .dns
+        default: nil
+        }
+      if let source, !found.contains(source) { found.append(source) }
+    }
+    if !found.isEmpty { sources = found }
+  }
+
+  private static func bounded(_ domains: [String]) -> [String] {
+    domains.prefix(searchLimit).map { $0.utf8.count > 1 && $0.utf8.last == ASCII.dot ? String($0.dropLast()) : $0 }
+  }
+
+  /// What follows the first dot of a host's own name.
+  private static func domain(ofHost name: String) -> String? {
+    guard let dot = name.utf8.firstIndex(of: ASCII.dot) else { return nil }
+    let domain = name[name.utf8.index(after: dot)...]
+    return domain.isEmpty ? nil : String(domain)
+  }
+
+  static func variable(_ name: String) -> String? {
+    getenv(name).map { String(cString: $0) }
+  }
+
+  static func lines(of path: String) -> [String] {
+    let content: [UInt8]
+    do {
+      content = try SmallFile.contents(of: path, byteLimit: fileByteLimit)
+    } catch {
+      // As for glibc: a file that is not there, or is none, says nothing.
+      return []
+    }
+    var lines: [String] = []
+    for line in content.split(separator: ASCII.lineFeed) {
+      let comment = line.firstIndex { $0 == UInt8(ascii: "#") || $0 == UInt8(ascii: ";") } ?? line.endIndex
+      if comment > line.startIndex { lines.append(String(decoding: line[..<comment], as: UTF8.self)) }
+    }
+    return lines
+  }
+
+  /// The words of a line, between blanks; a carriage return is one.
+  static func words(of line: String) -> [String] {
+    line.utf8.split { $0 == ASCII.space || $0 == ASCII.tab || $0 == ASCII.carriageReturn || $0 == ASCII.lineFeed }
+      .map { String($0) ?? "" }
+  }
+}
