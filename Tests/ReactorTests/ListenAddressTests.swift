@@ -11,6 +11,7 @@ import Testing
     ("127.0.0.1:8091", ListenAddress.Host.ipv4([127, 0, 0, 1]), UInt16(8091)), (":0", .any, 0),
     ("localhost:65535", .ipv4([127, 0, 0, 1]), 65535), ("0.0.0.0:80", .ipv4([0, 0, 0, 0]), 80),
     ("[::1]:8091", .ipv6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), 8091),
+    ("example.org:80", .name("example.org"), 80), ("pod-0.svc.:1", .name("pod-0.svc."), 1), ("a_b:1", .name("a_b"), 1),
   ])
   func anAddressIsHostAndPort(text: String, host: ListenAddress.Host, port: UInt16) throws {
     let address = try ListenAddress(text)
@@ -20,8 +21,9 @@ import Testing
 
   @Test(arguments: [
     "", "8091", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:+1", "127.0.0.1:http",
-    "127.0.0.1: 80", "256.0.0.1:80", "::1:80", "[::1:80", "[::1]80", "[127.0.0.1]:80", "example.org:80",
+    "127.0.0.1: 80", "256.0.0.1:80", "::1:80", "[::1:80", "[::1]80", "[127.0.0.1]:80", "a..b:80", ".:80",
     "127.0.0.1\0:80", "http://127.0.0.1:80", "127.1:80", "[localhost]:80", "127.0.0.1:00080000",
+    "a/b:80", "größe:80", "[example.org]:80", "1.2.3:80",
   ])
   func anythingElseIsMalformed(text: String) {
     #expect(throws: ListenError.malformed(text)) { try ListenAddress(text) }
@@ -36,6 +38,34 @@ import Testing
       #expect(throws: ListenError.addressInUse(taken)) { try second.listen(on: taken) }
       #expect(throws: ListenError.addressNotOurs("192.0.2.1:0")) { try second.listen(on: "192.0.2.1:0") }
       #expect(ListenError.addressInUse(taken).description.contains("another process listens there"))
+    }
+  }
+
+  @Test func aHostNameIsResolvedBeforeListening() async throws {
+    let soon = Duration.seconds(5)
+    let address = try await onLoop {
+      try await ListenAddress("localhost.:0").resolved(by: LoopClock.system.now.advanced(by: soon))
+    }
+    #expect(address.host == .ipv4([127, 0, 0, 1]) && address.description == "localhost.:0")
+    await #expect(throws: ListenError.self) {
+      try await onLoop {
+        try await ListenAddress("no-such-host.invalid:0").resolved(by: LoopClock.system.now.advanced(by: soon))
+      }
+    }
+  }
+
+  /// As in Go: on a cluster whose pods have only IPv6 addresses, the kubelet comes by IPv6.
+  @Test(.enabled(if: hasLoopbackIPv6()), arguments: ["0.0.0.0:0", "[::]:0", ":0"])
+  func theUnspecifiedAddressIsEveryInterfaceOfBothFamilies(text: String) async throws {
+    try await onLoop {
+      let server = HTTPServer { _ in .now(.notFound) }
+      try server.listen(on: text)
+      for host in ["127.0.0.1", "[::1]"] {
+        let address = try ListenAddress("\(host):\(server.boundPort)")
+        #expect(throws: ListenError.addressInUse(address.description)) {
+          try HTTPServer { _ in .now(.notFound) }.listen(on: address)
+        }
+      }
     }
   }
 

@@ -1,15 +1,19 @@
-// Where a server listens, as an operator writes it. Touches no network: usable while a configuration is checked.
+// Where a server listens, as an operator writes it. Reading it touches no network: usable while a configuration is
+// checked. A host name is resolved later, on the loop.
 
 import CReactor
 
-/// A host and port to listen on: `127.0.0.1:8091`, `:8091` (every interface), `[::1]:0` (any free port) or
-/// `localhost:80`.
+/// A host and port to listen on: `127.0.0.1:8091`, `:8091` (every interface), `[::1]:0` (any free port),
+/// `localhost:80`, or a host name that is resolved before listening. As in Go, `0.0.0.0` and `[::]` mean every
+/// interface in both families.
 public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
   enum Host: Equatable {
     /// IPv6 and IPv4 on one socket, or IPv4 alone where the host has no IPv6.
     case any
     case ipv4([UInt8])
     case ipv6([UInt8])
+    /// To be resolved.
+    case name(String)
   }
 
   let host: Host
@@ -30,6 +34,32 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
     description = text
   }
 
+  private init(_ address: ListenAddress, host: Host) {
+    self.host = host
+    port = address.port
+    description = address.description
+  }
+
+  /// This address with a host name replaced by an address of it, an IPv4 one where it has any, as Go's listener does.
+  ///
+  /// - Parameter deadline: on the system's monotonic clock.
+  /// - Throws: `ListenError.unresolved`.
+  @EventLoop
+  public func resolved(by deadline: MonotonicInstant) async throws(ListenError) -> ListenAddress {
+    guard case .name(let name) = host else { return self }
+    let addresses: [String]
+    do {
+      addresses = try await NameResolver.addresses(of: name, by: deadline)
+    } catch {
+      throw .unresolved(description, reason: (error as? NameResolutionError)?.publicReason ?? "cancelled")
+    }
+    let bytes = addresses.compactMap { NameResolver.addressBytes($0) }
+    guard let best = bytes.first(where: { $0.count == 4 }) ?? bytes.first else {
+      throw .unresolved(description, reason: NameResolutionError.notFound.publicReason)
+    }
+    return ListenAddress(self, host: best.count == 4 ? .ipv4(best) : .ipv6(best))
+  }
+
   private static func port(_ digits: ArraySlice<UInt8>) -> UInt16? {
     guard !digits.isEmpty, digits.count <= 5 else { return nil }
     var port = 0
@@ -40,7 +70,7 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
     return UInt16(exactly: port)
   }
 
-  /// Numbers only: a name would have to be resolved, and may change. `localhost` is 127.0.0.1.
+  /// `localhost` is 127.0.0.1, whatever a hosts file says.
   private static func host(_ bytes: ArraySlice<UInt8>) -> Host? {
     if bytes.isEmpty { return .any }
     let isBracketed = bytes.first == UInt8(ascii: "[") && bytes.last == UInt8(ascii: "]")
@@ -48,8 +78,32 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
     if text == "localhost", !isBracketed { return .ipv4([127, 0, 0, 1]) }
     guard !bytes.contains(0) else { return nil }
     var address = [UInt8](repeating: 0, count: isBracketed ? 16 : 4)
-    guard inet_pton(isBracketed ? AF_INET6 : AF_INET, text, &address) == 1 else { return nil }
-    return isBracketed ? .ipv6(address) : .ipv4(address)
+    if inet_pton(isBracketed ? AF_INET6 : AF_INET, text, &address) == 1 {
+      return isBracketed ? .ipv6(address) : .ipv4(address)
+    }
+    return !isBracketed && isName(bytes) ? .name(text) : nil
+  }
+
+  /// Letters, digits, hyphens and underscores between dots, and a letter in the last label: without that it would be an
+  /// address that is none, such as 256.0.0.1.
+  private static func isName(_ bytes: ArraySlice<UInt8>) -> Bool {
+    var label: [UInt8] = []
+    var last: [UInt8] = []
+    for byte in bytes + [ASCII.dot] {
+      if byte == ASCII.dot {
+        // The root's dot may end a name.
+        guard !label.isEmpty else { return false }
+        (last, label) = (label, [])
+        continue
+      }
+      guard isLetter(byte) || ASCII.isDigit(byte) || byte == 0x2d || byte == 0x5f else { return false }
+      label.append(byte)
+    }
+    return bytes.count <= 253 && last.contains(where: isLetter)
+  }
+
+  private static func isLetter(_ byte: UInt8) -> Bool {
+    (byte | 0x20) &- 0x61 < 26
   }
 }
 
@@ -59,16 +113,18 @@ public enum ListenError: Error, Equatable, CustomStringConvertible {
   case addressInUse(String)
   case addressNotOurs(String)
   case notPermitted(String)
+  case unresolved(String, reason: String)
   /// Anything else, with the kernel's error number.
   case system(String, number: Int32)
 
   public var description: String {
     switch self {
     case .malformed(let text):
-      "cannot listen on \"\(text)\": expected HOST:PORT with an IP address, such as 127.0.0.1:8091, [::1]:8091 or :8091"
+      "cannot listen on \"\(text)\": expected HOST:PORT, such as 127.0.0.1:8091, [::1]:8091 or :8091"
     case .addressInUse(let text): "cannot listen on \(text): another process listens there already"
     case .addressNotOurs(let text): "cannot listen on \(text): no interface of this host has that address"
     case .notPermitted(let text): "cannot listen on \(text): not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)"
+    case .unresolved(let text, let reason): "cannot listen on \(text): \(reason)"
     case .system(let text, let number): "cannot listen on \(text): \(String(cString: strerror(number)))"
     }
   }

@@ -31,9 +31,10 @@ final class ListeningSocket {
 
   private static func open(_ address: ListenAddress) throws(ListenError) -> Int32 {
     switch address.host {
-    case .ipv4(let host): return try bindIPv4(host, address)
-    case .ipv6(let host): return try bindIPv6(host, address, alsoIPv4: false)
-    case .any:
+    case .ipv4(let host) where host.contains(where: { $0 != 0 }): return try bindIPv4(host, address)
+    case .ipv6(let host) where host.contains(where: { $0 != 0 }): return try bindIPv6(host, address, alsoIPv4: false)
+    case .name: throw .unresolved(address.description, reason: "a host name is resolved first, by resolved(by:)")
+    case .any, .ipv4, .ipv6:
       do {
         return try bindIPv6([UInt8](repeating: 0, count: 16), address, alsoIPv4: true)
       } catch .addressNotOurs, .system(_, number: EAFNOSUPPORT) {

@@ -33,10 +33,13 @@ public final class LocalRequest {
   public static func get(
     _ path: String, at address: ListenAddress, by deadline: MonotonicInstant
   ) async throws(LocalRequestFailure) -> Answer {
-    let descriptor = creactor_socket(address.loopback.family)
+    guard let target = address.loopback else {
+      throw LocalRequestFailure(description: "a host name is resolved first, by resolved(by:)")
+    }
+    let descriptor = creactor_socket(target.family)
     guard descriptor >= 0 else { throw failure(-descriptor) }
     defer { _ = close(descriptor) }
-    let connected = address.loopback.with { creactor_connect(descriptor, $0, $1) }
+    let connected = target.with { creactor_connect(descriptor, $0, $1) }
     guard connected == 0 || connected == -EINPROGRESS else { throw failure(-connected) }
     let exchange = LocalRequest(descriptor, path)
     defer { exchange.watcher?.stop() }
@@ -91,10 +94,11 @@ public final class LocalRequest {
 }
 
 extension ListenAddress {
-  /// Where this host reaches who listens here.
-  fileprivate var loopback: SocketAddress {
+  /// Where this host reaches the listener; nil for a host name.
+  fileprivate var loopback: SocketAddress? {
     switch host {
     case .any: SocketAddress(ipv4: [127, 0, 0, 1], port: port)
+    case .name: nil
     case .ipv4(let bytes):
       SocketAddress(ipv4: bytes == [0, 0, 0, 0] ? [127, 0, 0, 1] : bytes, port: port)
     case .ipv6(let bytes):

@@ -12,7 +12,8 @@ enum ProbeCommand {
   /// Asks, prints the answer to stdout, and returns the process's exit status.
   static func ask(_ path: String, at address: ListenAddress) async -> Int32 {
     do {
-      let answer = try await LocalRequest.get(path, at: address, by: LoopClock.system.now.advanced(by: limit))
+      let deadline = LoopClock.system.now.advanced(by: limit)
+      let answer = try await LocalRequest.get(path, at: try await address.resolved(by: deadline), by: deadline)
       let line = Array((answer.body + "\n").utf8)
       // Who asks may read the status alone.
       _ = StandardStream.output.write(line[...], patience: .seconds(1))

@@ -46,12 +46,15 @@ extension Setting where Value == ListenAddress {
   static var localAddress: Setting {
     Setting(
       name: "SB_WORKER_LOCAL_ADDR", kind: "host:port", absence: .text("127.0.0.1:8091"),
-      help: "Where the probes and the metrics are served: an IP address, or none for every interface, and a port."
+      help: """
+        Where the probes and the metrics are served: an IP address or host name, or none for every interface, and a \
+        port.
+        """
     ) { text in
       do {
         return .accepted(try ListenAddress(text))
       } catch {
-        return .expected("HOST:PORT with an IP address, such as 127.0.0.1:8091, [::1]:8091 or :8091")
+        return .expected("HOST:PORT, such as 127.0.0.1:8091, [::1]:8091, localhost:8091 or :8091")
       }
     }
   }
