@@ -64,6 +64,26 @@ import Testing
     }
   }
 
+  @Test func aKeyMayOccurTwiceWhereThatIsAllowed() throws {
+    let document = try JSONDocument(#"{"a": 1, "b": {"c": 1, "c": "x"}, "a": "last"}"#, repeatedKeys: true)
+    #expect(document.root["a"]?.string == "last" && document.root["b"]?["c"]?.string == "x")
+  }
+
+  @Test func thePiecesOfATextAreThoseThatItHas() throws {
+    let text = #" { "a" : [1, {"b":"],}\\\""}, -2.50e+3 , null,true ] ,"é\n":"","a":{} , "c" : false } "#
+    _ = try JSONDocument(text, repeatedKeys: true)
+    let members = JSONSlice(text).members
+    #expect(members.map(\.key.text) == [#""a""#, #""é\n""#, #""a""#, #""c""#])
+    #expect(members.map(\.key.string) == ["a", "é\n", "a", "c"])
+    #expect(members.map(\.value.kind) == [.array, .string, .object, .boolean])
+    #expect(members[0].value.elements.map(\.text) == ["1", #"{"b":"],}\\\""}"#, "-2.50e+3", "null", "true"])
+    #expect(members[0].value.elements[1].members[0].value.string == #"],}\""#)
+    #expect(members[2].value.members.isEmpty && members[2].value.elements.isEmpty && members[1].value.string == "")
+    for empty in ["[]", " [ ] ", "{}", "\"[1]\"", "7"] {
+      #expect(JSONSlice(empty).elements.isEmpty && JSONSlice(empty).members.isEmpty)
+    }
+  }
+
   @Test func aDocumentShowsItsParts() throws {
     let document = try JSONDocument(
       #"[{"name": "é\n", "config": {"id": 12345678901234567890123}, "x": null, "y": true, "a": 0.1}, [], "s"]"#)

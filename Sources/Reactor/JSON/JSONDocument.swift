@@ -31,16 +31,18 @@ public struct JSONSyntaxError: Error, Equatable, CustomStringConvertible {
   }
 }
 
-/// A parsed document. Integers of any length up to a double's range pass; keys are unique in their object.
+/// A parsed document. Integers of any length up to a double's range pass.
 public final class JSONDocument {
   fileprivate let pointer: UnsafeMutablePointer<json_t>
 
-  /// - Throws: `JSONSyntaxError` for anything that is not one JSON value, for repeated keys, and for nesting beyond
-  ///   jansson's bound of 2,048.
-  public init(_ text: String) throws(JSONSyntaxError) {
+  /// - Parameter repeatedKeys: whether a key may occur twice in one object: its last value then counts.
+  /// - Throws: `JSONSyntaxError` for anything that is not one JSON value, and for nesting beyond jansson's bound of
+  ///   2,048.
+  public init(_ text: String, repeatedKeys: Bool = false) throws(JSONSyntaxError) {
     var error = json_error_t()
     // INT_AS_REAL: integers beyond 64 bits are no fault, their value is not used here.
-    let flags = Int(JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL)
+    let repeated = repeatedKeys ? 0 : JSON_REJECT_DUPLICATES
+    let flags = Int(repeated | JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL)
     var text = text
     let loaded = text.withUTF8 { bytes in
       bytes.withMemoryRebound(to: CChar.self) { json_loadb($0.baseAddress, $0.count, flags, &error) }

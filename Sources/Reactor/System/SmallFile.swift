@@ -20,26 +20,35 @@ public enum SmallFile {
     guard descriptor >= 0 else { throw failure(-descriptor) }
     defer { close(descriptor) }
     var status = stat()
-    guard fstat(descriptor, &status) == 0, status.st_mode & mode_t(S_IFMT) == mode_t(S_IFREG) else {
-      throw Unreadable(reason: "not a regular file")
-    }
-    // One byte more tells a file that is too long.
-    var bytes = [UInt8](repeating: 0, count: byteLimit + 1)
-    var length = 0
-    while length < bytes.count {
-      let count = bytes.withUnsafeMutableBytes {
-        creactor_read(descriptor, $0.baseAddress! + length, $0.count - length)
-      }
+    guard fstat(descriptor, &status) == 0 else { throw failure(EIO) }
+    if let kind = otherKind(status.st_mode) { throw Unreadable(reason: "it is \(kind), not a regular file") }
+    var bytes: [UInt8] = []
+    // In pieces: the length that the file system states is 0 for some files, and the limit may be far above it.
+    var piece = [UInt8](repeating: 0, count: 4096)
+    while bytes.count <= byteLimit {
+      let count = creactor_read(descriptor, &piece, piece.count)
       guard count >= 0 else { throw failure(Int32(-count)) }
-      if count == 0 { break }
-      length += count
+      if count == 0 { return bytes }
+      bytes += piece[..<count]
     }
-    guard length <= byteLimit else { throw Unreadable(reason: "longer than \(byteLimit) bytes") }
-    return Array(bytes[..<length])
+    throw Unreadable(reason: "it is longer than \(byteLimit) bytes")
+  }
+
+  /// What a file is that is no regular one.
+  private static func otherKind(_ mode: mode_t) -> String? {
+    switch mode & mode_t(S_IFMT) {
+    case mode_t(S_IFREG): nil
+    case mode_t(S_IFDIR): "a directory"
+    case mode_t(S_IFIFO): "a pipe"
+    default: "a device or socket"
+    }
   }
 
   private static func failure(_ number: Int32) -> Unreadable {
     let text = String(cString: strerror(number))
-    return Unreadable(reason: text.prefix(1).lowercased() + text.dropFirst())
+    let reason = text.prefix(1).lowercased() + text.dropFirst()
+    // In a container the user is rarely the one that people think of.
+    let user = number == EACCES ? " for the user with id \(geteuid()), which this process runs as" : ""
+    return Unreadable(reason: reason + user)
   }
 }

@@ -1,5 +1,5 @@
 // Where discovery looks, as the operator wrote it: checked here, taken apart by PostgreSQL.
-// Invariant: the document itself is passed on, never encoded again, so that its values stay what they are.
+// Invariant: each value is passed on byte for byte, never encoded again, so that it stays what it is.
 
 import Reactor
 
@@ -8,81 +8,38 @@ struct DiscoverTarget: Equatable, Sendable {
   let name: String
   let cluster: String
   let providerType: String
-  /// What its jobs' ids follow from: no two targets have the same.
-  var identity: String { name }
+  /// How many targets of the same name come before it.
+  var occurrence = 0
+  /// What its jobs' ids follow from: no two targets have the same. A name has no NUL.
+  var identity: String { occurrence == 0 ? name : "\(name)\0\(occurrence)" }
 }
 
 /// The discover targets, in the order in which they were given.
 struct DiscoverTargets: Equatable, Sendable {
-  /// More are refused: all of them are enqueued by one statement.
-  static let countLimit = 1_000
+  /// More are refused: all of them are enqueued by one statement. The longest variable has room for fewer.
+  static let countLimit = 3_000
 
-  /// The JSON array, as it was given.
+  /// A JSON array of objects with the keys of `TargetField`: as it was given, unless it was written in another way.
   private(set) var document = "[]"
   /// What is at the same index of the document.
   private(set) var targets: [DiscoverTarget] = []
 
   /// Reads SB_DISCOVER_TARGETS_JSON. Faults name index (from 0) and field, and repeat no value.
   static func read(_ text: String) -> Reading<DiscoverTargets> {
-    let root: JSONValue
     do {
-      root = try JSONDocument(text).root
+      let kind = try JSONDocument(text, repeatedKeys: true).root.kind
+      if kind == .null { return .accepted(DiscoverTargets(), warnings: ["null means that there are no targets"]) }
+      guard kind == .array else { return .expected("a JSON array of targets, not another kind of value") }
     } catch {
       return .expected("a JSON array of targets, but: \(error)")
     }
-    guard root.kind == .array else { return .expected("a JSON array of targets, not another kind of value") }
-    let elements = root.elements
+    let elements = JSONSlice(text).elements
     guard elements.count <= countLimit else { return .expected("at most \(countLimit) targets") }
     var checked = CheckedTargets()
     for element in elements { checked.add(element) }
     guard checked.faults.isEmpty else { return .refused(checked.faults) }
-    return .accepted(DiscoverTargets(document: text, targets: checked.targets), warnings: checked.warnings)
-  }
-}
-
-/// The targets as they are checked, one after the other.
-private struct CheckedTargets {
-  private static let fields = ["name", "cluster", "provider_type", "provider_config", "scope"]
-
-  var targets: [DiscoverTarget] = []
-  var faults: [String] = []
-  var warnings: [String] = []
-  private var indexes: [String: Int] = [:]
-  private var count = 0
-
-  mutating func add(_ element: JSONValue) {
-    let index = count
-    count += 1
-    guard element.kind == .object else {
-      faults.append("[\(index)] to be an object")
-      return
-    }
-    let name = text(element, index, "name")
-    let cluster = text(element, index, "cluster")
-    let providerType = text(element, index, "provider_type")
-    for field in ["provider_config", "scope"] {
-      guard let value = element[field], value.kind != .object else { continue }
-      faults.append("[\(index)].\(field) to be an object, or absent")
-    }
-    for key in element.keys where !Self.fields.contains(key) {
-      let hint = NearestName.of(key, among: Self.fields).map { ". Did you mean \"\($0)\"?" } ?? ""
-      warnings.append("[\(index)] has an unknown field \"\(NearestName.shortened(key))\", which is ignored\(hint)")
-    }
-    if let name {
-      if let first = indexes[name] {
-        faults.append("[\(index)].name to be another one than [\(first)].name")
-      } else {
-        indexes[name] = index
-      }
-    }
-    guard let name, let cluster, let providerType else { return }
-    targets.append(DiscoverTarget(name: name, cluster: cluster, providerType: providerType))
-  }
-
-  private mutating func text(_ target: JSONValue, _ index: Int, _ field: String) -> String? {
-    if let text = target[field]?.string, !text.isEmpty { return text }
-    faults.append("[\(index)].\(field) to be a string that is not empty")
-    return nil
+    return .accepted(
+      DiscoverTargets(document: checked.document ?? text, targets: checked.targets), warnings: checked.briefWarnings)
   }
 }
 
@@ -90,41 +47,117 @@ extension DiscoverTargets {
   /// Each target as a document of its own, cut out of the whole one: what PostgreSQL cannot take of one target keeps no
   /// other from it.
   var single: [DiscoverTargets] {
-    zip(Self.elements(of: document), targets).map { DiscoverTargets(document: "[\($0)]", targets: [$1]) }
+    zip(JSONSlice(document).elements, targets).map { DiscoverTargets(document: "[\($0.text)]", targets: [$1]) }
+  }
+}
+
+/// The fields of a target.
+enum TargetField: String, CaseIterable {
+  case name, cluster
+  case providerType = "provider_type"
+  case providerConfig = "provider_config"
+  case scope
+
+  /// The field that Go's decoder takes a key for: letters count in either case, as do the long s and the Kelvin sign,
+  /// which Unicode folds to s and k (encoding/json, Unmarshal).
+  init?(key: String) {
+    var folded = ""
+    for scalar in key.unicodeScalars {
+      switch scalar {
+      case "A"..."Z": folded.unicodeScalars.append(Unicode.Scalar(UInt8(scalar.value) | 0x20))
+      case "\u{17F}": folded += "s"
+      case "\u{212A}": folded += "k"
+      default: folded.unicodeScalars.append(scalar)
+      }
+    }
+    self.init(rawValue: folded)
   }
 
-  /// The elements of a JSON array, as they are written.
-  static func elements(of document: String) -> [String] {
-    var elements: [String] = []
-    var depth = 0
-    var isInString = false
-    var isEscaped = false
-    var element: [UInt8] = []
-    func isSpace(_ byte: UInt8) -> Bool { byte == 0x20 || (0x09...0x0D).contains(byte) }
-    for byte in document.utf8 {
-      if isInString {
-        element.append(byte)
-        if isEscaped {
-          isEscaped = false
-        } else if byte == UInt8(ascii: "\\") {
-          isEscaped = true
-        } else if byte == UInt8(ascii: "\"") {
-          isInString = false
-        }
+  /// Whether it must be there, as a string.
+  var isText: Bool { self == .name || self == .cluster || self == .providerType }
+}
+
+/// The targets as they are checked, one after the other.
+private struct CheckedTargets {
+  private static let warningLimit = 20
+
+  var targets: [DiscoverTarget] = []
+  var faults: [String] = []
+  private var warnings: [String] = []
+  private var occurrences: [String: Int] = [:]
+  private var count = 0
+  private var rewritten: [String] = []
+  private var isRewritten = false
+
+  /// The targets with each field once and by its own name; nil where they were given so.
+  var document: String? { isRewritten ? "[" + rewritten.joined(separator: ",") + "]" : nil }
+
+  /// The first of the warnings, and how many more there are.
+  var briefWarnings: [String] {
+    let more = warnings.count - Self.warningLimit
+    return more > 0 ? warnings.prefix(Self.warningLimit) + ["and \(more) more of this kind"] : warnings
+  }
+
+  mutating func add(_ element: JSONSlice) {
+    let index = count
+    count += 1
+    guard element.kind == .object else {
+      faults.append("[\(index)] to be an object")
+      return
+    }
+    let fields = fields(of: element, index)
+    rewrite(fields)
+    let name = text(fields, index, .name)
+    let cluster = text(fields, index, .cluster)
+    let providerType = text(fields, index, .providerType)
+    for field in [TargetField.providerConfig, .scope] {
+      guard let kind = fields[field]?.kind, kind != .object, kind != .null else { continue }
+      // Agents decode a scope as a string.
+      if field == .scope, kind == .string { continue }
+      faults.append("[\(index)].\(field.rawValue) to be an object, null or absent")
+    }
+    guard let name, let cluster, let providerType else { return }
+    let occurrence = occurrences[name, default: 0]
+    occurrences[name] = occurrence + 1
+    if occurrence > 0 { warnings.append("[\(index)] has the name of an earlier target: each gets jobs of its own") }
+    targets.append(
+      DiscoverTarget(name: name, cluster: cluster, providerType: providerType, occurrence: occurrence))
+  }
+
+  /// What Go's decoder would make of an object: the last value of a field counts, and a null leaves a text as it was.
+  private mutating func fields(of element: JSONSlice, _ index: Int) -> [TargetField: JSONSlice] {
+    var fields: [TargetField: JSONSlice] = [:]
+    for (slice, value) in element.members {
+      let key = slice.string ?? ""
+      guard let field = TargetField(key: key) else {
+        let hint = NearestName.of(key, among: TargetField.allCases.map(\.rawValue)).map { ". Did you mean \"\($0)\"?" }
+        warnings.append(
+          "[\(index)] has an unknown field \"\(NearestName.shortened(key))\", which is ignored" + (hint ?? ""))
         continue
       }
-      let opens = byte == UInt8(ascii: "[") || byte == UInt8(ascii: "{")
-      let closes = byte == UInt8(ascii: "]") || byte == UInt8(ascii: "}")
-      if closes { depth -= 1 }
-      if (depth == 1 && byte == UInt8(ascii: ",")) || (depth == 0 && closes) {
-        if !element.allSatisfy(isSpace) { elements.append(String(decoding: element, as: UTF8.self)) }
-        element = []
-      } else if depth > 0 {
-        element.append(byte)
+      if key != field.rawValue {
+        warnings.append("[\(index)].\(NearestName.shortened(key)) is taken for \(field.rawValue)")
+        isRewritten = true
       }
-      if opens { depth += 1 }
-      if byte == UInt8(ascii: "\"") { isInString = true }
+      if fields[field] != nil {
+        warnings.append("[\(index)].\(field.rawValue) is given more than once: the last one counts")
+        isRewritten = true
+      }
+      if !field.isText || value.kind != .null || fields[field] == nil { fields[field] = value }
     }
-    return elements
+    return fields
+  }
+
+  private mutating func rewrite(_ fields: [TargetField: JSONSlice]) {
+    let members = TargetField.allCases.compactMap { field in
+      fields[field].map { "\"\(field.rawValue)\":\($0.text)" }
+    }
+    rewritten.append("{" + members.joined(separator: ",") + "}")
+  }
+
+  private mutating func text(_ fields: [TargetField: JSONSlice], _ index: Int, _ field: TargetField) -> String? {
+    if let text = fields[field]?.string, !text.isEmpty { return text }
+    faults.append("[\(index)].\(field.rawValue) to be a string that is not empty")
+    return nil
   }
 }

@@ -11,11 +11,23 @@ enum LogLevelSetting: String, CaseIterable, Sendable {
   case debug, info, warn, error
 }
 
+/// What the settings of the GitOps sweepers say.
+private let gitOpsHelp = "Not used: the GitOps sweepers are not part of this version."
+
+extension Setting {
+  /// The same setting, looked at only where GitOps is on, as the existing worker has it.
+  fileprivate var ofGitOps: Setting {
+    var setting = self
+    setting.onlyWith = "SB_WORKER_GITOPS_ENABLED"
+    return setting
+  }
+}
+
 extension Setting where Value == Int {
   // PostgreSQL itself allows no more than 262,143 connections.
   static var databaseMaxConnections: Setting {
-    .integer(
-      "DATABASE_MAX_CONNS", default: 10, in: 1...262_143,
+    .inheritedInteger(
+      "DATABASE_MAX_CONNS", default: 10, upTo: 262_143,
       help: """
         Most connections to PostgreSQL at a time, where the URL has no pool_max_conns. They are opened on demand; an \
         idle worker has at most one.
@@ -23,22 +35,20 @@ extension Setting where Value == Int {
   }
 
   static var redisPoolSize: Setting {
-    .integer(
-      "REDIS_POOL_SIZE", default: 10, in: 1...1_000_000,
+    .inheritedInteger(
+      "REDIS_POOL_SIZE", default: 10, upTo: .max,
       help: "Accepted and ignored: one pipelined connection needs no pool.")
   }
 
   static var gitOpsBatchSize: Setting {
-    .integer(
-      "SB_WORKER_GITOPS_BATCH_SIZE", default: 20, in: 1...10_000,
-      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+    .integer("SB_WORKER_GITOPS_BATCH_SIZE", default: 20, in: 1...10_000, help: gitOpsHelp).ofGitOps
   }
 }
 
 extension Setting where Value == Duration {
   static var databaseConnectionLifetime: Setting {
-    .duration(
-      "DATABASE_CONN_LIFETIME", default: .seconds(30 * 60),
+    .inheritedDuration(
+      "DATABASE_CONN_LIFETIME", default: .seconds(30 * 60), zeroOrBelow: .isDefault,
       help: """
         A connection to PostgreSQL that is older is replaced when it is next idle; a URL's pool_max_conn_lifetime goes \
         before it.
@@ -55,7 +65,7 @@ extension Setting where Value == Duration {
   }
 
   static var redisDialTimeout: Setting {
-    .duration(
+    .inheritedDuration(
       "REDIS_DIAL_TIMEOUT", default: .seconds(5),
       help: "How long connecting to Redis may take, where the URL has no dial_timeout.")
   }
@@ -67,27 +77,21 @@ extension Setting where Value == Duration {
   }
 
   static var shutdownGrace: Setting {
-    .duration(
-      "SB_WORKER_SHUTDOWN_GRACE", default: .seconds(15),
+    .inheritedDuration(
+      "SB_WORKER_SHUTDOWN_GRACE", default: .seconds(15), zeroOrBelow: .isZero,
       help: "How long the batch at hand may take to finish after SIGTERM before it is cancelled.")
   }
 
   static var gitOpsPollInterval: Setting {
-    .duration(
-      "SB_WORKER_GITOPS_POLL_INTERVAL", default: .seconds(15),
-      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+    .duration("SB_WORKER_GITOPS_POLL_INTERVAL", default: .seconds(15), help: gitOpsHelp).ofGitOps
   }
 
   static var gitOpsTimeoutInterval: Setting {
-    .duration(
-      "SB_WORKER_GITOPS_TIMEOUT_INTERVAL", default: .seconds(60),
-      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+    .duration("SB_WORKER_GITOPS_TIMEOUT_INTERVAL", default: .seconds(60), help: gitOpsHelp).ofGitOps
   }
 
   static var gitOpsHTTPTimeout: Setting {
-    .duration(
-      "SB_WORKER_GITOPS_HTTP_TIMEOUT", default: .seconds(15),
-      help: "Checked, not used: the GitOps sweepers are not part of this version.")
+    .duration("SB_WORKER_GITOPS_HTTP_TIMEOUT", default: .seconds(15), help: gitOpsHelp).ofGitOps
   }
 }
 
@@ -119,13 +123,21 @@ extension Setting where Value == DeploymentEnvironment {
 
 extension Setting where Value == LogLevelSetting {
   static var logLevel: Setting {
-    .choice("LOG_LEVEL", default: .info, help: "The least severe level that is logged.")
+    var setting = Setting(
+      name: "LOG_LEVEL", kind: "debug, info, warn or error", absence: .text("info"),
+      help: "The least severe level that is logged, in any case of letters. Unknown words mean info, with a warning."
+    ) { text in
+      if let level = LogLevelSetting(rawValue: text.lowercased()) { return .accepted(level) }
+      return .accepted(.info, warnings: ["not debug, info, warn or error: it counts as info"])
+    }
+    setting.keepsQuotationMarks = true
+    return setting
   }
 }
 
 extension Setting where Value == String {
   static var redisNamespace: Setting {
-    Setting(
+    var setting = Setting(
       name: "REDIS_NAMESPACE", kind: "text", absence: .text("secrets-bridge"),
       help: "What every key in Redis begins with. The control plane's other parts must have the same."
     ) { text in
@@ -136,6 +148,8 @@ extension Setting where Value == String {
       let hasWildcards = text.utf8.contains { Array("*?[]\\".utf8).contains($0) }
       return .accepted(text, warnings: hasWildcards ? ["has wildcards of Redis' patterns (* ? [ ] \\) in it"] : [])
     }
+    setting.keepsQuotationMarks = true
+    return setting
   }
 
   private static func isNamespace(_ text: String) -> Bool {

@@ -36,6 +36,10 @@ struct Setting<Value: Sendable>: Sendable {
   var isSecret = false
   /// Settings that must be given where this one is.
   var needs: [String] = []
+  /// The name of a boolean setting without which the text is not looked at.
+  var onlyWith: String?
+  /// Whether a text in quotation marks is taken as it is, with a warning: the existing worker takes them all so.
+  var keepsQuotationMarks = false
   let read: @Sendable (String) -> Reading<Value>
 
   /// The same setting without its type, for the table.
@@ -48,7 +52,7 @@ struct Setting<Value: Sendable>: Sendable {
     let isRequired = if case .fault = absence { true } else { false }
     return SettingRow(
       name: name, kind: kind, defaultText: defaultText, isRequired: isRequired, help: help, isSecret: isSecret,
-      needs: needs, load: { load($0) })
+      needs: needs, onlyWith: onlyWith, load: { load($0) })
   }
 
   private func load(_ given: String?) -> Reading<any Sendable> {
@@ -69,18 +73,23 @@ struct Setting<Value: Sendable>: Sendable {
   }
 
   private func checked(_ given: String) -> Reading<Value> {
-    guard given.utf8.count <= SettingRow.byteLimit else { return .expected("at most \(SettingRow.byteLimit) bytes") }
     // What stands for bytes that were no UTF-8: repaired silently, a password would be another one.
     for scalar in given.unicodeScalars where scalar == "\u{FFFD}" { return .expected("UTF-8 text") }
-    return read(given)
+    let isQuoted = GivenText.hasQuotationMark(given)
+    switch read(given) {
+    case .refused(let expected):
+      return .refused(GivenText.cause(of: given, refusedAs: expected))
+    case .accepted where isQuoted && !keepsQuotationMarks:
+      return .refused(GivenText.cause(of: given, refusedAs: []))
+    case .accepted(let value, let warnings):
+      let odd = isQuoted ? ["the value is in quotation marks, which are taken as part of it"] : []
+      return .accepted(value, warnings: warnings + odd)
+    }
   }
 }
 
 /// A row of the settings table: a setting whose type is known to its reader only.
 struct SettingRow: Sendable {
-  /// The longest text that is read; the kernel lets no variable be longer than 128 KiB.
-  static let byteLimit = 120_000
-
   let name: String
   let kind: String
   /// Nil where the setting is required or unset by default.
@@ -89,43 +98,9 @@ struct SettingRow: Sendable {
   let help: String
   let isSecret: Bool
   let needs: [String]
+  let onlyWith: String?
   /// Reads the given text, or nil for an absent variable; an accepted value is a `SettingSlot`.
   let load: @Sendable (_ given: String?) -> Reading<any Sendable>
-}
-
-extension SettingRow {
-  /// The variable that names a file with the text instead; nil for what is no secret.
-  var fileVariable: String? { isSecret ? name + "_FILE" : nil }
-
-  /// What an environment gives for a row.
-  enum Given {
-    case nothing
-    /// The text, and the variable that it comes from.
-    case text(String, from: String)
-    case fault(ConfigurationFault)
-  }
-
-  /// Looks into the variable or the file that the other variable names; an empty variable counts as unset.
-  func given(in environment: [String: String]) -> Given {
-    let text = environment[name].flatMap { $0.isEmpty ? nil : $0 }
-    guard let fileVariable, let path = environment[fileVariable], !path.isEmpty else {
-      return text.map { .text($0, from: name) } ?? .nothing
-    }
-    func fault(_ expected: String) -> Given {
-      .fault(ConfigurationFault(variable: fileVariable, expected: expected, given: nil))
-    }
-    if text != nil { return fault("to be unset where \(name) is set") }
-    do {
-      var bytes = try SmallFile.contents(of: path, byteLimit: Self.byteLimit)
-      // Editors and `echo` end a file with a line's end, which is no part of a credential.
-      if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
-      if bytes.last == UInt8(ascii: "\r") { bytes.removeLast() }
-      if bytes.isEmpty { return fault("a file that is not empty") }
-      return .text(String(decoding: bytes, as: UTF8.self), from: fileVariable)
-    } catch {
-      return fault("a file that can be read, but: \(error.reason)")
-    }
-  }
 }
 
 /// A value of the table in a box of its type, so that an optional stays one.

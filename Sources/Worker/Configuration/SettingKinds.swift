@@ -23,7 +23,47 @@ extension Setting where Value == Duration {
   }
 }
 
+/// What zero and below mean for a duration of the existing worker.
+enum ZeroOrBelow {
+  case refused, isDefault, isZero
+}
+
+extension Setting where Value == Duration {
+  /// A duration that the existing worker has, too. What it takes is taken: beyond what we can do, with a warning.
+  static func inheritedDuration(
+    _ name: String, default absent: Duration, zeroOrBelow: ZeroOrBelow = .refused, help: String
+  ) -> Setting {
+    Setting(name: name, kind: "duration", absence: .text(GoDuration.text(absent)), help: help) { text in
+      guard let value = GoDuration.parse(text) else { return .expected("a duration, such as 90s or 2m30s") }
+      guard value <= .zero else {
+        let counted = min(max(value, aboveZero.lowerBound), aboveZero.upperBound)
+        return .accepted(counted, warnings: counted == value ? [] : ["it counts as \(GoDuration.text(counted))"])
+      }
+      switch zeroOrBelow {
+      case .refused:
+        return .expected("a duration above zero, such as 90s or 2m30s")
+      case .isDefault:
+        return .accepted(
+          absent, warnings: ["a duration of zero or below counts as the default, \(GoDuration.text(absent))"])
+      case .isZero:
+        return .accepted(.zero, warnings: value < .zero ? ["a duration below zero counts as 0s"] : [])
+      }
+    }
+  }
+}
+
 extension Setting where Value == Int {
+  /// A whole number that the existing worker has, too: zero and below mean the default, with a warning, and so does the
+  /// most there can be for what is beyond it.
+  static func inheritedInteger(_ name: String, default absent: Int, upTo limit: Int, help: String) -> Setting {
+    Setting(name: name, kind: "number", absence: .text("\(absent)"), help: help) { text in
+      guard let value = Int(text) else { return .expected("a whole number") }
+      if value <= 0 { return .accepted(absent, warnings: ["zero and below count as the default, \(absent)"]) }
+      if value > limit { return .accepted(limit, warnings: ["it counts as \(limit), the most there can be"]) }
+      return .accepted(value)
+    }
+  }
+
   /// A whole number within `range`, with an optional sign.
   static func integer(
     _ name: String, default absent: Int, in range: ClosedRange<Int>, help: String
@@ -37,15 +77,23 @@ extension Setting where Value == Int {
   }
 }
 
+/// Booleans in the words of Go's `strconv.ParseBool`.
+enum GoBoolean {
+  static func parse(_ text: String) -> Bool? {
+    switch text {
+    case "1", "t", "T", "TRUE", "true", "True": true
+    case "0", "f", "F", "FALSE", "false", "False": false
+    default: nil
+    }
+  }
+}
+
 extension Setting where Value == Bool {
   /// A boolean in the words of Go's `strconv.ParseBool`.
   static func boolean(_ name: String, default absent: Bool, help: String) -> Setting {
     Setting(name: name, kind: "true or false", absence: .text(absent ? "true" : "false"), help: help) { text in
-      switch text {
-      case "1", "t", "T", "TRUE", "true", "True": .accepted(true)
-      case "0", "f", "F", "FALSE", "false", "False": .accepted(false)
-      default: .expected("true or false (also 1, t, T, TRUE, True, 0, f, F, FALSE, False)")
-      }
+      if let value = GoBoolean.parse(text) { return .accepted(value) }
+      return .expected("true or false (also 1, t, T, TRUE, True, 0, f, F, FALSE, False)")
     }
   }
 }

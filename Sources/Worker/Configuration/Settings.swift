@@ -29,7 +29,7 @@ struct Settings: Sendable {
       precondition(values[row.name] == nil, "two rows named \(row.name)")
       let given: String?
       var variable = row.name
-      switch row.given(in: environment) {
+      switch row.isLookedAt(in: environment, rows: rows) ? row.given(in: environment) : .nothing {
       case .nothing: given = nil
       case .text(let text, let source): (given, variable) = (text, source)
       case .fault(let fault):
@@ -72,12 +72,22 @@ struct Settings: Sendable {
     for row in rows { known += [row.name] + (row.fileVariable.map { [$0] } ?? []) }
     var warnings: [ConfigurationWarning] = []
     for name in environment.keys.sorted() where name.hasPrefix(prefix) && !known.contains(name) {
+      if ServiceVariable.isOne(name, value: environment[name] ?? "") { continue }
       let nearest = NearestName.of(name, among: known)
       let hint = nearest.map { ". Did you mean \($0)?" } ?? ""
       warnings.append(
         ConfigurationWarning(variable: NearestName.shortened(name), text: "no setting has this name" + hint))
     }
     return warnings
+  }
+}
+
+extension SettingRow {
+  /// Whether the text is looked at: not where the setting that it belongs to is off, or cannot be read.
+  fileprivate func isLookedAt(in environment: [String: String], rows: [SettingRow]) -> Bool {
+    guard let onlyWith, let owner = rows.first(where: { $0.name == onlyWith }) else { return true }
+    guard case .text(let text, _) = owner.given(in: environment) else { return false }
+    return GoBoolean.parse(text) ?? false
   }
 }
 

@@ -30,12 +30,12 @@ extension Sweeper {
 
 extension Setting where Value == Duration {
   static var agentsStaleInterval: Setting {
-    .duration(
+    .inheritedDuration(
       "SB_WORKER_AGENTS_STALE_INTERVAL", default: .seconds(60), help: "How often silent agents are looked for.")
   }
 
   static var agentsStaleAfter: Setting {
-    .duration(
+    .inheritedDuration(
       "SB_WORKER_AGENTS_STALE_AFTER", default: .seconds(300),
       help: "An agent without a heartbeat for this long is flagged stale.")
   }

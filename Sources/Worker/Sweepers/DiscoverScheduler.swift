@@ -26,7 +26,7 @@ extension Sweeper {
 
 extension Setting where Value == Duration {
   static var discoverInterval: Setting {
-    .duration(
+    .inheritedDuration(
       "SB_WORKER_DISCOVER_INTERVAL", default: .seconds(3_600), help: "How often discovery is enqueued for each target.")
   }
 }

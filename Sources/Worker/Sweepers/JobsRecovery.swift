@@ -35,7 +35,7 @@ extension Sweeper {
 
 extension Setting where Value == Duration {
   static var jobsRecoveryInterval: Setting {
-    .duration(
+    .inheritedDuration(
       "SB_WORKER_JOBS_RECOVERY_INTERVAL", default: .seconds(30), help: "How often stuck jobs are looked for.")
   }
 

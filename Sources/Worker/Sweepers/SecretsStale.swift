@@ -30,12 +30,12 @@ extension Sweeper {
 
 extension Setting where Value == Duration {
   static var secretsStaleInterval: Setting {
-    .duration(
+    .inheritedDuration(
       "SB_WORKER_SECRETS_STALE_INTERVAL", default: .seconds(300), help: "How often stale secrets are looked for.")
   }
 
   static var secretsStaleAfter: Setting {
-    .duration(
+    .inheritedDuration(
       "SB_WORKER_SECRETS_STALE_AFTER", default: .seconds(24 * 3_600),
       help: "A secret that no discovery saw for this long is marked missing.")
   }

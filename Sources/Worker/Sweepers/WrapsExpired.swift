@@ -33,7 +33,7 @@ extension Sweeper {
 
 extension Setting where Value == Duration {
   static var wrapsExpiredInterval: Setting {
-    .duration(
+    .inheritedDuration(
       "SB_WORKER_WRAPS_EXPIRED_INTERVAL", default: .seconds(60), help: "How often expired wraps are purged.")
   }
 

@@ -106,27 +106,32 @@ import Testing
 
   @Test func everyFaultIsReportedAtOnceInTheOrderOfTheTable() {
     let faults = Self.faults([
-      "DATABASE_URL": "", "REDIS_URL": "", "DATABASE_MAX_CONNS": "0", "LOG_LEVEL": "loud",
-      "SB_WORKER_AGENTS_STALE_AFTER": "-5m", "SB_WORKER_WEBHOOK_URL": "ftp://host/",
+      "DATABASE_URL": "", "REDIS_URL": "", "DATABASE_MAX_CONNS": "ten", "SB_ENV": "staging", "SB_WORKER_LEASE": "1h",
+      "SB_WORKER_AGENTS_STALE_INTERVAL": "-5m", "SB_WORKER_WEBHOOK_URL": "ftp://host/",
     ])
     #expect(
       faults == [
         "DATABASE_URL: expected a value (PostgreSQL URL): it is required",
-        "DATABASE_MAX_CONNS: expected a whole number from 1 to 262143, got \"0\"",
+        "DATABASE_MAX_CONNS: expected a whole number, got \"ten\"",
         "REDIS_URL: expected a value (Redis URL): it is required",
-        "LOG_LEVEL: expected debug, info, warn or error, got \"loud\"",
+        "SB_ENV: expected dev or production, got \"staging\"",
+        "SB_WORKER_LEASE: expected a duration from 3s to 5m, such as 90s or 2m30s, got \"1h\"",
         "SB_WORKER_WEBHOOK_URL: expected a URL that begins with http:// or https://",
-        "SB_WORKER_AGENTS_STALE_AFTER: expected a duration from 1ms to 87600h, such as 90s or 2m30s, got \"-5m\"",
+        "SB_WORKER_AGENTS_STALE_INTERVAL: expected a duration above zero, such as 90s or 2m30s, got \"-5m\"",
       ])
   }
 
   @Test func everyDurationRefusesWhatMakesNoSense() {
-    for row in SettingRow.all where row.kind == "duration" {
-      for text in ["-1s", "1", "soon", "1d", "3000000h", "100000h", " 1m"] {
+    for row in SettingRow.all where row.kind == "duration" && row.onlyWith == nil {
+      for text in ["1", "soon", "1d", "3000000h", " 1m", "1m ", "\"1m\"", "--1s", "1.2.3s", "s"] {
         #expect(Self.faults([row.name: text]).count == 1, "\(row.name)=\(text)")
       }
-      let isZeroAllowed = row.name == "SB_WORKER_JOBS_RECOVERY_GRACE"
-      #expect(Self.faults([row.name: "0s"]).isEmpty == isZeroAllowed, "\(row.name)")
+      if row.name.hasSuffix("_INTERVAL") {
+        for text in ["0s", "-1s", "0"] { #expect(Self.faults([row.name: text]).count == 1, "\(row.name)=\(text)") }
+      }
+      for text in ["1.5h", "+2m", ".5s", "1h0m0s"] where row.name != "SB_WORKER_LEASE" {
+        #expect(Self.faults([row.name: text]).isEmpty, "\(row.name)=\(text)")
+      }
     }
   }
 
@@ -136,11 +141,11 @@ import Testing
   }
 
   @Test func numbersAreWholeAndInRange() {
-    for name in ["DATABASE_MAX_CONNS", "REDIS_POOL_SIZE", "SB_WORKER_GITOPS_BATCH_SIZE"] {
-      for text in ["0", "-1", "1.5", "ten", "1_000", "0x10", "99999999999999999999"] {
+    for name in ["DATABASE_MAX_CONNS", "REDIS_POOL_SIZE"] {
+      for text in ["1.5", "ten", "1_000", "0x10", "99999999999999999999", "1 "] {
         #expect(Self.faults([name: text]).count == 1, "\(name)=\(text)")
       }
-      #expect(Self.faults([name: "1"]).isEmpty)
+      for text in ["1", "+1", "007"] { #expect(Self.faults([name: text]).isEmpty) }
     }
   }
 
@@ -158,18 +163,21 @@ import Testing
 
   @Test func choicesAreTheirWordsOnly() {
     for (name, text) in [
-      ("LOG_LEVEL", "trace"), ("LOG_LEVEL", "INFO"), ("SB_ENV", "prod"), ("SB_WORKER_JOBS_RECOVERY_ACTION", "retry"),
+      ("SB_ENV", "prod"), ("SB_ENV", "Production"), ("SB_WORKER_JOBS_RECOVERY_ACTION", "retry"),
     ] {
       #expect(Self.faults([name: text]).count == 1, "\(name)=\(text)")
     }
   }
 
-  @Test func aNamespaceHasNoBracesWhitespaceOrControlCharacters() {
+  @Test func aNamespaceHasNoBracesWhitespaceOrControlCharacters() throws {
     for text in ["a{b", "a}b", "{a}", "a b", "a\tb", "a\nb", "a\u{A0}b", "a\u{0}b", "a\u{7F}b", "a\u{85}b", "\u{2003}"]
     {
       #expect(Self.faults(["REDIS_NAMESPACE": text]).count == 1, "\(text.debugDescription)")
     }
     for text in ["a", "secrets-bridge:eu", "größe"] { #expect(Self.faults(["REDIS_NAMESPACE": text]).isEmpty) }
+    // The existing worker takes the marks as part of it, and the two must have the same keys.
+    let (settings, warnings) = try Self.load(["REDIS_NAMESPACE": "\"a\""])
+    #expect(settings[.redisNamespace] == "\"a\"" && warnings.map(\.variable) == ["REDIS_NAMESPACE"])
     #expect(Self.faults(["REDIS_NAMESPACE": String(repeating: "a", count: 201)]).count == 1)
   }
 
@@ -201,13 +209,13 @@ import Testing
 
   @Test func theListenAddressIsAnAddressAndAPort() throws {
     #expect(try Self.load([:]).settings[.localAddress] == ListenAddress("127.0.0.1:8091"))
-    for text in ["0.0.0.0:8091", ":8091", "[::1]:0", "localhost:80"] {
+    for text in ["0.0.0.0:8091", ":8091", "[::1]:0", "localhost:80", "[::]:8091", "worker-0.workers:8091"] {
       #expect(try Self.load(["SB_WORKER_LOCAL_ADDR": text]).settings[.localAddress] == ListenAddress(text))
     }
     for text in ["8091", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "256.0.0.1:80", "::1:80", "a host:80"] {
       #expect(
         Self.faults(["SB_WORKER_LOCAL_ADDR": text]) == [
-          "SB_WORKER_LOCAL_ADDR: expected HOST:PORT with an IP address, such as 127.0.0.1:8091, [::1]:8091 or :8091, "
+          "SB_WORKER_LOCAL_ADDR: expected HOST:PORT, such as 127.0.0.1:8091, [::1]:8091, localhost:8091 or :8091, "
             + "got \"\(text)\""
         ])
     }
@@ -217,7 +225,7 @@ import Testing
     let faults = Self.faults(["SB_WORKER_GITOPS_ENABLED": "true"])
     #expect(faults.count == 1)
     #expect(faults.first?.contains("not part of this version") == true)
-    #expect(Self.faults(["SB_WORKER_GITOPS_ENABLED": "false", "SB_WORKER_GITOPS_POLL_INTERVAL": "0s"]).count == 1)
+    #expect(Self.faults(["SB_WORKER_GITOPS_ENABLED": "true", "SB_WORKER_GITOPS_POLL_INTERVAL": "0s"]).count == 2)
     #expect(Self.faults(["SB_WORKER_GITOPS_ENABLED": "perhaps"]).first?.contains("true or false") == true)
   }
 
@@ -255,11 +263,11 @@ import Testing
   }
 
   @Test func aLongTextIsCutInTheFaultAndRefusedBeyondTheBound() {
-    let fault = Self.faults(["LOG_LEVEL": String(repeating: "é", count: 5_000)])[0]
+    let fault = Self.faults(["SB_ENV": String(repeating: "é", count: 5_000)])[0]
     #expect(fault.count < 200)
     #expect(fault.hasSuffix("…\""))
-    let tooLong = String(repeating: "a", count: SettingRow.byteLimit + 1)
-    #expect(Self.faults(["REDIS_NAMESPACE": tooLong])[0].contains("expected at most 120000 bytes"))
+    let tooLong = String(repeating: "a", count: 201)
+    #expect(Self.faults(["REDIS_NAMESPACE": tooLong])[0].contains("expected at most 200 bytes"))
   }
 
   @Test func aTextThatIsNoUTF8IsRefused() {
