@@ -38,9 +38,11 @@ let package = Package(
       linkerSettings: libraries.map { .linkedLibrary($0) }
     ),
     .target(name: "Reactor", dependencies: ["CReactor"], swiftSettings: strict),
+    // What happens before main: signals are kept for the loop.
+    .target(name: "CWorkerStart"),
     .executableTarget(
       name: "Worker",
-      dependencies: ["Reactor", .product(name: "Logging", package: "swift-log")],
+      dependencies: ["CWorkerStart", "Reactor", .product(name: "Logging", package: "swift-log")],
       swiftSettings: strict
     ),
     // What both test bundles share: the loop's thread, private servers, waiting for a condition.
@@ -48,6 +50,9 @@ let package = Package(
     // The library used on its own: documentation that is compiled and run by the tests.
     .executableTarget(
       name: "ReactorExample", dependencies: ["Reactor"], path: "Examples/ReactorExample", swiftSettings: strict),
+    // The program of docs/using-reactor.md.
+    .executableTarget(
+      name: "UsingReactor", dependencies: ["Reactor"], path: "Examples/UsingReactor", swiftSettings: strict),
     // A fleet under faults drawn from a seed: scripts/chaos.
     .executableTarget(
       name: "Chaos", dependencies: ["Reactor", "TestSupport"], path: "Tests/Chaos", exclude: ["audit.sql"],
@@ -56,7 +61,7 @@ let package = Package(
     .executableTarget(
       name: "RoundTripBenchmark", dependencies: ["Reactor"], path: "Tests/Benchmarks", swiftSettings: strict),
     .testTarget(
-      name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport"], swiftSettings: strict),
+      name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport", "UsingReactor"], swiftSettings: strict),
     .testTarget(name: "ChaosTests", dependencies: ["Chaos", "Reactor", "TestSupport"], swiftSettings: strict),
     // The worker's decisions (links to the very same files) among modelled servers, in virtual time: scripts/simulate.
     .target(name: "Simulation", dependencies: ["Reactor"], path: "Tests/Simulation", swiftSettings: strict),

@@ -14,6 +14,8 @@ final class Service {
   private static let idleConnectionTimeout = Duration.seconds(10)
   /// After this the first sweeps are over: on a new Redis they wait for a lease, 15 s by default.
   private static let startLength = Duration.seconds(30)
+  /// How long the host name of the listen address may take to resolve.
+  private static let listenNameLimit = Duration.seconds(5)
   /// Of the shutdown's grace, what is kept for giving the locks back.
   private static let releaseReserve = Duration.seconds(2)
   /// How long notifications have in any case, once the sweeps have ended.
@@ -89,12 +91,16 @@ final class Service {
 
   /// Runs until a signal asks to end, and returns the process's exit status.
   func run() async -> Int32 {
+    watchSignals()
     let routes = ProbeRoutes(readiness: readiness, metrics: registry)
     let server = HTTPServer { request in routes.answer(request) }
     do {
-      try server.listen(on: settings[.localAddress])
+      let limit = clock.now.advanced(by: Self.listenNameLimit)
+      try server.listen(on: try await settings[.localAddress].resolved(by: limit))
     } catch {
-      logger.error("the probes cannot be served", metadata: ["error": "\(error)"])
+      logger.error(
+        "the probes cannot be served",
+        metadata: ["variable": "\(Setting.localAddress.name)", "error": "\(Setting.localAddress.name): \(error)"])
       return ConfigurationFaults.exitStatus
     }
     logger.info(
@@ -103,7 +109,6 @@ final class Service {
         "version": "\(Version.number)", "address": "\(settings[.localAddress])",
         "postgres": "\(settings[.databaseURL].redactedURL)", "redis": "\(settings[.redisURL].redactedURL)",
       ])
-    watchSignals()
     watchServers()
     await withTaskGroup { group in
       group.addTask { await self.redis.run() }
@@ -232,6 +237,10 @@ final class Service {
       // There is no configuration file to read again, and a terminal that goes away does not end a service.
       SignalWatcher(.hangUp) {},
     ]
+    guard HostProcess.isFirst else { return }
+    signals.append(SignalWatcher(.childEnded) { HostProcess.reapChildren() })
+    // Those that ended before the watcher was there.
+    HostProcess.reapChildren()
   }
 
   private func watchServers() {

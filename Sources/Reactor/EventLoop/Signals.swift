@@ -5,12 +5,15 @@ import CReactor
 /// The signals that a service listens to.
 public enum ProcessSignal: Sendable, CaseIterable {
   case terminate, interrupt, hangUp
+  /// A child process has ended.
+  case childEnded
 
   var number: Int32 {
     switch self {
     case .terminate: SIGTERM
     case .interrupt: SIGINT
     case .hangUp: SIGHUP
+    case .childEnded: SIGCHLD
     }
   }
 }

@@ -55,6 +55,15 @@ public enum HostProcess {
     return ipv6 ?? "[127.0.0.1]"
   }
 
+  /// Whether this is process 1 of its namespace, as in a container: orphans become its children.
+  public static var isFirst: Bool { getpid() == 1 }
+
+  /// Takes note of all children that have ended, so that none stays a zombie. For process 1 only: elsewhere the
+  /// children are somebody's.
+  public static func reapChildren() {
+    while waitpid(-1, nil, WNOHANG) > 0 {}
+  }
+
   /// Opens /dev/null in the place of each standard stream that is closed. Called first of all: else the next
   /// descriptor, a server's connection perhaps, takes the place of stderr and receives the log.
   public static func holdStandardStreams() {
