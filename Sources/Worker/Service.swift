@@ -14,6 +14,8 @@ final class Service {
   private static let idleConnectionTimeout = Duration.seconds(10)
   /// After this the first sweeps are over: on a new Redis they wait for a lease, 15 s by default.
   private static let startLength = Duration.seconds(30)
+  /// How long `run --once` waits for PostgreSQL's first answer.
+  private static let onceConnectLimit = Duration.seconds(10)
   /// How long the host name of the listen address may take to resolve.
   private static let listenNameLimit = Duration.seconds(5)
   /// Of the shutdown's grace, what is kept for giving the locks back.
@@ -36,6 +38,8 @@ final class Service {
   private let postgresNotice: OutageNotice
   private let redisNotice: OutageNotice
   private let loops: [SweeperLoop]
+  /// Whether it was not ready at boot, and has not been since.
+  private var isReadyAwaited = false
   /// When the worker was asked to end; nil before.
   private var drainedAt: MonotonicInstant?
   /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
@@ -54,7 +58,7 @@ final class Service {
     redis = RedisClient(
       redisConfiguration, healthCheck: CoordinationScripts.healthCheck(namespace: settings[.redisNamespace]))
     readiness = Readiness(pool: pool, redis: redis, clock: clock, drain: drain)
-    processMetrics.register(in: registry)
+    processMetrics.register(in: registry, namespace: settings[.redisNamespace])
     ProcessMetrics.registerLoop(in: registry)
     ServerMetrics.register(pool, redis, in: registry)
     announcer = Announcer(notifications, clock: clock, registry: registry, logger: logger)
@@ -108,6 +112,7 @@ final class Service {
       metadata: [
         "version": "\(Version.number)", "address": "\(settings[.localAddress])",
         "postgres": "\(settings[.databaseURL].redactedURL)", "redis": "\(settings[.redisURL].redactedURL)",
+        "namespace": "\(settings[.redisNamespace])",
       ])
     watchServers()
     await withTaskGroup { group in
@@ -127,11 +132,12 @@ final class Service {
       await server.drain(within: isGraceOver ? .zero : .seconds(1))
       group.cancelAll()
     }
-    logger.info("stopped")
+    logger.info("shutdown complete")
     return 0
   }
 
-  /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or Redis did not answer.
+  /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or was cut short by a signal, or
+  /// if a server did not answer, whether anything was due or not.
   func runOnce(_ options: RunOptions) async -> Int32 {
     watchSignals()
     let results = await withTaskGroup { group in
@@ -139,14 +145,45 @@ final class Service {
       group.addTask { await self.pool.run() }
       group.addTask { await self.announcer.run() }
       let mode: TakeMode = options.force ? .force : .due
+      let fault = await postgresFault()
+      if let fault { logger.error("PostgreSQL does not answer", metadata: ["error": "\(fault)"]) }
       let results = await attend { await $0.attendOnce(mode) }
       await announcer.finish(by: endOfGrace)
       group.cancelAll()
-      return results
+      return fault.map { results + [.failed($0)] } ?? results
     }
-    let rows = zip(loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .notRun) }
+    let rows = zip(loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .drained()) }
     if options.table { OnceTable.show(rows) }
-    return rows.contains { $0.result.isFailure } ? 1 : 0
+    let undone = results.count { $0?.isUndone ?? true }
+    if drainedAt != nil, undone > 0 { logger.warning("drained: a signal ended it before all was done") }
+    return undone > 0 ? 1 : 0
+  }
+
+  /// Why PostgreSQL does not answer, nil where it does; asked until a signal asks to end. Where nothing is due, nothing
+  /// else would tell.
+  private func postgresFault() async -> String? {
+    await withTaskGroup(of: String?.self) { group in
+      group.addTask { await self.pingFault() }
+      group.addTask {
+        do {
+          try await self.clock.sleep(until: .never, orUntil: self.drain)
+        } catch {
+          // The answer came first.
+        }
+        return nil
+      }
+      defer { group.cancelAll() }
+      return await group.next() ?? nil
+    }
+  }
+
+  private func pingFault() async -> String? {
+    do {
+      try await pool.ping(by: clock.now.advanced(by: Self.onceConnectLimit))
+      return nil
+    } catch {
+      return (error as? PostgresError)?.publicReason ?? "cancelled"
+    }
   }
 
   /// Gives back the memory that only the start needed: once it has booted, and once more when the first sweeps, which
@@ -165,11 +202,18 @@ final class Service {
   private func boot() async {
     let state = await readiness.boot()
     switch state {
-    case .ready: logger.info("ready")
+    case .ready: sayReady()
     case .booting, .draining: break
     case .notReady(let failing):
       logger.warning("not ready", metadata: ["failing": .dictionary(failing.mapValues { "\($0)" })])
+      isReadyAwaited = true
     }
+  }
+
+  /// Once in a process, when it is ready for the first time.
+  private func sayReady() {
+    isReadyAwaited = false
+    logger.info("worker ready")
   }
 
   /// Has every sweeper's loop do `body`, and ends those that still do when the shutdown's grace is over.
@@ -269,6 +313,7 @@ final class Service {
       logger.warning("\(server) is unavailable", metadata: ["error": "\(outage)"])
     } else {
       logger.info("\(server) is ready")
+      if isReadyAwaited, pool.outage == nil, redis.outage == nil { sayReady() }
     }
     notice.changed(to: outage)
   }

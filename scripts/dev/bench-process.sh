@@ -14,7 +14,7 @@ bench_start() {
   local round
   for ((round = 0; round < $(pick 9 31); round++)); do
     "$work/measure" said ready "$work/floor" >>"$work/start.floor"
-    "$work/measure" said '"msg":"ready"' "$worker_binary" run >>"$work/start.worker"
+    "$work/measure" said '"msg":"worker ready"' "$worker_binary" run >>"$work/start.worker"
   done
   row ready_ms 'exec to ready' "$(median <"$work/start.worker")" ms 'ratio-max 1.2' \
     "$(median <"$work/start.floor")" floor

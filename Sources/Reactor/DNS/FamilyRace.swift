@@ -54,7 +54,11 @@ struct FamilyRace {
 
   /// The wait's end, or the caller's deadline.
   func timeIsUp() -> Answer {
-    answers.isEmpty ? .timedOut : verdict
+    switch verdict {
+    case .found, .noName: verdict
+    // The other family's addresses may be there.
+    case .noAddress, .timedOut, .failed: .timedOut
+    }
   }
 
   /// What the answers so far say together.

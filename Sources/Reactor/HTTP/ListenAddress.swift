@@ -89,9 +89,9 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
   private static func isName(_ bytes: ArraySlice<UInt8>) -> Bool {
     var label: [UInt8] = []
     var last: [UInt8] = []
-    for byte in bytes + [ASCII.dot] {
+    // The root's dot may end a name.
+    for byte in (bytes.last == ASCII.dot ? bytes.dropLast() : bytes) + [ASCII.dot] {
       if byte == ASCII.dot {
-        // The root's dot may end a name.
         guard !label.isEmpty else { return false }
         (last, label) = (label, [])
         continue

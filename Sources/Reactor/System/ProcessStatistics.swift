@@ -11,6 +11,8 @@ public struct ProcessStatistics: Equatable, Sendable {
   /// The soft limit; `UInt64.max` where there is none.
   public var maximalDescriptors: UInt64 = 0
   public var virtualBytes: UInt64 = 0
+  /// The soft limit; `UInt64.max` where there is none.
+  public var maximalVirtualBytes: UInt64 = 0
   public var residentBytes: UInt64 = 0
   /// In seconds since 1970-01-01T00:00:00Z.
   public var startSeconds = 0.0
@@ -27,6 +29,8 @@ public struct ProcessStatistics: Equatable, Sendable {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     statistics.maximalDescriptors = UInt64(limit.rlim_cur)
+    getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
+    statistics.maximalVirtualBytes = UInt64(limit.rlim_cur)
     statistics.openDescriptors = openDescriptorCount()
     if let stat = ProcessStat(text: contents(of: "/proc/self/stat")) {
       statistics.virtualBytes = stat.virtualBytes

@@ -7,11 +7,17 @@ enum OnceResult: Sendable {
   case ran(SweepCount)
   /// Not due, paused, or another replica's.
   case notRun
+  /// A signal ended the process before the run, or in the middle of it: with what was changed before.
+  case drained(SweepCount = SweepCount())
   /// Why, and what was changed before it failed.
   case failed(String, SweepCount = SweepCount())
 
-  var isFailure: Bool {
-    if case .failed = self { true } else { false }
+  /// Whether the sweeper's work was neither done nor somebody else's.
+  var isUndone: Bool {
+    switch self {
+    case .ran, .notRun: false
+    case .drained, .failed: true
+    }
   }
 }
 
@@ -34,6 +40,8 @@ enum OnceTable {
       switch row.result {
       case .ran(let count): lines.append([row.sweeper, "\(count.found)", "\(count.changed)", "success"])
       case .notRun: lines.append([row.sweeper, "-", "-", "not due, paused, or another replica's"])
+      case .drained(let count):
+        lines.append([row.sweeper, "-", count.changed > 0 ? "\(count.changed)" : "-", "drained: a signal ended it"])
       case .failed(let reason, let count):
         let changed = count.changed > 0 ? "\(count.changed)" : "-"
         lines.append([row.sweeper, "-", changed, "failure: \(reason)"])

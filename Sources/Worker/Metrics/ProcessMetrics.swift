@@ -28,10 +28,15 @@ final class ProcessMetrics {
   }
 
   /// Adds the process_* metrics and worker_build_info.
-  func register(in registry: MetricsRegistry) {
+  ///
+  /// - Parameter namespace: the control plane's keys in Redis begin with it: replicas that differ in it do not exclude
+  ///   each other.
+  func register(in registry: MetricsRegistry, namespace: String) {
     registry.gauge(
       "worker_build_info", help: "A constant 1, labelled by the build.",
-      labels: ["version": Version.number, "swift": Version.swift, "build": Version.configuration]
+      labels: [
+        "version": Version.number, "swift": Version.swift, "build": Version.configuration, "namespace": namespace,
+      ]
     ).set(1)
     registry.counter("process_cpu_seconds_total", help: "Total user and system CPU time spent in seconds.") {
       self.current.cpuSeconds
@@ -45,6 +50,9 @@ final class ProcessMetrics {
     registry.gauge("process_virtual_memory_bytes", help: "Virtual memory size in bytes.") {
       Double(self.current.virtualBytes)
     }
+    registry.gauge(
+      "process_virtual_memory_max_bytes", help: "Maximum amount of virtual memory available in bytes."
+    ) { Double(self.current.maximalVirtualBytes) }
     registry.gauge("process_resident_memory_bytes", help: "Resident memory size in bytes.") {
       Double(self.current.residentBytes)
     }

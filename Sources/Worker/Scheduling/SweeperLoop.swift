@@ -20,7 +20,7 @@ final class SweeperLoop {
   private var unconfirmed: EndedRun?
   private var isOnce = false
   /// How the only attendance of `run --once` ended.
-  private var onceResult = OnceResult.notRun
+  private var onceResult = OnceResult.drained()
 
   /// The lock had no expiry when Redis last answered.
   private var isStuck = false
@@ -136,14 +136,26 @@ final class SweeperLoop {
     }
   }
 
-  /// Logs what an operator has to know of an answer.
+  /// Whether nothing is known yet of the only attendance of `run --once`.
+  private var isUnattended: Bool {
+    switch onceResult {
+    case .notRun, .drained: true
+    case .ran, .failed: false
+    }
+  }
+
+  /// Notes, and logs, what an operator has to know of an answer.
   private func note(_ answer: TakeAnswer) {
+    switch answer {
+    case .held, .idle, .paused: onceResult = .notRun
+    case .taken, .settling, .stuck, .late: break
+    }
     if case .settling = answer { logger.debug("waiting for the length of a lease, for Redis is new") }
     guard case .stuck = answer else {
       isStuck = false
       return
     }
-    if case .notRun = onceResult { onceResult = .failed(Self.stuckLock) }
+    if isUnattended { onceResult = .failed(Self.stuckLock) }
     guard !isStuck else { return }
     isStuck = true
     logger.warning(
@@ -171,7 +183,7 @@ final class SweeperLoop {
     count(counts)
     let reason = (error as? RedisError)?.publicReason ?? "it answered something unexpected"
     // That a run's end could not be told does not make the run a failure.
-    if case .notRun = onceResult, unconfirmed == nil { onceResult = .failed("Redis: \(reason)") }
+    if isUnattended, unconfirmed == nil { onceResult = .failed("Redis: \(reason)") }
     guard !wasSilent else { return }
     // An outage has a line of its own; this one is for what Redis refuses this sweeper alone.
     logger.log(
@@ -221,7 +233,7 @@ final class SweeperLoop {
     case .succeeded(let count): onceResult = .ran(count)
     case .failed(let failure, let count): onceResult = .failed(failure.reason, count)
     case .drained(let count):
-      onceResult = runner.pool.isReadOnly ? .failed("the database is read-only", count) : .notRun
+      onceResult = runner.pool.isReadOnly ? .failed("the database is read-only", count) : .drained(count)
     }
   }
 
@@ -254,7 +266,9 @@ extension SweeperLoop {
       logger.log(level: count.found > 0 ? .info : .debug, "swept", metadata: fields)
     case .failed(let failure, _):
       fields["error"] = "\(failure.reason)"
-      logger.error("\(sweeper.report.failureTitle)", metadata: fields)
+      fields["title"] = "\(sweeper.report.failureTitle)"
+      // The existing worker's words, on which alerts match.
+      logger.error("scheduler: task failed", metadata: fields)
     case .drained:
       let reason = runner.pool.isReadOnly ? "the database is read-only" : "the worker drains"
       logger.info("the run was given back: \(reason)", metadata: fields)

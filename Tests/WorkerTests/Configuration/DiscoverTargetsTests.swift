@@ -107,7 +107,7 @@ import Testing
     #expect(faults[0].contains(" at line 1, column "))
   }
 
-  @Test(arguments: ["{}", "\"a\"", "1", "true"]) func anythingButAnArrayIsRefused(text: String) {
+  @Test(arguments: ["{}", "1", "true"]) func anythingButAnArrayIsRefused(text: String) {
     #expect(Self.faults(text) == ["a JSON array of targets, not another kind of value"])
   }
 

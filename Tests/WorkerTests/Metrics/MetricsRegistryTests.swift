@@ -136,7 +136,7 @@ import Testing
   @EventLoop private static func registry() -> (MetricsRegistry, [TaskMetrics]) {
     let registry = MetricsRegistry()
     let metrics = tasks.map { TaskMetrics(task: $0, registry: registry) }
-    ProcessMetrics().register(in: registry)
+    ProcessMetrics().register(in: registry, namespace: #"a"b\c"#)
     ProcessMetrics.registerLoop(in: registry)
     return (registry, metrics)
   }
@@ -181,7 +181,7 @@ import Testing
       ProcessMetrics(clock: clock) {
         asked.count += 1
         return ProcessStatistics()
-      }.register(in: registry)
+      }.register(in: registry, namespace: "a")
       for _ in 0..<10 { _ = text(registry) }
       #expect(asked.count == 1)
       clock.advance(by: .seconds(1))
@@ -197,7 +197,8 @@ import Testing
   @Test func everyLineIsReadBack() async throws {
     let shown = try await onLoop { text(Self.registry().0) }
     #expect(shown.hasSuffix("\n"))
-    let sample = /[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? [-+0-9.einfNa]+/
+    let sample = /[a-z_]+(\{[a-z]+="([^"\\]|\\.)*"(,[a-z]+="([^"\\]|\\.)*")*\})? [-+0-9.einfNa]+/
+    #expect(shown.contains(#"namespace="a\"b\\c""#))
     var seen: Set<Substring> = []
     for line in shown.split(separator: "\n") where !line.hasPrefix("# ") {
       #expect(line.wholeMatch(of: sample) != nil, "\(line)")
@@ -205,7 +206,8 @@ import Testing
     }
     for name in [
       "worker_build_info", "process_cpu_seconds_total", "process_open_fds", "process_max_fds",
-      "process_virtual_memory_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
+      "process_virtual_memory_bytes", "process_virtual_memory_max_bytes", "process_resident_memory_bytes",
+      "process_start_time_seconds",
     ] {
       #expect(shown.contains("\n# TYPE \(name) "))
     }

@@ -5,7 +5,7 @@ import Reactor
 import TestSupport
 import Testing
 
-@Suite(.serialized, .enabled(if: await OwnProcesses.arePermitted())) struct FirstProcessTests {
+@Suite(.serialized, .enabled { await OwnProcesses.arePermitted() }) struct FirstProcessTests {
   /// The kernel drops a signal that process 1 neither handles nor blocks. From its first instruction it does one or the
   /// other.
   @Test func aSignalThatComesWhileItStartsEndsItInOrder() async throws {

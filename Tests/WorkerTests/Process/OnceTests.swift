@@ -70,4 +70,49 @@ import Testing
     #expect(begin.duration(to: .now) >= .milliseconds(2_900))
     #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
   }
+
+  @Test func aDatabaseThatDoesNotExistIsStatusOneThoughNothingIsDue() async throws {
+    let stage = try await WorkerStage.set()
+    for sweeper in WorkerStage.sweepers {
+      let record = "secrets-bridge:schedule:{\(WorkerStage.lockKey(sweeper))}"
+      try stage.redis.cli("HSET", record, "epoch", "1")
+    }
+    let hour = Dictionary(
+      uniqueKeysWithValues: ["WRAPS_EXPIRED", "SECRETS_STALE", "AGENTS_STALE", "JOBS_RECOVERY"].map {
+        ("SB_WORKER_\($0)_INTERVAL", "1h")
+      })
+    // Now each slot is done.
+    #expect(try await once(stage, hour).ending == .exited(0))
+    let environment = try await stage.environment
+    let url = try #require(environment["DATABASE_URL"])
+    let name = try #require(url.split(separator: "/").last)
+    let worker = try await once(
+      stage, hour.merging(["DATABASE_URL": url.replacing(name, with: "no_such_database")]) { $1 })
+    #expect(worker.ending == .exited(1))
+    let fault = try #require(worker.log.first { $0.message == "PostgreSQL does not answer" })
+    #expect(fault.level == "ERROR" && fault["error"]?.contains("3D000") == true, "\(fault)")
+  }
+
+  @Test func aSignalInTheMiddleOfARunIsStatusOneAndSaidToBeADrain() async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.startStuck(["SB_WORKER_SHUTDOWN_GRACE": "2s"], ["run", "--once", "--table"])
+    worker.signal(SIGTERM)
+    #expect(try await worker.waitForExit(within: .seconds(15)) == .exited(1))
+    #expect(worker.output.contains("drained"), "\(worker.output)")
+    #expect(worker.log.contains { $0.message?.hasPrefix("drained") == true })
+    #expect(try stage.locks() == [])
+  }
+
+  @Test func aSignalBeforeAnyRunIsStatusOneToo() async throws {
+    // A new Redis is waited for as long as a lease lasts.
+    let stage = try await WorkerStage.set()
+    let worker = try await WorkerProcess.start(
+      ["run", "--once", "--table"], environment: stage.environment.merging(["SB_WORKER_LEASE": "60s"]) { $1 })
+    try await onLoop {
+      try await eventually("Redis was asked") { try !stage.redis.cli("KEYS", "secrets-bridge:schedule:*").isEmpty }
+    }
+    worker.signal(SIGTERM)
+    #expect(try await worker.waitForExit(within: .seconds(15)) == .exited(1))
+    #expect(worker.output.contains("drained"), "\(worker.output)")
+  }
 }

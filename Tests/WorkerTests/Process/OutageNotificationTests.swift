@@ -114,7 +114,7 @@ import Testing
     try await onLoop {
       stage.postgresProxy.set(.blackHole)
       try await eventually("the run has failed", within: .seconds(15)) {
-        worker.log.contains { $0.message == "delete expired wraps failed" }
+        worker.log.contains { $0["title"] == "delete expired wraps failed" }
       }
       try await eventually("the outage is told", within: .seconds(15)) {
         endpoint.received.contains { $0["body"]?.contains("PostgreSQL is away") == true }

@@ -106,7 +106,7 @@ import Testing
       }
     }
     #expect(try await worker.stop() == .exited(0))
-    let failure = try #require(worker.log.first { $0.message == "delete expired wraps failed" })
+    let failure = try #require(worker.log.first { $0["title"] == "delete expired wraps failed" })
     #expect(failure.level == "ERROR" && failure["task"] == "wraps-expired" && failure["error"] != nil)
   }
 

@@ -16,7 +16,7 @@ import Testing
     try await onLoop { try await worker.answersReadyz(200) }
     worker.signal(signal)
     #expect(try await worker.waitForExit(within: Self.atOnce) == .exited(0))
-    #expect(worker.log.map(\.message).suffix(2) == ["draining: asked to end", "stopped"])
+    #expect(worker.log.map(\.message).suffix(2) == ["draining: asked to end", "shutdown complete"])
   }
 
   @Test func aHangUpEndsNothing() async throws {

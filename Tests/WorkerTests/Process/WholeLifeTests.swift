@@ -44,12 +44,14 @@ import Testing
     #expect(threads.most == 1)
     #expect(worker.output.isEmpty)
     for line in worker.log { expectLogLine(line) }
-    #expect(worker.log.first?.message == "starting" && worker.log.last?.message == "stopped")
+    #expect(worker.log.first?.message == "starting" && worker.log.last?.message == "shutdown complete")
     let (postgres, redis) = (stage.postgresProxy.port, stage.redisProxy.port)
     #expect(
       worker.log.first?["postgres"]?.hasPrefix("postgresql://\(PrivatePostgres.lockedUser)@127.0.0.1:\(postgres)/")
         == true)
     #expect(worker.log.first?["redis"] == "redis://:***@127.0.0.1:\(redis)/0")
+    #expect(worker.log.first?["namespace"] == "secrets-bridge")
+    #expect(worker.log.count { $0.message == "worker ready" } == 1)
     #expect(Set(worker.log.compactMap(\.level)).isSuperset(of: ["DEBUG", "INFO", "WARN", "ERROR"]))
     for secret in Self.planted {
       #expect(!worker.everything.contains(secret), "logged: \(secret)")
