@@ -136,8 +136,8 @@ final class Service {
     return 0
   }
 
-  /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or was cut short by a signal, or
-  /// if a server did not answer, whether anything was due or not.
+  /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or was cut short by a signal,
+  /// or if a server did not answer, whether anything was due or not.
   func runOnce(_ options: RunOptions) async -> Int32 {
     watchSignals()
     let results = await withTaskGroup { group in
