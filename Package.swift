@@ -61,7 +61,8 @@ let package = Package(
     .executableTarget(
       name: "RoundTripBenchmark", dependencies: ["Reactor"], path: "Tests/Benchmarks", swiftSettings: strict),
     .testTarget(
-      name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport", "UsingReactor"], swiftSettings: strict),
+      name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport", "UsingReactor"],
+      swiftSettings: strict),
     .testTarget(name: "ChaosTests", dependencies: ["Chaos", "Reactor", "TestSupport"], swiftSettings: strict),
     // The worker's decisions (links to the very same files) among modelled servers, in virtual time: scripts/simulate.
     .target(name: "Simulation", dependencies: ["Reactor"], path: "Tests/Simulation", swiftSettings: strict),
