@@ -175,6 +175,7 @@ private final class PostgresCancelRequest: PostgresCancelAttempt {
     guard let request else { return }
     // As in PostgresHandshake: the socket can be another one under the same number.
     watcher?.stop()
+    creactor_clear_tls_errors()
     switch creactor_cancel_poll(request) {
     case PGRES_POLLING_READING: watcher?.watch(creactor_cancel_socket(request), for: .read)
     case PGRES_POLLING_WRITING: watcher?.watch(creactor_cancel_socket(request), for: .write)
@@ -196,6 +197,7 @@ private final class PostgresCancelRequest: PostgresCancelAttempt {
     watcher = nil
     timer = nil
     if let request { creactor_cancel_finish(request) }
+    creactor_clear_tls_errors()
     request = nil
   }
 }

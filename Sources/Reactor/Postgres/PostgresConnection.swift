@@ -109,6 +109,7 @@ public final class PostgresConnection {
   /// The same, and asks the socket: notices a peer that has closed it meanwhile.
   var isReusable: Bool {
     guard isClean, let connection else { return false }
+    creactor_clear_tls_errors()
     if PQconsumeInput(connection) == 0 || PQstatus(connection) != CONNECTION_OK {
       close()
       return false
@@ -153,6 +154,7 @@ public final class PostgresConnection {
       if let fault = statement.fault { return completion(.failure(fault)) }
     }
     guard state.began() else { return completion(.failure(PostgresError.busy)) }
+    creactor_clear_tls_errors()
     flightNumber += 1
     flight = Flight(count: statements.count, completion: completion)
     do throws(PostgresError) {
@@ -264,6 +266,8 @@ public final class PostgresConnection {
     timer = nil
     _ = canceller?.withdraw(self)
     if let connection { PQfinish(connection) }
+    // What libpq failed over is not to be taken for the fault of the next one to use TLS.
+    creactor_clear_tls_errors()
     connection = nil
     attachment = nil
     let observer = observer.take()
@@ -275,15 +279,26 @@ public final class PostgresConnection {
 
   private func advance() {
     guard let connection else { return }
-    let isLost = PQconsumeInput(connection) == 0
-    guard readResults(of: connection) else { return }
-    if isLost || PQstatus(connection) != CONNECTION_OK { return end(with: loss(of: connection)) }
+    repeat {
+      creactor_clear_tls_errors()
+      let isLost = PQconsumeInput(connection) == 0
+      guard readResults(of: connection) else { return }
+      if isLost || PQstatus(connection) != CONNECTION_OK { return end(with: loss(of: connection)) }
+    } while hasHiddenInput(connection)
     watch()
+  }
+
+  /// Whether TLS has taken bytes from the socket that libpq has not: a record is larger than the room that libpq had for
+  /// it. The socket does not become readable for them.
+  private func hasHiddenInput(_ connection: OpaquePointer) -> Bool {
+    guard self.connection != nil, let session = PQgetssl(connection) else { return false }
+    return SSL_pending(OpaquePointer(session)) > 0
   }
 
   /// Sends what is buffered, and waits for more input, and for room where not all could be sent.
   private func watch() {
     guard let connection else { return }
+    creactor_clear_tls_errors()
     let flushed = PQflush(connection)
     if flushed < 0 { return end(with: loss(of: connection)) }
     watcher?.watch(PQsocket(connection), for: flushed == 0 ? .read : [.read, .write])

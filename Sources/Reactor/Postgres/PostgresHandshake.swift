@@ -73,6 +73,7 @@ final class PostgresHandshake {
     watcher?.stop()
     // libpq does not say why a certificate was refused, and frees the session in the step that fails.
     creactor_watch_refusals()
+    creactor_clear_tls_errors()
     let step = PQconnectPoll(connection)
     if !isReached, PQstatus(connection) != CONNECTION_STARTED {
       isReached = true
@@ -96,6 +97,7 @@ final class PostgresHandshake {
     watcher = nil
     timer = nil
     if case .failure = result, let connection { PQfinish(connection) }
+    creactor_clear_tls_errors()
     connection = nil
     if let failure { completion(.failure(failure)) } else { completion(result) }
   }
