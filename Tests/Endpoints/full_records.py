@@ -1,7 +1,7 @@
 # Ends TLS before a PostgreSQL server: full_records.py CERTIFICATE KEY UPSTREAM PORT_FILE
 #
-# It listens on a free port of 127.0.0.1 and writes it to PORT_FILE. What the server at the port UPSTREAM answers goes on
-# in records of 16 kB, the most that TLS has, where PostgreSQL itself writes 8 kB. Good for the one client of a test.
+# It listens on a free port of 127.0.0.1 and writes it to PORT_FILE. What the server at the port UPSTREAM answers goes
+# on in records of 16 kB, the most that TLS has, where PostgreSQL itself writes 8 kB. Good for the one client of a test.
 import os
 import socket
 import ssl

@@ -60,7 +60,7 @@ import Testing
           let error = await postgresError {
             _ = try await connection.pipeline([sum(1, 2), statement, sum(3, 4)], by: soon())
           }
-          guard case .server(state, _, 1) = error else {
+          guard case .server(state, _, 1, _) = error else {
             Issue.record("expected \(state) of statement 1: \(String(describing: error))")
             continue
           }

@@ -269,11 +269,60 @@ private func faults(_ url: String) -> [String] {
         + "port 5432 failed: ФАТАЛЬНО:  53300: слишком много\nX:  00000: y",
       "53300: слишком много", "too many connections (SQLSTATE 53300)"
     ),
-    ("something about db.example and hunter2", "connection failed", "connection failed"),
     ("", "connection failed", "connection failed"),
+    (
+      "FATAL:  08P01: unsupported startup parameter: application_name",
+      "08P01: unsupported startup parameter: application_name",
+      "the start-up parameter application_name is refused: a pooler must have it in ignore_startup_parameters "
+        + "(SQLSTATE 08P01)"
+    ),
+    (
+      "FATAL:  08P01: unsupported startup parameter: hunter2", "08P01: unsupported startup parameter: hunter2",
+      "refused by the server or the pooler before it (SQLSTATE 08P01)"
+    ),
+    (
+      "FATAL:  08P01: query_wait_timeout", "08P01: query_wait_timeout",
+      "the pooler had no connection to the server in time (query_wait_timeout) (SQLSTATE 08P01)"
+    ),
   ])
   func libpqsTextsAreReducedToReasons(_ text: String, _ reason: String, _ publicReason: String) {
     #expect(PostgresError.reason(inClientText: text) == reason)
     #expect(PostgresError.unavailable(reason: reason).publicReason == publicReason)
+  }
+
+  /// What libpq 13 to 17 say of a connection, from their sources, and what may be read of it.
+  @Test(arguments: [
+    (
+      "connection to server at \"db.example\" (10.1.2.3), port 5432 failed: SSL error: tlsv1 alert protocol version\n",
+      "SSL error: tlsv1 alert protocol version"
+    ),
+    (
+      "private key file \"/home/u/key\" has group or world access; file must have permissions u=rw (0600) or less",
+      "the client key is readable by others: its permissions must be 0600"
+    ),
+    ("channel binding required, but SSL not in use\n", "channel binding required, but SSL not in use"),
+    (
+      "root certificate file \"/nowhere\" does not exist\nEither provide the file or change sslmode",
+      "root certificate file \"…\" does not exist"
+    ),
+    (
+      "definition of service \"hunter2\" not found", "definition of service \"…\" not found"
+    ),
+    ("invalid SSL protocol version range", "invalid SSL protocol version range"),
+    (
+      "sslmode value \"require\" invalid when SSL support is not compiled in",
+      "sslmode value \"require\" invalid when SSL support is not compiled in"
+    ),
+    ("could not parse network address db.example: hunter2 of u", "could not parse network address …: … of …"),
+    ("Out of memory for user u\u{7}", "out of memory for user … "),
+    ("users of hunter22 are not u", "users of hunter22 are not …"),
+    (
+      "connection to server on socket \"/tmp/.s.PGSQL.5432\" failed: No such file or directory\n\tIs the server",
+      "no such file or directory"
+    ),
+    (String(repeating: "x", count: 5_000), String(repeating: "x", count: 200)),
+  ])
+  func libpqsOwnWordsAreKeptWithoutNames(_ text: String, _ reason: String) {
+    #expect(PostgresError.reason(inClientText: text, hiding: ["u", "hunter2", "db.example", ""]) == reason)
   }
 }

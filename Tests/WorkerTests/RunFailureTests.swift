@@ -51,6 +51,6 @@ import Testing
 
   @Test func aReasonQuotesNoMessageOfTheServer() {
     let error = PostgresError.server(sqlState: "23514", message: "row for relation agents: s3cret")
-    #expect(RunFailure(error).reason == "constraint violated (SQLSTATE 23514)")
+    #expect(RunFailure(error).reason == "check constraint violated (SQLSTATE 23514)")
   }
 }

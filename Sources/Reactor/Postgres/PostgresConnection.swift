@@ -12,8 +12,9 @@ public final class PostgresConnection {
   /// How long a connection may take to get clean after an interruption, before it is closed.
   static let drainLimit = Duration.seconds(3)
 
-  /// The server knows no prepared statement of that name: invalid_sql_statement_name.
-  private static let noSuchStatementState = "26000"
+  /// The server knows no prepared statement of that name (invalid_sql_statement_name), or a table has changed so that
+  /// it cannot be used any more (feature_not_supported).
+  private static let lostStatementStates = ["26000", "0A000"]
 
   private static var lastNumber: UInt64 = 0
 
@@ -66,6 +67,8 @@ public final class PostgresConnection {
     var index = 0
     /// The statements that are kept from now on: the server answers their preparation first.
     var preparations: [Int] = []
+    /// Which statement sets the URL's settings.
+    var settingsIndex: Int?
     var isPreparing: Bool { preparations.first == index }
     var results: [PostgresResult] = []
     var error: PostgresError?
@@ -157,9 +160,10 @@ public final class PostgresConnection {
     creactor_clear_tls_errors()
     flightNumber += 1
     flight = Flight(count: statements.count, completion: completion)
+    if prelude.count > 1 { flight?.settingsIndex = statements.firstIndex { $0.sql == prelude[1].sql } }
     do throws(PostgresError) {
       for (index, statement) in statements.enumerated() { try send(statement, index, on: connection) }
-      guard PQpipelineSync(connection) == 1 else { throw Self.loss(of: connection) }
+      guard PQpipelineSync(connection) == 1 else { throw loss(of: connection) }
     } catch {
       // Part of the pipeline may be in libpq's buffer already: the connection is of no use any more.
       return end(with: error)
@@ -174,7 +178,7 @@ public final class PostgresConnection {
       if let name { return PQsendQueryPrepared(connection, name, count, values, nil, nil, 0) }
       return PQsendQueryParams(connection, statement.sql, count, nil, values, nil, nil, 0)
     }
-    guard isSent == 1 else { throw Self.loss(of: connection) }
+    guard isSent == 1 else { throw loss(of: connection) }
   }
 
   /// The name by which the server knows the statement, which is sent for where it does not yet. Nil behind a pooler,
@@ -185,7 +189,7 @@ public final class PostgresConnection {
     guard identity != nil else { return nil }
     if let name = kept.name(of: text) { return name }
     guard let name = kept.add(text) else { return nil }
-    guard PQsendPrepare(connection, name, text, 0, nil) == 1 else { throw Self.loss(of: connection) }
+    guard PQsendPrepare(connection, name, text, 0, nil) == 1 else { throw loss(of: connection) }
     flight?.preparations.append(index)
     return name
   }
@@ -288,8 +292,8 @@ public final class PostgresConnection {
     watch()
   }
 
-  /// Whether TLS has taken bytes from the socket that libpq has not: a record is larger than the room that libpq had for
-  /// it. The socket does not become readable for them.
+  /// Whether TLS has taken bytes from the socket that libpq has not: a record is larger than the room that libpq had
+  /// for it. The socket does not become readable for them.
   private func hasHiddenInput(_ connection: OpaquePointer) -> Bool {
     guard self.connection != nil, let session = PQgetssl(connection) else { return false }
     return SSL_pending(OpaquePointer(session)) > 0
@@ -328,8 +332,8 @@ public final class PostgresConnection {
       case PGRES_PIPELINE_ABORTED:
         PQclear(result)
       case PGRES_FATAL_ERROR:
-        let error = Self.serverError(result, statement: flight?.index ?? 0)
-        if error?.sqlState == Self.noSuchStatementState { kept.lost() }
+        let error = serverError(result, statement: flight?.index ?? 0)
+        if let state = error?.sqlState, Self.lostStatementStates.contains(state) { kept.lost() }
         if flight?.error == nil { flight?.error = error }
         PQclear(result)
       default:
@@ -342,11 +346,20 @@ public final class PostgresConnection {
     return true
   }
 
-  /// The primary message and the SQLSTATE; nothing where the error is libpq's own.
-  private static func serverError(_ result: OpaquePointer, statement: Int) -> PostgresError? {
-    guard let state = PQresultErrorField(result, Int32(UInt8(ascii: "C"))) else { return nil }
-    let message = PQresultErrorField(result, Int32(UInt8(ascii: "M"))).map { String(cString: $0) } ?? ""
-    return .server(sqlState: String(cString: state), message: message, statement: statement)
+  /// The primary message, the SQLSTATE and what it is about; nothing where the error is libpq's own.
+  private func serverError(_ result: OpaquePointer, statement: Int) -> PostgresError? {
+    func field(_ code: Character) -> String? {
+      PQresultErrorField(result, Int32(code.asciiValue!)).map { String(cString: $0) }
+    }
+    guard let state = field("C") else { return nil }
+    let message = field("M") ?? ""
+    var place = PostgresErrorPlace(
+      schema: field("s"), table: field("t"), column: field("c"), constraint: field("n") ?? field("d"))
+    place.object = PostgresErrorPlace.object(inMessage: message, sourceFunction: field("R") ?? "")
+    if statement == flight?.settingsIndex {
+      place.object = prelude.last?.setting(namedIn: message).map { "setting \($0)" }
+    }
+    return .server(sqlState: state, message: message, statement: statement, place: place)
   }
 
   /// The server answers other than the protocol has it.
@@ -354,14 +367,10 @@ public final class PostgresConnection {
 
   /// What the loss looked like, with the server's own last words where it had some.
   private func loss(of connection: OpaquePointer) -> PostgresError {
-    if case .server(let state, let message, _)? = flight?.error {
+    if case .server(let state, let message, _, _)? = flight?.error {
       return .connectionLost(reason: "\(state): \(message)")
     }
-    return Self.loss(of: connection)
-  }
-
-  private static func loss(of connection: OpaquePointer) -> PostgresError {
     let text = PQerrorMessage(connection).map { String(cString: $0) } ?? ""
-    return .connectionLost(reason: PostgresError.reason(inClientText: text))
+    return .connectionLost(reason: PostgresError.reason(inClientText: text, hiding: candidate.secrets))
   }
 }

@@ -12,6 +12,7 @@ import CReactor
 final class PostgresHandshake {
   typealias Completion = @EventLoop (Result<OpaquePointer, any Error>) -> Void
 
+  private let parameters: [PostgresParameter]
   private var connection: OpaquePointer?
   private var completion: Completion?
   private var watcher: IOWatcher?
@@ -21,6 +22,7 @@ final class PostgresHandshake {
 
   /// Begins at once; `completion` is called later, never from inside of this call.
   init(_ parameters: [PostgresParameter], by limits: PostgresConnection.Limits, completion: @escaping Completion) {
+    self.parameters = parameters
     self.completion = completion
     openBy = limits.open
     connection = Self.start(parameters)
@@ -35,7 +37,7 @@ final class PostgresHandshake {
       watcher.watch(PQsocket(connection), for: .write)
       timer.start(at: limits.reached)
     } else {
-      let reason = connection.map(Self.reason(of:)) ?? "out of memory"
+      let reason = connection.map(reason(of:)) ?? "out of memory"
       failure = .unavailable(reason: reason)
       timer.start(at: .system)
     }
@@ -85,7 +87,7 @@ final class PostgresHandshake {
     case PGRES_POLLING_OK: end(.success(connection))
     default:
       let refusal = CertificateRefusal.reason(of: creactor_refusal())
-      end(.failure(PostgresError.unavailable(reason: refusal ?? Self.reason(of: connection))))
+      end(.failure(PostgresError.unavailable(reason: refusal ?? reason(of: connection))))
     }
   }
 
@@ -102,9 +104,9 @@ final class PostgresHandshake {
     if let failure { completion(.failure(failure)) } else { completion(result) }
   }
 
-  private static func reason(of connection: OpaquePointer) -> String {
+  private func reason(of connection: OpaquePointer) -> String {
     guard let text = PQerrorMessage(connection) else { return "connection failed" }
-    return PostgresError.reason(inClientText: String(cString: text))
+    return PostgresError.reason(inClientText: String(cString: text), hiding: parameters.secrets)
   }
 }
 
@@ -112,4 +114,11 @@ final class PostgresHandshake {
 struct PostgresParameter: Sendable, Equatable {
   var name: String
   var value: String
+}
+
+extension [PostgresParameter] {
+  /// What no text of libpq may repeat.
+  var secrets: [String] {
+    filter { PostgresParameterNames.secret.contains($0.name) }.map(\.value)
+  }
 }

@@ -61,6 +61,17 @@ enum PostgresParameterNames {
     "ssl_max_protocol_version": ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
   ]
 
+  /// Whether a text that libpq quotes is a parameter's name, or one of the few values that a parameter can have.
+  static func isPublic(_ text: String) -> Bool {
+    values.contains { $0.key == text || $0.value.contains(text) } || whole.contains(text)
+  }
+
+  /// Parameters whose values name places, people or secrets.
+  static let secret: Set<String> = [
+    "dbname", "host", "hostaddr", "passfile", "password", "sslcert", "sslcrl", "sslcrldir", "sslkey", "sslpassword",
+    "sslrootcert", "user",
+  ]
+
   /// Parameters that are whole numbers.
   static let whole: Set<String> = [
     "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",

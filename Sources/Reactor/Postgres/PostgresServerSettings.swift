@@ -154,3 +154,14 @@ struct PostgresServerSettings: Sendable {
     return [Self.isolation, PostgresStatement("SELECT \(columns)", parameters, isKept: true)]
   }
 }
+
+extension PostgresStatement {
+  /// Of the settings that this one sets, the one that the server's text names.
+  func setting(namedIn message: String) -> String? {
+    for index in stride(from: 0, to: parameters.count, by: 2) {
+      guard let name = parameters[index] else { continue }
+      if PostgresError.contains(Array(message.lowercased().utf8), "\"\(name.lowercased())\"") { return name }
+    }
+    return nil
+  }
+}

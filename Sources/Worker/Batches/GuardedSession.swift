@@ -128,7 +128,7 @@ final class GuardedSession {
 
   /// The closing statement refused, so that nothing of the batch was committed, or the server ended the session.
   private static func isPastDeadline(_ error: PostgresError, closing: Int) -> Bool {
-    if case .server(GuardStatements.pastDeadlineState, _, closing) = error { return true }
+    if case .server(GuardStatements.pastDeadlineState, _, closing, _) = error { return true }
     return error.sqlState == GuardStatements.transactionTimeoutState
   }
 

@@ -1,0 +1,242 @@
+// What errors of the server and texts of libpq are called where anyone may read it. Invariant: nothing that is said
+// here contains a host, an address, a user, a database, a path, a password or a row. Used by PostgresError, and where
+// a connection fails.
+
+/// What an error of the server was about: identifiers, which are no secrets.
+public struct PostgresErrorPlace: Sendable, Equatable {
+  public var schema: String?
+  public var table: String?
+  public var column: String?
+  public var constraint: String?
+  /// What the server names in no field of its own: "table agents", "setting work_mem".
+  public var object: String?
+
+  public init(
+    schema: String? = nil, table: String? = nil, column: String? = nil, constraint: String? = nil, object: String? = nil
+  ) {
+    self.schema = schema
+    self.table = table
+    self.column = column
+    self.constraint = constraint
+    self.object = object
+  }
+
+  /// `meaning` with what it is about: "permission denied on table agents", "foreign key violated on public.agents, by
+  /// agents_owner_fkey".
+  func text(_ meaning: String) -> String {
+    var text = meaning
+    if let object { text += (meaning == PostgresError.denial ? " on " : ": ") + object }
+    if let table { text += " on " + (schema.map { "\($0)." } ?? "") + table }
+    if let column { text += ", column \(column)" }
+    if let constraint { text += ", by \(constraint)" }
+    return text
+  }
+
+  /// What the server's text of a refusal names: "permission denied for table agents". Only of a text that the server's
+  /// own code made, where nothing but identifiers varies; one that a function in the database raised can hold anything.
+  static func object(inMessage message: String, sourceFunction: String) -> String? {
+    let beginnings = [
+      ("aclcheck_error", "permission denied for ", ""), ("aclcheck_error_col", "permission denied for ", ""),
+      ("parserOpenTable", "relation \"", "\" does not exist"),
+    ]
+    for (function, start, end) in beginnings
+    where function == sourceFunction && message.hasPrefix(start) && message.hasSuffix(end) {
+      let name = message.dropFirst(start.count).dropLast(end.count)
+      return name.utf8.count <= 200 ? String(name) : nil
+    }
+    return nil
+  }
+}
+
+extension PostgresError {
+  /// What a code says, by itself or by its class: PostgreSQL's Appendix A.
+  static func meaning(of state: String) -> String {
+    meanings[state] ?? classMeanings[String(state.prefix(2))] ?? "server error"
+  }
+
+  fileprivate static let denial = "permission denied"
+
+  private static let meanings = [
+    "08P01": "refused by the server or the pooler before it",
+    "22P05": "a character is not in the database's encoding",
+    "23502": "not-null constraint violated", "23503": "foreign key violated", "23505": "unique constraint violated",
+    "23514": "check constraint violated",
+    readOnlyState: readOnlyReason, "25P02": "the transaction had failed", "25P03": "the transaction was idle too long",
+    "25P04": "the transaction took too long",
+    "28000": "authentication failed", "28P01": "authentication failed",
+    "3D000": "database does not exist", "3F000": "schema does not exist",
+    "40001": "serialization failure", "40P01": "deadlock",
+    "42501": denial, "42703": "column does not exist", "42704": "object or setting does not exist",
+    "42883": "function does not exist", "42P01": "table does not exist",
+    "53100": "disk full", "53200": "out of memory", "53300": "too many connections",
+    "55P03": "lock not available",
+    "57014": "statement cancelled", "57P01": "the session was ended by an administrator or a shutdown",
+    "57P02": "the session was ended by a crash of the server", "57P03": "the server does not take connections yet",
+    "57P05": "the session was idle too long",
+  ]
+
+  private static let classMeanings = [
+    "08": "connection failed", "0A": "not supported by the server", "22": "value not accepted",
+    "23": "constraint violated", "25": "wrong transaction state", "28": "authentication failed",
+    "40": "transaction rolled back", "42": "statement not accepted", "53": "out of resources",
+    "55": "object not in the right state", "57": "operator intervention", "58": "system error",
+    "XX": "internal error of the server",
+  ]
+
+  // MARK: - Texts of poolers
+
+  /// The reason in what a pooler says of itself, for all of which it has one code.
+  static func phrase(inPoolersText text: String) -> String? {
+    guard text.utf8.starts(with: "08P01".utf8) else { return nil }
+    if let name = refusedParameter(inText: text) {
+      return "the start-up parameter \(name) is refused: a pooler must have it in ignore_startup_parameters"
+    }
+    let bytes = Array(text.utf8)
+    for (phrase, meaning) in poolersPhrases where contains(bytes, phrase) { return meaning }
+    return nil
+  }
+
+  private static let poolersPhrases = [
+    ("query_wait_timeout", "the pooler had no connection to the server in time (query_wait_timeout)"),
+    ("server_login_retry", "the pooler cannot log in to the server"),
+    ("cannot connect to server", "the pooler cannot connect to the server"),
+    ("no such database", "the pooler does not know the database"),
+    ("no such user", "the pooler does not know the user"),
+    ("no more connections allowed", "the pooler takes no more connections"),
+    ("shut down", "the pooler is shutting down"), ("shutting down", "the pooler is shutting down"),
+    ("client_idle_timeout", "the pooler ended an idle connection (client_idle_timeout)"),
+    ("transaction blocks not allowed", "the pooler is in statement pooling mode, which has no transactions"),
+  ]
+
+  /// What libpq sends when a session starts, also because of the environment.
+  private static let startupParameters = [
+    "application_name", "client_encoding", "datestyle", "extra_float_digits", "fallback_application_name", "geqo",
+    "options", "replication", "timezone",
+  ]
+
+  private static func refusedParameter(inText text: String) -> String? {
+    guard let colon = text.utf8.lastIndex(of: UInt8(ascii: ":")), contains(Array(text.utf8), "startup parameter") else {
+      return nil
+    }
+    let name = text[text.utf8.index(after: colon)...].drop { $0 == " " }.lowercased()
+    return startupParameters.contains(name) ? name : nil
+  }
+
+  // MARK: - Texts of libpq
+
+  /// The reason in a text of libpq about a connection that failed: the server's own first line with its SQLSTATE, or
+  /// libpq's first line without what is nobody's business: the `secrets` that the connection was made with, and
+  /// whatever is quoted.
+  static func reason(inClientText text: String, hiding secrets: [String] = []) -> String {
+    let bytes = Array(text.utf8)
+    if let said = serverLine(in: bytes) { return said }
+    for (phrase, reason) in knownPhrases where contains(bytes, phrase) { return reason }
+    let line = withoutPlace(bytes.prefix { $0 != UInt8(ascii: "\n") })
+    let rest = withoutCapital(hidden(String(decoding: line, as: UTF8.self), secrets))
+    return rest.isEmpty ? "connection failed" : rest
+  }
+
+  /// Whether a reason says no more than that nobody is there.
+  static func isAbsence(_ reason: String) -> Bool {
+    absences.contains { $0.1 == reason }
+  }
+
+  /// What the C library says of an address at which nobody is.
+  private static let absences = [
+    ("Connection refused", "connection refused"), ("Connection timed out", "connection timed out"),
+    ("No route to host", "no route to host"), ("Network is unreachable", "network is unreachable"),
+  ]
+
+  /// What has better words than libpq's, and what is said in the middle of its texts.
+  private static let knownPhrases =
+    absences + [
+      // libpq compares the names itself: OpenSSL knows nothing of it.
+      ("does not match host name", "certificate refused: hostname mismatch"),
+      ("Connection reset by peer", "connection reset by peer"), ("Broken pipe", "broken pipe"),
+      ("Too many open files", "too many open files"),
+      ("server closed the connection unexpectedly", "server closed the connection unexpectedly"),
+      ("certificate verify failed", "certificate verify failed"),
+      ("server does not support SSL", "server does not support SSL"),
+      ("session is read-only", "session is read-only"), ("session is not read-only", "session is not read-only"),
+      ("server is in hot standby mode", "server is in hot standby mode"),
+      ("server is not in hot standby mode", "server is not in hot standby mode"),
+      ("no password supplied", "no password supplied"),
+      ("has group or world access", "the client key is readable by others: its permissions must be 0600"),
+      ("expected authentication request from server", "not the PostgreSQL protocol"),
+    ]
+
+  /// Without "connection to server at "host" (address), port 5432 failed: ".
+  private static func withoutPlace(_ line: ArraySlice<UInt8>) -> ArraySlice<UInt8> {
+    let end = Array(" failed: ".utf8)
+    guard line.starts(with: "connection to server ".utf8), line.count > end.count else { return line }
+    for start in line.startIndex...(line.endIndex - end.count)
+    where line[start..<(start + end.count)].elementsEqual(end) {
+      return line[(start + end.count)...]
+    }
+    return line
+  }
+
+  /// The longest text of libpq that is passed on.
+  private static let textLimit = 200
+
+  /// `line` with … for each of `secrets` that stands by itself, and for what is quoted, but for names of parameters.
+  private static func hidden(_ line: String, _ secrets: [String]) -> String {
+    var text: [UInt8] = []
+    let bytes = Array(line.utf8.prefix(textLimit))
+    let secrets = secrets.map { Array($0.utf8) }.filter { !$0.isEmpty }.sorted { $0.count > $1.count }
+    var index = 0
+    while index < bytes.count {
+      if bytes[index] == UInt8(ascii: "\"") {
+        let end = bytes[(index + 1)...].firstIndex(of: UInt8(ascii: "\"")) ?? bytes.endIndex
+        let quoted = String(decoding: bytes[(index + 1)..<end], as: UTF8.self)
+        text += Array((PostgresParameterNames.isPublic(quoted) ? "\"\(quoted)\"" : "\"…\"").utf8)
+        index = end + 1
+      } else if let secret = secrets.first(where: { stands($0, at: index, in: bytes) }) {
+        text += Array("…".utf8)
+        index += secret.count
+      } else {
+        text.append(bytes[index] < 0x20 || bytes[index] == 0x7f ? UInt8(ascii: " ") : bytes[index])
+        index += 1
+      }
+    }
+    return String(decoding: text, as: UTF8.self)
+  }
+
+  /// Whether `part` is there, and is no part of a longer word.
+  private static func stands(_ part: [UInt8], at index: Int, in bytes: [UInt8]) -> Bool {
+    func isWord(_ byte: UInt8) -> Bool {
+      (48...57).contains(byte) || (97...122).contains(byte | 0x20) || byte == UInt8(ascii: "_") || byte >= 0x80
+    }
+    guard bytes[index...].starts(with: part) else { return false }
+    let end = index + part.count
+    return (index == 0 || !isWord(bytes[index - 1]) || !isWord(part[0]))
+      && (end == bytes.count || !isWord(bytes[end]) || !isWord(part[part.count - 1]))
+  }
+
+  /// "could not …" for "Could not …"; "SSL error" stays.
+  private static func withoutCapital(_ text: String) -> String {
+    let start = Array(text.utf8.prefix(2))
+    guard start.count == 2, (65...90).contains(start[0]), (97...122).contains(start[1]) else { return text }
+    return text.prefix(1).lowercased() + text.dropFirst()
+  }
+
+  /// libpq writes, at full verbosity, "FATAL:  28P01: password authentication …" and a line for each other field.
+  private static func serverLine(in bytes: [UInt8]) -> String? {
+    guard bytes.count > 10 else { return nil }
+    for start in 0..<(bytes.count - 9) where bytes[start] == UInt8(ascii: ":") {
+      let state = bytes[(start + 3)..<(start + 8)]
+      guard bytes[start + 1] == UInt8(ascii: " "), bytes[start + 2] == UInt8(ascii: " "), state.allSatisfy(isStateByte),
+        bytes[start + 8] == UInt8(ascii: ":"), bytes[start + 9] == UInt8(ascii: " ")
+      else { continue }
+      let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) ?? bytes.endIndex
+      return String(decoding: bytes[(start + 3)..<end], as: UTF8.self)
+    }
+    return nil
+  }
+
+  static func contains(_ bytes: [UInt8], _ part: String) -> Bool {
+    let part = Array(part.utf8)
+    guard bytes.count >= part.count else { return false }
+    return (0...(bytes.count - part.count)).contains { bytes[$0..<($0 + part.count)].elementsEqual(part) }
+  }
+}
