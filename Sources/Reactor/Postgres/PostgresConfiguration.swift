@@ -59,6 +59,11 @@ public struct PostgresConfiguration: Sendable {
   /// - Throws: all faults of the URL.
   public init(url: String, applicationName: String) throws(PostgresURLFault) {
     try self.init(url: url, applicationName: applicationName, known: .ofLibpq)
+    for host in hosts {
+      let faults = PostgresBootCheck.faults(
+        of: parameters(host: host, address: nil, session: nil), defaults: PostgresKnownParameters.ofLibpq.values)
+      guard faults.isEmpty else { throw PostgresURLFault(faults: faults) }
+    }
   }
 
   /// `known` is what libpq knows and what the environment (PGHOST, …) gives it.
@@ -210,6 +215,12 @@ public struct PostgresConfiguration: Sendable {
     if mode == "verify-ca" || mode == "verify-full", !known.hasOwnRootCertificate {
       let takesSystem = known.version >= 16 && mode == "verify-full"
       setDefault("sslrootcert", takesSystem ? "system" : PostgresParameterNames.systemRoots)
+    }
+    // Where a home cannot be looked into, libpq would not connect with TLS at all, or with sslmode=prefer without it.
+    if !known.hasOwnCertificate { setDefault("sslcert", PostgresParameterNames.noFile) }
+    if known.hasOpenPasswordFile, given["password"] == nil {
+      warnings.append("the password file is ignored: others can read it")
+      setDefault("passfile", PostgresParameterNames.noFile)
     }
     base.append(PostgresParameter(name: "client_encoding", value: "UTF8"))
   }

@@ -55,7 +55,7 @@ final class PostgresHandshake {
     end(.failure(CancellationError()))
   }
 
-  private static func start(_ parameters: [PostgresParameter]) -> OpaquePointer? {
+  nonisolated static func start(_ parameters: [PostgresParameter]) -> OpaquePointer? {
     var names: [UnsafePointer<CChar>?] = []
     var values: [UnsafePointer<CChar>?] = []
     for parameter in parameters {

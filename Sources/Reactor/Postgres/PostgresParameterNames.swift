@@ -14,6 +14,10 @@ struct PostgresKnownParameters: Sendable {
   var version: Int
   /// Whether ~/.postgresql/root.crt exists: then libpq and the Go driver both take it.
   var hasOwnRootCertificate: Bool
+  /// Whether ~/.postgresql/postgresql.crt exists, which libpq shows to servers.
+  var hasOwnCertificate = true
+  /// Whether others can read ~/.pgpass: libpq ignores it then, and writes so on stderr at each connection.
+  var hasOpenPasswordFile = false
   /// What PGTZ, PGDATESTYLE and PGGEQO ask for.
   var settings: [PostgresSetting] = []
 
@@ -32,8 +36,15 @@ struct PostgresKnownParameters: Sendable {
       if let variable = option.pointee.envvar, getenv(variable) != nil { known.fromEnvironment.insert(name) }
       option += 1
     }
-    if let home = getenv("HOME") {
-      known.hasOwnRootCertificate = access(String(cString: home) + "/.postgresql/root.crt", R_OK) == 0
+    // As libpq finds it.
+    let home =
+      getenv("HOME").map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+      ?? getpwuid(geteuid()).map { String(cString: $0.pointee.pw_dir) }
+    known.hasOwnRootCertificate = home.map { access("\($0)/.postgresql/root.crt", R_OK) == 0 } ?? false
+    known.hasOwnCertificate = home.map { access("\($0)/.postgresql/postgresql.crt", F_OK) == 0 } ?? false
+    var status = stat()
+    if let path = known.values["passfile"] ?? home.map({ "\($0)/.pgpass" }), stat(path, &status) == 0 {
+      known.hasOpenPasswordFile = status.st_mode & 0o170_000 != 0o100_000 || status.st_mode & 0o077 != 0
     }
     for (variable, setting) in [("PGTZ", "timezone"), ("PGDATESTYLE", "datestyle"), ("PGGEQO", "geqo")] {
       guard let value = getenv(variable) else { continue }
@@ -46,6 +57,9 @@ struct PostgresKnownParameters: Sendable {
 }
 
 enum PostgresParameterNames {
+  /// A path at which nothing can be: libpq takes that for "no file", where an empty one would be its default.
+  static let noFile = "/dev/null/none"
+
   /// Debian's bundle of root certificates.
   static let systemRoots = "/etc/ssl/certs/ca-certificates.crt"
 
