@@ -103,7 +103,7 @@ final class GuardedSession {
     } catch let error as PostgresError {
       if Self.isPastDeadline(error, closing: begin.count + statements.count) { throw RunInterruption.leaseLost }
       // The server was demoted: the next try asks for a connection to one that can be written to.
-      if error.sqlState == Self.readOnlyState { connection.close() }
+      if error.isReadOnly { connection.close() }
       throw error
     }
     let opened = results[begin.count - 1]
@@ -137,9 +137,6 @@ final class GuardedSession {
 
   /// A statement took too long, or someone had it cancelled: query_canceled.
   static let cancelledState = "57014"
-
-  /// The server, or the session, does not let anything be written: read_only_sql_transaction.
-  private static let readOnlyState = "25006"
 
   /// Ends the sessions of earlier runs of this scope that hold the advisory lock.
   ///

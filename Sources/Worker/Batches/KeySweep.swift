@@ -11,8 +11,7 @@ struct KeySweep {
   private let tally: RunTally
 
   init(
-    _ statements: TableStatements, of table: TableSurvey, in session: GuardedSession, knowing memory: TableMemory,
-    noting tally: RunTally
+    _ statements: TableStatements, in session: GuardedSession, knowing memory: TableMemory, noting tally: RunTally
   ) {
     self.statements = statements
     self.tally = tally

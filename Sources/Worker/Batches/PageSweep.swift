@@ -11,7 +11,6 @@ final class PageSweep {
   private let statements: TableStatements
   private let table: TableSurvey
   private let batches: SweepBatches
-  private let session: GuardedSession
   private let tally: RunTally
   private var route: SweepRoute
   /// Locked rows that a search by the index met; the pages meet them again.
@@ -29,7 +28,6 @@ final class PageSweep {
   ) {
     self.statements = statements
     self.table = table
-    self.session = session
     self.tally = tally
     self.route = route
     batches = SweepBatches(statements.sweep, in: session, knowing: memory, noting: tally)

@@ -68,7 +68,7 @@ final class RowSweepRun {
         defer { note(run.record) }
         try await run.run()
       } else {
-        try await KeySweep(statements, of: table, in: session, knowing: memory, noting: tally).run()
+        try await KeySweep(statements, in: session, knowing: memory, noting: tally).run()
       }
     }
   }
