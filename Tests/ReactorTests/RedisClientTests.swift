@@ -216,6 +216,7 @@ import Testing
 
   @Test func aUnixSocketIsAsGoodAsAPort() async throws {
     let path = NSTemporaryDirectory() + "reactor-\(getpid()).sock"
+    defer { unlink(path) }
     let listening = try PrivateRedis(user: ("bridge", "deck"), settings: ["unixsocket \(path)"])
     try await onLoop {
       for url in ["unix://\(path)", "unix://bridge:deck@\(path)?db=3"] {
