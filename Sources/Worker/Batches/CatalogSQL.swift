@@ -19,13 +19,15 @@ enum CatalogSQL {
   }
 
   /// Syntax that looks like a function's call, or has no function behind it.
-  static let keywords: Set<String> = [
+  static let keywords: [StaticString] = [
     "ANY", "ARRAY", "AS", "CASE", "COALESCE", "EXISTS", "EXTRACT", "FROM", "GREATEST", "LEAST", "OPERATOR",
     "VALUES",
   ]
 
   /// Types whose names are syntax: they are pg_catalog's in any case.
-  static let keywordTypes: Set<String> = ["BIGINT", "BOOLEAN", "DOUBLE", "INT", "INTEGER", "INTERVAL", "NUMERIC"]
+  static let keywordTypes: [StaticString] = [
+    "BIGINT", "BOOLEAN", "DOUBLE", "INT", "INTEGER", "INTERVAL", "NUMERIC",
+  ]
 }
 
 private struct Scanner {
@@ -36,7 +38,10 @@ private struct Scanner {
   /// In a SET list, where an equals sign of this depth assigns.
   private var assigningDepth: Int?
 
-  init(bytes: [UInt8]) { self.bytes = bytes }
+  init(bytes: [UInt8]) {
+    self.bytes = bytes
+    output.reserveCapacity(bytes.count * 2)
+  }
 
   mutating func qualified() -> String {
     while index < bytes.count {
@@ -46,7 +51,8 @@ private struct Scanner {
       } else if Self.isNameStart(byte) {
         copyName()
       } else if byte == UInt8(ascii: ":"), peek(1) == UInt8(ascii: ":") {
-        output += Array("::".utf8)
+        output.append(byte)
+        output.append(byte)
         index += 2
         copyType()
       } else if Self.isOperator(byte) {
@@ -87,17 +93,17 @@ private struct Scanner {
     let isParameter = output.last == UInt8(ascii: "$") || output.last == UInt8(ascii: ":")
     let name = name()
     let isCall = peek(0) == UInt8(ascii: "(")
-    let word = String(decoding: name, as: UTF8.self).uppercased()
-    if word == "SET" { assigningDepth = depth }
-    if word == "WHERE", assigningDepth == depth { assigningDepth = nil }
-    if isCall, !isQualified, !isParameter, !CatalogSQL.keywords.contains(word) { output += Self.catalog }
+    if Self.isWord(name, "SET") { assigningDepth = depth }
+    if assigningDepth == depth, Self.isWord(name, "WHERE") { assigningDepth = nil }
+    if isCall, !isQualified, !isParameter, !CatalogSQL.keywords.contains(where: { Self.isWord(name, $0) }) {
+      output += Self.catalog
+    }
     output += name
   }
 
   private mutating func copyType() {
     let name = name()
-    let word = String(decoding: name, as: UTF8.self).uppercased()
-    if !CatalogSQL.keywordTypes.contains(word) { output += Self.catalog }
+    if !CatalogSQL.keywordTypes.contains(where: { Self.isWord(name, $0) }) { output += Self.catalog }
     output += name
   }
 
@@ -110,11 +116,20 @@ private struct Scanner {
     if isStar || isAssignment {
       output += bytes[start..<index]
     } else {
-      output += Array("OPERATOR(pg_catalog.".utf8) + bytes[start..<index] + [UInt8(ascii: ")")]
+      output += Self.operatorBegin
+      output += bytes[start..<index]
+      output.append(UInt8(ascii: ")"))
     }
   }
 
   private static let catalog = Array("pg_catalog.".utf8)
+  private static let operatorBegin = Array("OPERATOR(pg_catalog.".utf8)
+
+  /// Whether `name` is `word`, in any case.
+  private static func isWord(_ name: ArraySlice<UInt8>, _ word: StaticString) -> Bool {
+    guard name.count == word.utf8CodeUnitCount else { return false }
+    return word.withUTF8Buffer { letters in zip(name, letters).allSatisfy { $0 & ~0x20 == $1 } }
+  }
 
   private static func isNameStart(_ byte: UInt8) -> Bool {
     (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20) || byte == UInt8(ascii: "_")
@@ -125,6 +140,13 @@ private struct Scanner {
   }
 
   private static func isOperator(_ byte: UInt8) -> Bool {
-    "+-*/<>=~!@#%^&|?".utf8.contains(byte)
+    switch byte {
+    case UInt8(ascii: "+"), UInt8(ascii: "-"), UInt8(ascii: "*"), UInt8(ascii: "/"), UInt8(ascii: "<"),
+      UInt8(ascii: ">"), UInt8(ascii: "="), UInt8(ascii: "~"), UInt8(ascii: "!"), UInt8(ascii: "@"),
+      UInt8(ascii: "#"), UInt8(ascii: "%"), UInt8(ascii: "^"), UInt8(ascii: "&"), UInt8(ascii: "|"),
+      UInt8(ascii: "?"):
+      true
+    default: false
+    }
   }
 }

@@ -180,11 +180,29 @@ final class TableMemory {
   /// As the last run met it.
   var survey: TableSurvey?
   var lookedAt = MonotonicInstant(nanoseconds: 0)
+  /// How far the full pass of each part got (`FullPass.Record`, as text), where parts are swept by themselves.
+  var passes: [String: String] = [:]
+  private var statements: TableStatements?
 
   /// What a check suffices for; nil if the table is to be looked at.
   func checkable(at now: MonotonicInstant) -> TableSurvey? {
     guard let survey, !survey.hasParts, lookedAt.duration(to: now) < Self.lookLimit else { return nil }
     return survey
+  }
+}
+
+extension TableMemory {
+  /// Forgets the passes of parts that are none of `targets`.
+  func keepPasses(of targets: [String]) {
+    passes = passes.filter { targets.contains($0.key) }
+  }
+
+  /// The statements by which `target` is swept: those of the last call, where it was about the same.
+  func statements(of target: String, for sweep: RowSweep, countsDue: Bool) -> TableStatements {
+    if let statements, statements.table == target, statements.countsDue == countsDue { return statements }
+    let made = TableStatements(sweep: sweep, table: target, countsDue: countsDue)
+    statements = made
+    return made
   }
 }
 

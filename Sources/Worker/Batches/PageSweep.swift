@@ -16,9 +16,6 @@ final class PageSweep {
   /// Locked rows that a search by the index met; the pages meet them again.
   private var skippedByIndex = 0
   private var skippedOnPages = 0
-  /// Its texts are put together once a run.
-  private lazy var write = statements.write
-  private lazy var writePart = statements.writePart
   /// How far the pass got, once the disk has it.
   private(set) var record: String?
 
@@ -79,7 +76,9 @@ final class PageSweep {
       throw trouble.cause
     default: break
     }
-    guard try await batches.isAboutRows(trouble, statements.statement(write, 0..<0)) else { throw trouble.cause }
+    guard try await batches.isAboutRows(trouble, statements.statement(statements.write, 0..<0)) else {
+      throw trouble.cause
+    }
     switch route.retreat(from: step) {
     case .smaller: break
     case .givenUp(let rows):
@@ -191,16 +190,15 @@ extension PageSweep {
   private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
     switch step.reads {
     case .walk(let key):
-      let pages = (table.size.pages / SweepRoute.pagesPerFoundRow)
-      return [
-        PostgresStatement(statements.walk(skippingLocked: step.skipsLocked), [key.map { "\($0)" }, "\(pages)"])
-      ]
+      let pages = table.size.pages / SweepRoute.pagesPerFoundRow
+      let walk = step.skipsLocked ? statements.walkSkippingLocked : statements.walk
+      return [PostgresStatement(walk, [key.map { "\($0)" }, "\(pages)"])]
     case .gather(let key):
-      return [PostgresStatement(statements.gather(skippingLocked: step.skipsLocked), ["\(key)"])]
+      return [PostgresStatement(step.skipsLocked ? statements.gatherSkippingLocked : statements.gather, ["\(key)"])]
     case .pages(let range) where step.parts > 1:
-      return PageRanges.parts(of: range, count: step.parts).map { statements.statement(writePart, $0) }
+      return PageRanges.parts(of: range, count: step.parts).map { statements.statement(statements.writePart, $0) }
     case .pages(let range):
-      return [statements.statement(step.skipsLocked ? statements.writeSkippingLocked : write, range)]
+      return [statements.statement(step.skipsLocked ? statements.writeSkippingLocked : statements.write, range)]
     case .look:
       return [PostgresStatement(statements.look)]
     case .dueRows(let page):

@@ -56,16 +56,17 @@ final class RowSweepRun {
   }
 
   private func sweepAll(_ table: TableSurvey) async throws {
-    for target in try await targets(of: table) {
-      let statements = TableStatements(sweep: sweep, table: target, countsDue: table.canKeepRows)
+    let targets = try await targets(of: table)
+    memory.keepPasses(of: targets)
+    for target in targets {
+      let statements = memory.statements(of: target, for: sweep, countsDue: table.canKeepRows)
       if table.canReadPlaces {
-        let pass = sweep.index?.fullPassWithin.map {
-          FullPass(promise: $0, interval: interval, record: progress.pass)
-        }
+        let record = table.foreignParts == nil ? progress.pass : memory.passes[target]
+        let pass = sweep.index?.fullPassWithin.map { FullPass(promise: $0, interval: interval, record: record) }
         let run = PageSweep(
           statements, of: table, in: session, knowing: memory,
           route: SweepRoute(hasIndex: sweep.index != nil && table.hasIndex, pass: pass), noting: tally)
-        defer { note(run.record) }
+        defer { note(run.record, of: target, in: table) }
         try await run.run()
       } else {
         try await KeySweep(statements, in: session, knowing: memory, noting: tally).run()
@@ -73,8 +74,14 @@ final class RowSweepRun {
     }
   }
 
-  private func note(_ record: String?) {
+  /// The schedule record has room for one pass. Where parts are swept by themselves, the process remembers theirs:
+  /// another one makes its own, sooner than it had to.
+  private func note(_ record: String?, of target: String, in table: TableSurvey) {
     guard let record else { return }
+    guard table.foreignParts == nil else {
+      memory.passes[target] = record
+      return
+    }
     progress.pass = record
     tally.count.progress = progress.text
   }

@@ -4,13 +4,21 @@
 
 import Reactor
 
-/// The statements by which one table, or one part of it, is swept.
-struct TableStatements: Sendable {
+/// The statements by which one table, or one part of it, is swept. Each text is put together once, when it is first
+/// needed.
+@EventLoop
+final class TableStatements {
   let sweep: RowSweep
   /// As SQL writes it, with ONLY before it where it is a part on its own.
   let table: String
   /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
   let countsDue: Bool
+
+  init(sweep: RowSweep, table: String, countsDue: Bool) {
+    self.sweep = sweep
+    self.table = table
+    self.countsDue = countsDue
+  }
 
   /// Parameters: whether the disk must have it before the server says so, the longest time that a statement may take in
   /// ms, plan_cache_mode, and how long a row's lock is waited for in ms.
@@ -34,78 +42,64 @@ struct TableStatements: Sendable {
 
   /// Changes due rows until the clock says stop. Answers how many rows were due, where that is counted, and how many
   /// were changed; else the number of changed rows is the command's.
-  var write: String {
-    sql(
-      counting(
-        "\(verb) WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue) AND \(Self.hasTime)",
-        among: Self.range("target")))
-  }
+  private(set) lazy var write = sql(
+    counting(
+      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) AND \(Self.hasTime)"))
 
   /// The same for a part of a range: all due rows, or none where the clock says stop.
-  var writePart: String {
-    sql(
-      counting(
-        "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.range("target")) AND \(isDue)",
-        among: Self.range("target")))
-  }
+  private(set) lazy var writePart = sql(
+    counting(
+      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isDue)"))
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due and how many were
   /// changed.
-  var writeSkippingLocked: String {
-    sql(
-      """
-      WITH free AS MATERIALIZED (
-          SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
-           WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue) FOR UPDATE SKIP LOCKED),
-        changed AS (\(verb) WHERE \(Self.isAmong("free")) AND \(isDue) RETURNING 1)
-      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.range("target")) AND \(isDue)),
-             (SELECT count(*) FROM changed)
-      """)
-  }
+  private(set) lazy var writeSkippingLocked = sql(
+    """
+    WITH free AS MATERIALIZED (
+        SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
+         WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) FOR UPDATE SKIP LOCKED),
+      changed AS (\(verb) WHERE \(Self.isAmong("free")) AND \(isDue) RETURNING 1)
+    SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)),
+           (SELECT count(*) FROM changed)
+    """)
 
   /// Answers where the first row lies that is due.
-  var firstDue: String {
-    sql("SELECT min(ctid) FROM \(table) AS target WHERE \(Self.range("target")) AND \(isDue)")
-  }
+  private(set) lazy var firstDue = sql("SELECT min(ctid) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)")
 
   /// Answers how many rows are due.
-  var countDue: String {
-    sql(
-      "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue)"
-    )
-  }
+  private(set) lazy var countDue = sql(
+    "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)"
+  )
 
   // MARK: Single rows
 
   /// Answers, for each due row of the pages, its table's identifier and its place.
-  var dueRows: String {
-    sql(
-      """
-      SELECT tableoid::bigint, ctid FROM \(table) AS target
-       WHERE \(GuardStatements.filter) AND \(Self.range("target")) AND \(isDue)
-      """)
-  }
+  private(set) lazy var dueRows = sql(
+    """
+    SELECT tableoid::bigint, ctid FROM \(table) AS target
+     WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)
+    """)
 
   /// Parameters: identifiers and places. Changes these rows where they are still due.
-  var writeRows: String {
-    sql(
-      "\(verb) WHERE \(GuardStatements.filter) AND (target.ctid = ANY ($2::tid[]))"
-        + " AND (target.tableoid = ANY ($1::oid[])) AND \(isDue)")
-  }
+  private(set) lazy var writeRows = sql(
+    "\(verb) WHERE \(GuardStatements.filter) AND (target.ctid = ANY ($2::tid[]))"
+      + " AND (target.tableoid = ANY ($1::oid[])) AND \(isDue)")
 
   // MARK: All pages
 
   /// Answers where the first row lies that is due. Parallel workers may share it: nothing is written, no lock is taken.
-  var look: String {
-    sql("SELECT min(ctid) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)")
-  }
+  private(set) lazy var look = sql(
+    "SELECT min(ctid) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)")
 
   // MARK: An index, from the key $1 downwards (µs; null: from the cutoff on)
 
   /// Changes the due rows among the next entries. Answers how many entries there were, how many of them were due, how
   /// many of those nobody held, how many rows were changed, and the last entry's key; the first time also whether more
   /// than $2 rows are due (0 or 1), which is looked at where most of many entries were.
-  func walk(skippingLocked: Bool) -> String {
+  private(set) lazy var walk = walking(skippingLocked: false)
+  private(set) lazy var walkSkippingLocked = walking(skippingLocked: true)
+
+  private func walking(skippingLocked: Bool) -> String {
     sql(
       """
       WITH found AS MATERIALIZED (
@@ -126,7 +120,10 @@ struct TableStatements: Sendable {
 
   /// Changes due rows in no order: where few of many entries are due, one look at all of them costs less than their
   /// order does. Answers as `walk` does; the entries are the due rows that were found.
-  func gather(skippingLocked: Bool) -> String {
+  private(set) lazy var gather = gathering(skippingLocked: false)
+  private(set) lazy var gatherSkippingLocked = gathering(skippingLocked: true)
+
+  private func gathering(skippingLocked: Bool) -> String {
     sql(
       """
       WITH found AS MATERIALIZED (
@@ -157,7 +154,7 @@ struct TableStatements: Sendable {
   /// Parameters: the key after which the window begins (µs; null: at the first), and how many rows it has at the most,
   /// but for those that share its last key. Answers the window's last key, how many rows of it were due, and how many
   /// were changed.
-  var writeWindow: String {
+  private(set) lazy var writeWindow: String = {
     let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
     return sql(
       """
@@ -173,10 +170,10 @@ struct TableStatements: Sendable {
                WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))),
              (SELECT count(*) FROM changed)
       """)
-  }
+  }()
 
   /// Parameter: the key after which the first due row is looked for. Answers its key, and how many due rows share it.
-  var firstKey: String {
+  private(set) lazy var firstKey: String = {
     let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
     return sql(
       """
@@ -186,24 +183,23 @@ struct TableStatements: Sendable {
            GROUP BY \(sweep.key) ORDER BY \(sweep.key) LIMIT 1)
       SELECT \(Self.key("key")), rows FROM ahead
       """)
-  }
+  }()
 
   // MARK: Parts
 
   private func sql(_ text: String) -> String { CatalogSQL.qualified(text) }
 
   /// With the number of rows that were due before it, where rows can be kept.
-  private func counting(_ write: String, among range: String) -> String {
+  private func counting(_ write: String) -> String {
     guard countsDue else { return write }
     return """
       WITH changed AS (\(write) RETURNING 1)
-      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(range) AND \(isDue)), (SELECT count(*) FROM changed)
+      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)),
+             (SELECT count(*) FROM changed)
       """
   }
 
-  private static func range(_ alias: String) -> String {
-    "(\(alias).ctid >= $1::tid) AND (\(alias).ctid < $2::tid)"
-  }
+  private static let isInRange = "(target.ctid >= $1::tid) AND (target.ctid < $2::tid)"
 
   private var verb: String {
     switch sweep.change {

@@ -100,6 +100,44 @@ import Testing
     }
   }
 
+  /// Foreign parts have no pages, so that the other parts are swept one by one: each has a full pass of its own.
+  @Test func eachPartBesideAForeignOneHasItsOwnFullPass() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      ALTER TABLE secret_wraps RENAME TO old_wraps;
+      CREATE TABLE secret_wraps (LIKE old_wraps INCLUDING DEFAULTS) PARTITION BY LIST (key_name);
+      CREATE TABLE live_wraps PARTITION OF secret_wraps FOR VALUES IN ('live') WITH (fillfactor = 10);
+      CREATE TABLE other_wraps PARTITION OF secret_wraps FOR VALUES IN ('consumed', 'unconsumed', 'other')
+        WITH (fillfactor = 10);
+      CREATE INDEX ON secret_wraps (expires_at) WHERE consumed_at IS NULL;
+      CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+      CREATE FOREIGN TABLE wraps_archive PARTITION OF secret_wraps FOR VALUES IN ('archive')
+        SERVER files OPTIONS (filename '/dev/null');
+      \(SweeperTests.wrap) SELECT CASE WHEN n > \(Self.largePages) THEN 'other' ELSE 'live' END,
+        repeat('x', 700)::bytea, '', '', 'k', '', 0, now() + interval '1 hour', NULL, NULL
+        FROM generate_series(1, \(Self.largePages + 200)) AS n
+      """)
+    try await expire(plane, consumed: 3, unconsumed: 5)
+    let sweeper = Sweeper.wrapsExpired(try plane.settings())
+    let memory = TableMemory()
+    try await onLoop {
+      let pool = try plane.pool()
+      for expected in ["0|0", "3|0"] {
+        let refusal = await #expect(throws: SweepRefusal.self) {
+          try await plane.sweep(sweeper, through: pool, knowing: memory)
+        }
+        #expect(refusal == .foreignParts("public.wraps_archive"))
+        #expect(memory.passes.count == 2)
+        let left = try await self.left(plane)
+        #expect(left == "\(expected)|\(Self.largePages)")
+        // The next pass is not due yet.
+        try await self.expire(plane, consumed: 3, unconsumed: 5)
+      }
+      await pool.close()
+    }
+  }
+
   /// More due rows than the index is good for, on pages before and after each other.
   @Test func manyExpiredWrapsAreSweptByPagesInOneRun() async throws {
     let plane = try await ControlPlane.fresh()
