@@ -53,6 +53,22 @@ import Testing
     }
   }
 
+  /// Both arrive at once, and nothing follows that would wake the loop again.
+  @Test func anErrorOfTheTransactionsEndIsTold() async throws {
+    let nothing = Self.begun + Self.completed("SELECT 0")
+    let fields = Array("SERROR\0C23503\0Mreferenced\0\0".utf8)
+    let refused = Self.begun + Self.completed("DELETE 1") + Self.message("E", fields) + Self.ready
+    try await withServer([nothing + nothing + nothing + Self.ready, refused, nothing + Self.ready]) { configuration in
+      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      defer { connection.close() }
+      let error = await postgresError {
+        _ = try await connection.query(PostgresStatement("DELETE FROM t"), by: soon())
+      }
+      #expect(error == .server(sqlState: "23503", message: "referenced", statement: 1))
+      _ = try await connection.query(PostgresStatement("SELECT FROM t"), by: soon())
+    }
+  }
+
   @Test func whatIsMissingInAnAnswerIsNoValue() async throws {
     let endless = Self.completed("DELETE 99999999999999999999999999")
     let nothing = Self.begun + Self.completed("SELECT 0")

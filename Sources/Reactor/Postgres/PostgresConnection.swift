@@ -72,6 +72,9 @@ public final class PostgresConnection {
     var isPreparing: Bool { preparations.first == index }
     var results: [PostgresResult] = []
     var error: PostgresError?
+    /// Whether the transaction's end failed, which is answered as one more statement would be.
+    var isEndRefused = false
+    var isOver: Bool { index > (isEndRefused ? count + 1 : count) }
     var completion: Completion?
   }
 
@@ -132,7 +135,8 @@ public final class PostgresConnection {
   /// connection can be used again.
   ///
   /// - Returns: a result for each statement.
-  /// - Throws: as `query`; `PostgresError.server` has the number of the statement that failed.
+  /// - Throws: as `query`; `PostgresError.server` has the number of the statement that failed, which is that of no
+  ///   statement where the transaction's end failed (a deferred constraint).
   public func pipeline(_ statements: [PostgresStatement], by deadline: MonotonicInstant) async throws
     -> [PostgresResult]
   {
@@ -315,7 +319,7 @@ public final class PostgresConnection {
       guard let result = PQgetResult(connection) else {
         // The end of one statement's results; after the last one comes the synchronisation, or nothing at all.
         if flight!.isPreparing { flight!.preparations.removeFirst() } else { flight!.index += 1 }
-        if PQstatus(connection) != CONNECTION_OK || flight!.index > flight!.count { return true }
+        if PQstatus(connection) != CONNECTION_OK || flight!.isOver { return true }
         continue
       }
       switch PQresultStatus(result) {
@@ -335,6 +339,7 @@ public final class PostgresConnection {
         let error = serverError(result, statement: flight?.index ?? 0)
         if let state = error?.sqlState, Self.lostStatementStates.contains(state) { kept.lost() }
         if flight?.error == nil { flight?.error = error }
+        if flight?.index == flight?.count { flight?.isEndRefused = true }
         PQclear(result)
       default:
         // A copy, which no statement here asks for: libpq would give it again for ever.
