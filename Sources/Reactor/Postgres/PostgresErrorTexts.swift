@@ -72,7 +72,10 @@ extension PostgresError {
     "55P03": "lock not available",
     "57014": "statement cancelled", "57P01": "the session was ended by an administrator or a shutdown",
     "57P02": "the session was ended by a crash of the server", "57P03": "the server does not take connections yet",
-    "57P05": "the session was idle too long",
+    "57P05": "the session was ended for idleness (idle_session_timeout)",
+    "P0001": "a function or trigger in the database raised an error",
+    "55000": "not in the state that this needs, such as a published table without a replica identity",
+    "58P01": "the server lacks a file, such as a library that sessions are to preload",
   ]
 
   private static let classMeanings = [
