@@ -41,13 +41,18 @@ enum GuardStatements {
 
   static let nowMicroseconds = microseconds("clock_timestamp()")
 
+  // MARK: Before and behind a batch's statements
+  // They are VALUES without a subquery, whose expressions PostgreSQL never compiles (JIT). Where an operator made all
+  // seem costly, compiling them takes half a second, longer than a batch is meant to take.
+
   /// Parameters: deadline (µs on PostgreSQL's clock), application_name, cutoff (µs) or null, age in µs, advisory key.
   /// Answers whether the deadline lay ahead, and sets the verdict.
   ///
   /// statement_timeout is computed on the server, when the statement runs there: bytes can arrive late. It cannot be 0,
   /// which would switch it off. The advisory lock is taken here, not in the write, whose snapshot would be older than
   /// the lock. The operator's own time-outs hold where they are shorter. An operator may have switched TID range scans
-  /// off, without which each batch reads the whole table, or have errors end the session.
+  /// off, without which each batch reads the whole table, or have errors end the session. With JIT off, no later
+  /// statement is compiled.
   static let open = opening(more: "")
 
   /// The same, with a timer for the transaction as a whole.
@@ -65,19 +70,19 @@ enum GuardStatements {
   /// A time-out that the session has, in ms; null where it has none. PostgreSQL shows it with a unit that an interval's
   /// input understands in any IntervalStyle.
   private static func given(_ setting: String) -> String {
-    """
-    (SELECT CASE WHEN (length > 0) THEN length END
-       FROM (SELECT (extract(epoch FROM current_setting('\(setting)')::interval) * 1000)::bigint) AS given (length))
-    """
+    let length = "(extract(epoch FROM current_setting('\(setting)')::interval) * 1000)::bigint"
+    return "(CASE WHEN (\(length) > 0) THEN \(length) END)"
   }
 
   /// Before a statement outside of any batch: how long it may wait for a lock, and take.
   static let readLimits = CatalogSQL.qualified(
     """
-    SELECT set_config('lock_timeout',
-             least(\(lockTimeoutMilliseconds), \(given("lock_timeout")))::text, true),
-           set_config('statement_timeout',
-             least(\(readLimitMilliseconds), \(given("statement_timeout")))::text, true)
+    VALUES (
+      set_config('lock_timeout',
+        least(\(lockTimeoutMilliseconds), \(given("lock_timeout")))::text, true),
+      set_config('statement_timeout',
+        least(\(readLimitMilliseconds), \(given("statement_timeout")))::text, true),
+      set_config('jit', 'off', true))
     """)
 
   private static let readLimitMilliseconds = 2_000
@@ -85,18 +90,20 @@ enum GuardStatements {
   private static func opening(more: String) -> String {
     CatalogSQL.qualified(
       """
-      SELECT \(nowMicroseconds) < $1::bigint,
-             set_config('sb.deadline', $1::bigint::text, true),
-             set_config('sb.statement_limit', coalesce(\(given("statement_timeout")), 2147483647)::text, true),
-             set_config('statement_timeout',
-               least(\(millisecondsLeft), current_setting('sb.statement_limit')::bigint)::text, true), \(more)
-             set_config('sb.lock_limit', coalesce(\(given("lock_timeout")), 2147483647)::text, true),
-             set_config('application_name', $2::text, true),
-             set_config('enable_tidscan', 'on', true),
-             set_config('exit_on_error', 'off', true),
-             set_config('sb.cutoff', coalesce($3::bigint, (\(nowMicroseconds) - $4::bigint))::text, true),
-             set_config('sb.guard', (\(nowMicroseconds) < $1::bigint
-               AND pg_try_advisory_xact_lock(\(advisoryClass), $5::int))::text, true)
+      VALUES (
+        \(nowMicroseconds) < $1::bigint,
+        set_config('sb.deadline', $1::bigint::text, true),
+        set_config('sb.statement_limit', coalesce(\(given("statement_timeout")), 2147483647)::text, true),
+        set_config('statement_timeout',
+          least(\(millisecondsLeft), current_setting('sb.statement_limit')::bigint)::text, true), \(more)
+        set_config('sb.lock_limit', coalesce(\(given("lock_timeout")), 2147483647)::text, true),
+        set_config('application_name', $2::text, true),
+        set_config('enable_tidscan', 'on', true),
+        set_config('exit_on_error', 'off', true),
+        set_config('jit', 'off', true),
+        set_config('sb.cutoff', coalesce($3::bigint, (\(nowMicroseconds) - $4::bigint))::text, true),
+        set_config('sb.guard', (\(nowMicroseconds) < $1::bigint
+          AND pg_try_advisory_xact_lock(\(advisoryClass), $5::int))::text, true))
       """)
   }
 
@@ -123,5 +130,5 @@ enum GuardStatements {
     """)
 
   /// PostgreSQL's clock in µs.
-  static let clock = CatalogSQL.qualified("SELECT \(nowMicroseconds)")
+  static let clock = CatalogSQL.qualified("VALUES (\(nowMicroseconds))")
 }
