@@ -135,15 +135,16 @@ final class PageSweep {
       page = done.wasStopped ? try await firstDuePage(in: range) : nil
     }
     if table.canKeepRows, page == nil, changed < results.reduce(0, { $0 + $1.number(0) }) {
-      try await countKept(in: range)
+      try await countKept(in: range, atLeast: results.reduce(0) { $0 + $1.number(2) })
     }
     route.swept(range, until: page, changed: changed, in: done.duration, file: done.table?.file)
   }
 
-  /// Rows that are due after a statement that left none out: not those that someone else changed meanwhile.
-  private func countKept(in range: Range<Int>) async throws {
+  /// Rows that are due after a statement that left none out: not those that someone else changed meanwhile. Those that
+  /// were written and are due still may lie on other pages now.
+  private func countKept(in range: Range<Int>, atLeast written: Int) async throws {
     let done = try await batches.send([statements.statement(statements.countDue, range)])
-    tally.count.kept += done.results[0].number(0)
+    tally.count.kept += max(written, done.results[0].number(0))
   }
 
   /// Where a range that the clock stopped is to be taken up; nil if nothing of it is left.

@@ -40,8 +40,8 @@ final class TableStatements {
 
   // MARK: Pages, from $1 up to and without $2
 
-  /// Changes due rows until the clock says stop. Answers how many rows were due, where that is counted, and how many
-  /// were changed; else the number of changed rows is the command's.
+  /// Changes due rows until the clock says stop. Answers how many rows were due, where that is counted, how many were
+  /// changed, and how many were written and are due still; else the number of changed rows is the command's.
   private(set) lazy var write = sql(
     counting(
       "\(verb) WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) AND \(Self.hasTime)"))
@@ -58,9 +58,8 @@ final class TableStatements {
     WITH free AS MATERIALIZED (
         SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
          WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) FOR UPDATE SKIP LOCKED),
-      changed AS (\(verb) WHERE \(Self.isAmong("free")) AND \(isDue) RETURNING 1)
-    SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)),
-           (SELECT count(*) FROM changed)
+      changed AS (\(verb) WHERE \(Self.isAmong("free")) AND \(isDue) RETURNING \(isChanged))
+    SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed)
     """)
 
   /// Answers where the first row lies that is due.
@@ -110,7 +109,7 @@ final class TableStatements {
         sought AS MATERIALIZED (SELECT table_id, row_id FROM found WHERE is_due),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
-             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed),
+             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed),
              (SELECT \(Self.key("min(key)")) FROM found),
              CASE WHEN $1::bigint IS NULL AND (((SELECT count(*) FROM sought) * 2) >= \(SweepRoute.entryLimit))
                THEN (SELECT count(*) FROM (SELECT FROM \(table) AS target WHERE \(reached) AND \(isDue)
@@ -132,14 +131,14 @@ final class TableStatements {
         sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT \(SweepRoute.entryLimit)),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
-             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), (SELECT count(*) FROM changed), NULL, 0
+             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0
       """)
   }
 
   private func changingSought(_ skippingLocked: Bool) -> String {
     let changed =
       "changed AS (\(verb) WHERE \(Self.isAmong(skippingLocked ? "free" : "sought")) AND \(isDue)"
-      + " AND \(Self.hasTime) RETURNING 1)"
+      + " AND \(Self.hasTime) RETURNING \(isChanged))"
     guard skippingLocked else { return changed }
     return """
       free AS MATERIALIZED (
@@ -164,11 +163,11 @@ final class TableStatements {
              WHERE \(GuardStatements.filter) AND \(isDue) AND \(isBehind)
              ORDER BY \(sweep.key) LIMIT $2::bigint) AS ahead),
         changed AS (
-          \(verb) WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending)) RETURNING 1)
+          \(verb) WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))
+          RETURNING \(isChanged))
       SELECT (SELECT \(Self.key("key")) FROM ending),
              (SELECT count(*) FROM \(table) AS target
-               WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))),
-             (SELECT count(*) FROM changed)
+               WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))), \(Self.changed)
       """)
   }()
 
@@ -193,11 +192,21 @@ final class TableStatements {
   private func counting(_ write: String) -> String {
     guard countsDue else { return write }
     return """
-      WITH changed AS (\(write) RETURNING 1)
-      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)),
-             (SELECT count(*) FROM changed)
+      WITH changed AS (\(write) RETURNING \(isChanged))
+      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
+             (SELECT count(*) FROM changed WHERE NOT is_changed)
       """
   }
+
+  /// Of a row that was written: whether it is no longer due. A trigger may have put it back to what it was.
+  private var isChanged: String {
+    switch sweep.change {
+    case .delete: "true AS is_changed"
+    case .update: "\(isDue) IS NOT TRUE AS is_changed"
+    }
+  }
+
+  private static let changed = "(SELECT count(*) FROM changed WHERE is_changed)"
 
   private static let isInRange = "(target.ctid >= $1::tid) AND (target.ctid < $2::tid)"
 
