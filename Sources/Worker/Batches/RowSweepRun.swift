@@ -10,6 +10,9 @@ final class RowSweepRun {
   /// How often a run begins again because its table became another one.
   private static let surveyLimit = 5
 
+  /// What a rule makes of a statement that says which rows it changed: feature_not_supported.
+  private static let ruleState = "0A000"
+
   private let sweep: RowSweep
   private let session: GuardedSession
   private let memory: TableMemory
@@ -48,7 +51,7 @@ final class RowSweepRun {
       } catch let error as PostgresError where error.sqlState != nil {
         // Perhaps the table is not what it was: the next run looks at it again.
         memory.survey = nil
-        throw error
+        throw error.sqlState == Self.ruleState && table.canKeepRows ? SweepRefusal.rule(table.displayName) : error
       }
       guard let seen = memory.survey, !seen.hasSameShape(as: table) else { return try conclude(table) }
     }
