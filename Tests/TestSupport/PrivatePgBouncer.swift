@@ -80,6 +80,12 @@ public final class PrivatePgBouncer: Sendable {
     PrivatePostgres.url(port: port, user: user, password: password, database: database, query: query)
   }
 
+  /// Runs an order of its console, such as RECONNECT. `settings` must have made the superuser its administrator.
+  public func order(_ text: String) async throws {
+    let url = url(database: "pgbouncer")
+    try await offLoop { _ = try run([PrivatePostgres.program("psql"), "-X", "-q", "-d", url, "-c", text]) }
+  }
+
   /// Ends it at once.
   public func stop() async {
     await offLoop { self.process.end(keepingData: false) }

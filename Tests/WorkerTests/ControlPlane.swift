@@ -18,9 +18,13 @@ struct ControlPlane: Sendable {
     let server = try await PrivatePostgres.shared
     let url = try await server.freshDatabase(encoding: encoding)
     let plane = ControlPlane(url: url, name: String(url[url.index(after: url.lastIndex(of: "/")!)...]))
-    let schema = Repository.root.appending(path: "scripts/dev/schema.sql")
-    _ = try await plane.sql(String(contentsOf: schema, encoding: .utf8))
+    _ = try await plane.sql(schema())
     return plane
+  }
+
+  /// The development schema, whose tables are made in the first schema of the search path.
+  static func schema() throws -> String {
+    try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
   }
 
   /// What psql prints, tuples only.
@@ -36,12 +40,15 @@ struct ControlPlane: Sendable {
   }
 
   /// The same database for a new role that has these rights and no others.
-  func limited(_ rights: String...) async throws -> ControlPlane {
+  func limited(_ rights: String...) async throws -> ControlPlane { try await limited(rights, query: "") }
+
+  /// The same, with `query` in its URL, in which `$ROLE` stands for the role's name.
+  func limited(_ rights: [String], query: String) async throws -> ControlPlane {
     let server = try await PrivatePostgres.shared
     let role = "limited_\(UInt32.random(in: 0...(.max)))"
-    try await sql("CREATE ROLE \(role) LOGIN")
-    for right in rights { try await sql("GRANT \(right) TO \(role)") }
-    return ControlPlane(url: server.url(user: role, database: name), user: role, name: name)
+    try await sql((["CREATE ROLE \(role) LOGIN"] + rights.map { "GRANT \($0) TO \(role)" }).joined(separator: ";"))
+    let query = query.replacing("$ROLE", with: role)
+    return ControlPlane(url: server.url(user: role, database: name, query: query), user: role, name: name)
   }
 
   /// A new role with these rights that the other one may switch to.
