@@ -43,6 +43,10 @@ struct Options: Sendable {
   var keeps = false
   var showsPlan = false
   var scenario: Scenario?
+  /// Whether the seed draws the surroundings too; otherwise they are plain.
+  var drawsSurroundings = true
+  /// Whether this process may mount a file system that nobody else sees.
+  var ownsMounts = false
   /// Where the directory with a run's evidence is made.
   var evidence = FileManager.default.temporaryDirectory
 
@@ -53,6 +57,7 @@ struct Options: Sendable {
       case "--verbose": isVerbose = true
       case "--keep": keeps = true
       case "--plan": showsPlan = true
+      case "--own-mounts": ownsMounts = true
       default:
         guard let value = rest.popFirst() else { throw Misuse(description: "\(name) is no option, or has no value") }
         try set(name, value)
@@ -84,6 +89,9 @@ struct Options: Sendable {
         }
         return kind
       }
+    case "--surroundings":
+      guard ["drawn", "plain"].contains(value) else { throw Misuse(description: "\(name) takes drawn or plain") }
+      drawsSurroundings = value == "drawn"
     case "--scenario":
       guard let named = Scenario(rawValue: value) else {
         let known = Scenario.allCases.map(\.rawValue).joined(separator: ", ")

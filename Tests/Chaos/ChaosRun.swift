@@ -15,7 +15,12 @@ struct ChaosRun: Sendable {
   func perform() async throws -> [Check] {
     let plan = FaultPlan.draw(
       seed: options.seed, length: .seconds(options.seconds), replicas: options.replicas, kinds: options.kinds)
+    let surroundings = options.drawsSurroundings ? Surroundings.draw(seed: options.seed) : .plain
     say("seed \(options.seed), \(options.seconds) s, \(options.replicas) replicas, \(plan.faults.count) faults")
+    say("surroundings: \(surroundings.description)")
+    if plan.faults.contains(where: { $0.kind == .fillDisk }), !options.ownsMounts, !options.showsPlan {
+      say("no disk is filled: mounting needs root")
+    }
     if options.showsPlan {
       say(plan.description)
       return []
@@ -23,10 +28,10 @@ struct ChaosRun: Sendable {
     let directory = options.evidence.appendingPathComponent("seed-\(options.seed)-\(UUID().uuidString.prefix(8))")
     try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
     let journal = Journal(directory.appendingPathComponent("plan.txt"), isVerbose: options.isVerbose)
-    journal.write("seed \(options.seed)\n\(plan.description)\n")
+    journal.write("seed \(options.seed)\nsurroundings: \(surroundings.description)\n\(plan.description)\n")
     let checks: [Check]
     do {
-      checks = try await judge(plan, journal, directory)
+      checks = try await judge(plan, surroundings, journal, directory)
     } catch {
       say("the evidence so far is in \(directory.path)")
       throw error
@@ -43,10 +48,14 @@ struct ChaosRun: Sendable {
     return checks
   }
 
-  private func judge(_ plan: FaultPlan, _ journal: Journal, _ directory: URL) async throws -> [Check] {
-    let cluster = try await Cluster.start(FleetOptions(worker: options.worker, replicas: options.replicas))
+  private func judge(
+    _ plan: FaultPlan, _ surroundings: Surroundings, _ journal: Journal, _ directory: URL
+  ) async throws -> [Check] {
+    let cluster = try await Cluster.start(
+      FleetOptions(
+        worker: options.worker, replicas: options.replicas, surroundings: surroundings, ownsMounts: options.ownsMounts))
     let stalls = StallWatch()
-    let evidence: Evidence
+    let evidence: [Evidence]
     do {
       evidence = try await watch(cluster, plan, journal, stalls, directory)
     } catch {
@@ -55,63 +64,98 @@ struct ChaosRun: Sendable {
       throw error
     }
     await cluster.stop()
-    return evidence.lockChecks + evidence.writeChecks + evidence.runChecks + [evidence.witnesses]
+    return evidence.flatMap(\.checks) + (evidence.count > 1 ? [Evidence.apart(evidence)] : [])
   }
 
   private func watch(
     _ cluster: Cluster, _ plan: FaultPlan, _ journal: Journal, _ stalls: StallWatch, _ directory: URL
-  ) async throws -> Evidence {
+  ) async throws -> [Evidence] {
     try await cluster.startFleet()
     // A new Redis is left alone for one lease.
     try await Task.sleep(for: cluster.options.lease + .seconds(1))
-    let first = try await samples(of: cluster)
+    var watches = try await Self.each(cluster) { PlaneWatch(first: try await samples(of: $0)) }
     let begin = Moment.now
     let driver = FaultDriver(cluster: cluster) { journal.write($0) }
-    let (incidents, loads, unready, left, quiet) = try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask { await Workload.run(on: cluster) }
+    let disturbances = try await withThrowingTaskGroup(of: Void.self) { group in
+      for plane in cluster.planes { group.addTask { await Workload.run(on: cluster, schema: plane.schema) } }
       let (incidents, loads) = try await driver.perform(plan)
+      let felt = Disturbances(
+        incidents: incidents, loads: loads, stalls: [], replicas: cluster.replicas.count,
+        slack: cluster.options.surroundings.slack)
       try await sleep(until: begin.advanced(by: .seconds(options.seconds)))
-      try await sleep(until: (incidents.map(\.ended).max() ?? begin).advanced(by: Disturbances.traces))
-      var unready: [Int] = []
-      for replica in cluster.replicas where await replica.process?.status(of: "/readyz") != 200 {
-        unready.append(replica.index)
+      try await sleep(until: (incidents.map(\.ended).max() ?? begin).advanced(by: felt.traces))
+      for (index, plane) in cluster.planes.enumerated() {
+        for replica in plane.replicas where await replica.process?.status(of: "/readyz") != 200 {
+          watches[index].unready.append(replica.index)
+        }
       }
       let ends =
         [begin] + incidents.map(\.ended) + stalls.stalls.map(\.upperBound)
         + loads.map { $0.began.advanced(by: Workload.loadTime) }
-      let left = try await dueRows(cluster, since: ends)
-      let quietBegin = try await samples(of: cluster)
+      let left = try await dueRows(cluster, since: ends, traces: felt.traces)
+      for index in watches.indices { watches[index].left = left[index] }
+      let quietBegin = try await Self.each(cluster) { try await samples(of: $0) }
       try await Task.sleep(for: Self.quietTime)
-      let quietEnd = try await samples(of: cluster)
+      let quietEnd = try await Self.each(cluster) { try await samples(of: $0) }
+      for index in watches.indices {
+        (watches[index].quietBegin, watches[index].quietEnd) = (quietBegin[index], quietEnd[index])
+      }
       group.cancelAll()
-      return (incidents, loads, unready, left, [quietBegin, quietEnd])
+      return felt
     }
     let end = Moment.now
     try await cluster.stopFleet()
     stalls.stop()
-    return try await Evidence.gather(
-      cluster, plan, incidents, loads, [first] + quiet, left: left, unready: unready, span: begin...end,
-      stalls: stalls, in: directory)
+    return try await gather(cluster, plan, disturbances, watches, begin...end, stalls, directory)
   }
 
-  /// Waits until each sweeper has had its time after the last fault, and counts the due rows that are left then.
-  private func dueRows(_ cluster: Cluster, since ends: [Moment]) async throws -> [String: Int] {
-    var left: [String: Int] = [:]
+  private func gather(
+    _ cluster: Cluster, _ plan: FaultPlan, _ disturbances: Disturbances, _ watches: [PlaneWatch],
+    _ span: ClosedRange<Moment>, _ stalls: StallWatch, _ directory: URL
+  ) async throws -> [Evidence] {
+    try cluster.copyLogs(to: directory)
+    let statements = try StatementLog(
+      try cluster.copyStatementLog(to: directory), role: PrivatePostgres.lockedUser)
+    var all = disturbances
+    all.stalls = stalls.stalls
+    var evidence: [Evidence] = []
+    for (plane, watch) in zip(cluster.planes, watches) {
+      evidence.append(
+        try await Evidence.gather(
+          plane, of: cluster, plan, all, watch, span: span, stalls: stalls, statements: statements, in: directory))
+    }
+    return evidence
+  }
+
+  private static func each<Value>(
+    _ cluster: Cluster, _ body: (Plane) async throws -> Value
+  ) async throws -> [Value] {
+    var values: [Value] = []
+    for plane in cluster.planes { values.append(try await body(plane)) }
+    return values
+  }
+
+  /// Waits until each sweeper has had its time after the last fault, and counts the due rows that are left then, by
+  /// control plane.
+  private func dueRows(_ cluster: Cluster, since ends: [Moment], traces: Duration) async throws -> [[String: Int]] {
+    var left = cluster.planes.map { _ in [String: Int]() }
     let calm = ends.max() ?? .now
     let bySlowness = Sweep.allCases.sorted { $0.interval < $1.interval }
     for sweep in bySlowness {
-      let time = sweep.interval * 2 + Disturbances.traces
+      let time = sweep.interval * 2 + traces
       guard let due = sweep.due(lag: time) else { continue }
       try await sleep(until: calm.advanced(by: time))
-      let count = try await cluster.sql("SELECT count(*) FROM \(sweep.table) WHERE \(due)")
-      left[sweep.rawValue] = Int(count) ?? -1
+      for (index, plane) in cluster.planes.enumerated() {
+        let count = try await cluster.sql("SELECT count(*) FROM \(sweep.table) WHERE \(due)", schema: plane.schema)
+        left[index][sweep.rawValue] = Int(count) ?? -1
+      }
     }
     return left
   }
 
-  private func samples(of cluster: Cluster) async throws -> [Sample] {
+  private func samples(of plane: Plane) async throws -> [Sample] {
     var samples: [Sample] = []
-    for replica in cluster.replicas {
+    for replica in plane.replicas {
       guard let process = replica.process else { continue }
       do {
         samples.append(

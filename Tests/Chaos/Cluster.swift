@@ -1,4 +1,4 @@
-// A control plane of the harness's own: PostgreSQL and Redis with their recorders, and a fleet behind its proxies.
+// Servers of the harness's own: PostgreSQL and Redis with their recorders, the control planes on them, their fleets.
 // Invariant: nothing of it outlives this process. Used by the chaos and by the scenarios.
 
 import Foundation
@@ -13,6 +13,11 @@ struct FleetOptions: Sendable {
   /// One interval for all sweepers, in place of the chaos's own.
   var interval: Duration?
   var settings: [String: String] = [:]
+  var surroundings = Surroundings.plain
+  /// Replicas with another namespace on the same tables.
+  var rivals = 0
+  /// Whether this process's mounts are its own, so that a small file system can be made.
+  var ownsMounts = false
 }
 
 /// The servers and the fleet.
@@ -25,53 +30,58 @@ final class Cluster: Sendable {
   let postgres: PrivatePostgres
   let redis: PrivateRedis
   let monitor: RedisMonitor
-  let links: LinkBoard
-  let replicas: [Replica]
+  /// The first one is what faults are about.
+  let planes: [Plane]
   let database: String
+  private let pooler: PrivatePgBouncer?
+  private let disk: SmallDisk?
+
+  var links: LinkBoard { planes[0].links }
+  var replicas: [Replica] { planes[0].replicas }
+  var hasSmallDisk: Bool { disk != nil }
 
   /// Starts the servers and prepares the database; no replica runs yet.
   static func start(_ options: FleetOptions) async throws -> Cluster {
+    let isPooled = options.surroundings.way != .direct
     let postgres = try await PrivatePostgres.start(settings: [
       "track_commit_timestamp=on", "logging_collector=on", "log_destination=jsonlog", "log_statement=all",
       "log_min_messages=error", "log_rotation_size=0", "max_wal_size=512MB",
-      "max_connections=\(50 + 2 * options.replicas)",
+      "max_connections=\((isPooled ? 100 : 70) + 2 * options.replicas)",
     ])
     let redis = try PrivateRedis(password: Planted.redisPassword)
     let url = try await postgres.freshDatabase()
     let database = String(url[url.index(after: url.lastIndex(of: "/")!)...])
-    for file in ["scripts/dev/schema.sql", "Tests/Chaos/audit.sql"] {
-      let sql = try String(contentsOf: repository.appendingPathComponent(file), encoding: .utf8)
-      try await postgres.psql(sql, database: database)
-    }
-    return try Cluster(options, postgres, redis, database)
+    let disk = options.ownsMounts ? try SmallDisk(size: SurroundingsMaker.diskSize) : nil
+    let maker = SurroundingsMaker(
+      surroundings: options.surroundings, postgres: postgres, database: database, disk: disk?.path)
+    try await maker.make(schemas: ["public"] + (options.surroundings.neighbours > 0 ? ["second"] : []))
+    return try Cluster(options, postgres, redis, database, try await maker.pooler(), disk)
   }
 
   private init(
-    _ options: FleetOptions, _ postgres: PrivatePostgres, _ redis: PrivateRedis, _ database: String
+    _ options: FleetOptions, _ postgres: PrivatePostgres, _ redis: PrivateRedis, _ database: String,
+    _ pooler: PrivatePgBouncer?, _ disk: SmallDisk?
   ) throws {
     self.options = options
     self.postgres = postgres
     self.redis = redis
     self.database = database
+    self.pooler = pooler
+    self.disk = disk
     monitor = RedisMonitor(port: redis.port, password: Planted.redisPassword)
-    let links = try LinkBoard(replicas: options.replicas, postgres: UInt16(postgres.port), redis: redis.port)
-    self.links = links
-    replicas = (0..<options.replicas).map { index in
-      var environment = Self.environment(options)
-      let password = PrivatePostgres.lockedPassword.addingPercentEncoding(withAllowedCharacters: .alphanumerics)!
-      let ports = (links.proxy(index, .postgres).port, links.proxy(index, .redis).port)
-      environment["DATABASE_URL"] =
-        "postgresql://\(PrivatePostgres.lockedUser):\(password)@127.0.0.1:\(ports.0)/\(database)"
-      // One has a sink that nobody answers for: neither a sweep nor a shutdown may mind, and its path is secret.
-      if index == 1 { environment["SB_WORKER_WEBHOOK_URL"] = "http://127.0.0.1:9/\(Planted.mark)webhook" }
-      environment["REDIS_URL"] = "redis://:\(Planted.redisPassword)@127.0.0.1:\(ports.1)/0"
-      return Replica(index, executable: options.worker, environment: environment)
+    let fleets: [(Plane.Kind, Int)] = [
+      (.first, options.replicas), (.neighbour, options.surroundings.neighbours), (.rival, options.rivals),
+    ]
+    planes = try fleets.filter { $0.1 > 0 }.map { kind, count in
+      try Plane(
+        kind, replicas: count, executable: options.worker, postgres: pooler?.port ?? postgres.port, redis: redis.port,
+        database: database, surroundings: options.surroundings, environment: Self.environment(options))
     }
   }
 
   private static func environment(_ options: FleetOptions) -> [String: String] {
     var environment = [
-      "REDIS_NAMESPACE": namespace, "LOG_LEVEL": "debug", "SB_WORKER_LEASE": "\(options.lease.milliseconds)ms",
+      "LOG_LEVEL": "debug", "SB_WORKER_LEASE": "\(options.lease.milliseconds)ms",
       "SB_WORKER_SHUTDOWN_GRACE": "\(grace.milliseconds)ms", "SB_DISCOVER_TARGETS_JSON": Targets.json,
       // The jobs of the chaos stay in the queue: nobody claims them.
       "SB_WORKER_DISCOVER_PILE_UP": "true",
@@ -89,18 +99,22 @@ final class Cluster: Sendable {
   /// Starts every replica and waits until all are ready.
   func startFleet() async throws {
     try await monitor.waitUntilRecording()
+    let replicas = planes.flatMap(\.replicas)
     for replica in replicas { try await replica.start() }
     for replica in replicas { try await replica.waitUntilReady(within: .seconds(20)) }
   }
 
   /// What psql prints for `sql`, rows as lines and columns separated by `|`.
   @discardableResult
-  func sql(_ text: String) async throws -> String {
-    try await postgres.psql(text, database: database)
+  func sql(_ text: String, schema: String = "public") async throws -> String {
+    // VACUUM stands alone, and a search path in the same text would put it into a transaction.
+    let path = schema == "public" || text.hasPrefix("VACUUM") ? "" : "SET search_path = \(schema); "
+    return try await postgres.psql(path + text, database: database)
   }
 
   /// Ends every replica that still runs, with SIGTERM.
   func stopFleet() async throws {
+    let replicas = planes.flatMap(\.replicas)
     for replica in replicas where replica.process?.ending == nil {
       replica.process?.signal(SIGCONT)
       replica.end(by: SIGTERM)
@@ -110,10 +124,13 @@ final class Cluster: Sendable {
 
   /// Writes what the workers logged, one file a process, and every command of Redis.
   func copyLogs(to directory: URL) throws {
-    for replica in replicas {
-      for (number, life) in replica.lives.enumerated() {
-        let file = directory.appendingPathComponent("replica-\(replica.index)-\(number).log")
-        try Data(life.process.everything.utf8).write(to: file)
+    for plane in planes {
+      let prefix = plane.kind == .first ? "replica" : plane.kind.rawValue
+      for replica in plane.replicas {
+        for (number, life) in replica.lives.enumerated() {
+          let file = directory.appendingPathComponent("\(prefix)-\(replica.index)-\(number).log")
+          try Data(life.process.everything.utf8).write(to: file)
+        }
       }
     }
     let commands = monitor.lines.joined(separator: "\n") + "\n"
@@ -133,8 +150,10 @@ final class Cluster: Sendable {
 
   func stop() async {
     monitor.stop()
-    links.stop()
+    for plane in planes { plane.links.stop() }
     redis.stop()
+    await pooler?.stop()
     await postgres.stop()
+    disk?.remove()
   }
 }

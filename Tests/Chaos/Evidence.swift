@@ -1,4 +1,4 @@
-// All that the witnesses told, brought together: what the checks read.
+// All that the witnesses told of one control plane, brought together: what the checks read.
 // Invariant: gathered once, after the fleet has been stopped, so nothing changes while it is judged.
 
 import Foundation
@@ -29,8 +29,18 @@ struct Sample: Sendable {
   }
 }
 
+/// What was seen of a control plane while it was watched.
+struct PlaneWatch: Sendable {
+  var first: [Sample] = []
+  var quietBegin: [Sample] = []
+  var quietEnd: [Sample] = []
+  var left: [String: Int] = [:]
+  var unready: [Int] = []
+}
+
 /// The witnesses' accounts.
 struct Evidence: Sendable {
+  var kind = Plane.Kind.first
   let plan: FaultPlan
   let lease: Duration
   let span: ClosedRange<Moment>
@@ -57,34 +67,42 @@ struct Evidence: Sendable {
 
   var runs: [Run] { logs.flatMap(\.log.runs) }
 
+  /// - Parameter disturbances: what the first control plane felt.
   static func gather(
-    _ cluster: Cluster, _ plan: FaultPlan, _ incidents: [Incident], _ loads: [LoadIncident], _ samples: [[Sample]],
-    left: [String: Int], unready: [Int], span: ClosedRange<Moment>, stalls: StallWatch, in directory: URL
+    _ plane: Plane, of cluster: Cluster, _ plan: FaultPlan, _ disturbances: Disturbances, _ watch: PlaneWatch,
+    span: ClosedRange<Moment>, stalls: StallWatch, statements: StatementLog, in directory: URL
   ) async throws -> Evidence {
     let lines = cluster.monitor.lines
-    let restarts = incidents.filter { $0.fault.kind == .restartRedis }
+    let restarts = disturbances.incidents.filter { $0.fault.kind == .restartRedis }
     let locks = LockHistory(
-      lines.lazy.compactMap { RedisCommand(line: $0[...]) }, namespace: Cluster.namespace,
+      lines.lazy.compactMap { RedisCommand(line: $0[...]) }, namespace: plane.namespace,
       restarts: restarts.map(\.ended))
-    let rows = try await cluster.sql(WriteHistory.query)
+    let rows = try await cluster.sql(WriteHistory.query(schema: plane.schema))
     let jobs = try await cluster.sql(
-      "SELECT correlation_id, count(*) FROM sync_jobs WHERE job_type = 'discover' GROUP BY 1")
-    let lives = cluster.replicas.flatMap { replica in replica.lives.map { (replica.index, $0) } }
+      "SELECT correlation_id, count(*) FROM sync_jobs WHERE job_type = 'discover' GROUP BY 1", schema: plane.schema)
+    let lives = plane.replicas.flatMap { replica in replica.lives.map { (replica.index, $0) } }
     let logs = lives.map { ($0.1, LogHistory($0.1.process.log, replica: $0.0)) }
-    try cluster.copyLogs(to: directory)
+    let samples = [watch.first, watch.quietBegin, watch.quietEnd]
     var texts = [(place: "Redis", text: lines.joined(separator: "\n"))]
     for life in lives { texts.append(("the log of replica \(life.0)", life.1.process.everything)) }
     for sample in samples.joined() { texts.append(("the metrics of replica \(sample.replica)", sample.metrics)) }
-    try Data((rows + "\n").utf8).write(to: directory.appendingPathComponent("writes.txt"))
-    let statements = try StatementLog(
-      try cluster.copyStatementLog(to: directory), role: PrivatePostgres.lockedUser)
+    try Data((rows + "\n").utf8).write(to: directory.appendingPathComponent("writes-\(plane.kind.rawValue).txt"))
     return Evidence(
-      plan: plan, lease: cluster.options.lease, span: span,
-      disturbances: Disturbances(
-        incidents: incidents, loads: loads, stalls: stalls.stalls, replicas: cluster.replicas.count),
+      kind: plane.kind, plan: plan, lease: cluster.options.lease, span: span,
+      disturbances: plane.kind == .first ? disturbances : disturbances.ofServers(replicas: plane.replicas.count),
       longestStall: stalls.longest, locks: locks, unexpectedGaps: max(0, cluster.monitor.gaps - restarts.count),
-      writes: try WriteHistory(rows: rows), statements: statements, logs: logs, first: samples[0],
-      quietBegin: samples[1], quietEnd: samples[2], jobs: Self.counts(jobs), left: left, unready: unready, texts: texts)
+      writes: try WriteHistory(rows: rows), statements: statements, logs: logs, first: watch.first,
+      quietBegin: watch.quietBegin, quietEnd: watch.quietEnd, jobs: Self.counts(jobs), left: watch.left,
+      unready: watch.unready, texts: texts)
+  }
+
+  /// All checks of this control plane. Those of another than the first have its name before theirs.
+  var checks: [Check] {
+    let all = lockChecks + writeChecks + runChecks
+    if kind == .first { return all + surroundingChecks + [witnesses] }
+    return all.map {
+      Check(name: "\(kind.rawValue)-\($0.name)", claim: $0.claim, figures: $0.figures, faults: $0.faults)
+    }
   }
 
   static func counts(_ rows: String) -> [String: Int] {

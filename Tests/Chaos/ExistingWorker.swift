@@ -1,5 +1,5 @@
 // A stand-in for the existing worker: takes the sweepers' locks as that one does, and knows no schedule record.
-// Invariant: it speaks the public protocol only: SET NX PX, renewal and deletion by token. Used by the mixed scenario.
+// Invariant: it speaks the public protocol only: SET NX PX, renewal and deletion by token. Used by scenarios.
 
 import Foundation
 import Reactor
@@ -10,6 +10,11 @@ struct ExistingWorker: Sendable {
   let cluster: Cluster
   let interval: Duration
   let lease: Duration
+  /// It takes locks and does nothing: gives one back at once, or goes away and lets it run out, in turns.
+  var fails = false
+
+  /// What the tokens of its locks begin with.
+  static let tokenPrefix = "existing-"
 
   private static let ifMine = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call"
 
@@ -20,11 +25,17 @@ struct ExistingWorker: Sendable {
     var number = 0
     while Moment.now < end {
       number += 1
-      let token = "existing-\(number)"
+      let token = "\(Self.tokenPrefix)\(number)"
       let answer = try await offLoop {
         try redis.cli("SET", key, token, "NX", "PX", "\(lease.milliseconds)")
       }
-      if answer == "OK" {
+      if answer == "OK", fails {
+        if number.isMultiple(of: 2) {
+          _ = try await offLoop { try redis.cli("EVAL", "\(Self.ifMine)('DEL', KEYS[1])", "1", key, token) }
+        } else {
+          try await Task.sleep(for: lease)
+        }
+      } else if answer == "OK" {
         // It takes its time, now and then more than a lease.
         let batches = number.isMultiple(of: 3) ? 4 : 1
         for _ in 0..<batches {

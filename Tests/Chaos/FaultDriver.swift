@@ -11,6 +11,8 @@ struct Incident: Sendable {
   let fault: PlannedFault
   let began: Moment
   let ended: Moment
+  /// Due rows that were left beside poisoned ones when these were taken away, though there was time to sweep them.
+  var neglected = 0
 
   var span: ClosedRange<Moment> { began...ended }
 }
@@ -56,16 +58,20 @@ struct FaultDriver: Sendable {
     try await sleep(until: begin.advanced(by: fault.start))
     let began = Moment.now
     say("\(began) begins: #\(fault.number) \(fault)")
+    var neglected = 0
     switch fault.kind {
     case .blackHole, .refuse, .delay, .cut, .reset: try await breakLink(fault)
     case .kill, .terminate, .freeze: try await breakProcess(fault)
-    case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients: try await breakRedis(fault)
-    case .pausePostgres, .restartPostgres, .endSessions: try await breakPostgres(fault)
+    case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients, .fillRedis, .isolateRedis:
+      try await breakRedis(fault)
+    case .strangersLock: try await takeLock(fault)
+    case .pausePostgres, .restartPostgres, .endSessions, .readOnly, .fillDisk: try await breakPostgres(fault)
     case .lockTable, .lockRows, .failStatements: try await breakTable(fault)
+    case .poison: neglected = try await poison(fault)
     }
     let ended = Moment.now
     say("\(ended) ended:  #\(fault.number)")
-    return Incident(fault: fault, began: began, ended: ended)
+    return Incident(fault: fault, began: began, ended: ended, neglected: neglected)
   }
 
   private func breakLink(_ fault: PlannedFault) async throws {
@@ -103,49 +109,6 @@ struct FaultDriver: Sendable {
     }
   }
 
-  private func breakRedis(_ fault: PlannedFault) async throws {
-    let redis = cluster.redis
-    switch fault.kind {
-    case .pauseRedis:
-      redis.pause()
-      try await Task.sleep(for: fault.length)
-      redis.resume()
-    case .restartRedis:
-      // For the workers the server is away until the recorder is there again: nothing happens unseen.
-      cluster.links.lay(LinkFault(isRefused: true), number: fault.number, replica: nil, link: .redis)
-      await offLoop { redis.stop() }
-      try await Task.sleep(for: fault.length)
-      try await offLoop { try redis.start() }
-      try await cluster.monitor.waitUntilRecording()
-      cluster.links.lift(number: fault.number, replica: nil, link: .redis)
-    case .flushRedis:
-      _ = try await offLoop { try redis.cli("FLUSHALL") }
-    default:
-      // Every client but the recorder, which MONITOR marks with an O.
-      let clients = try await offLoop { try redis.cli("CLIENT", "LIST") }
-      for client in clients.split(separator: "\n") where !client.contains(" flags=O ") {
-        guard let id = client.split(separator: " ").first?.dropFirst("id=".count) else { continue }
-        _ = try await offLoop { try redis.cli("CLIENT", "KILL", "ID", String(id)) }
-      }
-    }
-  }
-
-  private func breakPostgres(_ fault: PlannedFault) async throws {
-    switch fault.kind {
-    case .pausePostgres:
-      cluster.postgres.pause()
-      try await Task.sleep(for: fault.length)
-      cluster.postgres.resume()
-    case .restartPostgres:
-      await cluster.postgres.halt()
-      try await Task.sleep(for: fault.length)
-      try await cluster.postgres.startAgain()
-    default:
-      try await insist(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '\(PrivatePostgres.lockedUser)'")
-    }
-  }
-
   private func breakTable(_ fault: PlannedFault) async throws {
     guard let table = fault.table else { return }
     let seconds = fault.length.seconds
@@ -168,12 +131,48 @@ struct FaultDriver: Sendable {
     }
   }
 
+  /// Puts in a due row that cannot be changed, and takes it away. Returns how many others were left that were due for
+  /// two intervals.
+  private func poison(_ fault: PlannedFault) async throws -> Int {
+    guard let table = fault.table, let sweep = Sweep.allCases.first(where: { $0.table == table }) else { return 0 }
+    let (row, condition) = Workload.poison(table)
+    guard await succeeds(row) else { return 0 }
+    try await Task.sleep(for: fault.length)
+    let lag = sweep.interval * 2 + cluster.options.surroundings.slack
+    var neglected = 0
+    if fault.length > lag, let due = sweep.due(lag: lag) {
+      let answer = try? await cluster.sql("SELECT count(*) FROM \(table) WHERE \(due) AND NOT (\(condition))")
+      neglected = answer.flatMap { Int($0) } ?? 0
+    }
+    try await mend("DELETE FROM \(table) WHERE \(condition)")
+    return neglected
+  }
+
+  func succeeds(_ sql: String) async -> Bool {
+    do {
+      try await cluster.sql(sql)
+      return true
+    } catch {
+      say("\(Moment.now) refused: \(String(describing: error).prefix { $0 != "\n" }.prefix(120))")
+      return false
+    }
+  }
+
   /// Another fault can lie on PostgreSQL: then this one comes to nothing, or ends early.
-  private func insist(_ sql: String) async throws {
+  func insist(_ sql: String) async throws {
     do {
       try await cluster.sql(sql)
     } catch {
-      say("\(Moment.now) cut short: \(String(describing: error).prefix(120))")
+      say("\(Moment.now) cut short: \(String(describing: error).prefix { $0 != "\n" }.prefix(120))")
     }
+  }
+
+  /// Ends a fault, also where another one lies on PostgreSQL for a while.
+  func mend(_ sql: String) async throws {
+    for _ in 0..<400 {
+      if await succeeds(sql) { return }
+      try await Task.sleep(for: .milliseconds(50))
+    }
+    throw HarnessFault("not mended: \(sql)")
   }
 }

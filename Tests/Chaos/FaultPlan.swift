@@ -16,13 +16,20 @@ enum FaultKind: String, CaseIterable, Sendable {
   case restartRedis = "restart-redis"
   case flushRedis = "flush-redis"
   case killRedisClients = "kill-redis-clients"
+  case fillRedis = "full-redis"
+  case isolateRedis = "redis-without-replicas"
   case pausePostgres = "pause-postgres"
   case restartPostgres = "restart-postgres"
   case endSessions = "end-postgres-sessions"
+  case readOnly = "read-only-database"
+  case fillDisk = "full-disk"
   // A table, for all.
   case lockTable = "lock-table"
   case lockRows = "lock-rows"
   case failStatements = "fail-statements"
+  case poison = "poison-row"
+  // One sweeper's lock, by a worker of the existing kind that fails.
+  case strangersLock = "strangers-lock"
 
   /// How long it lasts, in ms. What holds bytes back can do so until a lease that was renewed meanwhile is over, too.
   var lengths: ClosedRange<Int> {
@@ -35,8 +42,11 @@ enum FaultKind: String, CaseIterable, Sendable {
     case .freeze: 300...8_000
     case .pauseRedis, .pausePostgres: 200...8_000
     case .restartRedis, .restartPostgres: 50...2_000
+    case .fillRedis, .isolateRedis, .readOnly: 300...7_000
+    case .fillDisk, .strangersLock: 500...3_500
     case .lockTable, .lockRows: 300...5_000
     case .failStatements: 300...4_000
+    case .poison: 2_000...8_000
     case .reset, .flushRedis, .killRedisClients, .endSessions: 0...0
     }
   }
@@ -53,9 +63,10 @@ enum FaultKind: String, CaseIterable, Sendable {
     switch self {
     case .blackHole, .refuse, .reset, .delay, .cut: .link(replica, link)
     case .kill, .terminate, .freeze: .process(replica)
-    case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients: .redis
-    case .pausePostgres, .restartPostgres, .endSessions: .postgres
-    case .lockTable, .lockRows, .failStatements: .table(table)
+    case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients, .fillRedis, .isolateRedis: .redis
+    case .strangersLock: .redis
+    case .pausePostgres, .restartPostgres, .endSessions, .readOnly, .fillDisk: .postgres
+    case .lockTable, .lockRows, .failStatements, .poison: .table(table)
     }
   }
 }
@@ -192,7 +203,8 @@ private struct Drawing {
       if kind == .cut { fault.direction = direction ?? .toServer }
       if kind == .delay || kind == .cut { fault.amount = amount }
     case .table: fault.table = table
-    case .redis, .postgres: break
+    case .redis: if kind == .strangersLock { fault.table = table }
+    case .postgres: break
     }
     plan.faults.append(fault)
     return start + length

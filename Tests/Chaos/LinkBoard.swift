@@ -1,5 +1,6 @@
 // Each replica's two proxies, and which faults lie on them at the moment.
-// Invariant: a proxy does what the faults that lie on it add up to; the last one gone, it passes everything on.
+// Invariant: a proxy does what the faults that lie on it add up to; the last one gone, it passes everything on, as much
+// later as the surroundings say.
 
 import Synchronization
 import TestSupport
@@ -20,14 +21,18 @@ final class LinkBoard: Sendable {
 
   private let proxies: [Place: FaultProxy]
   private let faults = Mutex<[Place: [Int: LinkFault]]>([:])
+  /// What is always late, in ms.
+  private let delays: [Link: Int]
 
-  init(replicas: Int, postgres: UInt16, redis: UInt16) throws {
+  init(replicas: Int, postgres: UInt16, redis: UInt16, delays: [Link: Int] = [:]) throws {
+    self.delays = delays
     var proxies: [Place: FaultProxy] = [:]
     for replica in 0..<replicas {
       proxies[Place(replica: replica, link: .postgres)] = try FaultProxy(to: postgres)
       proxies[Place(replica: replica, link: .redis)] = try FaultProxy(to: redis)
     }
     self.proxies = proxies
+    for (place, proxy) in proxies { proxy.set(Self.later(.pass, by: delays[place.link] ?? 0)) }
   }
 
   func proxy(_ replica: Int, _ link: Link) -> FaultProxy {
@@ -57,8 +62,9 @@ final class LinkBoard: Sendable {
       let proxy = proxies[place]!
       if after.isRefused, !before.isRefused { proxy.goAway() }
       if before.isRefused, !after.isRefused { proxy.admission = .accept }
-      if after.toServer != before.toServer { proxy.set(after.toServer, .toServer) }
-      if after.toClient != before.toClient { proxy.set(after.toClient, .toClient) }
+      let delay = delays[place.link] ?? 0
+      if after.toServer != before.toServer { proxy.set(Self.later(after.toServer, by: delay), .toServer) }
+      if after.toClient != before.toClient { proxy.set(Self.later(after.toClient, by: delay), .toClient) }
     }
   }
 
@@ -70,6 +76,15 @@ final class LinkBoard: Sendable {
       sum.toClient = worse(sum.toClient, fault.toClient)
     }
     return sum
+  }
+
+  /// A fault on a way on which everything is late by `delay` ms.
+  static func later(_ fault: FaultProxy.Fault, by delay: Int) -> FaultProxy.Fault {
+    switch fault {
+    case .pass: delay > 0 ? .delay(.milliseconds(delay)) : .pass
+    case .delay(let more): .delay(more + .milliseconds(delay))
+    case .cut, .blackHole: fault
+    }
   }
 
   private static func worse(_ one: FaultProxy.Fault, _ other: FaultProxy.Fault) -> FaultProxy.Fault {

@@ -15,7 +15,7 @@ extension Evidence {
   private var epochs: Check {
     var faults: [String] = []
     var highest: [String: Int64] = [:]
-    for hold in locks.holds {
+    for hold in locks.holds where !hold.isStrangers {
       guard let epoch = hold.epoch else {
         faults.append("\(hold.taken) \(hold.sweeper): taken without an epoch")
         continue
@@ -43,7 +43,7 @@ extension Evidence {
   }
 
   private var ghosts: Check {
-    let expired = locks.holds.filter { $0.released == nil && $0.leaseEnds < span.upperBound }
+    let expired = locks.holds.filter { $0.released == nil && $0.leaseEnds < span.upperBound && !$0.isStrangers }
     let faults = expired.filter { !disturbances.explain($0.sweeper, $0.taken...$0.leaseEnds) }
       .map { "\($0.taken) \($0.sweeper): the lock of epoch \($0.epoch ?? 0) was left to expire without a fault" }
     return Check(

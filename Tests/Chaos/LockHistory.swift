@@ -18,6 +18,9 @@ struct Hold: Sendable {
   var completed: Moment?
   var outcome: String?
 
+  /// A worker of the existing kind has it.
+  var isStrangers: Bool { token.hasPrefix(ExistingWorker.tokenPrefix) }
+
   /// When the lock was free again at the latest.
   var ends: Moment { min(released ?? leaseEnds, leaseEnds) }
 }

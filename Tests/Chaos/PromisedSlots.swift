@@ -7,16 +7,40 @@ import Reactor
 struct Disturbances: Sendable {
   /// How long the traces of a fault may last: a lease that has to run out, a command's deadline, the pause between
   /// two connects (at most 2 s each).
-  static let traces = Duration.seconds(3) + .seconds(4)
-  /// How long slots can be late after a load: until it is swept, with all retries.
-  static let loadTime = Workload.loadTime + traces
+  static let plainTraces = Duration.seconds(3) + .seconds(4)
   /// How much of a slot has to be undisturbed: a run begins with at most 5% of the interval as jitter, and is short.
-  static let undisturbed = Duration.milliseconds(1_500)
+  static let plainUndisturbed = Duration.milliseconds(1_500)
 
   let incidents: [Incident]
   let loads: [LoadIncident]
-  let stalls: [ClosedRange<Moment>]
+  var stalls: [ClosedRange<Moment>]
   let replicas: Int
+  /// How much longer all of this takes in these surroundings.
+  var slack = Duration.zero
+
+  var traces: Duration { Self.plainTraces + slack }
+  var undisturbed: Duration { Self.plainUndisturbed + slack }
+  /// How long slots can be late after a load: until it is swept, with all retries.
+  var loadTime: Duration { Workload.loadTime + traces + slack }
+
+  /// What a neighbour feels of it, who has replicas and tables of his own.
+  func ofServers(replicas: Int) -> Disturbances {
+    Disturbances(
+      incidents: incidents.filter { $0.fault.replica == nil && $0.fault.table == nil }, loads: [], stalls: stalls,
+      replicas: replicas, slack: slack)
+  }
+
+  /// Whether nothing else was broken that this sweeper could feel at the time of `incident`, and no load was swept.
+  func isAlone(_ incident: Incident, _ sweep: Sweep) -> Bool {
+    let span = felt(incident.span)
+    return !stalls.contains { $0.overlaps(span) }
+      && !incidents.contains {
+        $0.fault.number != incident.fault.number && touches($0, sweep.rawValue) && felt($0.span).overlaps(span)
+      }
+      && !loads.contains {
+        $0.load.table == sweep.table && ($0.began...$0.began.advanced(by: loadTime)).overlaps(span)
+      }
+  }
 
   /// Whether a run of this sweeper, or a lock that was left to expire, can be explained by something broken.
   func explain(_ sweeper: String, _ span: ClosedRange<Moment>) -> Bool {
@@ -28,7 +52,7 @@ struct Disturbances: Sendable {
   func promised(_ sweep: Sweep, in span: ClosedRange<Moment>) -> [Int64] {
     sweep.grid.slots(in: span).filter { slot in
       let start = Moment(milliseconds: slot)
-      let window = start.advanced(by: .zero - Self.traces)...start.advanced(by: Self.undisturbed)
+      let window = start.advanced(by: .zero - traces)...start.advanced(by: undisturbed)
       return window.lowerBound >= span.lowerBound && window.upperBound <= span.upperBound
         && isPromised(sweep, window)
     }
@@ -37,7 +61,7 @@ struct Disturbances: Sendable {
   private func isPromised(_ sweep: Sweep, _ window: ClosedRange<Moment>) -> Bool {
     if stalls.contains(where: { $0.overlaps(window) }) { return false }
     let isBusy = loads.contains { load in
-      load.load.table == sweep.table && (load.began...load.began.advanced(by: Self.loadTime)).overlaps(window)
+      load.load.table == sweep.table && (load.began...load.began.advanced(by: loadTime)).overlaps(window)
     }
     if isBusy { return false }
     var healthy = Set(0..<replicas)
@@ -55,6 +79,6 @@ struct Disturbances: Sendable {
   }
 
   private func felt(_ span: ClosedRange<Moment>) -> ClosedRange<Moment> {
-    span.lowerBound.advanced(by: .milliseconds(-50))...span.upperBound.advanced(by: Self.traces)
+    span.lowerBound.advanced(by: .milliseconds(-50))...span.upperBound.advanced(by: traces)
   }
 }

@@ -19,6 +19,10 @@ enum Scenario: String, CaseIterable, Sendable {
   case mixed
   /// A hundred replicas with nothing to do: each asks Redis once a slot.
   case idle
+  /// A worker of the existing kind that takes a lock and fails: the slot is run all the same.
+  case strangers
+  /// A second fleet on the same tables with another namespace: never at work at once, and each says what it met.
+  case rivals
 
   func play(worker: String) async throws -> [Check] {
     var options = FleetOptions(worker: worker)
@@ -29,6 +33,8 @@ enum Scenario: String, CaseIterable, Sendable {
     case .stuck: options.replicas = 1
     case .mixed: (options.interval, options.replicas) = (.seconds(4), 2)
     case .idle: (options.interval, options.replicas) = (.seconds(6), 100)
+    case .strangers: (options.interval, options.replicas) = (.seconds(4), 2)
+    case .rivals: (options.replicas, options.rivals) = (2, 2)
     }
     let cluster = try await Cluster.start(options)
     do {
@@ -52,6 +58,8 @@ enum Scenario: String, CaseIterable, Sendable {
     case .stuck: try await Show(cluster).stuck()
     case .mixed: try await Show(cluster).mixed()
     case .idle: try await Show(cluster).idle()
+    case .strangers: try await Show(cluster).strangers()
+    case .rivals: try await Show(cluster).rivals()
     }
   }
 }
@@ -282,11 +290,12 @@ struct Account: Sendable {
   let writes: WriteHistory
   let runs: [Run]
 
-  init(of cluster: Cluster) async throws {
+  init(of cluster: Cluster, _ plane: Plane? = nil) async throws {
+    let plane = plane ?? cluster.planes[0]
     let commands = cluster.monitor.lines.lazy.compactMap { RedisCommand(line: $0[...]) }
-    locks = LockHistory(commands, namespace: Cluster.namespace, restarts: [])
-    writes = try WriteHistory(rows: await cluster.sql(WriteHistory.query))
-    runs = cluster.replicas.flatMap { replica in
+    locks = LockHistory(commands, namespace: plane.namespace, restarts: [])
+    writes = try WriteHistory(rows: await cluster.sql(WriteHistory.query(schema: plane.schema)))
+    runs = plane.replicas.flatMap { replica in
       replica.lives.flatMap { LogHistory($0.process.log, replica: replica.index).runs }
     }
   }

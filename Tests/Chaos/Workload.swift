@@ -38,7 +38,7 @@ enum Workload {
         ARRAY['claimed', 'claimed', 'claimed', 'claimed', 'queued']) AS job (due, status);
     UPDATE sync_jobs SET claim_expires_at = now() + interval '1 h'
       WHERE id = (SELECT id FROM sync_jobs WHERE status = 'claimed' AND claim_expires_at < now()
-        LIMIT 1 FOR UPDATE SKIP LOCKED);
+        AND NOT payload ? 'poison' LIMIT 1 FOR UPDATE SKIP LOCKED);
     DELETE FROM agents WHERE name LIKE 'slow%' AND status = 'stale';
     """
 
@@ -47,28 +47,61 @@ enum Workload {
   /// How long the sweep of a load takes at most, where nothing is broken.
   static let loadTime = Duration.seconds(8)
 
+  /// The same for a role that may not read where rows lie. Its batches are of so many keys, not of so many pages, and
+  /// the first one is cut off after a second.
+  static let keyedLoadRows = 1_000
+
   /// Due rows whose sweep takes longer than a lease: four fill a page, so many batches are needed.
-  static func load(_ table: String) -> String {
-    table == "agents"
+  static func load(_ table: String, isKeyed: Bool = false) -> String {
+    let (rows, size, spread) = isKeyed ? (keyedLoadRows, 100, "n * interval '1 ms'") : (loadRows, 1_800, "interval '0'")
+    return table == "agents"
       ? """
       INSERT INTO agents (name, secret_hash, last_seen_at, agent_version)
-        SELECT 'slow ' || gen_random_uuid(), '', now() - interval '1 h', repeat('x', 1800)
-        FROM generate_series(1, \(loadRows))
+        SELECT 'slow ' || gen_random_uuid(), '', now() - interval '1 h' - \(spread), repeat('x', \(size))
+        FROM generate_series(1, \(rows)) AS n
       """
       : """
-      \(wrap) SELECT 'slow', repeat('x', 1800)::bytea, '', '', 'kms', '', 1, now() - interval '1 s', NULL, NULL
-        FROM generate_series(1, \(loadRows))
+      \(wrap) SELECT 'slow', repeat('x', \(size))::bytea, '', '', 'kms', '', 1,
+          now() - interval '1 s' - \(spread), NULL, NULL
+        FROM generate_series(1, \(rows)) AS n
       """
+  }
+
+  /// A due row that no worker can change, and the condition that finds it.
+  static func poison(_ table: String) -> (row: String, condition: String) {
+    switch table {
+    case "agents":
+      (
+        "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('poison', '', now() - interval '1 h')",
+        "name = 'poison'"
+      )
+    case "secrets":
+      (
+        """
+        INSERT INTO secrets (cluster_name, provider_type, secret_ref, last_seen_at)
+          VALUES ('c', 'vault', 'poison', now() - interval '25 h')
+        """, "secret_ref = 'poison'"
+      )
+    case "sync_jobs":
+      (
+        """
+        INSERT INTO sync_jobs (job_type, status, correlation_id, claim_expires_at, payload)
+          VALUES ('sync', 'claimed', gen_random_uuid(), now() - interval '1 h', '{"poison": true}')
+        """, "payload ? 'poison'"
+      )
+    default:
+      ("\(wrap) VALUES ('poison', '', '', '', 'kms', '', 1, now() - interval '1 s', NULL, NULL)", "key_name = 'poison'")
+    }
   }
 
   /// Gives the space of loads that were swept back, or ever more empty pages would lie before the next one.
   static let tidy = "VACUUM secret_wraps, agents"
 
   /// Ticks until it is cancelled. A tick that PostgreSQL does not take, for a fault lies on it, is left out.
-  static func run(on cluster: Cluster) async {
+  static func run(on cluster: Cluster, schema: String = "public") async {
     for number in 1... {
       do {
-        try await cluster.sql(number.isMultiple(of: 8) ? tidy : tick)
+        try await cluster.sql(number.isMultiple(of: 8) ? tidy : tick, schema: schema)
       } catch {
         // The next one comes anyway.
       }
@@ -81,7 +114,7 @@ enum Workload {
   static func put(_ table: String, on cluster: Cluster) async throws {
     for _ in 0..<200 {
       do {
-        try await cluster.sql(load(table))
+        try await cluster.sql(load(table, isKeyed: cluster.options.surroundings.role == .columns))
         return
       } catch {
         try await Task.sleep(for: .milliseconds(50))

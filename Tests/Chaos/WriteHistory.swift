@@ -6,6 +6,8 @@ import Reactor
 
 /// A transaction of a worker.
 struct WriteTransaction: Sendable {
+  /// Which of the workers that share a namespace and a Redis.
+  let scope: String
   let sweeper: String
   let epoch: Int64
   let began: Moment
@@ -26,12 +28,14 @@ struct WriteHistory: Sendable {
   private(set) var nameless: [String] = []
 
   /// Rows: application, began (µs), committed (µs), changed, wrong, guarded (1 or 0).
-  static let query = """
+  static func query(schema: String) -> String {
+    """
     SELECT application, (extract(epoch FROM min(began)) * 1000000)::bigint,
            (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint, sum(changed), sum(wrong),
            bool_or(guarded)::int
-      FROM chaos.writes GROUP BY application, xmin ORDER BY 3
+      FROM chaos.writes WHERE schema = '\(schema)' GROUP BY application, xmin ORDER BY 3
     """
+  }
 
   init(rows text: String) throws {
     for line in text.split(separator: "\n") {
@@ -39,23 +43,23 @@ struct WriteHistory: Sendable {
       guard columns.count == 6, let began = Int64(columns[1]), let committed = Int64(columns[2]),
         let changed = Int(columns[3]), let wrong = Int(columns[4])
       else { throw HarnessFault("a note of a write cannot be read: \(line)") }
-      guard let (sweeper, epoch) = Self.run(named: columns[0]) else {
+      guard let (scope, sweeper, epoch) = Self.run(named: columns[0]) else {
         nameless.append(String(line))
         continue
       }
       transactions.append(
         WriteTransaction(
-          sweeper: sweeper, epoch: epoch, began: Moment(microseconds: began),
+          scope: scope, sweeper: sweeper, epoch: epoch, began: Moment(microseconds: began),
           committed: Moment(microseconds: committed), changed: changed, wrong: wrong,
           isGuarded: columns[5] == "1"))
     }
   }
 
-  /// The sweeper and the epoch in "sb-worker 5c0de123 wraps-expired 1700000000000".
-  static func run(named application: Substring) -> (String, Int64)? {
+  /// The scope, the sweeper and the epoch in "sb-worker 5c0de123 wraps-expired 1700000000000".
+  static func run(named application: Substring) -> (String, String, Int64)? {
     let words = application.split(separator: " ")
     guard words.count == 4, words[0] == "sb-worker", let epoch = Int64(words[3]) else { return nil }
-    return (String(words[2]), epoch)
+    return (String(words[1]), String(words[2]), epoch)
   }
 }
 

@@ -117,8 +117,10 @@ public final class PrivatePostgres: Sendable {
   ///
   /// - Throws: what psql wrote on stderr.
   @discardableResult
-  public func psql(_ sql: String, database: String = "postgres") async throws -> String {
-    let url = url(database: database)
+  public func psql(
+    _ sql: String, database: String = "postgres", user: String = PrivatePostgres.user, password: String? = nil
+  ) async throws -> String {
+    let url = url(user: user, password: password, database: database)
     return try await offLoop {
       try run([Self.program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
     }

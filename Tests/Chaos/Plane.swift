@@ -1,0 +1,53 @@
+// One control plane of the cluster, and the fleet that sweeps it: a schema, a namespace in Redis, replicas and their
+// proxies. Invariant: two planes share the servers, the database and the worker's role, and nothing else.
+
+import Foundation
+import Reactor
+import TestSupport
+
+/// A control plane.
+final class Plane: Sendable {
+  /// What there is beside the first one.
+  enum Kind: String, Sendable {
+    case first
+    /// Another control plane, in a schema of its own.
+    case neighbour
+    /// A fleet on the first one's tables, with another namespace.
+    case rival
+  }
+
+  let kind: Kind
+  let links: LinkBoard
+  let replicas: [Replica]
+
+  var schema: String { kind == .neighbour ? "second" : "public" }
+  var namespace: String { Self.namespace(kind) }
+  static func namespace(_ kind: Kind) -> String { kind == .first ? Cluster.namespace : kind.rawValue }
+
+  /// - Parameters:
+  ///   - postgres: the port that leads to PostgreSQL, or to its pooler.
+  ///   - environment: what all replicas are started with.
+  init(
+    _ kind: Kind, replicas count: Int, executable: String, postgres: Int, redis: UInt16, database: String,
+    surroundings: Surroundings, environment: [String: String]
+  ) throws {
+    self.kind = kind
+    let links = try LinkBoard(
+      replicas: count, postgres: UInt16(postgres), redis: redis,
+      delays: [.postgres: surroundings.postgresDelay, .redis: surroundings.redisDelay])
+    self.links = links
+    replicas = (0..<count).map { index in
+      var environment = environment
+      environment["REDIS_NAMESPACE"] = Self.namespace(kind)
+      let password = PrivatePostgres.lockedPassword.addingPercentEncoding(withAllowedCharacters: .alphanumerics)!
+      let ports = (links.proxy(index, .postgres).port, links.proxy(index, .redis).port)
+      environment["DATABASE_URL"] =
+        "postgresql://\(PrivatePostgres.lockedUser):\(password)@127.0.0.1:\(ports.0)/\(database)"
+        + (kind == .neighbour ? "?search_path=second" : "")
+      // One has a sink that nobody answers for: neither a sweep nor a shutdown may mind, and its path is secret.
+      if index == 1 { environment["SB_WORKER_WEBHOOK_URL"] = "http://127.0.0.1:9/\(Planted.mark)webhook" }
+      environment["REDIS_URL"] = "redis://:\(Planted.redisPassword)@127.0.0.1:\(ports.1)/0"
+      return Replica(index, executable: executable, environment: environment)
+    }
+  }
+}

@@ -1,0 +1,92 @@
+// The checks of what surrounds a fleet: a neighbour in its database, a worker of the existing kind, rows and databases
+// that refuse. Each looks where nothing else was broken, and says how often it could.
+
+import Foundation
+import Reactor
+
+extension Evidence {
+  var surroundingChecks: [Check] { [stranger, poisoned, readOnly] }
+
+  /// A lock that another worker took and left makes no slot done: it is run when the lock is free.
+  private var stranger: Check {
+    var faults: [String] = []
+    var looked = 0
+    for incident in disturbances.incidents where incident.fault.kind == .strangersLock {
+      guard let hold = locks.holds.first(where: { $0.isStrangers && incident.span.contains($0.taken) }),
+        let sweep = Sweep(rawValue: hold.sweeper), disturbances.isAlone(incident, sweep)
+      else { continue }
+      let slot = Moment(milliseconds: sweep.grid.slot(at: hold.leaseEnds))
+      let runs = locks.holds.filter { $0.sweeper == hold.sweeper && $0.outcome == "success" }
+      if runs.contains(where: { (slot...hold.taken.max(slot)).contains($0.taken) }) { continue }
+      looked += 1
+      let limit = hold.leaseEnds.advanced(by: .seconds(2) + disturbances.slack)
+      if !runs.contains(where: { (hold.leaseEnds.advanced(by: .milliseconds(-5))...limit).contains($0.taken) }) {
+        faults.append("\(hold.sweeper): slot \(slot) was not run after \(hold.leaseEnds)")
+      }
+    }
+    return Check(
+      name: "stranger", claim: "a slot whose lock another worker took and left is run once the lock is free",
+      figures: "\(looked) such slots", faults: faults)
+  }
+
+  /// One row that cannot be changed keeps no other one, and is told as what it is.
+  private var poisoned: Check {
+    var faults: [String] = []
+    var looked = 0
+    for incident in disturbances.incidents where incident.fault.kind == .poison {
+      guard let sweep = Sweep.allCases.first(where: { $0.table == incident.fault.table }),
+        incident.fault.length > sweep.interval * 2 + disturbances.slack, disturbances.isAlone(incident, sweep)
+      else { continue }
+      looked += 1
+      if incident.neglected > 0 { faults.append("#\(incident.fault.number): \(incident.neglected) others were left") }
+      let told = runs.filter { $0.sweeper == sweep.rawValue && incident.span.contains($0.ended) }.compactMap(\.error)
+      if !told.contains(where: { $0.contains("1 row refused (23503)") }) {
+        faults.append("#\(incident.fault.number): no run said so; \(told.first ?? "none failed")")
+      }
+    }
+    return Check(
+      name: "poison", claim: "a row that cannot be changed is told with its SQLSTATE, and keeps no other one",
+      figures: "\(looked) such rows", faults: faults)
+  }
+
+  /// While the database is read-only, runs wait: it is an outage, and no failure of theirs.
+  private var readOnly: Check {
+    var faults: [String] = []
+    var looked = 0
+    for incident in disturbances.incidents where incident.fault.kind == .readOnly {
+      // What was under way when its session was ended may fail.
+      let inside = incident.began.advanced(by: .seconds(1) + disturbances.slack)
+      guard inside < incident.ended else { continue }
+      for sweep in Sweep.allCases where disturbances.isAlone(incident, sweep) {
+        looked += 1
+        let failed = runs.filter {
+          $0.sweeper == sweep.rawValue && $0.outcome == .failure && $0.began > inside && $0.ended < incident.ended
+        }
+        faults += failed.map { "#\(incident.fault.number), \($0.sweeper): \($0.error ?? "") at \($0.ended)" }
+      }
+    }
+    return Check(
+      name: "read-only", claim: "runs wait while the database is read-only, and do not fail",
+      figures: "\(looked) times a sweeper met it", faults: faults)
+  }
+
+  /// That two control planes in one database do not know of each other.
+  static func apart(_ all: [Evidence]) -> Check {
+    var faults: [String] = []
+    let scopes = all.map { Set($0.writes.transactions.map(\.scope)) }
+    for (number, own) in scopes.enumerated() {
+      for other in scopes.dropFirst(number + 1) where !own.isDisjoint(with: other) {
+        faults.append("both have written as \(own.intersection(other).sorted().joined(separator: ", "))")
+      }
+      if own.isEmpty { faults.append("\(all[number].kind.rawValue) has written nothing") }
+    }
+    return Check(
+      name: "apart", claim: "no worker writes to another control plane's tables in its database",
+      figures: all.map { "\($0.kind.rawValue): \($0.writes.transactions.count) transactions" }.joined(separator: ", "),
+      faults: faults)
+  }
+}
+
+extension Moment {
+  fileprivate func max(_ other: Moment) -> Moment { Swift.max(self, other) }
+}
