@@ -30,7 +30,7 @@ struct KeySweep {
         isFirst = false
         let (key, due, changed) = (done.results[0].key(0), done.results[0].number(1), done.results[0].number(2))
         tally.count.changed += changed
-        windows.swept(upTo: key)
+        windows.swept(upTo: key, in: done.duration)
         // Rows that someone else changed meanwhile are no longer due: these still are.
         if due > changed, let key, let first = try await firstKey(after).key, first <= key {
           tally.count.kept += due - changed

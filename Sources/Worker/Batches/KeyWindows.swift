@@ -1,6 +1,8 @@
 // Which due rows a batch changes for a role that may not read where rows lie, as a pure struct: windows over the column
 // that says since when a row is due. Invariant: the windows follow each other, and each gets further.
 
+import Reactor
+
 /// Walks the due rows from the oldest on.
 ///
 ///                 swept: the next window
@@ -13,6 +15,9 @@ struct KeyWindows: Equatable, Sendable {
   /// The most rows of one transaction, but for those that share its last key.
   static let rowLimit = 1_000
   private static let shrinkFactor = 8
+  /// A window grows again only if the larger one would take no longer. Where rows are slow by themselves, each window
+  /// that was too large would cost what a statement may take, and change nothing; this is half of that.
+  static let growthLimit = Duration.milliseconds(500)
 
   /// The window begins behind this key, in µs since 1970; nil at the beginning.
   private(set) var after: Int64?
@@ -20,12 +25,13 @@ struct KeyWindows: Equatable, Sendable {
   private(set) var isDone = false
 
   /// The window up to and with `key` was swept; nil if no row was due.
-  mutating func swept(upTo key: Int64?) {
+  mutating func swept(upTo key: Int64?, in duration: Duration) {
     guard let key else {
       isDone = true
       return
     }
     after = key
+    guard duration * Self.shrinkFactor <= Self.growthLimit else { return }
     limit = min(Self.rowLimit, limit * Self.shrinkFactor)
   }
 
