@@ -72,6 +72,28 @@ import Testing
     }
   }
 
+  @Test func whatSpeaksUnaskedOverAnIdleConnectionIsTold() async throws {
+    let peer = try ScriptedPeer { connection in
+      connection.expect("PING")
+      connection.send("+PONG\r\n")
+      connection.expect("GET")
+      connection.send("$1\r\n1\r\n")
+      usleep(1_200_000)
+      connection.send("+OK\r\n")
+      connection.hang()
+    }
+    try await onLoop {
+      try await withRedis("redis://127.0.0.1:\(peer.port)") { redis in
+        let changes = Changes()
+        changes.follow(redis)
+        try await redis.command(["GET", "k"], by: shortly())
+        try await eventually("it is told") {
+          changes.list.contains(.unavailable(reason: "an answer without a question"))
+        }
+      }
+    }
+  }
+
   /// A NAT that has forgotten the connection: what is sent vanishes, and nobody says so.
   @Test func anIdleConnectionThatWasForgottenCostsNoCommand() async throws {
     let peer = try Self.forgetful()

@@ -55,7 +55,7 @@ public final class RedisClient {
   /// After so long without an answer the next one is looked out for: something on the way may have forgotten the
   /// connection without a word.
   static let lookAfter: Duration = .seconds(5)
-  /// How long that answer may take, or three times what the hello took where that is more.
+  /// How long that answer may take, or as long as connecting took where that is more.
   static let lookLimit: Duration = .milliseconds(700)
 
   public internal(set) var state: RedisState = .idle
@@ -342,7 +342,8 @@ extension RedisClient {
   private func connectionEnded(_ reason: String) {
     guard connection != nil else { return }
     let isIdle =
-      retireReason == nil && pipeline.isOpen && heardAt.duration(to: clock.now) >= Self.idleAfter
+      retireReason == nil && !RedisEvents.isMisconduct(reason) && pipeline.isOpen
+      && heardAt.duration(to: clock.now) >= Self.idleAfter
       && pipeline.isAllRepeatable
     lost(isIdle ? .idle(reason) : .failed(reason))
   }
@@ -406,6 +407,6 @@ extension RedisClient {
   func lookOut(forRepeatable isRepeatable: Bool) {
     let now = clock.now
     guard isRepeatable, heardAt.duration(to: now) >= Self.lookAfter else { return }
-    lookUntil = now.advanced(by: max(Self.lookLimit, helloTook * 3))
+    lookUntil = now.advanced(by: max(Self.lookLimit, helloTook))
   }
 }

@@ -234,7 +234,7 @@ final class RedisConnection {
     // hiredis before 1.0 has a bound of its own.
     case REDIS_ERR_PROTOCOL where text.hasPrefix("No support for nested"):
       return RedisEvents.Misconduct.tooLarge.rawValue
-    case REDIS_ERR_PROTOCOL: return "not the Redis protocol"
+    case REDIS_ERR_PROTOCOL: return RedisEvents.notRedis
     case REDIS_ERR_OTHER: return RedisErrorReply(text).explanation
     // hiredis asks the kernel, which knows nothing of TLS.
     case REDIS_ERR_IO where session.map { SSL_is_init_finished($0) == 0 } ?? false: return "TLS refused"

@@ -21,6 +21,13 @@ final class RedisEvents {
     case tooLarge = "an answer beyond the limit"
   }
 
+  /// Whether that is why a connection ended: then it was not closed for being idle.
+  static func isMisconduct(_ reason: String) -> Bool {
+    Misconduct(rawValue: reason) != nil || reason == notRedis
+  }
+
+  nonisolated static let notRedis = "not the Redis protocol"
+
   private let context: UnsafeMutablePointer<redisAsyncContext>
   private let session: OpaquePointer?
   private let misconduct: @EventLoop (Misconduct) -> Void

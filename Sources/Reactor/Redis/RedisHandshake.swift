@@ -72,7 +72,7 @@ struct RedisHandshake {
     switch step {
     case .mode: return Self.verdict(onMode: Self.mode(inHello: value))
     case .information: return Self.verdict(onMode: Self.mode(inInformation: value.text ?? ""))
-    case .ping: return value == .status("PONG") ? .more : .refused("not the Redis protocol")
+    case .ping: return value == .status("PONG") ? .more : .refused(RedisEvents.notRedis)
     case .authenticate, .select, .setName, .check, .checkSource: return .more
     }
   }
