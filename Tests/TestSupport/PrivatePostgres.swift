@@ -120,7 +120,11 @@ public final class PrivatePostgres: Sendable {
   public func psql(
     _ sql: String, database: String = "postgres", user: String = PrivatePostgres.user, password: String? = nil
   ) async throws -> String {
-    let url = url(user: user, password: password, database: database)
+    try await psql(sql, through: url(user: user, password: password, database: database))
+  }
+
+  /// The same through another URL, a pooler's for instance.
+  public func psql(_ sql: String, through url: String) async throws -> String {
     return try await offLoop {
       try run([Self.program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
     }
