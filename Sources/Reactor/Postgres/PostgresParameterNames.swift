@@ -52,6 +52,8 @@ struct PostgresKnownParameters: Sendable {
       unsetenv(variable)
     }
     unsetenv("PGOPTIONS")
+    // libpq would go there in place of a socket of the URL. Where the address counts, it is given beside the host.
+    unsetenv("PGHOSTADDR")
     return known
   }()
 }

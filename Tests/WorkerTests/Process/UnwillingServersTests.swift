@@ -242,6 +242,20 @@ import Testing
     #expect(try await worker.stop() == .exited(0))
   }
 
+  /// libpq by itself would go to the address, whatever the host is.
+  @Test func anAddressOfTheEnvironmentIsNotTakenForASocketOfTheURL() async throws {
+    let server = try await PrivatePostgres.shared
+    let redis = try PrivateRedis()
+    let worker = try await WorkerProcess.start(environment: [
+      "DATABASE_URL": "host=\(server.socketDirectory) port=\(server.port) user=postgres dbname=postgres",
+      "REDIS_URL": redis.url, "PGHOSTADDR": "192.0.2.1",
+    ])
+    try await onLoop { try await worker.answersReadyz(200) }
+    let local = "usename = 'postgres' AND client_addr IS NULL AND application_name LIKE 'secrets-bridge-worker%'"
+    #expect(try await server.psql("SELECT count(*) > 0 FROM pg_stat_activity WHERE \(local)") == "t")
+    #expect(try await worker.stop() == .exited(0))
+  }
+
   @Test(.enabled("only where there is IPv6") { hasLoopbackIPv6() })
   func everythingMayBeOnIPv6Alone() async throws {
     let server = try await PrivatePostgres.start(settings: ["listen_addresses=127.0.0.1,::1"])
