@@ -281,6 +281,15 @@ private func faults(_ url: String) -> [String] {
       "refused by the server or the pooler before it (SQLSTATE 08P01)"
     ),
     (
+      "FATAL:  08P01: could not access file \"/hunter2\": No such file or directory",
+      "08P01: could not access file \"/hunter2\": No such file or directory",
+      "the server lacks a file, such as a library that sessions are to preload (SQLSTATE 08P01)"
+    ),
+    (
+      "FATAL:  08P01: too many connections for role \"u\"", "08P01: too many connections for role \"u\"",
+      "too many connections (SQLSTATE 08P01)"
+    ),
+    (
       "FATAL:  08P01: query_wait_timeout", "08P01: query_wait_timeout",
       "the pooler had no connection to the server in time (query_wait_timeout) (SQLSTATE 08P01)"
     ),

@@ -100,6 +100,13 @@ extension PostgresError {
   }
 
   private static let poolersPhrases = [
+    // The server's own, of a login that it refused to the pooler.
+    ("could not access file", meaning(of: "58P01")), ("password authentication failed", meaning(of: "28P01")),
+    ("is not permitted to log in", meaning(of: "28000")), ("too many connections for", meaning(of: "53300")),
+    ("too many clients already", meaning(of: "53300")), ("remaining connection slots", meaning(of: "53300")),
+    ("the database system is starting up", meaning(of: "57P03")),
+    ("the database system is shutting down", meaning(of: "57P01")),
+    ("permission denied for database", "permission denied on the database"),
     ("query_wait_timeout", "the pooler had no connection to the server in time (query_wait_timeout)"),
     ("server_login_retry", "the pooler cannot log in to the server"),
     ("cannot connect to server", "the pooler cannot connect to the server"),
