@@ -86,7 +86,48 @@ import Testing
     try await onLoop {
       try await Self.transaction(plane, "LOCK TABLE agents IN ACCESS EXCLUSIVE MODE") { commit in
         let error = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, lease: .seconds(3)) }
-        #expect(error?.sqlState == "55P03")
+        #expect(
+          error.map { RunFailure($0, on: sweeper.work.place(nil)).reason }
+            == "lock not available (SQLSTATE 55P03): UPDATE on agents")
+        try await commit()
+      }
+    }
+  }
+
+  @Test func aLockedTableOfJobsIsNamed() async throws {
+    let plane = try await ControlPlane.fresh()
+    let sweeper = try #require(
+      Sweepers.all(try plane.settings(["SB_DISCOVER_TARGETS_JSON": FixedRows.targets]))
+        .first { $0.name == "discover-scheduler" })
+    try await onLoop {
+      try await Self.transaction(plane, "LOCK TABLE sync_jobs IN ACCESS EXCLUSIVE MODE") { commit in
+        let error = await #expect(throws: (any Error).self) { try await plane.sweep(sweeper, lease: .seconds(3)) }
+        #expect(
+          error.map { RunFailure($0, on: sweeper.work.place(nil)).reason }
+            == "lock not available (SQLSTATE 55P03): INSERT on sync_jobs")
+        try await commit()
+      }
+    }
+  }
+
+  /// A table that only a trigger knows.
+  @Test func aLockedRowBehindATriggerIsNamed() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day');
+      CREATE TABLE totals (number int); INSERT INTO totals VALUES (0);
+      CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN UPDATE totals SET number = number + 1; RETURN NEW; END $$;
+      CREATE TRIGGER count_up BEFORE UPDATE ON agents FOR EACH ROW EXECUTE FUNCTION count_up()
+      """)
+    let sweeper = Sweeper.agentsStale(try plane.settings())
+    try await onLoop {
+      try await Self.transaction(plane, "UPDATE totals SET number = 7") { commit in
+        let error = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, lease: .seconds(3)) }
+        #expect(
+          error.map { RunFailure($0, on: sweeper.work.place(nil)).reason }
+            == "lock not available: relation totals (SQLSTATE 55P03): UPDATE on agents")
         try await commit()
       }
     }

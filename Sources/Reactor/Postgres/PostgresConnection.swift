@@ -361,6 +361,9 @@ public final class PostgresConnection {
     var place = PostgresErrorPlace(
       schema: field("s"), table: field("t"), column: field("c"), constraint: field("n") ?? field("d"))
     place.object = PostgresErrorPlace.object(inMessage: message, sourceFunction: field("R") ?? "")
+    if state == PostgresError.lockState {
+      place.object = field("W").flatMap(PostgresErrorPlace.lockedRelation(inContext:))
+    }
     if statement == flight?.settingsIndex {
       place.object = prelude.last?.setting(namedIn: message).map { "setting \($0)" }
     }

@@ -39,12 +39,29 @@ public struct PostgresErrorPlace: Sendable, Equatable {
       ("aclcheck_error", "permission denied for ", ""), ("aclcheck_error_col", "permission denied for ", ""),
       ("parserOpenTable", "relation \"", "\" does not exist"),
     ]
-    for (function, start, end) in beginnings
-    where function == sourceFunction && message.hasPrefix(start) && message.hasSuffix(end) {
-      let name = message.dropFirst(start.count).dropLast(end.count)
-      return name.utf8.count <= 200 ? String(name) : nil
+    for (function, start, end) in beginnings where function == sourceFunction {
+      if let name = part(of: message, from: start, to: end) { return name }
     }
     return nil
+  }
+
+  /// The relation in whose row a statement waited for another transaction, which the server names only in the innermost
+  /// line of the context: `while updating tuple (0,1) in relation "agents"`.
+  static func lockedRelation(inContext context: String) -> String? {
+    let line = Array(context.utf8.prefix { $0 != UInt8(ascii: "\n") })
+    let middle = Array(" in relation \"".utf8)
+    guard line.starts(with: "while ".utf8), line.count > middle.count else { return nil }
+    for start in 0..<(line.count - middle.count) where line[start...].starts(with: middle) {
+      let rest = String(decoding: line[(start + middle.count)...], as: UTF8.self)
+      return part(of: rest, from: "", to: "\"").map { "relation \($0)" }
+    }
+    return nil
+  }
+
+  private static func part(of text: String, from start: String, to end: String) -> String? {
+    guard text.hasPrefix(start), text.hasSuffix(end) else { return nil }
+    let name = text.dropFirst(start.count).dropLast(end.count)
+    return name.utf8.count <= 200 ? String(name) : nil
   }
 }
 
@@ -55,6 +72,9 @@ extension PostgresError {
   }
 
   fileprivate static let denial = "permission denied"
+
+  /// lock_not_available
+  static let lockState = "55P03"
 
   private static let meanings = [
     "08P01": "refused by the server or the pooler before it",
@@ -69,7 +89,7 @@ extension PostgresError {
     "42501": denial, "42703": "column does not exist", "42704": "object or setting does not exist",
     "42883": "function does not exist", "42P01": "table does not exist",
     "53100": "disk full", "53200": "out of memory", "53300": "too many connections",
-    "55P03": "lock not available",
+    lockState: "lock not available",
     "57014": "statement cancelled", "57P01": "the session was ended by an administrator or a shutdown",
     "57P02": "the session was ended by a crash of the server", "57P03": "the server does not take connections yet",
     "57P05": "the session was ended for idleness (idle_session_timeout)",

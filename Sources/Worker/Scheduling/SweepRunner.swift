@@ -171,7 +171,7 @@ extension Sweeper.Work {
   func place(_ survey: TableSurvey?) -> String? {
     switch self {
     case .rows(let sweep): "\(sweep.deletes ? "DELETE" : "UPDATE") on \(survey?.displayName ?? sweep.table)"
-    case .discovery: nil
+    case .discovery: "INSERT on \(survey?.displayName ?? Discovery.table)"
     }
   }
 

@@ -16,6 +16,8 @@ struct Discovery: Sendable {
   struct SomeFailed: Error {
     /// Names and reasons in the order of the targets.
     let failures: [(target: String, error: any Error)]
+    /// Where the jobs were to be put, as people write it.
+    var table: String?
 
     /// The most failures that are told by name.
     private static let toldLimit = 5
@@ -24,7 +26,8 @@ struct Discovery: Sendable {
     var reason: String {
       var text = ""
       for failure in failures.prefix(Self.toldLimit) {
-        text += (text.isEmpty ? "" : "; ") + "target=\(failure.target): \(RunFailure(failure.error).reason)"
+        let reason = RunFailure(failure.error, on: table.map { "INSERT on \($0)" }).reason
+        text += (text.isEmpty ? "" : "; ") + "target=\(failure.target): \(reason)"
       }
       let rest = failures.count - Self.toldLimit
       return rest > 0 ? text + "; and \(rest) more" : text
@@ -69,7 +72,7 @@ struct Discovery: Sendable {
           failures.append((target.targets[0].name, error))
         }
       }
-      if !failures.isEmpty { throw SomeFailed(failures: failures) }
+      if !failures.isEmpty { throw SomeFailed(failures: failures, table: survey.displayName) }
     }
   }
 
