@@ -215,14 +215,14 @@ extension TableSurrounding {
       rights: [], query: "role=$ROLE_group"),
     TableSurrounding(
       name: "no right to delete wraps", afterRole: "REVOKE DELETE ON secret_wraps FROM $ROLE",
-      expected: .refused("42501")),
+      expected: .refused("permission denied on table secret_wraps (SQLSTATE 42501)")),
     TableSurrounding(
       name: "no right on the schema", afterRole: "REVOKE USAGE ON SCHEMA public FROM PUBLIC, $ROLE",
       expected: .refused("grant USAGE on its schema")),
     TableSurrounding(name: "one connection for the role", afterRole: "ALTER ROLE $ROLE CONNECTION LIMIT 1"),
     TableSurrounding(
       name: "no connection for the role", afterRole: "ALTER ROLE $ROLE CONNECTION LIMIT 0",
-      expected: .refused("53300")),
+      expected: .refused("too many connections (SQLSTATE 53300)")),
   ]
 
   // MARK: Triggers, rules and foreign keys
