@@ -97,5 +97,7 @@ extension FaultDriver {
     try await Task.sleep(for: length)
     // A TRUNCATE would need new files first.
     try await mend("DROP TABLE IF EXISTS chaos.filler")
+    // A recovery would fill the disk again, beside tables that have grown since, and fail.
+    try await mend("CHECKPOINT")
   }
 }

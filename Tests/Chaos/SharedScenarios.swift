@@ -75,12 +75,20 @@ extension Show {
         }
       }
     }
-    let scopes = Dictionary(grouping: effective, by: \.scope).mapValues(\.count)
+    // A scope is one sweeper's of one fleet.
+    let scopes = Dictionary(grouping: effective, by: \.sweeper).mapValues { own in
+      Dictionary(grouping: own, by: \.scope).values.map(\.count).sorted()
+    }
     let wrong = writes.transactions.reduce(0) { $0 + $1.wrong }
     return Check(
       name: "apart", claim: "two fleets that do not know of each other never write to a table at once",
-      figures: scopes.sorted { $0.key < $1.key }.map { "\($0.key): \($0.value) transactions" }.joined(separator: ", "),
-      faults: faults + (scopes.count == 2 ? [] : ["\(scopes.count) fleets wrote"])
+      figures: "transactions of each: "
+        + scopes.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value.map(String.init).joined(separator: " and "))" }
+        .joined(separator: ", "),
+      faults: faults
+        + Sweep.allCases.filter { scopes[$0.rawValue]?.count != 2 }.map {
+          "\(scopes[$0.rawValue]?.count ?? 0) fleets wrote for \($0.rawValue)"
+        }
         + (wrong == 0 ? [] : ["\(wrong) rows were changed that were not due"]))
   }
 

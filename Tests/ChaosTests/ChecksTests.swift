@@ -86,8 +86,8 @@ private struct Draft {
     var draft = Draft()
     spoil(&draft)
     let evidence = try draft.evidence(process, ended: ended)
-    let failed = (evidence.lockChecks + evidence.writeChecks + evidence.runChecks + [evidence.witnesses])
-      .filter { !$0.isOK }.map(\.name)
+    let all = evidence.lockChecks + evidence.writeChecks + evidence.runChecks + evidence.surroundingChecks
+    let failed = (all + [evidence.witnesses]).filter { !$0.isOK }.map(\.name)
     return Set(failed).subtracting(["named", "discovery-all", "at-least-once", "counted-once"])
   }
 
@@ -197,5 +197,66 @@ private struct Draft {
     #expect(try await failing(ended: nil) == ["endings"])
     // It ended with 0, and not by this signal.
     #expect(try await failing(ended: SIGKILL) == ["endings"])
+  }
+
+  // MARK: Surroundings
+
+  /// A fault of wraps-expired's table, or of a server, and one failed run after another while it lasts.
+  private func fault(
+    _ kind: FaultKind, _ draft: inout Draft, from begin: Int64, to end: Int64, neglected: Int = 0,
+    failing: String? = nil
+  ) {
+    var fault = PlannedFault(number: 1, kind: kind, start: .zero, length: .milliseconds(end - begin))
+    if kind != .readOnly { fault.table = Sweep.wraps.table }
+    draft.incidents = [Incident(fault: fault, began: draft.at(begin), ended: draft.at(end), neglected: neglected)]
+    guard let failing else { return }
+    let time = end - 500
+    draft.commands += Draft.take("two", 11, at: time - 100) + Draft.call("two", at: time, ["DEL", Draft.lock])
+    draft.log.append(Draft.line("scheduler: task failed", epoch: 11, at: time, lasting: 100, error: failing))
+  }
+
+  @Test func aSlotThatAStrangersLockCostIsCaught() async throws {
+    let base = Sweep.wraps.grid.slot(at: Draft.begin.advanced(by: .seconds(20))) - Draft.begin.milliseconds
+    func taken(_ draft: inout Draft) {
+      fault(.strangersLock, &draft, from: base + 50, to: base + 1_150)
+      let token = ExistingWorker.tokenPrefix + "1"
+      draft.commands.append((base + 100, false, ["SET", Draft.lock, token, "NX", "PX", "1000"]))
+    }
+    #expect(try await failing { taken(&$0) } == ["stranger"])
+    let made = try await failing { draft in
+      taken(&draft)
+      let time = base + 1_200
+      draft.commands += Draft.take("two", 11, at: time) + Draft.call("two", at: time + 50, ["DEL", Draft.lock])
+      draft.commands += [(time + 50, true, ["HSET", Draft.record, "completed", "11", "outcome", "success"])]
+      draft.log.append(Draft.line("swept", epoch: 11, at: time + 50, lasting: 50))
+    }
+    #expect(made == [])
+  }
+
+  @Test func aPoisonedRowThatIsNotToldOrKeepsOthersIsCaught() async throws {
+    let told = "1 row refused (23503): DELETE on public.secret_wraps"
+    func failed(_ reason: String?, neglected: Int = 0) async throws -> Set<String> {
+      try await failing { fault(.poison, &$0, from: 20_000, to: 28_000, neglected: neglected, failing: reason) }
+    }
+    #expect(try await failed(told) == [])
+    #expect(try await failed(nil) == ["poison"])
+    #expect(try await failed("the lease was lost") == ["poison"])
+    #expect(try await failed(told, neglected: 3) == ["poison"])
+  }
+
+  @Test func aRunThatFailsForAReadOnlyDatabaseIsCaught() async throws {
+    #expect(try await failing { fault(.readOnly, &$0, from: 20_000, to: 25_000) } == [])
+    let failed = try await failing { fault(.readOnly, &$0, from: 20_000, to: 25_000, failing: "read-only") }
+    #expect(failed == ["read-only"])
+  }
+
+  @Test func controlPlanesThatWriteInOneAnothersNameAreCaught() async throws {
+    let process = try await WorkerProcess.start([], environment: [:], executable: "/bin/true")
+    try await process.waitForExit()
+    let one = try Draft().evidence(process)
+    #expect(!Evidence.apart([one, one]).isOK)
+    var silent = Draft()
+    silent.writes = []
+    #expect(!Evidence.apart([one, try silent.evidence(process)]).isOK)
   }
 }
