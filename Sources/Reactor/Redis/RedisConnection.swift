@@ -143,8 +143,10 @@ final class RedisConnection {
   }
 
   /// Writes what is in the line at once, which saves a turn of the loop. May end the connection.
+  ///
+  /// Not from inside of a reply callback, where hiredis 1.0 and later abort: the loop's next turn sends it then.
   func flush() {
-    guard isReady, let context else { return }
+    guard isReady, let context, context.pointee.c.flags & REDIS_IN_CALLBACK == 0 else { return }
     events?.clearErrors()
     redisAsyncHandleWrite(context)
   }
