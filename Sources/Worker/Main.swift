@@ -18,7 +18,7 @@ struct Main {
     case .helpAsMarkdown: return show(HelpText.markdown(rows: rows))
     case .version: return show(Version.text + "\n")
     case .fault(let text):
-      Logger.worker().error("the command line was not understood", metadata: ["error": .string(text)])
+      Logger.worker().error("invalid command line", metadata: ["error": .string(text)])
       return Invocation.faultExitStatus
     case .probe(let name):
       // What else is set is the asked worker's business.

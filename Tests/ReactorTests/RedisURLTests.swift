@@ -61,7 +61,7 @@ import Testing
     "unix:///" + String(repeating: "x", count: 107),
   ])
   func aSocketWithoutAPathOrWithAHostIsRefused(url: String) {
-    #expect(faults(url) == ["expected unix:///path/of/a.sock with an absolute path of at most 107 bytes"])
+    #expect(faults(url) == ["the socket's path must be absolute and at most 107 bytes long"])
   }
 
   @Test func noHostIsThisMachineAsInGoRedis() throws {
@@ -119,6 +119,6 @@ import Testing
 
   @Test func tlsIsRefusedWhereTheLibraryHasNone() {
     let found = faults("rediss://h", hasTLS: false)
-    #expect(found.count == 1 && found[0].contains("TLS"))
+    #expect(found.count == 1 && found[0].contains("hiredis 1.0"))
   }
 }

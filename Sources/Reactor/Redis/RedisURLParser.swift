@@ -30,7 +30,7 @@ struct RedisURLParser {
   mutating func parse(_ url: String) {
     let bytes = Array(url.utf8)[...]
     guard let rest = parseScheme(bytes) else {
-      faults.append("expected redis://host, rediss://host or unix:///path/of/a.sock")
+      faults.append("must begin with redis://, rediss:// or unix:///")
       return
     }
     let isUnix = bytes.starts(with: Self.unixScheme.utf8)
@@ -65,7 +65,7 @@ struct RedisURLParser {
     guard host.isEmpty, path.count > 1, !path.contains(Self.hash), let decoded = decoded(path),
       decoded.utf8.count <= Self.socketPathByteLimit
     else {
-      faults.append("expected unix:///path/of/a.sock with an absolute path of at most 107 bytes")
+      faults.append("the socket's path must be absolute and at most 107 bytes long")
       return
     }
     configuration.socketPath = decoded
@@ -76,7 +76,7 @@ struct RedisURLParser {
       guard bytes.starts(with: scheme.utf8) else { continue }
       configuration.usesTLS = usesTLS
       if usesTLS && !hasTLS {
-        faults.append("rediss:// needs TLS, which this build's hiredis does not have (1.0 or later does)")
+        faults.append("rediss:// needs a build with hiredis 1.0 or later")
       }
       return bytes.dropFirst(scheme.utf8.count)
     }
@@ -95,7 +95,7 @@ struct RedisURLParser {
         let host = decoded(hostAndPort[(hostAndPort.startIndex + 1)..<end]), host.utf8.contains(Self.colon),
         NameResolver.isNumericAddress(host)
       else {
-        faults.append("expected an IPv6 address between [ and ]")
+        faults.append("the brackets must enclose an IPv6 address")
         return
       }
       configuration.host = host
@@ -103,7 +103,7 @@ struct RedisURLParser {
       if after.first == Self.colon {
         port = after.dropFirst()
       } else if !after.isEmpty {
-        faults.append("expected a port, or nothing, after the IPv6 address")
+        faults.append("only a port may follow the IPv6 address")
       }
     } else {
       let colon = hostAndPort.firstIndex(of: Self.colon)
@@ -114,7 +114,7 @@ struct RedisURLParser {
     if let number = number(port), number >= 1, number <= 65_535 {
       configuration.port = UInt16(number)
     } else {
-      faults.append("expected a port from 1 to 65535")
+      faults.append("the port must be from 1 to 65535")
     }
   }
 
@@ -130,7 +130,7 @@ struct RedisURLParser {
       }
     }
     guard isPlain else {
-      faults.append("expected a host name or address of letters, digits, dots and hyphens")
+      faults.append("the host must be an address or a name of letters, digits, dots and hyphens")
       return
     }
     configuration.host = String(decoding: bytes, as: UTF8.self)
@@ -141,7 +141,7 @@ struct RedisURLParser {
     guard let user = decoded(bytes[..<(colon ?? bytes.endIndex)]),
       let password = decoded(colon.map { bytes[($0 + 1)...] } ?? [])
     else {
-      faults.append("user or password: expected percent-encoded UTF-8")
+      faults.append("user and password must be percent-encoded UTF-8")
       return
     }
     configuration.user = user.isEmpty ? nil : user
@@ -153,7 +153,7 @@ struct RedisURLParser {
 
   private mutating func parsePath(_ bytes: ArraySlice<UInt8>) {
     if bytes.contains(Self.hash) {
-      faults.append("expected no fragment (#)")
+      faults.append("must not contain a fragment (#)")
       return
     }
     var path = bytes.dropFirst()
@@ -165,13 +165,13 @@ struct RedisURLParser {
     if let number = number(bytes), number <= 1_000_000 {
       configuration.database = number
     } else {
-      faults.append("\(place): expected a database number, 0 or greater")
+      faults.append("\(place): must be a database number, 0 or greater")
     }
   }
 
   private mutating func parseQuery(_ bytes: ArraySlice<UInt8>, mayQuoteNames: Bool) {
     if bytes.contains(Self.hash) {
-      faults.append("expected no fragment (#)")
+      faults.append("must not contain a fragment (#)")
       return
     }
     for setting in bytes.split(separator: UInt8(ascii: "&")) {
@@ -184,7 +184,8 @@ struct RedisURLParser {
       case "dial_timeout": setDialTimeout(value)
       case "skip_verify":
         if !["false", "0", ""].contains(decoded(value)) {
-          faults.append("skip_verify: certificates are always verified (SSL_CERT_FILE names other authorities)")
+          faults.append(
+            "skip_verify is not supported: certificates are always verified (set SSL_CERT_FILE to trust another CA)")
         }
       default:
         if let reason = Self.ignored[name] {
@@ -202,7 +203,7 @@ struct RedisURLParser {
     let name = decoded(bytes)
     // The server's own rule: CLIENT LIST separates by spaces.
     guard let name, name.utf8.allSatisfy({ $0 >= 0x21 && $0 <= 0x7e }) else {
-      faults.append("client_name: expected printable characters without spaces")
+      faults.append("client_name must be printable characters without spaces")
       return
     }
     configuration.clientName = name.isEmpty ? nil : name
@@ -215,7 +216,7 @@ struct RedisURLParser {
     if let duration, duration >= .milliseconds(1), duration <= .seconds(3_600) {
       configuration.dialTimeout = duration
     } else {
-      faults.append("dial_timeout: expected a duration such as 5s or 500ms, at most 1h")
+      faults.append("dial_timeout must be a duration such as 5s or 500ms, at most 1h")
     }
   }
 

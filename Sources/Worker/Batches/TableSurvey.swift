@@ -176,8 +176,8 @@ extension Setting where Value == Bool {
     .boolean(
       "SB_WORKER_ALLOW_ROW_SECURITY", default: false,
       help: """
-        Whether a table may be swept although row security hides some of its rows from the worker's role. Otherwise \
-        such a run fails, for it could not tell hidden rows from none.
+        Sweep a table even if row security hides some of its rows from the worker's role. By default such a run fails, \
+        because hidden rows cannot be told from no rows.
         """)
   }
 }

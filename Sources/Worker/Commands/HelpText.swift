@@ -9,7 +9,7 @@ enum HelpText {
   /// All of it, for a terminal.
   static func text(verbs: [Verb] = Verb.all, rows: [SettingRow]) -> String {
     var text = """
-      \(Version.program): the housekeeper of a Secrets Bridge control plane.
+      \(Version.program): background worker of the Secrets Bridge control plane.
 
       Usage: \(Version.program) [command] [options]
 
@@ -25,8 +25,8 @@ enum HelpText {
     for option in CommandOption.general { text += entry(heading(option), option.help, indent: 2) }
     text += """
 
-      Settings (environment variables; an empty one counts as unset). Instead of one with [_FILE], which
-      may hold a credential, the variable with _FILE at its end can name a file that holds the value:
+      Settings are environment variables; an empty variable counts as unset. Where [_FILE] is shown,
+      NAME_FILE can be set instead to the path of a file that contains the value:
 
       """
     for row in rows {

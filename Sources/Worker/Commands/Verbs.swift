@@ -10,14 +10,15 @@ struct CommandOption: Sendable {
   var argument: String?
   let help: String
 
-  static let once = CommandOption(name: "once", help: "Attend every sweeper once, then exit: 1 if one failed, else 0.")
-  static let force = CommandOption(name: "force", help: "With --once: run every sweeper, whether due or not.")
+  static let once = CommandOption(
+    name: "once", help: "Run every sweeper that is due, then exit. Exit status 1 if any failed.")
+  static let force = CommandOption(name: "force", help: "With --once: run every sweeper, due or not.")
   static let table = CommandOption(
-    name: "table", help: "With --once: print a table of what each run found and changed.")
+    name: "table", help: "With --once: print what each run found and changed as a table.")
   static let help = CommandOption(
     name: "help", letter: UInt8(ascii: "h"), argument: "markdown",
-    help: "Show this, or the settings as a table in Markdown.")
-  static let version = CommandOption(name: "version", help: "Show which build this is.")
+    help: "Show this help, or the settings as a Markdown table.")
+  static let version = CommandOption(name: "version", help: "Show the version.")
 
   /// Options that stand without a verb, or with any.
   static let general: [CommandOption] = [.help, .version]
@@ -32,17 +33,18 @@ struct Verb: Sendable {
   var operands: [String] = []
 
   static let run = Verb(
-    name: "run", help: "Run the sweepers until told to stop. The verb may be left out.",
+    name: "run", help: "Run the sweepers until SIGTERM or SIGINT. This is the default command.",
     options: [.once, .force, .table])
 
   static let notifyTest = Verb(
     name: "notify-test",
-    help: "Send one test notification to every sink, and print what each answered: 1 if one failed.",
+    help: "Send a test notification to every sink and print each result. Exit status 1 if any failed.",
     options: [])
 
   static let probe = Verb(
     name: "probe",
-    help: "Ask the worker that listens at SB_WORKER_LOCAL_ADDR, print its answer, then exit: 0 if it is well, else 1.",
+    help:
+      "Query a probe of the worker at SB_WORKER_LOCAL_ADDR and print its response. Exit status 0 if healthy, else 1.",
     options: [], operands: ["readyz", "healthz"])
 
   /// In the order in which they are shown; the first is meant where none is given.

@@ -29,12 +29,12 @@ struct DiscoverTargets: Equatable, Sendable {
     do {
       let kind = try JSONDocument(text, repeatedKeys: true).root.kind
       if kind == .null { return .accepted(DiscoverTargets(), warnings: ["null means that there are no targets"]) }
-      guard kind == .array else { return .expected("a JSON array of targets, not another kind of value") }
+      guard kind == .array else { return .mustBe("a JSON array of targets") }
     } catch {
-      return .expected("a JSON array of targets, but: \(error)")
+      return .mustBe("a JSON array of targets, but: \(error)")
     }
     let elements = JSONSlice(text).elements
-    guard elements.count <= countLimit else { return .expected("at most \(countLimit) targets") }
+    guard elements.count <= countLimit else { return .mustBe("at most \(countLimit) targets") }
     var checked = CheckedTargets()
     for element in elements { checked.add(element) }
     guard checked.faults.isEmpty else { return .refused(checked.faults) }
@@ -102,7 +102,7 @@ private struct CheckedTargets {
     let index = count
     count += 1
     guard element.kind == .object else {
-      faults.append("[\(index)] to be an object")
+      faults.append("is invalid: [\(index)] must be an object")
       return
     }
     let fields = fields(of: element, index)
@@ -114,7 +114,7 @@ private struct CheckedTargets {
       guard let kind = fields[field]?.kind, kind != .object, kind != .null else { continue }
       // Agents decode a scope as a string.
       if field == .scope, kind == .string { continue }
-      faults.append("[\(index)].\(field.rawValue) to be an object, null or absent")
+      faults.append("is invalid: [\(index)].\(field.rawValue) must be an object, null or absent")
     }
     guard let name, let cluster, let providerType else { return }
     let occurrence = occurrences[name, default: 0]
@@ -157,7 +157,7 @@ private struct CheckedTargets {
 
   private mutating func text(_ fields: [TargetField: JSONSlice], _ index: Int, _ field: TargetField) -> String? {
     if let text = fields[field]?.string, !text.isEmpty { return text }
-    faults.append("[\(index)].\(field.rawValue) to be a string that is not empty")
+    faults.append("is invalid: [\(index)].\(field.rawValue) must be a string that is not empty")
     return nil
   }
 }

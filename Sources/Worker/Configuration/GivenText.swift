@@ -24,19 +24,19 @@ extension SettingRow {
     guard let fileVariable, let path = environment[fileVariable], !path.isEmpty else {
       return text.map { .text($0, from: name) } ?? .nothing
     }
-    func fault(_ expected: String) -> Given {
-      .fault(ConfigurationFault(variable: fileVariable, expected: expected, given: nil))
+    func fault(_ rule: String) -> Given {
+      .fault(ConfigurationFault(variable: fileVariable, rule: rule, given: nil))
     }
-    if text != nil { return fault("to be unset where \(name) is set") }
+    if text != nil { return fault("must not be set together with \(name)") }
     do {
       let bytes = try SmallFile.contents(of: path, byteLimit: Self.byteLimit)
-      if FileText.isUTF16(bytes) { return fault("a file in UTF-8, but it is in UTF-16") }
+      if FileText.isUTF16(bytes) { return fault("names a file in UTF-16; it must be in UTF-8") }
       let content = FileText.content(of: bytes)
-      if content.isEmpty { return fault("a file that is not empty") }
+      if content.isEmpty { return fault("names an empty file") }
       return .text(String(decoding: content, as: UTF8.self), from: fileVariable)
     } catch {
-      if GivenText.hasQuotationMark(path) { return fault("the path of a file, but \(GivenText.quotedText)") }
-      return fault("a file that can be read, but: \(error.reason)")
+      if GivenText.hasQuotationMark(path) { return fault("must be a path, but \(GivenText.quotedText)") }
+      return fault("names a file that cannot be read: \(error.reason)")
     }
   }
 }
@@ -59,9 +59,9 @@ enum FileText {
 
 /// What stands around a text by mistake.
 enum GivenText {
-  /// Ends "expected …, but".
+  /// Completes "must be …, but".
   static let quotedText = """
-    the value is in quotation marks, which no shell has taken off here (env files of Docker keep them): remove them
+    the value is in quotation marks: remove them (Docker's env files keep them)
     """
 
   /// Whether a text begins with a quotation mark, straight or curved. None of our values does.
@@ -76,12 +76,12 @@ enum GivenText {
     return first.properties.isWhitespace || last.properties.isWhitespace || first == "\u{FEFF}"
   }
 
-  /// What was expected of a text that its reader refused: the cause around it where there is one, else the reader's.
-  static func cause(of text: String, refusedAs expected: [String]) -> [String] {
-    if hasQuotationMark(text) { return ["a bare value, but \(quotedText)"] }
+  /// The rules that a text breaks: what surrounds it by mistake if anything does, else what its reader says.
+  static func cause(of text: String, refusedAs rules: [String]) -> [String] {
+    if hasQuotationMark(text) { return ["must be a bare value, but \(quotedText)"] }
     if hasWhitespaceAround(text) {
-      return expected.map { "\($0); the value has whitespace or a line end before or behind it" }
+      return rules.map { "\($0); the value begins or ends with whitespace or a line break" }
     }
-    return expected
+    return rules
   }
 }

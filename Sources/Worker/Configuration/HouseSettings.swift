@@ -12,7 +12,7 @@ enum LogLevelSetting: String, CaseIterable, Sendable {
 }
 
 /// What the settings of the GitOps sweepers say.
-private let gitOpsHelp = "Not used: the GitOps sweepers are not part of this version."
+private let gitOpsHelp = "Ignored; accepted for compatibility. This version has no GitOps sweepers."
 
 extension Setting {
   /// The same setting, looked at only where GitOps is on, as the existing worker has it.
@@ -29,15 +29,15 @@ extension Setting where Value == Int {
     .inheritedInteger(
       "DATABASE_MAX_CONNS", default: 10, upTo: 262_143,
       help: """
-        Most connections to PostgreSQL at a time, where the URL has no pool_max_conns. They are opened on demand; an \
-        idle worker has at most one.
+        Maximum number of connections to PostgreSQL. pool_max_conns in the URL takes precedence. Connections are \
+        opened on demand; an idle worker holds at most one.
         """)
   }
 
   static var redisPoolSize: Setting {
     .inheritedInteger(
       "REDIS_POOL_SIZE", default: 10, upTo: .max,
-      help: "Accepted and ignored: one pipelined connection needs no pool.")
+      help: "Ignored; accepted for compatibility. The worker uses one pipelined connection.")
   }
 
   static var gitOpsBatchSize: Setting {
@@ -50,8 +50,8 @@ extension Setting where Value == Duration {
     .inheritedDuration(
       "DATABASE_CONN_LIFETIME", default: .seconds(30 * 60), zeroOrBelow: .isDefault,
       help: """
-        A connection to PostgreSQL that is older is replaced when it is next idle; a URL's pool_max_conn_lifetime goes \
-        before it.
+        Maximum age of a PostgreSQL connection; an older one is replaced when it becomes idle. pool_max_conn_lifetime \
+        in the URL takes precedence.
         """)
   }
 
@@ -59,27 +59,27 @@ extension Setting where Value == Duration {
     .duration(
       "DATABASE_CONNECT_TIMEOUT", default: .seconds(10),
       help: """
-        How long connecting to PostgreSQL may take, with TLS and login, over all addresses; a URL's connect_timeout \
-        counts for each address.
+        Timeout for connecting to PostgreSQL, including TLS and login, over all addresses. connect_timeout in the URL \
+        limits each address.
         """)
   }
 
   static var redisDialTimeout: Setting {
     .inheritedDuration(
       "REDIS_DIAL_TIMEOUT", default: .seconds(5),
-      help: "How long connecting to Redis may take, where the URL has no dial_timeout.")
+      help: "Timeout for connecting to Redis. dial_timeout in the URL takes precedence.")
   }
 
   static var lease: Setting {
     .duration(
       "SB_WORKER_LEASE", default: .seconds(15), in: .seconds(3)...(.seconds(300)),
-      help: "How long a sweeper's lock in Redis lasts unless it is renewed, which happens every third of it.")
+      help: "Lifetime of a sweeper's lock in Redis. The lock is renewed after a third of it.")
   }
 
   static var shutdownGrace: Setting {
     .inheritedDuration(
       "SB_WORKER_SHUTDOWN_GRACE", default: .seconds(15), zeroOrBelow: .isZero,
-      help: "How long the batch at hand may take to finish after SIGTERM before it is cancelled.")
+      help: "How long a running batch may take to finish after SIGTERM before it is cancelled.")
   }
 
   static var gitOpsPollInterval: Setting {
@@ -99,17 +99,17 @@ extension Setting where Value == Bool {
   static var runOnStart: Setting {
     .boolean(
       "SB_WORKER_RUN_ON_START", default: false,
-      help: "Whether every sweeper runs at boot, unless its last run began less than a minute ago.")
+      help: "Run every sweeper at startup, unless its last run began less than a minute ago.")
   }
 
   /// Refused at boot rather than silently not polled.
   static var gitOpsEnabled: Setting {
     let boolean = Setting.boolean(
       "SB_WORKER_GITOPS_ENABLED", default: false,
-      help: "Must be false: the GitOps sweepers are not part of this version.")
+      help: "Must be false: this version has no GitOps sweepers.")
     return Setting(name: boolean.name, kind: boolean.kind, absence: boolean.absence, help: boolean.help) { text in
       guard case .accepted(true, _) = boolean.read(text) else { return boolean.read(text) }
-      return .expected("false, for the GitOps sweepers are not part of this version (the previous worker has them)")
+      return .mustBe("false, because this version has no GitOps sweepers (the previous worker has them)")
     }
   }
 }
@@ -117,7 +117,7 @@ extension Setting where Value == Bool {
 extension Setting where Value == DeploymentEnvironment {
   static var environment: Setting {
     .choice(
-      "SB_ENV", default: .production, help: "Where this runs. Accepted for compatibility; nothing depends on it.")
+      "SB_ENV", default: .production, help: "Ignored; accepted for compatibility.")
   }
 }
 
@@ -125,7 +125,7 @@ extension Setting where Value == LogLevelSetting {
   static var logLevel: Setting {
     var setting = Setting(
       name: "LOG_LEVEL", kind: "debug, info, warn or error", absence: .text("info"),
-      help: "The least severe level that is logged, in any case of letters. Unknown words mean info, with a warning."
+      help: "Minimum log level, in upper or lower case. An unknown level counts as info, with a warning."
     ) { text in
       if let level = LogLevelSetting(rawValue: text.lowercased()) { return .accepted(level) }
       return .accepted(.info, warnings: ["not debug, info, warn or error: it counts as info"])
@@ -139,10 +139,10 @@ extension Setting where Value == String {
   static var redisNamespace: Setting {
     var setting = Setting(
       name: "REDIS_NAMESPACE", kind: "text", absence: .text("secrets-bridge"),
-      help: "What every key in Redis begins with. The control plane's other parts must have the same."
+      help: "Prefix of every Redis key. It must be the same for all parts of the control plane."
     ) { text in
       guard isNamespace(text) else {
-        return .expected("at most 200 bytes without braces, whitespace and control characters")
+        return .mustBe("at most 200 bytes without braces, whitespace or control characters")
       }
       // KEYS, SCAN and the rights of a user read these as wildcards.
       let hasWildcards = text.utf8.contains { Array("*?[]\\".utf8).contains($0) }

@@ -7,14 +7,14 @@ extension Setting where Value == String? {
   static var webhookURL: Setting {
     .optional(
       "SB_WORKER_WEBHOOK_URL", kind: "http or https URL", isSecret: true,
-      help: "Where notifications are posted to as JSON. Without any sink they are log lines only.",
+      help: "URL that notifications are posted to as JSON. Without any sink they are only logged.",
       check: { WebURL.expectation($0) })
   }
 
   static var slackURL: Setting {
     .optional(
       "SB_WORKER_SLACK_WEBHOOK_URL", kind: "http or https URL", isSecret: true,
-      help: "An incoming webhook of Slack, which gets notifications as Block Kit messages.",
+      help: "Slack incoming webhook; receives notifications as Block Kit messages.",
       check: { WebURL.expectation($0) })
   }
 
@@ -22,21 +22,21 @@ extension Setting where Value == String? {
     .optional(
       "SB_WORKER_PAGERDUTY_ROUTING_KEY", kind: "routing key", isSecret: true,
       help:
-        "The integration key of a PagerDuty service (Events API v2). Failures trigger, recoveries resolve incidents."
+        "Integration key of a PagerDuty service (Events API v2). Failures trigger incidents, recoveries resolve them."
     ) { isVisibleASCII($0) && $0.utf8.count <= 100 ? nil : "at most 100 visible ASCII characters" }
   }
 
   static var smtpURL: Setting {
     var setting = Setting.optional(
       "SB_WORKER_SMTP_URL", kind: "smtp or smtps URL", isSecret: true,
-      help: "The mail server that sends notifications: smtp://user:password@host:587 or smtps://….",
+      help: "Mail server for notifications: smtp://user:password@host:587 or smtps://….",
       check: { WebURL.expectation($0, schemes: ["smtp", "smtps"]) })
     setting.needs = ["SB_WORKER_SMTP_FROM", "SB_WORKER_SMTP_TO"]
     return setting
   }
 
   static var smtpFrom: Setting {
-    .optional("SB_WORKER_SMTP_FROM", kind: "mail address", help: "The sender of the mails.") {
+    .optional("SB_WORKER_SMTP_FROM", kind: "mail address", help: "Sender address of notification mails.") {
       MailAddress.isOne($0) ? nil : "an address in ASCII such as worker@example.com"
     }
   }
@@ -45,8 +45,8 @@ extension Setting where Value == String? {
     .optional(
       "SB_WORKER_SMTP_HELO", kind: "host name",
       help: """
-        The name that the worker gives to the mail server in EHLO. Default: the path of SB_WORKER_SMTP_URL, the host's \
-        name if it has a dot, or its address as [192.0.2.1].
+        Client name sent to the mail server in EHLO. Defaults to the path of SB_WORKER_SMTP_URL, the host's name if it \
+        has a dot, or its address as [192.0.2.1].
         """
     ) {
       MailAddress.isClientName($0) ? nil : "a name with a dot, such as worker.example.com, or an address in brackets"
@@ -56,14 +56,14 @@ extension Setting where Value == String? {
   static var notifyAuthorityFile: Setting {
     .optional(
       "SB_WORKER_NOTIFY_CA_FILE", kind: "path",
-      help: "Certificates in PEM that the sinks' servers are verified against, instead of the system's."
+      help: "PEM file of the CA certificates that notification servers are verified against. Defaults to the system's."
     ) { path in
       do throws(SmallFile.Unreadable) {
         let text = try SmallFile.contents(of: path, byteLimit: 4 << 20)
         let isPEM = String(decoding: text, as: UTF8.self).contains("-----BEGIN CERTIFICATE-----")
         return isPEM ? nil : "a file with certificates in PEM"
       } catch {
-        return "a file that can be read, but: \(error.reason)"
+        return "a readable file, but: \(error.reason)"
       }
     }
   }
@@ -77,13 +77,13 @@ extension Setting where Value == [String] {
   static var smtpTo: Setting {
     Setting(
       name: "SB_WORKER_SMTP_TO", kind: "mail addresses", absence: .value([]),
-      help: "The recipients of the mails, separated by commas."
+      help: "Comma-separated recipients of notification mails."
     ) { text in
       let addresses = MailAddress.list(text)
       let areGood = !addresses.isEmpty && addresses.count <= MailAddress.countLimit
       guard areGood, addresses.allSatisfy(MailAddress.isOne) else {
-        return .expected(
-          "1 to \(MailAddress.countLimit) addresses in ASCII such as ops@example.com, separated by commas")
+        return .mustBe(
+          "1 to \(MailAddress.countLimit) comma-separated ASCII addresses such as ops@example.com")
       }
       return .accepted(addresses)
     }
@@ -95,14 +95,14 @@ extension Setting where Value == [UInt8]? {
   static var webhookSecret: Setting {
     Setting(
       name: "SB_WORKER_WEBHOOK_SECRET", kind: "whsec_ and base64", absence: .value(nil),
-      help: "Signs what the webhook gets, as Standard Webhooks has it, so that the receiver can verify it.",
+      help: "Key that webhook requests are signed with, as specified by Standard Webhooks.",
       isSecret: true
     ) { text in
       // https://www.standardwebhooks.com: between 24 and 64 bytes, in base64 behind a prefix.
       let prefix = "whsec_"
       let encoded = text.hasPrefix(prefix) ? String(text.dropFirst(prefix.utf8.count)) : text
       guard let key = Base64.bytes(encoded), (24...64).contains(key.count) else {
-        return .expected("24 to 64 bytes in base64, with or without \(prefix) before them")
+        return .mustBe("24 to 64 bytes in base64, optionally after \(prefix)")
       }
       return .accepted(key)
     }
@@ -114,9 +114,9 @@ extension Setting where Value == String {
     Setting(
       name: "SB_WORKER_PAGERDUTY_URL", kind: "http or https URL",
       absence: .text("https://events.pagerduty.com/v2/enqueue"),
-      help: "Where PagerDuty takes events. The EU's service region has another URL.", isSecret: true
+      help: "URL of the Events API. The EU service region has its own.", isSecret: true
     ) { text in
-      WebURL.expectation(text).map { .expected($0) } ?? .accepted(text)
+      WebURL.expectation(text).map { .mustBe($0) } ?? .accepted(text)
     }
   }
 }
@@ -125,7 +125,7 @@ extension Setting where Value == Bool {
   static var webhookSlackFormat: Setting {
     .boolean(
       "SB_WORKER_WEBHOOK_SLACK_FORMAT", default: false,
-      help: "Whether the webhook gets Slack's {\"text\": …} instead of the flat JSON object.")
+      help: "Post Slack's {\"text\": …} to the webhook instead of the flat JSON object.")
   }
 }
 
@@ -133,7 +133,9 @@ extension Setting where Value == TransferRequest.MailEncryption {
   static var smtpStartTLS: Setting {
     .choice(
       "SB_WORKER_SMTP_STARTTLS", default: .required,
-      help: "Whether mail goes to an smtp:// server without encryption: never, where it has no STARTTLS, or always.")
+      help:
+        "Use of STARTTLS with an smtp:// server: required, preferred (plaintext if it is not offered) or never."
+    )
   }
 }
 
@@ -141,7 +143,7 @@ extension Setting where Value == Duration {
   static var outageAfter: Setting {
     .duration(
       "SB_WORKER_OUTAGE_AFTER", default: .seconds(60),
-      help: "How long PostgreSQL or Redis must be away before it is notified.")
+      help: "Notify after PostgreSQL or Redis has been unavailable for this long.")
   }
 }
 
@@ -149,7 +151,7 @@ extension Setting where Value == Event.Severity {
   static var notifyMinSeverity: Setting {
     .choice(
       "SB_WORKER_NOTIFY_MIN_SEVERITY", default: .info,
-      help: "Minimum severity of the events that sinks get. A recovery goes wherever its failure went.")
+      help: "Minimum severity of notifications. A recovery is sent wherever its failure was sent.")
   }
 }
 
@@ -171,7 +173,7 @@ extension Setting where Value == Event.Severity? {
     ) { text in
       switch choice.read(text) {
       case .accepted(let severity, _): .accepted(severity)
-      case .refused(let expected): .refused(expected)
+      case .refused(let rules): .refused(rules)
       }
     }
   }

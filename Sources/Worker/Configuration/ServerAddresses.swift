@@ -7,16 +7,17 @@ extension Setting where Value == PostgresConfiguration {
   static var databaseURL: Setting {
     Setting(
       name: "DATABASE_URL", kind: "PostgreSQL URL", absence: .fault,
-      help: "The control plane's database: postgres://user:password@host:port/database?parameters", isSecret: true
+      help: "URL of the control plane's database: postgres://user:password@host:port/database?parameters",
+      isSecret: true
     ) { text in
       do throws(PostgresURLFault) {
         let configuration = try PostgresConfiguration(url: text, applicationName: Version.program)
         if configuration.expectsReadOnly {
-          return .refused(["a PostgreSQL URL, but: target_session_attrs leads to servers that cannot be written to"])
+          return .refused(["is invalid: target_session_attrs selects servers that cannot be written to"])
         }
         return .accepted(configuration, warnings: configuration.warnings)
       } catch {
-        return .refused(error.faults.map { "a PostgreSQL URL, but: \($0)" })
+        return .refused(error.faults.map { "is invalid: \($0)" })
       }
     }
   }
@@ -27,7 +28,7 @@ extension Setting where Value == RedisConfiguration {
     Setting(
       name: "REDIS_URL", kind: "Redis URL", absence: .fault,
       help: """
-        The control plane's Redis: redis://user:password@host:port/database, rediss:// for TLS, or \
+        URL of the control plane's Redis: redis://user:password@host:port/database, rediss:// for TLS, or \
         unix:///path/of/a.sock.
         """,
       isSecret: true
@@ -36,7 +37,7 @@ extension Setting where Value == RedisConfiguration {
         let configuration = try RedisConfiguration(url: text)
         return .accepted(configuration, warnings: configuration.warnings)
       } catch {
-        return .refused(error.faults.map { "a Redis URL, but: \($0)" })
+        return .refused(error.faults.map { "is invalid: \($0)" })
       }
     }
   }
@@ -47,14 +48,14 @@ extension Setting where Value == ListenAddress {
     Setting(
       name: "SB_WORKER_LOCAL_ADDR", kind: "host:port", absence: .text("127.0.0.1:8091"),
       help: """
-        Where the probes and the metrics are served: an IP address or host name, or none for every interface, and a \
-        port.
+        Address for probes and metrics: host:port, where the host is an IP address or a name. Without a host the \
+        worker listens on every interface.
         """
     ) { text in
       do {
         return .accepted(try ListenAddress(text))
       } catch {
-        return .expected("HOST:PORT, such as 127.0.0.1:8091, [::1]:8091, localhost:8091 or :8091")
+        return .mustBe("host:port, such as 127.0.0.1:8091, [::1]:8091, localhost:8091 or :8091")
       }
     }
   }

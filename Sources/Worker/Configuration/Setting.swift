@@ -7,10 +7,10 @@ import Reactor
 enum Reading<Value: Sendable>: Sendable {
   /// Warnings are whole sentences, without the variable's name and without a secret.
   case accepted(Value, warnings: [String] = [])
-  /// What was expected instead, one text a fault: it completes "expected …".
+  /// The rules that the text breaks, one a fault. Each completes the variable's name: "must be …", "is …".
   case refused([String])
 
-  static func expected(_ what: String) -> Reading { .refused([what]) }
+  static func mustBe(_ what: String) -> Reading { .refused(["must be \(what)"]) }
 }
 
 /// A typed key into `Settings`, and the row that describes it.
@@ -61,24 +61,24 @@ struct Setting<Value: Sendable>: Sendable {
         checked(given)
       } else {
         switch absence {
-        case .fault: .expected("a value (\(kind)): it is required")
+        case .fault: .refused(["is required: set a \(kind)"])
         case .text(let text): read(text)
         case .value(let value): .accepted(value)
         }
       }
     switch reading {
     case .accepted(let value, let warnings): return .accepted(SettingSlot(value: value), warnings: warnings)
-    case .refused(let expected): return .refused(expected)
+    case .refused(let rules): return .refused(rules)
     }
   }
 
   private func checked(_ given: String) -> Reading<Value> {
     // What stands for bytes that were no UTF-8: repaired silently, a password would be another one.
-    for scalar in given.unicodeScalars where scalar == "\u{FFFD}" { return .expected("UTF-8 text") }
+    for scalar in given.unicodeScalars where scalar == "\u{FFFD}" { return .mustBe("UTF-8 text") }
     let isQuoted = GivenText.hasQuotationMark(given)
     switch read(given) {
-    case .refused(let expected):
-      return .refused(GivenText.cause(of: given, refusedAs: expected))
+    case .refused(let rules):
+      return .refused(GivenText.cause(of: given, refusedAs: rules))
     case .accepted where isQuoted && !keepsQuotationMarks:
       return .refused(GivenText.cause(of: given, refusedAs: []))
     case .accepted(let value, let warnings):

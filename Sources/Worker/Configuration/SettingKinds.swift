@@ -1,4 +1,4 @@
-// The kinds of settings: duration, whole number, boolean, choice. Each refuses with what it expected.
+// The kinds of settings: duration, whole number, boolean, choice. Each refuses with the rule that the text breaks.
 // Pure; the settings' declarations are made of these.
 
 import Reactor
@@ -16,7 +16,7 @@ extension Setting where Value == Duration {
     let bounds = "from \(GoDuration.text(range.lowerBound)) to \(GoDuration.text(range.upperBound))"
     return Setting(name: name, kind: "duration", absence: .text(GoDuration.text(absent)), help: help) { text in
       guard let value = GoDuration.parse(text), range.contains(value) else {
-        return .expected("a duration \(bounds), such as 90s or 2m30s")
+        return .mustBe("a duration \(bounds), such as 90s or 2m30s")
       }
       return .accepted(value)
     }
@@ -34,14 +34,14 @@ extension Setting where Value == Duration {
     _ name: String, default absent: Duration, zeroOrBelow: ZeroOrBelow = .refused, help: String
   ) -> Setting {
     Setting(name: name, kind: "duration", absence: .text(GoDuration.text(absent)), help: help) { text in
-      guard let value = GoDuration.parse(text) else { return .expected("a duration, such as 90s or 2m30s") }
+      guard let value = GoDuration.parse(text) else { return .mustBe("a duration, such as 90s or 2m30s") }
       guard value <= .zero else {
         let counted = min(max(value, aboveZero.lowerBound), aboveZero.upperBound)
         return .accepted(counted, warnings: counted == value ? [] : ["it counts as \(GoDuration.text(counted))"])
       }
       switch zeroOrBelow {
       case .refused:
-        return .expected("a duration above zero, such as 90s or 2m30s")
+        return .mustBe("a duration above zero, such as 90s or 2m30s")
       case .isDefault:
         return .accepted(
           absent, warnings: ["a duration of zero or below counts as the default, \(GoDuration.text(absent))"])
@@ -57,7 +57,7 @@ extension Setting where Value == Int {
   /// most there can be for what is beyond it.
   static func inheritedInteger(_ name: String, default absent: Int, upTo limit: Int, help: String) -> Setting {
     Setting(name: name, kind: "number", absence: .text("\(absent)"), help: help) { text in
-      guard let value = Int(text) else { return .expected("a whole number") }
+      guard let value = Int(text) else { return .mustBe("a whole number") }
       if value <= 0 { return .accepted(absent, warnings: ["zero and below count as the default, \(absent)"]) }
       if value > limit { return .accepted(limit, warnings: ["it counts as \(limit), the most there can be"]) }
       return .accepted(value)
@@ -70,7 +70,7 @@ extension Setting where Value == Int {
   ) -> Setting {
     Setting(name: name, kind: "number", absence: .text("\(absent)"), help: help) { text in
       guard let value = Int(text), range.contains(value) else {
-        return .expected("a whole number from \(range.lowerBound) to \(range.upperBound)")
+        return .mustBe("a whole number from \(range.lowerBound) to \(range.upperBound)")
       }
       return .accepted(value)
     }
@@ -93,7 +93,7 @@ extension Setting where Value == Bool {
   static func boolean(_ name: String, default absent: Bool, help: String) -> Setting {
     Setting(name: name, kind: "true or false", absence: .text(absent ? "true" : "false"), help: help) { text in
       if let value = GoBoolean.parse(text) { return .accepted(value) }
-      return .expected("true or false (also 1, t, T, TRUE, True, 0, f, F, FALSE, False)")
+      return .mustBe("true or false (also 1, t, T, TRUE, True, 0, f, F, FALSE, False)")
     }
   }
 }
@@ -106,7 +106,7 @@ extension Setting where Value: RawRepresentable & CaseIterable, Value.RawValue =
       words += (index == 0 ? "" : index == Value.allCases.count - 1 ? " or " : ", ") + value.rawValue
     }
     return Setting(name: name, kind: words, absence: .text(absent.rawValue), help: help) { [words] text in
-      guard let value = Value(rawValue: text) else { return .expected(words) }
+      guard let value = Value(rawValue: text) else { return .mustBe(words) }
       return .accepted(value)
     }
   }
@@ -119,7 +119,7 @@ extension Setting where Value == String? {
     check: @escaping @Sendable (String) -> String?
   ) -> Setting {
     Setting(name: name, kind: kind, absence: .value(nil), help: help, isSecret: isSecret) { text in
-      if let expected = check(text) { return .expected(expected) }
+      if let what = check(text) { return .mustBe(what) }
       return .accepted(text)
     }
   }

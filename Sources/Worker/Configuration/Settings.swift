@@ -40,9 +40,9 @@ struct Settings: Sendable {
       case .accepted(let slot, let texts):
         values[row.name] = slot
         for text in texts { warnings.append(ConfigurationWarning(variable: variable, text: text)) }
-      case .refused(let expectations):
-        for expected in expectations {
-          faults.append(ConfigurationFault(variable: variable, expected: expected, given: row.isSecret ? nil : given))
+      case .refused(let rules):
+        for rule in rules {
+          faults.append(ConfigurationFault(variable: variable, rule: rule, given: row.isSecret ? nil : given))
         }
       }
       if given != nil { faults += missingCompanions(of: row, in: environment, rows: rows) }
@@ -59,8 +59,7 @@ struct Settings: Sendable {
     for needed in rows where row.needs.contains(needed.name) {
       guard case .nothing = needed.given(in: environment) else { continue }
       faults.append(
-        ConfigurationFault(
-          variable: needed.name, expected: "a value (\(needed.kind)), for \(row.name) is set", given: nil))
+        ConfigurationFault(variable: needed.name, rule: "is required when \(row.name) is set", given: nil))
     }
     return faults
   }
@@ -97,14 +96,14 @@ struct ConfigurationFault: Equatable, Sendable {
   private static let givenLimit = 100
 
   let variable: String
-  /// Completes "expected …".
-  let expected: String
-  /// What was given instead; nil where nothing was or where it may carry a secret.
+  /// What the value breaks. It completes the variable's name: "must be …", "is required …".
+  let rule: String
+  /// The value; nil if there was none or it may carry a secret.
   let given: String?
 
-  init(variable: String, expected: String, given: String?) {
+  init(variable: String, rule: String, given: String?) {
     self.variable = variable
-    self.expected = expected
+    self.rule = rule
     self.given = given.map { text in
       let start = text.prefix(Self.givenLimit)
       return start.utf8.count < text.utf8.count ? start + "…" : text
@@ -112,8 +111,8 @@ struct ConfigurationFault: Equatable, Sendable {
   }
 
   var description: String {
-    let end = given.map { ", got \"\($0)\"" } ?? ""
-    return "\(variable): expected \(expected)\(end)"
+    let end = given.map { " (got \"\($0)\")" } ?? ""
+    return "\(variable) \(rule)\(end)"
   }
 }
 

@@ -27,15 +27,17 @@ struct NotificationMetrics {
     var outcomes: [Outcome: Counter] = [:]
     for outcome in Outcome.allCases {
       outcomes[outcome] = registry.counter(
-        "worker_notifications_total", help: "Notifications by sink and outcome; a repeated try counts as retried.",
+        "worker_notifications_total",
+        help: "Notifications by sink and outcome; each further attempt counts as retried.",
         labels: ["sink": sink, "outcome": outcome.rawValue])
     }
     self.outcomes = outcomes
     registry.gauge(
-      "worker_notification_queue_length", help: "Notifications that wait for their sink.", labels: ["sink": sink]
+      "worker_notification_queue_length", help: "Notifications waiting for delivery.", labels: ["sink": sink]
     ) { Double(queueLength()) }
     delivery = registry.histogram(
-      "worker_notification_delivery_seconds", help: "From an event to its delivery.", labels: ["sink": sink],
+      "worker_notification_delivery_seconds", help: "Time from an event to its delivery, in seconds.",
+      labels: ["sink": sink],
       bounds: Self.deliveryBounds)
   }
 

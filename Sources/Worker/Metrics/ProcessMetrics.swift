@@ -63,16 +63,19 @@ final class ProcessMetrics {
 
   /// Adds what the event loop did.
   static func registerLoop(in registry: MetricsRegistry) {
-    registry.counter("worker_loop_turns_total", help: "Times that the event loop woke.") {
+    registry.counter("worker_loop_turns_total", help: "Iterations of the event loop.") {
       Double(EventLoop.statistics.turns)
     }
-    registry.counter("worker_loop_busy_seconds_total", help: "Time that the event loop spent working.") {
+    registry.counter("worker_loop_busy_seconds_total", help: "Time the event loop spent running handlers, in seconds.")
+    {
       EventLoop.statistics.busy.seconds
     }
-    registry.gauge("worker_loop_lag_seconds", help: "How long an event had to wait in the loop's last turn at most.") {
+    registry.gauge("worker_loop_lag_seconds", help: "Longest wait of an event in the last iteration, in seconds.") {
       EventLoop.statistics.lastTurn.seconds
     }
-    registry.gauge("worker_loop_longest_lag_seconds", help: "The longest such wait since the start.") {
+    registry.gauge(
+      "worker_loop_longest_lag_seconds", help: "Longest wait of an event since the process started, in seconds."
+    ) {
       EventLoop.statistics.longestTurn.seconds
     }
   }

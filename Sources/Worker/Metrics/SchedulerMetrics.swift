@@ -18,19 +18,19 @@ struct TaskMetrics {
     var runs: [RunOutcome: Counter] = [:]
     for outcome in RunOutcome.allCases {
       runs[outcome] = registry.counter(
-        "worker_scheduler_runs_total", help: "Attended slots by task and outcome.",
+        "worker_scheduler_runs_total", help: "Slots by task and outcome.",
         labels: ["task": task, "outcome": outcome.rawValue])
     }
     self.runs = runs
     duration = registry.histogram(
-      "worker_scheduler_run_duration_seconds", help: "How long the runs of a task that had the lock took.",
+      "worker_scheduler_run_duration_seconds", help: "Duration of runs that held the task's lock, in seconds.",
       labels: ["task": task], bounds: Self.durationBounds)
     skippedLocks = registry.counter(
-      "worker_scheduler_lock_skipped_total", help: "Slots left to another replica that held the task's lock.",
+      "worker_scheduler_lock_skipped_total", help: "Slots skipped because another replica held the task's lock.",
       labels: ["task": task])
     leftRows = registry.counter(
       "worker_sweep_skipped_total",
-      help: "What was due and left: rows that someone else held locked, targets whose equal job is still queued.",
+      help: "Due items skipped: rows locked by another session, targets whose identical job is still queued.",
       labels: ["task": task])
   }
 

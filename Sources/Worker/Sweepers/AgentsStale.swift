@@ -31,12 +31,12 @@ extension Sweeper {
 extension Setting where Value == Duration {
   static var agentsStaleInterval: Setting {
     .inheritedDuration(
-      "SB_WORKER_AGENTS_STALE_INTERVAL", default: .seconds(60), help: "How often silent agents are looked for.")
+      "SB_WORKER_AGENTS_STALE_INTERVAL", default: .seconds(60), help: "Interval between searches for silent agents.")
   }
 
   static var agentsStaleAfter: Setting {
     .inheritedDuration(
       "SB_WORKER_AGENTS_STALE_AFTER", default: .seconds(300),
-      help: "An agent without a heartbeat for this long is flagged stale.")
+      help: "An agent is marked stale when it has sent no heartbeat for this long.")
   }
 }

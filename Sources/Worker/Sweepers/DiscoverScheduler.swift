@@ -27,7 +27,7 @@ extension Sweeper {
 extension Setting where Value == Duration {
   static var discoverInterval: Setting {
     .inheritedDuration(
-      "SB_WORKER_DISCOVER_INTERVAL", default: .seconds(3_600), help: "How often discovery is enqueued for each target.")
+      "SB_WORKER_DISCOVER_INTERVAL", default: .seconds(3_600), help: "Interval between discover jobs for each target.")
   }
 }
 
@@ -36,8 +36,8 @@ extension Setting where Value == DiscoverTargets {
     Setting(
       name: "SB_DISCOVER_TARGETS_JSON", kind: "JSON array", absence: .value(DiscoverTargets()),
       help: """
-        Where discovery looks: [{"name", "cluster", "provider_type", "provider_config", "scope"}, …]; \
-        the last two are optional objects. Unset: the discover scheduler is off.
+        Discovery targets: [{"name", "cluster", "provider_type", "provider_config", "scope"}, …]. The last two are \
+        optional objects. Without targets the discover scheduler is off.
         """,
       // A provider's configuration should hold no credential; where one does, it is not for the log.
       isSecret: true, read: DiscoverTargets.read)
@@ -48,6 +48,6 @@ extension Setting where Value == Bool {
   static var discoverPileUp: Setting {
     .boolean(
       "SB_WORKER_DISCOVER_PILE_UP", default: false,
-      help: "Whether a target gets another discover job while an equal one is still queued, its agent being away.")
+      help: "Enqueue another discover job for a target although an identical one is still queued.")
   }
 }

@@ -36,13 +36,15 @@ extension Sweeper {
 extension Setting where Value == Duration {
   static var jobsRecoveryInterval: Setting {
     .inheritedDuration(
-      "SB_WORKER_JOBS_RECOVERY_INTERVAL", default: .seconds(30), help: "How often stuck jobs are looked for.")
+      "SB_WORKER_JOBS_RECOVERY_INTERVAL", default: .seconds(30), help: "Interval between searches for stuck jobs.")
   }
 
   static var jobsRecoveryGrace: Setting {
     .duration(
       "SB_WORKER_JOBS_RECOVERY_GRACE", default: .zero, in: zeroOrMore,
-      help: "How long after a claim's expiry a job is left to the agents, which may claim it again.")
+      help:
+        "How long to wait after a claim has expired before the job is recovered. An agent may claim it again meanwhile."
+    )
   }
 }
 
@@ -59,6 +61,6 @@ extension Setting where Value == JobsRecoveryAction {
   static var jobsRecoveryAction: Setting {
     .choice(
       "SB_WORKER_JOBS_RECOVERY_ACTION", default: .expire,
-      help: "What becomes of a stuck job: expire takes it out of the queue for good, requeue puts it back.")
+      help: "What to do with a stuck job: expire (remove it from the queue for good) or requeue.")
   }
 }

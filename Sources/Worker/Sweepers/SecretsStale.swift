@@ -31,12 +31,12 @@ extension Sweeper {
 extension Setting where Value == Duration {
   static var secretsStaleInterval: Setting {
     .inheritedDuration(
-      "SB_WORKER_SECRETS_STALE_INTERVAL", default: .seconds(300), help: "How often stale secrets are looked for.")
+      "SB_WORKER_SECRETS_STALE_INTERVAL", default: .seconds(300), help: "Interval between searches for stale secrets.")
   }
 
   static var secretsStaleAfter: Setting {
     .inheritedDuration(
       "SB_WORKER_SECRETS_STALE_AFTER", default: .seconds(24 * 3_600),
-      help: "A secret that no discovery saw for this long is marked missing.")
+      help: "A secret is marked missing when no discovery has seen it for this long.")
   }
 }

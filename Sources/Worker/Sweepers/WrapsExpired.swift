@@ -34,15 +34,15 @@ extension Sweeper {
 extension Setting where Value == Duration {
   static var wrapsExpiredInterval: Setting {
     .inheritedDuration(
-      "SB_WORKER_WRAPS_EXPIRED_INTERVAL", default: .seconds(60), help: "How often expired wraps are purged.")
+      "SB_WORKER_WRAPS_EXPIRED_INTERVAL", default: .seconds(60), help: "Interval between purges of expired wraps.")
   }
 
   static var wrapsFullSweep: Setting {
     .duration(
       "SB_WORKER_WRAPS_FULL_SWEEP", default: .seconds(900),
       help: """
-        How long after its expiry a consumed wrap is gone at the latest where the table is large: no index leads to \
-        it, so the table is read whole that often.
+        Maximum time from the expiry of a consumed wrap to its deletion in a large table. No index leads to consumed \
+        wraps, so the whole table is read this often.
         """)
   }
 }

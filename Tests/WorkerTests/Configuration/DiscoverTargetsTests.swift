@@ -14,8 +14,8 @@ import Testing
 
   private static func faults(_ text: String) -> [String] {
     SettingsTests.faults(["SB_DISCOVER_TARGETS_JSON": text]).map { fault in
-      #expect(fault.hasPrefix("SB_DISCOVER_TARGETS_JSON: expected "))
-      return String(fault.dropFirst("SB_DISCOVER_TARGETS_JSON: expected ".count))
+      #expect(fault.hasPrefix("SB_DISCOVER_TARGETS_JSON "))
+      return String(fault.dropFirst("SB_DISCOVER_TARGETS_JSON ".count))
     }
   }
 
@@ -45,15 +45,18 @@ import Testing
       Self.faults(
         #"[\#(Self.good), {"cluster": "", "provider_type": 7, "provider_config": [], "scope": 7}, 1, null]"#)
         == [
-          "[1].name to be a string that is not empty", "[1].cluster to be a string that is not empty",
-          "[1].provider_type to be a string that is not empty", "[1].provider_config to be an object, null or absent",
-          "[1].scope to be an object, null or absent", "[2] to be an object", "[3] to be an object",
+          "is invalid: [1].name must be a string that is not empty",
+          "is invalid: [1].cluster must be a string that is not empty",
+          "is invalid: [1].provider_type must be a string that is not empty",
+          "is invalid: [1].provider_config must be an object, null or absent",
+          "is invalid: [1].scope must be an object, null or absent", "is invalid: [2] must be an object",
+          "is invalid: [3] must be an object",
         ])
     for field in ["name", "cluster", "provider_type"] {
       for value in ["null", "[]", "{}", "true", "1.5", #""""#] {
         let text = Self.good.dropLast() + "}"
         let changed = text.replacing("\"\(field)\": ", with: "\"\(field)\": \(value), \"x-\(field)\": ")
-        #expect(Self.faults("[\(changed)]") == ["[0].\(field) to be a string that is not empty"])
+        #expect(Self.faults("[\(changed)]") == ["is invalid: [0].\(field) must be a string that is not empty"])
       }
     }
   }
@@ -103,12 +106,12 @@ import Testing
   func whatIsNoJSONIsRefusedWithItsPlace(text: String) {
     let faults = Self.faults(text)
     #expect(faults.count == 1)
-    #expect(faults[0].hasPrefix("a JSON array of targets, but: "))
+    #expect(faults[0].hasPrefix("must be a JSON array of targets, but: "))
     #expect(faults[0].contains(" at line 1, column "))
   }
 
   @Test(arguments: ["{}", "1", "true"]) func anythingButAnArrayIsRefused(text: String) {
-    #expect(Self.faults(text) == ["a JSON array of targets, not another kind of value"])
+    #expect(Self.faults(text) == ["must be a JSON array of targets"])
   }
 
   @Test func theCharacterNULIsRefusedAnywhere() {
@@ -136,7 +139,7 @@ import Testing
     let targets = (0...DiscoverTargets.countLimit).map {
       #"{"name":"\#($0)","cluster":"c","provider_type":"v"}"#
     }
-    #expect(Self.faults("[\(targets.joined(separator: ","))]") == ["at most 3000 targets"])
+    #expect(Self.faults("[\(targets.joined(separator: ","))]") == ["must be at most 3000 targets"])
     #expect(try Self.load("[\(targets.dropLast().joined(separator: ","))]").targets.targets.count == 3_000)
   }
 

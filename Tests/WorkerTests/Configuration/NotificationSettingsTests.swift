@@ -35,8 +35,8 @@ import Testing
   @Test func aMailServerNeedsASenderAndReceivers() {
     #expect(
       Self.faults(["SB_WORKER_SMTP_URL": "smtp://mail:587"]) == [
-        "SB_WORKER_SMTP_FROM: expected a value (mail address), for SB_WORKER_SMTP_URL is set",
-        "SB_WORKER_SMTP_TO: expected a value (mail addresses), for SB_WORKER_SMTP_URL is set",
+        "SB_WORKER_SMTP_FROM is required when SB_WORKER_SMTP_URL is set",
+        "SB_WORKER_SMTP_TO is required when SB_WORKER_SMTP_URL is set",
       ])
     let complete = [
       "SB_WORKER_SMTP_URL": "smtps://u:p@mail:465", "SB_WORKER_SMTP_FROM": "w@x.y", "SB_WORKER_SMTP_TO": "a@x.y, b@x.y",
@@ -94,8 +94,8 @@ import Testing
   @Test func certificatesAreLookedForAtBoot() throws {
     #expect(
       Self.faults(["SB_WORKER_NOTIFY_CA_FILE": "/no/such/file"]) == [
-        "SB_WORKER_NOTIFY_CA_FILE: expected a file that can be read, but: no such file or directory, "
-          + "got \"/no/such/file\""
+        "SB_WORKER_NOTIFY_CA_FILE must be a readable file, but: no such file or directory "
+          + "(got \"/no/such/file\")"
       ])
     try Self.withFile("nothing of the kind") { path in
       #expect(Self.faults(["SB_WORKER_NOTIFY_CA_FILE": path]).count == 1)
@@ -125,7 +125,7 @@ import Testing
           _ = try Settings.load(environment: environment)
         }
         let texts = faults?.faults.map(\.description) ?? []
-        #expect(texts.contains { $0.hasPrefix(row.name + "_FILE: ") }, "\(row.name): \(texts)")
+        #expect(texts.contains { $0.hasPrefix(row.name + "_FILE ") }, "\(row.name): \(texts)")
         #expect(!texts.contains { $0.contains("planted") })
       }
     }
@@ -135,18 +135,18 @@ import Testing
     try Self.withFile("https://h/planted") { path in
       #expect(
         Self.faults(["SB_WORKER_WEBHOOK_URL": "https://h/planted", "SB_WORKER_WEBHOOK_URL_FILE": path])
-          == ["SB_WORKER_WEBHOOK_URL_FILE: expected to be unset where SB_WORKER_WEBHOOK_URL is set"])
+          == ["SB_WORKER_WEBHOOK_URL_FILE must not be set together with SB_WORKER_WEBHOOK_URL"])
     }
   }
 
   @Test func aFileThatIsNotThereOrEmptyIsAFault() throws {
     #expect(
       Self.faults(["SB_WORKER_WEBHOOK_URL_FILE": "/no/such/file"])
-        == ["SB_WORKER_WEBHOOK_URL_FILE: expected a file that can be read, but: no such file or directory"])
+        == ["SB_WORKER_WEBHOOK_URL_FILE names a file that cannot be read: no such file or directory"])
     try Self.withFile("\n") { path in
       #expect(
         Self.faults(["SB_WORKER_WEBHOOK_URL_FILE": path])
-          == ["SB_WORKER_WEBHOOK_URL_FILE: expected a file that is not empty"])
+          == ["SB_WORKER_WEBHOOK_URL_FILE names an empty file"])
     }
   }
 

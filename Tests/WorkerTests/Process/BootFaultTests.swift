@@ -7,7 +7,7 @@ import Testing
 @testable import Worker
 
 @Suite struct BootFaultTests {
-  /// A value that is wrong for each kind of setting that can be wrong, and a word of what was expected.
+  /// A value that is wrong for each kind of setting that can be wrong, and a word of the rule that it breaks.
   private static let wrong: [(variable: String, value: String, expected: String)] = [
     ("DATABASE_URL", "postgres://u:hunter2@h/d?nonsense=1", "unknown parameter nonsense"),
     ("DATABASE_MAX_CONNS", "ten", "number"),
@@ -17,7 +17,7 @@ import Testing
     ("REDIS_DIAL_TIMEOUT", "-1s", "duration"),
     ("REDIS_POOL_SIZE", "many", "number"),
     ("SB_ENV", "staging", "production"),
-    ("SB_WORKER_LOCAL_ADDR", "localhost", "HOST:PORT"),
+    ("SB_WORKER_LOCAL_ADDR", "localhost", "host:port"),
     ("SB_WORKER_LEASE", "2s", "3s"),
     ("SB_WORKER_RUN_ON_START", "maybe", "true"),
     ("SB_WORKER_SHUTDOWN_GRACE", "15", "duration"),
