@@ -81,7 +81,7 @@ struct ServerSetting: Sendable {
     "local_preload_libraries": ["nothing"], "session_preload_libraries": ["auto_explain", "nothing"],
     "dynamic_library_path": ["'/nowhere'", "''"], "extension_destdir": ["'/nowhere'"],
     "extension_control_path": ["'/nowhere'"], "backtrace_functions": ["'errstart'"],
-    "wal_consistency_checking": ["'all'"],
+    "wal_consistency_checking": ["'all'"], "output_plugin_libraries": ["'nothing'", "''"],
     "restrict_nonsystem_relation_kind": ["'view'", "'view, foreign-table'"], "createrole_self_grant": ["'set'"],
     "plpgsql.extra_errors": ["'all'"], "plpgsql.extra_warnings": ["'all'"],
     "role": ["'none'", "'$ROLE_group'", "'$ROLE_nobody'"], "session_authorization": ["'$ROLE'", "'$ROLE_group'"],
@@ -94,6 +94,7 @@ struct ServerSetting: Sendable {
   static let refusedByServer = [
     "debug_discard_caches": "a server without assertions has one value only",
     "default_table_access_method": "a server without extensions has one value only",
+    "default_toast_compression": "a server without LZ4 has one value only",
     "transaction_isolation": "is the present transaction's own", "transaction_read_only": "the same",
     "transaction_deferrable": "the same", "session_authorization": "is set by logging in", "seed": "needs a statement",
   ]

@@ -80,7 +80,9 @@ import Testing
       let row = all.filter { $0.count > index }.map { $0[index] }
       let others = row.filter { ExpectedFailure.of($0) == nil }
       groups += row.filter { ExpectedFailure.of($0) != nil }.map { [$0] }
-      groups += stride(from: 0, to: others.count, by: size).map { Array(others[$0..<min($0 + size, others.count)]) }
+      // Settings whose names are neighbours bear on each other: no two of them at once.
+      let count = (others.count + size - 1) / size
+      groups += (0..<count).map { start in stride(from: start, to: others.count, by: count).map { others[$0] } }
     }
     return groups
   }
@@ -154,6 +156,9 @@ struct ExpectedFailure: Sendable {
     ExpectedFailure(name: "search_path", values: ["''", "nowhere"], reasons: ["in the search path: set search_path"]),
     ExpectedFailure(name: "local_preload_libraries", values: ["nothing"], reasons: [noLibrary]),
     ExpectedFailure(name: "session_preload_libraries", values: ["nothing"], reasons: [noLibrary]),
+    // Where triggers are in a language that is found by it: a server of version 18.
+    ExpectedFailure(
+      name: "dynamic_library_path", values: ["'/nowhere'", "''"], reasons: [noLibrary], mustFail: false),
     // Each session ends after a millisecond without a statement, each statement after one.
     ExpectedFailure(
       name: "idle_session_timeout", values: ["'1'"], reasons: ["57P05", "connection closed", "08P01"],

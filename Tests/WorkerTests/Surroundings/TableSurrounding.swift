@@ -52,7 +52,7 @@ extension TableSurrounding {
       sql: """
         DO $$ DECLARE entry record; BEGIN
           FOR entry IN SELECT conrelid::regclass AS relation, conname FROM pg_constraint
-            WHERE connamespace = 'public'::regnamespace ORDER BY contype <> 'f'
+            WHERE connamespace = 'public'::regnamespace AND contype <> 'n' ORDER BY contype <> 'f'
           LOOP EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', entry.relation, entry.conname); END LOOP;
           FOR entry IN SELECT indexrelid::regclass AS name FROM pg_index WHERE indrelid::regclass::text = ANY
             ('{secret_wraps,secrets,agents,sync_jobs}')
