@@ -14,15 +14,16 @@ struct Example {
   }
 
   @EventLoop static func serve(on address: String) async -> Int32 {
+    let clock = EventLoop.clock
     let signal = SignalWatcher(.terminate) { isStopped = true }
-    let server = HTTPServer { request in
+    let server = HTTPServer(clock: clock) { request in
       request.hasPath("/ticks") ? .now(HTTPResponse(text: "\(ticks)\n")) : .now(.notFound)
     }
     do {
       try server.listen(on: address)
       async let serving: Void = server.run()
       while !isStopped {
-        try await LoopClock.system.sleep(for: .milliseconds(100))
+        try await clock.sleep(for: .milliseconds(100))
         ticks += 1
       }
       await server.drain(within: .seconds(1))

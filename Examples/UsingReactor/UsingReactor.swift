@@ -14,22 +14,23 @@ struct UsingReactor {
 
   @EventLoop static func serve(on address: String) async -> Int32 {
     let environment = HostProcess.environment
+    let clock = EventLoop.clock
     let stop = Gate()
     let signal = SignalWatcher(.terminate) { stop.open() }
-    let server = HTTPServer { request in
+    let server = HTTPServer(clock: clock) { request in
       request.hasPath("/latest") ? .now(HTTPResponse(text: latest)) : .now(.notFound)
     }
     do {
       let postgres = PostgresPool(
         try PostgresConfiguration(url: environment["DATABASE_URL"] ?? "", applicationName: "using-reactor"),
-        maximumConnections: 2, connectionLifetime: .seconds(1_800))
-      let redis = RedisClient(try RedisConfiguration(url: environment["REDIS_URL"] ?? ""))
+        maximumConnections: 2, connectionLifetime: .seconds(1_800), clock: clock)
+      let redis = RedisClient(try RedisConfiguration(url: environment["REDIS_URL"] ?? ""), clock: clock)
       try server.listen(on: address)
       await withTaskGroup { group in
         group.addTask { await postgres.run() }
         group.addTask { await redis.run() }
         group.addTask { await server.run() }
-        await countSeconds(postgres, redis, until: stop)
+        await countSeconds(postgres, redis, clock, until: stop)
         await server.drain(within: .seconds(1))
         group.cancelAll()
       }
@@ -41,8 +42,9 @@ struct UsingReactor {
   }
 
   /// One round a second, each answered or given up within two.
-  @EventLoop static func countSeconds(_ postgres: PostgresPool, _ redis: RedisClient, until stop: Gate) async {
-    let clock = LoopClock.system
+  @EventLoop static func countSeconds(
+    _ postgres: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, until stop: Gate
+  ) async {
     while !stop.isOpen {
       let deadline = clock.now.advanced(by: .seconds(2))
       do {

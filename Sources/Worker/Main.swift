@@ -11,6 +11,10 @@ struct Main {
     HostProcess.exit(run(Array(HostProcess.arguments.dropFirst())))
   }
 
+  /// The clock of the process: what is made below gets it from here.
+  private static let clock = EventLoop.clock
+  private static let output = LogOutput.standardError(clock)
+
   private static func run(_ arguments: [String]) -> Int32 {
     let rows = SettingRow.all
     switch Invocation.parse(arguments) {
@@ -18,23 +22,26 @@ struct Main {
     case .helpAsMarkdown: return show(HelpText.markdown(rows: rows))
     case .version: return show(Version.text + "\n")
     case .fault(let text):
-      Logger.worker().error("invalid command line", metadata: ["error": .string(text)])
+      Logger.worker(output: output).error("invalid command line", metadata: ["error": .string(text)])
       return Invocation.faultExitStatus
     case .probe(let name):
       // What else is set is the asked worker's business.
       let rows = [Setting.localAddress.row, Setting.logLevel.row]
       let environment = HostProcess.environment.filter { variable in rows.contains { $0.name == variable.key } }
-      guard let settings = Boot.settings(environment: environment, rows: rows) else {
+      guard let settings = Boot.settings(environment: environment, rows: rows, output: output) else {
         return ConfigurationFaults.exitStatus
       }
-      return EventLoop.run { await ProbeCommand.ask("/" + name, at: settings[.localAddress]) }
+      return EventLoop.run {
+        await ProbeCommand.ask(
+          "/" + name, at: settings[.localAddress], clock: clock, logger: Logger.worker(output: output))
+      }
     case .run(let options):
       return configured(rows) { settings, notifications, logger in
-        let service = Service(settings, notifications: notifications, logger: logger)
+        let service = Service(settings, notifications: notifications, clock: clock, logger: logger)
         return options.once ? await service.runOnce(options) : await service.run()
       }
     case .notifyTest:
-      return configured(rows) { _, notifications, _ in await NotificationTest.run(notifications) }
+      return configured(rows) { _, notifications, _ in await NotificationTest.run(notifications, clock: clock) }
     }
   }
 
@@ -43,14 +50,14 @@ struct Main {
     _ rows: [SettingRow], _ body: @escaping @EventLoop @Sendable (Settings, Notifications, Logger) async -> Int32
   ) -> Int32 {
     let environment = HostProcess.environment
-    guard let settings = Boot.settings(environment: environment, rows: rows) else {
+    guard let settings = Boot.settings(environment: environment, rows: rows, output: output) else {
       return ConfigurationFaults.exitStatus
     }
-    let logger = Logger.worker(level: settings[.logLevel].level)
+    let logger = Logger.worker(level: settings[.logLevel].level, output: output)
     let proxies = ProxyRules(environment: environment)
     return EventLoop.run {
       do throws(TransferLibrary.Missing) {
-        return await body(settings, try Notifications(settings, proxies: proxies), logger)
+        return await body(settings, try Notifications(settings, proxies: proxies, clock: clock), logger)
       } catch {
         logger.error("notifications cannot be sent without libcurl", metadata: ["error": "\(error.description)"])
         return ConfigurationFaults.exitStatus
@@ -61,6 +68,6 @@ struct Main {
   /// Prints `text` to stdout, for as long as its reader takes: nothing else runs in this process.
   private static func show(_ text: String) -> Int32 {
     let bytes = Array(text.utf8)
-    return StandardStream.output.write(bytes[...], patience: .seconds(60 * 60)) == bytes.count ? 0 : 1
+    return StandardStream.output.write(bytes[...], patience: .seconds(60 * 60), on: clock) == bytes.count ? 0 : 1
   }
 }

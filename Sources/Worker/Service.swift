@@ -25,7 +25,7 @@ final class Service {
 
   private let settings: Settings
   private let logger: Logger
-  private let clock = LoopClock.system
+  private let clock: LoopClock
   private let pool: PostgresPool
   private let redis: RedisClient
   private let drain = Gate()
@@ -33,7 +33,7 @@ final class Service {
   private var isGraceOver = false
   private let readiness: Readiness
   private let registry = MetricsRegistry()
-  private let processMetrics = ProcessMetrics()
+  private let processMetrics: ProcessMetrics
   private let announcer: Announcer
   private let postgresNotice: OutageNotice
   private let redisNotice: OutageNotice
@@ -45,19 +45,22 @@ final class Service {
   /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
   private var signals: [SignalWatcher] = []
 
-  init(_ settings: Settings, notifications: Notifications, logger: Logger) {
+  init(_ settings: Settings, notifications: Notifications, clock: LoopClock, logger: Logger) {
     self.settings = settings
+    self.clock = clock
     self.logger = logger
     let postgres = settings[.databaseURL]
     pool = PostgresPool(
       postgres, maximumConnections: postgres.maximumConnections ?? settings[.databaseMaxConnections],
       connectionLifetime: postgres.connectionLifetime ?? settings[.databaseConnectionLifetime],
-      idleTimeout: Self.idleConnectionTimeout, connectTimeout: settings[.databaseConnectTimeout])
+      idleTimeout: Self.idleConnectionTimeout, connectTimeout: settings[.databaseConnectTimeout], clock: clock)
     var redisConfiguration = settings[.redisURL]
     redisConfiguration.dialTimeout = redisConfiguration.dialTimeout ?? settings[.redisDialTimeout]
     redis = RedisClient(
-      redisConfiguration, healthCheck: CoordinationScripts.healthCheck(namespace: settings[.redisNamespace]))
+      redisConfiguration, healthCheck: CoordinationScripts.healthCheck(namespace: settings[.redisNamespace]),
+      clock: clock)
     readiness = Readiness(pool: pool, redis: redis, clock: clock, drain: drain)
+    processMetrics = ProcessMetrics(clock: clock)
     processMetrics.register(in: registry, namespace: settings[.redisNamespace])
     ProcessMetrics.registerLoop(in: registry)
     ServerMetrics.register(pool, redis, in: registry)
@@ -97,10 +100,10 @@ final class Service {
   func run() async -> Int32 {
     watchSignals()
     let routes = ProbeRoutes(readiness: readiness, metrics: registry)
-    let server = HTTPServer { request in routes.answer(request) }
+    let server = HTTPServer(clock: clock) { request in routes.answer(request) }
     do {
       let limit = clock.now.advanced(by: Self.listenNameLimit)
-      try server.listen(on: try await settings[.localAddress].resolved(by: limit))
+      try server.listen(on: try await settings[.localAddress].resolved(by: limit, on: clock))
     } catch {
       logger.error(
         "the probes cannot be served",
@@ -153,7 +156,7 @@ final class Service {
       return fault.map { results + [.failed($0)] } ?? results
     }
     let rows = zip(loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .drained()) }
-    if options.table { OnceTable.show(rows) }
+    if options.table { OnceTable.show(rows, clock: clock) }
     let undone = results.count { $0?.isUndone ?? true }
     if drainedAt != nil, undone > 0 { logger.warning("drained: a signal ended it before all was done") }
     return undone > 0 ? 1 : 0

@@ -36,7 +36,7 @@ private let refusals: [(certificate: Endpoint.Certificate, isTrusted: Bool, reas
     return try await onLoop {
       let configuration = try PostgresConfiguration(url: url, applicationName: "certificate test")
       do {
-        try await PostgresConnection.connect(configuration, by: soon(.seconds(10))).close()
+        try await PostgresConnection.connect(configuration, by: soon(.seconds(10)), on: .system).close()
         return nil
       } catch let error as PostgresError {
         return error.publicReason

@@ -11,7 +11,7 @@ import Testing
   func anAddressIsItsOwnAnswerEvenPastTheDeadline(address: String) async throws {
     try await onLoop {
       let past = LoopClock.system.now.advanced(by: .seconds(-1))
-      let found = try await NameResolver.addresses(of: address, by: past)
+      let found = try await NameResolver.addresses(of: address, by: past, on: .system)
       #expect(found == [address])
     }
   }
@@ -129,7 +129,7 @@ import Testing
       do {
         let options = NameResolver.Options(servers: servers, firstTimeout: .milliseconds(50), rounds: 1)
         _ = try await NameResolver.addresses(
-          of: "away.test", by: LoopClock.system.now.advanced(by: .seconds(5)), options: options)
+          of: "away.test", by: LoopClock.system.now.advanced(by: .seconds(5)), on: .system, options: options)
         Issue.record("resolved")
       } catch let error as NameResolutionError {
         #expect(error != .notFound)
@@ -234,7 +234,7 @@ import Testing
   func resolve(_ host: String, within limit: Duration = .seconds(10)) async throws -> [String] {
     let options = NameResolver.Options(servers: address, firstTimeout: .milliseconds(200))
     return try await NameResolver.addresses(
-      of: host, by: LoopClock.system.now.advanced(by: limit), options: options)
+      of: host, by: LoopClock.system.now.advanced(by: limit), on: .system, options: options)
   }
 
   private func receive() {

@@ -54,7 +54,7 @@ import Testing
     try await onLoop {
       let ended = Flag()
       await #expect(throws: DeadlineExceeded.self) {
-        try await withDeadline(after: .milliseconds(20)) {
+        try await withDeadline(after: .milliseconds(20), on: .system) {
           defer { ended.isSet = true }
           try await LoopClock.system.sleep(for: .seconds(60))
         }
@@ -65,10 +65,10 @@ import Testing
 
   @Test func anOperationInTimeReturnsItsValueOrItsError() async throws {
     try await onLoop {
-      let value = try await withDeadline(after: .seconds(10)) { 42 }
+      let value = try await withDeadline(after: .seconds(10), on: .system) { 42 }
       #expect(value == 42)
       await #expect(throws: Flag.Wrong.self) {
-        try await withDeadline(after: .seconds(10)) { throw Flag.Wrong() }
+        try await withDeadline(after: .seconds(10), on: .system) { throw Flag.Wrong() }
       }
     }
   }
@@ -108,7 +108,7 @@ import Testing
       weak var seen: TimerWatcher?
       let flag = Flag()
       do {
-        let timer = TimerWatcher { flag.isSet = true }
+        let timer = TimerWatcher(.system) { flag.isSet = true }
         timer.start(at: LoopClock.system.now)
         seen = timer
       }

@@ -253,7 +253,7 @@ import Testing
     var limits = HTTPServerLimits()
     limits.acceptPause = .milliseconds(20)
     try await onLoop { [limits] in
-      var server: HTTPServer? = HTTPServer(limits: limits, handler: testRoutes)
+      var server: HTTPServer? = HTTPServer(limits: limits, clock: .system, handler: testRoutes)
       weak let released = server
       try server?.listen(on: "127.0.0.1:0")
       await withTaskGroup { group in
@@ -349,7 +349,7 @@ import Testing
   @Test func aCancelledServerCancelsItsLaterAnswersAndEnds() async throws {
     let (server, port, isCancelled) = try await onLoop {
       let isCancelled = Gate()
-      let server = HTTPServer { _ in
+      let server = HTTPServer(clock: .system) { _ in
         .later {
           do { try await LoopClock.system.sleep(for: .seconds(60)) } catch { isCancelled.open() }
           return HTTPResponse(status: .serviceUnavailable, text: "stopped")
@@ -386,10 +386,7 @@ import Testing
   }
 
   private func turn(_ clock: LoopClock, _ duration: Duration, _ server: HTTPServer) async throws {
-    try await onLoop {
-      clock.advance(by: duration)
-      server.closeOverdue()
-    }
+    try await onLoop { clock.advance(by: duration) }
   }
 }
 

@@ -101,7 +101,7 @@ import Testing
     let url = try await PrivatePostgres.shared.freshDatabase()
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url, applicationName: "kept statements")
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       try await body(connection)
     }

@@ -31,10 +31,10 @@ import Testing
 
   @Test func anAddressInUseOrNotOursIsAnErrorThatSaysSo() async throws {
     try await onLoop {
-      let first = HTTPServer { _ in .now(.notFound) }
+      let first = HTTPServer(clock: .system) { _ in .now(.notFound) }
       try first.listen(on: "127.0.0.1:0")
       let taken = "127.0.0.1:\(first.boundPort)"
-      let second = HTTPServer { _ in .now(.notFound) }
+      let second = HTTPServer(clock: .system) { _ in .now(.notFound) }
       #expect(throws: ListenError.addressInUse(taken)) { try second.listen(on: taken) }
       #expect(throws: ListenError.addressNotOurs("192.0.2.1:0")) { try second.listen(on: "192.0.2.1:0") }
       #expect(ListenError.addressInUse(taken).description.contains("another process listens there"))
@@ -44,12 +44,13 @@ import Testing
   @Test func aHostNameIsResolvedBeforeListening() async throws {
     let soon = Duration.seconds(5)
     let address = try await onLoop {
-      try await ListenAddress("localhost.:0").resolved(by: LoopClock.system.now.advanced(by: soon))
+      try await ListenAddress("localhost.:0").resolved(by: LoopClock.system.now.advanced(by: soon), on: .system)
     }
     #expect(address.host == .ipv4([127, 0, 0, 1]) && address.description == "localhost.:0")
     await #expect(throws: ListenError.self) {
       try await onLoop {
-        try await ListenAddress("no-such-host.invalid:0").resolved(by: LoopClock.system.now.advanced(by: soon))
+        try await ListenAddress("no-such-host.invalid:0").resolved(
+          by: LoopClock.system.now.advanced(by: soon), on: .system)
       }
     }
   }
@@ -58,12 +59,12 @@ import Testing
   @Test(.enabled(if: hasLoopbackIPv6()), arguments: ["0.0.0.0:0", "[::]:0", ":0"])
   func theUnspecifiedAddressIsEveryInterfaceOfBothFamilies(text: String) async throws {
     try await onLoop {
-      let server = HTTPServer { _ in .now(.notFound) }
+      let server = HTTPServer(clock: .system) { _ in .now(.notFound) }
       try server.listen(on: text)
       for host in ["127.0.0.1", "[::1]"] {
         let address = try ListenAddress("\(host):\(server.boundPort)")
         #expect(throws: ListenError.addressInUse(address.description)) {
-          try HTTPServer { _ in .now(.notFound) }.listen(on: address)
+          try HTTPServer(clock: .system) { _ in .now(.notFound) }.listen(on: address)
         }
       }
     }
@@ -71,7 +72,7 @@ import Testing
 
   @Test func everyInterfaceIsServedByItsPortAlone() async throws {
     let server = try await onLoop {
-      let server = HTTPServer { _ in .now(HTTPResponse(text: "here")) }
+      let server = HTTPServer(clock: .system) { _ in .now(HTTPResponse(text: "here")) }
       try server.listen(on: ":0")
       return server
     }

@@ -11,7 +11,7 @@ import Testing
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url, applicationName: "connecting test")
       return await postgresError {
-        try await PostgresConnection.connect(configuration, by: soon(limit)).close()
+        try await PostgresConnection.connect(configuration, by: soon(limit), on: .system).close()
       }
     }
   }
@@ -19,7 +19,7 @@ import Testing
   private func answer(_ url: String, _ sql: String) async throws -> String? {
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url, applicationName: "connecting test")
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       return try await connection.query(PostgresStatement(sql), by: soon())[row: 0, column: 0]
     }
@@ -105,7 +105,7 @@ import Testing
       await withTaskGroup { group in
         group.addTask {
           await #expect(throws: CancellationError.self) {
-            try await PostgresConnection.connect(configuration, by: soon(.seconds(60))).close()
+            try await PostgresConnection.connect(configuration, by: soon(.seconds(60)), on: .system).close()
           }
         }
         try? await LoopClock.system.sleep(for: .milliseconds(50))

@@ -33,7 +33,7 @@ func postgresError(_ body: @EventLoop () async throws -> Void) async -> Postgres
     let url = try await server.freshDatabase() + "?\(query)"
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url, applicationName: "connection test")
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       try await body(connection)
     }

@@ -12,7 +12,7 @@ import Testing
   ) async throws -> String? {
     let url = try await PrivatePostgres.shared.url(user: user, database: database, query: query)
     let configuration = try PostgresConfiguration(url: url, applicationName: "error test")
-    let connection = try await PostgresConnection.connect(configuration, by: soon())
+    let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
     defer { connection.close() }
     let error = await postgresError {
       _ = try await connection.pipeline(connection.prelude + statements.map { PostgresStatement($0) }, by: soon())

@@ -47,7 +47,7 @@ import Testing
     try await withServer([answer]) { configuration in
       let start = LoopClock.system.now
       await #expect(throws: PostgresError.self) {
-        try await PostgresConnection.connect(configuration, by: soon(.seconds(2)))
+        try await PostgresConnection.connect(configuration, by: soon(.seconds(2)), on: .system)
       }
       #expect(start.duration(to: LoopClock.system.now) < .seconds(4))
     }
@@ -59,7 +59,7 @@ import Testing
     let fields = Array("SERROR\0C23503\0Mreferenced\0\0".utf8)
     let refused = Self.begun + Self.completed("DELETE 1") + Self.message("E", fields) + Self.ready
     try await withServer([nothing + nothing + nothing + Self.ready, refused, nothing + Self.ready]) { configuration in
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       let error = await postgresError {
         _ = try await connection.query(PostgresStatement("DELETE FROM t"), by: soon())
@@ -74,7 +74,7 @@ import Testing
     let nothing = Self.begun + Self.completed("SELECT 0")
     try await withServer([nothing + nothing + nothing + Self.ready, Self.begun + endless + Self.ready]) {
       configuration in
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       let result = try await connection.query(PostgresStatement("DELETE FROM t"), by: soon())
       #expect(result.affectedRows == 0)

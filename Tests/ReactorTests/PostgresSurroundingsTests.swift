@@ -44,7 +44,7 @@ import Testing
     }
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url, applicationName: "surroundings")
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       try await body(connection)
     }
@@ -116,7 +116,8 @@ import Testing
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url + query, applicationName: "surroundings")
       let connection = try await PostgresConnection.connect(
-        configuration, by: soon(), opening: .greeting, mustBeWritable: true, canceller: PostgresCanceller())
+        configuration, by: soon(), on: .system, opening: .greeting, mustBeWritable: true,
+        canceller: PostgresCanceller(clock: .system))
       defer { connection.close() }
       #expect(connection.identity?.processID == String(connection.backendPID))
       _ = try await connection.pipeline(connection.prelude, by: soon())
@@ -183,7 +184,7 @@ import Testing
       let configuration = try PostgresConfiguration(
         url: server.url(user: "acting", query: setting.hasPrefix("ALTER") ? "" : "role=worker_of_acting"),
         applicationName: "surroundings")
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       let error = await postgresError {
         _ = try await connection.pipeline(

@@ -26,7 +26,7 @@ import Testing
       }
       let configuration = try PostgresConfiguration(
         url: "postgres://postgres@127.0.0.1:\(port)/postgres?sslmode=require", applicationName: "tls test")
-      let connection = try await PostgresConnection.connect(configuration, by: soon())
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
       defer { connection.close() }
       for count in 5..<80 {
         let answer = try await connection.query(

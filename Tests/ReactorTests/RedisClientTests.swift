@@ -281,7 +281,7 @@ import Testing
 
   @Test func aCancelledRunGivesTheAnswersThatAreAwaitedAndRefusesTheRest() async throws {
     try await onLoop {
-      let client = RedisClient(try RedisConfiguration(url: PrivateRedis.shared.url))
+      let client = RedisClient(try RedisConfiguration(url: PrivateRedis.shared.url), clock: .system)
       let answer = await withTaskGroup(of: Void.self) { group in
         group.addTask { await client.run() }
         try? await client.waitUntilReady(by: shortly())

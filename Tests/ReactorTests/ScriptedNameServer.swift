@@ -75,7 +75,8 @@ import Testing
   ) async throws -> [String] {
     var options = NameResolver.Options(servers: address, firstTimeout: .milliseconds(500))
     change(&options)
-    return try await NameResolver.addresses(of: host, by: LoopClock.system.now.advanced(by: limit), options: options)
+    return try await NameResolver.addresses(
+      of: host, by: LoopClock.system.now.advanced(by: limit), on: .system, options: options)
   }
 
   private func watch(_ descriptor: Int32, _ callback: @escaping @EventLoop () -> Void) {
@@ -148,9 +149,9 @@ import Testing
     switch reply {
     case .silence: return
     case .after(let delay, let reply):
-      let timer = TimerWatcher { [weak self] in self?.perform(reply, query, kind, send) }
+      let timer = TimerWatcher(.system) { [weak self] in self?.perform(reply, query, kind, send) }
       timers.append(timer)
-      return timer.start(at: .system.advanced(by: delay))
+      return timer.start(at: LoopClock.system.now.advanced(by: delay))
     case .code(let code): message[3] |= code
     case .truncated: message[2] |= 2
     case .addresses(let texts):

@@ -18,7 +18,8 @@ import Testing
     let authority = try await TestAuthority.shared().certificateFile
     return try await onLoop {
       let client = TransferClient(
-        try TransferLibrary(), proxies: proxies, authorityFile: trusting ? authority : nil, userAgent: "test/1")
+        try TransferLibrary(), proxies: proxies, authorityFile: trusting ? authority : nil, userAgent: "test/1",
+        clock: .system)
       return try await client.send(
         TransferRequest(url: url, content: content), by: LoopClock.system.now.advanced(by: limit))
     }
@@ -73,7 +74,8 @@ import Testing
     let urls = (good: good.url(), bad: bad.url())
     try await onLoop {
       let client = TransferClient(
-        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1")
+        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1",
+        clock: .system)
       func send(_ url: String) async throws -> Int {
         let request = TransferRequest(url: url, content: Self.request)
         return try await client.send(request, by: LoopClock.system.now.advanced(by: .seconds(10))).status
@@ -195,7 +197,8 @@ import Testing
     let url = endpoint.url()
     try await onLoop {
       let client = TransferClient(
-        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1")
+        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1",
+        clock: .system)
       for expected in [1, 0, 0] {
         let answer = try await client.send(
           TransferRequest(url: url, content: Self.request), by: LoopClock.system.now.advanced(by: .seconds(10)))
@@ -211,7 +214,8 @@ import Testing
     let authority = try await TestAuthority.shared().certificateFile
     try await onLoop {
       let client = TransferClient(
-        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1")
+        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1",
+        clock: .system)
       let request = TransferRequest(url: url, content: Self.request)
       let deadline = LoopClock.system.now.advanced(by: .seconds(20))
       try await withThrowingTaskGroup(of: Int.self) { group in

@@ -76,7 +76,8 @@ import Testing
   @Test func theUserAgentIsAHeaderFieldToo() async throws {
     let error = await TransferClientTests.failure {
       try await onLoop {
-        let client = TransferClient(try TransferLibrary(), proxies: ProxyRules(), userAgent: "a\r\nB: c")
+        let client = TransferClient(
+          try TransferLibrary(), proxies: ProxyRules(), userAgent: "a\r\nB: c", clock: .system)
         let request = TransferRequest(url: "http://127.0.0.1:1/", content: Self.post())
         return try await client.send(request, by: LoopClock.system.now.advanced(by: .seconds(5)))
       }

@@ -109,7 +109,8 @@ import Testing
     let url = endpoint.url(user: Self.login)
     try await onLoop {
       let client = TransferClient(
-        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1")
+        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1",
+        clock: .system)
       for (behaviour, refused) in [("accept", 0), ("status 550\naccept", 1), ("accept\nstatus 451\naccept", 1)] {
         try endpoint.behave(behaviour)
         let request = TransferRequest(url: url, content: Self.mail())

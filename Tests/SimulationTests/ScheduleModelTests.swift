@@ -226,7 +226,7 @@ import Testing
   func theModelAnswersAndWritesAsTheScriptsDo(seed: UInt64) async throws {
     let url = PrivateRedis.shared.url
     try await onLoop {
-      let redis = RedisClient(try RedisConfiguration(url: url))
+      let redis = RedisClient(try RedisConfiguration(url: url), clock: .system)
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { await redis.run() }
         let pair = Pair(redis, seed: seed)

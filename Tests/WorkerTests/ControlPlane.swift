@@ -69,7 +69,7 @@ struct ControlPlane: Sendable {
   func pool(connections: Int = 4) throws -> PostgresPool {
     PostgresPool(
       try PostgresConfiguration(url: url, applicationName: "test"), maximumConnections: connections,
-      connectionLifetime: .seconds(1_800))
+      connectionLifetime: .seconds(1_800), clock: .system)
   }
 
   /// Runs one sweeper's work once, under a lease that was just taken. `tally` also has what was done where it throws.

@@ -36,7 +36,7 @@ import Testing
   ) async throws {
     let server = try await offLoop { try PrivateRedis() }
     try await onLoop {
-      let clients = try (0..<2).map { _ in RedisClient(try RedisConfiguration(url: server.url)) }
+      let clients = try (0..<2).map { _ in RedisClient(try RedisConfiguration(url: server.url), clock: .system) }
       @EventLoop func replica(_ index: Int, _ interval: Duration) -> Coordinator {
         Coordinator(
           redis: clients[index], redisClock: RedisClock(), clock: .system, namespace: "coordination",
@@ -261,7 +261,8 @@ import Testing
     try await onLoop {
       let url = server.url.replacingOccurrences(of: "//", with: "//worker:deck@")
       let client = RedisClient(
-        try RedisConfiguration(url: url), healthCheck: CoordinationScripts.healthCheck(namespace: "rights"))
+        try RedisConfiguration(url: url), healthCheck: CoordinationScripts.healthCheck(namespace: "rights"),
+        clock: .system)
       let coordinator = Coordinator(
         redis: client, redisClock: RedisClock(), clock: .system, namespace: "rights", sweeper: "wraps-expired",
         interval: .seconds(60), leaseDuration: Self.lease, replica: "replica")

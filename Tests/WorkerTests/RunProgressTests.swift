@@ -10,7 +10,7 @@ import Testing
   private func withReplica(_ body: @escaping @EventLoop @Sendable (Coordinator) async throws -> Void) async throws {
     let url = PrivateRedis.shared.url
     try await onLoop {
-      let redis = RedisClient(try RedisConfiguration(url: url))
+      let redis = RedisClient(try RedisConfiguration(url: url), clock: .system)
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { await redis.run() }
         let replica = Coordinator(

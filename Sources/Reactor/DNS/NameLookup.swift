@@ -6,26 +6,28 @@ final class NameLookup {
   private let name: String
   private let settings: NameQuery.Settings
   private let asksInTurn: Bool
+  private let clock: LoopClock
   private var race = FamilyRace { _, addresses in addresses.contains { AddressOrder.source(for: $0) != nil } }
   private var queries: [NameQuery] = []
   private var timer: TimerWatcher?
   private let end = LoopSignal<FamilyRace.Answer>()
 
-  init(_ name: String, _ settings: NameQuery.Settings, _ asksInTurn: Bool) {
+  init(_ name: String, _ settings: NameQuery.Settings, _ asksInTurn: Bool, clock: LoopClock) {
     self.name = name
     self.settings = settings
     self.asksInTurn = asksInTurn
+    self.clock = clock
   }
 
   /// What DNS says by the deadline; `.timedOut` in a cancelled task.
   func run(by deadline: MonotonicInstant) async -> FamilyRace.Answer {
     guard !Task.isCancelled else { return .timedOut }
-    timer = TimerWatcher { [weak self] in
+    timer = TimerWatcher(clock) { [weak self] in
       guard let self else { return }
       self.end.fire(self.race.timeIsUp())
     }
     for family in asksInTurn ? [.ipv4] : FamilyRace.Family.allCases { ask(family) }
-    let answer = await end.wait(until: deadline) ?? race.timeIsUp()
+    let answer = await end.wait(until: deadline, on: clock) ?? race.timeIsUp()
     timer?.stop()
     for query in queries { query.stop() }
     queries = []
@@ -33,13 +35,13 @@ final class NameLookup {
   }
 
   private func ask(_ family: FamilyRace.Family) {
-    let query = NameQuery(name, family, settings) { [weak self] answer in self?.answered(family, answer) }
+    let query = NameQuery(name, family, settings, clock: clock) { [weak self] answer in self?.answered(family, answer) }
     queries.append(query)
     query.start()
   }
 
   private func answered(_ family: FamilyRace.Family, _ answer: FamilyRace.Answer) {
-    switch race.answered(family, answer, at: .system) {
+    switch race.answered(family, answer, at: clock.now) {
     case .settle(let verdict):
       end.fire(verdict)
     case .wait(let limit):

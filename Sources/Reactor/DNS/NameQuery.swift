@@ -18,6 +18,7 @@ final class NameQuery {
   private let name: String
   private let family: FamilyRace.Family
   private let settings: Settings
+  private let clock: LoopClock
   private let onAnswer: @EventLoop (FamilyRace.Answer) -> Void
   private var channel: OpaquePointer?
   private var sockets: [ares_socket_t: IOWatcher] = [:]
@@ -26,17 +27,18 @@ final class NameQuery {
   private var isStopped = false
 
   init(
-    _ name: String, _ family: FamilyRace.Family, _ settings: Settings,
+    _ name: String, _ family: FamilyRace.Family, _ settings: Settings, clock: LoopClock,
     onAnswer: @escaping @EventLoop (FamilyRace.Answer) -> Void
   ) {
     self.name = name
     self.family = family
     self.settings = settings
+    self.clock = clock
     self.onAnswer = onAnswer
   }
 
   func start() {
-    timer = TimerWatcher { [weak self] in self?.process(-1, []) }
+    timer = TimerWatcher(clock) { [weak self] in self?.process(-1, []) }
     ask()
     settle()
   }
@@ -143,7 +145,7 @@ final class NameQuery {
     guard let channel, ares_timeout(channel, nil, &remaining) != nil else { return }
     // A millisecond more: c-ares looks at its own clock, and what is not yet due there stays.
     let wait = Duration.seconds(remaining.tv_sec) + .microseconds(remaining.tv_usec) + .milliseconds(1)
-    timer?.start(at: MonotonicInstant.system.advanced(by: wait))
+    timer?.start(at: clock.now.advanced(by: wait))
   }
 }
 

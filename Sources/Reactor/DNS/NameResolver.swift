@@ -47,13 +47,17 @@ public enum NameResolver {
   /// 6761). The host's files are read anew each time. Both families are asked for at once; the answer about one of them
   /// waits for the other for a short time only (RFC 8305).
   ///
-  /// - Parameter deadline: on the system's monotonic clock.
+  /// - Parameter deadline: on `clock`.
   /// - Throws: `NameResolutionError`, or `CancellationError` as soon as the task is cancelled.
-  public static func addresses(of host: String, by deadline: MonotonicInstant) async throws -> [String] {
-    try await addresses(of: host, by: deadline, options: Options())
+  public static func addresses(
+    of host: String, by deadline: MonotonicInstant, on clock: LoopClock
+  ) async throws -> [String] {
+    try await addresses(of: host, by: deadline, on: clock, options: Options())
   }
 
-  static func addresses(of host: String, by deadline: MonotonicInstant, options: Options) async throws -> [String] {
+  static func addresses(
+    of host: String, by deadline: MonotonicInstant, on clock: LoopClock, options: Options
+  ) async throws -> [String] {
     if isNumericAddress(host) { return [host] }
     guard isName(host) else { throw NameResolutionError.notFound }
     let configuration = ResolverConfiguration.read(options.paths)
@@ -66,7 +70,7 @@ public enum NameResolver {
       case .dns:
         if isLocalhost(host) { continue }
         do throws(NameResolutionError) {
-          return AddressOrder.sorted(try await ask(host, configuration, by: deadline, options))
+          return AddressOrder.sorted(try await ask(host, configuration, by: deadline, on: clock, options))
         } catch {
           failure = error
         }
@@ -79,12 +83,14 @@ public enum NameResolver {
 
   /// Asks DNS for each name that `host` can mean, until one exists.
   private static func ask(
-    _ host: String, _ configuration: ResolverConfiguration, by deadline: MonotonicInstant, _ options: Options
+    _ host: String, _ configuration: ResolverConfiguration, by deadline: MonotonicInstant, on clock: LoopClock,
+    _ options: Options
   ) async throws(NameResolutionError) -> [String] {
     var failure: NameResolutionError?
     let servers = options.servers ?? rotated(configuration)
     for name in configuration.candidates(for: host) where name.utf8.count <= 253 {
-      let lookup = NameLookup(name, channel(configuration, servers, by: deadline, options), configuration.asksInTurn)
+      let settings = channel(configuration, servers, timeLeft: clock.now.duration(to: deadline), options)
+      let lookup = NameLookup(name, settings, configuration.asksInTurn, clock: clock)
       switch await lookup.run(by: deadline) {
       case .found(let addresses): return addresses
       case .noAddress, .noName: continue
@@ -97,11 +103,11 @@ public enum NameResolver {
   }
 
   private static func channel(
-    _ configuration: ResolverConfiguration, _ servers: String?, by deadline: MonotonicInstant, _ options: Options
+    _ configuration: ResolverConfiguration, _ servers: String?, timeLeft: Duration, _ options: Options
   ) -> NameQuery.Settings {
     // So that each server is asked before the deadline, whatever the file says.
     let count = max(configuration.servers.count, 1)
-    let share = MonotonicInstant.system.duration(to: deadline) / (count + 1)
+    let share = timeLeft / (count + 1)
     let timeout = max(.milliseconds(100), min(configuration.timeout ?? options.firstTimeout, share))
     return NameQuery.Settings(
       servers: servers, timeout: timeout, rounds: configuration.rounds ?? options.rounds, usesTCP: configuration.usesTCP

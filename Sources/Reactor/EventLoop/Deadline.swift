@@ -12,7 +12,7 @@ public struct DeadlineExceeded: Error, Equatable {
 /// - Throws: `DeadlineExceeded` where the deadline came first, else what `operation` throws.
 @EventLoop
 public func withDeadline<Value: Sendable>(
-  _ deadline: MonotonicInstant, on clock: LoopClock = .system,
+  _ deadline: MonotonicInstant, on clock: LoopClock,
   _ operation: @escaping @EventLoop @Sendable () async throws -> Value
 ) async throws -> Value {
   try await withThrowingTaskGroup(of: Value?.self) { group in
@@ -32,7 +32,7 @@ public func withDeadline<Value: Sendable>(
 /// - Throws: `DeadlineExceeded` where the limit came first, else what `operation` throws.
 @EventLoop
 public func withDeadline<Value: Sendable>(
-  after limit: Duration, on clock: LoopClock = .system,
+  after limit: Duration, on clock: LoopClock,
   _ operation: @escaping @EventLoop @Sendable () async throws -> Value
 ) async throws -> Value {
   try await withDeadline(clock.now.advanced(by: limit), on: clock, operation)

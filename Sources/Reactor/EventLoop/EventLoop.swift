@@ -12,6 +12,10 @@ import CReactor
 public actor EventLoop {
   public static let shared = EventLoop()
 
+  /// The kernel's time, by which the loop waits. For a program's outermost part, which hands it to whatever it makes:
+  /// no component takes it by itself.
+  public nonisolated static let clock = LoopClock()
+
   nonisolated let executor = LoopExecutor()
 
   public nonisolated var unownedExecutor: UnownedSerialExecutor {

@@ -1,95 +1,49 @@
-// Time: the one clock that everything on the loop reads and sleeps on, and the instants that it shows.
-// Invariant: nothing else in the package reads the monotonic time, so a test that turns the clock turns all of it.
+// Time: the one clock that everything on the loop reads and sleeps on, and that timers are set by.
+// Invariant: a component reads no other clock than the one that it was given, so where that is turned all of it is.
 
-import CReactor
-
-/// A point on the monotonic clock (CLOCK_MONOTONIC), in nanoseconds.
-public struct MonotonicInstant: InstantProtocol, Hashable, Sendable {
-  public var nanoseconds: Int64
-
-  public init(nanoseconds: Int64) {
-    self.nanoseconds = nanoseconds
-  }
-
-  /// Later than any other: for a sleep that something else ends.
-  public static var never: MonotonicInstant { MonotonicInstant(nanoseconds: .max) }
-
-  /// The instant so long after this one; what would lie beyond the clock's ends is the end. A wait's length may come
-  /// from outside, from a server or a setting, and the longest of them only never ends.
-  public func advanced(by duration: Duration) -> MonotonicInstant {
-    let length = duration.nanoseconds
-    let (sum, isBeyond) = nanoseconds.addingReportingOverflow(length)
-    return MonotonicInstant(nanoseconds: isBeyond ? length < 0 ? .min : .max : sum)
-  }
-
-  public func duration(to other: MonotonicInstant) -> Duration {
-    let (length, isBeyond) = other.nanoseconds.subtractingReportingOverflow(nanoseconds)
-    return .nanoseconds(isBeyond ? self < other ? .max : .min : length)
-  }
-
-  public static func < (left: MonotonicInstant, right: MonotonicInstant) -> Bool {
-    left.nanoseconds < right.nanoseconds
-  }
-
-  /// What the kernel's clock shows. Only the clock and the loop's own timers read it.
-  static var system: MonotonicInstant {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return MonotonicInstant(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
-  }
-}
-
-extension Duration {
-  /// Whole nanoseconds, rounded towards zero; beyond 64 bits the nearest number that there is.
-  public var nanoseconds: Int64 { count(perSecond: 1_000_000_000) }
-
-  /// Whole milliseconds, in the same way.
-  public var milliseconds: Int64 { count(perSecond: 1_000) }
-
-  @inline(__always)
-  private func count(perSecond: Int64) -> Int64 {
-    let (seconds, attoseconds) = components
-    let (whole, isBeyond) = seconds.multipliedReportingOverflow(by: perSecond)
-    let (sum, isJustBeyond) = whole.addingReportingOverflow(attoseconds / (1_000_000_000_000_000_000 / perSecond))
-    return isBeyond || isJustBeyond ? seconds < 0 ? .min : .max : sum
-  }
-
-  /// Seconds with their fraction.
-  public var seconds: Double {
-    let (seconds, attoseconds) = components
-    return Double(seconds) + Double(attoseconds) * 1e-18
-  }
-}
-
-/// The loop's clock: the kernel's monotonic time, or one that a test turns by hand.
+/// A loop's clock: the kernel's time (`EventLoop.clock`), or a time for tests and simulations.
+///
+/// Whoever makes a component gives it its clock, and its deadlines are instants of that clock. Libraries that keep time
+/// by themselves (libcurl's and c-ares' own limits) go by the kernel's in any case.
 @EventLoop
 public final class LoopClock: Clock {
-  /// The real one.
-  public static let system = LoopClock(turned: false)
-
   /// A clock that stands still until `advance(by:)`, for tests.
-  public static func manual() -> LoopClock {
-    LoopClock(turned: true)
+  public nonisolated static func manual() -> LoopClock {
+    LoopClock(SimulatedTime(passesWhenIdle: false))
   }
 
-  private let isManual: Bool
-  private var manualNow = MonotonicInstant(nanoseconds: 1_000_000_000)
-  private var sleepers: [Sleeper] = []
+  /// A clock in virtual time: when no job is to be run and no descriptor is ready, it jumps to its next timer. Hours
+  /// pass in an instant, and the order of what happens is the same each time, if all of it happens on the loop and
+  /// nothing waits for another process or thread. One such clock runs at a time.
+  public nonisolated static func virtual() -> LoopClock {
+    LoopClock(SimulatedTime(passesWhenIdle: true))
+  }
 
-  private init(turned: Bool) {
-    isManual = turned
+  /// Nil where the time is the kernel's.
+  nonisolated let simulated: SimulatedTime?
+
+  /// The kernel's clock, without an argument.
+  nonisolated init(_ simulated: SimulatedTime? = nil) {
+    self.simulated = simulated
   }
 
   public nonisolated var minimumResolution: Duration { .nanoseconds(1) }
 
   public nonisolated var now: MonotonicInstant {
-    isManual ? EventLoop.assumeIsolated { manualNow } : .system
+    guard let simulated else { return KernelTime.monotonic }
+    return EventLoop.assumeIsolated { simulated.now }
   }
 
-  /// When the loop's present turn began, or a manual clock's time: for what may be late by a turn's length, such as the
-  /// time limit of a connection. It costs no look at the kernel's clock.
+  /// The calendar's time, for people and logs.
+  public nonisolated var wallTime: WallClockTime {
+    guard let simulated else { return KernelTime.wall }
+    return EventLoop.assumeIsolated { simulated.wall }
+  }
+
+  /// When the loop's present turn began, or a simulated clock's time: for what may be late by a turn's length, such as
+  /// the time limit of a connection. It costs no look at the kernel's clock.
   var turnBegan: MonotonicInstant {
-    isManual ? manualNow : EventLoop.shared.executor.wokenAt
+    simulated?.now ?? EventLoop.shared.executor.wokenAt
   }
 
   /// Sleeps until `deadline`; returns at once where it has passed.
@@ -112,12 +66,7 @@ public final class LoopClock: Clock {
     try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
         sleeper.begin(continuation)
-        sleeper.deadline = deadline
-        if isManual {
-          deadline <= manualNow ? sleeper.wake() : sleepers.append(sleeper)
-        } else {
-          sleeper.arm(at: deadline)
-        }
+        sleeper.arm(at: deadline, on: self)
         gate?.add(sleeper)
       }
     } onCancel: {
@@ -132,29 +81,27 @@ public final class LoopClock: Clock {
     try await sleep(until: now.advanced(by: duration))
   }
 
-  /// Turns a manual clock forward and wakes, in the order of their deadlines, all who slept until then.
+  /// Turns a manual clock forward and fires, in the order of their instants, all timers until then.
   public func advance(by duration: Duration) {
-    precondition(isManual, "only a manual clock can be turned")
-    manualNow = manualNow.advanced(by: duration)
-    let due = sleepers.filter { $0.deadline <= manualNow }.sorted { $0.deadline < $1.deadline }
-    sleepers.removeAll { $0.deadline <= manualNow || $0.isDone }
-    for sleeper in due { sleeper.wake() }
+    guard let simulated else { preconditionFailure("the kernel's clock cannot be turned") }
+    simulated.advance(by: duration)
   }
 
-  /// How many sleep on this manual clock: a test waits until those that it expects do, then turns.
-  public var sleeping: Int {
-    sleepers.count { !$0.isDone }
-  }
+  /// How many tasks sleep on this clock, where it is not the kernel's: a test waits until those that it expects do,
+  /// then turns.
+  public var sleeping: Int { simulated?.sleeperCount ?? 0 }
+
+  /// When the next timer on this clock fires, where it is not the kernel's; nil where none is set.
+  public var nextTimer: MonotonicInstant? { simulated?.nextTimer }
 }
 
 /// One task that sleeps. Woken or cancelled, whichever comes first; the other then does nothing.
 @EventLoop
 final class Sleeper {
-  var deadline = MonotonicInstant(nanoseconds: 0)
   private var continuation: CheckedContinuation<Void, any Error>?
   private var timer: TimerWatcher?
   private var isCancelled = false
-  private(set) var isDone = false
+  private var isDone = false
 
   nonisolated init() {}
 
@@ -163,11 +110,12 @@ final class Sleeper {
     if isCancelled { finish(.failure(CancellationError())) }
   }
 
-  func arm(at deadline: MonotonicInstant) {
+  func arm(at deadline: MonotonicInstant, on clock: LoopClock) {
     guard !isDone else { return }
-    let timer = TimerWatcher { [weak self] in self?.wake() }
+    let timer = TimerWatcher(clock) { [weak self] in self?.wake() }
     timer.start(at: deadline)
     self.timer = timer
+    clock.simulated?.sleeperCount += 1
   }
 
   func wake() {
@@ -183,7 +131,10 @@ final class Sleeper {
     guard let continuation else { return }
     self.continuation = nil
     isDone = true
-    timer?.stop()
+    if let timer {
+      timer.stop()
+      timer.clock.simulated?.sleeperCount -= 1
+    }
     timer = nil
     continuation.resume(with: result)
   }

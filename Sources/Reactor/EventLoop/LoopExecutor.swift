@@ -24,7 +24,9 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   private let wake = UnsafeMutablePointer<ev_async>.allocate(capacity: 1)
   private(set) var statistics = LoopStatistics()
   /// When the present turn began.
-  private(set) var wokenAt = MonotonicInstant.system
+  private(set) var wokenAt = KernelTime.monotonic
+  /// What passes when there is nothing to do; nil while time is the kernel's alone.
+  var virtualTime: SimulatedTime?
 
   private enum ForeignWork {
     case job(UnownedJob)
@@ -46,13 +48,16 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     ev_prepare_start(loop, prepare)
 
     creactor_check_init(check) { _, watcher, _ in
-      LoopExecutor.from(watcher?.pointee.data).wokenAt = .system
+      LoopExecutor.from(watcher?.pointee.data).wokenAt = KernelTime.monotonic
     }
     check.pointee.data = context
     ev_check_start(loop, check)
 
-    // Does nothing: while it is active, the loop polls without blocking.
-    creactor_idle_init(idle) { _, _, _ in }
+    // While it is active, the loop polls without blocking, and calls it when nothing else is ready.
+    creactor_idle_init(idle) { _, watcher, _ in
+      LoopExecutor.from(watcher?.pointee.data).passTime()
+    }
+    idle.pointee.data = context
 
     creactor_async_init(wake) { _, watcher, _ in
       LoopExecutor.from(watcher?.pointee.data).adoptForeignWork()
@@ -139,12 +144,18 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
       job.runSynchronously(
         isolatedTo: asUnownedSerialExecutor(), taskExecutor: asUnownedTaskExecutor())
     }
-    if queue.isEmpty {
+    if queue.isEmpty, virtualTime == nil {
       ev_idle_stop(loop, idle)
     } else {
       ev_idle_start(loop, idle)
     }
-    statistics.record(turnFrom: wokenAt, to: .system)
+    statistics.record(turnFrom: wokenAt, to: KernelTime.monotonic)
+  }
+
+  /// No descriptor and no timer of libev's is ready, nor has another thread handed anything over.
+  private func passTime() {
+    guard queue.isEmpty, let virtualTime else { return }
+    EventLoop.assumeIsolated { virtualTime.jump() }
   }
 }
 

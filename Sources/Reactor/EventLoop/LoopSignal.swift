@@ -14,24 +14,37 @@ final class LoopSignal<Value: Sendable> {
     finish()
   }
 
-  /// The value, or nil at the deadline (on the system's monotonic clock) or when the task is cancelled.
-  func wait(until deadline: MonotonicInstant? = nil) async -> Value? {
+  /// The value, or nil when the task is cancelled.
+  func wait() async -> Value? {
+    await wait(limit: nil)
+  }
+
+  /// The value, or nil at the deadline or when the task is cancelled.
+  func wait(until deadline: MonotonicInstant, on clock: LoopClock) async -> Value? {
+    await wait(limit: (deadline, clock))
+  }
+
+  private func wait(limit: (MonotonicInstant, LoopClock)?) async -> Value? {
     await withTaskCancellationHandler {
       guard !Task.isCancelled else { return value }
-      return await waitThroughCancellation(until: deadline)
+      return await waitThroughCancellation(limit: limit)
     } onCancel: {
       EventLoop.perform { self.finish() }
     }
   }
 
   /// As `wait`, but goes on waiting in a cancelled task: for the orderly end of something bounded.
-  func waitThroughCancellation(until deadline: MonotonicInstant? = nil) async -> Value? {
+  func waitThroughCancellation() async -> Value? {
+    await waitThroughCancellation(limit: nil)
+  }
+
+  private func waitThroughCancellation(limit: (MonotonicInstant, LoopClock)?) async -> Value? {
     precondition(waiter == nil, "one task waits")
     if let value { return value }
     return await withCheckedContinuation { continuation in
       waiter = continuation
-      guard let deadline else { return }
-      let timer = TimerWatcher { self.finish() }
+      guard let (deadline, clock) = limit else { return }
+      let timer = TimerWatcher(clock) { self.finish() }
       timer.start(at: deadline)
       self.timer = timer
     }

@@ -78,15 +78,19 @@ private func descriptorIsReady(_ loop: OpaquePointer?, _ watcher: UnsafeMutableP
   Unmanaged<IOWatcher>.fromOpaque(data).takeUnretainedValue().callback(IOWatcher.Interest(rawValue: events))
 }
 
-/// Calls back once, at an instant of the monotonic clock.
+/// Calls back once, at an instant of its clock.
 @EventLoop
 final class TimerWatcher {
+  let clock: LoopClock
   private let watcher: UnsafeMutablePointer<ev_timer>
   private let callback: @EventLoop () -> Void
   private var selfReference: Unmanaged<TimerWatcher>?
   private var deadline = MonotonicInstant(nanoseconds: 0)
+  /// Its number among the timers of a simulated time; 0 while it is none of them.
+  private var simulatedNumber: UInt64 = 0
 
-  init(callback: @escaping @EventLoop () -> Void) {
+  init(_ clock: LoopClock, callback: @escaping @EventLoop () -> Void) {
+    self.clock = clock
     self.callback = callback
     watcher = .allocate(capacity: 1)
     creactor_timer_init(
@@ -102,7 +106,7 @@ final class TimerWatcher {
     watcher.deallocate()
   }
 
-  /// Fires at `deadline`, at once where it has passed; an earlier start is replaced.
+  /// Fires at `deadline`, in the loop's next turn where it has passed; an earlier start is replaced.
   func start(at deadline: MonotonicInstant) {
     stop()
     self.deadline = deadline
@@ -115,27 +119,40 @@ final class TimerWatcher {
   func stop() {
     guard let reference = selfReference else { return }
     selfReference = nil
+    if simulatedNumber != 0 {
+      clock.simulated?.stop(simulatedNumber, at: deadline)
+      simulatedNumber = 0
+    }
     ev_timer_stop(EventLoop.loop, watcher)
     watcher.pointee.data = nil
     reference.release()
   }
 
   private func arm() {
+    if let simulated = clock.simulated, simulated.now < deadline {
+      simulatedNumber = simulated.start(self, at: deadline)
+      return
+    }
     // libev counts from the time at which this turn of the loop began: without the update a timer fires early.
     ev_now_update(EventLoop.loop)
-    let remaining = MonotonicInstant.system.duration(to: deadline)
-    watcher.pointee.at = max(0, remaining.seconds)
+    watcher.pointee.at = max(0, clock.now.duration(to: deadline).seconds)
     ev_timer_start(EventLoop.loop, watcher)
   }
 
   private func fired() {
     // Rounding can wake the loop a little early; the callback never comes before its instant.
-    if MonotonicInstant.system < deadline {
+    if clock.now < deadline {
       arm()
-      return
+    } else {
+      fire()
     }
+  }
+
+  /// Its instant has come.
+  func fire() {
     guard let reference = selfReference else { return }
     selfReference = nil
+    simulatedNumber = 0
     watcher.pointee.data = nil
     callback()
     reference.release()

@@ -1,5 +1,5 @@
-// The Date field of a response (RFC 9110, 5.6.7). Pure but for the one read of the wall clock, which decides nothing:
-// an origin server has to send it (6.6.1).
+// The Date field of a response (RFC 9110, 5.6.7), which an origin server has to send (6.6.1). Nothing is decided by it.
+// Used by HTTPServer.
 
 enum HTTPDate {
   static let byteCount = 29
@@ -45,9 +45,9 @@ struct HTTPDateCache {
   private var text = [UInt8](repeating: ASCII.space, count: HTTPDate.byteCount)
   private var validUntil = MonotonicInstant(nanoseconds: .min)
 
-  mutating func text(at now: MonotonicInstant) -> [UInt8] {
+  mutating func text(at now: MonotonicInstant, on clock: LoopClock) -> [UInt8] {
     if now >= validUntil {
-      HTTPDate.render(secondsSince1970: WallClockTime.now.seconds, into: &text)
+      HTTPDate.render(secondsSince1970: clock.wallTime.seconds, into: &text)
       validUntil = now.advanced(by: Self.lifetime)
     }
     return text

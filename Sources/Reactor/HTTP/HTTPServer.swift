@@ -5,7 +5,7 @@ import CReactor
 
 /// A small HTTP/1 server on the loop: GET and HEAD, keep-alive, pipelining.
 ///
-///     let server = HTTPServer { request in
+///     let server = HTTPServer(clock: clock) { request in
 ///       request.hasPath("/healthz") ? .now(healthy) : .now(.notFound)
 ///     }
 ///     try server.listen(on: "127.0.0.1:8091")
@@ -46,9 +46,8 @@ public final class HTTPServer {
   private(set) var input = UnsafeMutableBufferPointer<UInt8>(start: nil, count: 0)
   var output = ByteBuffer()
 
-  /// - Parameter clock: with one that is turned by hand, call `closeOverdue()` after turning it.
   public init(
-    limits: HTTPServerLimits = HTTPServerLimits(), clock: LoopClock = .system, handler: @escaping Handler
+    limits: HTTPServerLimits = HTTPServerLimits(), clock: LoopClock, handler: @escaping Handler
   ) {
     self.limits = limits
     self.clock = clock
@@ -191,8 +190,8 @@ public final class HTTPServer {
 
   // MARK: Time
 
-  /// Closes what is overdue by the clock, as its timer does.
-  func closeOverdue() {
+  /// Closes what is overdue.
+  private func closeOverdue() {
     timerDeadline = nil
     let now = clock.now
     if let until = acceptPausedUntil, until <= now { resumeAccepting() }
@@ -209,8 +208,7 @@ public final class HTTPServer {
   private func arm(for deadline: MonotonicInstant) {
     if let timerDeadline, timerDeadline <= deadline { return }
     timerDeadline = deadline
-    guard clock === LoopClock.system else { return }
-    let timer = self.timer ?? TimerWatcher { [weak self] in self?.closeOverdue() }
+    let timer = self.timer ?? TimerWatcher(clock) { [weak self] in self?.closeOverdue() }
     self.timer = timer
     timer.start(at: deadline)
   }
@@ -286,7 +284,7 @@ public final class HTTPServer {
       !keepsAlive
       ? "Connection: close\r\n\r\n" : form.minorVersion == 0 ? "Connection: keep-alive\r\n\r\n" : "\r\n"
     // In one call, for the compiler has each access to `output` checked at run time.
-    output.append(head, dated: date.text(at: clock.turnBegan), endingWith: end, body: body)
+    output.append(head, dated: date.text(at: clock.turnBegan, on: clock), endingWith: end, body: body)
     counters.responsesByClass[status.rawValue / 100] += 1
   }
 

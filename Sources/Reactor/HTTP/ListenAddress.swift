@@ -42,14 +42,16 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
 
   /// This address with a host name replaced by an address of it, an IPv4 one where it has any, as Go's listener does.
   ///
-  /// - Parameter deadline: on the system's monotonic clock.
+  /// - Parameter deadline: on `clock`.
   /// - Throws: `ListenError.unresolved`.
   @EventLoop
-  public func resolved(by deadline: MonotonicInstant) async throws(ListenError) -> ListenAddress {
+  public func resolved(
+    by deadline: MonotonicInstant, on clock: LoopClock
+  ) async throws(ListenError) -> ListenAddress {
     guard case .name(let name) = host else { return self }
     let addresses: [String]
     do {
-      addresses = try await NameResolver.addresses(of: name, by: deadline)
+      addresses = try await NameResolver.addresses(of: name, by: deadline, on: clock)
     } catch {
       throw .unresolved(description, reason: (error as? NameResolutionError)?.publicReason ?? "cancelled")
     }

@@ -28,13 +28,13 @@ public final class LocalRequest {
 
   /// Sends a GET for `path` to who listens at `address`; where that is every interface, over loopback.
   ///
-  /// - Parameter deadline: on the system's monotonic clock.
+  /// - Parameter deadline: on `clock`.
   /// - Throws: where nobody listens, or no whole answer came by the deadline.
   public static func get(
-    _ path: String, at address: ListenAddress, by deadline: MonotonicInstant
+    _ path: String, at address: ListenAddress, by deadline: MonotonicInstant, on clock: LoopClock
   ) async throws(LocalRequestFailure) -> Answer {
     guard let target = address.loopback else {
-      throw LocalRequestFailure(description: "a host name is resolved first, by resolved(by:)")
+      throw LocalRequestFailure(description: "a host name is resolved first, by resolved(by:on:)")
     }
     let descriptor = creactor_socket(target.family)
     guard descriptor >= 0 else { throw failure(-descriptor) }
@@ -43,7 +43,7 @@ public final class LocalRequest {
     guard connected == 0 || connected == -EINPROGRESS else { throw failure(-connected) }
     let exchange = LocalRequest(descriptor, path)
     defer { exchange.watcher?.stop() }
-    guard let result = await exchange.ended.wait(until: deadline) else {
+    guard let result = await exchange.ended.wait(until: deadline, on: clock) else {
       throw LocalRequestFailure(description: "timed out")
     }
     return try parsed(result.get())

@@ -27,7 +27,11 @@ final class PostgresCanceller {
   private var waiting: [PostgresConnection] = []
   private var current: (target: PostgresConnection, attempt: any PostgresCancelAttempt)?
 
-  nonisolated init() {}
+  private let clock: LoopClock
+
+  nonisolated init(clock: LoopClock) {
+    self.clock = clock
+  }
 
   /// Whether it has nothing left to do.
   var isIdle: Bool { current == nil && waiting.isEmpty }
@@ -53,10 +57,11 @@ final class PostgresCanceller {
   private func next() {
     guard current == nil, !waiting.isEmpty else { return }
     let target = waiting.removeFirst()
-    let deadline = MonotonicInstant.system.advanced(by: Self.attemptLimit)
+    let deadline = clock.now.advanced(by: Self.attemptLimit)
     let attempt: any PostgresCancelAttempt =
       Self.isByProtocol
-      ? PostgresCancelRequest(target, by: deadline) : PostgresCancelStatement(target, by: deadline)
+      ? PostgresCancelRequest(target, by: deadline, on: clock)
+      : PostgresCancelStatement(target, by: deadline, on: clock)
     current = (target, attempt)
     attempt.begin { [weak self, weak target] outcome in
       guard let target else { return }
@@ -87,6 +92,7 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
     """
 
   private let deadline: MonotonicInstant
+  private let clock: LoopClock
   private let candidate: [PostgresParameter]
   private let statement: PostgresStatement?
   private var handshake: PostgresHandshake?
@@ -94,8 +100,9 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
   private var report: (@EventLoop (PostgresConnectionState.CancelOutcome) -> Void)?
   private(set) var isSent = false
 
-  init(_ target: PostgresConnection, by deadline: MonotonicInstant) {
+  init(_ target: PostgresConnection, by deadline: MonotonicInstant, on clock: LoopClock) {
     self.deadline = deadline
+    self.clock = clock
     candidate = target.candidate
     // Its number and its start tell a session from any other. Its name does not: a transaction may have its own, which
     // the server reports when the transaction has ended.
@@ -105,7 +112,8 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
   func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void) {
     self.report = report
     guard let statement else { return settle(.notSent) }
-    handshake = PostgresHandshake(candidate, by: .init(deadline, among: 1)) { [weak self] result in
+    handshake = PostgresHandshake(candidate, by: .init(deadline, among: 1, at: clock.now), on: clock) {
+      [weak self] result in
       switch result {
       case .success(let pointer): self?.send(statement, on: pointer)
       case .failure: self?.settle(.notSent)
@@ -115,7 +123,7 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
 
   private func send(_ statement: PostgresStatement, on pointer: OpaquePointer) {
     handshake = nil
-    let connection = PostgresConnection(pointer, candidate: candidate, canceller: nil)
+    let connection = PostgresConnection(pointer, candidate: candidate, clock: clock, canceller: nil)
     self.connection = connection
     isSent = true
     connection.start([PostgresServerSettings.isolation, PostgresServerSettings.asLogin, statement], by: deadline) {
@@ -148,14 +156,16 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
 @EventLoop
 private final class PostgresCancelRequest: PostgresCancelAttempt {
   private let deadline: MonotonicInstant
+  private let clock: LoopClock
   private var request: OpaquePointer?
   private var report: (@EventLoop (PostgresConnectionState.CancelOutcome) -> Void)?
   private var watcher: IOWatcher?
   private var timer: TimerWatcher?
   private(set) var isSent = false
 
-  init(_ target: PostgresConnection, by deadline: MonotonicInstant) {
+  init(_ target: PostgresConnection, by deadline: MonotonicInstant, on clock: LoopClock) {
     self.deadline = deadline
+    self.clock = clock
     request = target.connection.flatMap { creactor_cancel_create($0) }
   }
 
@@ -164,7 +174,7 @@ private final class PostgresCancelRequest: PostgresCancelAttempt {
     guard let request, creactor_cancel_start(request) == 1 else { return settle(.notSent) }
     isSent = true
     let watcher = IOWatcher { [weak self] _ in self?.poll() }
-    let timer = TimerWatcher { [weak self] in self?.settle(.unknown) }
+    let timer = TimerWatcher(clock) { [weak self] in self?.settle(.unknown) }
     self.watcher = watcher
     self.timer = timer
     timer.start(at: deadline)

@@ -9,12 +9,14 @@ extension PostgresConnection {
   /// Every address of every host is tried until one takes it, each with a share of the time that is left. An error that
   /// another address would give as well (a wrong password) ends it, as in libpq.
   ///
+  /// - Parameter clock: what `deadline` and all of the connection's own limits are measured on.
   /// - Throws: `PostgresError`, or `CancellationError` as soon as the task is cancelled.
-  public static func connect(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws
-    -> PostgresConnection
-  {
+  public static func connect(
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock
+  ) async throws -> PostgresConnection {
     try await connect(
-      configuration, by: deadline, opening: .greeting, mustBeWritable: false, canceller: PostgresCanceller())
+      configuration, by: deadline, on: clock, opening: .greeting, mustBeWritable: false,
+      canceller: PostgresCanceller(clock: clock))
   }
 
   /// The first statement of a connection. Before one has been answered nothing shows that there is a server: a pooler
@@ -30,8 +32,8 @@ extension PostgresConnection {
   /// `mustBeWritable`: a server that cannot be written to is no more use than one that is away, and the next one is
   /// tried.
   static func connect(
-    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, opening: Opening, mustBeWritable: Bool,
-    canceller: PostgresCanceller
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock, opening: Opening,
+    mustBeWritable: Bool, canceller: PostgresCanceller
   ) async throws -> PostgresConnection {
     var failure: PostgresError?
     let hosts = configuration.hosts
@@ -42,8 +44,8 @@ extension PostgresConnection {
         let left = (rounds.count - round) * hosts.count - index
         do throws(PostgresError) {
           return try await connect(
-            configuration, to: host, session: session, by: Limits(deadline, among: left), opening: opening,
-            mustBeWritable: mustBeWritable, canceller: canceller)
+            configuration, to: host, session: session, by: Limits(deadline, among: left, at: clock.now), on: clock,
+            opening: opening, mustBeWritable: mustBeWritable, canceller: canceller)
         } catch {
           failure = moreTelling(failure, error)
           try Task.checkCancellation()
@@ -63,16 +65,15 @@ extension PostgresConnection {
     var open: MonotonicInstant
 
     /// The first of `count` attempts by `deadline`.
-    init(_ deadline: MonotonicInstant, among count: Int) {
-      let now = MonotonicInstant.system
+    init(_ deadline: MonotonicInstant, among count: Int, at now: MonotonicInstant) {
       let left = now.duration(to: deadline)
       reached = now.advanced(by: left / max(1, count))
       open = count > 1 ? now.advanced(by: left * 4 / 5) : deadline
     }
 
-    func shared(among count: Int) -> Limits {
-      var share = Limits(reached, among: count)
-      share.open = Limits(open, among: count).open
+    func shared(among count: Int, at now: MonotonicInstant) -> Limits {
+      var share = Limits(reached, among: count, at: now)
+      share.open = Limits(open, among: count, at: now).open
       return share
     }
 
@@ -84,16 +85,16 @@ extension PostgresConnection {
 
   private static func connect(
     _ configuration: PostgresConfiguration, to host: PostgresHost, session: String?, by limits: Limits,
-    opening: Opening, mustBeWritable: Bool, canceller: PostgresCanceller
+    on clock: LoopClock, opening: Opening, mustBeWritable: Bool, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
-    let addresses = try await addresses(of: host, by: limits.reached)
+    let addresses = try await addresses(of: host, by: limits.reached, on: clock)
     var failure: PostgresError?
     for (index, address) in addresses.enumerated() {
       let candidate = configuration.parameters(host: host, address: address, session: session)
-      var limits = limits.shared(among: addresses.count - index)
-      if let most = configuration.connectTimeout { limits.end(by: .system.advanced(by: most)) }
+      var limits = limits.shared(among: addresses.count - index, at: clock.now)
+      if let most = configuration.connectTimeout { limits.end(by: clock.now.advanced(by: most)) }
       do throws(PostgresError) {
-        let connection = try await open(candidate, by: limits, canceller: canceller)
+        let connection = try await open(candidate, by: limits, on: clock, canceller: canceller)
         switch opening {
         case .greeting: try await connection.greet(configuration, by: limits.open)
         case .question: try await connection.askFirst(by: limits.open)
@@ -110,13 +111,13 @@ extension PostgresConnection {
   }
 
   /// Numeric addresses; nil stands for a host that needs none: a socket's directory, or libpq's default.
-  private static func addresses(of host: PostgresHost, by deadline: MonotonicInstant) async throws(PostgresError)
-    -> [String?]
-  {
+  private static func addresses(
+    of host: PostgresHost, by deadline: MonotonicInstant, on clock: LoopClock
+  ) async throws(PostgresError) -> [String?] {
     if let address = host.address { return [address] }
     guard let name = host.name, !host.isLocalSocket else { return [nil] }
     do {
-      return try await NameResolver.addresses(of: name, by: deadline)
+      return try await NameResolver.addresses(of: name, by: deadline, on: clock)
     } catch NameResolutionError.timedOut {
       throw .timedOut(.resolving)
     } catch let error as NameResolutionError {
@@ -127,16 +128,18 @@ extension PostgresConnection {
   }
 
   private static func open(
-    _ candidate: [PostgresParameter], by limits: Limits, canceller: PostgresCanceller
+    _ candidate: [PostgresParameter], by limits: Limits, on clock: LoopClock, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
     let attempt = Attempt()
     do {
       // A pointer is not Sendable, but this one moves from the loop to the loop.
       return try await withTaskCancellationHandler {
         try await withCheckedThrowingContinuation { continuation in
-          attempt.handshake = PostgresHandshake(candidate, by: limits) { result in
+          attempt.handshake = PostgresHandshake(candidate, by: limits, on: clock) { result in
             continuation.resume(
-              with: result.map { PostgresConnection($0, candidate: candidate, canceller: canceller) })
+              with: result.map {
+                PostgresConnection($0, candidate: candidate, clock: clock, canceller: canceller)
+              })
           }
           if attempt.isCancelled { attempt.handshake?.abandon() }
         }

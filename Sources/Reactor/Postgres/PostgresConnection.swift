@@ -47,12 +47,13 @@ public final class PostgresConnection {
   var isGreeted = false
   /// Whether the server last said that it cannot be written to.
   var isReadOnly = false
-  /// When it last answered, on its pool's clock.
+  /// When it last answered.
   var answeredAt = MonotonicInstant(nanoseconds: 0)
   private(set) var connection: OpaquePointer?
   private(set) var state = PostgresConnectionState()
   private let canceller: PostgresCanceller?
   private var watcher: IOWatcher?
+  private let clock: LoopClock
   private var timer: TimerWatcher?
   private var flight: Flight?
   private var flightNumber: UInt64 = 0
@@ -79,16 +80,19 @@ public final class PostgresConnection {
   }
 
   /// Takes over `connection`, which is connected. Without a canceller it is closed when its caller leaves early.
-  init(_ connection: OpaquePointer, candidate: [PostgresParameter], canceller: PostgresCanceller?) {
+  init(
+    _ connection: OpaquePointer, candidate: [PostgresParameter], clock: LoopClock, canceller: PostgresCanceller?
+  ) {
     Self.lastNumber += 1
     number = Self.lastNumber
     self.connection = connection
     self.candidate = candidate
+    self.clock = clock
     self.canceller = canceller
     PQsetnonblocking(connection, 1)
     PQenterPipelineMode(connection)
     watcher = IOWatcher { [weak self] _ in self?.advance() }
-    timer = TimerWatcher { [weak self] in self?.timerFired() }
+    timer = TimerWatcher(clock) { [weak self] in self?.timerFired() }
     watch()
   }
 
@@ -204,7 +208,7 @@ public final class PostgresConnection {
     let action = state.abandoned()
     guard action != .nothing else { return }
     let completion = flight?.completion.take()
-    timer?.start(at: .system.advanced(by: Self.drainLimit))
+    timer?.start(at: clock.now.advanced(by: Self.drainLimit))
     perform(action)
     completion?(.failure(error))
   }

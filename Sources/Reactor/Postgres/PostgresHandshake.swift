@@ -21,13 +21,16 @@ final class PostgresHandshake {
   private var isReached = false
 
   /// Begins at once; `completion` is called later, never from inside of this call.
-  init(_ parameters: [PostgresParameter], by limits: PostgresConnection.Limits, completion: @escaping Completion) {
+  init(
+    _ parameters: [PostgresParameter], by limits: PostgresConnection.Limits, on clock: LoopClock,
+    completion: @escaping Completion
+  ) {
     self.parameters = parameters
     self.completion = completion
     openBy = limits.open
     connection = Self.start(parameters)
     let watcher = IOWatcher { [weak self] _ in self?.poll() }
-    let timer = TimerWatcher { [weak self] in self?.end(.failure(PostgresError.timedOut(.connecting))) }
+    let timer = TimerWatcher(clock) { [weak self] in self?.end(.failure(PostgresError.timedOut(.connecting))) }
     self.watcher = watcher
     self.timer = timer
     if let connection, PQstatus(connection) != CONNECTION_BAD {
@@ -39,7 +42,7 @@ final class PostgresHandshake {
     } else {
       let reason = connection.map(reason(of:)) ?? "out of memory"
       failure = .unavailable(reason: reason)
-      timer.start(at: .system)
+      timer.start(at: clock.now)
     }
   }
 

@@ -43,7 +43,7 @@ public final class PostgresPool {
   let configuration: PostgresConfiguration
   let connectTimeout: Duration
   let clock: LoopClock
-  private let canceller = PostgresCanceller()
+  private let canceller: PostgresCanceller
   var state: PostgresPoolState
   private var connections: [PostgresPoolState.Slot: PostgresConnection] = [:]
   private var waiters: [PostgresPoolState.Ticket: PostgresPoolWaiter] = [:]
@@ -76,13 +76,14 @@ public final class PostgresPool {
   ///     was begun for has left: a caller's own deadline can be shorter.
   public init(
     _ configuration: PostgresConfiguration, maximumConnections: Int, connectionLifetime: Duration,
-    idleTimeout: Duration = .seconds(60), connectTimeout: Duration = .seconds(10), clock: LoopClock = .system
+    idleTimeout: Duration = .seconds(60), connectTimeout: Duration = .seconds(10), clock: LoopClock
   ) {
     self.configuration = configuration
     self.connectTimeout = connectTimeout
     self.clock = clock
+    canceller = PostgresCanceller(clock: clock)
     state = PostgresPoolState(limit: maximumConnections, lifetime: connectionLifetime, idleTimeout: idleTimeout)
-    sweepTimer = TimerWatcher { [weak self] in self?.sweep() }
+    sweepTimer = TimerWatcher(clock) { [weak self] in self?.sweep() }
   }
 
   isolated deinit {
@@ -191,7 +192,7 @@ public final class PostgresPool {
   ) async throws -> Bool {
     let observer = connection.observer.take()
     do {
-      let limit = min(deadline, .system.advanced(by: Self.lookLimit))
+      let limit = min(deadline, clock.now.advanced(by: Self.lookLimit))
       let answer = try await connection.query(.question, by: limit)
       connection.observer = observer
       connection.answeredAt = clock.now
@@ -223,7 +224,7 @@ public final class PostgresPool {
       questions.remove(ticket)
     }
     perform(state.request(ticket, now: clock.now))
-    waiter.expire(at: deadline) { [weak self] in self?.expire(ticket) }
+    waiter.expire(at: deadline, on: clock) { [weak self] in self?.expire(ticket) }
     return try await withTaskCancellationHandler {
       while true {
         if let result = waiter.result { return try result.get() }
@@ -255,8 +256,8 @@ public final class PostgresPool {
     let slot = order.slot
     do {
       let connection = try await PostgresConnection.connect(
-        configuration, by: deadline, opening: order.opening, mustBeWritable: !configuration.expectsReadOnly,
-        canceller: canceller)
+        configuration, by: deadline, on: clock, opening: order.opening,
+        mustBeWritable: !configuration.expectsReadOnly, canceller: canceller)
       if state.isClosed {
         connection.close()
         throw PostgresError.poolClosed

@@ -13,7 +13,7 @@ extension PostgresPool {
     let signal = LoopSignal<Void>()
     writableSignals.append(signal)
     defer { writableSignals.removeAll { $0 === signal } }
-    let isWritable = await signal.wait(until: deadline) != nil
+    let isWritable = await signal.wait(until: deadline, on: clock) != nil
     try Task.checkCancellation()
     return isWritable
   }
@@ -28,7 +28,7 @@ extension PostgresPool {
       group.addTask { await self.keepAsking() }
       while !state.isClosed, !Task.isCancelled {
         for order in orders {
-          group.addTask { await self.open(order, by: .system.advanced(by: self.connectTimeout)) }
+          group.addTask { await self.open(order, by: self.clock.now.advanced(by: self.connectTimeout)) }
         }
         orders = []
         ordered = LoopSignal()
@@ -49,13 +49,17 @@ extension PostgresPool {
         pause = pulse.pause(chance: Chance.fraction())
       }
       doubted = LoopSignal()
-      _ = await doubted.wait(until: pause.map { MonotonicInstant.system.advanced(by: $0) })
+      if let pause {
+        _ = await doubted.wait(until: clock.now.advanced(by: pause), on: clock)
+      } else {
+        _ = await doubted.wait()
+      }
     }
   }
 
   private func ask() async {
     do {
-      try await ping(by: .system.advanced(by: Self.questionLimit))
+      try await ping(by: clock.now.advanced(by: Self.questionLimit))
     } catch {
       // What it says was noted where it happened.
     }

@@ -25,9 +25,9 @@ final class PostgresPoolWaiter {
     await withCheckedContinuation { continuation = $0 }
   }
 
-  func expire(at deadline: MonotonicInstant, _ callback: @escaping @EventLoop () -> Void) {
+  func expire(at deadline: MonotonicInstant, on clock: LoopClock, _ callback: @escaping @EventLoop () -> Void) {
     guard result == nil else { return }
-    let timer = TimerWatcher(callback: callback)
+    let timer = TimerWatcher(clock, callback: callback)
     timer.start(at: deadline)
     self.timer = timer
   }

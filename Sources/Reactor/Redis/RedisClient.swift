@@ -130,7 +130,7 @@ public final class RedisClient {
   ///   It is run on each new connection, by `checkHealth`, and where an answer tells that the server refuses its work.
   ///   Nil: a server that answers a PING is well.
   public init(
-    _ configuration: RedisConfiguration, healthCheck: RedisHealthCheck? = nil, clock: LoopClock = .system,
+    _ configuration: RedisConfiguration, healthCheck: RedisHealthCheck? = nil, clock: LoopClock,
     backoff: Backoff = RedisClient.defaultBackoff
   ) {
     self.configuration = configuration
@@ -218,7 +218,7 @@ extension RedisClient {
     let signal = LoopSignal<Bool>()
     readyWaiters.append(signal)
     wakeFromRest()
-    let isInTime = await signal.wait(until: systemTime(of: deadline)) ?? false
+    let isInTime = await signal.wait(until: deadline, on: clock) ?? false
     readyWaiters.removeAll { $0 === signal }
     if isInTime { return }
     try Task.checkCancellation()
@@ -232,8 +232,7 @@ extension RedisClient {
   /// One attempt: resolve, connect, TLS, hello; all of it within the dial timeout.
   private func connect() async -> Result<RedisConnection, ConnectFailure> {
     statistics.attempts += 1
-    let deadline = MonotonicInstant.system.advanced(
-      by: configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout)
+    let deadline = clock.now.advanced(by: configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout)
     if configuration.usesTLS && tls == nil {
       tls = RedisTLS(host: configuration.host)
       if tls == nil { return .failure(ConnectFailure(reason: "TLS is not available")) }
@@ -248,8 +247,8 @@ extension RedisClient {
     var reason = "no address"
     for (index, address) in addresses.enumerated() where !Task.isCancelled {
       // Each address gets its share, so that one that hangs does not keep the next from being tried.
-      let left = MonotonicInstant.system.duration(to: deadline)
-      let share = MonotonicInstant.system.advanced(by: left / (addresses.count - index))
+      let now = clock.now
+      let share = now.advanced(by: now.duration(to: deadline) / (addresses.count - index))
       switch await greet(address, by: share) {
       case .success(let connection): return .success(connection)
       case .failure(let failure):
@@ -262,7 +261,7 @@ extension RedisClient {
 
   private func addresses(by deadline: MonotonicInstant) async throws -> [RedisAddress] {
     if let path = configuration.socketPath { return [.unix(path: path)] }
-    return try await NameResolver.addresses(of: configuration.host, by: deadline).map {
+    return try await NameResolver.addresses(of: configuration.host, by: deadline, on: clock).map {
       .tcp($0, port: configuration.port)
     }
   }
@@ -273,11 +272,11 @@ extension RedisClient {
   ) async -> Result<RedisConnection, ConnectFailure> {
     var asksForMode = true
     while true {
-      let began = MonotonicInstant.system
+      let began = clock.now
       let connection = RedisConnection(
         address: address, tls: tls, handshake: configuration.handshake(healthCheck, asksForMode: asksForMode))
-      guard let refusal = await connection.greeting(by: deadline) else {
-        helloTook = began.duration(to: .system)
+      guard let refusal = await connection.greeting(by: deadline, on: clock) else {
+        helloTook = began.duration(to: clock.now)
         return .success(connection)
       }
       let isAwaitingMode = connection.isAwaitingMode

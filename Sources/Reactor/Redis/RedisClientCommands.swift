@@ -148,9 +148,9 @@ extension RedisClient {
     settle()
   }
 
-  private func deadlinePassed(_ instant: MonotonicInstant) {
+  private func timerFired() {
     timerAt = nil
-    let now = max(clock.now, instant)
+    let now = clock.now
     let expired = pipeline.expire(now: now)
     statistics.timeouts += expired.notSent.count + expired.unknownOutcome.count
     fail(expired.notSent, .notSent(outage ?? "timed out"))
@@ -162,10 +162,6 @@ extension RedisClient {
       if pipeline.isAllRepeatable { abandonForgottenConnection() }
     }
     settle()
-  }
-
-  private func timerFired() {
-    deadlinePassed(timerAt ?? clock.now)
   }
 
   func fail(_ identifiers: [RedisPipeline.Identifier], _ error: RedisError) {
@@ -183,14 +179,9 @@ extension RedisClient {
       return
     }
     // A new watcher's closure would allocate each time: one is kept, and asks for the instant that it was set for.
-    let timer = self.timer ?? TimerWatcher { [weak self] in self?.timerFired() }
+    let timer = self.timer ?? TimerWatcher(clock) { [weak self] in self?.timerFired() }
     self.timer = timer
-    timer.start(at: systemTime(of: instant))
-  }
-
-  /// A deadline on the client's clock as one on the system's, on which the loop's timers run.
-  func systemTime(of deadline: MonotonicInstant) -> MonotonicInstant {
-    MonotonicInstant.system.advanced(by: clock.now.duration(to: deadline))
+    timer.start(at: instant)
   }
 }
 
@@ -220,7 +211,7 @@ extension RedisClient {
     let signal = LoopSignal<Result<RedisValue, RedisError>>()
     health.waiters.append(signal)
     askHealth()
-    let result = await signal.wait(until: systemTime(of: deadline))
+    let result = await signal.wait(until: deadline, on: clock)
     health.waiters.removeAll { $0 === signal }
     _ = try result?.get()
     if result == nil { throw .unknownOutcome(Task.isCancelled ? "cancelled" : "timed out") }

@@ -116,8 +116,8 @@ final class RedisConnection {
   /// Waits until the server has answered the hello.
   ///
   /// - Returns: nil where it is ready for commands, else why it is not.
-  func greeting(by deadline: MonotonicInstant) async -> String? {
-    guard let answer = await greeted.wait(until: deadline) else { return "timed out" }
+  func greeting(by deadline: MonotonicInstant, on clock: LoopClock) async -> String? {
+    guard let answer = await greeted.wait(until: deadline, on: clock) else { return "timed out" }
     return answer
   }
 

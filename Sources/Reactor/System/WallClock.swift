@@ -1,6 +1,5 @@
-// The calendar's time, for people and logs only. Invariant: nothing decides or waits by it.
-
-import CReactor
+// The calendar's time, for people and logs only; `LoopClock.wallTime` tells it. Pure. Invariant: nothing decides or
+// waits by it.
 
 /// A moment in UTC.
 public struct WallClockTime: Equatable, Sendable {
@@ -19,13 +18,6 @@ public struct WallClockTime: Equatable, Sendable {
     // Rounded down before 1970, too: the fraction counts forwards.
     let fraction = (microseconds % 1_000_000 + 1_000_000) % 1_000_000
     self.init(seconds: (microseconds - fraction) / 1_000_000, nanoseconds: fraction * 1_000)
-  }
-
-  /// What the kernel's clock shows (CLOCK_REALTIME).
-  public static var now: WallClockTime {
-    var time = timespec()
-    clock_gettime(CLOCK_REALTIME, &time)
-    return WallClockTime(seconds: Int64(time.tv_sec), nanoseconds: Int64(time.tv_nsec))
   }
 
   /// Appends this time as RFC 3339 has it, with microseconds: `2026-11-24T01:29:31.123456Z`.

@@ -22,6 +22,7 @@ public final class TransferClient {
   private let authorities: CertificateAuthorities
   private let userAgent: String
   private let resolving: NameResolver.Options
+  private let clock: LoopClock
   private var multi: UnsafeMutableRawPointer?
   private var transfers: [UnsafeMutableRawPointer: Transfer] = [:]
   private var sockets: [Int32: IOWatcher] = [:]
@@ -32,23 +33,25 @@ public final class TransferClient {
   ///   - authorityFile: certificates in PEM that are trusted instead of the system's.
   ///   - userAgent: how the client calls itself to HTTP servers.
   public convenience init(
-    _ library: TransferLibrary, proxies: ProxyRules, authorityFile: String? = nil, userAgent: String
+    _ library: TransferLibrary, proxies: ProxyRules, authorityFile: String? = nil, userAgent: String, clock: LoopClock
   ) {
     self.init(
-      library, proxies: proxies, authorityFile: authorityFile, userAgent: userAgent, resolving: NameResolver.Options())
+      library, proxies: proxies, authorityFile: authorityFile, userAgent: userAgent, clock: clock,
+      resolving: NameResolver.Options())
   }
 
   init(
-    _ library: TransferLibrary, proxies: ProxyRules, authorityFile: String? = nil, userAgent: String,
+    _ library: TransferLibrary, proxies: ProxyRules, authorityFile: String? = nil, userAgent: String, clock: LoopClock,
     resolving: NameResolver.Options
   ) {
     self.library = library
     self.proxies = proxies
     self.userAgent = userAgent
+    self.clock = clock
     self.resolving = resolving
     authorities = CertificateAuthorities(file: authorityFile)
-    timer = TimerWatcher { [weak self] in self?.act(creactor_curl_socket_timeout, 0) }
-    coolingTimer = TimerWatcher { [weak self] in self?.cool() }
+    timer = TimerWatcher(clock) { [weak self] in self?.act(creactor_curl_socket_timeout, 0) }
+    coolingTimer = TimerWatcher(clock) { [weak self] in self?.cool() }
   }
 
   isolated deinit {
@@ -61,7 +64,7 @@ public final class TransferClient {
 
   /// Sends `request` and waits for the answer, whatever its status.
   ///
-  /// - Parameter deadline: on the system's monotonic clock, for all of it: names, connecting, TLS, the answer.
+  /// - Parameter deadline: on the client's clock, for all of it: names, connecting, TLS, the answer.
   /// - Throws: `TransferError`, or `CancellationError` as soon as the task is cancelled.
   public func send(_ request: TransferRequest, by deadline: MonotonicInstant) async throws -> TransferAnswer {
     guard LineRules.isURL(request.url) else { throw TransferError.malformedURL }
@@ -138,7 +141,7 @@ public final class TransferClient {
       return
     }
     do {
-      let found = try await NameResolver.addresses(of: address.host, by: deadline, options: resolving)
+      let found = try await NameResolver.addresses(of: address.host, by: deadline, on: clock, options: resolving)
       var list = ""
       for text in found { list += (list.isEmpty ? "" : ",") + (text.utf8.contains(ASCII.colon) ? "[\(text)]" : text) }
       route.addresses.append("\(address.host):\(address.port):\(list)")
@@ -152,7 +155,7 @@ public final class TransferClient {
   private func prepare(
     _ request: TransferRequest, _ route: Route, by deadline: MonotonicInstant
   ) throws(TransferError) -> Transfer {
-    let remaining = MonotonicInstant.system.duration(to: deadline).milliseconds
+    let remaining = clock.now.duration(to: deadline).milliseconds
     guard remaining > 0 else { throw .timedOut }
     guard let transfer = Transfer(library) else { throw failure(creactor_curl_no_memory) }
     transfer.set(CREACTOR_CURLOPT_NOSIGNAL, 1)
@@ -196,7 +199,7 @@ public final class TransferClient {
     if transfers.removeValue(forKey: transfer.easy) != nil {
       _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, transfer.easy) }
     }
-    if transfers.isEmpty { coolingTimer?.start(at: MonotonicInstant.system.advanced(by: Self.warmFor)) }
+    if transfers.isEmpty { coolingTimer?.start(at: clock.now.advanced(by: Self.warmFor)) }
     continuation.resume(with: result)
   }
 
@@ -269,7 +272,7 @@ public final class TransferClient {
     if milliseconds < 0 {
       timer?.stop()
     } else {
-      timer?.start(at: MonotonicInstant.system.advanced(by: .milliseconds(milliseconds)))
+      timer?.start(at: clock.now.advanced(by: .milliseconds(milliseconds)))
     }
   }
 

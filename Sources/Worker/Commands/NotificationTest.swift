@@ -6,18 +6,18 @@ import Reactor
 @EventLoop
 enum NotificationTest {
   /// Sends and prints, and returns the process's exit status: 1 unless every sink took the event.
-  static func run(_ notifications: Notifications) async -> Int32 {
+  static func run(_ notifications: Notifications, clock: LoopClock) async -> Int32 {
     guard let client = notifications.client else {
-      say("no sink is configured")
+      say("no sink is configured", clock)
       return 1
     }
     let event = Event(
-      .test, time: .now, severity: .info, component: Verb.notifyTest.name, title: "test notification",
+      .test, time: clock.wallTime, severity: .info, component: Verb.notifyTest.name, title: "test notification",
       detail: "sent by \(Version.program) \(Verb.notifyTest.name) on \(HostProcess.hostName)")
     return await withTaskGroup(of: (Int, String, Bool).self) { group in
       for (index, sink) in notifications.sinks.enumerated() {
         group.addTask {
-          let (text, isDelivered) = await send(event, to: sink, by: client)
+          let (text, isDelivered) = await send(event, to: sink, by: client, clock)
           return (index, text, isDelivered)
         }
       }
@@ -27,20 +27,20 @@ enum NotificationTest {
         lines[index] += ": " + text
         areAllDelivered = areAllDelivered && isDelivered
       }
-      for line in lines { say(line) }
+      for line in lines { say(line, clock) }
       return areAllDelivered ? 0 : 1
     }
   }
 
   private static func send(
-    _ event: Event, to sink: any Sink, by client: TransferClient
+    _ event: Event, to sink: any Sink, by client: TransferClient, _ clock: LoopClock
   ) async -> (text: String, isDelivered: Bool) {
-    let request = sink.request(for: event, at: .now)
+    let request = sink.request(for: event, at: clock.wallTime)
     do {
-      let result = try await client.result(of: request, within: SinkDelivery.requestLimit)
+      let result = try await client.result(of: request, by: clock.now.advanced(by: SinkDelivery.requestLimit))
       switch SinkQueue.Outcome(result, of: request) {
       case .delivered:
-        guard let trace = try await clearance(after: event, at: sink, by: client) else {
+        guard let trace = try await clearance(after: event, at: sink, by: client, clock) else {
           return ("delivered, \(result.inWords)", true)
         }
         return ("delivered, \(result.inWords), but its incident is still open: \(trace)", false)
@@ -54,16 +54,16 @@ enum NotificationTest {
 
   /// Undoes what the test left at the sink; returns why that failed, nil where nothing is left.
   private static func clearance(
-    after event: Event, at sink: any Sink, by client: TransferClient
+    after event: Event, at sink: any Sink, by client: TransferClient, _ clock: LoopClock
   ) async throws -> String? {
     guard let request = sink.requestAfterTest(event) else { return nil }
-    let result = try await client.result(of: request, within: SinkDelivery.requestLimit)
+    let result = try await client.result(of: request, by: clock.now.advanced(by: SinkDelivery.requestLimit))
     return SinkQueue.Outcome(result, of: request) == .delivered ? nil : result.inWords
   }
 
-  private static func say(_ line: String) {
+  private static func say(_ line: String, _ clock: LoopClock) {
     let bytes = Array((line + "\n").utf8)
     // A reader that is gone is told nothing; the status says it all.
-    _ = StandardStream.output.write(bytes[...], patience: .seconds(10))
+    _ = StandardStream.output.write(bytes[...], patience: .seconds(10), on: clock)
   }
 }

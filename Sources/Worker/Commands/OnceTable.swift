@@ -29,9 +29,9 @@ enum OnceTable {
   }
 
   /// Prints the table to stdout.
-  static func show(_ rows: [Row]) {
+  static func show(_ rows: [Row], clock: LoopClock) {
     let bytes = Array(text(rows).utf8)
-    _ = StandardStream.output.write(bytes[...], patience: .seconds(10))
+    _ = StandardStream.output.write(bytes[...], patience: .seconds(10), on: clock)
   }
 
   static func text(_ rows: [Row]) -> String {

@@ -10,16 +10,17 @@ enum ProbeCommand {
   private static let limit = CoalescedCheck.limit + .seconds(1)
 
   /// Asks, prints the answer to stdout, and returns the process's exit status.
-  static func ask(_ path: String, at address: ListenAddress) async -> Int32 {
+  static func ask(_ path: String, at address: ListenAddress, clock: LoopClock, logger: Logger) async -> Int32 {
     do {
-      let deadline = LoopClock.system.now.advanced(by: limit)
-      let answer = try await LocalRequest.get(path, at: try await address.resolved(by: deadline), by: deadline)
+      let deadline = clock.now.advanced(by: limit)
+      let target = try await address.resolved(by: deadline, on: clock)
+      let answer = try await LocalRequest.get(path, at: target, by: deadline, on: clock)
       let line = Array((answer.body + "\n").utf8)
       // Who asks may read the status alone.
-      _ = StandardStream.output.write(line[...], patience: .seconds(1))
+      _ = StandardStream.output.write(line[...], patience: .seconds(1), on: clock)
       return answer.status == 200 ? 0 : 1
     } catch {
-      Logger.worker().error("no answer to the probe", metadata: ["error": "\(error)", "address": "\(address)"])
+      logger.error("no answer to the probe", metadata: ["error": "\(error)", "address": "\(address)"])
       return 1
     }
   }

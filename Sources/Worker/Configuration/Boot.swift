@@ -6,7 +6,7 @@ import Logging
 enum Boot {
   /// The settings, or nil where they have faults: each is then one line of the log.
   static func settings(
-    environment: [String: String], rows: [SettingRow], output: LogOutput = .standardError
+    environment: [String: String], rows: [SettingRow], output: LogOutput
   ) -> Settings? {
     do {
       let (settings, warnings) = try Settings.load(environment: environment, rows: rows)

@@ -7,15 +7,22 @@ import Synchronization
 
 /// Where log lines go: stderr, or a test's collection. Shared by all loggers of a process.
 final class LogOutput: Sendable {
-  /// Stderr of this process.
-  static let standardError = LogOutput { StandardStream.error.write($0, patience: $1) }
+  /// Stderr of this process. One for all of its loggers: it knows what of a line is still to be written.
+  static func standardError(_ clock: LoopClock) -> LogOutput {
+    LogOutput(clock) { StandardStream.error.write($0, patience: $1, on: clock) }
+  }
 
   private let outbox = Mutex(LogOutbox())
   private let write: @Sendable (ArraySlice<UInt8>, Duration) -> Int
+  /// What the lines' times are read off.
+  private let clock: LoopClock
 
-  init(write: @escaping @Sendable (ArraySlice<UInt8>, Duration) -> Int) {
+  init(_ clock: LoopClock, write: @escaping @Sendable (ArraySlice<UInt8>, Duration) -> Int) {
+    self.clock = clock
     self.write = write
   }
+
+  fileprivate var time: WallClockTime { clock.wallTime }
 
   fileprivate func send(_ line: LogLine, time: WallClockTime) {
     outbox.withLock { outbox in
@@ -38,7 +45,7 @@ struct JSONLogHandler: LogHandler {
   var metadataProvider: Logger.MetadataProvider?
   private let output: LogOutput
 
-  init(level: Logger.Level, output: LogOutput = .standardError) {
+  init(level: Logger.Level, output: LogOutput) {
     logLevel = level
     self.output = output
   }
@@ -57,7 +64,7 @@ struct JSONLogHandler: LogHandler {
     for key in fields.keys.sorted() {
       if let value = fields[key] { sorted.append((key, value)) }
     }
-    let time = WallClockTime.now
+    let time = output.time
     output.send(LogLine(time: time, level: event.level, message: event.message.description, fields: sorted), time: time)
   }
 
@@ -70,7 +77,7 @@ struct JSONLogHandler: LogHandler {
 
 extension Logger {
   /// The worker's log from `level` on.
-  static func worker(level: Logger.Level = .info, output: LogOutput = .standardError) -> Logger {
+  static func worker(level: Logger.Level = .info, output: LogOutput) -> Logger {
     Logger(label: Version.program) { _ in JSONLogHandler(level: level, output: output) }
   }
 }

@@ -14,7 +14,7 @@ final class ProcessMetrics {
   private var statistics = ProcessStatistics()
   private var readAt: MonotonicInstant?
 
-  init(clock: LoopClock = .system, read: @escaping @EventLoop () -> ProcessStatistics = { .current }) {
+  init(clock: LoopClock, read: @escaping @EventLoop () -> ProcessStatistics = { .current }) {
     self.clock = clock
     self.read = read
   }

@@ -52,7 +52,7 @@ struct Notifications {
   let client: TransferClient?
 
   /// - Throws: `TransferLibrary.Missing` where a sink is configured that cannot be served.
-  init(_ settings: Settings, proxies: ProxyRules) throws(TransferLibrary.Missing) {
+  init(_ settings: Settings, proxies: ProxyRules, clock: LoopClock) throws(TransferLibrary.Missing) {
     let origin = NotificationOrigin(replica: HostProcess.hostName, namespace: settings[.redisNamespace])
     sinks = SinkSet(settings, origin: origin).sinks
     client =
@@ -60,7 +60,7 @@ struct Notifications {
       ? nil
       : TransferClient(
         try TransferLibrary(), proxies: proxies,
-        authorityFile: settings[.notifyAuthorityFile], userAgent: "\(Version.program)/\(Version.number)")
+        authorityFile: settings[.notifyAuthorityFile], userAgent: "\(Version.program)/\(Version.number)", clock: clock)
   }
 }
 

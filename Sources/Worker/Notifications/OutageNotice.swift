@@ -64,6 +64,7 @@ final class OutageNotice {
   }
 
   private func tell(_ kind: Event.Kind, _ severity: Event.Severity, _ title: String, _ detail: String) {
-    sink.accept(Event(kind, time: .now, severity: severity, component: component, title: title, detail: detail))
+    sink.accept(
+      Event(kind, time: clock.wallTime, severity: severity, component: component, title: title, detail: detail))
   }
 }

@@ -82,8 +82,8 @@ final class SinkDelivery: NotificationSink {
   }
 
   private func send(_ event: Event) async throws {
-    let request = sink.request(for: event, at: .now)
-    let result = try await client.result(of: request, within: Self.requestLimit)
+    let request = sink.request(for: event, at: clock.wallTime)
+    let result = try await client.result(of: request, by: clock.now.advanced(by: Self.requestLimit))
     let wasFailing = queue.failures > 0
     let outcome = SinkQueue.Outcome(result, of: request)
     let delay = queue.ended(outcome, at: clock.now, chance: Chance.fraction())
@@ -123,10 +123,10 @@ extension TransferClient {
   ///
   /// - Throws: `CancellationError` only.
   func result(
-    of request: TransferRequest, within limit: Duration
+    of request: TransferRequest, by deadline: MonotonicInstant
   ) async throws -> Result<TransferAnswer, TransferError> {
     do {
-      return .success(try await send(request, by: LoopClock.system.now.advanced(by: limit)))
+      return .success(try await send(request, by: deadline))
     } catch let error as TransferError {
       return .failure(error)
     }

@@ -69,7 +69,7 @@ final class Coordinator {
   /// counted by it.
   var redisTimeEstimate: Int64 {
     if let sample = redisClock.sample { return sample.estimate(at: clock.now) }
-    let time = WallClockTime.now
+    let time = clock.wallTime
     return time.seconds * 1_000 + time.nanoseconds / 1_000_000
   }
 

@@ -227,7 +227,7 @@ final class SweeperLoop {
       outcome: result.outcome, rows: result.count.changed, duration: begin.duration(to: end),
       progress: result.count.progress, isInconclusive: result.isInconclusive)
     course.ended(grant, report, isPermanent: result.failure?.isPermanent ?? false, at: end, chance: Self.chance)
-    unconfirmed = EndedRun(endedAt: .now, reason: result.failure?.reason ?? "")
+    unconfirmed = EndedRun(endedAt: clock.wallTime, reason: result.failure?.reason ?? "")
     tell(result, grant.ticket, report.duration)
     switch result {
     case .succeeded(let count): onceResult = .ran(count)
@@ -307,7 +307,8 @@ extension SweeperLoop {
   private func report(_ swept: SweepCount) {
     sink.accept(
       Event(
-        .report, time: .now, severity: sweeper.report.severity, component: sweeper.name, title: sweeper.report.title,
+        .report, time: clock.wallTime, severity: sweeper.report.severity, component: sweeper.name,
+        title: sweeper.report.title,
         detail: sweeper.report.showsCutoff
           ? swept.cutoffMicroseconds.map { "cutoff=\(WallClockTime(microsecondsSince1970: $0).rfc3339Seconds)" } ?? ""
           : sweeper.report.detail,

@@ -96,7 +96,7 @@ final class Collected: Sendable {
   private let bytes = Mutex<[UInt8]>([])
 
   var output: LogOutput {
-    LogOutput { line, _ in
+    LogOutput(.system) { line, _ in
       self.bytes.withLock { $0 += line }
       return line.count
     }

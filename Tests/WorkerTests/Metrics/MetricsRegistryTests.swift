@@ -136,7 +136,7 @@ import Testing
   @EventLoop private static func registry() -> (MetricsRegistry, [TaskMetrics]) {
     let registry = MetricsRegistry()
     let metrics = tasks.map { TaskMetrics(task: $0, registry: registry) }
-    ProcessMetrics().register(in: registry, namespace: #"a"b\c"#)
+    ProcessMetrics(clock: .system).register(in: registry, namespace: #"a"b\c"#)
     ProcessMetrics.registerLoop(in: registry)
     return (registry, metrics)
   }

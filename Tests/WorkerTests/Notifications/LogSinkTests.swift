@@ -13,10 +13,11 @@ import Testing
   @Test func anEventIsALineWhoseCountsAreNumbers() async throws {
     let written = Written()
     try await onLoop {
-      let sink = LogSink(Logger.worker(output: LogOutput { bytes, _ in written.append(bytes) }))
+      let sink = LogSink(Logger.worker(output: LogOutput(.system) { bytes, _ in written.append(bytes) }))
       sink.accept(
         Event(
-          id: "id", time: .now, severity: .warn, component: "agents-stale", title: "agents flagged stale",
+          id: "id", time: LoopClock.system.wallTime, severity: .warn, component: "agents-stale",
+          title: "agents flagged stale",
           detail: "cutoff=now",
           metadata: [Event.Count("flipped", 3)]))
     }

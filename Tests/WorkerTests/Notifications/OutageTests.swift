@@ -82,7 +82,7 @@ import Testing
   {
     let url = PrivateRedis.shared.url
     try await onLoop {
-      let redis = RedisClient(try RedisConfiguration(url: url))
+      let redis = RedisClient(try RedisConfiguration(url: url), clock: .system)
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { await redis.run() }
         try await body(redis, "outages-\(Token.random())")
@@ -205,7 +205,7 @@ import Testing
   @Test func aRedisWithoutAnAnswerIsNoReply() async throws {
     try await onLoop {
       // Never connected: the question ends at its deadline, so the clock is the system's here.
-      let redis = RedisClient(try RedisConfiguration(url: "redis://127.0.0.1:1"))
+      let redis = RedisClient(try RedisConfiguration(url: "redis://127.0.0.1:1"), clock: .system)
       let ledger = OutageLedger(redis: redis, clock: .system, namespace: "n", component: "postgres")
       #expect(await ledger.ask(.keep(awayFor: .seconds(60)), abandonedAfter: .seconds(90)) == nil)
     }

@@ -18,11 +18,12 @@ import Testing
 
     init(_ sink: any Sink, authority: String) throws {
       let client = TransferClient(
-        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1")
+        try TransferLibrary(), proxies: ProxyRules(), authorityFile: authority, userAgent: "test/1",
+        clock: clock)
       let lines = Written()
       delivery = SinkDelivery(
         sink, client: client, clock: clock, registry: registry,
-        logger: Logger.worker(output: LogOutput { bytes, _ in lines.append(bytes) }))
+        logger: Logger.worker(output: LogOutput(.system) { bytes, _ in lines.append(bytes) }))
       written = lines
     }
 
@@ -41,7 +42,8 @@ import Testing
       for title in titles {
         delivery.accept(
           Event(
-            id: "id-\(title)", kind: .failure, time: .now, severity: .error, component: title, title: title))
+            id: "id-\(title)", kind: .failure, time: LoopClock.system.wallTime, severity: .error, component: title,
+            title: title))
       }
     }
 
@@ -184,8 +186,9 @@ import Testing
   @Test func belowItsThresholdASinkGetsNothing() async throws {
     let endpoint = try await Endpoint.start(.https)
     try await deliver(to: endpoint) { stage in
-      stage.delivery.accept(Event(id: "id", time: .now, severity: .info, component: "c", title: "info"))
-      stage.delivery.accept(Event(id: "id", time: .now, severity: .warn, component: "c", title: "warn"))
+      let time = stage.clock.wallTime
+      stage.delivery.accept(Event(id: "id", time: time, severity: .info, component: "c", title: "info"))
+      stage.delivery.accept(Event(id: "id", time: time, severity: .warn, component: "c", title: "warn"))
       try await eventually("one arrives") { stage.metric("delivered") == 1 }
       #expect(Self.titles(endpoint, "status 200") == ["warn"])
     }

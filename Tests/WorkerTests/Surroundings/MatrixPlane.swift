@@ -92,7 +92,7 @@ final class MatrixPlane {
   func sweep(at url: String? = nil, allowsRowSecurity: Bool = false) async throws -> MatrixSweep {
     let pool = PostgresPool(
       try PostgresConfiguration(url: url ?? least.url, applicationName: "test"), maximumConnections: 1,
-      connectionLifetime: .seconds(1_800))
+      connectionLifetime: .seconds(1_800), clock: .system)
     var done = MatrixSweep()
     var memories: [String: TableMemory] = [:]
     for isFirst in [true, false] where isFirst || done.failures.isEmpty {

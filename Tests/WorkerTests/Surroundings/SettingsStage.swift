@@ -120,7 +120,7 @@ struct SessionState: Equatable, Sendable {
   init(at url: String) async throws {
     let limit = LoopClock.system.now.advanced(by: .seconds(10))
     let connection = try await PostgresConnection.connect(
-      try PostgresConfiguration(url: url, applicationName: "test"), by: limit)
+      try PostgresConfiguration(url: url, applicationName: "test"), by: limit, on: .system)
     defer { connection.close() }
     let answer = try await connection.query(PostgresStatement(Self.look), by: limit)
     process = answer[row: 0, column: 0] ?? ""
