@@ -43,7 +43,6 @@ import Testing
     (#"\b(usleep|nanosleep|sleep)\(\d"#, "nothing blocks the loop"),
     (#"\b(print|debugPrint|dump|NSLog)\("#, "output is a log line or a command's answer, in one write"),
     (#"\bCommandLine\b"#, "it is empty where /proc is not mounted: HostProcess.arguments"),
-    (#"\b(ContinuousClock|SuspendingClock)\b|\bDate\(\)"#, "time comes from LoopClock"),
     (#"\bfatalError\("(not implemented|todo|unimplemented)"#, "nothing is half done"),
     (#"\b(TODO|FIXME|XXX|HACK)\b"#, "open ends are issues"),
     (#"@unchecked Sendable"#, "the compiler proves what is shared, but in the executor"),
@@ -53,6 +52,26 @@ import Testing
   func nobodyCalls(pattern: String, reason: String) throws {
     expectNone(of: pattern, in: try House.swift("Sources")) { line in
       line.isCode && !House.isAllowed(pattern, line) ? reason : nil
+    }
+  }
+
+  /// The outermost parts of the program, which take the kernel's clock and give it to what they make.
+  private static let clockTakers = ["Sources/Worker/Main.swift"]
+
+  @Test func onlyTheLoopReadsTheTime() throws {
+    let outside = try House.swift("Sources") + House.files("Sources/CReactor", ["h", "c"])
+    let time =
+      #"\b(clock_gettime|clock_nanosleep|gettimeofday|timespec_get|ev_time|ev_now|ev_now_update)\b"#
+      + #"|\btime\((nil|NULL|0|&)"#
+      + #"|\b(ContinuousClock|SuspendingClock|KernelTime)\b|\bDate\(|\bLoopClock\.system\b|\bLoopClock\(\)"#
+    expectNone(of: time, in: outside.filter { !$0.path.hasPrefix("Sources/Reactor/EventLoop/") }) {
+      $0.isCode ? "time comes from the LoopClock that a component is given" : nil
+    }
+    expectNone(of: #"\bEventLoop\.clock\b"#, in: outside.filter { !Self.clockTakers.contains($0.path) }) {
+      $0.isCode ? "a component is given its clock" : nil
+    }
+    expectNone(of: #"LoopClock\??\s*=\s*(\.|nil|Loop|Event)"#, in: outside) {
+      $0.isCode ? "who makes it chooses the clock: no default" : nil
     }
   }
 
