@@ -106,7 +106,7 @@ final class Service {
       try server.listen(on: try await settings[.localAddress].resolved(by: limit, on: clock))
     } catch {
       logger.error(
-        "the probes cannot be served",
+        "cannot serve probes",
         metadata: ["variable": "\(Setting.localAddress.name)", "error": "\(Setting.localAddress.name): \(error)"])
       return ConfigurationFaults.exitStatus
     }
@@ -158,7 +158,7 @@ final class Service {
     let rows = zip(loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .drained()) }
     if options.table { OnceTable.show(rows, clock: clock) }
     let undone = results.count { $0?.isUndone ?? true }
-    if drainedAt != nil, undone > 0 { logger.warning("drained: a signal ended it before all was done") }
+    if drainedAt != nil, undone > 0 { logger.warning("interrupted by a signal before all sweepers had run") }
     return undone > 0 ? 1 : 0
   }
 
@@ -274,7 +274,7 @@ final class Service {
     let ask = { @EventLoop [weak self] in
       guard let self else { return }
       if self.drain.isOpen { HostProcess.exit(Self.killedStatus) }
-      self.logger.info("draining: asked to end")
+      self.logger.info("shutting down: signal received")
       self.drainedAt = self.clock.now
       self.drain.open()
     }
@@ -299,7 +299,7 @@ final class Service {
       }
     }
     redis.onIdleEnd = { [weak self] reason in
-      self?.logger.debug("an idle connection to Redis ended", metadata: ["error": "\(reason)"])
+      self?.logger.debug("idle Redis connection closed", metadata: ["error": "\(reason)"])
     }
     pool.onStateChange = { [weak self] availability in
       guard let self else { return }

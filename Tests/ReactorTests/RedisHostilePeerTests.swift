@@ -46,7 +46,7 @@ import Testing
   @Test(arguments: ["+OK\r\n+OK\r\n", "+OK\r\n+OK\r\n+OK\r\n", "+OK\r\n+", "+OK\r\n\0\0"])
   func answersBeyondTheQuestionsMakeAllOfThemDoubtful(words: String) async throws {
     try await withClient(of: answering(words)) { redis in
-      await #expect(throws: RedisError.unknownOutcome("an answer without a question")) {
+      await #expect(throws: RedisError.unknownOutcome("unsolicited reply")) {
         try await redis.command(["GET", "k"], by: shortly())
       }
       try await eventually("it left") { redis.statistics.reconnects >= 1 }

@@ -88,7 +88,7 @@ import Testing
         changes.follow(redis)
         try await redis.command(["GET", "k"], by: shortly())
         try await eventually("it is told") {
-          changes.list.contains(.unavailable(reason: "an answer without a question"))
+          changes.list.contains(.unavailable(reason: "unsolicited reply"))
         }
       }
     }

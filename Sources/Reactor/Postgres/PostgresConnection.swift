@@ -269,7 +269,7 @@ public final class PostgresConnection {
     finish(error)
   }
 
-  /// Lets go of the socket. libpq's farewell to the server does not wait, for the connection is non-blocking.
+  /// Closes the socket. libpq's Terminate message does not block, for the connection is non-blocking.
   private func finish(_ error: PostgresError) {
     let completion = flight.take()?.completion
     watcher?.stop()

@@ -61,7 +61,7 @@ public final class PostgresPool {
   var orders: [PostgresPoolOrder] = []
   /// Wakes `run`: an order, or the end.
   var ordered = LoopSignal<Void>()
-  /// Wakes who asks the server: doubt, or the end.
+  /// Wakes the task that checks the server: on doubt, or at the end.
   var doubted = LoopSignal<Void>()
   /// Of those who wait for a server that can be written to.
   var writableSignals: [LoopSignal<Void>] = []
@@ -123,7 +123,7 @@ public final class PostgresPool {
     if let change, !state.isClosed { onStateChange?(change) }
   }
 
-  /// Lends a connection to `body`, and waits for one until `deadline` where none is free.
+  /// Lends a connection to `body`, and waits for one until `deadline` if none is free.
   ///
   /// `body` leaves no transaction open; a connection with one is closed. It does not keep the connection.
   ///

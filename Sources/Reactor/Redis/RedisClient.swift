@@ -88,7 +88,7 @@ public final class RedisClient {
   var timerAt: MonotonicInstant?
   /// When the connection last had an answer.
   var heardAt = MonotonicInstant(nanoseconds: .min)
-  /// When the first command after a long silence has to be answered; nil where none is looked out for.
+  /// When the first command after a long silence has to be answered; nil if it has no deadline.
   var lookUntil: MonotonicInstant?
   private var helloTook = Duration.zero
   private var isUsed = false

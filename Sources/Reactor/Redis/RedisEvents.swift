@@ -17,7 +17,7 @@ final class RedisEvents {
 
   /// What ends a connection that keeps to hiredis' rules.
   enum Misconduct: String {
-    case unasked = "an answer without a question"
+    case unasked = "unsolicited reply"
     case tooLarge = "an answer beyond the limit"
   }
 

@@ -220,7 +220,7 @@ struct RedisURLParser {
     }
   }
 
-  /// Percent-decoded UTF-8 without control characters; nil where it is none.
+  /// Percent-decoded UTF-8 without control characters; nil if it is invalid.
   private func decoded(_ bytes: ArraySlice<UInt8>) -> String? {
     var plain: [UInt8] = []
     var index = bytes.startIndex

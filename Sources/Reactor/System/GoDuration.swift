@@ -3,7 +3,7 @@
 
 /// Reads and writes durations in the notation of Go's `time.ParseDuration`.
 public enum GoDuration {
-  /// The duration that `text` denotes, or nil where it is none or does not fit 64 bits of nanoseconds.
+  /// The duration that `text` denotes, or nil if it is invalid or does not fit 64 bits of nanoseconds.
   public static func parse(_ text: String) -> Duration? {
     var rest = Array(text.utf8)[...]
     var isNegative = false

@@ -44,7 +44,7 @@ public struct ProxyRules: Sendable, Equatable {
     return Self.hasScheme(proxy) ? proxy : "http://" + proxy
   }
 
-  /// The list's elements, which are parted by commas or blanks.
+  /// The list's elements, separated by commas or spaces.
   private static func elements(_ list: String) -> [String] {
     var elements: [String] = []
     var element = ""

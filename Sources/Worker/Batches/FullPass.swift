@@ -25,10 +25,10 @@ struct FullPass: Equatable, Sendable {
   struct Record: Equatable, Sendable {
     /// The table's file: a rewrite makes a new one, and then no page is what it was.
     var file = 0
-    /// When the last pass began that was ended, and for how long it read; 0 where none is known.
+    /// When the last pass began that was ended, and for how long it read; 0 if unknown.
     var endedPassBegan: Int64 = 0
     var endedPassTook: Int64 = 0
-    /// When the pass began that is under way, how long it has read, and its next page; 0 where none is.
+    /// When the pass began that is under way, how long it has read, and its next page; 0 if none is.
     var began: Int64 = 0
     var took: Int64 = 0
     var nextPage = 0
@@ -46,7 +46,7 @@ struct FullPass: Equatable, Sendable {
     self.record = record.flatMap { Record($0) } ?? Record()
   }
 
-  /// The page at which this run's pass begins or goes on; nil where none is due.
+  /// The page at which this run's pass begins or goes on; nil if none is due.
   ///
   /// - Parameter mustBegin: a pass is to be made now in any case.
   mutating func start(_ table: TableSize, at now: Int64, mustBegin: Bool = false) -> Int? {
@@ -111,7 +111,7 @@ struct TableSize: Equatable, Sendable {
 extension FullPass.Record {
   private static let version = 1
 
-  /// The record's text; nil where it is none.
+  /// The record's text; nil if it is invalid.
   init?(_ text: String) {
     var numbers: [Int64] = [0]
     for byte in text.utf8 {

@@ -47,7 +47,7 @@ struct Verb: Sendable {
       "Query a probe of the worker at SB_WORKER_LOCAL_ADDR and print its response. Exit status 0 if healthy, else 1.",
     options: [], operands: ["readyz", "healthz"])
 
-  /// In the order in which they are shown; the first is meant where none is given.
+  /// In the order in which they are shown; the first is the default.
   static let all: [Verb] = [.run, .notifyTest, .probe]
 }
 

@@ -27,7 +27,7 @@ enum Boot {
   private static func log(_ warnings: [ConfigurationWarning], to logger: Logger) {
     for warning in warnings {
       logger.warning(
-        "questionable configuration",
+        "configuration warning",
         metadata: ["variable": .string(warning.variable), "detail": .string(warning.text)])
     }
   }

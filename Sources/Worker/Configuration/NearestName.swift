@@ -5,7 +5,7 @@ enum NearestName {
   /// Names beyond this are no misspelling of ours, and comparing them would cost their length squared.
   private static let lengthLimit = 100
 
-  /// The name in `known` that takes the fewest single-character edits; nil where none is near enough to mean it.
+  /// The name in `known` that takes the fewest single-character edits; nil if none is near enough to mean it.
   static func of(_ name: String, among known: [String]) -> String? {
     guard name.utf8.count <= lengthLimit else { return nil }
     // More than a quarter of the letters wrong is another word.

@@ -90,9 +90,9 @@ final class SinkDelivery: NotificationSink {
     switch outcome {
     case .delivered:
       metrics?.delivered(after: delay ?? .zero)
-      if wasFailing { logger.info("notifications are delivered again") }
+      if wasFailing { logger.info("notification delivery recovered") }
       if case .success(let answer) = result, !answer.refusedRecipients.isEmpty {
-        log(.error, "a notification did not reach everyone", event, answer.refusalsInWords)
+        log(.error, "some recipients were refused", event, answer.refusalsInWords)
       }
     case .rejected:
       metrics?.count(.rejected)

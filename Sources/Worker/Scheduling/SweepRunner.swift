@@ -134,7 +134,7 @@ struct SweepRunner {
 
   private func told(of session: AdvisoryHolder) {
     logger.warning(
-      "ended the session of an earlier run, which still held this sweeper's advisory lock",
+      "terminated the session of an earlier run that still held this sweeper's advisory lock",
       metadata: ["pid": .stringConvertible(session.processID), "application_name": "\(session.applicationName)"])
   }
 

@@ -150,7 +150,7 @@ final class SweeperLoop {
     case .held, .idle, .paused: onceResult = .notRun
     case .taken, .settling, .stuck, .late: break
     }
-    if case .settling = answer { logger.debug("waiting for the length of a lease, for Redis is new") }
+    if case .settling = answer { logger.debug("waiting for one lease: Redis has no schedule record") }
     guard case .stuck = answer else {
       isStuck = false
       return
@@ -271,7 +271,7 @@ extension SweeperLoop {
       logger.error("scheduler: task failed", metadata: fields)
     case .drained:
       let reason = runner.pool.isReadOnly ? "the database is read-only" : "the worker drains"
-      logger.info("the run was given back: \(reason)", metadata: fields)
+      logger.info("run returned: \(reason)", metadata: fields)
     }
     // However the run ended: what it changed stays changed, and no later run counts it.
     if count.changed > 0 { report(count) }

@@ -79,7 +79,7 @@ import Testing
     #expect(ending == .exited(78))
     #expect(duration < .seconds(1))
     let fault = try #require(worker.log.first { $0.level == "ERROR" })
-    #expect(fault.message == "the probes cannot be served")
+    #expect(fault.message == "cannot serve probes")
     #expect(fault["error"]?.contains(reason) ?? false, "\(fault)")
     #expect(fault["error"]?.contains(address) ?? false, "\(fault)")
     #expect(!servers.isTouched)

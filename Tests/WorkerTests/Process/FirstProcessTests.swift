@@ -18,7 +18,7 @@ import Testing
       wasEarly = state == .blocked
       kill(process.id, SIGTERM)
       #expect(try await worker.waitForExit(within: .seconds(15)) == .exited(0), "it was \(state)")
-      #expect(worker.log.contains { $0.message == "draining: asked to end" })
+      #expect(worker.log.contains { $0.message == "shutting down: signal received" })
     }
     #expect(wasEarly, "the handlers were there each time: nothing was shown")
   }

@@ -99,7 +99,7 @@ import Testing
     worker.signal(SIGTERM)
     #expect(try await worker.waitForExit(within: .seconds(15)) == .exited(1))
     #expect(worker.output.contains("drained"), "\(worker.output)")
-    #expect(worker.log.contains { $0.message?.hasPrefix("drained") == true })
+    #expect(worker.log.contains { $0.message?.hasPrefix("interrupted") == true })
     #expect(try stage.locks() == [])
   }
 

@@ -16,7 +16,7 @@ import Testing
     try await onLoop { try await worker.answersReadyz(200) }
     worker.signal(signal)
     #expect(try await worker.waitForExit(within: Self.atOnce) == .exited(0))
-    #expect(worker.log.map(\.message).suffix(2) == ["draining: asked to end", "shutdown complete"])
+    #expect(worker.log.map(\.message).suffix(2) == ["shutting down: signal received", "shutdown complete"])
   }
 
   @Test func aHangUpEndsNothing() async throws {
@@ -52,7 +52,7 @@ import Testing
     let worker = try await stage.startStuck(["SB_WORKER_SHUTDOWN_GRACE": "60s", "SB_WORKER_LEASE": "120s"])
     try await onLoop {
       worker.signal(SIGTERM)
-      try await eventually("it drains") { worker.log.contains { $0.message == "draining: asked to end" } }
+      try await eventually("it drains") { worker.log.contains { $0.message == "shutting down: signal received" } }
     }
     worker.signal(SIGTERM)
     #expect(try await worker.waitForExit(within: Self.atOnce) == .exited(143))

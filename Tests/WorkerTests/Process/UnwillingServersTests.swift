@@ -194,7 +194,7 @@ import Testing
     try await onLoop {
       try await worker.answersReadyz(200)
       try await eventually("its connections were closed", within: .seconds(20)) {
-        worker.log.count { $0.message == "an idle connection to Redis ended" } >= 2
+        worker.log.count { $0.message == "idle Redis connection closed" } >= 2
       }
       #expect(await worker.status(of: "/readyz") == 200)
     }
