@@ -105,5 +105,6 @@ struct Options: Sendable {
 
 /// Writes a line to standard output, at once.
 func say(_ text: some CustomStringConvertible) {
-  FileHandle.standardOutput.write(Data("\(text)\n".utf8))
+  // Where nobody reads any more, such as behind `head`, the status still says how it went.
+  try? FileHandle.standardOutput.write(contentsOf: Data("\(text)\n".utf8))
 }

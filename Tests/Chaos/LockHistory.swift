@@ -17,6 +17,8 @@ struct Hold: Sendable {
   /// When the run's end was written into the record, and what it was.
   var completed: Moment?
   var outcome: String?
+  /// The slot that its completion wrote into the record.
+  var slot: Int64?
 
   /// A worker of the existing kind has it.
   var isStrangers: Bool { token.hasPrefix(ExistingWorker.tokenPrefix) }
@@ -40,6 +42,8 @@ struct LockHistory: Sendable {
   private var byEpoch: [String: Int] = [:]
   /// The token that the running script was called with.
   private var scriptToken = ""
+  /// The slot that the running script wrote.
+  private var scriptSlot: Int64?
 
   init(_ commands: some Sequence<RedisCommand>, namespace: String, restarts: [Moment]) {
     self.namespace = namespace
@@ -62,6 +66,7 @@ struct LockHistory: Sendable {
     case "EVALSHA", "EVAL":
       guard words.count > 2, let keys = Int(words[2]), words.count > 3 + keys else { break }
       scriptToken = words[3 + keys]
+      scriptSlot = nil
     case "SET":
       guard words.count >= 5, let sweeper = sweeper(ofLock: words[1]) else { break }
       let milliseconds = words.indices.dropLast().first { words[$0].uppercased() == "PX" }.flatMap {
@@ -122,9 +127,11 @@ struct LockHistory: Sendable {
       holds[index].epoch = epoch
       byEpoch["\(sweeper) \(epoch)"] = index
     }
+    scriptSlot = fields["slot"].flatMap { Int64($0) } ?? scriptSlot
     if let epoch = fields["completed"], let index = byEpoch["\(sweeper) \(epoch)"] {
       holds[index].completed = command.at
       holds[index].outcome = fields["outcome"]
+      holds[index].slot = scriptSlot
     }
   }
 

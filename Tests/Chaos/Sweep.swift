@@ -58,6 +58,16 @@ enum Sweep: String, CaseIterable, Sendable {
   static func lockKey(_ name: String) -> String { "lock:worker:sweeper:\(name)" }
 
   var grid: Grid { Grid(name: rawValue, interval: interval) }
+
+  /// The slot that a run was for: where the answer to its take was lost and came at the second try, that of the second
+  /// try, which the completion names.
+  func slot(of hold: Hold) -> Int64 {
+    let possible = grid.slot(at: hold.taken)...grid.slot(at: hold.completed ?? hold.taken)
+    guard let slot = hold.slot, possible.contains(slot), (slot - possible.lowerBound) % grid.interval == 0 else {
+      return possible.lowerBound
+    }
+    return slot
+  }
 }
 
 /// The fixed grid of one sweeper's slots: n × interval + an offset hashed (FNV-1a, 32 bit) from its name, in ms.

@@ -87,7 +87,7 @@ extension Evidence {
     let doubled = jobs.filter { $0.value > 1 }
     let ran = Set(
       runs.filter { $0.sweeper == sweep.rawValue && $0.outcome == .success }.compactMap { run in
-        locks.hold(sweeper: run.sweeper, epoch: run.epoch).map { sweep.grid.slot(at: $0.taken) }
+        locks.hold(sweeper: run.sweeper, epoch: run.epoch).map { sweep.slot(of: $0) }
       })
     let owed = ran.union(disturbances.promised(sweep, in: span))
     let missing = owed.flatMap { slot in

@@ -50,6 +50,26 @@ import Testing
     #expect(first.renewals == 1 && first.outcome == "success" && first.completed != nil)
   }
 
+  /// The take's answer was lost, and came when it was sent again: the run is for the slot of that time.
+  @Test func aRunIsForTheSlotThatItsCompletionNames() throws {
+    let grid = Sweep.agents.grid
+    let slot = grid.slot(at: Moment(milliseconds: 1_700_000_000_000))
+    func hold(completing named: Int64) throws -> Hold {
+      let time = slot + grid.interval + 100
+      let history = history(
+        take("one", epoch: 10, at: slot + 10) + call("one", at: time, ["DEL", Self.lock])
+          + [
+            (time, true, ["HSET", Self.record, "slot", "\(named)"]),
+            (time, true, ["HSET", Self.record, "completed", "10", "outcome", "success"]),
+          ])
+      return try #require(history.hold(sweeper: "agents-stale", epoch: 10))
+    }
+    #expect(try Sweep.agents.slot(of: hold(completing: slot + grid.interval)) == slot + grid.interval)
+    // Neither a slot that was not there then, nor a moment in the middle of one.
+    #expect(try Sweep.agents.slot(of: hold(completing: slot + 2 * grid.interval)) == slot)
+    #expect(try Sweep.agents.slot(of: hold(completing: slot + 1)) == slot)
+  }
+
   @Test func whoeverMeddlesWithAnothersLockIsNoticed() {
     let held = take("one", epoch: 10, at: 1_000)
     #expect(history(held + take("two", epoch: 11, at: 2_000)).trespasses.count == 1)
