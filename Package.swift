@@ -1,6 +1,6 @@
 // swift-tools-version: 6.2
 // What is built: the Reactor library, the worker on top of it, and their tests.
-// Arrows point down only: Worker -> Reactor -> CReactor.
+// Arrows point down only: Worker -> Coordination -> Reactor -> CReactor.
 
 import Glibc
 import PackageDescription
@@ -38,11 +38,17 @@ let package = Package(
       linkerSettings: libraries.map { .linkedLibrary($0) }
     ),
     .target(name: "Reactor", dependencies: ["CReactor"], swiftSettings: strict),
+    // What replicas agree on, and how: pure, so that the worker and the simulator run the same code.
+    .target(
+      name: "Coordination", dependencies: ["Reactor"], path: "Sources/Worker/Coordination", swiftSettings: strict),
     // What happens before main: signals are kept for the loop.
     .target(name: "CWorkerStart"),
     .executableTarget(
       name: "Worker",
-      dependencies: ["CWorkerStart", "Reactor", .product(name: "Logging", package: "swift-log")],
+      dependencies: [
+        "CWorkerStart", "Coordination", "Reactor", .product(name: "Logging", package: "swift-log"),
+      ],
+      exclude: ["Coordination"],
       swiftSettings: strict
     ),
     // What both test bundles share: the loop's thread, private servers, waiting for a condition.
@@ -65,12 +71,16 @@ let package = Package(
       name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport", "UsingReactor"],
       swiftSettings: strict),
     .testTarget(name: "ChaosTests", dependencies: ["Chaos", "Reactor", "TestSupport"], swiftSettings: strict),
-    // The worker's decisions (links to the very same files) among modelled servers, in virtual time: scripts/simulate.
-    .target(name: "Simulation", dependencies: ["Reactor"], path: "Tests/Simulation", swiftSettings: strict),
+    // The worker's decisions among modelled servers, in virtual time: scripts/simulate.
+    .target(
+      name: "Simulation", dependencies: ["Coordination", "Reactor"], path: "Tests/Simulation", swiftSettings: strict),
     .executableTarget(
-      name: "simulate", dependencies: ["Simulation", "Reactor"], path: "Tests/Simulator", swiftSettings: strict),
+      name: "simulate", dependencies: ["Coordination", "Simulation", "Reactor"], path: "Tests/Simulator",
+      swiftSettings: strict),
     .testTarget(
-      name: "SimulationTests", dependencies: ["Simulation", "Reactor", "TestSupport"], swiftSettings: strict),
-    .testTarget(name: "WorkerTests", dependencies: ["Worker", "Reactor", "TestSupport"], swiftSettings: strict),
+      name: "SimulationTests", dependencies: ["Coordination", "Simulation", "Reactor", "TestSupport"],
+      swiftSettings: strict),
+    .testTarget(
+      name: "WorkerTests", dependencies: ["Coordination", "Worker", "Reactor", "TestSupport"], swiftSettings: strict),
   ]
 )

@@ -1,6 +1,7 @@
 // The worker as a whole: makes its parts, runs them as children of one task, and takes them down in order.
 // Invariant: nothing outlives `run`; sweeps stop first, then notifications, the probes, the servers' connections last.
 
+import Coordination
 import Logging
 import Reactor
 

@@ -1,6 +1,7 @@
 // What must hold, whatever goes wrong: watches every write, every grant and every count, and says what was broken.
 // Invariant: it knows the true time and all that happened, and decides nothing that the replicas see.
 
+import Coordination
 import Reactor
 
 final class Judge {

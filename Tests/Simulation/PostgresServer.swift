@@ -2,6 +2,8 @@
 // the advisory lock, timers that cancel, and sessions that stand still because their client froze in mid-batch.
 // Invariant: a batch is committed whole, by the last of its messages, or not at all.
 
+import Coordination
+
 /// A session of the server.
 final class PostgresSession {
   fileprivate(set) var isOpen = true

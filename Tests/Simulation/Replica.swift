@@ -2,6 +2,7 @@
 // again, and its ways to both servers. Invariant: nothing of a life happens after its end, nor while it is paused, but
 // what it sent before.
 
+import Coordination
 import Reactor
 
 /// How messages fare between a replica and a server.

@@ -1,6 +1,7 @@
 // One run of a replica: renews the worker's own Lease and sends batches as BatchGuard says, as SweepRunner and
 // GuardedSession do on the loop. Invariant: when it has ended it sends nothing more.
 
+import Coordination
 import Reactor
 
 final class ReplicaRun {

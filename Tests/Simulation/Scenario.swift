@@ -1,6 +1,7 @@
 // What one seed is about: how many replicas, which intervals and leases, how much work, what is broken on purpose.
 // Invariant: it follows from the seed alone.
 
+import Coordination
 import Reactor
 
 /// A rule that is left out on purpose, to see that the simulation notices.

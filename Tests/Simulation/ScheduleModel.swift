@@ -1,6 +1,7 @@
 // What Redis knows of one sweeper, and what each script does with it, in Swift: the model of CoordinationScripts.
 // Invariant: it answers and writes exactly as the real scripts do, which ScheduleModelTests compares on a real Redis.
 
+import Coordination
 import Reactor
 
 /// The lock, the schedule record and the history of one sweeper.

@@ -1,6 +1,7 @@
 // One sweeper of a replica: performs the steps of the worker's own SweeperCourse in virtual time, as SweeperLoop and
 // Coordinator do on the loop. Invariant: it decides nothing, and keeps the books of what was to be counted.
 
+import Coordination
 import Reactor
 
 final class SweeperPart {

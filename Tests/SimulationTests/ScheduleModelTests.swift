@@ -1,6 +1,7 @@
 // The model of Redis's scripts against the scripts themselves: the same questions to both, on a real Redis whose time
 // the test gives, and the same answers and the same keys after each of thousands of them.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

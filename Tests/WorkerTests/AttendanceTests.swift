@@ -1,5 +1,6 @@
 // What a replica does about a sweeper's slots: each answer by itself, and thousands of orders of them.
 
+import Coordination
 import TestSupport
 import Testing
 

@@ -1,5 +1,6 @@
 // How a batch gets its right to write, by itself: the order of its steps, and its deadline on the server's clock.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,5 +1,6 @@
 // A control plane's database for one test: the development schema in a database of its own, on the shared server.
 
+import Coordination
 import Foundation
 import Reactor
 import TestSupport

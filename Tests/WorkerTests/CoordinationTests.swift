@@ -1,5 +1,6 @@
 // The agreement between replicas on a real Redis: lost data, lost scripts, a server turned read-only, late messages.
 
+import Coordination
 import Foundation
 import Reactor
 import TestSupport

@@ -1,5 +1,6 @@
 // A run for tests that are about what comes after its take.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,5 +1,6 @@
 // The lease's state machine, by itself: thousands of orders of events against the rule that it must keep.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

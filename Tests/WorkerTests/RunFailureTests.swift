@@ -1,5 +1,6 @@
 // Which failures wait for the next slot, and what operators read of them.
 
+import Coordination
 import Reactor
 import Testing
 

@@ -1,5 +1,6 @@
 // How far a sweep got, as the schedule record on a real Redis carries it from one run to the next.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,6 +1,7 @@
 // What people are told of failures in a row, as Redis decides it for the whole fleet: on a real one, with its clock as
 // good as turned by moving the record's times back.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,5 +1,6 @@
 // The grid of slots: what must hold for every time and interval.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

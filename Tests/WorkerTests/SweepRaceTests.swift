@@ -1,5 +1,6 @@
 // Sweeps beside others: rows that change or stay locked meanwhile, large tables, lost leases, frozen predecessors.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,5 +1,6 @@
 // The course of a replica through a sweeper's slots, by itself: each step, and what an unanswered question leads to.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

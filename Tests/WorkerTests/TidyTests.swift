@@ -32,6 +32,26 @@ import Testing
     expectNone(of: "\(tables)|\(keys)", in: files) { _ in "SQL and keys belong to Sources/Worker" }
   }
 
+  /// The compiler keeps it from naming anything of the worker: it is a target of its own.
+  @Test func coordinationIsPure() throws {
+    let files = try House.swift("Sources/Worker/Coordination")
+    expectNone(of: #"^import (?!Reactor$)|\b(async|await|throws|@EventLoop)\b"#, in: files) {
+      $0.isCode ? "it decides, and waits for nothing" : nil
+    }
+  }
+
+  @Test func batchesKnowNoRedisAndSchedulingNoSQL() throws {
+    expectNone(
+      of: #"\bRedis(Client|Script|Error|Value)\b|\bCoordinator\b"#, in: try House.swift("Sources/Worker/Batches")
+    ) {
+      $0.isCode ? "a batch agrees with nobody" : nil
+    }
+    let sql = #"\b(SELECT|INSERT INTO|DELETE FROM)\b|\bUPDATE\b.*\bSET\b"#
+    expectNone(of: sql, in: try House.swift("Sources/Worker/Scheduling")) {
+      $0.isCode ? "SQL belongs to Batches and Sweepers" : nil
+    }
+  }
+
   // MARK: One thread, one clock, one way to end
 
   @Test(arguments: [

@@ -1,6 +1,7 @@
 // Which session holds a sweeper's advisory lock, and how one that an earlier run left is ended. SQL and its answer.
 // Invariant: only a session of the same login role, the same scope and a lower epoch is ended.
 
+import Coordination
 import Reactor
 
 /// How runs name themselves on PostgreSQL, where their sessions show it as application_name.

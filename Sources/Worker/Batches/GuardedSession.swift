@@ -1,6 +1,7 @@
 // One run's way to PostgreSQL: batches that write nothing after the lease.
 // Invariant: every write goes through `batch`, and a batch whose guard said no is an error, never "nothing to do".
 
+import Coordination
 import Reactor
 
 /// The lease of the present run, as the batches and its keeper share it.

@@ -1,6 +1,7 @@
 // The scheduler's metrics. Invariant: every series of every task exists from the start, and one call counts one run.
 // Written by the scheduler; names, labels and buckets are those of the existing worker.
 
+import Coordination
 import Reactor
 
 /// The metrics of one task's runs.

@@ -1,6 +1,7 @@
 // One sweeper's agreement with the other replicas, as calls: take, renew, release, complete.
 // Invariant: a call whose answer did not come is thrown as such, with its outcome unknown; nothing is assumed.
 
+import Coordination
 import Reactor
 
 /// What a run's end means to people, as the schedule record has it: of a fleet's failures in a row the first is told,

@@ -1,6 +1,7 @@
 // Why a run failed, in words for operators, and whether another try can help. Pure.
 // Invariant: no row's content, no host, no password; a class of errors is permanent only for a reason that stands here.
 
+import Coordination
 import Reactor
 
 /// A failed run.

@@ -2,6 +2,7 @@
 // Invariant: when `run` returns, no further batch is sent; one that was cut short is being cancelled on the server, and
 // is guarded there by its deadline and the advisory lock.
 
+import Coordination
 import Logging
 import Reactor
 

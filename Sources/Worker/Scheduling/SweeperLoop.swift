@@ -1,6 +1,7 @@
 // One sweeper of this replica, from boot to drain: performs the steps of SweeperCourse and tells it how they went.
 // Invariants: it decides nothing by itself; every run is counted and logged once.
 
+import Coordination
 import Logging
 import Reactor
 

@@ -1,6 +1,7 @@
 // Enqueues discover jobs: one statement for all targets, and one by one where that fails.
 // Invariant: a target's slot has one job at the most, whatever dies in between: the correlation_id follows from both.
 
+import Coordination
 import Reactor
 
 /// The configured discover targets, as the JSON text they came in: PostgreSQL takes it apart, nothing is re-encoded.

@@ -1,5 +1,6 @@
 // The metrics' values and their text in Prometheus' format.
 
+import Coordination
 import Foundation
 import Reactor
 import TestSupport

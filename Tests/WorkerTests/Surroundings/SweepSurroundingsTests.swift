@@ -1,5 +1,6 @@
 // The five sweepers on databases that other people set up: partitions, row security, few rights, odd rows, triggers.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -4,21 +4,27 @@
 import Reactor
 
 /// One reading of a server's clock, in units since 1970 that the owner names (Redis: ms, PostgreSQL: µs).
-struct ClockSample: Sendable {
+package struct ClockSample: Sendable {
   /// By how much two clocks may drift apart while both are slewed, in parts of a million: adjtimex(2) slews one by 500.
-  static let driftPartsPerMillion: Int64 = 1_000
+  package static let driftPartsPerMillion: Int64 = 1_000
 
-  let reading: Int64
-  let arrivedAt: MonotonicInstant
-  let unitsPerSecond: Int64
+  package let reading: Int64
+  package let arrivedAt: MonotonicInstant
+  package let unitsPerSecond: Int64
+
+  package init(reading: Int64, arrivedAt: MonotonicInstant, unitsPerSecond: Int64) {
+    self.reading = reading
+    self.arrivedAt = arrivedAt
+    self.unitsPerSecond = unitsPerSecond
+  }
 
   /// The server's clock at `instant`, as far as this sample tells: early by the answer's way here.
-  func estimate(at instant: MonotonicInstant) -> Int64 {
+  package func estimate(at instant: MonotonicInstant) -> Int64 {
     reading + units(of: elapsedNanoseconds(at: instant))
   }
 
   /// What the server's clock shows at `instant` at the least: early by what both clocks may have drifted, too.
-  func earliest(at instant: MonotonicInstant) -> Int64 {
+  package func earliest(at instant: MonotonicInstant) -> Int64 {
     let elapsed = elapsedNanoseconds(at: instant)
     return reading + units(of: elapsed - elapsed / 1_000_000 * Self.driftPartsPerMillion)
   }

@@ -4,7 +4,7 @@
 import Reactor
 
 /// When a take counts a slot as due.
-enum TakeMode: String, Sendable {
+package enum TakeMode: String, Sendable {
   /// Where the schedule says so.
   case due
   /// At boot, too, unless the last run began less than a minute ago.
@@ -14,7 +14,7 @@ enum TakeMode: String, Sendable {
 }
 
 /// Redis's answer to the question whether this replica may run a sweeper now. Times in ms of Redis's clock.
-enum TakeAnswer: Equatable, Sendable {
+package enum TakeAnswer: Equatable, Sendable {
   /// The lock is this replica's, until its lease ends.
   case taken(RunTicket)
   /// Another replica has the lock; it expires in `remaining` ms unless renewed.
@@ -32,44 +32,68 @@ enum TakeAnswer: Equatable, Sendable {
 }
 
 /// A pause, as a replica remembers it: where Redis loses its data, the replica brings it back.
-struct Pause: Equatable, Sendable {
+package struct Pause: Equatable, Sendable {
   /// The origin of the record that it was in.
-  let origin: String
+  package let origin: String
   /// What the operator wrote, cut to a bound.
-  let text: String
+  package let text: String
+
+  package init(origin: String, text: String) {
+    self.origin = origin
+    self.text = text
+  }
 }
 
 /// The right to run a sweeper once.
-struct RunTicket: Equatable, Sendable {
+package struct RunTicket: Equatable, Sendable {
   /// Fencing number: higher than that of any earlier run.
-  var epoch: Int64
+  package var epoch: Int64
   /// The slot that this run is for, and the one after it.
-  var slot: Int64
-  var nextSlot: Int64
+  package var slot: Int64
+  package var nextSlot: Int64
   /// Whether it was asked for by hand, whatever is due.
-  var isForced = false
+  package var isForced = false
   /// How many runs failed in a row before this one.
-  var failures: Int
+  package var failures: Int
   /// A random value that was made with the schedule record: another Redis' record has another one.
-  var origin: String
+  package var origin: String
   /// How far earlier runs got, in the sweep's own words; nil where none left any.
-  var progress: String?
+  package var progress: String?
+
+  package init(
+    epoch: Int64, slot: Int64, nextSlot: Int64, isForced: Bool = false, failures: Int, origin: String,
+    progress: String? = nil
+  ) {
+    self.epoch = epoch
+    self.slot = slot
+    self.nextSlot = nextSlot
+    self.isForced = isForced
+    self.failures = failures
+    self.origin = origin
+    self.progress = progress
+  }
 }
 
 /// A run that may begin: its ticket, the token that its lock holds, and the moment before the take was sent.
-struct RunGrant: Equatable, Sendable {
-  let ticket: RunTicket
-  let token: String
-  let takenAt: MonotonicInstant
+package struct RunGrant: Equatable, Sendable {
+  package let ticket: RunTicket
+  package let token: String
+  package let takenAt: MonotonicInstant
+
+  package init(ticket: RunTicket, token: String, takenAt: MonotonicInstant) {
+    self.ticket = ticket
+    self.token = token
+    self.takenAt = takenAt
+  }
 }
 
 /// What a run has to tell when it ends.
-struct RunReport: Equatable, Sendable {
-  enum Outcome: String, Sendable {
+package struct RunReport: Equatable, Sendable {
+  package enum Outcome: String, Sendable {
     case success, failure, drained
 
     /// What it counts as: a run that drained was left to another replica.
-    var counted: RunOutcome {
+    package var counted: RunOutcome {
       switch self {
       case .success: .success
       case .failure: .failure
@@ -78,27 +102,39 @@ struct RunReport: Equatable, Sendable {
     }
   }
 
-  let outcome: Outcome
+  package let outcome: Outcome
   /// Until the next try after a failure.
-  var retryDelay: Duration = .zero
-  var rows = 0
-  var duration: Duration = .zero
+  package var retryDelay: Duration = .zero
+  package var rows = 0
+  package var duration: Duration = .zero
   /// How far the sweep got, for the next run; nil leaves the record's as it is.
-  var progress: String?
+  package var progress: String?
   /// It says nothing of the sweeper's health, and is neither a failure nor a recovery to people: a server was away, or
   /// all that was due was locked by others.
-  var isInconclusive = false
+  package var isInconclusive = false
+
+  package init(
+    outcome: Outcome, retryDelay: Duration = .zero, rows: Int = 0, duration: Duration = .zero, progress: String? = nil,
+    isInconclusive: Bool = false
+  ) {
+    self.outcome = outcome
+    self.retryDelay = retryDelay
+    self.rows = rows
+    self.duration = duration
+    self.progress = progress
+    self.isInconclusive = isInconclusive
+  }
 }
 
 /// How an attended slot ended.
-enum RunOutcome: String, CaseIterable, Sendable {
+package enum RunOutcome: String, CaseIterable, Sendable {
   case success, failure
   /// Another replica held the lock or had done the work.
   case skippedLock = "skipped_lock"
 }
 
 /// Why a run ended before its work was done.
-enum RunInterruption: Error, Equatable, Sendable {
+package enum RunInterruption: Error, Equatable, Sendable {
   /// The lease was lost, or PostgreSQL's clock reached its deadline.
   case leaseLost
   /// An earlier run's session holds the advisory lock and would not go.

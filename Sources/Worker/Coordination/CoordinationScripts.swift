@@ -25,18 +25,18 @@ import Reactor
 ///         alerts, alerted_at   how often people were told of these failures, and when last, ms
 ///         verdict, verdict_for, verdict_runs   what the last completion was answered: it answers the same again
 ///     <namespace>:history:{<lock key>}                    a list, newest first, one line a run
-enum CoordinationScripts {
+package enum CoordinationScripts {
   /// Lines of history kept a sweeper.
-  static let historyLimit = 100
+  package static let historyLimit = 100
 
   /// A run that was asked for at boot is not due if the last one began less than this before, in ms.
-  static let runOnStartQuietMilliseconds = 60_000
+  package static let runOnStartQuietMilliseconds = 60_000
 
   /// The most bytes of a pause's text that a replica remembers.
-  static let pauseLimit = 200
+  package static let pauseLimit = 200
 
   /// While a sweeper keeps failing: how long after each alert the next one comes, the last gap for all that follow.
-  static let reminderGapsMilliseconds = [5, 15, 30, 60].map { $0 * 60_000 }
+  package static let reminderGapsMilliseconds = [5, 15, 30, 60].map { $0 * 60_000 }
 
   /// Before Redis 5 a script that has read the clock may write only where its effects are replicated, not its text.
   private static let replicatingEffects = "if redis.replicate_commands then redis.replicate_commands() end\n"
@@ -44,7 +44,7 @@ enum CoordinationScripts {
   /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), and what the
   /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text.
   /// Answers {kind, now, …}, see `Coordinator.take`. Asked again with the same token it answers the same.
-  static let take = RedisScript(
+  package static let take = RedisScript(
     replicatingEffects
       + """
       local time = redis.call('TIME')
@@ -121,7 +121,7 @@ enum CoordinationScripts {
       .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)"))
 
   /// KEYS lock. ARGV token, lease, not-after (ms). Answers {1, now} where renewed, {0, now} where the lock is not ours.
-  static let renew = RedisScript(
+  package static let renew = RedisScript(
     replicatingEffects + """
       local time = redis.call('TIME')
       local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -131,7 +131,7 @@ enum CoordinationScripts {
       """)
 
   /// KEYS lock. ARGV token. Deletes the lock where it is the token's.
-  static let release = RedisScript(
+  package static let release = RedisScript(
     replicatingEffects + """
       local time = redis.call('TIME')
       local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -145,7 +145,7 @@ enum CoordinationScripts {
   /// whether it says nothing of the sweeper's health (1). Idempotent by epoch: sent twice it changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
-  static let complete = RedisScript(
+  package static let complete = RedisScript(
     replicatingEffects
       + """
       local time = redis.call('TIME')
@@ -209,7 +209,7 @@ enum CoordinationScripts {
       .replacingFirst("REMINDER_GAPS", with: reminderGapsMilliseconds.map(String.init).joined(separator: ", ")))
 
   /// The name of no sweeper: its lock, record and history are the keys of the health check.
-  static let healthName = "health"
+  package static let healthName = "health"
 
   /// KEYS lock, record, history. ARGV token. Does with keys of its own whatever the other scripts do, and leaves none.
   private static let health = RedisScript(
@@ -230,13 +230,13 @@ enum CoordinationScripts {
       """)
 
   /// What Redis has to do for the sweepers to work, as one script: that it answers does not say that it takes writes.
-  static func healthCheck(namespace: String) -> RedisHealthCheck {
+  package static func healthCheck(namespace: String) -> RedisHealthCheck {
     let keys = keys(namespace: namespace, sweeper: healthName)
     return RedisHealthCheck(script: health, keys: [keys.lock, keys.record, keys.history], arguments: ["health"])
   }
 
   /// The keys of one sweeper.
-  static func keys(namespace: String, sweeper name: String) -> (lock: String, record: String, history: String) {
+  package static func keys(namespace: String, sweeper name: String) -> (lock: String, record: String, history: String) {
     let lock = "\(namespace):lock:worker:sweeper:\(name)"
     return (lock, "\(namespace):schedule:{\(lock)}", "\(namespace):history:{\(lock)}")
   }

@@ -15,9 +15,9 @@
 /// nothing unless it leads to a run. A slot that is held stays open until it is known how it ended here: another
 /// replica's run (skipped), a run of this one after the other one's lock was gone, or a failure, where the lock had no
 /// expiry until the slot was over.
-struct Attendance: Sendable {
+package struct Attendance: Sendable {
   /// What to do now. Waits are in ms from now.
-  enum Action: Equatable {
+  package enum Action: Equatable {
     case run(RunTicket)
     case wait(milliseconds: Int64)
     /// The question came too late (the clocks disagreed): ask again at once.
@@ -25,9 +25,9 @@ struct Attendance: Sendable {
   }
 
   /// How soon a lock without an expiry is looked at again: somebody may have deleted it.
-  static let stuckPollMilliseconds: Int64 = 60_000
+  package static let stuckPollMilliseconds: Int64 = 60_000
 
-  let grid: SlotGrid
+  package let grid: SlotGrid
   /// A slot that was attended and has not been counted.
   private var open: Int64?
   /// The lock had no expiry when it was last met in the open slot.
@@ -39,12 +39,12 @@ struct Attendance: Sendable {
   private var isLearning = true
   private var isLate = false
 
-  init(grid: SlotGrid) {
+  package init(grid: SlotGrid) {
     self.grid = grid
   }
 
   /// Redis answered at `now` (ms of its clock).
-  mutating func answered(_ answer: TakeAnswer, at now: Int64) -> (counts: [RunOutcome], action: Action) {
+  package mutating func answered(_ answer: TakeAnswer, at now: Int64) -> (counts: [RunOutcome], action: Action) {
     noteTime(now)
     let wasLate = isLate
     isLate = answer == .late && !wasLate
@@ -77,7 +77,7 @@ struct Attendance: Sendable {
   }
 
   /// Redis did not answer. `estimate` is its time in ms as far as known; nil: nothing is counted.
-  mutating func unanswered(estimate: Int64?) -> [RunOutcome] {
+  package mutating func unanswered(estimate: Int64?) -> [RunOutcome] {
     guard let estimate else { return [] }
     let slot = grid.slot(at: estimate)
     if isLearning {
@@ -94,7 +94,7 @@ struct Attendance: Sendable {
   }
 
   /// The replica drains: a slot that is still open ends here.
-  mutating func drained() -> [RunOutcome] {
+  package mutating func drained() -> [RunOutcome] {
     isStuck = false
     return settleOpen(before: .max)
   }

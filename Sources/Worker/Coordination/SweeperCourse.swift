@@ -20,9 +20,9 @@ import Reactor
 /// Accounts are what Redis has not confirmed: the completion of the run that ended last, sent until it is answered, and
 /// the lock of a take that brought no answer, which is released by its token. There is never more than one of each, for
 /// no question is asked while either is open.
-struct SweeperCourse: Sendable {
+package struct SweeperCourse: Sendable {
   /// What is to be done now, and the event that tells how it went.
-  enum Step: Equatable, Sendable {
+  package enum Step: Equatable, Sendable {
     /// Ask whether this replica may run: `answered` or `unanswered`.
     case take(TakeMode)
     /// Run: `ended`.
@@ -41,16 +41,26 @@ struct SweeperCourse: Sendable {
   }
 
   /// A run that ended, as Redis is to be told.
-  struct Completion: Equatable, Sendable {
-    let grant: RunGrant
-    let report: RunReport
+  package struct Completion: Equatable, Sendable {
+    package let grant: RunGrant
+    package let report: RunReport
+
+    package init(grant: RunGrant, report: RunReport) {
+      self.grant = grant
+      self.report = report
+    }
   }
 
   /// A take that brought no answer: the lock may be ours. Redis may execute it until its not-after, for it can be on
   /// its way over a connection that was given up; a release that came before it would be in vain.
-  struct LostTake: Equatable, Sendable {
-    let token: String
-    let executableUntil: MonotonicInstant
+  package struct LostTake: Equatable, Sendable {
+    package let token: String
+    package let executableUntil: MonotonicInstant
+
+    package init(token: String, executableUntil: MonotonicInstant) {
+      self.token = token
+      self.executableUntil = executableUntil
+    }
   }
 
   /// In which order the replicas ask when something becomes due. Those that asked in the course of a run would be told
@@ -63,7 +73,7 @@ struct SweeperCourse: Sendable {
     case last
 
     /// Which part of the delays up to the limit is its own.
-    var share: ClosedRange<Double> {
+    package var share: ClosedRange<Double> {
       switch self {
       case .first: 0...0
       case .other: 0.2...0.8
@@ -79,17 +89,17 @@ struct SweeperCourse: Sendable {
   }
 
   /// After a failure: 1 s, doubling, 20% jitter, at most an hour (and never beyond the next slot).
-  static let retry = Backoff(initial: .seconds(1), cap: .seconds(3_600), jitter: 0.2)
+  package static let retry = Backoff(initial: .seconds(1), cap: .seconds(3_600), jitter: 0.2)
 
   /// How soon Redis is asked again that brought no answer, or an error while it is connected.
-  static let silence = Backoff(initial: .milliseconds(200), cap: .seconds(2), jitter: 0.2)
+  package static let silence = Backoff(initial: .milliseconds(200), cap: .seconds(2), jitter: 0.2)
 
   /// How soon a replica that gave a run back asks again, if it does not end.
-  static let givenBackDelay = Duration.seconds(1)
+  package static let givenBackDelay = Duration.seconds(1)
 
   /// The longest delay that is added to a slot's start, so that not all replicas ask in the same moment; a twentieth of
   /// a short wait.
-  static let jitterLimit = Duration.seconds(1)
+  package static let jitterLimit = Duration.seconds(1)
 
   private let grid: SlotGrid
   private let leaseDuration: Duration
@@ -108,10 +118,10 @@ struct SweeperCourse: Sendable {
   private var isConcluded = false
   /// The pause that the sweeper was last seen in. A take carries it, so that it survives the data of Redis; a record
   /// without it has been resumed, and ends it.
-  private(set) var pause: Pause?
+  package private(set) var pause: Pause?
 
   /// - Parameter once: the course ends after the first slot was attended, due or not.
-  init(grid: SlotGrid, leaseDuration: Duration, mode: TakeMode, once: Bool = false, at now: MonotonicInstant) {
+  package init(grid: SlotGrid, leaseDuration: Duration, mode: TakeMode, once: Bool = false, at now: MonotonicInstant) {
     self.grid = grid
     self.leaseDuration = leaseDuration
     self.mode = mode
@@ -122,12 +132,12 @@ struct SweeperCourse: Sendable {
 
   /// Whether the last question to Redis brought no answer. That a lock could be given back is none: a server that is
   /// full refuses the one, and does the other.
-  var isSilent: Bool { silences.failures > 0 }
+  package var isSilent: Bool { silences.failures > 0 }
 
   private var hasAccounts: Bool { completion != nil || lostTake != nil }
 
   /// What to do now. Asked again after each step; the same until that step's event.
-  func next(at now: MonotonicInstant, isDraining: Bool) -> Step {
+  package func next(at now: MonotonicInstant, isDraining: Bool) -> Step {
     if case .granted(let grant) = phase { return .run(grant) }
     let isEnding = isDraining || (isOnce && isConcluded)
     let mustSettle = hasAccounts && !(isEnding && now >= accountsEnd)
@@ -151,7 +161,7 @@ struct SweeperCourse: Sendable {
   ///
   /// - Parameter chance: of the jitter, from 0 up to 1.
   /// - Returns: what is to be counted.
-  mutating func answered(
+  package mutating func answered(
     _ answer: TakeAnswer, token: String, sentAt: MonotonicInstant, redisTime: Int64, at now: MonotonicInstant,
     chance: Double
   ) -> [RunOutcome] {
@@ -186,7 +196,7 @@ struct SweeperCourse: Sendable {
   }
 
   /// The run of `grant` ended.
-  mutating func ended(
+  package mutating func ended(
     _ grant: RunGrant, _ report: RunReport, isPermanent: Bool, at now: MonotonicInstant, chance: Double
   ) {
     var report = report
@@ -201,7 +211,7 @@ struct SweeperCourse: Sendable {
   }
 
   /// Redis knows how the run ended.
-  mutating func confirmed(redisTime: Int64, at now: MonotonicInstant, chance: Double) {
+  package mutating func confirmed(redisTime: Int64, at now: MonotonicInstant, chance: Double) {
     silences.reset()
     guard let completion = completion.take() else { return }
     let ticket = completion.grant.ticket
@@ -217,7 +227,7 @@ struct SweeperCourse: Sendable {
   }
 
   /// The lock of the unanswered take is not ours (any more).
-  mutating func released() {
+  package mutating func released() {
     lostTake = nil
   }
 
@@ -225,7 +235,7 @@ struct SweeperCourse: Sendable {
   ///
   /// - Parameter lostTake: where it was a take whose outcome is unknown.
   /// - Returns: what is to be counted.
-  mutating func unanswered(
+  package mutating func unanswered(
     _ lostTake: LostTake? = nil, redisTime: Int64?, at now: MonotonicInstant, chance: Double
   ) -> [RunOutcome] {
     isConcluded = true
@@ -241,13 +251,13 @@ struct SweeperCourse: Sendable {
   }
 
   /// The wait for Redis is over, however it ended.
-  mutating func woke(at now: MonotonicInstant, chance: Double) {
+  package mutating func woke(at now: MonotonicInstant, chance: Double) {
     // All replicas see Redis come back in the same moment.
     wait(0, from: now, jitterOver: grid.intervalMilliseconds, turn, chance)
   }
 
   /// The course has ended: a slot that is still open ends here.
-  mutating func finished() -> [RunOutcome] {
+  package mutating func finished() -> [RunOutcome] {
     attendance.drained()
   }
 

@@ -4,31 +4,31 @@
 import Reactor
 
 /// The slots of one sweeper. A slot is named by its start, in milliseconds of Redis's clock since 1970.
-struct SlotGrid: Hashable, Sendable {
-  let intervalMilliseconds: Int64
-  let offsetMilliseconds: Int64
+package struct SlotGrid: Hashable, Sendable {
+  package let intervalMilliseconds: Int64
+  package let offsetMilliseconds: Int64
 
-  init(sweeper name: String, interval: Duration) {
+  package init(sweeper name: String, interval: Duration) {
     intervalMilliseconds = max(1, interval.milliseconds)
     offsetMilliseconds = Int64(StableHash.fnv1a(name)) % intervalMilliseconds
   }
 
   /// The start of the slot that `time` lies in.
-  func slot(at time: Int64) -> Int64 {
+  package func slot(at time: Int64) -> Int64 {
     let phase = (time - offsetMilliseconds) % intervalMilliseconds
     return time - (phase < 0 ? phase + intervalMilliseconds : phase)
   }
 
   /// The start of the first slot after `time`.
-  func slot(after time: Int64) -> Int64 {
+  package func slot(after time: Int64) -> Int64 {
     slot(at: time) + intervalMilliseconds
   }
 }
 
 /// Hashes that are the same in every process and version, which Swift's own is not.
-enum StableHash {
+package enum StableHash {
   /// FNV-1a, 32 bit (draft-eastlake-fnv-21, section 5).
-  static func fnv1a(_ text: String) -> UInt32 {
+  package static func fnv1a(_ text: String) -> UInt32 {
     text.utf8.reduce(0x811c_9dc5) { ($0 ^ UInt32($1)) &* 0x0100_0193 }
   }
 }

@@ -15,9 +15,9 @@ import Reactor
 ///
 /// The deadline is local and monotonic: the moment before the last successful take or renewal was **sent**, plus the
 /// lease. An error of Redis is not a loss; passing the deadline less the margin is one, answer or not.
-struct Lease: Sendable {
+package struct Lease: Sendable {
   /// What the holder has to do now.
-  enum Action: Equatable {
+  package enum Action: Equatable {
     /// Nothing until this instant.
     case wait(until: MonotonicInstant)
     /// Send a renewal, and tell its outcome by `renewed(sentAt:)`, `unanswered(at:)` or `refused()`.
@@ -27,18 +27,18 @@ struct Lease: Sendable {
   }
 
   /// How soon a renewal is repeated that brought no answer.
-  static let retryDelay = Duration.milliseconds(250)
+  package static let retryDelay = Duration.milliseconds(250)
 
-  let duration: Duration
-  let margin: Duration
-  private(set) var deadline: MonotonicInstant
+  package let duration: Duration
+  package let margin: Duration
+  package private(set) var deadline: MonotonicInstant
   private var nextRenewal: MonotonicInstant
   private var isRefused = false
   /// Where nothing is written any more on PostgreSQL's clock, in µs, as first computed for the present grant.
   private var serverDeadline = Int64.max
 
   /// A lease just taken by a command that was sent at `sentAt`.
-  init(duration: Duration, takenAt sentAt: MonotonicInstant) {
+  package init(duration: Duration, takenAt sentAt: MonotonicInstant) {
     self.duration = duration
     margin = Self.margin(of: duration)
     deadline = sentAt.advanced(by: duration)
@@ -46,20 +46,20 @@ struct Lease: Sendable {
   }
 
   /// The larger of half a second and a tenth of the lease.
-  static func margin(of duration: Duration) -> Duration {
+  package static func margin(of duration: Duration) -> Duration {
     max(.milliseconds(500), duration / 10)
   }
 
   /// From here on nothing may be written.
-  var stopAt: MonotonicInstant {
+  package var stopAt: MonotonicInstant {
     deadline.advanced(by: .zero - margin)
   }
 
-  func isHeld(at now: MonotonicInstant) -> Bool {
+  package func isHeld(at now: MonotonicInstant) -> Bool {
     !isRefused && now < stopAt
   }
 
-  func action(at now: MonotonicInstant) -> Action {
+  package func action(at now: MonotonicInstant) -> Action {
     guard isHeld(at: now) else { return .stop }
     return nextRenewal <= now ? .renew : .wait(until: min(nextRenewal, stopAt))
   }
@@ -68,13 +68,13 @@ struct Lease: Sendable {
   ///
   /// For one grant it never moves to a later time: a machine that was suspended meanwhile, its monotonic clock with it,
   /// takes a later sample for a gain of time.
-  mutating func deadline(on sample: ClockSample) -> Int64 {
+  package mutating func deadline(on sample: ClockSample) -> Int64 {
     serverDeadline = min(serverDeadline, sample.earliest(at: stopAt))
     return serverDeadline
   }
 
   /// A renewal that was sent at `sentAt` was granted.
-  mutating func renewed(sentAt: MonotonicInstant) {
+  package mutating func renewed(sentAt: MonotonicInstant) {
     // Answers in disorder: an older one must not shorten what a newer one granted.
     if sentAt.advanced(by: duration) > deadline {
       deadline = sentAt.advanced(by: duration)
@@ -84,12 +84,12 @@ struct Lease: Sendable {
   }
 
   /// A renewal brought no answer, or an error: nothing is known, so nothing changes but the time of the next one.
-  mutating func unanswered(at now: MonotonicInstant) {
+  package mutating func unanswered(at now: MonotonicInstant) {
     nextRenewal = now.advanced(by: Self.retryDelay)
   }
 
   /// Redis says that the lock is another one's.
-  mutating func refused() {
+  package mutating func refused() {
     isRefused = true
   }
 }

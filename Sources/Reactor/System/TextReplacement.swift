@@ -3,7 +3,7 @@
 extension String {
   /// The text with the first occurrence of `pattern` replaced. (The standard library's `replacing` brings a megabyte of
   /// regular expressions along.)
-  func replacingFirst(_ pattern: String, with replacement: String) -> String {
+  package func replacingFirst(_ pattern: String, with replacement: String) -> String {
     let text = Array(utf8)
     let sought = Array(pattern.utf8)
     guard !sought.isEmpty, text.count >= sought.count else { return self }

@@ -14,8 +14,8 @@ import Reactor
 ///        ▲   ├── too late ──────────────────────────▶ lease lost
 ///        │   └── another session has the lock ──▶ evicting the predecessor ── too often ──▶ superseded
 ///        └────────────── a moment later ────────────────┘
-struct BatchGuard: Sendable {
-  enum Step: Equatable, Sendable {
+package struct BatchGuard: Sendable {
+  package enum Step: Equatable, Sendable {
     /// Read PostgreSQL's clock.
     case sample
     /// Send the batch: nothing is written from `deadline` on, in µs of PostgreSQL's clock.
@@ -28,18 +28,20 @@ struct BatchGuard: Sendable {
   }
 
   /// How old a sample of PostgreSQL's clock may be: what clocks drift apart in this time is taken off the lease.
-  static let sampleLimit = Duration.seconds(60)
+  package static let sampleLimit = Duration.seconds(60)
 
   /// How long a session that was told to end is given, from one try to the next.
-  static let evictionPauses: [Duration] = [.milliseconds(20), .milliseconds(80), .milliseconds(200)]
+  package static let evictionPauses: [Duration] = [.milliseconds(20), .milliseconds(80), .milliseconds(200)]
 
   private enum Phase: Equatable, Sendable { case checking, contended, evicted }
 
   private var phase = Phase.checking
   private var evictions = 0
 
+  package init() {}
+
   /// What to do now. `lease` keeps the deadline that goes with its present grant.
-  func next(at now: MonotonicInstant, lease: inout Lease, sample: ClockSample?, isDraining: Bool) -> Step {
+  package func next(at now: MonotonicInstant, lease: inout Lease, sample: ClockSample?, isDraining: Bool) -> Step {
     if isDraining { return .stop(.drained) }
     guard lease.isHeld(at: now) else { return .stop(.leaseLost) }
     switch phase {
@@ -52,16 +54,16 @@ struct BatchGuard: Sendable {
   }
 
   /// Another session holds the advisory lock, while the lock in Redis is ours.
-  mutating func contended() {
+  package mutating func contended() {
     phase = .contended
   }
 
-  mutating func evicted() {
+  package mutating func evicted() {
     evictions += 1
     phase = .evicted
   }
 
-  mutating func paused() {
+  package mutating func paused() {
     phase = .checking
   }
 }

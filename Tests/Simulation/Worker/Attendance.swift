@@ -1,1 +1,0 @@
-../../../Sources/Worker/Scheduling/Attendance.swift
