@@ -37,7 +37,7 @@ import Testing
       let schema = try await reason(["SELECT * FROM vault.x"], user: "stranger", database: database)
       #expect(schema == "permission denied on schema vault (SQLSTATE 42501)")
       let raised = try await reason(["SELECT tell()"], database: database)
-      #expect(raised == "permission denied (SQLSTATE 42501)")
+      #expect(raised == "a function or trigger in the database raised an error (SQLSTATE 42501)")
       let absent = try await reason(["SELECT * FROM nowhere"], database: database)
       #expect(absent == "table does not exist: nowhere (SQLSTATE 42P01)")
       let key = try await reason(["INSERT INTO u VALUES (7, 'hunter2')"], database: database)

@@ -245,7 +245,7 @@ public final class PostgresConnection {
     // Callers rely on a result for each statement.
     guard flight.error != nil || flight.results.count == flight.count else { return end(with: Self.nonsense) }
     self.flight = nil
-    if flight.error?.sqlState == PostgresError.readOnlyState { isReadOnly = true }
+    if flight.error?.isReadOnly ?? false { isReadOnly = true }
     observer?(self, isReadOnly ? .refusedToWrite : .answered)
     if let error = flight.error {
       flight.completion?(.failure(error))
@@ -341,7 +341,9 @@ public final class PostgresConnection {
         PQclear(result)
       case PGRES_FATAL_ERROR:
         let error = serverError(result, statement: flight?.index ?? 0)
-        if let state = error?.sqlState, Self.lostStatementStates.contains(state) { kept.lost() }
+        if let error, let state = error.sqlState, !error.isRaised, Self.lostStatementStates.contains(state) {
+          kept.lost()
+        }
         if flight?.error == nil { flight?.error = error }
         if flight?.index == flight?.count { flight?.isEndRefused = true }
         PQclear(result)
@@ -364,7 +366,9 @@ public final class PostgresConnection {
     let message = field("M") ?? ""
     var place = PostgresErrorPlace(
       schema: field("s"), table: field("t"), column: field("c"), constraint: field("n") ?? field("d"))
-    place.object = PostgresErrorPlace.object(inMessage: message, sourceFunction: field("R") ?? "")
+    let sourceFunction = field("R") ?? ""
+    place.isRaised = PostgresErrorPlace.isRaised(sourceFunction: sourceFunction)
+    place.object = PostgresErrorPlace.object(inMessage: message, sourceFunction: sourceFunction)
     if state == PostgresError.lockState {
       place.object = field("W").flatMap(PostgresErrorPlace.lockedRelation(inContext:))
     }

@@ -29,7 +29,10 @@ public enum PostgresError: Error, Sendable, Equatable {
   static let readOnlyState = "25006"
 
   /// Whether the server answers and lets nothing be written: a standby, or read-only by default.
-  public var isReadOnly: Bool { self == Self.readOnly || sqlState == Self.readOnlyState }
+  public var isReadOnly: Bool { self == Self.readOnly || (sqlState == Self.readOnlyState && !isRaised) }
+
+  /// Whether a function in the database raised it: see `PostgresErrorPlace.isRaised`.
+  public var isRaised: Bool { if case .server(_, _, _, let place) = self { place.isRaised } else { false } }
 
   /// The server's error code, where the server said why.
   public var sqlState: String? {
@@ -50,7 +53,8 @@ public enum PostgresError: Error, Sendable, Equatable {
         reason
       }
     case .timedOut(let stage): "timed out \(stage.rawValue)"
-    case .server(let state, _, _, let place): "\(place.text(Self.meaning(of: state))) (SQLSTATE \(state))"
+    case .server(let state, _, _, let place):
+      "\(place.text(Self.meaning(of: place.isRaised ? Self.raisedState : state))) (SQLSTATE \(state))"
     case .poolExhausted: "all connections in use"
     case .poolClosed: "shutting down"
     case .busy: "connection busy"

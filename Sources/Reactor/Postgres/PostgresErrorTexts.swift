@@ -10,15 +10,20 @@ public struct PostgresErrorPlace: Sendable, Equatable {
   public var constraint: String?
   /// What the server names in no field of its own: "table agents", "setting work_mem".
   public var object: String?
+  /// Whether a function in the database, such as a trigger's, raised the error with a code of its choice, or passed it
+  /// on from another server. Then the code says nothing of this server, its sessions or its transactions.
+  public var isRaised: Bool
 
   public init(
-    schema: String? = nil, table: String? = nil, column: String? = nil, constraint: String? = nil, object: String? = nil
+    schema: String? = nil, table: String? = nil, column: String? = nil, constraint: String? = nil,
+    object: String? = nil, isRaised: Bool = false
   ) {
     self.schema = schema
     self.table = table
     self.column = column
     self.constraint = constraint
     self.object = object
+    self.isRaised = isRaised
   }
 
   /// `meaning` with what it is about: "permission denied on table agents", "foreign key violated on public.agents, by
@@ -31,6 +36,15 @@ public struct PostgresErrorPlace: Sendable, Equatable {
     if let constraint { text += ", by \(constraint)" }
     return text
   }
+
+  /// The functions of the server's source by which PL/pgSQL, PL/Python, PL/Tcl, PL/Perl, postgres_fdw and dblink raise
+  /// errors whose code is not the server's own.
+  static func isRaised(sourceFunction: String) -> Bool { raising.contains(sourceFunction) }
+
+  private static let raising: Set<String> = [
+    "exec_stmt_raise", "exec_stmt_assert", "PLy_elog_impl", "throw_tcl_error", "do_util_elog", "connect_pg_server",
+    "pgfdw_report_error", "dblink_connstr_check", "dblink_get_conn", "dblink_res_error", "dblink_res_internalerror",
+  ]
 
   /// What the server's text of a refusal names: "permission denied for table agents". Only of a text that the server's
   /// own code made, where nothing but identifiers varies; one that a function in the database raised can hold anything.
@@ -73,6 +87,9 @@ extension PostgresError {
 
   fileprivate static let denial = "permission denied"
 
+  /// raise_exception
+  static let raisedState = "P0001"
+
   /// lock_not_available
   static let lockState = "55P03"
 
@@ -93,7 +110,7 @@ extension PostgresError {
     "57014": "statement cancelled", "57P01": "the session was ended by an administrator or a shutdown",
     "57P02": "the session was ended by a crash of the server", "57P03": "the server does not take connections yet",
     "57P05": "the session was ended for idleness (idle_session_timeout)",
-    "P0001": "a function or trigger in the database raised an error",
+    raisedState: "a function or trigger in the database raised an error",
     "55000": "not in the state that this needs, such as a published table without a replica identity",
     "58P01": "the server lacks a file, such as a library that sessions are to preload",
   ]

@@ -130,7 +130,7 @@ final class GuardedSession {
   /// The closing statement refused, so that nothing of the batch was committed, or the server ended the session.
   private static func isPastDeadline(_ error: PostgresError, closing: Int) -> Bool {
     if case .server(GuardStatements.pastDeadlineState, _, closing, _) = error { return true }
-    return error.sqlState == GuardStatements.transactionTimeoutState
+    return error.sqlState == GuardStatements.transactionTimeoutState && !error.isRaised
   }
 
   /// A lock was waited for in vain: lock_not_available.

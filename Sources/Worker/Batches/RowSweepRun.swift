@@ -51,7 +51,8 @@ final class RowSweepRun {
       } catch let error as PostgresError where error.sqlState != nil {
         // Perhaps the table is not what it was: the next run looks at it again.
         memory.survey = nil
-        throw error.sqlState == Self.ruleState && table.canKeepRows ? SweepRefusal.rule(table.displayName) : error
+        let isRule = error.sqlState == Self.ruleState && !error.isRaised && table.canKeepRows
+        throw isRule ? SweepRefusal.rule(table.displayName) : error
       }
       guard let seen = memory.survey, !seen.hasSameShape(as: table) else { return try conclude(table) }
     }

@@ -144,9 +144,10 @@ final class SweepBatches {
   }
 
   /// Nil for what another way does not help against: the connection, the server, its resources, a role's login, and
-  /// what the same statement may meet or not a moment later.
+  /// what the same statement may meet or not a moment later. What a trigger raises is about its row, whatever the code.
   private static func kind(of error: PostgresError) -> Trouble.Kind? {
     guard case .server = error, let state = error.sqlState else { return nil }
+    if error.isRaised { return .refused(state) }
     if state == GuardedSession.lockTimeoutState { return .locked }
     if state == GuardedSession.cancelledState { return .tooLong }
     switch state.prefix(2) {

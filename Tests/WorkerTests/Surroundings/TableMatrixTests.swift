@@ -8,6 +8,11 @@ import Testing
 @testable import Worker
 
 @Suite(.serialized) struct TableMatrixTests {
+  @Test(arguments: TableSurrounding.hostileTriggers)
+  func anErrorOfATriggerTellsOfItsRow(_ surrounding: TableSurrounding) async throws {
+    try await exactlyTheDueRowsChange(surrounding)
+  }
+
   @Test(arguments: TableSurrounding.all)
   func exactlyTheDueRowsChange(_ surrounding: TableSurrounding) async throws {
     let plane = try await Self.plane(surrounding)

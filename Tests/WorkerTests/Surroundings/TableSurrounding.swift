@@ -41,7 +41,7 @@ extension TableSurrounding {
   /// Those whose rows are updated.
   static let updated = ["secrets", "agents", "sync_jobs"]
 
-  private static func each(_ names: [String] = tables, _ sql: (String) -> String) -> String {
+  static func each(_ names: [String] = tables, _ sql: (String) -> String) -> String {
     names.map(sql).joined(separator: ";")
   }
 
@@ -227,7 +227,7 @@ extension TableSurrounding {
 
   // MARK: Triggers, rules and foreign keys
 
-  private static func trigger(
+  static func trigger(
     _ body: String, _ when: String = "BEFORE", level: String = "ROW", on names: [String] = tables
   ) -> String {
     "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \(body) END $$;"
@@ -237,8 +237,8 @@ extension TableSurrounding {
   }
 
   /// What a trigger goes on with.
-  private static let goOn = "IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW;"
-  private static let isOne = "to_jsonb(OLD)::text LIKE '%\"due 7\"%'"
+  static let goOn = "IF TG_OP = 'DELETE' THEN RETURN OLD; END IF; RETURN NEW;"
+  static let isOne = "to_jsonb(OLD)::text LIKE '%\"due 7\"%'"
 
   private static let triggers = [
     TableSurrounding(
