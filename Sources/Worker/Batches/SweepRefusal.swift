@@ -17,6 +17,8 @@ enum SweepRefusal: Error, Equatable, Sendable {
   case rows(Int, states: [String])
   /// The statements succeeded, and so many due rows stayed as they were.
   case kept(Int, table: String)
+  /// The statement succeeded, and so many jobs are not there.
+  case swallowed(Int, table: String)
   /// A rule rewrites the sweep's statements into what PostgreSQL does not do.
   case rule(String)
   /// For this many slots, all that was due has been locked by other transactions.
@@ -37,6 +39,9 @@ enum SweepRefusal: Error, Equatable, Sendable {
       "\(Self.rows(count)) refused (\(states.joined(separator: ", ")))"
     case .kept(let count, let table):
       "\(Self.rows(count)) stayed due though the statement succeeded: a trigger or a rule on \(table) keeps them"
+    case .swallowed(let count, let table):
+      "\(count == 1 ? "1 job was" : "\(count) jobs were") not inserted though the statement succeeded: a trigger on "
+        + "\(table) discards new rows"
     case .rule(let name):
       "a rule on \(name) does not let it be swept (SQLSTATE 0A000): a trigger in its place would"
     case .locked(let count, let slots):

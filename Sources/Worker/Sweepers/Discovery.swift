@@ -46,6 +46,8 @@ struct Discovery: Sendable {
     _ ticket: RunTicket, in session: GuardedSession, knowing memory: TableMemory, allowsRowSecurity: Bool = false,
     noting tally: RunTally
   ) async throws {
+    // Looked at in each run: the name may lead to another table now, whose jobs the agents claim.
+    memory.survey = nil
     let survey = try await session.survey(Self.table, key: "created_at", deletes: false, knownTo: memory)
     if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
     let insert = DiscoveryStatements.insert(into: survey.quotedName)
@@ -58,8 +60,17 @@ struct Discovery: Sendable {
           ticket.isForced ? "true" : "false", pilesUp ? "true" : "false",
         ])
       let answer = try await session.batch([statement]).results[0]
-      tally.count.changed += answer.number(1)
-      tally.count.skipped += answer.number(0) - answer.number(1)
+      let (wanted, allowed, inserted) = (answer.number(0), answer.number(1), answer.number(2))
+      var there = inserted
+      if inserted < allowed, let jobs = answer[row: 0, column: 3] {
+        // A trigger may have put them into another part of the table.
+        let found = try await session.query(
+          PostgresStatement(DiscoveryStatements.count(in: survey.quotedName), [jobs]))
+        there = max(inserted, min(allowed, found.number(0)))
+      }
+      tally.count.changed += there
+      tally.count.skipped += wanted - allowed
+      tally.count.kept += allowed - there
     }
     do {
       try await enqueue(targets)
@@ -75,6 +86,7 @@ struct Discovery: Sendable {
       }
       if !failures.isEmpty { throw SomeFailed(failures: failures, table: survey.displayName) }
     }
+    if tally.count.kept > 0 { throw SweepRefusal.swallowed(tally.count.kept, table: survey.displayName) }
   }
 
   /// An array of UUIDs for PostgreSQL.
@@ -117,8 +129,8 @@ struct Discovery: Sendable {
 /// The SQL of discovery.
 enum DiscoveryStatements {
   /// Parameters: targets as a JSON array, in their order the ids of the slot's jobs and those of this run's, whether
-  /// the run was forced, and whether jobs may pile up. Answers how many targets were to get a job, and how many of them
-  /// did.
+  /// the run was forced, and whether jobs may pile up. Answers how many targets were to get a job, how many of them
+  /// have no equal one that is queued, how many jobs were inserted, and the ids of those that were to be.
   ///
   /// A forced run makes a job of its own where the slot's was enqueued before and is queued no more. No index makes
   /// correlation_id unique: the guard's advisory lock, taken in a statement before this one, does.
@@ -141,17 +153,28 @@ enum DiscoveryStatements {
              SELECT FROM \(table) AS earlier WHERE earlier.correlation_id = job.id AND earlier.job_type = 'discover'
            )) AS done (is_enqueued)
          WHERE \(GuardStatements.filter) AND ($4::boolean OR NOT done.is_enqueued)),
-      inserted AS (
-        INSERT INTO \(table) (job_type, status, correlation_id, agent_scope, payload)
-        SELECT 'discover', 'queued', id, agent_scope, payload
-          FROM wanted
+      allowed AS MATERIALIZED (
+        SELECT id, agent_scope, payload FROM wanted
          WHERE ($5::boolean AND NOT $4::boolean)
             OR NOT EXISTS (
                  SELECT FROM \(table) AS earlier
                   WHERE earlier.status = 'queued' AND earlier.job_type = 'discover'
-                    AND earlier.agent_scope = wanted.agent_scope AND earlier.payload = wanted.payload)
+                    AND earlier.agent_scope = wanted.agent_scope AND earlier.payload = wanted.payload)),
+      inserted AS (
+        INSERT INTO \(table) (job_type, status, correlation_id, agent_scope, payload)
+        SELECT 'discover', 'queued', id, agent_scope, payload FROM allowed
         RETURNING 1)
-      SELECT (SELECT count(*) FROM wanted), (SELECT count(*) FROM inserted)
+      SELECT (SELECT count(*) FROM wanted), (SELECT count(*) FROM allowed), (SELECT count(*) FROM inserted),
+             (SELECT array_agg(id)::text FROM allowed)
+      """)
+  }
+
+  /// Parameter: ids. Answers how many of them are a job's.
+  static func count(in table: String) -> String {
+    CatalogSQL.qualified(
+      """
+      SELECT count(DISTINCT job.correlation_id) FROM \(table) AS job
+       WHERE (job.correlation_id = ANY ($1::uuid[])) AND (job.job_type = 'discover')
       """)
   }
 }

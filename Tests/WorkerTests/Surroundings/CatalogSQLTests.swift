@@ -40,6 +40,7 @@ import Testing
       GuardStatements.open, GuardStatements.openWithTransactionTimeout, GuardStatements.close, GuardStatements.clock,
       AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
       TableSurvey.statement("a", key: "b", deletes: true).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
+      DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""),
     ]
     for sweeper in Sweepers.all(settings) {
       guard case .rows(let sweep) = sweeper.work else { continue }

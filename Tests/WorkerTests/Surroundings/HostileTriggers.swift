@@ -1,8 +1,8 @@
-// Triggers whose errors look like the server's own trouble. For
+// Triggers whose errors look like the server's own trouble, and triggers that discard new rows. For
 // TableMatrixTests. Invariant: as TableSurrounding has it.
 
 extension TableSurrounding {
-  static let hostileTriggers = raising
+  static let hostileTriggers = raising + swallowing
 
   /// Codes that tell of the server, of the connection or of the transaction where PostgreSQL's own code raises them.
   private static let raisedStates = [
@@ -30,4 +30,21 @@ extension TableSurrounding {
           },
         expected: .fails("1 row refused (\(state))", left: 4))
     }
+
+  private static let swallowing = [
+    TableSurrounding(
+      name: "a trigger that swallows new jobs",
+      sql: """
+        CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          IF NEW.job_type = 'discover' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+        """, afterLoad: ["CREATE TRIGGER other BEFORE INSERT ON sync_jobs FOR EACH ROW EXECUTE FUNCTION other()"],
+      expected: .refused("not inserted though the statement succeeded")),
+    TableSurrounding(
+      name: "a trigger that puts new jobs into a child",
+      sql: """
+        CREATE TABLE more_jobs () INHERITS (sync_jobs);
+        CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+          INSERT INTO more_jobs SELECT NEW.*; RETURN NULL; END $$;
+        """, afterLoad: ["CREATE TRIGGER other BEFORE INSERT ON sync_jobs FOR EACH ROW EXECUTE FUNCTION other()"]),
+  ]
 }
