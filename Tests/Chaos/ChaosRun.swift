@@ -91,7 +91,7 @@ struct ChaosRun: Sendable {
       }
       let ends =
         [begin] + incidents.map(\.ended) + stalls.stalls.map(\.upperBound)
-        + loads.map { $0.began.advanced(by: Workload.loadTime) }
+        + (felt.loadsEnd.map { [$0] } ?? [])
       let left = try await dueRows(cluster, since: ends, traces: felt.traces)
       for index in watches.indices { watches[index].left = left[index] }
       let quietBegin = try await Self.each(cluster) { try await samples(of: $0) }

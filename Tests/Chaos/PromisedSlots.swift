@@ -23,6 +23,21 @@ struct Disturbances: Sendable {
   /// How long slots can be late after a load: until it is swept, with all retries.
   var loadTime: Duration { Workload.loadTime + traces + slack }
 
+  /// When the last load must have been swept. A load waits for the one before it on the same table, and for the end of
+  /// each fault that it meets.
+  var loadsEnd: Moment? {
+    var ends: [String: Moment] = [:]
+    for load in loads.sorted(by: { $0.began < $1.began }) {
+      var start = max(load.began, ends[load.load.table] ?? load.began)
+      for incident in incidents.sorted(by: { $0.began < $1.began })
+      where incident.span.overlaps(start...start.advanced(by: Workload.loadTime)) {
+        start = max(start, incident.ended)
+      }
+      ends[load.load.table] = start.advanced(by: Workload.loadTime)
+    }
+    return ends.values.max()
+  }
+
   /// What a neighbour feels of it, who has replicas and tables of his own.
   func ofServers(replicas: Int) -> Disturbances {
     Disturbances(

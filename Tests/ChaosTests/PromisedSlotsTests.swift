@@ -55,6 +55,21 @@ import Testing
     #expect(promised([], loads: [load]) < inPeace)
   }
 
+  /// Two loads on one table that stood behind a fault are swept one after the other once it is over.
+  @Test func loadsThatPiledUpAreGivenTheTimeOfEach() {
+    let loads = [(2.0, "agents"), (9, "agents"), (3, "secrets")].map {
+      LoadIncident(load: PlannedLoad(start: .zero, table: $0.1), began: at($0.0))
+    }
+    let each = Workload.loadTime
+    func end(_ incidents: [Incident], _ loads: [LoadIncident]) -> Moment? {
+      Disturbances(incidents: incidents, loads: loads, stalls: [], replicas: 3).loadsEnd
+    }
+    #expect(end([], []) == nil)
+    #expect(end([], loads) == at(10).advanced(by: each))
+    #expect(end([incident(.readOnly, 1...16)], loads) == at(16).advanced(by: each + each))
+    #expect(end([incident(.readOnly, 40...50)], loads) == at(10).advanced(by: each))
+  }
+
   @Test func aFaultExplainsWhatItsTracesTouch() {
     let disturbances = Disturbances(
       incidents: [incident(.lockTable, 10...12, table: "agents")], loads: [], stalls: [], replicas: 3)
