@@ -15,7 +15,7 @@ struct UsingReactor {
   @EventLoop static func serve(on address: String) async -> Int32 {
     let environment = HostProcess.environment
     let clock = EventLoop.clock
-    let stop = Gate()
+    let stop = Latch()
     let signal = SignalWatcher(.terminate) { stop.open() }
     let server = HTTPServer(clock: clock) { request in
       request.hasPath("/latest") ? .now(HTTPResponse(text: latest)) : .now(.notFound)
@@ -43,7 +43,7 @@ struct UsingReactor {
 
   /// One round a second, each answered or given up within two.
   @EventLoop static func countSeconds(
-    _ postgres: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, until stop: Gate
+    _ postgres: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, until stop: Latch
   ) async {
     while !stop.isOpen {
       let deadline = clock.now.advanced(by: .seconds(2))

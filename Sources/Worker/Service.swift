@@ -29,13 +29,13 @@ final class Service {
   private let clock: LoopClock
   private let pool: PostgresPool
   private let redis: RedisClient
-  private let drain = Gate()
-  private let giveUp = Gate()
+  private let drain = Latch()
+  private let giveUp = Latch()
   private var isGraceOver = false
   private let readiness: Readiness
   private let registry = MetricsRegistry()
   private let processMetrics: ProcessMetrics
-  private let announcer: Announcer
+  private let notifier: Notifier
   private let postgresNotice: OutageNotice
   private let redisNotice: OutageNotice
   private let loops: [SweeperLoop]
@@ -65,20 +65,21 @@ final class Service {
     processMetrics.register(in: registry, namespace: settings[.redisNamespace])
     ProcessMetrics.registerLoop(in: registry)
     ServerMetrics.register(pool, redis, in: registry)
-    announcer = Announcer(notifications, clock: clock, registry: registry, logger: logger)
-    let ledger = OutageLedger(
+    notifier = Notifier(notifications, clock: clock, registry: registry, logger: logger)
+    let ledger = OutageClaim(
       redis: redis, clock: clock, namespace: settings[.redisNamespace], component: "postgres")
     postgresNotice = OutageNotice(
-      component: "postgres", server: "PostgreSQL", patience: settings[.outageAfter], ledger: ledger, sink: announcer,
+      component: "postgres", server: "PostgreSQL", patience: settings[.outageAfter], ledger: ledger, sink: notifier,
       clock: clock)
     redisNotice = OutageNotice(
-      component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: announcer, clock: clock)
-    loops = Self.makeLoops(settings, pool, redis, clock, drain, giveUp, registry, announcer, logger)
+      component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: notifier, clock: clock)
+    loops = Self.makeLoops(settings, pool, redis, clock, drain, giveUp, registry, notifier, logger)
   }
 
   private static func makeLoops(
-    _ settings: Settings, _ pool: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, _ drain: Gate, _ giveUp: Gate,
-    _ registry: MetricsRegistry, _ sink: any NotificationSink, _ logger: Logger
+    _ settings: Settings, _ pool: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, _ drain: Latch,
+    _ giveUp: Latch,
+    _ registry: MetricsRegistry, _ sink: any EventReceiver, _ logger: Logger
   ) -> [SweeperLoop] {
     // For people who read the history: in Kubernetes the pod.
     let replica = HostProcess.hostName
@@ -123,7 +124,7 @@ final class Service {
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
       group.addTask { await server.run() }
-      group.addTask { await self.announcer.run() }
+      group.addTask { await self.notifier.run() }
       group.addTask { await self.postgresNotice.run() }
       group.addTask { await self.redisNotice.run() }
       // First the answer whether it is ready, which takes 2 s at most. A connection's handshake costs more than a run
@@ -132,7 +133,7 @@ final class Service {
       group.addTask { await self.giveBackStart() }
       let runOnStart = settings[.runOnStart]
       _ = await attend { await $0.attendSlots(runOnStart: runOnStart) }
-      await announcer.finish(by: endOfGrace)
+      await notifier.finish(by: endOfGrace)
       await server.drain(within: isGraceOver ? .zero : .seconds(1))
       group.cancelAll()
     }
@@ -147,12 +148,12 @@ final class Service {
     let results = await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
-      group.addTask { await self.announcer.run() }
+      group.addTask { await self.notifier.run() }
       let mode: TakeMode = options.force ? .force : .due
       let fault = await postgresFault()
       if let fault { logger.error("PostgreSQL does not answer", metadata: ["error": "\(fault)"]) }
       let results = await attend { await $0.attendOnce(mode) }
-      await announcer.finish(by: endOfGrace)
+      await notifier.finish(by: endOfGrace)
       group.cancelAll()
       return fault.map { results + [.failed($0)] } ?? results
     }

@@ -29,7 +29,7 @@ import Testing
   }
 
   @Test func aClientWhoseAnswerIsOwedIsHeldWithinTheBound() async throws {
-    let never = await Gate()
+    let never = await Latch()
     let handler: HTTPServer.Handler = { _ in
       .later {
         // The wait ends with the server, by a cancellation that says nothing more.

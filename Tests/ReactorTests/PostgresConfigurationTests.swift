@@ -245,7 +245,7 @@ private func faults(_ url: String) -> [String] {
     let prelude = settings.prelude(checksClient: true)
     #expect(prelude.map(\.sql).first == "SET transaction_isolation = 'read committed'")
     #expect(prelude.last?.parameters == ["work_mem", "1MB", "client_connection_check_interval", "5000", "role", "r"])
-    #expect(prelude.allSatisfy { $0.isKept })
+    #expect(prelude.allSatisfy { $0.isPrepared })
     let own = try read("postgres://h/d?options=-c%20client_connection_check_interval%3D1s").serverSettings
     #expect(own.prelude(checksClient: true).last?.parameters == ["client_connection_check_interval", "1s"])
     #expect(try read("postgres://h/d").serverSettings.prelude(checksClient: false).count == 1)

@@ -14,7 +14,7 @@ func withRunningPool(
   _ url: String, connectTimeout: Duration = .seconds(10), clock: LoopClock = .system,
   _ body: @escaping @EventLoop (PostgresPool, PostgresChanges) async throws -> Void
 ) async throws {
-  let configuration = try PostgresConfiguration(url: url, applicationName: "pulse test")
+  let configuration = try PostgresConfiguration(url: url, applicationName: "health test")
   let pool = PostgresPool(
     configuration, maximumConnections: 2, connectionLifetime: .seconds(1800), connectTimeout: connectTimeout,
     clock: clock)

@@ -66,7 +66,7 @@ import Testing
         try await withDeadline(after: .seconds(3_600), on: clock) { try await clock.sleep(for: .seconds(7_200)) }
       }
       #expect(start.duration(to: clock.now) == .seconds(3_600))
-      #expect(await LoopSignal<Void>().wait(until: clock.now.advanced(by: .seconds(60)), on: clock) == nil)
+      #expect(await OneShot<Void>().wait(until: clock.now.advanced(by: .seconds(60)), on: clock) == nil)
       #expect(start.duration(to: clock.now) == .seconds(3_660))
     }
   }
@@ -90,7 +90,7 @@ import Testing
       try #require(pipe(&ends) == 0)
       let clock = LoopClock.virtual()
       let trace = Trace()
-      let ended = LoopSignal<Void>()
+      let ended = OneShot<Void>()
       let timer = TimerWatcher(clock) {
         trace.lines.append("timer")
         ended.fire(())
@@ -110,7 +110,7 @@ import Testing
   @Test func aClockWithoutATimerLetsTheLoopRest() async throws {
     try await onLoop {
       let clock = LoopClock.virtual()
-      let gate = Gate()
+      let gate = Latch()
       async let slept: Void = clock.sleep(until: .never, orUntil: gate)
       try await eventually("it sleeps") { clock.sleeping == 1 }
       let (turns, now) = (EventLoop.statistics.turns, clock.now)

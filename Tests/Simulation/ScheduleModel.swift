@@ -161,7 +161,7 @@ package struct ScheduleModel {
   }
 
   mutating func complete(
-    _ completion: SweeperCourse.Completion, lease: Int64, interval: Int64, replica: String, at now: Int64
+    _ completion: SweeperStateMachine.Completion, lease: Int64, interval: Int64, replica: String, at now: Int64
   ) -> CompleteAnswer {
     expire(at: now)
     let (grant, report) = (completion.grant, completion.report)

@@ -1,4 +1,4 @@
-// One sweeper of a replica: performs the steps of the worker's own SweeperCourse in virtual time, as SweeperLoop and
+// One sweeper of a replica: performs the steps of the worker's SweeperStateMachine in virtual time, as SweeperLoop and
 // Coordinator do on the loop. Invariant: it decides nothing, and keeps the books of what was to be counted.
 
 import Coordination
@@ -11,7 +11,7 @@ final class SweeperPart {
   unowned let replica: Replica
   let sweeper: Int
   let grid: SlotGrid
-  private var course: SweeperCourse
+  private var machine: SweeperStateMachine
   private(set) var run: ReplicaRun?
   /// A question or a run is under way.
   private var isBusy = false
@@ -30,7 +30,7 @@ final class SweeperPart {
     self.sweeper = sweeper
     life = replica.life
     grid = replica.scenario.grid(sweeper)
-    course = SweeperCourse(
+    machine = SweeperStateMachine(
       grid: grid, leaseDuration: Self.lease(replica), mode: replica.scenario.runsOnStart ? .start : .due,
       at: replica.now)
   }
@@ -50,7 +50,7 @@ final class SweeperPart {
   func step() {
     guard !isBusy, !hasEnded, replica.isStill(life) else { return }
     waitNumber += 1
-    switch course.next(at: replica.now, isDraining: replica.isDraining) {
+    switch machine.next(at: replica.now, isDraining: replica.isDraining) {
     case .take(let mode): take(mode)
     case .run(let grant): start(grant)
     case .complete(let completion): complete(completion)
@@ -72,7 +72,7 @@ final class SweeperPart {
     let number = waitNumber
     let woke = { [self] in
       guard number == waitNumber, replica.isStill(life) else { return }
-      course.woke(at: replica.now, chance: world.chance)
+      machine.woke(at: replica.now, chance: world.chance)
       step()
     }
     replica.link.onceReady(woke)
@@ -99,7 +99,7 @@ final class SweeperPart {
   }
 
   private func end() {
-    let counts = course.finished()
+    let counts = machine.finished()
     books.count(counts)
     replica.judge.counted(skipped: books.skipped, expected: books.expected, sweeper)
     hasEnded = true
@@ -108,7 +108,7 @@ final class SweeperPart {
 
   /// What the books say when the simulation ends in mid-life.
   func closeBooks() {
-    books.count(course.finished())
+    books.count(machine.finished())
     replica.judge.counted(skipped: books.skipped, expected: books.expected, sweeper)
   }
 
@@ -145,8 +145,8 @@ final class SweeperPart {
   private func unanswered(token: String? = nil, until: MonotonicInstant = MonotonicInstant(nanoseconds: 0)) {
     note("Redis does not answer\(token == nil ? "" : " its take")")
     let time = redisTime
-    let lost = token.map { SweeperCourse.LostTake(token: $0, executableUntil: until) }
-    let counts = course.unanswered(lost, redisTime: time, at: replica.now, chance: world.chance)
+    let lost = token.map { SweeperStateMachine.LostTake(token: $0, executableUntil: until) }
+    let counts = machine.unanswered(lost, redisTime: time, at: replica.now, chance: world.chance)
     books.count(counts)
     if counts.contains(.failure), let time { books.failed(grid.slot(at: time)) }
   }
@@ -161,7 +161,7 @@ final class SweeperPart {
     let sentAt = replica.now
     let request = ScheduleModel.Ask(
       token: token, lease: replica.scenario.leaseMilliseconds, grid: grid,
-      notAfter: notAfter(sentAt.advanced(by: Self.commandLimit)), mode: mode, pause: course.pause)
+      notAfter: notAfter(sentAt.advanced(by: Self.commandLimit)), mode: mode, pause: machine.pause)
     ask(
       { [self, replica] redis in
         let answer = redis.with(sweeper) { model, now in
@@ -180,7 +180,7 @@ final class SweeperPart {
         openToken = nil
         books.answered(answer)
         books.count(
-          course.answered(
+          machine.answered(
             answer, token: token, sentAt: sentAt, redisTime: time, at: replica.now, chance: world.chance))
       },
       failed: { [self] isUnknown in
@@ -206,11 +206,11 @@ final class SweeperPart {
       { [self] _, _ in
         note("released its take")
         openToken = nil
-        course.released()
+        machine.released()
       }, failed: { [self] _ in unanswered() })
   }
 
-  private func complete(_ completion: SweeperCourse.Completion) {
+  private func complete(_ completion: SweeperStateMachine.Completion) {
     let judge = replica.judge
     let (lease, name) = (replica.scenario.leaseMilliseconds, "\(replica.number)")
     ask(
@@ -225,12 +225,12 @@ final class SweeperPart {
       },
       { [self] answer, time in
         note("epoch \(completion.grant.ticket.epoch) is completed: \(answer)")
-        course.confirmed(redisTime: time, at: replica.now, chance: world.chance)
+        machine.confirmed(redisTime: time, at: replica.now, chance: world.chance)
       },
       failed: { [self] _ in
         unanswered()
         if replica.mutation == .accountsDropped {
-          course.confirmed(redisTime: redisTime ?? 0, at: replica.now, chance: world.chance)
+          machine.confirmed(redisTime: redisTime ?? 0, at: replica.now, chance: world.chance)
         }
       })
   }
@@ -251,7 +251,7 @@ final class SweeperPart {
     replica.judge.ended(grant, sweeper, outcome, batches: batches)
     run = nil
     isBusy = false
-    course.ended(
+    machine.ended(
       grant, RunReport(outcome: outcome), isPermanent: false, at: replica.now, chance: world.chance)
     step()
   }

@@ -101,7 +101,7 @@ final class World {
     return "\(whole)." + String(repeating: "0", count: 6 - fraction.utf8.count) + fraction
   }
 
-  // MARK: Chance
+  // MARK: Random
 
   var chance: Double { Double.random(in: 0..<1, using: &random) }
 

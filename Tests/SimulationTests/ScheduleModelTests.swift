@@ -156,7 +156,7 @@ import Testing
         outcome: any(of: [.success, .success, .failure, .failure, .failure, .drained]),
         retryDelay: .milliseconds(any(of: [1_000, 90_000])), rows: any(of: [0, 17]), duration: .milliseconds(42),
         progress: any(of: [nil, "page 7"]), isInconclusive: any(of: [false, false, true]))
-      let completion = SweeperCourse.Completion(grant: grant, report: report)
+      let completion = SweeperStateMachine.Completion(grant: grant, report: report)
       let interval = any(of: grids).intervalMilliseconds
       let answer = model.complete(completion, lease: 15_000, interval: interval, replica: "replica", at: now)
       let real = try await evaluate(

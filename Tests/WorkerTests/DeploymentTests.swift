@@ -7,7 +7,7 @@ import Testing
 
 @Suite struct DeploymentTests {
   private static func text(of file: String) throws -> String {
-    try String(contentsOf: House.root.appendingPathComponent(file), encoding: .utf8)
+    try String(contentsOf: SourceTree.root.appendingPathComponent(file), encoding: .utf8)
   }
 
   /// The names that a setting can be given by.
@@ -63,7 +63,7 @@ import Testing
   @Test func everyFolderOfTheSourcesIsOnTheReadmesTour() throws {
     let readme = try Self.text(of: "README.md")
     for directory in ["Sources", "Sources/Reactor", "Sources/Worker"] {
-      let folder = House.root.appendingPathComponent(directory)
+      let folder = SourceTree.root.appendingPathComponent(directory)
       for entry in try FileManager.default.contentsOfDirectory(
         at: folder, includingPropertiesForKeys: [.isDirectoryKey])
       where try entry.resourceValues(forKeys: [.isDirectoryKey]).isDirectory == true {

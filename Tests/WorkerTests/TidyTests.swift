@@ -9,18 +9,21 @@ import Testing
   // MARK: Arrows point down
 
   @Test func onlyTheReactorOpensTheDoorToC() throws {
-    let files = try House.swift("Sources").filter { !$0.path.hasPrefix("Sources/Reactor/") }
-    expectNone(of: House.importing("CReactor|Glibc|Musl"), in: files) { _ in "only Sources/Reactor may import this" }
+    let files = try SourceTree.swift("Sources").filter { !$0.path.hasPrefix("Sources/Reactor/") }
+    expectNone(of: SourceTree.importing("CReactor|Glibc|Musl"), in: files) { _ in "only Sources/Reactor may import this"
+    }
   }
 
   @Test func nothingOfFoundationIsImported() throws {
     let modules = "Foundation|FoundationEssentials|FoundationNetworking|Dispatch|RegexBuilder|_StringProcessing"
-    expectNone(of: House.importing(modules), in: try House.swift("Sources")) { _ in "this is not linked" }
+    expectNone(of: SourceTree.importing(modules), in: try SourceTree.swift("Sources")) { _ in "this is not linked" }
   }
 
   @Test func theReactorKnowsNothingOfTheWorker() throws {
     let words = "(?i)(sweeper|secrets.bridge|SB_WORKER|secret_wraps|sync_jobs)"
-    expectNone(of: words, in: try House.swift("Sources/Reactor") + House.files("Sources/CReactor", ["h", "c"])) {
+    expectNone(
+      of: words, in: try SourceTree.swift("Sources/Reactor") + SourceTree.files("Sources/CReactor", ["h", "c"])
+    ) {
       _ in "the reactor can be used without the worker"
     }
   }
@@ -28,13 +31,13 @@ import Testing
   @Test func noStatementOnTheControlPlaneStandsOutsideOfTheWorker() throws {
     let tables = "secret_wraps|sync_jobs|provider_connections|gitops_observations|argocd_endpoints|audit_events"
     let keys = #""[^"\n]*:(lock|schedule):"#
-    let files = try House.swift("Sources").filter { !$0.path.hasPrefix("Sources/Worker/") }
+    let files = try SourceTree.swift("Sources").filter { !$0.path.hasPrefix("Sources/Worker/") }
     expectNone(of: "\(tables)|\(keys)", in: files) { _ in "SQL and keys belong to Sources/Worker" }
   }
 
   /// The compiler keeps it from naming anything of the worker: it is a target of its own.
   @Test func coordinationIsPure() throws {
-    let files = try House.swift("Sources/Worker/Coordination")
+    let files = try SourceTree.swift("Sources/Worker/Coordination")
     expectNone(of: #"^import (?!Reactor$)|\b(async|await|throws|@EventLoop)\b"#, in: files) {
       $0.isCode ? "it decides, and waits for nothing" : nil
     }
@@ -42,12 +45,12 @@ import Testing
 
   @Test func batchesKnowNoRedisAndSchedulingNoSQL() throws {
     expectNone(
-      of: #"\bRedis(Client|Script|Error|Value)\b|\bCoordinator\b"#, in: try House.swift("Sources/Worker/Batches")
+      of: #"\bRedis(Client|Script|Error|Value)\b|\bCoordinator\b"#, in: try SourceTree.swift("Sources/Worker/Batches")
     ) {
       $0.isCode ? "a batch agrees with nobody" : nil
     }
     let sql = #"\b(SELECT|INSERT INTO|DELETE FROM)\b|\bUPDATE\b.*\bSET\b"#
-    expectNone(of: sql, in: try House.swift("Sources/Worker/Scheduling")) {
+    expectNone(of: sql, in: try SourceTree.swift("Sources/Worker/Scheduling")) {
       $0.isCode ? "SQL belongs to Batches and Sweepers" : nil
     }
   }
@@ -70,8 +73,8 @@ import Testing
     (#"\btry\?"#, "an error that is dropped is a decision: say in a comment why it may be"),
   ])
   func nobodyCalls(pattern: String, reason: String) throws {
-    expectNone(of: pattern, in: try House.swift("Sources")) { line in
-      line.isCode && !House.isAllowed(pattern, line) ? reason : nil
+    expectNone(of: pattern, in: try SourceTree.swift("Sources")) { line in
+      line.isCode && !SourceTree.isAllowed(pattern, line) ? reason : nil
     }
   }
 
@@ -79,7 +82,7 @@ import Testing
   private static let clockTakers = ["Sources/Worker/Main.swift"]
 
   @Test func onlyTheLoopReadsTheTime() throws {
-    let outside = try House.swift("Sources") + House.files("Sources/CReactor", ["h", "c"])
+    let outside = try SourceTree.swift("Sources") + SourceTree.files("Sources/CReactor", ["h", "c"])
     let time =
       #"\b(clock_gettime|clock_nanosleep|gettimeofday|timespec_get|ev_time|ev_now|ev_now_update)\b"#
       + #"|\btime\((nil|NULL|0|&)"#
@@ -98,34 +101,34 @@ import Testing
   // MARK: How a file looks
 
   @Test func aFileOpensWithWhatItIs() throws {
-    for file in try House.swift("Sources", "Tests") + House.files("Sources/CReactor", ["h", "c"]) {
+    for file in try SourceTree.swift("Sources", "Tests") + SourceTree.files("Sources/CReactor", ["h", "c"]) {
       let isSaid = file.lines.first?.hasPrefix("// ") ?? false
       #expect(isSaid, "\(file.path) does not open with a comment that says what it is")
     }
   }
 
   @Test func aFileFitsTheHead() throws {
-    for file in try House.swift("Sources", "Tests") + House.files("Sources/CReactor", ["h", "c"]) {
+    for file in try SourceTree.swift("Sources", "Tests") + SourceTree.files("Sources/CReactor", ["h", "c"]) {
       #expect(file.lines.count <= 450, "\(file.path) has \(file.lines.count) lines")
     }
   }
 
   @Test func aLineFitsTheScreen() throws {
     let files =
-      try House.swift("Sources", "Tests") + House.files("Sources/CReactor", ["h", "c"]) + House.scripts()
-      + House.files("scripts", ["sql", "sh", "c"])
+      try SourceTree.swift("Sources", "Tests") + SourceTree.files("Sources/CReactor", ["h", "c"]) + SourceTree.scripts()
+      + SourceTree.files("scripts", ["sql", "sh", "c"])
     expectNone(of: "^.{121,}$", in: files) { "\($0.text.count) characters" }
     expectNone(of: "\t| $", in: files) { _ in "a tab, or a space at its end" }
   }
 
   @Test func eachUncheckedPromiseHasItsReason() throws {
-    expectNone(of: #"nonisolated\(unsafe\)"#, in: try House.swift("Sources")) {
+    expectNone(of: #"nonisolated\(unsafe\)"#, in: try SourceTree.swift("Sources")) {
       $0.isCode && !$0.isExplained ? "say why it is safe" : nil
     }
   }
 
   @Test func nothingIsReferredToThatMayBeGone() throws {
-    let files = try House.swift("Sources")
+    let files = try SourceTree.swift("Sources")
     expectNone(of: #"\bunowned\b(?!\(unsafe\) var)"#, in: files) { line in
       line.isCode ? "weak, or strong where something breaks the cycle: unowned traps once the object is gone" : nil
     }
@@ -137,7 +140,7 @@ import Testing
   // MARK: Scripts
 
   @Test func everyScriptIsOneCommandWithItsHelp() async throws {
-    let scripts = try House.scripts()
+    let scripts = try SourceTree.scripts()
     #expect(scripts.count >= 3)
     for script in scripts {
       #expect(script.lines.first == "#!/usr/bin/env bash", "\(script.path)")
@@ -151,8 +154,8 @@ import Testing
   }
 
   @Test func everyScriptParses() async throws {
-    let library = House.root.appendingPathComponent("scripts/lib.sh").path
-    for path in try House.scripts().map(\.url.path) + [library] {
+    let library = SourceTree.root.appendingPathComponent("scripts/lib.sh").path
+    for path in try SourceTree.scripts().map(\.url.path) + [library] {
       let answer = try await run("/bin/bash", ["-n", path], in: "/")
       #expect(answer.ending == .exited(0), "\(path): \(answer.log)")
     }
@@ -160,8 +163,9 @@ import Testing
 
   @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/shellcheck")))
   func shellcheckFindsNothing() async throws {
-    let library = House.root.appendingPathComponent("scripts/lib.sh").path
-    let answer = try await run("/usr/bin/shellcheck", ["-x"] + House.scripts().map(\.url.path) + [library], in: "/")
+    let library = SourceTree.root.appendingPathComponent("scripts/lib.sh").path
+    let answer = try await run(
+      "/usr/bin/shellcheck", ["-x"] + SourceTree.scripts().map(\.url.path) + [library], in: "/")
     #expect(answer.ending == .exited(0), "\(answer.output)")
   }
 
@@ -169,7 +173,7 @@ import Testing
 
   /// What was built for the tests, and the release where there is one.
   private static let binaries = [
-    WorkerProcess.executable, House.root.appendingPathComponent(".build/release/secrets-bridge-worker").path,
+    WorkerProcess.executable, SourceTree.root.appendingPathComponent(".build/release/secrets-bridge-worker").path,
   ].filter { FileManager.default.isExecutableFile(atPath: $0) }
 
   @Test(arguments: binaries)
@@ -189,7 +193,7 @@ import Testing
   }
 
   @Test func nothingThatIsBuiltIsKept() async throws {
-    let answer = try await run("/usr/bin/env", ["git", "ls-files"], in: House.root.path)
+    let answer = try await run("/usr/bin/env", ["git", "ls-files"], in: SourceTree.root.path)
     guard answer.ending == .exited(0) else { return }  // A source archive has no history.
     let kept = answer.output.components(separatedBy: "\n").filter {
       $0 == "Package.resolved" || $0.hasPrefix(".build") || $0.hasPrefix(".local") || $0.hasSuffix(".o")
@@ -198,7 +202,7 @@ import Testing
   }
 
   /// Reports each line that matches and for which `fault` has something to say.
-  private func expectNone(of pattern: String, in files: [House.File], _ fault: (House.Line) -> String?) {
+  private func expectNone(of pattern: String, in files: [SourceTree.File], _ fault: (SourceTree.Line) -> String?) {
     #expect(!files.isEmpty)
     for line in files.flatMap({ $0.lines(matching: pattern) }) {
       if let fault = fault(line) { Issue.record("\(line.place): \(fault): \(line.text)") }

@@ -10,7 +10,7 @@ final class NameLookup {
   private var race = FamilyRace { _, addresses in addresses.contains { AddressOrder.source(for: $0) != nil } }
   private var queries: [NameQuery] = []
   private var timer: TimerWatcher?
-  private let end = LoopSignal<FamilyRace.Answer>()
+  private let end = OneShot<FamilyRace.Answer>()
 
   init(_ name: String, _ settings: NameQuery.Settings, _ asksInTurn: Bool, clock: LoopClock) {
     self.name = name

@@ -56,13 +56,13 @@ public final class LoopClock: Clock {
   /// Sleeps until `deadline` or until `gate` opens, whichever comes first.
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
-  public func sleep(until deadline: MonotonicInstant, orUntil gate: Gate) async throws {
+  public func sleep(until deadline: MonotonicInstant, orUntil gate: Latch) async throws {
     let sleeper = Sleeper()
     defer { gate.remove(sleeper) }
     try await sleep(until: deadline, sleeper, gate)
   }
 
-  private func sleep(until deadline: MonotonicInstant, _ sleeper: Sleeper, _ gate: Gate? = nil) async throws {
+  private func sleep(until deadline: MonotonicInstant, _ sleeper: Sleeper, _ gate: Latch? = nil) async throws {
     try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
         sleeper.begin(continuation)

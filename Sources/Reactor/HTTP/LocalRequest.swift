@@ -24,7 +24,7 @@ public final class LocalRequest {
   private let request: [UInt8]
   private var watcher: IOWatcher?
   private var answer: [UInt8] = []
-  private let ended = LoopSignal<Result<[UInt8], LocalRequestFailure>>()
+  private let ended = OneShot<Result<[UInt8], LocalRequestFailure>>()
 
   /// Sends a GET for `path` to who listens at `address`; where that is every interface, over loopback.
   ///

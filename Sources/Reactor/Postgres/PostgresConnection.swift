@@ -58,7 +58,7 @@ public final class PostgresConnection {
   private var flight: Flight?
   private var flightNumber: UInt64 = 0
   private var parameters = PostgresParameterBuffer()
-  private var kept = KeptStatements()
+  private var kept = PreparedStatements()
 
   typealias Completion = @EventLoop (Result<[PostgresResult], any Error>) -> Void
 
@@ -181,7 +181,7 @@ public final class PostgresConnection {
   }
 
   private func send(_ statement: PostgresStatement, _ index: Int, on connection: OpaquePointer) throws(PostgresError) {
-    let name = statement.isKept ? try keptName(of: statement.sql, index, on: connection) : nil
+    let name = statement.isPrepared ? try keptName(of: statement.sql, index, on: connection) : nil
     let isSent = parameters.with(statement.parameters) { count, values in
       if let name { return PQsendQueryPrepared(connection, name, count, values, nil, nil, 0) }
       return PQsendQueryParams(connection, statement.sql, count, nil, values, nil, nil, 0)

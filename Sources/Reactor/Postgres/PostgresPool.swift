@@ -54,17 +54,17 @@ public final class PostgresPool {
   private var sweepTimer: TimerWatcher?
   private var sweepAt: MonotonicInstant?
   private var isPatient = true
-  var pulse = PostgresPulse()
+  var health = PostgresHealth()
   /// Whether `run` opens the connections. Without it the callers do, each for as long as it waits.
   var isRunning = false
   /// What is to be opened, in `run`.
   var orders: [PostgresPoolOrder] = []
   /// Wakes `run`: an order, or the end.
-  var ordered = LoopSignal<Void>()
+  var ordered = OneShot<Void>()
   /// Wakes the task that checks the server: on doubt, or at the end.
-  var doubted = LoopSignal<Void>()
+  var doubted = OneShot<Void>()
   /// Of those who wait for a server that can be written to.
-  var writableSignals: [LoopSignal<Void>] = []
+  var writableSignals: [OneShot<Void>] = []
   private var closers: [CheckedContinuation<Void, Never>] = []
 
   /// Opens nothing yet.
@@ -102,7 +102,7 @@ public final class PostgresPool {
 
   /// Why the server cannot be used, fit to be shown to anyone; nil while it can.
   public var outage: String? {
-    switch pulse.availability {
+    switch health.availability {
     case .ready: nil
     case .unavailable(let reason): reason
     case nil: "not connected yet"
@@ -110,16 +110,16 @@ public final class PostgresPool {
   }
 
   /// Takes in what a connection met: tells a change, and has `run` ask where doubt begins.
-  func note(_ event: PostgresPulse.Event) {
+  func note(_ event: PostgresHealth.Event) {
     if event == .answered {
       for ticket in questions { leave(ticket, AnsweredElsewhere()) }
     }
-    let wasInDoubt = pulse.isInDoubt
-    let change = pulse.met(event)
-    if pulse.isInDoubt, !wasInDoubt { doubted.fire(()) }
+    let wasInDoubt = health.isInDoubt
+    let change = health.met(event)
+    if health.isInDoubt, !wasInDoubt { doubted.fire(()) }
     if change == .ready { for signal in writableSignals { signal.fire(()) } }
     // What else is open leads to the same server: the next question goes over a new connection, perhaps to another one.
-    if pulse.isReadOnly { perform(state.closeIdle(now: clock.now)) }
+    if health.isReadOnly { perform(state.closeIdle(now: clock.now)) }
     if let change, !state.isClosed { onStateChange?(change) }
   }
 
@@ -244,7 +244,7 @@ public final class PostgresPool {
     guard state.isOpening(for: ticket) else { return leave(ticket, PostgresError.poolExhausted) }
     // What is known of the server says more than that it is being tried again.
     var reason = "connecting"
-    if case .unavailable(let known)? = pulse.availability { reason = known }
+    if case .unavailable(let known)? = health.availability { reason = known }
     leave(ticket, PostgresError.unavailable(reason: reason))
   }
 

@@ -3,14 +3,14 @@
 
 extension PostgresPool {
   /// Whether the server answers and cannot be written to: a standby, or read-only by default. Nothing is lent then.
-  public var isReadOnly: Bool { pulse.isReadOnly }
+  public var isReadOnly: Bool { health.isReadOnly }
 
   /// Waits while the server is read-only: false where it still was at `deadline`. The pool asks it meanwhile.
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
   public func waitUntilWritable(by deadline: MonotonicInstant) async throws -> Bool {
     guard isReadOnly else { return true }
-    let signal = LoopSignal<Void>()
+    let signal = OneShot<Void>()
     writableSignals.append(signal)
     defer { writableSignals.removeAll { $0 === signal } }
     let isWritable = await signal.wait(until: deadline, on: clock) != nil
@@ -31,7 +31,7 @@ extension PostgresPool {
           group.addTask { await self.open(order, by: self.clock.now.advanced(by: self.connectTimeout)) }
         }
         orders = []
-        ordered = LoopSignal()
+        ordered = OneShot()
         _ = await ordered.wait()
       }
       group.cancelAll()
@@ -43,12 +43,12 @@ extension PostgresPool {
   private func keepAsking() async {
     while !state.isClosed, !Task.isCancelled {
       var pause: Duration?
-      if pulse.isInDoubt {
+      if health.isInDoubt {
         await ask()
-        guard pulse.isInDoubt else { continue }
-        pause = pulse.pause(chance: Chance.fraction())
+        guard health.isInDoubt else { continue }
+        pause = health.pause(chance: Random.fraction())
       }
-      doubted = LoopSignal()
+      doubted = OneShot()
       if let pause {
         _ = await doubted.wait(until: clock.now.advanced(by: pause), on: clock)
       } else {

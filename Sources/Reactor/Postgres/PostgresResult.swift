@@ -11,12 +11,12 @@ public struct PostgresStatement: Sendable {
   public var parameters: [String?]
   /// Whether the server keeps it prepared for the rest of the connection: worth it for a text that is sent again and
   /// again and whose plan does not depend on its parameters. Ignored behind a pooler.
-  public var isKept = false
+  public var isPrepared = false
 
-  public init(_ sql: String, _ parameters: [String?] = [], isKept: Bool = false) {
+  public init(_ sql: String, _ parameters: [String?] = [], isPrepared: Bool = false) {
     self.sql = sql
     self.parameters = parameters
-    self.isKept = isKept
+    self.isPrepared = isPrepared
   }
 
   /// The protocol counts parameters in 16 bits.

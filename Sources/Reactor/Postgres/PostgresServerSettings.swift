@@ -121,7 +121,7 @@ struct PostgresServerSettings: Sendable {
   /// serializable. By the setting and not by SET TRANSACTION, which outside of a block the server logs a warning for.
   /// It lasts until the transaction ends. A utility statement, because any other would be a query, after which the
   /// level cannot be changed.
-  static let isolation = PostgresStatement("SET transaction_isolation = 'read committed'", isKept: true)
+  static let isolation = PostgresStatement("SET transaction_isolation = 'read committed'", isPrepared: true)
 
   /// For what is asked of sessions: as the role that a login, a database or a URL sets, a session neither sees nor may
   /// cancel its own login's.
@@ -151,7 +151,7 @@ struct PostgresServerSettings: Sendable {
       columns += "pg_catalog.set_config($\(number + 1)::pg_catalog.text, $\(number + 2)::pg_catalog.text, true)"
       parameters += [setting.name, setting.value]
     }
-    return [Self.isolation, PostgresStatement("SELECT \(columns)", parameters, isKept: true)]
+    return [Self.isolation, PostgresStatement("SELECT \(columns)", parameters, isPrepared: true)]
   }
 }
 

@@ -73,16 +73,16 @@ public final class RedisClient {
   private var backoff: Backoff
   private var tls: RedisTLS?
   private var availability: RedisAvailability?
-  private var readyWaiters: [LoopSignal<Bool>] = []
+  private var readyWaiters: [OneShot<Bool>] = []
   /// Fires where a command needs a connection while the client rests.
-  private var need: LoopSignal<Void>?
+  private var need: OneShot<Void>?
 
   var pipeline = RedisPipeline()
   var pending: [RedisPipeline.Identifier: Pending] = [:]
   /// What the commands take that are pending.
   var pendingBytes = 0
   var connection: RedisConnection?
-  private var ended: LoopSignal<Ending>?
+  private var ended: OneShot<Ending>?
   private var retireReason: String?
   var timer: TimerWatcher?
   var timerAt: MonotonicInstant?
@@ -116,7 +116,7 @@ public final class RedisClient {
     var isAsked = false
     /// The server did not know the script.
     var isSourceSent = false
-    var waiters: [LoopSignal<Result<RedisValue, RedisError>>] = []
+    var waiters: [OneShot<Result<RedisValue, RedisError>>] = []
   }
 
   /// How a connection ended.
@@ -192,7 +192,7 @@ extension RedisClient {
 
   private func rest() async {
     state = .resting
-    let need = LoopSignal<Void>()
+    let need = OneShot<Void>()
     self.need = need
     _ = await need.wait()
     self.need = nil
@@ -215,7 +215,7 @@ extension RedisClient {
   public func waitUntilReady(by deadline: MonotonicInstant) async throws {
     guard !isReady else { return }
     guard state != .stopped else { throw RedisError.notSent(Self.ownEnd) }
-    let signal = LoopSignal<Bool>()
+    let signal = OneShot<Bool>()
     readyWaiters.append(signal)
     wakeFromRest()
     let isInTime = await signal.wait(until: deadline, on: clock) ?? false
@@ -292,7 +292,7 @@ extension RedisClient {
   /// Uses the connection until it ends, and says how it did.
   private func serve(_ connection: RedisConnection) async -> Ending {
     if let reason = connection.endReason { return .failed(reason) }
-    let ended = LoopSignal<Ending>()
+    let ended = OneShot<Ending>()
     self.ended = ended
     self.connection = connection
     (retireReason, isUsed, heardAt) = (nil, false, clock.now)
@@ -319,7 +319,7 @@ extension RedisClient {
   }
 
   private func pause(_ reason: String) async {
-    let delay = backoff.next(chance: Chance.fraction())
+    let delay = backoff.next(chance: Random.fraction())
     let until = clock.now.advanced(by: delay)
     state = .waiting(until: until, reason: reason)
     change(.unavailable(reason: reason))

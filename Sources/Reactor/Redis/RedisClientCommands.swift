@@ -208,7 +208,7 @@ extension RedisClient {
       throw error as? RedisError ?? .notSent("cancelled")
     }
     if health.provenAt.duration(to: clock.now) < Self.provenFor { return }
-    let signal = LoopSignal<Result<RedisValue, RedisError>>()
+    let signal = OneShot<Result<RedisValue, RedisError>>()
     health.waiters.append(signal)
     askHealth()
     let result = await signal.wait(until: deadline, on: clock)

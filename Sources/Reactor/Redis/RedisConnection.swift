@@ -57,7 +57,7 @@ final class RedisConnection {
   private var handshake: RedisHandshake
   private var isReady = false
   /// Fires nil when the server is ready for commands, else the reason why it is not.
-  private let greeted = LoopSignal<String?>()
+  private let greeted = OneShot<String?>()
 
   /// How long what was sent may stay without the other kernel's word that it has arrived, and a silent peer without a
   /// sign of life once it is asked for one, before the kernel gives the connection up.

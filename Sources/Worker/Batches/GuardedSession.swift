@@ -95,12 +95,12 @@ final class GuardedSession {
       [
         "\(deadline)", name.text(epoch: ticket.epoch), cutoffMicroseconds.map { "\($0)" }, "\(ageMicroseconds)",
         "\(advisoryKey)",
-      ], isKept: true)
+      ], isPrepared: true)
     let begin = connection.prelude + [open]
     let results: [PostgresResult]
     do {
       results = try await connection.pipeline(
-        begin + statements + [PostgresStatement(GuardStatements.close, isKept: true)], by: held.lease.stopAt)
+        begin + statements + [PostgresStatement(GuardStatements.close, isPrepared: true)], by: held.lease.stopAt)
     } catch let error as PostgresError {
       if Self.isPastDeadline(error, closing: begin.count + statements.count) { throw RunInterruption.leaseLost }
       // The server was demoted: the next try asks for a connection to one that can be written to.
@@ -122,7 +122,7 @@ final class GuardedSession {
 
   /// Runs a statement outside of any batch, one that only reads.
   func query(_ statement: PostgresStatement) async throws -> PostgresResult {
-    let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits, isKept: true)]
+    let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits, isPrepared: true)]
     let results = try await connection.pipeline(begin + [statement], by: held.lease.stopAt)
     return results[results.count - 1]
   }

@@ -140,7 +140,7 @@ final class SweepBatches {
       [
         flushes ? "true" : "false", "\(options.statementLimit.milliseconds)",
         options.plansOnce ? "force_generic_plan" : "auto", "\(options.lockMilliseconds)",
-      ], isKept: true)
+      ], isPrepared: true)
   }
 
   /// Nil for what another way does not help against: the connection, the server, its resources, a role's login, and

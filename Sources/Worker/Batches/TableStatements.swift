@@ -35,7 +35,7 @@ final class TableStatements {
 
   /// About these pages. Its plan is the same for all of them.
   func statement(_ text: String, _ range: Range<Int>) -> PostgresStatement {
-    PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"], isKept: true)
+    PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"], isPrepared: true)
   }
 
   // MARK: Pages, from $1 up to and without $2

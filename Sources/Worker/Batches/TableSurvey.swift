@@ -108,7 +108,7 @@ extension TableSurvey {
 
   /// The look at a table by its name, for a sweep that finds due rows by the column `key`.
   static func statement(_ table: String, key: String, deletes: Bool) -> PostgresStatement {
-    PostgresStatement(look, [table, key, deletes ? "true" : "false"], isKept: true)
+    PostgresStatement(look, [table, key, deletes ? "true" : "false"], isPrepared: true)
   }
 
   /// Reads the answer of `look`; nil where there is no such table.
@@ -143,7 +143,7 @@ extension TableSurvey {
     """)
 
   /// The check of a table without parts.
-  var check: PostgresStatement { PostgresStatement(Self.check, [name, "\(identifier)"], isKept: true) }
+  var check: PostgresStatement { PostgresStatement(Self.check, [name, "\(identifier)"], isPrepared: true) }
 
   /// The same table with the size that the answer of `check` has; nil if it is another one, or met otherwise.
   @EventLoop

@@ -2,7 +2,7 @@
 
 import Reactor
 
-/// How one sweeper's only attendance ended.
+/// How one sweeper's only slot ended.
 enum OnceResult: Sendable {
   case ran(SweepCount)
   /// Not due, paused, or another replica's.

@@ -135,7 +135,7 @@ struct Event: Equatable, Sendable {
 
 /// Where events go.
 @EventLoop
-protocol NotificationSink: AnyObject {
+protocol EventReceiver: AnyObject {
   /// Takes an event over, in microseconds: to deliver it is the sink's own affair.
   func accept(_ event: Event)
 }

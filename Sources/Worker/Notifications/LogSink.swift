@@ -5,7 +5,7 @@ import Reactor
 
 /// Writes every event to the log.
 @EventLoop
-final class LogSink: NotificationSink {
+final class LogSink: EventReceiver {
   private let logger: Logger
 
   init(_ logger: Logger) {

@@ -66,7 +66,7 @@ struct Notifications {
 
 /// Hands every event to the log and to all sinks.
 @EventLoop
-final class Announcer: NotificationSink {
+final class Notifier: EventReceiver {
   private let log: LogSink
   private let deliveries: [SinkDelivery]
 

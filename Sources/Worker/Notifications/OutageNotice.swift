@@ -8,15 +8,15 @@ import Reactor
 final class OutageNotice {
   private let component: String
   private let server: String
-  private let ledger: OutageLedger?
-  private let sink: any NotificationSink
+  private let ledger: OutageClaim?
+  private let sink: any EventReceiver
   private let clock: LoopClock
   private var watch: OutageWatch
-  private var news = Gate()
+  private var news = Latch()
 
   /// - Parameter ledger: where replicas agree on who tells; nil for a server without which they cannot.
   init(
-    component: String, server: String, patience: Duration, ledger: OutageLedger?, sink: any NotificationSink,
+    component: String, server: String, patience: Duration, ledger: OutageClaim?, sink: any EventReceiver,
     clock: LoopClock
   ) {
     self.component = component
@@ -59,7 +59,7 @@ final class OutageNotice {
   }
 
   private func sleep(until deadline: MonotonicInstant) async throws {
-    news = Gate()
+    news = Latch()
     try await clock.sleep(until: deadline, orUntil: news)
   }
 

@@ -1,6 +1,6 @@
 // When people hear of one server's outages, and which replica tells them, as a pure struct. Invariant: an outage that
 // lasts long enough is told once in the fleet, its end once, and a shorter one not at all. The loop around it is
-// OutageNotice, the note that replicas share is OutageLedger's.
+// OutageNotice, the note that replicas share is OutageClaim's.
 
 import Reactor
 

@@ -6,7 +6,7 @@ import Reactor
 
 /// One sink's delivery. `run` it for as long as it shall deliver.
 @EventLoop
-final class SinkDelivery: NotificationSink {
+final class SinkDelivery: EventReceiver {
   /// For all of a request: names, connecting, TLS, the answer.
   static let requestLimit = Duration.seconds(10)
 
@@ -17,10 +17,10 @@ final class SinkDelivery: NotificationSink {
   private var logger: Logger
   private var queue = SinkQueue()
   /// Opens when there is something new to do.
-  private var news = Gate()
+  private var news = Latch()
   private var isEnding = false
   /// Opens when nothing more will be sent.
-  private let ended = Gate()
+  private let ended = Latch()
 
   init(_ sink: any Sink, client: TransferClient, clock: LoopClock, registry: MetricsRegistry, logger: Logger) {
     self.sink = sink
@@ -77,7 +77,7 @@ final class SinkDelivery: NotificationSink {
   }
 
   private func sleep(until deadline: MonotonicInstant) async throws {
-    news = Gate()
+    news = Latch()
     try await clock.sleep(until: deadline, orUntil: news)
   }
 
@@ -86,7 +86,7 @@ final class SinkDelivery: NotificationSink {
     let result = try await client.result(of: request, by: clock.now.advanced(by: Self.requestLimit))
     let wasFailing = queue.failures > 0
     let outcome = SinkQueue.Outcome(result, of: request)
-    let delay = queue.ended(outcome, at: clock.now, chance: Chance.fraction())
+    let delay = queue.ended(outcome, at: clock.now, chance: Random.fraction())
     switch outcome {
     case .delivered:
       metrics?.delivered(after: delay ?? .zero)
@@ -100,7 +100,7 @@ final class SinkDelivery: NotificationSink {
     case .failed:
       metrics?.count(.retried)
       // Once a streak of failures, not once a try.
-      if !wasFailing { log(.warning, "notifications are not delivered at present", event, result.inWords) }
+      if !wasFailing { log(.warning, "notification delivery is failing", event, result.inWords) }
     }
   }
 

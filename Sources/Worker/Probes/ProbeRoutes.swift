@@ -45,7 +45,7 @@ struct ProbeRoutes {
       json.field("status", "not_ready")
       json.key("failing")
       json.beginObject()
-      for (server, ailment) in failing.sorted(by: { $0.key < $1.key }) { json.field(server, ailment) }
+      for (server, reason) in failing.sorted(by: { $0.key < $1.key }) { json.field(server, reason) }
       json.endObject()
       json.endObject()
       return HTTPResponse(status: .serviceUnavailable, contentType: Self.json, body: json.bytes)

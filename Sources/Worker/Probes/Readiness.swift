@@ -5,7 +5,7 @@
 import Reactor
 
 /// One server's answer: nil where it is well, else what is wrong.
-typealias Ailment = String
+typealias FailureReason = String
 
 /// A question to one server, coalesced: whoever asks while one is in flight waits for the same answer.
 @EventLoop
@@ -16,23 +16,23 @@ final class CoalescedCheck {
   static let limit = Duration.seconds(2)
 
   private let clock: LoopClock
-  private let ask: @EventLoop @Sendable (MonotonicInstant) async -> Ailment?
-  private var last: (answer: Ailment?, at: MonotonicInstant)?
-  private var waiting: [CheckedContinuation<Ailment?, Never>] = []
+  private let ask: @EventLoop @Sendable (MonotonicInstant) async -> FailureReason?
+  private var last: (answer: FailureReason?, at: MonotonicInstant)?
+  private var waiting: [CheckedContinuation<FailureReason?, Never>] = []
   private var isInFlight = false
 
-  init(clock: LoopClock, ask: @escaping @EventLoop @Sendable (MonotonicInstant) async -> Ailment?) {
+  init(clock: LoopClock, ask: @escaping @EventLoop @Sendable (MonotonicInstant) async -> FailureReason?) {
     self.clock = clock
     self.ask = ask
   }
 
   /// The last answer where it may be used again. The outer nil says that there is none.
-  var fresh: Ailment?? {
+  var fresh: FailureReason?? {
     guard let last, last.at.duration(to: clock.now) < Self.freshFor else { return nil }
     return .some(last.answer)
   }
 
-  func answer() async -> Ailment? {
+  func answer() async -> FailureReason? {
     if let fresh { return fresh }
     if isInFlight { return await withCheckedContinuation { waiting.append($0) } }
     isInFlight = true
@@ -51,15 +51,15 @@ final class CoalescedCheck {
 final class Readiness {
   enum State: Equatable, Sendable {
     case booting, ready, draining
-    case notReady(failing: [String: Ailment])
+    case notReady(failing: [String: FailureReason])
   }
 
   private let postgres: CoalescedCheck
   private let redis: CoalescedCheck
   private var isBooting = true
-  private let drain: Gate
+  private let drain: Latch
 
-  init(pool: PostgresPool, redis: RedisClient, clock: LoopClock, drain: Gate) {
+  init(pool: PostgresPool, redis: RedisClient, clock: LoopClock, drain: Latch) {
     self.drain = drain
     postgres = CoalescedCheck(clock: clock) { deadline in
       do {
@@ -97,18 +97,18 @@ final class Readiness {
   var knownState: State? {
     if drain.isOpen { return .draining }
     if isBooting { return .booting }
-    guard let postgresAilment = postgres.fresh, let redisAilment = redis.fresh else { return nil }
-    return state(postgresAilment, redisAilment)
+    guard let postgresReason = postgres.fresh, let redisReason = redis.fresh else { return nil }
+    return state(postgresReason, redisReason)
   }
 
   private func ask() async -> State {
-    async let postgresAilment = postgres.answer()
-    async let redisAilment = redis.answer()
-    return state(await postgresAilment, await redisAilment)
+    async let postgresReason = postgres.answer()
+    async let redisReason = redis.answer()
+    return state(await postgresReason, await redisReason)
   }
 
-  private func state(_ postgres: Ailment?, _ redis: Ailment?) -> State {
-    var failing: [String: Ailment] = [:]
+  private func state(_ postgres: FailureReason?, _ redis: FailureReason?) -> State {
+    var failing: [String: FailureReason] = [:]
     failing["postgres"] = postgres
     failing["redis"] = redis
     return failing.isEmpty ? .ready : .notReady(failing: failing)

@@ -55,9 +55,9 @@ struct SweepRunner {
   let pool: PostgresPool
   let clock: LoopClock
   /// Opens when the worker drains: no further batch begins.
-  let drain: Gate
+  let drain: Latch
   /// Opens when the grace is over: the batch at hand is cancelled.
-  let giveUp: Gate
+  let giveUp: Latch
   /// The Redis namespace, by which runs on PostgreSQL tell whose they are.
   let namespace: String
   let allowsRowSecurity: Bool

@@ -1,4 +1,4 @@
-// One sweeper of this replica, from boot to drain: performs the steps of SweeperCourse and tells it how they went.
+// One sweeper of this replica, from boot to drain: performs SweeperStateMachine's steps and tells it how they went.
 // Invariants: it decides nothing by itself; every run is counted and logged once.
 
 import Coordination
@@ -13,14 +13,14 @@ final class SweeperLoop {
   private let runner: SweepRunner
   private let redis: RedisClient
   private let clock: LoopClock
-  private let drain: Gate
+  private let drain: Latch
   private let metrics: TaskMetrics
-  private let sink: any NotificationSink
+  private let sink: any EventReceiver
   private var logger: Logger
   /// The run whose completion Redis has not confirmed, for what people hear of it.
   private var unconfirmed: EndedRun?
   private var isOnce = false
-  /// How the only attendance of `run --once` ended.
+  /// How the only slot of `run --once` ended.
   private var onceResult = OnceResult.drained()
 
   /// The lock had no expiry when Redis last answered.
@@ -33,8 +33,8 @@ final class SweeperLoop {
   }
 
   init(
-    sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: RedisClient, clock: LoopClock, drain: Gate,
-    metrics: TaskMetrics, sink: any NotificationSink, logger: Logger
+    sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: RedisClient, clock: LoopClock, drain: Latch,
+    metrics: TaskMetrics, sink: any EventReceiver, logger: Logger
   ) {
     self.sweeper = sweeper
     self.coordinator = coordinator
@@ -51,53 +51,53 @@ final class SweeperLoop {
   /// Attends slots until the drain opens its gate, and then settles what Redis does not know yet. Cancelled, it ends at
   /// once.
   func attendSlots(runOnStart: Bool) async {
-    await follow(course(mode: runOnStart ? .start : .due))
+    await follow(stateMachine(mode: runOnStart ? .start : .due))
   }
 
   /// Attends once: what is due (or in any case, by `mode`) is tried once. Only a new Redis is waited for.
   func attendOnce(_ mode: TakeMode) async -> OnceResult {
     isOnce = true
-    await follow(course(mode: mode, once: true))
+    await follow(stateMachine(mode: mode, once: true))
     return onceResult
   }
 
-  private func course(mode: TakeMode, once: Bool = false) -> SweeperCourse {
-    SweeperCourse(
+  private func stateMachine(mode: TakeMode, once: Bool = false) -> SweeperStateMachine {
+    SweeperStateMachine(
       grid: coordinator.grid, leaseDuration: coordinator.leaseDuration, mode: mode, once: once, at: clock.now)
   }
 
-  private func follow(_ course: SweeperCourse) async {
-    var course = course
+  private func follow(_ machine: SweeperStateMachine) async {
+    var machine = machine
     do {
       while true {
-        let step = course.next(at: clock.now, isDraining: drain.isOpen)
+        let step = machine.next(at: clock.now, isDraining: drain.isOpen)
         if step == .end { break }
-        try await perform(step, of: &course)
+        try await perform(step, of: &machine)
       }
     } catch {
       // Cancelled: the grace is over.
     }
-    count(course.finished())
+    count(machine.finished())
   }
 
   /// - Throws: `CancellationError` only.
-  private func perform(_ step: SweeperCourse.Step, of course: inout SweeperCourse) async throws {
+  private func perform(_ step: SweeperStateMachine.Step, of machine: inout SweeperStateMachine) async throws {
     switch step {
     case .take(let mode):
-      if isOnce || !runner.pool.isReadOnly { return await take(mode, &course) }
+      if isOnce || !runner.pool.isReadOnly { return await take(mode, &machine) }
       await waitUntilWritable()
     case .run(let grant):
-      await run(grant, &course)
+      await run(grant, &machine)
     case .complete(let completion):
-      await settle(&course) { course throws in
+      await settle(&machine) { machine throws in
         let (verdict, time) = try await self.coordinator.complete(completion.grant, completion.report)
-        course.confirmed(redisTime: time, at: self.clock.now, chance: Self.chance)
+        machine.confirmed(redisTime: time, at: self.clock.now, chance: Self.chance)
         if let run = self.unconfirmed.take() { self.tell(verdict, of: run) }
       }
     case .release(let token):
-      await settle(&course) { course throws in
+      await settle(&machine) { machine throws in
         try await self.coordinator.release(token: token)
-        course.released()
+        machine.released()
       }
     case .wait(let until):
       try await clock.sleep(until: until, orUntil: drain)
@@ -105,7 +105,7 @@ final class SweeperLoop {
       try await clock.sleep(until: until)
     case .waitForRedis(let until):
       await waitForRedis(until)
-      course.woke(at: clock.now, chance: Self.chance)
+      machine.woke(at: clock.now, chance: Self.chance)
     case .end:
       break
     }
@@ -120,24 +120,24 @@ final class SweeperLoop {
       { try await self.clock.sleep(until: .never, orUntil: self.drain) })
   }
 
-  private func take(_ mode: TakeMode, _ course: inout SweeperCourse) async {
+  private func take(_ mode: TakeMode, _ machine: inout SweeperStateMachine) async {
     let token = Token.random()
     let limit = clock.now.advanced(by: Coordinator.commandLimit)
     do {
       let (answer, time, sentAt) = try await coordinator.take(
-        token: token, mode: mode, knowing: course.pause, by: limit)
+        token: token, mode: mode, knowing: machine.pause, by: limit)
       note(answer)
       count(
-        course.answered(
+        machine.answered(
           answer, token: token, sentAt: sentAt, redisTime: time, at: clock.now, chance: Self.chance))
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
-      silence(error, isUnknown ? SweeperCourse.LostTake(token: token, executableUntil: limit) : nil, &course)
+      silence(error, isUnknown ? SweeperStateMachine.LostTake(token: token, executableUntil: limit) : nil, &machine)
     }
   }
 
-  /// Whether nothing is known yet of the only attendance of `run --once`.
+  /// Whether nothing is known yet of the only slot of `run --once`.
   private var isUnattended: Bool {
     switch onceResult {
     case .notRun, .drained: true
@@ -167,19 +167,21 @@ final class SweeperLoop {
   private static let stuckLock = "the lock has no expiry"
 
   private func settle(
-    _ course: inout SweeperCourse, _ call: @EventLoop (inout SweeperCourse) async throws -> Void
+    _ machine: inout SweeperStateMachine, _ call: @EventLoop (inout SweeperStateMachine) async throws -> Void
   ) async {
     do {
-      try await call(&course)
+      try await call(&machine)
     } catch {
-      silence(error, nil, &course)
+      silence(error, nil, &machine)
     }
   }
 
-  private func silence(_ error: any Error, _ lostTake: SweeperCourse.LostTake?, _ course: inout SweeperCourse) {
-    let wasSilent = course.isSilent
+  private func silence(
+    _ error: any Error, _ lostTake: SweeperStateMachine.LostTake?, _ machine: inout SweeperStateMachine
+  ) {
+    let wasSilent = machine.isSilent
     let time = coordinator.redisTimeEstimate
-    let counts = course.unanswered(lostTake, redisTime: time, at: clock.now, chance: Self.chance)
+    let counts = machine.unanswered(lostTake, redisTime: time, at: clock.now, chance: Self.chance)
     guard !Task.isCancelled else { return }
     count(counts)
     let reason = (error as? RedisError)?.publicReason ?? "it answered something unexpected"
@@ -199,7 +201,7 @@ final class SweeperLoop {
       { try await self.clock.sleep(until: deadline, orUntil: self.drain) })
   }
 
-  /// Waits for one of the two, and does not mind how: the course goes on either way.
+  /// Waits for one of the two, and does not mind how: the loop goes on either way.
   private func firstOf(
     _ one: @escaping @EventLoop @Sendable () async throws -> Void,
     _ other: @escaping @EventLoop @Sendable () async throws -> Void
@@ -220,14 +222,14 @@ final class SweeperLoop {
     }
   }
 
-  private func run(_ grant: RunGrant, _ course: inout SweeperCourse) async {
+  private func run(_ grant: RunGrant, _ machine: inout SweeperStateMachine) async {
     let begin = clock.now
     let result = await runner.run(grant)
     let end = clock.now
     let report = RunReport(
       outcome: result.outcome, rows: result.count.changed, duration: begin.duration(to: end),
       progress: result.count.progress, isInconclusive: result.isInconclusive)
-    course.ended(grant, report, isPermanent: result.failure?.isPermanent ?? false, at: end, chance: Self.chance)
+    machine.ended(grant, report, isPermanent: result.failure?.isPermanent ?? false, at: end, chance: Self.chance)
     unconfirmed = EndedRun(endedAt: clock.wallTime, reason: result.failure?.reason ?? "")
     tell(result, grant.ticket, report.duration)
     switch result {
@@ -238,7 +240,7 @@ final class SweeperLoop {
     }
   }
 
-  private static var chance: Double { Chance.fraction() }
+  private static var chance: Double { Random.fraction() }
 
   private func count(_ outcomes: [RunOutcome]) {
     for outcome in outcomes { metrics.record(outcome) }

@@ -6,7 +6,7 @@ import Reactor
 enum Token {
   @EventLoop
   static func random() -> String {
-    hex(Chance.number()) + hex(Chance.number())
+    hex(Random.number()) + hex(Random.number())
   }
 
   private static func hex(_ number: UInt64) -> String {

@@ -47,7 +47,7 @@ private struct Fleet {
   let weather: Weather
   private var random: SeededRandom
   private var replicas: [Replica]
-  private var ledger = OutageLedgerModel()
+  private var ledger = OutageClaimModel()
   private var redisOffset: Int64 = 10_000_000
   private var isRedisAway = false
   private var isServerAway = false

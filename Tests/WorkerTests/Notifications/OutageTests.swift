@@ -73,7 +73,7 @@ import Testing
 
   /// What a replica told.
   @EventLoop
-  private final class Heard: NotificationSink {
+  private final class Heard: EventReceiver {
     private(set) var titles: [String] = []
     func accept(_ event: Event) { titles.append(event.title) }
   }
@@ -93,11 +93,11 @@ import Testing
 
   @EventLoop
   private static func notice(
-    _ redis: RedisClient, _ namespace: String, _ sink: any NotificationSink, _ clock: LoopClock
+    _ redis: RedisClient, _ namespace: String, _ sink: any EventReceiver, _ clock: LoopClock
   ) -> OutageNotice {
     OutageNotice(
       component: "postgres", server: "PostgreSQL", patience: .seconds(60),
-      ledger: OutageLedger(redis: redis, clock: .system, namespace: namespace, component: "postgres"),
+      ledger: OutageClaim(redis: redis, clock: .system, namespace: namespace, component: "postgres"),
       sink: sink, clock: clock)
   }
 
@@ -206,7 +206,7 @@ import Testing
     try await onLoop {
       // Never connected: the question ends at its deadline, so the clock is the system's here.
       let redis = RedisClient(try RedisConfiguration(url: "redis://127.0.0.1:1"), clock: .system)
-      let ledger = OutageLedger(redis: redis, clock: .system, namespace: "n", component: "postgres")
+      let ledger = OutageClaim(redis: redis, clock: .system, namespace: "n", component: "postgres")
       #expect(await ledger.ask(.keep(awayFor: .seconds(60)), abandonedAfter: .seconds(90)) == nil)
     }
   }
@@ -214,11 +214,11 @@ import Testing
   @Test func theScriptDoesWhatTheModelDoes() async throws {
     try await withRedis { redis, namespace in
       let key = "\(namespace):outage:postgres"
-      let ledger = OutageLedger(redis: redis, clock: .system, namespace: namespace, component: "postgres")
+      let ledger = OutageClaim(redis: redis, clock: .system, namespace: namespace, component: "postgres")
       let hour: Int64 = 3_600_000
       for seed in UInt64(0)..<60 {
         var random = SeededRandom(seed: seed)
-        var model = OutageLedgerModel()
+        var model = OutageClaimModel()
         _ = try await redis.command(["DEL", key], by: .never)
         for step in 0..<40 {
           let time = try await Self.redisTime(redis)

@@ -4,7 +4,7 @@
 
 import Reactor
 
-/// The course of a replica through a sweeper's slots:
+/// The states of a replica in a sweeper's slots:
 ///
 ///                  idle, held, paused, settling
 ///            ┌───────────────────────────────────────┐
@@ -20,7 +20,7 @@ import Reactor
 /// Accounts are what Redis has not confirmed: the completion of the run that ended last, sent until it is answered, and
 /// the lock of a take that brought no answer, which is released by its token. There is never more than one of each, for
 /// no question is asked while either is open.
-package struct SweeperCourse: Sendable {
+package struct SweeperStateMachine: Sendable {
   /// What is to be done now, and the event that tells how it went.
   package enum Step: Equatable, Sendable {
     /// Ask whether this replica may run: `answered` or `unanswered`.
@@ -105,7 +105,7 @@ package struct SweeperCourse: Sendable {
   private let leaseDuration: Duration
   private let isOnce: Bool
   private var mode: TakeMode
-  private var attendance: Attendance
+  private var accounting: SlotAccounting
   private var phase: Phase
   private var silences = silence
   private var completion: Completion?
@@ -120,13 +120,13 @@ package struct SweeperCourse: Sendable {
   /// without it has been resumed, and ends it.
   package private(set) var pause: Pause?
 
-  /// - Parameter once: the course ends after the first slot was attended, due or not.
+  /// - Parameter once: ends after the first slot was attended, due or not.
   package init(grid: SlotGrid, leaseDuration: Duration, mode: TakeMode, once: Bool = false, at now: MonotonicInstant) {
     self.grid = grid
     self.leaseDuration = leaseDuration
     self.mode = mode
     isOnce = once
-    attendance = Attendance(grid: grid)
+    accounting = SlotAccounting(grid: grid)
     phase = .waiting(until: now)
   }
 
@@ -178,7 +178,7 @@ package struct SweeperCourse: Sendable {
     case .taken, .paused:
       (isConcluded, mode) = (true, .due)
     }
-    let (counts, action) = attendance.answered(answer, at: redisTime)
+    let (counts, action) = accounting.answered(answer, at: redisTime)
     switch action {
     case .run(let ticket): phase = .granted(RunGrant(ticket: ticket, token: token, takenAt: sentAt))
     case .wait(let milliseconds): wait(milliseconds, from: now, turn, chance)
@@ -247,7 +247,7 @@ package struct SweeperCourse: Sendable {
     phase = .silent(
       pauseUntil: now.advanced(by: silences.next(chance: chance)),
       until: now.advanced(by: .milliseconds(untilNextSlot)))
-    return attendance.unanswered(estimate: redisTime)
+    return accounting.unanswered(estimate: redisTime)
   }
 
   /// The wait for Redis is over, however it ended.
@@ -256,9 +256,9 @@ package struct SweeperCourse: Sendable {
     wait(0, from: now, jitterOver: grid.intervalMilliseconds, turn, chance)
   }
 
-  /// The course has ended: a slot that is still open ends here.
+  /// The machine has ended: a slot that is still open ends here.
   package mutating func finished() -> [RunOutcome] {
-    attendance.drained()
+    accounting.drained()
   }
 
   private var turn: Turn { ranSlot == nil ? .other : .first }

@@ -6,7 +6,7 @@ import Reactor
 
 /// The note of one server's outage.
 @EventLoop
-struct OutageLedger {
+struct OutageClaim {
   /// How long a note outlives its last renewal, in ms: a deployment that is restarted in an outage finds it again.
   nonisolated static let noteLifetime = 15 * 60 * 1_000
   /// How long it is remembered that the end was told, in ms: longer than a replica takes to see the end.

@@ -5,7 +5,7 @@ import CReactor
 
 /// Random numbers that nobody can guess.
 @EventLoop
-public enum Chance {
+public enum Random {
   /// getentropy gives no more than 256 bytes at once.
   private static let fetchedCount = 256 / MemoryLayout<UInt64>.size
 

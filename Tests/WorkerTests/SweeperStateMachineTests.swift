@@ -1,4 +1,4 @@
-// The course of a replica through a sweeper's slots, by itself: each step, and what an unanswered question leads to.
+// A replica's state machine for a sweeper's slots, by itself: each step, and what an unanswered question leads to.
 
 import Coordination
 import Reactor
@@ -7,7 +7,7 @@ import Testing
 
 @testable import Worker
 
-@Suite struct SweeperCourseTests {
+@Suite struct SweeperStateMachineTests {
   static let grid = SlotGrid(sweeper: "wraps-expired", interval: .seconds(60))
   /// A slot's start, in ms of Redis's clock; the replica's own clock shows 0 then.
   static let slot = grid.slot(at: 1_700_000_000_000)
@@ -16,142 +16,142 @@ import Testing
     MonotonicInstant(nanoseconds: milliseconds * 1_000_000)
   }
 
-  static func course(_ mode: TakeMode = .due, once: Bool = false) -> SweeperCourse {
-    SweeperCourse(grid: grid, leaseDuration: .seconds(15), mode: mode, once: once, at: at(0))
+  static func machine(_ mode: TakeMode = .due, once: Bool = false) -> SweeperStateMachine {
+    SweeperStateMachine(grid: grid, leaseDuration: .seconds(15), mode: mode, once: once, at: at(0))
   }
 
-  static let lost = SweeperCourse.LostTake(token: "lost", executableUntil: at(2_000))
+  static let lost = SweeperStateMachine.LostTake(token: "lost", executableUntil: at(2_000))
   static let ticket = RunTicket(epoch: 7, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o")
   static let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
 
   /// One that was given the slot, and whose run ended at `end` ms.
   static func ran(
     _ outcome: RunReport.Outcome, at end: Int64 = 100, isPermanent: Bool = false, failures: Int = 0
-  ) -> SweeperCourse {
-    var course = course()
+  ) -> SweeperStateMachine {
+    var machine = machine()
     var ticket = ticket
     ticket.failures = failures
-    _ = course.answered(.taken(ticket), token: "t", sentAt: at(0), redisTime: slot + 1, at: at(1), chance: 0.5)
+    _ = machine.answered(.taken(ticket), token: "t", sentAt: at(0), redisTime: slot + 1, at: at(1), chance: 0.5)
     let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
-    course.ended(grant, RunReport(outcome: outcome), isPermanent: isPermanent, at: at(end), chance: 0.5)
-    return course
+    machine.ended(grant, RunReport(outcome: outcome), isPermanent: isPermanent, at: at(end), chance: 0.5)
+    return machine
   }
 
-  static func completion(_ course: SweeperCourse) throws -> SweeperCourse.Completion {
-    let step = course.next(at: at(200), isDraining: false)
+  static func completion(_ machine: SweeperStateMachine) throws -> SweeperStateMachine.Completion {
+    let step = machine.next(at: at(200), isDraining: false)
     guard case .complete(let completion) = step else { return try #require(nil, "not a completion: \(step)") }
     return completion
   }
 
   @Test func itAsksAtOnceAndSleepsUntilWhatIsDueWithALittleJitter() {
-    var course = Self.course()
-    #expect(course.next(at: Self.at(0), isDraining: false) == .take(.due))
-    _ = course.answered(
+    var machine = Self.machine()
+    #expect(machine.next(at: Self.at(0), isDraining: false) == .take(.due))
+    _ = machine.answered(
       .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: Self.at(0), redisTime: Self.slot,
       at: Self.at(1), chance: 0.5)
-    #expect(course.next(at: Self.at(1), isDraining: false) == .wait(until: Self.at(60_501)))
-    #expect(course.next(at: Self.at(60_501), isDraining: false) == .take(.due))
+    #expect(machine.next(at: Self.at(1), isDraining: false) == .wait(until: Self.at(60_501)))
+    #expect(machine.next(at: Self.at(60_501), isDraining: false) == .take(.due))
   }
 
   @Test func aGrantIsRunWithItsTokenAndTheMomentOfItsSending() {
-    var course = Self.course()
-    _ = course.answered(
+    var machine = Self.machine()
+    _ = machine.answered(
       .taken(Self.ticket), token: "t", sentAt: Self.at(0), redisTime: Self.slot, at: Self.at(5), chance: 0)
-    #expect(course.next(at: Self.at(5), isDraining: false) == .run(Self.grant))
+    #expect(machine.next(at: Self.at(5), isDraining: false) == .run(Self.grant))
   }
 
   @Test func aRunThatEndedIsToldUntilItIsConfirmedBeforeAnythingElseIsAsked() throws {
-    var course = Self.ran(.success)
-    let completion = try Self.completion(course)
+    var machine = Self.ran(.success)
+    let completion = try Self.completion(machine)
     var now: Int64 = 200
     for _ in 0..<20 {
-      _ = course.unanswered(redisTime: Self.slot + now, at: Self.at(now), chance: 0.5)
+      _ = machine.unanswered(redisTime: Self.slot + now, at: Self.at(now), chance: 0.5)
       now += 3_000
-      #expect(course.next(at: Self.at(now), isDraining: false) == .waitForRedis(until: Self.at(60_000)))
-      course.woke(at: Self.at(now), chance: 0.5)
-      #expect(course.next(at: Self.at(now), isDraining: false) == .complete(completion))
+      #expect(machine.next(at: Self.at(now), isDraining: false) == .waitForRedis(until: Self.at(60_000)))
+      machine.woke(at: Self.at(now), chance: 0.5)
+      #expect(machine.next(at: Self.at(now), isDraining: false) == .complete(completion))
     }
   }
 
   @Test func aTakeWithoutAnAnswerIsReleasedByItsTokenBeforeTheNextOne() {
-    var course = Self.course()
-    _ = course.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
-    course.woke(at: Self.at(2_500), chance: 0)
-    #expect(course.next(at: Self.at(2_500), isDraining: false) == .release(token: "lost"))
-    course.released()
-    #expect(course.next(at: Self.at(2_500), isDraining: false) == .wait(until: Self.at(2_700)))
-    #expect(course.next(at: Self.at(2_700), isDraining: false) == .take(.due))
+    var machine = Self.machine()
+    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
+    machine.woke(at: Self.at(2_500), chance: 0)
+    #expect(machine.next(at: Self.at(2_500), isDraining: false) == .release(token: "lost"))
+    machine.released()
+    #expect(machine.next(at: Self.at(2_500), isDraining: false) == .wait(until: Self.at(2_700)))
+    #expect(machine.next(at: Self.at(2_700), isDraining: false) == .take(.due))
   }
 
   /// Its connection broke before its time was over: what was sent can still arrive.
   @Test func aLostTakeIsNotReleasedBeforeRedisWouldRefuseIt() {
-    var course = Self.course()
-    _ = course.unanswered(Self.lost, redisTime: nil, at: Self.at(300), chance: 0.5)
-    course.woke(at: Self.at(400), chance: 0)
-    #expect(course.next(at: Self.at(400), isDraining: false) == .pause(until: Self.at(2_001)))
-    #expect(course.next(at: Self.at(2_001), isDraining: false) == .release(token: "lost"))
+    var machine = Self.machine()
+    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(300), chance: 0.5)
+    machine.woke(at: Self.at(400), chance: 0)
+    #expect(machine.next(at: Self.at(400), isDraining: false) == .pause(until: Self.at(2_001)))
+    #expect(machine.next(at: Self.at(2_001), isDraining: false) == .release(token: "lost"))
   }
 
   @Test func aDrainingReplicaStillGivesBackWhatItMayHoldButForNoLongerThanALease() {
-    var course = Self.course()
-    _ = course.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
-    #expect(course.next(at: Self.at(2_000), isDraining: true) == .pause(until: Self.at(2_200)))
-    #expect(course.next(at: Self.at(2_200), isDraining: true) == .release(token: "lost"))
-    #expect(course.next(at: Self.at(17_000), isDraining: true) == .end)
+    var machine = Self.machine()
+    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
+    #expect(machine.next(at: Self.at(2_000), isDraining: true) == .pause(until: Self.at(2_200)))
+    #expect(machine.next(at: Self.at(2_200), isDraining: true) == .release(token: "lost"))
+    #expect(machine.next(at: Self.at(17_000), isDraining: true) == .end)
   }
 
   @Test func aDrainingReplicaWithNothingOpenEndsAtOnce() {
-    var course = Self.course()
-    #expect(course.next(at: Self.at(0), isDraining: true) == .end)
-    _ = course.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
-    #expect(course.next(at: Self.at(0), isDraining: true) == .end)
+    var machine = Self.machine()
+    #expect(machine.next(at: Self.at(0), isDraining: true) == .end)
+    _ = machine.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
+    #expect(machine.next(at: Self.at(0), isDraining: true) == .end)
   }
 
   @Test func theDelayAfterAFailureIsTheOneThatRedisIsTold() throws {
-    var course = Self.ran(.failure, failures: 2)
-    let completion = try Self.completion(course)
+    var machine = Self.ran(.failure, failures: 2)
+    let completion = try Self.completion(machine)
     #expect(completion.report.retryDelay == .seconds(4))
-    course.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0.5)
+    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0.5)
     // What is added lies from 80% to all of a twentieth of it: others, who add less, come first.
-    #expect(course.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(4_301 + 180)))
+    #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(4_301 + 180)))
   }
 
   @Test func noRetryIsLaterThanTheNextSlot() {
-    var course = Self.ran(.failure, failures: 20)
-    course.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
-    #expect(course.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
+    var machine = Self.ran(.failure, failures: 20)
+    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
+    #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
   }
 
   @Test func aPermanentFailureWaitsForTheNextSlot() throws {
-    var course = Self.ran(.failure, isPermanent: true)
-    #expect(try Self.completion(course).report.retryDelay == .seconds(60))
-    course.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
-    #expect(course.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
+    var machine = Self.ran(.failure, isPermanent: true)
+    #expect(try Self.completion(machine).report.retryDelay == .seconds(60))
+    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
+    #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
   }
 
   /// What a replica adds to the start of a slot at the least and at the most, by what it heard before.
-  static func delays(_ prepare: (inout SweeperCourse, _ chance: Double) -> Void) throws -> ClosedRange<Int64> {
+  static func delays(_ prepare: (inout SweeperStateMachine, _ chance: Double) -> Void) throws -> ClosedRange<Int64> {
     let both = try [0, 0.999].map { chance in
-      var course = course()
-      prepare(&course, chance)
-      let step = course.next(at: at(300), isDraining: false)
+      var machine = machine()
+      prepare(&machine, chance)
+      let step = machine.next(at: at(300), isDraining: false)
       guard case .wait(let until) = step else { return try #require(nil as Int64?, "not a wait: \(step)") }
       return until.nanoseconds / 1_000_000 - 60_000
     }
     return both[0]...both[1]
   }
 
-  static func run(_ course: inout SweeperCourse, _ outcome: RunReport.Outcome, _ chance: Double) {
-    _ = course.answered(.taken(ticket), token: "t", sentAt: at(0), redisTime: slot, at: at(0), chance: chance)
-    course.ended(grant, RunReport(outcome: outcome), isPermanent: true, at: at(100), chance: chance)
-    course.confirmed(redisTime: slot + 300, at: at(300), chance: chance)
+  static func run(_ machine: inout SweeperStateMachine, _ outcome: RunReport.Outcome, _ chance: Double) {
+    _ = machine.answered(.taken(ticket), token: "t", sentAt: at(0), redisTime: slot, at: at(0), chance: chance)
+    machine.ended(grant, RunReport(outcome: outcome), isPermanent: true, at: at(100), chance: chance)
+    machine.confirmed(redisTime: slot + 300, at: at(300), chance: chance)
   }
 
-  static func answered(_ course: inout SweeperCourse, _ answer: TakeAnswer, _ chance: Double) {
-    _ = course.answered(answer, token: "t", sentAt: at(300), redisTime: slot + 300, at: at(300), chance: chance)
+  static func answered(_ machine: inout SweeperStateMachine, _ answer: TakeAnswer, _ chance: Double) {
+    _ = machine.answered(answer, token: "t", sentAt: at(300), redisTime: slot + 300, at: at(300), chance: chance)
   }
 
-  /// Whoever asked in the course of another one's run would be told that it is held, and had to ask again.
+  /// Whoever asked during another one's run would be told that it is held, and had to ask again.
   @Test func whoRanLastAsksFirstAndTheOthersWhenItsRunIsUsuallyOver() throws {
     let incumbent = try Self.delays { Self.run(&$0, .success, $1) }
     let other = try Self.delays { Self.answered(&$0, .idle(slot: Self.slot, due: Self.slot + 60_000), $1) }
@@ -164,15 +164,15 @@ import Testing
   @Test func itsPlaceIsLostToWhoRunsALaterSlotAndToNobodyElse() throws {
     let (earlier, later) = (Self.slot - 60_000, Self.slot)
     func afterwards(_ answer: TakeAnswer) throws -> ClosedRange<Int64> {
-      try Self.delays { course, chance in
+      try Self.delays { machine, chance in
         var ticket = Self.ticket
         (ticket.slot, ticket.nextSlot) = (earlier, later)
         let grant = RunGrant(ticket: ticket, token: "t", takenAt: Self.at(0))
-        _ = course.answered(
+        _ = machine.answered(
           .taken(ticket), token: "t", sentAt: Self.at(0), redisTime: earlier, at: Self.at(0), chance: chance)
-        course.ended(grant, RunReport(outcome: .success), isPermanent: false, at: Self.at(100), chance: chance)
-        course.confirmed(redisTime: earlier + 100, at: Self.at(200), chance: chance)
-        Self.answered(&course, answer, chance)
+        machine.ended(grant, RunReport(outcome: .success), isPermanent: false, at: Self.at(100), chance: chance)
+        machine.confirmed(redisTime: earlier + 100, at: Self.at(200), chance: chance)
+        Self.answered(&machine, answer, chance)
       }
     }
     #expect(try afterwards(.idle(slot: later, due: Self.slot + 60_000)) == 200...799)
@@ -183,44 +183,44 @@ import Testing
   }
 
   @Test func aPauseIsRememberedUntilARecordWithoutItIsSeen() {
-    var course = Self.course()
+    var machine = Self.machine()
     let pause = Pause(origin: "o", text: "maintenance")
-    #expect(course.pause == nil)
-    Self.answered(&course, .paused(slot: Self.slot, pause), 0)
-    #expect(course.pause == pause)
-    Self.answered(&course, .late, 0)
-    _ = course.unanswered(redisTime: Self.slot, at: Self.at(400), chance: 0)
-    #expect(course.pause == pause, "neither says anything of the record")
+    #expect(machine.pause == nil)
+    Self.answered(&machine, .paused(slot: Self.slot, pause), 0)
+    #expect(machine.pause == pause)
+    Self.answered(&machine, .late, 0)
+    _ = machine.unanswered(redisTime: Self.slot, at: Self.at(400), chance: 0)
+    #expect(machine.pause == pause, "neither says anything of the record")
     for answer in [
       TakeAnswer.idle(slot: Self.slot, due: Self.slot + 60_000), .held(slot: Self.slot, remaining: 5),
       .stuck(slot: Self.slot), .settling(slot: Self.slot, notBefore: Self.slot + 5), .taken(Self.ticket),
     ] {
-      var course = course
-      Self.answered(&course, answer, 0)
-      #expect(course.pause == nil, "\(answer)")
+      var machine = machine
+      Self.answered(&machine, answer, 0)
+      #expect(machine.pause == nil, "\(answer)")
     }
   }
 
   @Test func aRunLongerThanItsSlotIsFollowedByTheNextOneAtOnce() {
-    var course = Self.ran(.success, at: 70_000)
-    course.confirmed(redisTime: Self.slot + 70_000, at: Self.at(70_000), chance: 0.9)
-    #expect(course.next(at: Self.at(70_000), isDraining: false) == .take(.due))
+    var machine = Self.ran(.success, at: 70_000)
+    machine.confirmed(redisTime: Self.slot + 70_000, at: Self.at(70_000), chance: 0.9)
+    #expect(machine.next(at: Self.at(70_000), isDraining: false) == .take(.due))
   }
 
   @Test func aRunThatIsAskedForAtBootIsAskedForUntilRedisHasAnswered() {
-    var course = Self.course(.start)
-    #expect(course.next(at: Self.at(0), isDraining: false) == .take(.start))
-    _ = course.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
-    course.woke(at: Self.at(1_000), chance: 0)
-    #expect(course.next(at: Self.at(1_200), isDraining: false) == .take(.start))
-    _ = course.answered(
+    var machine = Self.machine(.start)
+    #expect(machine.next(at: Self.at(0), isDraining: false) == .take(.start))
+    _ = machine.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
+    machine.woke(at: Self.at(1_000), chance: 0)
+    #expect(machine.next(at: Self.at(1_200), isDraining: false) == .take(.start))
+    _ = machine.answered(
       .settling(slot: Self.slot, notBefore: Self.slot + 15_000), token: "t", sentAt: Self.at(1_000),
       redisTime: Self.slot, at: Self.at(1_000), chance: 0)
-    #expect(course.next(at: Self.at(16_150), isDraining: false) == .take(.start))
-    _ = course.answered(
+    #expect(machine.next(at: Self.at(16_150), isDraining: false) == .take(.start))
+    _ = machine.answered(
       .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: Self.at(16_000),
       redisTime: Self.slot + 15_000, at: Self.at(16_000), chance: 0)
-    #expect(course.next(at: Self.at(90_000), isDraining: false) == .take(.due))
+    #expect(machine.next(at: Self.at(90_000), isDraining: false) == .take(.due))
   }
 
   @Test(arguments: [
@@ -228,38 +228,38 @@ import Testing
     .paused(slot: slot, Pause(origin: "o", text: "1")),
   ])
   func onceIsOverWhenAnotherReplicaHasTheSlotOrNothingIsDue(answer: TakeAnswer) {
-    var course = Self.course(once: true)
-    _ = course.answered(answer, token: "t", sentAt: Self.at(0), redisTime: Self.slot, at: Self.at(0), chance: 0)
-    #expect(course.next(at: Self.at(0), isDraining: false) == .end)
+    var machine = Self.machine(once: true)
+    _ = machine.answered(answer, token: "t", sentAt: Self.at(0), redisTime: Self.slot, at: Self.at(0), chance: 0)
+    #expect(machine.next(at: Self.at(0), isDraining: false) == .end)
   }
 
   @Test func onceWaitsForANewRedisAndEndsWithTheConfirmationOfItsRun() throws {
-    var course = Self.course(once: true)
-    _ = course.answered(
+    var machine = Self.machine(once: true)
+    _ = machine.answered(
       .settling(slot: Self.slot, notBefore: Self.slot + 15_000), token: "t", sentAt: Self.at(0), redisTime: Self.slot,
       at: Self.at(0), chance: 0)
-    #expect(course.next(at: Self.at(0), isDraining: false) == .wait(until: Self.at(15_150)))
-    _ = course.answered(
+    #expect(machine.next(at: Self.at(0), isDraining: false) == .wait(until: Self.at(15_150)))
+    _ = machine.answered(
       .taken(Self.ticket), token: "t", sentAt: Self.at(15_000), redisTime: Self.slot + 15_000, at: Self.at(15_000),
       chance: 0)
-    course.ended(Self.grant, RunReport(outcome: .success), isPermanent: false, at: Self.at(15_100), chance: 0)
-    _ = try Self.completion(course)
-    course.confirmed(redisTime: Self.slot + 15_100, at: Self.at(15_101), chance: 0)
-    #expect(course.next(at: Self.at(15_101), isDraining: false) == .end)
+    machine.ended(Self.grant, RunReport(outcome: .success), isPermanent: false, at: Self.at(15_100), chance: 0)
+    _ = try Self.completion(machine)
+    machine.confirmed(redisTime: Self.slot + 15_100, at: Self.at(15_101), chance: 0)
+    #expect(machine.next(at: Self.at(15_101), isDraining: false) == .end)
   }
 
   @Test func anErrorOfAConnectedRedisIsNotAskedAgainInAHotLoop() {
-    var course = Self.course()
+    var machine = Self.machine()
     var questions = 0
     var now = Self.at(0)
     while now < Self.at(60_000) {
-      switch course.next(at: now, isDraining: false) {
+      switch machine.next(at: now, isDraining: false) {
       case .take:
         questions += 1
-        _ = course.unanswered(redisTime: Self.slot, at: now, chance: 0.5)
+        _ = machine.unanswered(redisTime: Self.slot, at: now, chance: 0.5)
       case .wait(let until): now = until
       // It is connected, so nothing is waited for.
-      case .waitForRedis: course.woke(at: now, chance: 0)
+      case .waitForRedis: machine.woke(at: now, chance: 0)
       default: Issue.record("unexpected step")
       }
     }
@@ -268,28 +268,28 @@ import Testing
 
   /// As one that is out of memory does, or lacks replicas.
   @Test func aRedisThatRefusesTakesAndGivesBackLocksIsSilentAllTheWhileAndAskedEverMoreSeldom() {
-    var course = Self.course()
+    var machine = Self.machine()
     var now = Self.at(0)
     var (questions, changes) = (0, 0)
     while now < Self.at(60_000) {
-      switch course.next(at: now, isDraining: false) {
+      switch machine.next(at: now, isDraining: false) {
       case .take:
         questions += 1
-        if !course.isSilent { changes += 1 }
-        let lost = SweeperCourse.LostTake(token: "t", executableUntil: now.advanced(by: .seconds(2)))
-        _ = course.unanswered(lost, redisTime: Self.slot, at: now, chance: 0.5)
-      case .release: course.released()
+        if !machine.isSilent { changes += 1 }
+        let lost = SweeperStateMachine.LostTake(token: "t", executableUntil: now.advanced(by: .seconds(2)))
+        _ = machine.unanswered(lost, redisTime: Self.slot, at: now, chance: 0.5)
+      case .release: machine.released()
       case .wait(let until), .pause(let until): now = until
-      case .waitForRedis: course.woke(at: now, chance: 0)
+      case .waitForRedis: machine.woke(at: now, chance: 0)
       default: Issue.record("unexpected step")
       }
     }
     #expect(changes == 1, "what changes once is said once")
     #expect((20...30).contains(questions))
-    _ = course.answered(
+    _ = machine.answered(
       .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: now, redisTime: Self.slot, at: now,
       chance: 0)
-    #expect(!course.isSilent)
+    #expect(!machine.isSilent)
   }
 
   /// The rule: whatever happens, there is a next step, nothing is asked while an account is open, and no wait lies
@@ -297,21 +297,22 @@ import Testing
   @Test func noOrderOfEventsAsksWhileAnAccountIsOpenOrWaitsTooLong() {
     for seed in UInt64(0)..<2_000 {
       var random = SeededRandom(seed: seed)
-      var course = Self.course()
+      var machine = Self.machine()
       var now: Int64 = 0
       var open = 0
       for _ in 0..<200 {
         let time = Self.slot + now
         let chance = Double.random(in: 0..<1, using: &random)
         let isAnswered = Bool.random(using: &random)
-        switch course.next(at: Self.at(now), isDraining: false) {
+        switch machine.next(at: Self.at(now), isDraining: false) {
         case .take:
           if open != 0 { Issue.record("seed \(seed): asks with an open account") }
           now += Int64.random(in: 0...2_000, using: &random)
           guard isAnswered else {
             open = 1
-            _ = course.unanswered(
-              SweeperCourse.LostTake(token: "t", executableUntil: Self.at(now)), redisTime: time, at: Self.at(now),
+            _ = machine.unanswered(
+              SweeperStateMachine.LostTake(token: "t", executableUntil: Self.at(now)), redisTime: time,
+              at: Self.at(now),
               chance: chance)
             continue
           }
@@ -323,33 +324,33 @@ import Testing
             case 2: .late
             default: .taken(RunTicket(epoch: time, slot: slot, nextSlot: slot + 60_000, failures: 3, origin: "o"))
             }
-          _ = course.answered(
+          _ = machine.answered(
             answer, token: "t", sentAt: Self.at(now), redisTime: time, at: Self.at(now), chance: chance)
         case .run(let grant):
           now += Int64.random(in: 0...100_000, using: &random)
           open = 1
           let outcome: RunReport.Outcome = Bool.random(using: &random) ? .success : .failure
-          course.ended(grant, RunReport(outcome: outcome), isPermanent: false, at: Self.at(now), chance: chance)
+          machine.ended(grant, RunReport(outcome: outcome), isPermanent: false, at: Self.at(now), chance: chance)
         case .complete:
           if isAnswered {
             open = 0
-            course.confirmed(redisTime: time, at: Self.at(now), chance: chance)
+            machine.confirmed(redisTime: time, at: Self.at(now), chance: chance)
           } else {
-            _ = course.unanswered(redisTime: time, at: Self.at(now), chance: chance)
+            _ = machine.unanswered(redisTime: time, at: Self.at(now), chance: chance)
           }
         case .release:
           if isAnswered {
             open = 0
-            course.released()
+            machine.released()
           } else {
-            _ = course.unanswered(redisTime: time, at: Self.at(now), chance: chance)
+            _ = machine.unanswered(redisTime: time, at: Self.at(now), chance: chance)
           }
         case .wait(let until), .pause(let until):
           if until > Self.at(now + 61_002) { Issue.record("seed \(seed): waits \(until) at \(now)") }
           now = until.nanoseconds / 1_000_000 + 1
         case .waitForRedis(let until):
           now += Int64.random(in: 0...max(0, until.nanoseconds / 1_000_000 - now), using: &random)
-          course.woke(at: Self.at(now), chance: chance)
+          machine.woke(at: Self.at(now), chance: chance)
         case .end: Issue.record("seed \(seed): ended")
         }
       }

@@ -1,4 +1,4 @@
-// What OutageLedger's script does, as a struct in virtual time: the fleets of OutageFleetTests share it, and
+// What OutageClaim's script does, as a struct in virtual time: the fleets of OutageFleetTests share it, and
 // OutageLedgerTests compare it with the script on a real Redis.
 
 import Reactor
@@ -6,7 +6,7 @@ import Reactor
 @testable import Worker
 
 /// Redis, as far as an outage's note goes. All times in ms.
-struct OutageLedgerModel {
+struct OutageClaimModel {
   private enum Note {
     case kept(since: Int64, due: Int64)
     case ended(at: Int64)
@@ -33,7 +33,7 @@ struct OutageLedgerModel {
       return since.map { .closed(after: .milliseconds(max(0, now - $0))) } ?? .absent
     case .closeAbandoned:
       guard case .kept(let since, let due) = note?.value else { return .absent }
-      if now < due, due - now <= Int64(OutageLedger.noteLifetime) { return .kept }
+      if now < due, due - now <= Int64(OutageClaim.noteLifetime) { return .kept }
       close(now)
       return .closed(after: .milliseconds(max(0, now - since)))
     }
@@ -55,12 +55,12 @@ struct OutageLedgerModel {
     let since = keptSince
     if since != nil || keeps {
       let value = Note.kept(since: since ?? now - away, due: now + abandonedAfter.milliseconds)
-      note = (value, now + Int64(OutageLedger.noteLifetime))
+      note = (value, now + Int64(OutageClaim.noteLifetime))
     }
     return since == nil ? .absent : .kept
   }
 
   private mutating func close(_ now: Int64) {
-    note = (.ended(at: now), now + Int64(OutageLedger.endLifetime))
+    note = (.ended(at: now), now + Int64(OutageClaim.endLifetime))
   }
 }

@@ -6,42 +6,42 @@ import Testing
 
 @testable import Reactor
 
-@Suite struct PostgresPulseTests {
+@Suite struct PostgresHealthTests {
   @Test func aChangeIsToldOnceAndTroubleIsNoVerdict() {
-    var pulse = PostgresPulse()
-    #expect(pulse.met(.troubled) == nil && pulse.isInDoubt)
-    #expect(pulse.met(.answered) == .ready && !pulse.isInDoubt)
-    #expect(pulse.met(.answered) == nil)
-    #expect(pulse.met(.troubled) == nil && pulse.isInDoubt)
-    #expect(pulse.met(.answered) == nil && !pulse.isInDoubt)
-    #expect(pulse.met(.refused("connection refused")) == .unavailable(reason: "connection refused"))
-    #expect(pulse.met(.refused("connection refused")) == nil)
-    #expect(pulse.met(.refused("timed out")) == .unavailable(reason: "timed out") && pulse.isInDoubt)
-    #expect(pulse.met(.answered) == .ready)
+    var health = PostgresHealth()
+    #expect(health.met(.troubled) == nil && health.isInDoubt)
+    #expect(health.met(.answered) == .ready && !health.isInDoubt)
+    #expect(health.met(.answered) == nil)
+    #expect(health.met(.troubled) == nil && health.isInDoubt)
+    #expect(health.met(.answered) == nil && !health.isInDoubt)
+    #expect(health.met(.refused("connection refused")) == .unavailable(reason: "connection refused"))
+    #expect(health.met(.refused("connection refused")) == nil)
+    #expect(health.met(.refused("timed out")) == .unavailable(reason: "timed out") && health.isInDoubt)
+    #expect(health.met(.answered) == .ready)
   }
 
   @Test func inAnyOrderWhatWasToldLastIsWhatWasMetLast() {
     let reasons = ["connection refused", "timed out"]
     for seed in 0..<5_000 {
       var random = SeededRandom(seed: UInt64(seed))
-      var pulse = PostgresPulse()
+      var health = PostgresHealth()
       var told: [PostgresAvailability] = []
       var verdict: PostgresAvailability?
       var isAnsweredLast = true
       for _ in 0..<40 {
         let reason = reasons.randomElement(using: &random)!
         let event =
-          [.answered, .refused(reason), .troubled].randomElement(using: &random) ?? PostgresPulse.Event.answered
+          [.answered, .refused(reason), .troubled].randomElement(using: &random) ?? PostgresHealth.Event.answered
         switch event {
         case .answered: verdict = .ready
         case .refused(let reason): verdict = .unavailable(reason: reason)
         case .troubled: break
         }
         isAnsweredLast = event == .answered
-        if let change = pulse.met(event) { told.append(change) }
-        #expect(told.last == verdict && pulse.availability == verdict, "seed \(seed)")
-        #expect(pulse.isInDoubt == !isAnsweredLast, "seed \(seed)")
-        let pause = pulse.pause(chance: Double.random(in: 0..<1, using: &random))
+        if let change = health.met(event) { told.append(change) }
+        #expect(told.last == verdict && health.availability == verdict, "seed \(seed)")
+        #expect(health.isInDoubt == !isAnsweredLast, "seed \(seed)")
+        let pause = health.pause(chance: Double.random(in: 0..<1, using: &random))
         #expect(pause > .zero && pause <= .seconds(2), "seed \(seed)")
       }
       #expect(zip(told, told.dropFirst()).allSatisfy { $0 != $1 }, "seed \(seed)")

@@ -2,7 +2,7 @@
 // cancellation or with the value, whichever comes first. Used by the Redis client and the PostgreSQL pool.
 
 @EventLoop
-final class LoopSignal<Value: Sendable> {
+final class OneShot<Value: Sendable> {
   private var value: Value?
   private var waiter: CheckedContinuation<Value?, Never>?
   private var timer: TimerWatcher?

@@ -3,7 +3,7 @@
 import Foundation
 
 /// The files of the package.
-enum House {
+enum SourceTree {
   /// The package's directory.
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent()
@@ -17,7 +17,7 @@ enum House {
 
     init(_ url: URL) throws {
       self.url = url
-      path = String(url.path.dropFirst(House.root.path.count + 1))
+      path = String(url.path.dropFirst(SourceTree.root.path.count + 1))
       text = try String(contentsOf: url, encoding: .utf8)
       var lines = text.components(separatedBy: "\n")
       if lines.last == "" { lines.removeLast() }

@@ -10,7 +10,7 @@
 ///
 /// Within the pipeline that sends for it, a statement can be used at once: the server takes everything in order, and
 /// nothing after a failure.
-struct KeptStatements {
+struct PreparedStatements {
   /// More than any caller sends; what comes beyond is parsed each time.
   static let limit = 32
 

@@ -21,7 +21,7 @@ public enum PostgresAvailability: Sendable, Equatable {
 ///
 /// A connection that broke, or a statement that was not answered in time, is trouble and no verdict: one session can be
 /// ended, one statement can wait for a lock, on a server that is well. Who is in doubt asks, and that is the verdict.
-struct PostgresPulse: Equatable {
+struct PostgresHealth: Equatable {
   enum Event: Equatable {
     /// The server answered a statement, or took a connection.
     case answered

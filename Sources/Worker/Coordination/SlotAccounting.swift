@@ -1,7 +1,7 @@
 // Which of one sweeper's slots a replica attended, as a pure state machine: it takes Redis's answers and returns what
-// is to be counted and done. Invariant: a slot that was attended is counted once. Part of SweeperCourse.
+// is to be counted and done. Invariant: a slot that was attended is counted once. Part of SweeperStateMachine.
 
-/// The states of a replica's attendance of one sweeper:
+/// How a replica accounts for the slots of one sweeper:
 ///
 ///     boot ─▶ learning ──────── idle ───────▶ waiting ◀───────────────┐
 ///                │                             │   ▲                  │
@@ -11,11 +11,11 @@
 ///                │     └───────────────────▶   │                      │
 ///                └───────── taken ─────────────┴──────▶ running ──────┘
 ///
-/// `learning` is the first question after boot: it tells the time of the next slot, and is no attendance, so it counts
+/// `learning` is the first question after boot: it tells the time of the next slot, and is not counted, so it counts
 /// nothing unless it leads to a run. A slot that is held stays open until it is known how it ended here: another
 /// replica's run (skipped), a run of this one after the other one's lock was gone, or a failure, where the lock had no
 /// expiry until the slot was over.
-package struct Attendance: Sendable {
+package struct SlotAccounting: Sendable {
   /// What to do now. Waits are in ms from now.
   package enum Action: Equatable {
     case run(RunTicket)
@@ -81,7 +81,7 @@ package struct Attendance: Sendable {
     guard let estimate else { return [] }
     let slot = grid.slot(at: estimate)
     if isLearning {
-      // The slot that had begun before it booted is no attendance; those that begin while Redis is silent are.
+      // The slot that had begun before it booted is not counted; those that begin while Redis is silent are.
       let first = firstUnanswered ?? slot
       firstUnanswered = first
       guard slot > first else { return [] }

@@ -5,12 +5,12 @@ import Testing
 
 @testable import Reactor
 
-@Suite struct KeptStatementsTests {
+@Suite struct PreparedStatementsTests {
   static let sum = "SELECT $1::int + $2::int"
   static let known = PostgresStatement("SELECT count(*) FROM pg_prepared_statements")
 
   @Test func whatWasNotConfirmedIsSentForAgainUnderAnotherName() {
-    var kept = KeptStatements()
+    var kept = PreparedStatements()
     let first = kept.add("a")
     let lost = kept.add("b")
     #expect(kept.name(of: "b") == lost)
@@ -23,13 +23,13 @@ import Testing
   }
 
   @Test func noMoreThanTheLimitAreKept() {
-    var kept = KeptStatements()
-    for number in 0..<KeptStatements.limit { #expect(kept.add("\(number)") != nil) }
+    var kept = PreparedStatements()
+    for number in 0..<PreparedStatements.limit { #expect(kept.add("\(number)") != nil) }
     #expect(kept.add("one more") == nil)
   }
 
   private func sum(_ a: Int, _ b: Int) -> PostgresStatement {
-    PostgresStatement(Self.sum, ["\(a)", "\(b)"], isKept: true)
+    PostgresStatement(Self.sum, ["\(a)", "\(b)"], isPrepared: true)
   }
 
   @Test func aKeptStatementIsParsedOnceAConnection() async throws {
@@ -53,8 +53,8 @@ import Testing
 
   @Test func anErrorNamesItsStatementWhateverWasPreparedBefore() async throws {
     try await connected { connection in
-      let quotient = PostgresStatement("SELECT 1 / $1::int", ["0"], isKept: true)
-      let broken = PostgresStatement("SELEKT", isKept: true)
+      let quotient = PostgresStatement("SELECT 1 / $1::int", ["0"], isPrepared: true)
+      let broken = PostgresStatement("SELEKT", isPrepared: true)
       for _ in 1...2 {
         for (statement, state) in [(quotient, "22012"), (broken, "42601")] {
           let error = await postgresError {

@@ -1,8 +1,8 @@
-// A gate that opens once: how a service tells its parts that it drains. Invariant: who sleeps on an open gate does not.
+// A latch that opens once: how a service tells its parts that it drains. Invariant: nothing sleeps on an open latch.
 
 /// Opens once, and wakes all who sleep until then (`LoopClock.sleep(until:orUntil:)`).
 @EventLoop
-public final class Gate {
+public final class Latch {
   public private(set) var isOpen = false
   private var sleepers: [ObjectIdentifier: Sleeper] = [:]
 
