@@ -83,6 +83,24 @@ import Testing
     await server.stop()
   }
 
+  /// What a session is notified of, by another client's LISTEN in it, is dropped: libpq would keep 80 MB here.
+  @Test func notificationsDoNotPileUp() async throws {
+    let url = try await PrivatePostgres.shared.url()
+    try await onLoop {
+      let configuration = try PostgresConfiguration(url: url, applicationName: "listener")
+      let connection = try await PostgresConnection.connect(configuration, by: soon(), on: .system)
+      defer { connection.close() }
+      _ = try await connection.query(PostgresStatement("LISTEN everything"), by: soon())
+      let notify = PostgresStatement(
+        "SELECT count(pg_notify('everything', repeat('x', 7900) || n)) FROM generate_series(1, 10000) AS n")
+      _ = try await connection.query(notify, by: soon(.seconds(20)))
+      let before = residentBytes()
+      _ = try await connection.query(notify, by: soon(.seconds(20)))
+      _ = try await connection.query(PostgresStatement("SELECT 1"), by: soon())
+      #expect(residentBytes() < before + 40_000_000)
+    }
+  }
+
   @Test func theOperatorsOwnLookAtClientsIsKept() async throws {
     let server = try await PrivatePostgres.shared
     try await server.psql(

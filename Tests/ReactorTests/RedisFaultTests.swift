@@ -253,7 +253,7 @@ private func openDescriptors() -> Int {
   (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count) ?? 0
 }
 
-private func residentBytes() -> Int {
+func residentBytes() -> Int {
   let pages = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8))?.split(separator: " ") ?? []
   return (pages.count > 1 ? Int(pages[1]) ?? 0 : 0) * 4_096
 }

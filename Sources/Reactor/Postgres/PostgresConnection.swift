@@ -295,9 +295,15 @@ public final class PostgresConnection {
       creactor_clear_tls_errors()
       let isLost = PQconsumeInput(connection) == 0
       guard readResults(of: connection) else { return }
+      dropNotifications(of: connection)
       if isLost || PQstatus(connection) != CONNECTION_OK { return end(with: loss(of: connection)) }
     } while hasHiddenInput(connection)
     watch()
+  }
+
+  /// A session that a pooler lends may listen for another client. libpq keeps what it is notified of until it is taken.
+  private func dropNotifications(of connection: OpaquePointer) {
+    while let notification = PQnotifies(connection) { PQfreemem(notification) }
   }
 
   /// Whether TLS has taken bytes from the socket that libpq has not: a record is larger than the room that libpq had
