@@ -79,7 +79,8 @@ final class PageSweep {
     guard try await batches.isAboutRows(trouble, statements.statement(statements.write, 0..<0)) else {
       throw trouble.cause
     }
-    switch route.retreat(from: step) {
+    let isRefused = if case .refused = trouble.kind { true } else { false }
+    switch route.retreat(from: step, isRefused: isRefused) {
     case .smaller: break
     case .givenUp(let rows):
       if trouble.kind == .locked { skippedOnPages += rows } else { batches.giveUp(rows, trouble) }

@@ -12,8 +12,9 @@ struct RowPlace: Equatable, Sendable {
 /// Cuts the rows out whose change fails.
 ///
 ///     listing ──▶ trying all ──── failed ───▶ trying the halves ─── failed ───▶ … ──▶ one row: given up
-///                     │                             │
-///                     └──────── changed ────────────┴──▶ the next ones, until none is left
+///        │            │                             │
+///        │            └──────── changed ────────────┴──▶ the next ones, until none is left
+///        └─ failed: the page is given up
 struct RowIsolation: Equatable, Sendable {
   let page: Int
   private var isListed = false
@@ -34,6 +35,12 @@ struct RowIsolation: Equatable, Sendable {
   mutating func listed(_ rows: [RowPlace]) {
     isListed = true
     if !rows.isEmpty { pending = [rows] }
+  }
+
+  /// The page cannot be read: what is due on it is one row to the count, and is given up.
+  mutating func unreadable() {
+    isListed = true
+    pending = [[]]
   }
 
   /// The rows that are tried were changed, or are given up.

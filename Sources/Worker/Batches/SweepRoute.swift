@@ -184,14 +184,20 @@ struct SweepRoute: Sendable {
 
   /// A statement of `step` failed for a row of it, was cancelled for taking too long, or met a lock that is not left
   /// out.
-  mutating func retreat(from step: Step) -> Retreat {
+  ///
+  /// - Parameter isRefused: the statement failed, and was neither cancelled nor waiting for a lock.
+  mutating func retreat(from step: Step, isRefused: Bool) -> Retreat {
     mayLook = false
     switch step.reads {
     case .look: break
     case .walk, .gather: readEverything()
     case .pages(let range):
       if !ranges.shrink(range) { isolation = RowIsolation(page: range.lowerBound) }
-    case .dueRows: return .none
+    case .dueRows:
+      // A damaged page cannot even be read: those behind it can.
+      guard isRefused, isolation != nil else { return .none }
+      isolation?.unreadable()
+      return .givenUp(1)
     case .rows(let rows):
       if isolation?.failed() ?? false { return .givenUp(rows.count) }
     }

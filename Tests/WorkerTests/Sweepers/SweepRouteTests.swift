@@ -22,6 +22,8 @@ import Testing
 
     var rows: [Row]
     var pages: Int
+    /// Every statement that reads this page fails.
+    var damagedPage: Int?
     /// Index entries that were looked at.
     var looks = 0
     var pagesRead = 0
@@ -66,7 +68,7 @@ import Testing
       case .look:
         wholeLooks += 1
         if most == 1 {
-          _ = route.retreat(from: step)
+          _ = route.retreat(from: step, isRefused: true)
         } else {
           route.looked(
             firstDue: rows.filter(\.isDue).map(\.page).min(), in: .milliseconds(10), file: 7)
@@ -100,9 +102,12 @@ import Testing
       switch step.reads {
       case .walk(let key): return entries(from: key).prefix(SweepRoute.entryLimit).contains(where: isPoison)
       case .gather(let key): return entries(from: key).contains(where: isPoison)
-      case .pages(let range): return rows.indices.contains { range.contains(rows[$0].page) && isPoison($0) }
+      case .pages(let range):
+        return damagedPage.map(range.contains) ?? false
+          || rows.indices.contains { range.contains(rows[$0].page) && isPoison($0) }
       case .rows(let places): return places.contains { isPoison(Int($0.place)!) }
-      case .look, .dueRows: return false
+      case .look: return damagedPage != nil
+      case .dueRows(let page): return damagedPage == page
       }
     }
 
@@ -110,7 +115,7 @@ import Testing
 
     private mutating func retreat(from step: SweepRoute.Step, on route: inout SweepRoute) {
       tries += 1
-      switch route.retreat(from: step) {
+      switch route.retreat(from: step, isRefused: true) {
       case .smaller: break
       case .givenUp(let count):
         givenUp += count
@@ -322,12 +327,22 @@ import Testing
     #expect(after.table.tries < 30)
   }
 
+  @Test func aDamagedPageStopsNoneBehindIt() {
+    var random = SeededRandom(seed: 7)
+    let rows = (0..<3_000).map {
+      Table.Row(page: $0 / 30, key: 0, isReached: true, isDue: $0 / 30 != 40, isInIndex: false)
+    }
+    let table = Table(rows: rows, pages: 100, damagedPage: 40)
+    let after = Self.run(table, index: false, record: nil, passes: false, at: 1_000_000, random: &random)
+    #expect(!after.table.hasDue() && after.table.givenUp == 1)
+  }
+
   @Test func aWalkThatTakesTooLongIsGivenUpForThePages() {
     var route = SweepRoute(hasIndex: true, pass: nil)
     route.measured(TableSize(pages: 500, file: 7), at: 1_000_000)
     let walk = SweepRoute.Step(reads: .walk(from: nil))
     #expect(route.next == walk)
-    #expect(route.retreat(from: walk) == .smaller)
+    #expect(route.retreat(from: walk, isRefused: true) == .smaller)
     #expect(route.next == SweepRoute.Step(reads: .pages(0..<PageRanges.initialPages)))
   }
 }
