@@ -135,12 +135,9 @@ final class SweepBatches {
   }
 
   private func settings(flushes: Bool, _ options: Options) -> PostgresStatement {
-    PostgresStatement(
-      TableStatements.batchSettings,
-      [
-        flushes ? "true" : "false", "\(options.statementLimit.milliseconds)",
-        options.plansOnce ? "force_generic_plan" : "auto", "\(options.lockMilliseconds)",
-      ], isPrepared: true)
+    TableStatements.settings(
+      flushes: flushes, statementLimit: options.statementLimit, plansOnce: options.plansOnce,
+      lockMilliseconds: options.lockMilliseconds)
   }
 
   /// Nil for what another way does not help against: the connection, the server, its resources, a role's login, and

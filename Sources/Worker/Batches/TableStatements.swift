@@ -33,6 +33,18 @@ final class TableStatements {
              \(GuardStatements.millisecondsLeft))::text, true)
     """)
 
+  static func settings(
+    flushes: Bool, statementLimit: Duration, plansOnce: Bool = false,
+    lockMilliseconds: Int = GuardStatements.lockTimeoutMilliseconds
+  ) -> PostgresStatement {
+    PostgresStatement(
+      batchSettings,
+      [
+        flushes ? "true" : "false", "\(statementLimit.milliseconds)", plansOnce ? "force_generic_plan" : "auto",
+        "\(lockMilliseconds)",
+      ], isPrepared: true)
+  }
+
   /// About these pages. Its plan is the same for all of them.
   func statement(_ text: String, _ range: Range<Int>) -> PostgresStatement {
     PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"], isPrepared: true)

@@ -59,7 +59,8 @@ struct Discovery: Sendable {
           Self.list(targets.targets.map { Self.jobID(target: $0.identity, run: ticket.epoch) }),
           ticket.isForced ? "true" : "false", pilesUp ? "true" : "false",
         ])
-      let answer = try await session.batch([statement]).results[0]
+      let settings = TableStatements.settings(flushes: true, statementLimit: SweepBatches.noLimit)
+      let answer = try await session.batch([settings, statement]).results[1]
       let (wanted, allowed, inserted) = (answer.number(0), answer.number(1), answer.number(2))
       var there = inserted
       if inserted < allowed, let jobs = answer[row: 0, column: 3] {
