@@ -188,9 +188,10 @@ final class SweeperLoop {
     // That a run's end could not be told does not make the run a failure.
     if isUnattended, unconfirmed == nil { onceResult = .failed("Redis: \(reason)") }
     guard !wasSilent else { return }
-    // An outage has a line of its own; this one is for what Redis refuses this sweeper alone.
+    // A lasting outage has a line of its own. This one is for what Redis refuses this sweeper alone, and for
+    // `run --once`, which ends before an outage lasts.
     logger.log(
-      level: redis.outage == nil ? .warning : .debug, "Redis does not answer: nothing is swept until it does",
+      level: redis.outage == nil || isOnce ? .warning : .debug, "Redis does not answer: nothing is swept until it does",
       metadata: ["error": "\(reason)"])
   }
 
