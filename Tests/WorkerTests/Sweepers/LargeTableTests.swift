@@ -81,9 +81,12 @@ import Testing
     try await fillWraps(plane, consumed: 0, unconsumed: 0)
     try await plane.sql(
       """
-      CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN IF OLD.key_name = 'poison' THEN RAISE 'no' USING ERRCODE = '53100'; END IF; RETURN OLD; END $$;
-      CREATE TRIGGER refuse_poison BEFORE DELETE ON secret_wraps FOR EACH ROW EXECUTE FUNCTION refuse_poison();
+      CREATE FUNCTION end_session() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN
+          IF OLD.key_name = 'poison' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+          RETURN OLD;
+        END $$;
+      CREATE TRIGGER end_session BEFORE DELETE ON secret_wraps FOR EACH ROW EXECUTE FUNCTION end_session();
       \(SweeperTests.wrap) VALUES ('poison', '', '', '', 'k', '', 0, now() - interval '1 s', now(), 'someone')
       """)
     let sweeper = Sweeper.wrapsExpired(try plane.settings())
@@ -92,7 +95,7 @@ import Testing
       _ = await #expect(throws: PostgresError.self) { try await plane.sweep(sweeper, noting: tally) }
       let place = try #require(Self.pass(tally.count.progress))
       #expect(place.began > 0 && place.endedPassBegan == 0)
-      try await plane.sql("DROP TRIGGER refuse_poison ON secret_wraps")
+      try await plane.sql("DROP TRIGGER end_session ON secret_wraps")
       let next = try await plane.sweep(sweeper, progress: tally.count.progress)
       #expect(next.changed == 1)
       let ended = try #require(Self.pass(next.progress))
