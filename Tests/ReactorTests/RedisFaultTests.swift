@@ -253,11 +253,6 @@ private func openDescriptors() -> Int {
   (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count) ?? 0
 }
 
-func residentBytes() -> Int {
-  let pages = (try? String(contentsOfFile: "/proc/self/statm", encoding: .utf8))?.split(separator: " ") ?? []
-  return (pages.count > 1 ? Int(pages[1]) ?? 0 : 0) * 4_096
-}
-
 /// A TCP proxy with blocking threads of its own that sends the server's bytes on in small pieces, and cuts.
 private final class ByteProxy: Sendable {
   struct Plan {

@@ -25,7 +25,7 @@ struct ControlPlane: Sendable {
 
   /// The development schema, whose tables are made in the first schema of the search path.
   static func schema() throws -> String {
-    try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    try String(contentsOf: SourceTree.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
   }
 
   /// What psql prints, tuples only.
@@ -118,10 +118,4 @@ struct ControlPlane: Sendable {
     }
     return tally.count
   }
-}
-
-/// The checkout that the tests run in.
-enum Repository {
-  static let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-    .deletingLastPathComponent()
 }

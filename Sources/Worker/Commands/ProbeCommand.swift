@@ -16,7 +16,7 @@ enum ProbeCommand {
       let target = try await address.resolved(by: deadline, on: clock)
       let answer = try await LocalRequest.get(path, at: target, by: deadline, on: clock)
       let line = Array((answer.body + "\n").utf8)
-      // Who asks may read the status alone.
+      // A caller may look at the exit status only.
       _ = StandardStream.output.write(line[...], patience: .seconds(1), on: clock)
       return answer.status == 200 ? 0 : 1
     } catch {

@@ -59,7 +59,7 @@ struct MailMessage {
     bytes += "\r\n".utf8
   }
 
-  /// Words of whole characters, each within its bound, parted by folded lines.
+  /// Words of whole characters, each within its bound, separated by folded lines.
   static func encodedWords(_ text: String) -> String {
     var words: [String] = []
     var word: [UInt8] = []

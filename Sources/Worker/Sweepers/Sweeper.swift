@@ -62,8 +62,8 @@ struct RowSweep: Sendable {
   struct Index: Sendable {
     /// A condition that the index serves: it leads to all due rows that the index has.
     let reaches: String
-    /// Given where the index lacks some of the due rows: the whole table is read so often that such a row is changed at
-    /// the latest so long after it became due. Nil: the index has every due row.
+    /// How long after it became due a row that the index lacks is changed at the latest: the whole table is read often
+    /// enough for that. Nil if the index has every due row.
     var fullPassWithin: Duration?
   }
 }

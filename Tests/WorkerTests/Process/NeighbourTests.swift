@@ -76,7 +76,7 @@ import Testing
 
   @Test func twoControlPlanesInOneDatabaseWithOneRoleDoNotDisturbEachOther() async throws {
     let stage = try await WorkerStage.set()
-    let schema = try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    let schema = try ControlPlane.schema()
     try await stage.plane.sql("CREATE SCHEMA second; SET search_path = second; \(schema)")
     // The second one's sweeps are slow.
     try await stage.plane.sql(

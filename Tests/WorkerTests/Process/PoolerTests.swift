@@ -9,12 +9,11 @@ import Testing
   @Test(arguments: PrivatePgBouncer.Mode.allCases)
   func sweepsWithTheURLsSettingsAndLeavesTheSessionsAsTheyWere(mode: PrivatePgBouncer.Mode) async throws {
     let server = try await PrivatePostgres.start()
-    let schema = Repository.root.appending(path: "scripts/dev/schema.sql")
     try await server.psql(
       """
       CREATE ROLE api LOGIN; ALTER ROLE api SET default_transaction_isolation = 'serializable';
       CREATE SCHEMA vault AUTHORIZATION api; SET search_path = vault, public;
-      """ + String(contentsOf: schema, encoding: .utf8))
+      """ + ControlPlane.schema())
     try await server.psql(
       """
       SET search_path = vault; GRANT ALL ON ALL TABLES IN SCHEMA vault TO api;

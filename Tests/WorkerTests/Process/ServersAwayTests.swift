@@ -68,7 +68,7 @@ import Testing
   @Test func frozenServersAreToldFromAbsentOnesInMidRunAndSweepingGoesOnAfterwards() async throws {
     let server = try await PrivatePostgres.start()
     let redis = try PrivateRedis()
-    let schema = try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    let schema = try ControlPlane.schema()
     try await server.psql(schema)
     let worker = try await WorkerProcess.started([
       "DATABASE_URL": server.url(), "REDIS_URL": redis.url, "REDIS_DIAL_TIMEOUT": "1s", "SB_WORKER_LEASE": "3s",

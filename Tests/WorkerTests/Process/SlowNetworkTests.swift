@@ -12,8 +12,7 @@ import Testing
   @Test(arguments: [300, 800])
   func isReadyAndSweepsThoughEachRoundTripIsLong(milliseconds: Int) async throws {
     let server = try await PrivatePostgres.startWithTLS()
-    let schema = Repository.root.appending(path: "scripts/dev/schema.sql")
-    try await server.psql(String(contentsOf: schema, encoding: .utf8))
+    try await server.psql(ControlPlane.schema())
     try await server.psql(
       """
       GRANT ALL ON ALL TABLES IN SCHEMA public TO \(PrivatePostgres.lockedUser);

@@ -62,7 +62,7 @@ import Testing
   @Test func aStandbyIsSweptAsSoonAsItIsPromoted() async throws {
     let server = try await PrivatePostgres.start()
     let redis = try PrivateRedis()
-    let schema = try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    let schema = try ControlPlane.schema()
     try await server.psql(schema)
     try await server.psql(
       "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('a', '', now() - interval '1 day')")
@@ -260,7 +260,7 @@ import Testing
   func everythingMayBeOnIPv6Alone() async throws {
     let server = try await PrivatePostgres.start(settings: ["listen_addresses=127.0.0.1,::1"])
     let redis = try PrivateRedis(settings: ["bind 127.0.0.1 ::1"])
-    let schema = try String(contentsOf: Repository.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    let schema = try ControlPlane.schema()
     try await server.psql(schema)
     let address = "[::1]:\(try freePort())"
     let worker = try await WorkerProcess.start(environment: [
