@@ -197,6 +197,7 @@ extension PageSweep {
   private func send(_ steps: [SweepRoute.Step], measures: Bool) async throws -> SweepBatches.Answers {
     var options = SweepBatches.Options(measures: measures)
     options.plansOnce = steps.allSatisfy { if case .pages = $0.reads { true } else { false } }
+    options.isParallel = steps.contains { $0.reads == .look }
     if case .rows(let rows)? = steps.first?.reads {
       options.lockMilliseconds = SweepBatches.singleRowLockMilliseconds
       if rows.count == 1 { options.statementLimit = SweepBatches.noLimit }

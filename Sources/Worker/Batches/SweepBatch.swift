@@ -71,6 +71,8 @@ final class SweepBatches {
     var plansOnce = false
     var statementLimit = SweepBatches.statementLimit
     var lockMilliseconds = GuardStatements.lockTimeoutMilliseconds
+    /// Only a look at a whole table is worth starting parallel workers for.
+    var isParallel = false
   }
 
   /// Runs `statements` in one guarded transaction.
@@ -137,7 +139,7 @@ final class SweepBatches {
   private func settings(flushes: Bool, _ options: Options) -> PostgresStatement {
     TableStatements.settings(
       flushes: flushes, statementLimit: options.statementLimit, plansOnce: options.plansOnce,
-      lockMilliseconds: options.lockMilliseconds)
+      lockMilliseconds: options.lockMilliseconds, isParallel: options.isParallel)
   }
 
   /// Nil for what another way does not help against: the connection, the server, its resources, a role's login, and

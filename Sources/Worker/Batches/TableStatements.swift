@@ -21,12 +21,14 @@ final class TableStatements {
   }
 
   /// Parameters: whether the disk must have it before the server says so, the longest time that a statement may take in
-  /// ms, plan_cache_mode, and how long a row's lock is waited for in ms.
+  /// ms, plan_cache_mode, how long a row's lock is waited for in ms, and whether parallel workers may be used.
   ///
   /// synchronous_commit is only ever lowered. The last set_config wins, and the operator's own limits stay in force.
+  /// Where the costs of parallel plans are set to nothing, starting a worker takes longer than a whole batch.
   static let batchSettings = CatalogSQL.qualified(
     """
     SELECT CASE WHEN NOT $1::boolean THEN set_config('synchronous_commit', 'off', true) END,
+           CASE WHEN NOT $5::boolean THEN set_config('max_parallel_workers_per_gather', '0', true) END,
            set_config('plan_cache_mode', $3::text, true),
            set_config('lock_timeout', least($4::bigint, current_setting('sb.lock_limit')::bigint)::text, true),
            set_config('statement_timeout', least($2::bigint, current_setting('sb.statement_limit')::bigint,
@@ -35,13 +37,13 @@ final class TableStatements {
 
   static func settings(
     flushes: Bool, statementLimit: Duration, plansOnce: Bool = false,
-    lockMilliseconds: Int = GuardStatements.lockTimeoutMilliseconds
+    lockMilliseconds: Int = GuardStatements.lockTimeoutMilliseconds, isParallel: Bool = false
   ) -> PostgresStatement {
     PostgresStatement(
       batchSettings,
       [
         flushes ? "true" : "false", "\(statementLimit.milliseconds)", plansOnce ? "force_generic_plan" : "auto",
-        "\(lockMilliseconds)",
+        "\(lockMilliseconds)", isParallel ? "true" : "false",
       ], isPrepared: true)
   }
 

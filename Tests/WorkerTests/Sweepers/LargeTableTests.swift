@@ -221,6 +221,34 @@ import Testing
     }
   }
 
+  /// Starting a parallel worker takes longer than a batch. Only the look at a whole table may have one.
+  @Test func batchesStartNoParallelWorkersHoweverCheapTheyAreSaidToBe() async throws {
+    let server = try await PrivatePostgres.start(settings: ["log_min_messages=debug1"])
+    let database = try await server.freshDatabase()
+    let plane = ControlPlane(url: database, name: "fresh_1")
+    _ = try await server.psql(try ControlPlane.schema(), through: database)
+    _ = try await server.psql(
+      """
+      DO $$ DECLARE setting text; BEGIN
+        FOR setting IN SELECT name FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') LOOP
+          EXECUTE format('ALTER DATABASE fresh_1 SET %I = on', setting);
+        END LOOP;
+      END $$;
+      ALTER TABLE sync_jobs SET (fillfactor = 10);
+      INSERT INTO sync_jobs (job_type, correlation_id, status, claim_expires_at, payload)
+      SELECT 'sync', gen_random_uuid(), 'claimed',
+        now() + CASE WHEN n % 2 = 0 OR n > 1300 THEN interval '-1 hour' ELSE interval '1 hour' END,
+        to_jsonb(repeat('x', 500)) FROM generate_series(1, 2000) AS n
+      """, through: database)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    let changed = try await onLoop { try await plane.sweep(sweeper).changed }
+    #expect(changed == 1_350)
+    let started = try server.log().split(separator: "\n").filter { $0.contains("starting background worker") }
+      .filter { $0.contains("parallel worker") }
+    #expect(started.count <= 3, "\(started.count) parallel workers for one run")
+    await server.stop()
+  }
+
   /// So many on each page that ranges are written in parts: one row that stays locked costs one row.
   @Test func ofPagesFullOfExpiredWrapsTheLockedOneIsLeft() async throws {
     let plane = try await ControlPlane.fresh()
