@@ -1,34 +1,34 @@
 # shellcheck shell=bash
-# What the scripts share: installing what is missing, attending to a child, private servers. Sourced, never run.
-# Invariant: whatever is started or changed here is stopped or put back when the script ends, however it ends.
-# Standard output belongs to the script that sources this: progress goes to standard error.
+# Shared functions of the scripts: installing packages, running children, private servers. Sourced, never run.
+# Invariant: everything that is started or changed here is stopped or restored when the script ends, however it ends.
+# Standard output belongs to the sourcing script; progress goes to standard error.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly root
 
-# ---- Saying, and ending ----
+# ---- Messages and exit ----
 
-# say TEXT...: a line of progress.
+# say TEXT...: prints a line of progress.
 say() { printf '%s\n' "== $*" >&2; }
 
-# die TEXT...: ends the script as a failure of its surroundings.
+# die TEXT...: exits with 1: something the script needs has failed.
 die() {
   printf '%s\n' "${0##*/}: $*" >&2
   exit 1
 }
 
-# misuse TEXT...: ends the script as a mistake of its caller.
+# misuse TEXT...: exits with a usage error.
 misuse() {
-  printf '%s\n' "${0##*/}: $*; --help says what there is" >&2
+  printf '%s\n' "${0##*/}: $*; see --help" >&2
   exit 64
 }
 
-# show_help FILE: the script's opening comment is its help.
+# show_help FILE: prints the script's opening comment, which is its help.
 show_help() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"; }
 
 endings=()
 
-# at_end COMMAND: runs COMMAND when the script ends; the latest one first.
+# at_end COMMAND: runs COMMAND when the script ends, last registered first.
 at_end() { endings+=("$1"); }
 
 run_endings() {
@@ -43,23 +43,23 @@ attended=
 signals=0
 signalled=
 
-# A signal goes on to the child that the script attends to and all of its session; without one it ends the script.
+# A signal is passed on to the current child's whole session; without a child it ends the script.
 on_signal() {
   local members
   signals=$((signals + 1))
   signalled=$1
   [[ -n $attended ]] || exit "$1"
   mapfile -t members < <(session_members "$attended")
-  # None yet: it is about to begin its session.
+  # Not yet a session: the child is about to start one.
   kill -TERM "${members[@]:-$attended}" 2>/dev/null || true
 }
 
-# session_members SESSION: its processes, in whatever groups: swift test gives the tests one of their own.
+# session_members SESSION: prints its processes in all groups; swift test runs the tests in a separate group.
 session_members() {
   local stat line session
   for stat in /proc/[0-9]*/stat; do
     { read -r line <"$stat"; } 2>/dev/null || continue
-    # Behind the program's name in parentheses: state, parent, group, session.
+    # After the program's name in parentheses: state, parent, group, session.
     read -r _ _ _ session _ <<<"${line##*) }"
     [[ $session != "$1" ]] || { stat=${stat#/proc/}; printf '%s\n' "${stat%/stat}"; }
   done
@@ -70,8 +70,8 @@ trap 'on_signal 130' INT
 trap 'on_signal 143' TERM
 trap 'on_signal 129' HUP
 
-# attend COMMAND...: runs a program in a session of its own, so that a signal reaches it once and from here only (a
-# terminal's Ctrl-C would reach it twice), and returns its status. It is told to end where this script dies.
+# attend COMMAND...: runs a program in its own session and returns its status. The session ensures that a signal reaches
+# it only once and from here; a terminal's Ctrl-C would reach it twice. It is terminated if this script dies.
 attend() {
   local status=0 seen
   signalled=
@@ -80,14 +80,14 @@ attend() {
   while :; do
     seen=$signals
     wait "$attended" && status=0 || status=$?
-    # A trapped signal ends `wait` early: the child is still there, or its status still to be had.
+    # A trapped signal interrupts `wait`: the child still runs, or its status is still pending.
     ((signals != seen)) || break
   done
   attended=
   return "$status"
 }
 
-# step COMMAND...: attends to a step on the way; a signal in its course ends the script.
+# step COMMAND...: runs an intermediate step; a signal during it ends the script.
 step() {
   local status=0
   attend "$@" || status=$?
@@ -95,28 +95,28 @@ step() {
   return "$status"
 }
 
-# ---- Installing what is missing ----
+# ---- Packages ----
 
-# What the package compiles and links against.
+# Needed to compile and link.
 # shellcheck disable=SC2034
 readonly build_packages=(
   libev-dev libpq-dev libhiredis-dev libc-ares-dev libjansson-dev libssl-dev
 )
 
-# What the worker loads where notifications go out, and what the tests' endpoints for these are made of.
+# Loaded by the worker for notifications, and used by the tests' endpoints.
 # shellcheck disable=SC2034
 readonly sink_packages=(libcurl4) endpoint_packages=(openssl python3 python3-aiosmtpd)
 
 as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
-# By its own name, or as what another package provides: Debian 13 has libcurl4 in libcurl4t64.
+# Under its own name or provided by another package: Debian 13 has libcurl4 in libcurl4t64.
 is_installed() {
-  # Read to its end: a reader that leaves early would look like a fault of who writes.
+  # Read all input: a reader that exits early would look like a failure of the writer.
   dpkg-query -W -f='${db:Status-Status} ${Package} ${Provides}\n' 2>/dev/null |
     grep -E "^installed (.* )?$1([ ,]|\$)" >/dev/null
 }
 
-# install_missing PACKAGE...: installs those that are not there, and says so. Nothing is asked of apt otherwise.
+# install_missing PACKAGE...: installs missing packages and says so. Calls apt only if one is missing.
 install_missing() {
   local package said missing=()
   for package in "$@"; do is_installed "$package" || missing+=("$package"); done
@@ -138,7 +138,7 @@ apt_install() {
     -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" </dev/null >&2
 }
 
-# While packages are installed, no service of theirs starts: the machine's own policy file, if any, is kept.
+# Keeps services from starting while packages are installed. An existing policy file is left alone.
 readonly policy_file=/usr/sbin/policy-rc.d
 services_held=
 
@@ -156,13 +156,13 @@ release_services() {
   as_root rm -f "$policy_file"
 }
 
-# A service that came with a package of ours does not start at the next boot either.
+# Keeps the service of a package that we installed from starting at the next boot.
 leave_disabled() {
   [[ -d /run/systemd/system ]] || return 0
   as_root systemctl disable --quiet "$1" 2>/dev/null || true
 }
 
-# postgres_bin: the directory of the newest PostgreSQL server's programs, or nothing.
+# postgres_bin: prints the directory of the newest PostgreSQL server's programs, or nothing.
 postgres_bin() {
   local directory newest=
   for directory in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V); do
@@ -173,7 +173,7 @@ postgres_bin() {
 
 readonly cluster_settings=/etc/postgresql-common/createcluster.conf
 
-# install_servers: PostgreSQL and Redis as programs. No cluster is created, no service is started or enabled.
+# install_servers: installs PostgreSQL and Redis without creating a cluster or enabling a service.
 install_servers() {
   if ! postgres_bin >/dev/null; then
     install_missing postgresql-common
@@ -194,8 +194,8 @@ restore_cluster_settings() {
   [[ ! -e $cluster_settings.before ]] || as_root mv -f "$cluster_settings.before" "$cluster_settings"
 }
 
-# fetch_promtool: Prometheus' checker of metrics under .local/tools, out of its package, which is not installed: it is
-# a server of 100 MB with an account of its own. Where it cannot be had, the tests that need it are skipped and say so.
+# fetch_promtool: extracts promtool, Prometheus's metrics checker, to .local/tools. Its package is not installed,
+# because it is a server of 100 MB with its own account. Without promtool the tests that need it are skipped and say so.
 fetch_promtool() {
   local directory
   ! command -v promtool >/dev/null && [[ ! -x $root/.local/tools/promtool ]] || return 0
@@ -203,17 +203,17 @@ fetch_promtool() {
   say "fetching promtool"
   directory=$(mktemp -d)
   mkdir -p "$root/.local/tools"
-  # A package of its own from Debian 13 on.
+  # A separate package since Debian 13.
   download() { apt-get download -qq promtool || apt-get download -qq prometheus; }
   if (
-    # Each step by &&: in a condition a fault ends nothing.
+    # Chained by &&, because errexit is off in a condition.
     cd "$directory" && { download 2>/dev/null || { as_root apt-get update -qq && download; }; } &&
       dpkg-deb --fsys-tarfile ./*.deb | tar -x ./usr/bin/promtool && mv usr/bin/promtool "$root/.local/tools/"
   ) >/dev/null 2>"$directory/log"; then :; else say "no promtool: $(tail -n 1 "$directory/log")"; fi
   rm -rf "$directory"
 }
 
-# require_swift: the one thing besides git and apt that has to be there.
+# require_swift: Swift is required and not installed by the scripts.
 require_swift() { command -v swift >/dev/null || die "Swift is needed: https://www.swift.org/install/linux"; }
 
 # ---- The worker ----
@@ -221,32 +221,31 @@ require_swift() { command -v swift >/dev/null || die "Swift is needed: https://w
 # shellcheck disable=SC2034
 readonly worker_binary=$root/.build/release/secrets-bridge-worker
 
-# link_options: fills an array with how the worker is linked, as `swift build` takes it. Each option says what it saves;
+# link_options: fills an array with the linker options for `swift build`. Each comment says what the option saves;
 # docs/performance.md has the figures.
 link_options() {
   local -n options=$1
   options=(
     --static-swift-stdlib
-    # No library is looked for beside the program: 14 failed attempts at each start, and a place where nobody should
-    # be able to put one.
+    # Do not search for libraries beside the program: that is 14 failed attempts at each start, and nobody should be
+    # able to plant one there.
     --disable-local-rpath
-    # Nothing looks symbols up in the program but one, see UnneededStart.swift: 110 kB of names stay out.
+    # Export only the symbol that is looked up, see UnneededStart.swift: saves 110 kB of names.
     -Xlinker --no-export-dynamic -Xlinker --export-dynamic-symbol=_gnutls_global_init_skip
-    # At a fixed address 24,000 relocations are done by the linker, not at each start: 250 kB of memory stay clean, and
-    # the program is 0.5 MB smaller. Its libraries, heap and stack lie at random addresses as before, and the table of
-    # the libraries' functions is read-only, for all are looked up before main.
+    # At a fixed address the linker resolves 24,000 relocations, instead of each start: 250 kB of memory stay clean, and
+    # the program is 0.5 MB smaller. Libraries, heap and stack are still randomized, and the GOT is read-only, because
+    # all symbols are bound before main.
     -Xlinker -no-pie -Xlinker -z -Xlinker now
   )
-  # The linker takes an archive where it finds no shared library beside it. The C++ library serves Swift's runtime only,
-  # which uses a fraction of it: 90 kB less dirty and 1 MB less resident memory. The four that nothing else loads: 8 kB
-  # less dirty memory each, and 0.2 ms less at each start together. libpq and OpenSSL stay what the system keeps up to
-  # date.
+  # The linker uses an archive if it finds no shared library beside it. libstdc++ serves only Swift's runtime, which
+  # uses a fraction of it: saves 90 kB dirty and 1 MB resident. Four libraries that nothing else loads: save 8 kB dirty
+  # each, and together 0.2 ms at each start. libpq and OpenSSL stay shared, so the system keeps them up to date.
   local name archive archives=$root/.build/archives
   rm -rf "$archives"
   mkdir -p "$archives"
   for name in stdc++ ev hiredis cares jansson; do
     archive=$(archive_of "$name")
-    # Of hiredis both parts or none, for the second would bring the first along once more.
+    # Both parts of hiredis or neither: the second would load the first again.
     if [[ $name == hiredis && -e /usr/include/hiredis/hiredis_ssl.h ]]; then
       [[ -n $(archive_of hiredis_ssl) ]] || continue
       ln -s "$(archive_of hiredis_ssl)" "$archives"
@@ -256,14 +255,14 @@ link_options() {
   options+=(-Xlinker "-L$archives")
 }
 
-# archive_of NAME: the path of a static library, or nothing.
+# archive_of NAME: prints the path of a static library, or nothing.
 archive_of() {
   local found
   found=$("$(dirname "$(readlink -f "$(command -v swift)")")/clang" -print-file-name="lib$1.a")
   [[ $found != /* ]] || printf '%s\n' "$found"
 }
 
-# build_worker: the release build, its standard library linked statically.
+# build_worker: makes the release build, with the standard library linked statically.
 build_worker() {
   local linking
   say "building the worker (release)"
@@ -274,7 +273,7 @@ build_worker() {
 
 # ---- Private servers ----
 
-# free_port: a loopback port that nobody listens on, below the range that the kernel hands out for connections.
+# free_port: prints an unused loopback port below the kernel's ephemeral range.
 free_port() {
   local port
   for _ in {1..100}; do
@@ -288,13 +287,13 @@ is_free_port() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 random_password() { od -An -N18 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# PostgreSQL refuses to run as root: as root, both servers run as the account that its package made.
+# PostgreSQL refuses to run as root. As root, both servers run under the account that its package created.
 as_server() {
   if ((EUID == 0)); then setpriv --reuid postgres --regid postgres --init-groups -- "$@"; else "$@"; fi
 }
 
-# serve LOG COMMAND...: starts a server in a session of its own; it ends with this script, also by kill -9. Its id is
-# in $server.
+# serve LOG COMMAND...: starts a server in its own session, with its process id in $server. It ends with this script,
+# even if that is killed.
 serve() {
   local log=$1 account=()
   shift
@@ -309,8 +308,8 @@ postgres_port=
 redis_process=
 redis_port=
 
-# start_servers: PostgreSQL and Redis on loopback, with fresh data under .local/, gone again at the end. Sets and
-# exports DATABASE_URL and REDIS_URL.
+# start_servers: starts PostgreSQL and Redis on loopback, with fresh data under .local/ that is deleted at the end. Sets
+# and exports DATABASE_URL and REDIS_URL.
 start_servers() {
   at_end stop_servers
   make_servers_directory
@@ -318,7 +317,7 @@ start_servers() {
   start_redis
 }
 
-# The servers' account has to reach its data: below a closed home directory it cannot, then they lie under /tmp.
+# The servers' account must be able to reach the data. Below an inaccessible home directory, use /tmp instead.
 make_servers_directory() {
   local left
   mkdir -p "$root/.local"
@@ -367,7 +366,7 @@ SQL
   export DATABASE_URL="postgres://worker:$password@127.0.0.1:$postgres_port/secrets_bridge"
 }
 
-# serve_postgres: starts PostgreSQL on its port, with the data that it has, and waits until it accepts connections.
+# serve_postgres: starts PostgreSQL on its port with its existing data, and waits until it accepts connections.
 serve_postgres() {
   serve "$servers_directory/postgres.log" "$(postgres_bin)/postgres" -D "$servers_directory/postgres" \
     -p "$postgres_port" -c listen_addresses=127.0.0.1 -c unix_socket_directories="$servers_directory" -c fsync=off
@@ -377,7 +376,7 @@ serve_postgres() {
   return 1
 }
 
-# load_schema: the control plane's tables and the sample rows into the private database.
+# load_schema: loads the control plane's tables and the sample rows into the private database.
 load_schema() {
   say "loading the development schema and sample rows"
   psql "$DATABASE_URL" -qX -v ON_ERROR_STOP=1 -f "$root/scripts/dev/schema.sql" -f "$root/scripts/dev/sample.sql" >&2
@@ -405,13 +404,13 @@ start_redis() {
 serve_redis() {
   serve "$servers_directory/redis.log" redis-server "$servers_directory/redis.conf"
   redis_process=$server
-  # Without the password it answers too: that it wants one.
+  # Without the password it answers too: NOAUTH.
   until_up "$redis_process" sh -c "redis-cli -h 127.0.0.1 -p $redis_port ping | grep -qE 'PONG|NOAUTH'" && return
   redis_process=
   return 1
 }
 
-# until_up PROCESS COMMAND...: waits, 30 s at most, until COMMAND succeeds; fails where PROCESS ended first.
+# until_up PROCESS COMMAND...: waits up to 30 s until COMMAND succeeds; fails if PROCESS ends first.
 until_up() {
   local process=$1 ends=$((SECONDS + 30))
   shift
@@ -422,11 +421,11 @@ until_up() {
   done
 }
 
-# end_process PROCESS SIGNAL: asks a child of ours to end, and insists after 10 s.
+# end_process PROCESS SIGNAL: signals a child and kills it after 10 s.
 end_process() {
   local process=$1 ends=$((SECONDS + 10))
   kill "-$2" "$process" 2>/dev/null || return 0
-  # One that stands still by SIGSTOP would never hear it.
+  # A process stopped by SIGSTOP would not react.
   kill -CONT "$process" 2>/dev/null || true
   while kill -0 "$process" 2>/dev/null && ((SECONDS < ends)); do sleep 0.05; done
   kill -KILL "$process" 2>/dev/null || true

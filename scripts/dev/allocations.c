@@ -1,5 +1,5 @@
-// Counts a process's allocations from inside: loaded by LD_PRELOAD in front of the C library's functions.
-// Invariant: it allocates nothing itself. SIGUSR1 has the counts written to the file that ALLOCATIONS names, as
+// Counts a process's allocations from inside: loaded by LD_PRELOAD, it wraps the C library's functions.
+// Invariant: it allocates nothing itself. On SIGUSR1 it writes the counts to the file that ALLOCATIONS names, as
 // "allocations bytes frees", the counts since the start. Compiled as a shared object by scripts/perf-allocs and gate.
 
 #define _GNU_SOURCE
@@ -20,7 +20,7 @@ extern void __libc_free(void *);
 
 static unsigned long allocations, bytes, frees;
 
-// The handler runs between two instructions of the one thread that counts: what it reads is whole.
+// The handler runs on the only thread that counts, between two instructions, so the counts are consistent.
 static void report(int number) {
   char line[128];
   int saved = errno;

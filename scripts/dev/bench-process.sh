@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The benchmarks of the process itself: size, start, probes, idle cost, memory, and its round trips to Redis.
+# Benchmarks of the process: size, start, probes, idle cost, memory, and round trips to Redis.
 # Sourced by scripts/bench, whose functions these use.
 # shellcheck source-path=SCRIPTDIR/.. source=lib.sh
 # shellcheck source-path=SCRIPTDIR source=instruments.sh
@@ -20,7 +20,7 @@ bench_start() {
     "$(median <"$work/start.floor")" floor
 }
 
-# pinned CORE COMMAND...: on that core, where there are two.
+# pinned CORE COMMAND...: runs it on that core, if there are two.
 pinned() {
   local core=$1
   shift
@@ -29,7 +29,7 @@ pinned() {
 
 cpu_nanoseconds() { cut -d ' ' -f 1 "/proc/$1/schedstat"; }
 
-# load_probe NAME PROCESS URL: one round: requests a second, p99 in µs and CPU in ns a request to files of that name.
+# load_probe NAME PROCESS URL: one round. Writes requests a second, p99 in µs and CPU in ns a request to files of NAME.
 load_probe() {
   local before after
   before=$(cpu_nanoseconds "$2")
@@ -98,7 +98,7 @@ bench_probes() {
 bench_lock() {
   local round count linking
   count=$(pick 20000 50000)
-  # As the worker, or all would be built anew for it.
+  # With the worker's options, or everything would be rebuilt.
   link_options linking
   step swift build --package-path "$root" -c release --product RoundTripBenchmark "${linking[@]}" >&2 ||
     die "the build failed"
@@ -111,7 +111,7 @@ bench_lock() {
     "$(median <"$work/trip.redis")" redis-benchmark
 }
 
-# memory_of PROCESS NAME: kB
+# memory_of PROCESS NAME: prints kB.
 memory_of() { field "/proc/$1/smaps_rollup" "$2"; }
 
 bench_idle() {
@@ -140,7 +140,7 @@ bench_idle() {
     $(($(field "/proc/$process/status" voluntary_ctxt_switches) - switches)) '' 'max 20'
   cpu=$(($(cpu_nanoseconds "$process") - cpu))
   row idle_cpu_ms 'idle: CPU a minute' "$(awk -v cpu="$cpu" 'BEGIN { printf "%.2f", cpu / 1e6 }')" ms 'max 2'
-  # Traced calls are slower, but as many.
+  # Tracing slows calls down but does not change their number.
   timeout 60 strace -f -qq -o "$work/calls" -p "$process" 2>>"$log" || true
   row syscalls 'idle: system calls a minute' "$(wc -l <"$work/calls")" '' 'max 60'
   end_worker
@@ -179,18 +179,18 @@ bench_load() {
 bench_cgroup() {
   local kilobytes
   if ! can_limit_memory; then
-    say "no memory cgroups of version 1 here, or not root: left out"
+    say "skipped: needs root and memory cgroups of version 1"
     return
   fi
   kilobytes=$(smallest_cgroup_kb)
   if [[ -z $kilobytes ]]; then
-    say "it did not get along with 4096 kB: no figure"
+    say "no figure: 4096 kB did not suffice"
     return
   fi
   row cgroup_kb 'smallest memory cgroup: boots, sweeps 100,000 rows' "$kilobytes" kB 'max 2048'
 }
 
-# As processes, each with its own connections: what a fleet is.
+# Separate processes, each with its own connections, as in a fleet.
 bench_fleet() {
   local replicas count=0 before after processes=() points=()
   in_database -c 'ALTER SYSTEM SET max_connections = 1200'
@@ -222,7 +222,7 @@ redis_cpu() {
     awk -F : '$1 == "used_cpu_sys" || $1 == "used_cpu_user" { sum += $2 } END { print sum }'
 }
 
-# plot NAME TITLE: lines "x y" on standard input as docs/plots/NAME.svg, both axes logarithmic.
+# plot NAME TITLE: plots lines "x y" from standard input to docs/plots/NAME.svg, both axes logarithmic.
 plot() {
   mkdir -p "$plots"
   awk -v title="$2" -f "$root/scripts/dev/plot.awk" >"$plots/$1.svg"

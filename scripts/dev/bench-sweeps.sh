@@ -1,12 +1,11 @@
 # shellcheck shell=bash
-# The benchmarks of the sweeps: each beside psql running the one statement, what writers feel of them, how they grow.
+# Benchmarks of the sweeps: beside psql with a single statement, their effect on writers, and how they scale.
 # Sourced by scripts/bench, whose functions these use.
 # shellcheck source-path=SCRIPTDIR/.. source=lib.sh
 # shellcheck source-path=SCRIPTDIR source=instruments.sh
 # shellcheck disable=SC2154
 
-# For each sweeper: its table in rows.sql, the statement of an operator's cron job, and the question whether anything
-# is due.
+# For each sweeper: its table in rows.sql, the statement of a cron job, and the query for whether anything is due.
 declare -A swept_rows=([wraps-expired]=wraps [secrets-stale]=secrets [agents-stale]=agents [jobs-recovery]=jobs)
 declare -A due_rows=(
   [wraps-expired]='secret_wraps WHERE expires_at <= now()'
@@ -23,7 +22,7 @@ declare -A statements=(
 
 in_maintenance() { psql "${maintenance_url}" -qXAt -v ON_ERROR_STOP=1 "$@"; }
 
-# keep_rows: what the database holds now is what restore_rows brings back.
+# keep_rows: saves the database's contents for restore_rows.
 keep_rows() {
   maintenance_url=${DATABASE_URL/worker:/admin:}
   maintenance_url=${maintenance_url%/*}/postgres
@@ -34,24 +33,23 @@ keep_rows() {
 restore_rows() {
   in_maintenance -c 'DROP DATABASE secrets_bridge WITH (FORCE)' \
     -c 'CREATE DATABASE secrets_bridge TEMPLATE kept OWNER worker STRATEGY file_copy' -c CHECKPOINT
-  # The files' pages into the server's memory, for both sides alike; and what is still to be written to the disk out of
-  # the way, or the kernel makes whoever writes next wait for it.
+  # Load the tables into memory, for both sides alike, and flush pending writes, or the kernel would make the next
+  # writer wait for them.
   in_database -c "SELECT count(*) FROM $1" >>"$log"
   sync
 }
 
-# statement_ms SQL: how long psql says that it took. When it ended is in $work/ended.
+# statement_ms SQL: prints the time that psql reports. The end time is in $work/ended.
 statement_ms() {
   in_database -c '\timing on' -c "$1" | awk '/^Time:/ { print $2 }'
   date +%s.%N >"$work/ended"
 }
 
-# worker_ms SWEEPER [RUNS]: how long so many of a running worker's sweeps took, by its log: over a connection that it
-# has, as psql's time is. When the last one ended is in $work/ended, the worker's peak of resident memory in kB in
-# $work/peak.
+# worker_ms SWEEPER [RUNS]: prints the duration of RUNS sweeps from a running worker's log. Like psql's time, it
+# excludes connecting. The end time is in $work/ended, the worker's peak resident memory in kB in $work/peak.
 worker_ms() {
   local runs=${2-1} ends=$((SECONDS + 300)) log=$work/sweeping interval=SB_WORKER_${1^^}_INTERVAL period=1s
-  # A single one is due because its record is gone, and no other follows: it would meet the dead entries of the index.
+  # A single run is due because its record was deleted. No other follows, because it would meet dead index entries.
   ((runs > 1)) || period=24h
   in_redis del "secrets-bridge:schedule:{secrets-bridge:lock:worker:sweeper:$1}" >>"$work/log"
   : >"$log"
@@ -70,15 +68,15 @@ worker_ms() {
 
 swept_lines() { grep -F '"msg":"swept"' "$work/sweeping" | grep -F "\"task\":\"$1\"" || true; }
 
-# settle: keeps away what would take a core from whichever side is being measured when it comes: autovacuum, and the
-# sweeps that a new Redis has due.
+# settle: prevents what would take a core from one side during its measurement: autovacuum, and the first sweeps on a
+# new Redis.
 settle() {
   in_database -c 'ALTER SYSTEM SET autovacuum = off' -c 'SELECT pg_reload_conf()' >>"$log"
   fill
   "$worker_binary" run --once --force 2>>"$log" || die "a run failed: $(tail -n 3 "$log")"
 }
 
-# watch_transactions: begins to note how long the worker's transactions last, in steps of a millisecond.
+# watch_transactions: starts recording how long the worker's transactions last, every millisecond.
 watch_transactions() {
   in_maintenance -c 'CREATE TABLE IF NOT EXISTS watched (stop BOOLEAN)' -c 'TRUNCATE watched'
   in_maintenance -c "DO \$\$
@@ -97,7 +95,7 @@ watch_transactions() {
   watcher=$!
 }
 
-# longest_transaction: ends the watch; ms.
+# longest_transaction: stops recording and prints the longest in ms.
 longest_transaction() {
   in_maintenance -c 'INSERT INTO watched VALUES (true)'
   wait "$watcher"
@@ -111,7 +109,7 @@ bench_jobs() { bench_sweep jobs-recovery "$(pick 100000 1000000)" 1.1 100 "$(pic
 
 samples() { tr '\n' ' ' <"$work/$1.$sweeper"; }
 
-# bench_sweep SWEEPER ROWS RATIO LONGEST ROUNDS: beside psql, in turns, on the same rows. Both are watched alike.
+# bench_sweep SWEEPER ROWS RATIO LONGEST ROUNDS: alternates with psql on the same rows. Both are recorded alike.
 bench_sweep() {
   local sweeper=$1 round table=${due_rows[$1]%% *}
   settle
@@ -140,7 +138,7 @@ bench_nothing() {
   for sweeper in wraps-expired secrets-stale agents-stale jobs-recovery; do
     table=${due_rows[$sweeper]%% *}
     fill "${swept_rows[$sweeper]}=$(pick 200000 1000000)" due=0
-    # The first run may read the table whole, which it then need not do again for a while.
+    # The first run may read the whole table; later runs need not.
     worker_ms "$sweeper" >>"$work/log"
     for ((round = 0; round < $(pick 1 3); round++)); do
       for _ in {1..3}; do
@@ -149,26 +147,25 @@ bench_nothing() {
       worker_ms "$sweeper" 3 >>"$work/nothing.$sweeper"
     done
     limit='max 5'
-    # No index serves the expiry of a claim.
+    # No index covers the expiry of a claim.
     [[ $sweeper != jobs-recovery ]] || limit='ratio-max 1'
     row "nothing_${swept_rows[$sweeper]}_ms" "$sweeper: nothing due of $(pick 200000 1000000)" \
       "$(median <"$work/nothing.$sweeper")" ms "$limit" "$(median <"$work/count.$sweeper")" "psql's count"
   done
 }
 
-# writers_p99 LOG BEGIN END: of pgbench's transactions in that time, in ms.
+# writers_p99 LOG BEGIN END: prints the p99 of pgbench's transactions in that period, in ms.
 writers_p99() {
   awk -v begin="$2" -v end="$3" '{ at = $5 + $6 / 1e6 } at >= begin && at <= end { print $3 / 1000 }' "$1".* |
     sort -n | awk '{ values[NR] = $1 } END { if (NR) printf "%.2f\n", values[int(NR * 0.99 + 0.999)] }'
 }
 
-# Writers come at a fixed rate, and a wait counts from when one should have begun. Without a rate two clients keep both
-# of two cores busy by themselves: whatever runs beside them then costs them the kernel's time slices, and no more is
-# measured than these.
+# Writers arrive at a fixed rate, and a wait counts from the scheduled start. Without a rate two clients saturate two
+# cores by themselves, and the measurement would show only the kernel's time slices.
 readonly writers_a_second=500
 
-# beside_writers NAME COMMAND...: the writers' p99 while COMMAND did what it prints the milliseconds of, until the time
-# in $work/ended; to $work/writers.NAME
+# beside_writers NAME COMMAND...: writes the writers' p99 during COMMAND to $work/writers.NAME. COMMAND prints its
+# duration in ms and writes its end time to $work/ended.
 beside_writers() {
   local name=$1 end writers
   shift

@@ -1,4 +1,4 @@
-# Folded stacks, sorted, as a flame graph in SVG: width is the share of samples, a frame stands on its caller.
+# Draws sorted folded stacks as a flame graph in SVG: width is the share of samples, callers are below.
 # awk -v title=TEXT -f flamegraph.awk FOLDED. Called by scripts/perf-record.
 function escaped(text) {
   gsub(/&/, "\\&amp;", text)
@@ -7,7 +7,7 @@ function escaped(text) {
   gsub(/"/, "\\&quot;", text)
   return text
 }
-# The colour is drawn from the name, so that a function has the same one in every graph.
+# The colour is derived from the name, so a function has the same one in every graph.
 function colour(name,  index_, sum) {
   sum = 0
   for (index_ = 1; index_ <= length(name); index_ += 3) {
@@ -15,7 +15,7 @@ function colour(name,  index_, sum) {
   }
   return sprintf("rgb(%d,%d,%d)", 205 + sum % 50, 80 + int(sum / 7) % 130, 30 + int(sum / 13) % 50)
 }
-# Closes the open frames from `level` on: each was open since `since[level]`.
+# Closes the open frames from `level` up; each was open since `since[level]`.
 function close_from(level,  depth) {
   for (depth = open; depth >= level; depth--) {
     drawn++

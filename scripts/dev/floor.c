@@ -1,8 +1,8 @@
-// The floor: what any program costs that links libpq, hiredis and libev, connects to both servers and only waits.
-// Invariant: no more than the two connections and one question to each. Compiled and run by the measuring scripts.
+// The floor: the cost of a program that links libpq, hiredis and libev, connects to both servers and only waits.
+// Invariant: only the two connections and one query on each. Compiled and run by the measuring scripts.
 //
-//   floor    with DATABASE_URL and REDIS_URL (redis://:password@address:port/number) as the worker has them; writes
-//            "ready" to stderr when both servers have answered, then waits to be ended
+//   floor    takes DATABASE_URL and REDIS_URL (redis://:password@address:port/number) as the worker does; writes
+//            "ready" to stderr when both servers have answered, then waits until it is terminated
 
 #define _GNU_SOURCE
 #include <ev.h>

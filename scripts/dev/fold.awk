@@ -1,4 +1,4 @@
-# perf script's samples (-F comm,ip,sym) as folded stacks: "outermost;…;innermost count", one line a stack.
+# Folds perf script's samples (-F comm,ip,sym) into stacks: "outermost;…;innermost count", one per line.
 # Called by scripts/perf-record.
 function emit(  index_, stack) {
   if (depth == 0) return
@@ -13,7 +13,7 @@ NF == 0 { emit(); next }
   name = $0
   sub(/^[ \t]*[0-9a-f]+ /, "", name)
   gsub(/;/, ":", name)
-  # What is not known by name is of no use to the reader, one frame of it is enough.
+  # Unknown symbols are of no use to the reader; one frame is enough.
   if (name == "[unknown]" && frames[depth] == "[unknown]" && depth > 0) next
   frames[++depth] = name
 }

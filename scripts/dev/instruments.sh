@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# What the measuring scripts share: tools, private servers, a worker of the release build, and the scenarios it is
-# watched in. Sourced after lib.sh by scripts/bench, budgets, gate and perf-*; never run.
+# Shared functions of the measuring scripts: tools, private servers, the release build of the worker, and the
+# scenarios. Sourced after lib.sh by scripts/bench, budgets, gate and perf-*; never run.
 # shellcheck source-path=SCRIPTDIR/.. source=lib.sh
-# Invariant: whatever the caller has set for a worker of its own is not what is measured.
+# Invariant: settings in the caller's environment do not affect what is measured.
 
-# What a scenario is, for the callers' help.
+# The scenarios, for the callers' help.
 # shellcheck disable=SC2034
 readonly scenario_names='idle, sweep, probes, notifications'
 
@@ -13,14 +13,14 @@ log=
 port=
 process=
 
-# prepare_instruments PACKAGE...: builds the worker and the tools, starts the servers. Sets $work, $log and $port.
+# prepare_instruments PACKAGE...: builds the worker and the tools, and starts the servers. Sets $work, $log and $port.
 prepare_instruments() {
   local variable
   require_swift
   install_missing "${build_packages[@]}" "$@"
   install_servers
   build_worker
-  # Pages of a fresh binary that are not on the disk yet would count as dirty.
+  # Pages of a new binary that are not yet on disk would count as dirty.
   sync "$worker_binary"
   work=$(mktemp -d)
   at_end "rm -rf '$work'"
@@ -34,7 +34,7 @@ prepare_instruments() {
   export SB_WORKER_LOCAL_ADDR=127.0.0.1:$port
 }
 
-# compile NAME OPTION...: scripts/dev/NAME.c to $work/NAME.
+# compile NAME OPTION...: compiles scripts/dev/NAME.c to $work/NAME.
 compile() {
   local name=$1
   shift
@@ -47,13 +47,13 @@ compile_floor() {
   sync "$work/floor"
 }
 
-# compile_allocations: the counter of allocations, as a shared object to be loaded first.
+# compile_allocations: compiles the allocation counter as a shared object for LD_PRELOAD.
 compile_allocations() {
   compile allocations -shared -fPIC
   mv "$work/allocations" "$work/allocations.so"
 }
 
-# in_database OPTION...: psql as the private server's administrator.
+# in_database OPTION...: runs psql as the private server's administrator.
 in_database() { psql "${DATABASE_URL/worker:/admin:}" -qXAt -v ON_ERROR_STOP=1 "$@"; }
 
 redis_password() {
@@ -61,7 +61,7 @@ redis_password() {
   printf '%s\n' "${rest%%@*}"
 }
 
-# in_redis COMMAND...: redis-cli on the private server.
+# in_redis COMMAND...: runs redis-cli on the private server.
 in_redis() { REDISCLI_AUTH=$(redis_password) redis-cli -h 127.0.0.1 -p "$redis_port" --no-auth-warning "$@"; }
 
 # fill NAME=COUNT...: empties the swept tables and adds rows.
@@ -80,7 +80,7 @@ add_rows() {
   in_database "${options[@]}" -f "$root/scripts/dev/rows.sql" >&2
 }
 
-# probe PATH: the status of a probe, or nothing.
+# probe PATH: prints the status of a probe, or nothing.
 probe() {
   (
     exec 3<>"/dev/tcp/127.0.0.1/$port"
@@ -89,7 +89,7 @@ probe() {
   ) 2>/dev/null || true
 }
 
-# until_status PATH STATUS: waits, 20 s at most, until a probe of the worker answers so.
+# until_status PATH STATUS: waits up to 20 s until the probe answers with that status.
 until_status() {
   local ends=$((SECONDS + 20))
   until [[ $(probe "$1") == "$2" ]]; do
@@ -98,10 +98,11 @@ until_status() {
   done
 }
 
-# field FILE NAME: the value of a line "NAME: value" of /proc.
+# field FILE NAME: prints the value of a line "NAME: value" of a file in /proc.
 field() { awk -v name="$2:" '$1 == name { print $2 }' "$1"; }
 
-# launch COMMAND...: starts it in the background, its log kept; its id is in $process. It ends with this script.
+# launch COMMAND...: starts it in the background and keeps its log; its process id is in $process. It ends with this
+# script.
 launch() {
   setsid setpriv --pdeathsig TERM -- "$@" </dev/null >>"$log" 2>&1 &
   process=$!
@@ -112,8 +113,8 @@ end_worker() {
   process=
 }
 
-# start_scenario NAME [SECONDS]: a worker in a scenario, ready, and settled for so long. After 30 s its first sweeps, on
-# a new Redis a lease after boot, are over, and connections that only they needed are closed.
+# start_scenario NAME [SECONDS]: starts a worker in a scenario and waits until it is ready, then SECONDS more. After
+# 30 s its first sweeps, a lease after boot, are over, and connections that only they needed are closed.
 start_scenario() {
   set_scenario "$1"
   launch "$worker_binary" run
@@ -122,12 +123,12 @@ start_scenario() {
   step sleep "${2-30}"
 }
 
-# set_scenario NAME: sets what the worker of a scenario is told, and prepares its rows.
+# set_scenario NAME: sets the scenario's settings and prepares its rows.
 set_scenario() {
   case $1 in
     idle | probes) ;;
     sweep)
-      # All at work as often as can be.
+      # All sweepers run as often as possible.
       export SB_WORKER_LEASE=3s SB_WORKER_WRAPS_EXPIRED_INTERVAL=100ms SB_WORKER_SECRETS_STALE_INTERVAL=100ms \
         SB_WORKER_AGENTS_STALE_INTERVAL=100ms SB_WORKER_JOBS_RECOVERY_INTERVAL=100ms
       fill wraps=200000
@@ -147,7 +148,7 @@ set_scenario() {
   esac
 }
 
-# drive NAME SECONDS: what happens around the worker in a scenario, for so long.
+# drive NAME SECONDS: generates the scenario's load for SECONDS.
 drive() {
   local ends=$((SECONDS + $2))
   case $1 in
@@ -169,7 +170,7 @@ drive() {
   esac
 }
 
-# in_cgroup BYTES: whether it boots, gets ready and sweeps its rows with no more than that.
+# in_cgroup BYTES: succeeds if the worker becomes ready and sweeps its rows within this memory limit.
 in_cgroup() {
   local group=/sys/fs/cgroup/memory/secrets-bridge-$$ ends left=1 status=
   fill wraps=100000 due=100
@@ -192,7 +193,7 @@ in_cgroup() {
 
 can_limit_memory() { [[ -d /sys/fs/cgroup/memory && -w /sys/fs/cgroup/memory ]]; }
 
-# smallest_cgroup_kb: the smallest limit in kB at which in_cgroup succeeds, or nothing.
+# smallest_cgroup_kb: prints the smallest limit in kB at which in_cgroup succeeds, or nothing.
 smallest_cgroup_kb() {
   local kilobytes smallest=
   for kilobytes in 4096 3072 2560 2304 2176 2048 1984 1920 1856 1792 1728; do

@@ -1,11 +1,11 @@
-// Starts the worker and measures from outside what only the kernel knows: when it was ready, how many threads it had.
+// Starts the worker and measures it from outside: when it was ready, how many threads it had.
 // Invariant: the worker ends with it. Compiled and called by the measuring scripts.
 //
 //   measure ready PORT COMMAND...     milliseconds from before the exec to the first 200 of /readyz on 127.0.0.1:PORT
-//   measure said TEXT COMMAND...      milliseconds from before the exec until TEXT stands in what it writes to stderr
-//   measure requests PORT PATH COUNT  sends so many requests over one connection, each after the last one's answer
-//   measure threads FILE COMMAND...   the most threads of the process and the number of samples, written to FILE at its
-//                                     end; SIGTERM goes on to the worker
+//   measure said TEXT COMMAND...      milliseconds from before the exec until it writes TEXT to stderr
+//   measure requests PORT PATH COUNT  sends COUNT requests over one connection, one at a time
+//   measure threads FILE COMMAND...   writes the maximum number of threads and the number of samples to FILE at the
+//                                     end; SIGTERM is passed on to the worker
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -40,7 +40,7 @@ static void start(char **command) {
   _exit(127);
 }
 
-// Asks once. Any fault is an answer that is not there yet.
+// Asks once. Any fault counts as no answer yet.
 static int is_ready(int port) {
   static const char request[] = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -76,7 +76,7 @@ static int measure_ready(int port, char **command) {
   return status == 0 ? 0 : 1;
 }
 
-// Without the probes, whose asking costs time: for a program that has none, and for the worker beside it.
+// Does not use the probes, because polling costs time: for the floor, which has none, and for the worker beside it.
 static int measure_said(const char *text, char **command) {
   static char output[65536];
   size_t length = 0;
@@ -108,7 +108,7 @@ static int measure_said(const char *text, char **command) {
   return 0;
 }
 
-// Sends one request and takes its answer; false where there is none.
+// Sends one request and reads the response; false if there is none.
 static int request_once(int descriptor, const char *request) {
   static char answer[1 << 20];
   size_t length = 0, wanted = sizeof answer;

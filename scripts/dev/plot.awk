@@ -1,4 +1,4 @@
-# Lines "x y" as a plot in SVG, both axes logarithmic, each point with its figures. awk -v title=TEXT -f plot.awk.
+# Plots lines "x y" as SVG, both axes logarithmic, each point labelled. awk -v title=TEXT -f plot.awk.
 # Called by scripts/bench.
 function log10(value) { return log(value) / log(10) }
 function floor_of(value) { return value < int(value) ? int(value) - 1 : int(value) }

@@ -1,11 +1,11 @@
--- Rows by the million, for measurements: psql -v wraps=2000000 -v secrets=0 -v agents=0 -v jobs=0 -v due=50 -f rows.sql
--- Into an empty database after schema.sql. Of each table's rows `due` percent are due, spread evenly over its pages;
--- of the wraps every second one is consumed, among the due ones as among the others.
--- Invariant: the same numbers make the same rows, and the tables are vacuumed and analyzed when this ends.
+-- Millions of rows for measurements: psql -v wraps=2000000 -v secrets=0 -v agents=0 -v jobs=0 -v due=50 -f rows.sql
+-- Loaded into an empty database after schema.sql. `due` percent of each table's rows are due, spread evenly over its
+-- pages. Every second wrap is consumed, due or not.
+-- Invariant: the same numbers make the same rows, and the tables are vacuumed and analyzed at the end.
 
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
--- 999983 is a prime: the rows that are due lie in no pattern that follows the pages.
+-- 999983 is prime, so due rows follow no pattern of pages.
 CREATE OR REPLACE FUNCTION pg_temp.is_due(number BIGINT, percent NUMERIC) RETURNS BOOLEAN LANGUAGE sql IMMUTABLE
   RETURN (number * 7919 % 999983) % 1000 < percent * 10;
 

@@ -1,20 +1,20 @@
--- The control plane's tables as the worker meets them: columns, checks, indexes, triggers. The api owns the real
+-- The control plane's tables as the worker finds them: columns, checks, indexes, triggers. The api owns the real
 -- schema; this one is for development and tests only.
--- Invariant: what the worker's statements rely on is here, in every detail. Loading it a second time changes nothing.
+-- Invariant: it contains everything that the worker's statements rely on. Loading it twice changes nothing.
 -- Loaded into an empty database by scripts/run, scripts/budgets and the tests.
 
 SET client_min_messages = warning;
 
 BEGIN;
 
--- What people ask for. The worker never reads it: it is here for the foreign keys that lead to it.
+-- Requests by users. The worker never reads it; it exists for the foreign keys that reference it.
 CREATE TABLE IF NOT EXISTS access_requests (
   id          UUID PRIMARY KEY DEFAULT gen_random_uuid(),
   created_at  TIMESTAMPTZ NOT NULL DEFAULT now(),
   updated_at  TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- Those that execute inside of a target cluster. A heartbeat sets last_seen_at and turns stale back into active.
+-- Agents execute jobs inside a target cluster. A heartbeat sets last_seen_at and makes a stale agent active again.
 CREATE TABLE IF NOT EXISTS agents (
   id                UUID PRIMARY KEY DEFAULT gen_random_uuid(),
   name              TEXT NOT NULL UNIQUE,
@@ -57,12 +57,12 @@ CREATE TABLE IF NOT EXISTS secret_wraps (
 CREATE INDEX IF NOT EXISTS secret_wraps_by_request ON secret_wraps (request_id) WHERE request_id IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS secret_wraps_one_key_a_request ON secret_wraps (request_id, key_name)
   WHERE request_id IS NOT NULL AND key_name IS NOT NULL;
--- Only unconsumed rows: no index serves the expiry of consumed ones.
+-- Only unconsumed rows: no index covers the expiry of consumed ones.
 CREATE INDEX IF NOT EXISTS secret_wraps_by_expiry ON secret_wraps (expires_at) WHERE consumed_at IS NULL;
 CREATE INDEX IF NOT EXISTS secret_wraps_by_environment ON secret_wraps (environment_id);
 CREATE INDEX IF NOT EXISTS secret_wraps_by_way_of_issue ON secret_wraps (issued_via);
 
--- The catalogue of discovered secrets: metadata only. A later discovery sets a row back to present.
+-- The catalogue of discovered secrets, metadata only. A later discovery sets a row back to present.
 CREATE TABLE IF NOT EXISTS secrets (
   id                 UUID PRIMARY KEY DEFAULT gen_random_uuid(),
   cluster_name       TEXT NOT NULL,
@@ -85,7 +85,7 @@ CREATE INDEX IF NOT EXISTS secrets_by_last_seen ON secrets (last_seen_at);
 CREATE INDEX IF NOT EXISTS secrets_by_cluster ON secrets (cluster_name);
 CREATE INDEX IF NOT EXISTS secrets_by_label ON secrets USING gin (labels);
 
--- The agents' work queue. Agents claim, oldest first, queued rows and claimed rows whose claim has expired.
+-- The agents' job queue. Agents claim queued rows, and claimed rows whose claim has expired, oldest first.
 CREATE TABLE IF NOT EXISTS sync_jobs (
   id                UUID PRIMARY KEY DEFAULT gen_random_uuid(),
   agent_scope       JSONB NOT NULL DEFAULT '{}',
@@ -103,7 +103,7 @@ CREATE TABLE IF NOT EXISTS sync_jobs (
 CREATE INDEX IF NOT EXISTS sync_jobs_queued ON sync_jobs (status, created_at) WHERE status = 'queued';
 CREATE INDEX IF NOT EXISTS sync_jobs_by_correlation ON sync_jobs (correlation_id);
 
--- Where discovery should look: the successor of SB_DISCOVER_TARGETS_JSON.
+-- Discovery targets: the successor of SB_DISCOVER_TARGETS_JSON.
 CREATE TABLE IF NOT EXISTS provider_connections (
   id                         UUID PRIMARY KEY DEFAULT gen_random_uuid(),
   name                       TEXT NOT NULL UNIQUE,
@@ -128,7 +128,7 @@ CREATE TABLE IF NOT EXISTS provider_connections (
 CREATE INDEX IF NOT EXISTS provider_connections_by_last_discovery
   ON provider_connections (last_discover_at NULLS FIRST) WHERE discover_enabled;
 
--- Optional feature, off by default: what Argo CD says about an application after a change.
+-- Optional, off by default: Argo CD's status of an application after a change.
 CREATE TABLE IF NOT EXISTS argocd_endpoints (
   id                         UUID PRIMARY KEY DEFAULT gen_random_uuid(),
   name                       TEXT NOT NULL,

@@ -1,5 +1,5 @@
-// A receiver for notifications: answers 204 to every request, one after the other, on a port of its own choice.
-// Invariant: what it was sent is dropped. Compiled and started by scripts/dev/instruments.sh.
+// A receiver for notifications: answers 204 to every request, one at a time, on a port of its choice.
+// Invariant: it keeps nothing of what it receives. Compiled and started by scripts/dev/instruments.sh.
 //
 //   sink FILE    writes the port to FILE once it listens
 
