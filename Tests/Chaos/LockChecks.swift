@@ -1,4 +1,4 @@
-// The checks of what happened in Redis: locks, epochs, data losses. Each is one claim of docs/reliability.md.
+// The checks of what happened in Redis: locks, epochs, data losses. Each is one guarantee of docs/reliability.md.
 
 import Reactor
 

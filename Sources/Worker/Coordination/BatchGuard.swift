@@ -8,7 +8,7 @@ import Reactor
 ///
 ///     checking ── no fresh sample of PostgreSQL's clock ──▶ sampling ──▶ checking
 ///        │
-///        │ the lease is held, the worker does not drain
+///        │ the lease is held, the worker is not draining
 ///        ▼
 ///     sending ── the verdict: ours ─────────────────▶ done
 ///        ▲   ├── too late ──────────────────────────▶ lease lost

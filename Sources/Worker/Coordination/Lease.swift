@@ -9,7 +9,7 @@ import Reactor
 ///       ────────▶ held ──── lease/3 passed ────▶ renewing ────┐
 ///                  ▲  ▲                           │  │  │      │
 ///                  │  └──── no answer: again ─────┘  │  └──────┘
-///                  │        after retryDelay         │ refused: another one has the lock
+///                  │        after retryDelay         │ refused: the lock is another replica's
 ///                  │                                 ▼
 ///                  └──── now ≥ deadline - margin ─▶ lost
 ///
