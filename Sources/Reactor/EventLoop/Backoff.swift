@@ -1,15 +1,15 @@
-// How long to wait before the next try: growing delays with jitter, as a pure struct.
-// Invariant: no delay is longer than the cap, whatever the chance. Used by reconnects and by retries of failed work.
+// How long to wait before the next attempt: growing delays with jitter, as a pure struct.
+// Invariant: no delay exceeds the cap. Used by reconnects and by retries of failed work.
 
 /// Exponential backoff with jitter.
 public struct Backoff: Sendable, Equatable {
   /// The first delay, before jitter.
   public var initial: Duration
-  /// By what each further delay is longer.
+  /// The factor by which each further delay grows.
   public var factor: Double
-  /// No delay is longer than this, jitter included.
+  /// The longest delay, jitter included.
   public var cap: Duration
-  /// The fraction by which chance moves a delay up or down: 0.2 is 20%.
+  /// The jitter as a fraction of a delay: 0.2 moves it by up to 20% either way.
   public var jitter: Double
   /// Failures since the last `reset`.
   public private(set) var failures = 0
@@ -22,7 +22,7 @@ public struct Backoff: Sendable, Equatable {
     self.jitter = jitter
   }
 
-  /// Counts a failure and says how long to wait after it.
+  /// Counts a failure and returns how long to wait after it.
   ///
   /// - Parameter chance: from 0 up to 1, drawn anew each time.
   public mutating func next(chance: Double) -> Duration {
@@ -30,19 +30,19 @@ public struct Backoff: Sendable, Equatable {
     return delay(afterFailures: failures, chance: chance)
   }
 
-  /// After a success: the next failure is the first again.
+  /// Called after a success: the next failure counts as the first.
   public mutating func reset() {
     failures = 0
   }
 
-  /// How long to wait after so many failures in a row, at least one.
+  /// How long to wait after this many failures in a row, at least one.
   ///
-  /// The cap is lowered by the jitter first, so that chance still spreads the longest delays.
+  /// The jitter is subtracted from the cap first, so that the longest delays are spread too.
   public func delay(afterFailures count: Int, chance: Double) -> Duration {
     precondition(count >= 1 && chance >= 0 && chance <= 1)
     let limit = cap.seconds / (1 + jitter)
     var seconds = initial.seconds
-    // Ends early at the limit: the loop is short for any count.
+    // Ends at the cap, so the loop is short for any count.
     var step = 1
     while step < count && seconds < limit && factor > 1 {
       seconds *= factor

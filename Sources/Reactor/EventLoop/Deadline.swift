@@ -1,4 +1,4 @@
-// A bound on any awaited operation. Invariant: when it returns, the operation has ended; nothing is left running.
+// A time limit for any awaited operation. Invariant: when it returns, the operation has ended.
 
 /// The operation did not end in time and was cancelled.
 public struct DeadlineExceeded: Error, Equatable {
@@ -7,9 +7,9 @@ public struct DeadlineExceeded: Error, Equatable {
 
 /// Runs `operation` and cancels it at `deadline`.
 ///
-/// The operation must answer to cancellation: what this returns or throws comes after the operation has ended.
+/// The operation must respond to cancellation, because this waits for it to end.
 ///
-/// - Throws: `DeadlineExceeded` where the deadline came first, else what `operation` throws.
+/// - Throws: `DeadlineExceeded` if the deadline came first, otherwise what `operation` throws.
 @EventLoop
 public func withDeadline<Value: Sendable>(
   _ deadline: MonotonicInstant, on clock: LoopClock,
@@ -29,7 +29,7 @@ public func withDeadline<Value: Sendable>(
 
 /// Runs `operation` and cancels it after `limit`, counted from now.
 ///
-/// - Throws: `DeadlineExceeded` where the limit came first, else what `operation` throws.
+/// - Throws: `DeadlineExceeded` if the limit came first, otherwise what `operation` throws.
 @EventLoop
 public func withDeadline<Value: Sendable>(
   after limit: Duration, on clock: LoopClock,

@@ -1,19 +1,20 @@
-// The event loop as a global actor: what is marked @EventLoop runs on the loop's one thread; the compiler proves it.
-// Invariant: one root task with the loop as its task executor preference; all else is its structured child.
+// The event loop as a global actor: code marked @EventLoop runs on the loop's one thread, as the compiler proves.
+// Invariant: there is one root task, whose task executor preference is the loop. Every other task is its structured
+// child.
 
 import CReactor
 
 /// The one event loop of the process, as a global actor.
 ///
-/// A custom serial executor alone is not enough to keep continuations on one thread: the task executor preference of
-/// the root task is, and it is inherited by structured children only (SE-0417). Therefore a program has one `run`, and
-/// starts all its work with task groups and `async let`.
+/// A custom serial executor alone does not keep continuations on one thread. The root task's executor preference does,
+/// and only structured children inherit it (SE-0417). So a program calls `run` once and starts all other work with task
+/// groups and `async let`.
 @globalActor
 public actor EventLoop {
   public static let shared = EventLoop()
 
-  /// The kernel's time, by which the loop waits. For a program's outermost part, which hands it to whatever it makes:
-  /// no component takes it by itself.
+  /// The kernel's time, by which the loop waits. Only the outermost part of a program uses it and passes it to the
+  /// components that it makes.
   public nonisolated static let clock = LoopClock()
 
   nonisolated let executor = LoopExecutor()
@@ -24,7 +25,7 @@ public actor EventLoop {
 
   /// Runs `body` as the root task, with the calling thread as the loop's thread, and returns when it has ended.
   ///
-  /// Called once in a process, from `main`. SIGPIPE is ignored from here on: a closed peer is an error of the write.
+  /// Called once in a process, from `main`. SIGPIPE is ignored from then on; writing to a closed peer fails instead.
   public nonisolated static func run(_ body: @escaping @EventLoop @Sendable () async -> Int32) -> Int32 {
     creactor_ignore_sigpipe()
     let executor = shared.executor
@@ -41,22 +42,22 @@ public actor EventLoop {
     Task(executorPreference: shared.executor, operation: body)
   }
 
-  /// Where the root task leaves its exit status for the thread that ran the loop: the same one.
+  /// Carries the exit status from the root task to the thread that ran the loop, which is the same one.
   private final class ExitStatus: @unchecked Sendable {
     var code: Int32 = 0
   }
 
-  /// Calls `operation` at once, given that the caller is on the loop's thread (a C callback is); traps elsewhere.
+  /// Calls `operation` at once. Traps if the caller is not on the loop's thread; C callbacks are.
   nonisolated static func assumeIsolated<T>(_ operation: @EventLoop () throws -> T) rethrows -> T {
     shared.executor.checkIsolated()
-    // The way of MainActor.assumeIsolated: the isolation was checked above, so it can be taken off the type.
+    // As MainActor.assumeIsolated does it: isolation was checked above, so it can be removed from the type.
     return try withoutActuallyEscaping(operation) { escaping in
       try unsafeBitCast(escaping, to: (() throws -> T).self)()
     }
   }
 
-  /// `operation` as what a C callback can call at once, without allocating anything as `assumeIsolated` does. Like that
-  /// it traps where it is called off the loop's thread.
+  /// Makes `operation` callable from a C callback without the allocation of `assumeIsolated`. Like that, it traps off
+  /// the loop's thread.
   nonisolated static func callable<Argument>(
     _ operation: @escaping @EventLoop (Argument) -> Void
   ) -> (Argument) -> Void {
@@ -67,13 +68,13 @@ public actor EventLoop {
     }
   }
 
-  /// Runs `operation` on the loop: at once on its own thread, else in its next turn. For cancellation handlers, which
-  /// run on the thread that cancels.
+  /// Runs `operation` on the loop: at once if called on its thread, otherwise in its next turn. For cancellation
+  /// handlers, which run on the thread that cancels.
   nonisolated static func perform(_ operation: @escaping @EventLoop @Sendable () -> Void) {
     shared.executor.perform { assumeIsolated(operation) }
   }
 
-  /// What the loop did since it began.
+  /// Statistics of the loop since it started.
   @EventLoop public static var statistics: LoopStatistics {
     shared.executor.statistics
   }
@@ -83,7 +84,7 @@ public actor EventLoop {
     shared.executor
   }
 
-  /// Runs the loop on the calling thread for ever: for a host that has its own main, such as a test bundle.
+  /// Runs the loop on the calling thread forever, for a host with its own main, such as a test bundle.
   public nonisolated static func runForever() -> Never {
     creactor_ignore_sigpipe()
     shared.executor.run()

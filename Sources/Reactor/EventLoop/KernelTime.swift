@@ -1,16 +1,16 @@
-// The kernel's clocks. Invariant: nothing outside of EventLoop/ reads them; a component is given a LoopClock.
+// The kernel's clocks. Invariant: nothing outside EventLoop/ reads them; components are given a LoopClock.
 
 import CReactor
 
 enum KernelTime {
-  /// What CLOCK_MONOTONIC shows.
+  /// The value of CLOCK_MONOTONIC.
   static var monotonic: MonotonicInstant {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return MonotonicInstant(nanoseconds: Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec))
   }
 
-  /// What CLOCK_REALTIME shows.
+  /// The value of CLOCK_REALTIME.
   static var wall: WallClockTime {
     var time = timespec()
     clock_gettime(CLOCK_REALTIME, &time)

@@ -1,6 +1,7 @@
-// A latch that opens once: how a service tells its parts that it drains. Invariant: nothing sleeps on an open latch.
+// A latch that opens once, for example to tell all parts of a service to drain. Invariant: nothing sleeps on an open
+// latch.
 
-/// Opens once, and wakes all who sleep until then (`LoopClock.sleep(until:orUntil:)`).
+/// Opens once and wakes every task that sleeps until then (`LoopClock.sleep(until:orUntil:)`).
 @EventLoop
 public final class Latch {
   public private(set) var isOpen = false

@@ -1,10 +1,10 @@
-// Time: the one clock that everything on the loop reads and sleeps on, and that timers are set by.
-// Invariant: a component reads no other clock than the one that it was given, so where that is turned all of it is.
+// The clock that everything on the loop reads, sleeps on and sets timers by.
+// Invariant: a component reads only the clock that it was given, so a test controls all of its time.
 
-/// A loop's clock: the kernel's time (`EventLoop.clock`), or a time for tests and simulations.
+/// A loop's clock: the kernel's time (`EventLoop.clock`), or simulated time for tests.
 ///
-/// Whoever makes a component gives it its clock, and its deadlines are instants of that clock. Libraries that keep time
-/// by themselves (libcurl's and c-ares' own limits) go by the kernel's in any case.
+/// A component is given its clock when it is made, and its deadlines are instants of that clock. Time limits inside
+/// libcurl and c-ares always use the kernel's time.
 @EventLoop
 public final class LoopClock: Clock {
   /// A clock that stands still until `advance(by:)`, for tests.
@@ -12,14 +12,14 @@ public final class LoopClock: Clock {
     LoopClock(SimulatedTime(passesWhenIdle: false))
   }
 
-  /// A clock in virtual time: when no job is to be run and no descriptor is ready, it jumps to its next timer. Hours
-  /// pass in an instant, and the order of what happens is the same each time, if all of it happens on the loop and
-  /// nothing waits for another process or thread. One such clock runs at a time.
+  /// A clock in virtual time: when the loop has no job to run and no descriptor is ready, it jumps to its next timer.
+  /// Hours pass in an instant, and events have the same order each time, provided that everything happens on the loop
+  /// and nothing waits for another process or thread. Only one such clock runs at a time.
   public nonisolated static func virtual() -> LoopClock {
     LoopClock(SimulatedTime(passesWhenIdle: true))
   }
 
-  /// Nil where the time is the kernel's.
+  /// Nil for the kernel's time.
   nonisolated let simulated: SimulatedTime?
 
   /// The kernel's clock, without an argument.
@@ -34,19 +34,19 @@ public final class LoopClock: Clock {
     return EventLoop.assumeIsolated { simulated.now }
   }
 
-  /// The calendar's time, for people and logs.
+  /// The calendar time, for people and logs.
   public nonisolated var wallTime: WallClockTime {
     guard let simulated else { return KernelTime.wall }
     return EventLoop.assumeIsolated { simulated.wall }
   }
 
-  /// When the loop's present turn began, or a simulated clock's time: for what may be late by a turn's length, such as
-  /// the time limit of a connection. It costs no look at the kernel's clock.
+  /// When the loop's current turn began, or a simulated clock's time. Avoids a system call where a turn's length does
+  /// not matter, such as for a connection's time limit.
   var turnBegan: MonotonicInstant {
     simulated?.now ?? EventLoop.shared.executor.wokenAt
   }
 
-  /// Sleeps until `deadline`; returns at once where it has passed.
+  /// Sleeps until `deadline`; returns at once if it has passed.
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
   public func sleep(until deadline: MonotonicInstant, tolerance: Duration? = nil) async throws {
@@ -81,21 +81,21 @@ public final class LoopClock: Clock {
     try await sleep(until: now.advanced(by: duration))
   }
 
-  /// Turns a manual clock forward and fires, in the order of their instants, all timers until then.
+  /// Advances a manual clock and fires all timers up to then, in the order of their instants.
   public func advance(by duration: Duration) {
     guard let simulated else { preconditionFailure("the kernel's clock cannot be turned") }
     simulated.advance(by: duration)
   }
 
-  /// How many tasks sleep on this clock, where it is not the kernel's: a test waits until those that it expects do,
-  /// then turns.
+  /// How many tasks sleep on this clock, if it is simulated. A test waits for the tasks that it expects, then advances
+  /// the clock.
   public var sleeping: Int { simulated?.sleeperCount ?? 0 }
 
-  /// When the next timer on this clock fires, where it is not the kernel's; nil where none is set.
+  /// When the next timer of this clock fires, if it is simulated; nil if none is set.
   public var nextTimer: MonotonicInstant? { simulated?.nextTimer }
 }
 
-/// One task that sleeps. Woken or cancelled, whichever comes first; the other then does nothing.
+/// A sleeping task. It is woken or cancelled, whichever comes first; the other then has no effect.
 @EventLoop
 final class Sleeper {
   private var continuation: CheckedContinuation<Void, any Error>?

@@ -1,31 +1,31 @@
-// The executor: a libev loop that runs Swift's jobs in the order in which they came, on the thread that runs the loop.
-// Invariant: while a job waits in the queue the loop never blocks. Used by EventLoop only.
+// The executor: a libev loop that runs Swift's jobs in FIFO order on the thread that runs the loop.
+// Invariant: the loop never blocks while a job is queued. Used only by EventLoop.
 
 import CReactor
 import Synchronization
 
 /// A serial executor and task executor on one libev loop.
 ///
-/// Jobs that the loop's own thread enqueues go into a FIFO that a prepare watcher drains before the loop would block.
-/// Jobs from other threads (there are none in the worker; tests have some) take a locked list and wake the loop.
+/// Jobs enqueued on the loop's own thread go into a FIFO, which a prepare watcher drains before the loop would block.
+/// Jobs from other threads (only tests have some) go into a locked list and wake the loop.
 final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
-  /// Jobs run in one turn of the loop before descriptors and timers get theirs.
+  /// The most jobs in one turn before descriptors and timers are served.
   private static let jobsPerTurn = 1024
 
   let loop: OpaquePointer
   private let thread = Atomic<UInt>(0)
   private let foreign = Mutex<[ForeignWork]>([])
 
-  // Touched by the loop's thread only.
+  // Used only on the loop's thread.
   private var queue = JobQueue()
   private let prepare = UnsafeMutablePointer<ev_prepare>.allocate(capacity: 1)
   private let check = UnsafeMutablePointer<ev_check>.allocate(capacity: 1)
   private let idle = UnsafeMutablePointer<ev_idle>.allocate(capacity: 1)
   private let wake = UnsafeMutablePointer<ev_async>.allocate(capacity: 1)
   private(set) var statistics = LoopStatistics()
-  /// When the present turn began.
+  /// When the current turn began.
   private(set) var wokenAt = KernelTime.monotonic
-  /// What passes when there is nothing to do; nil while time is the kernel's alone.
+  /// The virtual time that passes while the loop is idle; nil if only the kernel's time is used.
   var virtualTime: SimulatedTime?
 
   private enum ForeignWork {
@@ -34,7 +34,7 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   }
 
   init() {
-    // Not libev's default loop: that one handles SIGCHLD and reaps every child of the process, also those of a host.
+    // Not libev's default loop, which handles SIGCHLD and reaps every child of the process, including a host's.
     guard let loop = ev_loop_new(UInt32(EVBACKEND_EPOLL | EVFLAG_NOENV)) else {
       fatalError("libev has no epoll backend here")
     }
@@ -53,7 +53,7 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     check.pointee.data = context
     ev_check_start(loop, check)
 
-    // While it is active, the loop polls without blocking, and calls it when nothing else is ready.
+    // While it is active, the loop polls without blocking and calls it if nothing else is ready.
     creactor_idle_init(idle) { _, watcher, _ in
       LoopExecutor.from(watcher?.pointee.data).passTime()
     }
@@ -70,13 +70,13 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     Unmanaged<LoopExecutor>.fromOpaque(data!).takeUnretainedValue()
   }
 
-  /// Runs the loop on the calling thread until `stop()`; this thread is the loop's from now on.
+  /// Runs the loop on the calling thread until `stop()`. From then on, this is the loop's thread.
   func run() {
     thread.store(UInt(pthread_self()), ordering: .releasing)
     ev_run(loop, 0)
   }
 
-  /// Ends `run()` after the present turn. On the loop's thread only.
+  /// Ends `run()` after the current turn. Only on the loop's thread.
   func stop() {
     ev_break(loop, Int32(EVBREAK_ALL))
   }
@@ -98,7 +98,7 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     enqueue(UnownedJob(job))
   }
 
-  /// Runs `function` on the loop: now, where the caller is on its thread, else in its next turn.
+  /// Runs `function` on the loop: now if the caller is on its thread, otherwise in its next turn.
   func perform(_ function: @escaping @Sendable () -> Void) {
     if isCurrentThread {
       function()
@@ -152,25 +152,25 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     statistics.record(turnFrom: wokenAt, to: KernelTime.monotonic)
   }
 
-  /// No descriptor and no timer of libev's is ready, nor has another thread handed anything over.
+  /// No descriptor or libev timer is ready, and no other thread has enqueued a job.
   private func passTime() {
     guard queue.isEmpty, let virtualTime else { return }
     EventLoop.assumeIsolated { virtualTime.jump() }
   }
 }
 
-/// What the loop did since it began: its cost while idle and its worst delay are read off here.
+/// Statistics of the loop since it started: its idle cost and worst delay.
 public struct LoopStatistics: Sendable {
-  /// Times that the loop woke, polled and went back to wait.
+  /// How often the loop woke, polled and went back to waiting.
   public private(set) var turns: UInt64 = 0
-  /// Time spent in callbacks and jobs, summed.
+  /// Total time spent in callbacks and jobs.
   public var busy: Duration { .nanoseconds(busyNanoseconds) }
-  /// The last turn's length: what an event that came at its beginning had to wait.
+  /// The last turn's length, which an event at its beginning had to wait.
   public var lastTurn: Duration { .nanoseconds(lastNanoseconds) }
   /// The longest turn so far.
   public var longestTurn: Duration { .nanoseconds(longestNanoseconds) }
 
-  // Not as `Duration`, whose 128 bits every turn would pay for.
+  // Not a `Duration`, whose 128 bits would cost every turn.
   private var busyNanoseconds: Int64 = 0
   private var lastNanoseconds: Int64 = 0
   private var longestNanoseconds: Int64 = 0
@@ -183,7 +183,8 @@ public struct LoopStatistics: Sendable {
   }
 }
 
-/// A FIFO ring of jobs that grows by doubling and never shrinks: its size is the most jobs that ever waited at once.
+/// A FIFO ring of jobs that grows by doubling and never shrinks. Its size follows the most jobs that were ever queued
+/// at once.
 private struct JobQueue {
   private var slots: [UnownedJob?] = Array(repeating: nil, count: 64)
   private var head = 0

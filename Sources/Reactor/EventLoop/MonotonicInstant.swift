@@ -1,5 +1,4 @@
-// Instants and lengths of time, in nanoseconds. Pure. Invariant: no sum and no difference overflows: beyond the ends
-// lies the end.
+// Instants and durations in nanoseconds. Pure. Invariant: arithmetic saturates instead of overflowing.
 
 /// A point on a monotonic clock, in nanoseconds.
 public struct MonotonicInstant: InstantProtocol, Hashable, Sendable {
@@ -9,11 +8,11 @@ public struct MonotonicInstant: InstantProtocol, Hashable, Sendable {
     self.nanoseconds = nanoseconds
   }
 
-  /// Later than any other: for a sleep that something else ends.
+  /// Later than any other instant: for a sleep that something else ends.
   public static var never: MonotonicInstant { MonotonicInstant(nanoseconds: .max) }
 
-  /// The instant so long after this one; what would lie beyond the clock's ends is the end. A wait's length may come
-  /// from outside, from a server or a setting, and the longest of them only never ends.
+  /// The instant `duration` after this one, saturating at the ends of the clock. A duration may come from a server or a
+  /// setting; the longest ones then simply never end.
   public func advanced(by duration: Duration) -> MonotonicInstant {
     let length = duration.nanoseconds
     let (sum, isBeyond) = nanoseconds.addingReportingOverflow(length)
@@ -31,7 +30,7 @@ public struct MonotonicInstant: InstantProtocol, Hashable, Sendable {
 }
 
 extension Duration {
-  /// Whole nanoseconds, rounded towards zero; beyond 64 bits the nearest number that there is.
+  /// Whole nanoseconds, rounded towards zero and saturated to 64 bits.
   public var nanoseconds: Int64 { count(perSecond: 1_000_000_000) }
 
   /// Whole milliseconds, in the same way.

@@ -1,5 +1,5 @@
-// One value that one task waits for. Invariant: the first value counts, and a wait ends at its deadline, at the task's
-// cancellation or with the value, whichever comes first. Used by the Redis client and the PostgreSQL pool.
+// One value that one task waits for. Invariant: the first value counts, and a wait ends with the value, at its deadline
+// or on cancellation, whichever comes first. Used by the Redis client and the PostgreSQL pool.
 
 @EventLoop
 final class OneShot<Value: Sendable> {
@@ -7,19 +7,19 @@ final class OneShot<Value: Sendable> {
   private var waiter: CheckedContinuation<Value?, Never>?
   private var timer: TimerWatcher?
 
-  /// Hands the value over; a second one is dropped.
+  /// Delivers the value. Later values are ignored.
   func fire(_ value: Value) {
     guard self.value == nil else { return }
     self.value = value
     finish()
   }
 
-  /// The value, or nil when the task is cancelled.
+  /// The value, or nil if the task is cancelled.
   func wait() async -> Value? {
     await wait(limit: nil)
   }
 
-  /// The value, or nil at the deadline or when the task is cancelled.
+  /// The value, or nil at the deadline or if the task is cancelled.
   func wait(until deadline: MonotonicInstant, on clock: LoopClock) async -> Value? {
     await wait(limit: (deadline, clock))
   }
@@ -33,7 +33,7 @@ final class OneShot<Value: Sendable> {
     }
   }
 
-  /// As `wait`, but goes on waiting in a cancelled task: for the orderly end of something bounded.
+  /// Like `wait`, but a cancelled task keeps waiting: for the orderly end of a bounded operation.
   func waitThroughCancellation() async -> Value? {
     await waitThroughCancellation(limit: nil)
   }

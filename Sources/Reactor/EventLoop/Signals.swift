@@ -1,8 +1,8 @@
-// Signals as events of the loop. Invariant: a handler runs in a turn of the loop, never inside of the signal itself.
+// Signals as events of the loop. Invariant: a handler runs in a turn of the loop, never inside the signal handler.
 
 import CReactor
 
-/// The signals that a service listens to.
+/// The signals that a service handles.
 public enum ProcessSignal: Sendable, CaseIterable {
   case terminate, interrupt, hangUp
   /// A child process has ended.
@@ -18,7 +18,7 @@ public enum ProcessSignal: Sendable, CaseIterable {
   }
 }
 
-/// Calls back for each arrival of one signal, for as long as it exists.
+/// Calls back for each arrival of one signal for as long as it exists.
 @EventLoop
 public final class SignalWatcher {
   private let watcher: UnsafeMutablePointer<ev_signal>
@@ -39,8 +39,8 @@ public final class SignalWatcher {
     unblock(signal.number)
   }
 
-  /// A blocked signal stays blocked over exec, and libev leaves it so: begun by a thread that blocks signals (those of
-  /// Dispatch do), the process would never hear it.
+  /// A blocked signal stays blocked across exec, and libev does not unblock it. A process started by a thread that
+  /// blocks signals, such as Dispatch's, would never receive it.
   private func unblock(_ number: Int32) {
     var signals = sigset_t()
     sigemptyset(&signals)

@@ -1,11 +1,11 @@
-// Time that no kernel counts: it stands still until a test turns it, or it passes when the loop has nothing to do.
-// Invariant: timers fire in the order of their instants, and those of one instant in the order in which they were
-// started: a run on one loop is the same each time. Used by LoopClock and TimerWatcher.
+// Simulated time: a test advances it, or it passes while the loop has nothing to do.
+// Invariant: timers fire in the order of their instants, then in the order in which they were started, so a run on one
+// loop is reproducible. Used by LoopClock and TimerWatcher.
 
-/// The instants and the timers of a clock that is not the kernel's.
+/// The current instant and the timers of a simulated clock.
 @EventLoop
 final class SimulatedTime {
-  /// The wall clock's time when the monotonic clock shows nothing: a day in 2023.
+  /// The wall clock's time at monotonic zero: a day in 2023.
   private static let wallSeconds: Int64 = 1_700_000_000
 
   private struct Entry {
@@ -19,14 +19,14 @@ final class SimulatedTime {
   }
 
   private(set) var now = MonotonicInstant(nanoseconds: 1_000_000_000)
-  /// How many tasks sleep.
+  /// The number of sleeping tasks.
   var sleeperCount = 0
   private let passesWhenIdle: Bool
-  /// The next one is the last.
+  /// Sorted so that the next timer is the last.
   private var entries: [Entry] = []
   private var lastNumber: UInt64 = 0
 
-  /// - Parameter passesWhenIdle: whether it jumps to the next timer when the loop has nothing to do.
+  /// - Parameter passesWhenIdle: jump to the next timer when the loop has nothing to do.
   nonisolated init(passesWhenIdle: Bool) {
     self.passesWhenIdle = passesWhenIdle
   }
@@ -38,7 +38,7 @@ final class SimulatedTime {
 
   var nextTimer: MonotonicInstant? { entries.last?.deadline }
 
-  /// Has `timer` fire at `deadline`, which is to come. The number that is returned stops it.
+  /// Schedules `timer` for `deadline`, which must be in the future. Returns the number that stops it.
   func start(_ timer: TimerWatcher, at deadline: MonotonicInstant) -> UInt64 {
     lastNumber += 1
     entries.insert(Entry(deadline: deadline, number: lastNumber, timer: timer), at: place(deadline, lastNumber))
@@ -53,13 +53,13 @@ final class SimulatedTime {
     tellLoop()
   }
 
-  /// Turns the time forward, and fires what is due then.
+  /// Advances the time and fires what is due.
   func advance(by duration: Duration) {
     now = now.advanced(by: duration)
     fireDue()
   }
 
-  /// Goes on to the next timer, since nothing else will happen before it. Called by the loop.
+  /// Jumps to the next timer, since nothing else will happen before it. Called by the loop.
   func jump() {
     guard let next = entries.last, next.deadline < .never else { return }
     now = next.deadline
@@ -74,7 +74,7 @@ final class SimulatedTime {
     }
   }
 
-  /// Where a timer stands, or would stand.
+  /// The index of a timer, or where it would be inserted.
   private func place(_ deadline: MonotonicInstant, _ number: UInt64) -> Int {
     var (low, high) = (0, entries.count)
     while low < high {
@@ -84,7 +84,7 @@ final class SimulatedTime {
     return low
   }
 
-  /// The loop goes on by itself for as long as a timer will fire.
+  /// The loop keeps running for as long as a timer is set.
   private func tellLoop() {
     guard passesWhenIdle else { return }
     let executor = EventLoop.shared.executor

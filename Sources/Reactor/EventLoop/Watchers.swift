@@ -1,13 +1,13 @@
 // libev's watchers as objects: one for a descriptor, one for a timer.
-// Invariant: a watcher that is active holds a reference to itself, so libev never calls into freed memory; stopping it
-// from inside of its own callback is allowed.
+// Invariant: an active watcher holds a reference to itself, so libev never calls into freed memory. It may be stopped
+// inside its own callback.
 
 import CReactor
 
-/// Calls back when a descriptor can be read or written.
+/// Calls back when a descriptor becomes readable or writable.
 @EventLoop
 final class IOWatcher {
-  /// What a descriptor is watched for.
+  /// The events to watch for.
   struct Interest: OptionSet {
     let rawValue: Int32
     static let read = Interest(rawValue: Int32(EV_READ))
@@ -15,7 +15,7 @@ final class IOWatcher {
   }
 
   private let watcher: UnsafeMutablePointer<ev_io>
-  // Safe, for it checks by itself that it is called on the loop's thread.
+  // Safe: it checks at run time that it is called on the loop's thread.
   fileprivate nonisolated(unsafe) let callback: (Interest) -> Void
   private var selfReference: Unmanaged<IOWatcher>?
   private var descriptor: Int32 = -1
@@ -31,7 +31,7 @@ final class IOWatcher {
     watcher.deallocate()
   }
 
-  /// Watches `descriptor` for `interest` from now on; an empty interest stops. Cheap where nothing changes.
+  /// Watches `descriptor` for `interest` from now on; an empty interest stops. Cheap if nothing changes.
   func watch(_ descriptor: Int32, for interest: Interest) {
     guard descriptor != self.descriptor || interest != self.interest else { return }
     let isSame = descriptor == self.descriptor && !self.interest.isEmpty
@@ -51,7 +51,7 @@ final class IOWatcher {
     }
   }
 
-  /// Watches nothing. Must come before the descriptor is closed.
+  /// Stops watching. Must be called before the descriptor is closed.
   func stop() {
     watch(-1, for: [])
   }
@@ -71,8 +71,8 @@ final class IOWatcher {
   }
 }
 
-/// libev's callback. Not a closure of the initialiser, which would have its isolation checked at each call, and again
-/// by `callback`.
+/// libev's callback. Not a closure in the initializer: its isolation would be checked at each call, and again by
+/// `callback`.
 private func descriptorIsReady(_ loop: OpaquePointer?, _ watcher: UnsafeMutablePointer<ev_io>?, _ events: Int32) {
   guard let data = watcher?.pointee.data else { return }
   Unmanaged<IOWatcher>.fromOpaque(data).takeUnretainedValue().callback(IOWatcher.Interest(rawValue: events))
@@ -86,7 +86,7 @@ final class TimerWatcher {
   private let callback: @EventLoop () -> Void
   private var selfReference: Unmanaged<TimerWatcher>?
   private var deadline = MonotonicInstant(nanoseconds: 0)
-  /// Its number among the timers of a simulated time; 0 while it is none of them.
+  /// Its number among the timers of a simulated clock; 0 if it is not set there.
   private var simulatedNumber: UInt64 = 0
 
   init(_ clock: LoopClock, callback: @escaping @EventLoop () -> Void) {
@@ -106,7 +106,7 @@ final class TimerWatcher {
     watcher.deallocate()
   }
 
-  /// Fires at `deadline`, in the loop's next turn where it has passed; an earlier start is replaced.
+  /// Fires at `deadline`, or in the loop's next turn if that has passed. Replaces an earlier start.
   func start(at deadline: MonotonicInstant) {
     stop()
     self.deadline = deadline
@@ -133,14 +133,14 @@ final class TimerWatcher {
       simulatedNumber = simulated.start(self, at: deadline)
       return
     }
-    // libev counts from the time at which this turn of the loop began: without the update a timer fires early.
+    // libev counts from the start of the current turn; without the update a timer would fire early.
     ev_now_update(EventLoop.loop)
     watcher.pointee.at = max(0, clock.now.duration(to: deadline).seconds)
     ev_timer_start(EventLoop.loop, watcher)
   }
 
   private func fired() {
-    // Rounding can wake the loop a little early; the callback never comes before its instant.
+    // Rounding can wake the loop slightly early; the callback never runs before its instant.
     if clock.now < deadline {
       arm()
     } else {
@@ -148,7 +148,7 @@ final class TimerWatcher {
     }
   }
 
-  /// Its instant has come.
+  /// Called when its instant has come.
   func fire() {
     guard let reference = selfReference else { return }
     selfReference = nil
