@@ -1,17 +1,17 @@
-// Which of a name's addresses is tried first: the rules of RFC 6724, section 6, that need no look at interfaces.
-// Pure but for asking the kernel for a route. Used by NameResolver.
+// The order in which a name's addresses are tried: the rules of RFC 6724, section 6, that need no information about
+// interfaces. Pure but for asking the kernel for a route. Used by NameResolver.
 
 import CReactor
 
 /// The order of destination addresses.
 enum AddressOrder {
-  /// An address and the source that the kernel would send from; nil where it has no route.
+  /// An address and the source address that the kernel would use; nil if it has no route.
   struct Destination {
     let text: String
     let source: [UInt8]?
   }
 
-  /// `addresses` in the order in which to try them: those with a route first.
+  /// Sorts `addresses` into the order in which to try them: those with a route first.
   static func sorted(_ addresses: [String]) -> [String] {
     guard addresses.count > 1 else { return addresses }
     return sorted(addresses.map { Destination(text: $0, source: source(for: $0)) })
@@ -23,8 +23,8 @@ enum AddressOrder {
     return ranked.map(\.text)
   }
 
-  /// Lower comes first. Rule 1: has a route; rule 2: source and destination of one scope; rule 5: of one label;
-  /// rule 6: the higher precedence. The resolver's own order decides between equals (rule 10).
+  /// Lower comes first. Rule 1: has a route; rule 2: same scope as the source; rule 5: same label; rule 6: higher
+  /// precedence. Ties keep the resolver's order (rule 10).
   private static func rank(_ destination: Destination) -> [Int] {
     guard let source = destination.source, let bytes = NameResolver.addressBytes(destination.text) else { return [1] }
     let (address, from) = (mapped(bytes), mapped(source))
@@ -49,7 +49,7 @@ enum AddressOrder {
     }
   }
 
-  /// Whether an address is of the link only (loopback included), of a site, or global (RFC 6724, sections 3.1, 3.2).
+  /// The scope of an address: link-local (including loopback), site-local or global (RFC 6724, sections 3.1, 3.2).
   private static func scope(_ address: [UInt8]) -> Int {
     if isMapped(address) {
       return address[12] == 127 || (address[12] == 169 && address[13] == 254) ? 0x2 : 0xe
@@ -67,7 +67,7 @@ enum AddressOrder {
     address[..<10].allSatisfy { $0 == 0 } && address[10] == 0xff && address[11] == 0xff
   }
 
-  /// The address that the kernel would send from. Connecting a datagram socket sends nothing.
+  /// The source address that the kernel would use. Connecting a datagram socket sends nothing.
   static func source(for text: String) -> [UInt8]? {
     guard let bytes = NameResolver.addressBytes(text) else { return nil }
     let address = bytes.count == 4 ? SocketAddress(ipv4: bytes, port: 53) : SocketAddress(ipv6: bytes, port: 53)
@@ -82,7 +82,7 @@ enum AddressOrder {
     }
     guard answer == 0 else { return nil }
     if bytes.count == 16 { return withUnsafeBytes(of: name.sin6_addr) { Array($0) } }
-    // An IPv4 address stands where IPv6 has its flow label.
+    // The IPv4 address is at the offset of IPv6's flow label.
     return withUnsafeBytes(of: name.sin6_flowinfo) { Array($0) }
   }
 }

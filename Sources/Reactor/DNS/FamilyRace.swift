@@ -1,18 +1,18 @@
-// When the answers about IPv4 and IPv6 addresses of a name are enough to go on (RFC 8305, section 3). Pure.
-// Invariant: an answer in hand is not held up for long by a name server that drops the other question.
+// When the answers about a name's IPv4 and IPv6 addresses suffice (RFC 8305, section 3). Pure.
+// Invariant: a name server that drops one query does not delay the other answer for long.
 
-/// The two questions about one name.
+/// The two queries about one name.
 struct FamilyRace {
   enum Family: CaseIterable {
     case ipv4, ipv6
   }
 
-  /// What came of one question.
+  /// The result of one query.
   enum Answer: Equatable {
     case found([String])
     /// The name exists, without addresses of this family.
     case noAddress
-    /// The name does not exist. Some servers say so of a name that has addresses of the other family (RFC 4074).
+    /// The name does not exist. Some servers say so if it has only addresses of the other family (RFC 4074).
     case noName
     case timedOut
     case failed(String)
@@ -26,10 +26,10 @@ struct FamilyRace {
 
   /// RFC 8305's Resolution Delay.
   static let delay = Duration.milliseconds(50)
-  /// How long addresses of IPv6 wait for those of IPv4, of which more servers listen.
+  /// How long IPv6 addresses wait for IPv4 addresses, on which more servers listen.
   static let delayOfIPv4 = Duration.milliseconds(500)
 
-  /// Whether this host has a way to addresses of a family: those that it cannot reach wait for the others.
+  /// Whether this host can reach addresses of a family. Unreachable ones wait for the others.
   private let isReachable: (Family, [String]) -> Bool
   private var answers: [Family: Answer] = [:]
   private var limit: MonotonicInstant?
@@ -52,21 +52,21 @@ struct FamilyRace {
     return .wait(until: limit)
   }
 
-  /// The wait's end, or the caller's deadline.
+  /// The end of the wait, or the caller's deadline.
   func timeIsUp() -> Answer {
     switch verdict {
     case .found, .noName: verdict
-    // The other family's addresses may be there.
+    // The other family may have addresses.
     case .noAddress, .timedOut, .failed: .timedOut
     }
   }
 
-  /// What the answers so far say together.
+  /// The combined result of the answers so far.
   private var verdict: Answer {
     let known = Family.allCases.compactMap { answers[$0] }
     let addresses = known.flatMap { answer in if case .found(let found) = answer { found } else { [String]() } }
     if !addresses.isEmpty { return .found(addresses) }
-    // That a question failed says more than that the other one's answer is empty: the addresses may be there.
+    // A failed query outweighs an empty answer of the other: there may be addresses.
     for answer in known where answer == .timedOut { return answer }
     for answer in known { if case .failed = answer { return answer } }
     return known.contains(.noName) ? .noName : .noAddress

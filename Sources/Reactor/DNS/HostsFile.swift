@@ -1,8 +1,8 @@
 // Names from /etc/hosts (hosts(5)). Pure but for reading the file. Used by NameResolver.
 
-/// The host's own table of names.
+/// The host's table of names.
 enum HostsFile {
-  /// The addresses of `name` in the order of their lines, in any case of letters; none where it is not in the file.
+  /// The addresses of `name` in file order, ignoring case; empty if the file has none.
   static func addresses(of name: String, in path: String) -> [String] {
     let wanted = folded(name)
     var found: [String] = []
@@ -16,7 +16,7 @@ enum HostsFile {
     return found
   }
 
-  /// Without the root's dot, and with letters of ASCII small.
+  /// Without the root's dot, and in lower case (ASCII).
   private static func folded(_ name: String) -> [UInt8] {
     var bytes = Array(name.utf8)
     if bytes.last == ASCII.dot { bytes.removeLast() }

@@ -1,5 +1,5 @@
-// One name's lookup: the questions about both families, and what comes of them by FamilyRace. Used by NameResolver.
-// Invariant: when `run` returns, nothing of it is left, whatever has not been answered.
+// The lookup of one name: both families' queries, combined by FamilyRace. Used by NameResolver.
+// Invariant: when `run` returns, both queries are gone, answered or not.
 
 @EventLoop
 final class NameLookup {
@@ -19,7 +19,7 @@ final class NameLookup {
     self.clock = clock
   }
 
-  /// What DNS says by the deadline; `.timedOut` in a cancelled task.
+  /// DNS's answer by the deadline; `.timedOut` in a cancelled task.
   func run(by deadline: MonotonicInstant) async -> FamilyRace.Answer {
     guard !Task.isCancelled else { return .timedOut }
     timer = TimerWatcher(clock) { [weak self] in

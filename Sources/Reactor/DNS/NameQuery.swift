@@ -1,12 +1,12 @@
-// One question to DNS: the addresses of one family of one name, by a channel of c-ares of its own, and so a socket of
-// its own: some routers drop the second of two questions from one port. Invariant: its callbacks only record; `settle`
-// tells the answer once c-ares has returned, so that the owner may stop it there. Used by NameLookup.
+// One DNS query: one name, one family. It has its own c-ares channel and so its own socket, because some routers drop
+// the second of two queries from one port. Invariant: callbacks only record; `settle` reports the answer after c-ares
+// has returned, so the owner may stop the query there. Used by NameLookup.
 
 import CReactor
 
 @EventLoop
 final class NameQuery {
-  /// How it is asked.
+  /// The options of a query.
   struct Settings {
     /// "address:port,…" instead of the servers in resolv.conf.
     var servers: String?
@@ -43,7 +43,7 @@ final class NameQuery {
     settle()
   }
 
-  /// Ends the question, answered or not; nothing is told any more.
+  /// Ends the query, answered or not; nothing more is reported.
   func stop() {
     isStopped = true
     timer?.stop()
@@ -60,7 +60,7 @@ final class NameQuery {
     guard status == creactor_ares_success else { return ended(status, nil) }
     var hints = ares_addrinfo_hints()
     hints.ai_family = family == .ipv4 ? AF_INET : AF_INET6
-    // Unsorted: sorting is done over both families.
+    // Unsorted: sorting covers both families.
     hints.ai_flags = creactor_ares_no_sort
     ares_getaddrinfo(
       channel, name, nil, &hints,
@@ -71,8 +71,8 @@ final class NameQuery {
       }, context)
   }
 
-  /// Opens the channel, which reads the servers from resolv.conf. The names to ask for are the resolver's affair: no
-  /// domains, no hosts file.
+  /// Opens the channel, which reads the servers from resolv.conf. NameResolver determines the names to query, so: no
+  /// search domains, no hosts file.
   private func open(_ context: UnsafeMutableRawPointer) -> Int32 {
     var options = ares_options()
     options.flags = settings.usesTCP ? creactor_ares_use_tcp : 0
@@ -110,7 +110,7 @@ final class NameQuery {
     watcher.watch(socket, for: interest)
   }
 
-  /// Lets c-ares look at a socket, or at what is overdue where that is -1.
+  /// Lets c-ares process a socket, or its timeouts if that is -1.
   private func process(_ socket: ares_socket_t, _ ready: IOWatcher.Interest) {
     guard let channel else { return }
     let none = ares_socket_t(-1)
@@ -119,7 +119,7 @@ final class NameQuery {
   }
 
   private func ended(_ status: Int32, _ result: UnsafeMutablePointer<ares_addrinfo>?) {
-    // What comes from the channel's destruction is no answer.
+    // A callback from destroying the channel is not an answer.
     guard answer == nil, !isStopped else { return }
     switch status {
     case creactor_ares_success:
@@ -132,7 +132,7 @@ final class NameQuery {
     }
   }
 
-  /// Tells the answer, once; without one, waits for what c-ares waits for next.
+  /// Reports the answer, once. Without one, waits for whatever c-ares waits for next.
   private func settle() {
     guard !isStopped else { return }
     guard let answer else { return rearm() }
@@ -143,13 +143,13 @@ final class NameQuery {
   private func rearm() {
     var remaining = timeval()
     guard let channel, ares_timeout(channel, nil, &remaining) != nil else { return }
-    // A millisecond more: c-ares looks at its own clock, and what is not yet due there stays.
+    // One millisecond more: c-ares checks its own clock, and leaves what is not yet due.
     let wait = Duration.seconds(remaining.tv_sec) + .microseconds(remaining.tv_usec) + .milliseconds(1)
     timer?.start(at: clock.now.advanced(by: wait))
   }
 }
 
-/// The addresses in an answer of c-ares.
+/// The addresses in a c-ares answer.
 private enum AresAddresses {
   static func texts(of result: UnsafeMutablePointer<ares_addrinfo>?) -> [String] {
     var found: [String] = []
@@ -163,7 +163,7 @@ private enum AresAddresses {
 
   private static func text(of node: ares_addrinfo_node) -> String? {
     guard let address = node.ai_addr else { return nil }
-    // INET6_ADDRSTRLEN, which is long enough for an IPv4 address too.
+    // INET6_ADDRSTRLEN, which suffices for IPv4 too.
     return withUnsafeTemporaryAllocation(of: CChar.self, capacity: 46) { buffer in
       guard let start = buffer.baseAddress else { return nil }
       let raw = UnsafeRawPointer(address)

@@ -1,19 +1,19 @@
-// Host names to addresses, on the loop: a DNS server that hangs holds up nobody but the caller.
-// Invariant: each resolution has channels of its own that are gone, sockets and all, before the caller goes on.
-// Called by what connects (Redis, PostgreSQL, HTTP), because the C clients' own resolving would block the thread.
+// Resolves host names on the loop: a DNS server that hangs delays only the caller.
+// Invariant: each resolution has its own channels, which are closed with their sockets before the caller continues.
+// Used before connecting (Redis, PostgreSQL, HTTP), because the C clients' own resolution would block the thread.
 
 import CReactor
 
-/// Why a name has no address. Its texts contain neither the name nor a server's address.
+/// Why a name has no address. The texts contain neither the name nor a server's address.
 public enum NameResolutionError: Error, Equatable, Sendable {
   /// The name does not exist, or has no address.
   case notFound
   /// No DNS server answered in time.
   case timedOut
-  /// A DNS server refused, answered nonsense, or could not be reached.
+  /// A DNS server refused, sent an invalid answer, or could not be reached.
   case failed(String)
 
-  /// What may be shown to anyone, on a probe for instance.
+  /// Text that may be shown to anyone, for example on a probe.
   public var publicReason: String {
     switch self {
     case .notFound: "host name not found"
@@ -26,26 +26,25 @@ public enum NameResolutionError: Error, Equatable, Sendable {
 /// Resolves host names without blocking the loop.
 @EventLoop
 public enum NameResolver {
-  /// How a question is asked.
+  /// The options of a query.
   struct Options: Sendable {
     /// DNS servers as "address:port,…" instead of those in resolv.conf.
     var servers: String?
-    /// How long a server may take before the question is sent again, where resolv.conf does not say; c-ares doubles it
-    /// after each round.
+    /// Timeout before a query is sent again, unless resolv.conf has one; c-ares doubles it after each round.
     var firstTimeout: Duration = .seconds(1)
-    /// Rounds through all servers, where resolv.conf does not say. The caller's deadline usually comes first.
+    /// Rounds through all servers, unless resolv.conf says. The caller's deadline usually comes first.
     var rounds = 4
     var paths = ResolverConfiguration.Paths()
   }
 
-  /// Where "rotate" begins: one server on with each resolution.
+  /// The starting server for "rotate": one further with each resolution.
   private static var rotation = 0
 
   /// The addresses of `host` as numeric text, IPv4 and IPv6, best first (RFC 6724).
   ///
-  /// An address is its own answer, at once, and so are the loopback addresses for `localhost` and names below it (RFC
-  /// 6761). The host's files are read anew each time. Both families are asked for at once; the answer about one of them
-  /// waits for the other for a short time only (RFC 8305).
+  /// An address resolves to itself at once, as do `localhost` and names below it to the loopback addresses (RFC 6761).
+  /// The host's files are read each time. Both families are queried at once; one answer waits only briefly for the
+  /// other (RFC 8305).
   ///
   /// - Parameter deadline: on `clock`.
   /// - Throws: `NameResolutionError`, or `CancellationError` as soon as the task is cancelled.
@@ -81,7 +80,7 @@ public enum NameResolver {
     throw failure
   }
 
-  /// Asks DNS for each name that `host` can mean, until one exists.
+  /// Queries DNS for each name that `host` can mean, until one exists.
   private static func ask(
     _ host: String, _ configuration: ResolverConfiguration, by deadline: MonotonicInstant, on clock: LoopClock,
     _ options: Options
@@ -95,7 +94,7 @@ public enum NameResolver {
       case .found(let addresses): return addresses
       case .noAddress, .noName: continue
       case .timedOut: throw .timedOut
-      // Another domain of the list may be another server's.
+      // Another search domain may be served by another server.
       case .failed(let text): failure = failure ?? .failed(text)
       }
     }
@@ -105,7 +104,7 @@ public enum NameResolver {
   private static func channel(
     _ configuration: ResolverConfiguration, _ servers: String?, timeLeft: Duration, _ options: Options
   ) -> NameQuery.Settings {
-    // So that each server is asked before the deadline, whatever the file says.
+    // Ensures that each server is asked before the deadline, whatever the file says.
     let count = max(configuration.servers.count, 1)
     let share = timeLeft / (count + 1)
     let timeout = max(.milliseconds(100), min(configuration.timeout ?? options.firstTimeout, share))
@@ -114,7 +113,7 @@ public enum NameResolver {
     )
   }
 
-  /// The servers in their turn; nil leaves them to c-ares, which reads the file itself.
+  /// The servers in rotated order; nil leaves them to c-ares, which reads the file itself.
   private static func rotated(_ configuration: ResolverConfiguration) -> String? {
     let servers = configuration.servers
     guard configuration.rotatesServers, servers.count > 1 else { return nil }
@@ -123,8 +122,8 @@ public enum NameResolver {
     return turned.map { $0.utf8.contains(ASCII.colon) ? "[\($0)]:53" : "\($0):53" }.joined(separator: ",")
   }
 
-  /// Whether DNS can know a name: labels of 1 to 63 bytes, perhaps a dot at the end. A NUL would end it early for C,
-  /// which would ask for another one.
+  /// Whether a name is valid in DNS: labels of 1 to 63 bytes, optionally a final dot. For C a NUL would end it early,
+  /// and another name would be queried.
   private nonisolated static func isName(_ host: String) -> Bool {
     var label = 0
     var isEmpty = true
@@ -141,19 +140,19 @@ public enum NameResolver {
     return !isEmpty && host.utf8.count <= 254
   }
 
-  /// RFC 6761, 6.3: these are the host itself, whatever a DNS server says.
+  /// RFC 6761, 6.3: these names are the host itself, whatever a DNS server says.
   private nonisolated static func isLocalhost(_ host: String) -> Bool {
     let name = host.utf8.last == ASCII.dot ? host.dropLast() : host[...]
     let folded = name.lowercased()
     return folded == "localhost" || folded.hasSuffix(".localhost")
   }
 
-  /// Whether `host` is an IPv4 or IPv6 address in text form, the latter perhaps with a zone ("fe80::1%eth0").
+  /// Whether `host` is an IPv4 or IPv6 address as text, the latter optionally with a zone ("fe80::1%eth0").
   nonisolated static func isNumericAddress(_ host: String) -> Bool {
     addressBytes(host) != nil
   }
 
-  /// The 4 or 16 bytes of an address in text form, without its zone; nil where `host` is none.
+  /// The 4 or 16 bytes of an address as text, without its zone; nil if `host` is not an address.
   nonisolated static func addressBytes(_ host: String) -> [UInt8]? {
     var bytes = [UInt8](repeating: 0, count: 16)
     if inet_pton(AF_INET, host, &bytes) == 1 { return Array(bytes[..<4]) }

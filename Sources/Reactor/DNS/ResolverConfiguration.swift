@@ -1,45 +1,45 @@
 // How this host resolves names: resolv.conf, its environment variables, and the order of nsswitch.conf, as glibc reads
-// them (resolv.conf(5), nsswitch.conf(5)). Pure but for reading the files. Read anew for each resolution: they can
-// change while the process runs.
+// them (resolv.conf(5), nsswitch.conf(5)). Pure but for reading the files, which are read for each resolution because
+// they can change.
 
 import CReactor
 
-/// What the resolver's files say.
+/// The contents of the resolver's files.
 struct ResolverConfiguration: Equatable, Sendable {
-  /// Where names are looked for.
+  /// The sources of names.
   enum Source: Equatable, Sendable {
     case files, dns
   }
 
-  /// Where the files are, for tests.
+  /// The paths of the files, for tests.
   struct Paths: Sendable {
     var resolver = "/etc/resolv.conf"
     var services = "/etc/nsswitch.conf"
     var hosts = "/etc/hosts"
   }
 
-  // glibc's bounds (MAXNS, RES_MAXNDOTS, RES_MAXRETRANS, RES_MAXRETRY).
+  // glibc's limits (MAXNS, RES_MAXNDOTS, RES_MAXRETRANS, RES_MAXRETRY).
   private static let serverLimit = 3
   private static let searchLimit = 32
   private static let fileByteLimit = 1 << 20
 
-  /// Numeric addresses; where there is none, glibc asks the local host.
+  /// Numeric addresses. Without any, glibc asks the local host.
   var servers: [String] = []
-  /// Domains that a name without a final dot is looked for in.
+  /// Search domains for a name without a final dot.
   var search: [String] = []
-  /// Names with as many dots are tried as they are first.
+  /// Names with at least this many dots are tried as they are first.
   var dotCount = 1
-  /// How long a server may take, where the file says so.
+  /// The timeout, if the file has one.
   var timeout: Duration?
-  /// Rounds through all servers, where the file says so.
+  /// Rounds through all servers, if the file says.
   var rounds: Int?
   var rotatesServers = false
-  /// Whether IPv6 addresses are asked for only after the answer about IPv4 ones.
+  /// Whether IPv6 addresses are queried only after the answer about IPv4.
   var asksInTurn = false
   var usesTCP = false
   var sources: [Source] = [.files, .dns]
 
-  /// What the files and the environment say now; a file that cannot be read counts as empty.
+  /// Reads the files and the environment. An unreadable file counts as empty.
   static func read(_ paths: Paths = Paths(), environment: (String) -> String? = Self.variable) -> ResolverConfiguration
   {
     var configuration = ResolverConfiguration()
@@ -53,7 +53,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     return configuration
   }
 
-  /// The names to ask DNS for, in turn, until one exists.
+  /// The names to query in turn, until one exists.
   func candidates(for name: String) -> [String] {
     if name.utf8.last == ASCII.dot { return [String(name.dropLast())] }
     let dots = name.utf8.count { $0 == ASCII.dot }
@@ -68,7 +68,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     switch keyword {
     case "nameserver":
       if servers.count < Self.serverLimit, NameResolver.isNumericAddress(words[1]) { servers.append(words[1]) }
-    // The last of these lines counts.
+    // The last such line counts.
     case "domain": search = Self.bounded([words[1]])
     case "search": search = Self.bounded(Array(words[1...]))
     case "options": take(options: Array(words[1...]))
@@ -99,7 +99,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     }
   }
 
-  /// A line of nsswitch.conf. Of its services those count that there are here; where there is none, both do.
+  /// A line of nsswitch.conf. Only services that are implemented here count; without any, both do.
   mutating func takeServices(_ line: String) {
     let words = Self.words(of: line)
     guard words.first == "hosts:" else { return }
@@ -120,7 +120,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     domains.prefix(searchLimit).map { $0.utf8.count > 1 && $0.utf8.last == ASCII.dot ? String($0.dropLast()) : $0 }
   }
 
-  /// What follows the first dot of a host's own name.
+  /// The domain of the host's name: what follows the first dot.
   private static func domain(ofHost name: String) -> String? {
     guard let dot = name.utf8.firstIndex(of: ASCII.dot) else { return nil }
     let domain = name[name.utf8.index(after: dot)...]
@@ -136,7 +136,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     do {
       content = try SmallFile.contents(of: path, byteLimit: fileByteLimit)
     } catch {
-      // As for glibc: a file that is not there, or is none, says nothing.
+      // As in glibc, a missing or invalid file has no effect.
       return []
     }
     var lines: [String] = []
@@ -147,7 +147,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     return lines
   }
 
-  /// The words of a line, between blanks; a carriage return is one.
+  /// The words of a line, separated by blanks; a carriage return is a blank.
   static func words(of line: String) -> [String] {
     line.utf8.split { $0 == ASCII.space || $0 == ASCII.tab || $0 == ASCII.carriageReturn || $0 == ASCII.lineFeed }
       .map { String($0) ?? "" }
