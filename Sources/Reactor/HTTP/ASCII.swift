@@ -1,4 +1,5 @@
-// The character classes of RFC 9110 and RFC 3986, and comparisons of bytes with words. Pure; used by the HTTP parser.
+// The character classes of RFC 9110 and RFC 3986, and case-insensitive comparisons of bytes. Pure; used by the HTTP
+// parser.
 
 enum ASCII {
   static var lineFeed: UInt8 { 0x0a }
@@ -16,7 +17,7 @@ enum ASCII {
     byte &- zero < 10
   }
 
-  /// Of a number that is not negative, in decimal.
+  /// The number of decimal digits of a non-negative number.
   static func digitCount(of number: Int) -> Int {
     var count = 1
     var rest = number
@@ -32,7 +33,7 @@ enum ASCII {
     isIn(low: 0x03ff_6cfa_0000_0000, high: 0x57ff_ffff_c7ff_fffe, byte)
   }
 
-  /// What a Host and an authority without user information are made of (RFC 3986, 3.2): unreserved, sub-delims, %:[].
+  /// Characters of a Host and of an authority without user information (RFC 3986, 3.2): unreserved, sub-delims, %:[].
   static func isHost(_ byte: UInt8) -> Bool {
     isIn(low: 0x2fff_7ff2_0000_0000, high: 0x47ff_fffe_afff_fffe, byte)
   }
@@ -68,7 +69,7 @@ enum ASCII {
     return true
   }
 
-  /// Without the spaces and tabs at both ends.
+  /// Without leading and trailing spaces and tabs.
   static func trimmed(_ bytes: Span<UInt8>, _ range: Range<Int>) -> Range<Int> {
     var start = range.lowerBound
     var end = range.upperBound
@@ -77,7 +78,7 @@ enum ASCII {
     return start..<end
   }
 
-  /// The next element of a comma-separated list, trimmed; it is taken off `rest`.
+  /// Removes the next element of a comma-separated list from `rest` and returns it trimmed.
   static func nextElement(_ bytes: Span<UInt8>, _ rest: inout Range<Int>) -> Range<Int>? {
     guard !rest.isEmpty else { return nil }
     var end = rest.lowerBound

@@ -1,5 +1,5 @@
-// Bytes on their way in or out of a connection. Invariant: an empty buffer holds no memory once it was released, so an
-// idle connection costs nothing here. Used by HTTPConnection and HTTPServer.
+// Bytes to be read or written. Invariant: a released empty buffer holds no memory, so an idle connection costs nothing
+// here. Used by HTTPConnection and HTTPServer.
 
 import CReactor
 
@@ -34,7 +34,7 @@ struct ByteBuffer: ~Copyable {
     append(UnsafeBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
 
-  /// A whole response, or one whose body follows.
+  /// Appends a whole response, or one whose body follows.
   mutating func append(_ head: HTTPResponseHead, dated date: [UInt8], endingWith end: StaticString, body: [UInt8]) {
     let start = count
     reserve(head.bytes.count + end.utf8CodeUnitCount + body.count)
@@ -44,14 +44,13 @@ struct ByteBuffer: ~Copyable {
     append(body)
   }
 
-  /// Writes over bytes that are there already; `offset` counts from the first byte not yet removed.
+  /// Overwrites existing bytes; `offset` counts from the first byte that is not removed.
   mutating func overwrite(at offset: Int, with array: [UInt8]) {
     precondition(offset >= 0 && offset + array.count <= count)
     array.withUnsafeBufferPointer { _ = memcpy(storage! + start + offset, $0.baseAddress!, $0.count) }
   }
 
-  /// Replaces the bytes of `places` by `number` in decimal. What is behind them moves where it has other than as many
-  /// digits as they are.
+  /// Replaces the bytes of `places` by `number` in decimal, and moves what follows if the number of digits differs.
   mutating func replace(_ places: Range<Int>, withDigitsOf number: Int) {
     precondition(places.lowerBound >= 0 && places.upperBound <= count && number >= 0)
     let digits = ASCII.digitCount(of: number)
@@ -68,7 +67,7 @@ struct ByteBuffer: ~Copyable {
     }
   }
 
-  /// Has `write` write up to `limit` bytes behind the last one; it returns how many it wrote, and so does this.
+  /// Lets `write` append up to `limit` bytes; returns the number that it returned.
   mutating func append(upTo limit: Int, _ write: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
     reserve(limit)
     let written = write(UnsafeMutableRawBufferPointer(start: storage.map { $0 + self.end }, count: limit))
@@ -88,14 +87,14 @@ struct ByteBuffer: ~Copyable {
     if start == end { removeAll() }
   }
 
-  /// Empties the buffer and keeps its memory, up to `keptCapacity` bytes of it.
+  /// Empties the buffer and keeps up to `keptCapacity` bytes of its memory.
   mutating func removeAll(keepingUpTo keptCapacity: Int = .max) {
     start = 0
     end = 0
     if capacity > keptCapacity { release() }
   }
 
-  /// Empties the buffer and gives its memory back.
+  /// Empties the buffer and frees its memory.
   mutating func release() {
     guard storage != nil else { return }
     free(storage)
@@ -113,7 +112,7 @@ struct ByteBuffer: ~Copyable {
       start = 0
     }
     guard end + byteCount > capacity else { return }
-    // The first block fits exactly, for it is mostly the only one; then by doubling.
+    // The first block fits exactly, because there is mostly only one; after that the capacity doubles.
     let grown = max(end + byteCount, capacity * 2, 256)
     guard let memory = realloc(storage, grown) else { fatalError("out of memory") }
     storage = memory.assumingMemoryBound(to: UInt8.self)

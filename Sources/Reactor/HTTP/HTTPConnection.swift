@@ -1,42 +1,42 @@
-// One connection: reads, has its requests parsed and answered in place, and writes. No task belongs to it.
-// Invariant: it reads only while nothing waits to be written and no answer is owed, so what a peer can make it hold is
-// one request, one read's worth of pipelined ones, and the answers to those. Driven by its watcher and HTTPServer.
+// One connection: reads, parses, answers in place, and writes. It has no task.
+// Invariant: it reads only while nothing waits to be written and no answer is pending. So a peer can make it hold at
+// most one request, one read of pipelined requests, and their answers. Driven by its watcher and HTTPServer.
 
 import CReactor
 
 @EventLoop
 final class HTTPConnection {
-  /// What comes after the bytes that are being written.
+  /// What to do after the current bytes are written.
   private enum Next {
-    /// Wait for bytes: those kept, if any, are no whole request.
+    /// Wait for bytes: the kept ones are not a whole request.
     case receive
-    /// Look at the bytes kept: there may be requests in them.
+    /// Parse the kept bytes, which may contain requests.
     case parse
-    /// Have the handler's later answer made.
+    /// Run the handler's later answer.
     case answer(HTTPPendingAnswer)
     case linger
     case close
   }
 
-  // The places in the server's lists.
+  // Links of the server's lists.
   var next: HTTPConnection?
-  // Safe: the lists clear it when the one before leaves, which they own until then.
+  // Safe: the lists own the previous connection and clear this link when it leaves.
   unowned(unsafe) var previous: HTTPConnection?
   var state = HTTPConnectionState.closed
   var since = MonotonicInstant(nanoseconds: 0)
 
   let descriptor: Int32
-  // Strong, which costs less at each use: the server lets go of a connection when it is closed.
+  // Strong, because each use is cheaper. The server releases a connection when it is closed.
   private let server: HTTPServer
   private var watcher: IOWatcher?
   private var parser: HTTPRequestParser
   private var kept = ByteBuffer()
   private var unwritten = ByteBuffer()
   private var afterWriting = Next.receive
-  /// Between a read and its write: the connection is in the list of the state before.
+  /// Between a read and its write the connection stays in the list of its previous state.
   private(set) var isAtWork = false
 
-  /// Memory of this process that is the connection's alone, but for its objects.
+  /// The memory of this process that belongs to this connection, apart from its objects.
   var bufferByteCount: Int { kept.capacity + unwritten.capacity }
 
   init(_ descriptor: Int32, server: HTTPServer) {
@@ -46,13 +46,13 @@ final class HTTPConnection {
   }
 
   func start() {
-    // Strong, and so without a check at each request: `close()` breaks the cycle, and the server closes them all.
+    // Strong, so no check at each request. `close()` breaks the cycle, and the server closes all connections.
     let watcher = IOWatcher { _ in self.isReady() }
     self.watcher = watcher
     watcher.watch(descriptor, for: .read)
   }
 
-  /// Closes at once; what is unwritten is lost.
+  /// Closes at once and drops unwritten bytes.
   func close() {
     guard state != .closed else { return }
     watcher?.stop()
@@ -64,14 +64,14 @@ final class HTTPConnection {
     server.closed(self)
   }
 
-  /// The state's limit has passed.
+  /// The time limit of the state has passed.
   func isOverdue() {
     guard state == .receiving else { return close() }
     server.refuse(.requestTimeout)
     write(then: .linger)
   }
 
-  /// The handler's answer, which was asked for with `.answer`.
+  /// The handler's answer, which `.answer` asked for.
   func answer(_ response: HTTPResponse, to request: HTTPPendingAnswer) {
     guard state == .answering else { return }
     let keepsAlive = server.append(response, as: request.form)
@@ -98,7 +98,7 @@ final class HTTPConnection {
     }
   }
 
-  /// Whether the call says to come back later; 0 is the peer's end, other errors are the connection's.
+  /// Whether the call would block. 0 is the peer's end, other errors are the connection's.
   private func isTryAgain(_ answer: Int) -> Bool {
     answer == -Int(EAGAIN) || answer == -Int(EINTR)
   }
@@ -109,7 +109,7 @@ final class HTTPConnection {
     return start
   }
 
-  /// Answers the requests in `bytes`, which are the server's; what is left of them is kept.
+  /// Answers the requests in `bytes`, which belong to the server, and keeps an incomplete rest.
   private func takeRequests(_ bytes: UnsafeBufferPointer<UInt8>) {
     isAtWork = true
     defer { isAtWork = false }
@@ -141,7 +141,7 @@ final class HTTPConnection {
           return write(then: .answer(pending))
         }
         if server.output.count >= HTTPServer.outputByteLimit, !isLast {
-          // Enough for now: the rest is answered once this is written.
+          // Enough for now; the rest is answered after this has been written.
           keep(UnsafeBufferPointer(rebasing: bytes[start...]))
           return write(then: .parse)
         }
@@ -150,13 +150,13 @@ final class HTTPConnection {
   }
 
   private func keep(_ bytes: UnsafeBufferPointer<UInt8>) {
-    // `bytes` are the server's, never those kept.
+    // `bytes` belong to the server; they are never the kept ones.
     if bytes.isEmpty { return kept.release() }
     kept.removeAll()
     kept.append(bytes)
   }
 
-  /// Writes what was put into the server's output, and goes on with `then` when all of it is written.
+  /// Writes the server's output buffer, then continues with `then`.
   private func write(then next: Next, completedAny: Bool = true) {
     let written = server.output.isEmpty ? 0 : send(server.output.bytes)
     guard written >= 0 else {
@@ -183,7 +183,7 @@ final class HTTPConnection {
     go(on: afterWriting, completedAny: true)
   }
 
-  /// Bytes written, 0 where the peer's window is full, negative where the connection is broken.
+  /// Bytes written; 0 if the peer's window is full, negative if the connection is broken.
   private func send(_ bytes: UnsafeBufferPointer<UInt8>) -> Int {
     let written = creactor_send(descriptor, bytes.baseAddress, bytes.count)
     return isTryAgain(written) ? 0 : written
@@ -208,7 +208,7 @@ final class HTTPConnection {
       kept.release()
       finish()
     case .close:
-      // The peer has had its last answer, but may not have read it.
+      // The peer was sent its last answer, but may not have read it.
       holdsMuchUnacknowledged ? finish() : close()
     }
   }
@@ -218,25 +218,25 @@ final class HTTPConnection {
     watcher?.watch(descriptor, for: interest)
   }
 
-  /// Ends the sending side, and waits for the peer to end its own.
+  /// Shuts down the sending side and waits for the peer to close.
   private func finish() {
     shutdown(descriptor, Int32(SHUT_WR))
     enter(holdsMuchUnacknowledged ? .flushing : .lingering, watching: .read)
   }
 
-  /// Whether the kernel holds much for a peer that does not read. After a plain close it would go on holding that, for
-  /// minutes and beyond the bound on connections.
+  /// Whether the kernel buffers much for a peer that does not read. After a plain close it would keep these bytes for
+  /// minutes, beyond the bound on connections.
   private var holdsMuchUnacknowledged: Bool {
     creactor_unacknowledged(descriptor) > HTTPServer.orphanByteLimit
   }
 
-  /// Makes the coming close a reset: what the peer did not read is dropped at once.
+  /// Makes the next close a reset, which drops what the peer has not read.
   private func dropAtClose() {
     var option = linger(l_onoff: 1, l_linger: 0)
     setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &option, socklen_t(MemoryLayout<linger>.size))
   }
 
-  /// Reads and drops until the peer ends or the limit passes (RFC 9112, 9.6).
+  /// Reads and discards until the peer closes or the limit passes (RFC 9112, 9.6).
   private func discard() {
     let input = server.input
     let received = creactor_receive(descriptor, input.baseAddress, input.count)

@@ -1,31 +1,31 @@
-// The server's connections, one list a state, each in the order in which its members entered it.
-// Invariant: all members of a list have the same time limit, so the first of each is the next to be overdue, and one
-// timer for the earliest of them serves all connections; no connection, no timer. Used by HTTPServer.
+// The server's connections: one list per state, ordered by when they entered it.
+// Invariant: all members of a list have the same time limit, so the first is the next to expire. One timer serves all
+// connections, and none runs without a connection. Used by HTTPServer.
 
-/// What a connection waits for; each state has its own limit and its own list.
+/// What a connection waits for. Each state has its own limit and list.
 enum HTTPConnectionState: Int, CaseIterable {
-  /// The next request's first byte. The oldest gives way first where connections run out.
+  /// The next request's first byte. The oldest of these is closed first if connections run out.
   case idle
   /// The rest of a request.
   case receiving
-  /// The handler's later answer. No limit here: a handler bounds its own waits.
+  /// The handler's later answer. No limit here: the handler limits its own waits.
   case answering
-  /// The peer, to read what it asked for.
+  /// The peer to read its answers.
   case writing
-  /// The peer's end, after the last answer: closing with bytes unread would reset the connection under that answer.
+  /// The peer's close after the last answer: closing with unread bytes would reset the connection and lose that answer.
   case lingering
-  /// The peer's end, after a last answer that it has not read yet.
+  /// The peer's close after a last answer that it has not read yet.
   case flushing
-  /// Nothing; in no list.
+  /// Nothing; it is in no list.
   case closed
 }
 
 @EventLoop
 final class HTTPConnectionLists {
-  /// First and last of one list. A list owns its members: by `first`, and by each member's `next`.
+  /// First and last member of a list. A list owns its members through `first` and each member's `next`.
   private struct List {
     var first: HTTPConnection?
-    // Safe: it is a member, and each change of the list's end sets it anew.
+    // Safe: it is a member, and every change at the end of the list updates it.
     unowned(unsafe) var last: HTTPConnection?
     var limit: Duration?
   }
@@ -53,7 +53,7 @@ final class HTTPConnectionLists {
     lists[state.rawValue].limit
   }
 
-  /// When the first of a list is overdue; nil where no limit runs.
+  /// When the first member of any list expires; nil if no limit applies.
   var nextDeadline: MonotonicInstant? {
     var earliest: MonotonicInstant?
     for list in lists {
@@ -65,7 +65,7 @@ final class HTTPConnectionLists {
     return earliest
   }
 
-  /// One that is overdue at `now`.
+  /// A connection whose limit has passed at `now`.
   func overdue(at now: MonotonicInstant) -> HTTPConnection? {
     for list in lists {
       guard let limit = list.limit, let first = list.first else { continue }
@@ -79,7 +79,7 @@ final class HTTPConnectionLists {
     append(connection, state, at: now)
   }
 
-  /// To the end of the list of `state`, also where it was in that list before.
+  /// Moves a connection to the end of the list of `state`, even if it is already in it.
   func move(_ connection: HTTPConnection, to state: HTTPConnectionState, at now: MonotonicInstant) {
     if connection.state == state, connection.next == nil {
       connection.since = now

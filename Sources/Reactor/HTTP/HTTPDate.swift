@@ -1,11 +1,11 @@
-// The Date field of a response (RFC 9110, 5.6.7), which an origin server has to send (6.6.1). Nothing is decided by it.
-// Used by HTTPServer.
+// The Date field of a response (RFC 9110, 5.6.7), which an origin server must send (6.6.1). Nothing depends on it. Used
+// by HTTPServer.
 
 enum HTTPDate {
   static let byteCount = 29
 
-  /// `Sun, 06 Nov 1994 08:49:37 GMT`, written over the 29 bytes of `text`. Years 1970 to 9999; before them,
-  /// their beginning.
+  /// Writes `Sun, 06 Nov 1994 08:49:37 GMT` over the 29 bytes of `text`. Years 1970 to 9999; earlier times become the
+  /// beginning of 1970.
   static func render(secondsSince1970 seconds: Int64, into text: inout [UInt8]) {
     let seconds = max(0, seconds)
     let days = seconds / 86_400
@@ -38,7 +38,7 @@ enum HTTPDate {
   }
 }
 
-/// The field's text, rendered anew when it may have changed: the wall clock is read four times a second at most.
+/// The field's text. The wall clock is read at most four times a second, and the text rendered if it may have changed.
 struct HTTPDateCache {
   private static let lifetime = Duration.milliseconds(250)
 

@@ -1,5 +1,5 @@
-// What the header fields of one request say about its framing and its connection: a pure struct, part of the parser.
-// Invariant: a length is believed only where there is one way to read it (RFC 9112, 6.3).
+// What the header fields say about a request's framing and connection: a pure struct, part of the parser.
+// Invariant: a length is accepted only if it can be read in one way (RFC 9112, 6.3).
 
 struct HTTPFieldRules {
   /// The client waits for "100 Continue".
@@ -14,7 +14,7 @@ struct HTTPFieldRules {
   private var asksKeepAlive = false
   private var hasUnknownExpectation = false
 
-  /// Takes one field line (RFC 9112, 5): `name ":" OWS value OWS`. Obs-fold and space around the name are refused.
+  /// Parses one field line (RFC 9112, 5): `name ":" OWS value OWS`. Obs-fold and space around the name are refused.
   mutating func take(_ line: Range<Int>, of bytes: Span<UInt8>, limit: Int) -> HTTPStatus? {
     var colon = line.lowerBound
     while colon < line.upperBound, ASCII.isToken(bytes[colon]) { colon += 1 }
@@ -41,13 +41,13 @@ struct HTTPFieldRules {
     return nil
   }
 
-  /// Decides at the end of the fields what they mean together, and writes it into `head`.
+  /// Called at the end of the fields: decides what they mean together and writes it to `head`.
   mutating func conclude(_ head: inout HTTPRequestHead, limit: Int) -> HTTPStatus? {
-    // RFC 9112, 3.2: a 1.1 request without Host is refused, and any request with two.
+    // RFC 9112, 3.2: a 1.1 request without Host is refused, and so is any request with two.
     guard hostCount == 1 || (hostCount == 0 && head.minorVersion == 0) else { return .badRequest }
     if hasTransferEncoding {
-      // RFC 9112, 6.1 and 6.3: with a length beside it, in a 1.0 request, or not ending in chunked, the body's end
-      // cannot be told. Chunked alone can, but nothing served here takes a body: 411, and the connection ends.
+      // RFC 9112, 6.1 and 6.3: with a length beside it, in a 1.0 request, or if it does not end in chunked, the end of
+      // the body is ambiguous. Chunked alone is not, but it is refused too: 411, and the connection ends.
       guard head.minorVersion == 1, contentLength == nil, codingEndsChunked else { return .badRequest }
       return codingIsChunkedAlone ? .lengthRequired : .notImplemented
     }
@@ -71,7 +71,7 @@ struct HTTPFieldRules {
     return hostCount > 1 ? .badRequest : nil
   }
 
-  /// RFC 9112, 6.3: digits only, and once. A number beyond the limit stays beyond it, however long it is.
+  /// RFC 9112, 6.3: digits only, and once. A number beyond the limit stays beyond it, whatever its length.
   private mutating func takeContentLength(_ value: Range<Int>, of bytes: Span<UInt8>, limit: Int) -> HTTPStatus? {
     guard contentLength == nil, !value.isEmpty else { return .badRequest }
     var length = 0

@@ -1,9 +1,9 @@
-// What a handler sees and what it answers: the request, the response, and the choice to answer now or later.
-// Invariant: a response is rendered once, when it is made; sending it copies bytes and nothing else.
+// What a handler receives and returns: the request, the response, and the choice to answer now or later.
+// Invariant: a response is rendered once, when it is made; sending it only copies bytes.
 
-/// A request, for the time of the handler's call.
+/// A request, valid during the handler's call.
 ///
-/// It shows the connection's own bytes, so it cannot be copied or kept: take out of it what is needed.
+/// It refers to the connection's bytes, so it cannot be copied or kept: extract what you need.
 public struct HTTPRequest: ~Copyable {
   private let bytes: UnsafeBufferPointer<UInt8>
   private let head: HTTPRequestHead
@@ -15,21 +15,21 @@ public struct HTTPRequest: ~Copyable {
 
   public var method: HTTPMethod { head.method }
 
-  /// Whether only the head of the answer is wanted. The server leaves the body out; a handler may skip making it.
+  /// Whether only the head of the answer is wanted. The server omits the body; a handler may skip making it.
   public var isHead: Bool { head.method == .head }
 
-  /// Whether the target's path, without its query and with percent-encoding left alone, is exactly `path`.
+  /// Whether the target's path, without its query and without percent-decoding, is exactly `path`.
   public func hasPath(_ path: StaticString) -> Bool {
     if head.path.isEmpty { return path.utf8CodeUnitCount == 1 && path.utf8Start[0] == ASCII.slash }
     return ASCII.equal(bytes.span, head.path, path)
   }
 
-  /// The target's path, as `hasPath` compares it. Allocates where it is longer than 15 bytes.
+  /// The target's path, as `hasPath` compares it. Allocates if it is longer than 15 bytes.
   public var path: String {
     head.path.isEmpty ? "/" : String(decoding: bytes[head.path], as: UTF8.self)
   }
 
-  /// What follows the question mark, percent-encoding left alone; empty without one.
+  /// What follows the question mark, without percent-decoding; empty if there is none.
   public var query: String {
     String(decoding: bytes[head.query], as: UTF8.self)
   }
@@ -40,22 +40,22 @@ public struct HTTPField: Sendable {
   public let name: String
   public let value: String
 
-  /// Bytes that may not stand in either become spaces: no field can begin another one.
+  /// Bytes that are not allowed in a field become spaces, so no field can start another.
   public init(_ name: String, _ value: String) {
     self.name = name
     self.value = value
   }
 }
 
-/// A response, rendered when it is made: keep those that stay the same, and sending one allocates nothing.
+/// A response, rendered when it is made. Keep constant responses: sending one allocates nothing.
 public final class HTTPResponse: Sendable {
   public let status: HTTPStatus
   public let body: [UInt8]
   let head: HTTPResponseHead
 
   /// - Parameters:
-  ///   - contentType: left out where the body is empty.
-  ///   - headers: besides Date, Content-Type, Content-Length and Connection, which the server writes.
+  ///   - contentType: omitted if the body is empty.
+  ///   - headers: in addition to Date, Content-Type, Content-Length and Connection, which the server writes.
   public init(
     status: HTTPStatus = .ok, contentType: String = "text/plain; charset=utf-8", body: [UInt8] = [],
     headers: [HTTPField] = []
@@ -74,28 +74,28 @@ public final class HTTPResponse: Sendable {
     self.init(status: status, contentType: contentType, body: Array(text.utf8), headers: headers)
   }
 
-  /// 404, for a path that nothing is at.
+  /// 404, for an unknown path.
   public static let notFound = HTTPResponse(status: .notFound, text: "not found\n")
 
-  /// 405, for every method but the two that are served (RFC 9110, 15.5.6: with Allow).
+  /// 405, for every method but GET and HEAD (RFC 9110, 15.5.6: with Allow).
   static let methodNotAllowed = HTTPResponse(
     status: .methodNotAllowed, text: "method not allowed\n", headers: [HTTPField("Allow", "GET, HEAD")])
 }
 
-/// A response of status 200 whose body is written anew at each request, straight to where it is sent from: kept like
-/// an `HTTPResponse`, it allocates as little.
+/// A 200 response whose body is written for each request, directly into the output buffer. Kept like an `HTTPResponse`,
+/// it allocates as little.
 @EventLoop
 public final class HTTPLiveResponse {
   private let fields: [HTTPField]
-  /// With room for as many digits as the last body's length had, which mostly is as many as the next one's has.
+  /// With room for as many digits as the last body's length had; the next one mostly has as many.
   private(set) var head: HTTPResponseHead
   private(set) var lengthDigits = 1
   let byteLimit: @EventLoop () -> Int
   let write: @EventLoop (UnsafeMutableRawBufferPointer) -> Int
 
   /// - Parameters:
-  ///   - byteLimit: the most bytes that the next body can have.
-  ///   - write: writes the body from the start of memory that has room for it, and returns how many bytes it has.
+  ///   - byteLimit: the maximum length of the next body.
+  ///   - write: writes the body to memory that has room for it, and returns its length.
   public init(
     contentType: String, byteLimit: @escaping @EventLoop () -> Int,
     write: @escaping @EventLoop (UnsafeMutableRawBufferPointer) -> Int
@@ -114,12 +114,12 @@ public final class HTTPLiveResponse {
   }
 }
 
-/// A status line and fields, up to where a connection's own fields begin.
+/// A status line and fields, up to the connection's own fields.
 struct HTTPResponseHead: Sendable {
   private(set) var bytes: [UInt8] = []
-  /// Where the 29 bytes of the date go at each sending.
+  /// Offset of the date's 29 bytes, written at each sending.
   let dateOffset: Int
-  /// Where the length ends.
+  /// Offset of the end of the length.
   let lengthEnd: Int
 
   init(_ status: HTTPStatus, fields: [HTTPField], bodyByteCount: Int) {
@@ -161,9 +161,9 @@ struct HTTPResponseHead: Sendable {
 public enum HTTPReply {
   /// At once.
   case now(HTTPResponse)
-  /// At once, with a body that is written for this request.
+  /// At once, with a body written for this request.
   case live(HTTPLiveResponse)
-  /// After waiting for something. The connection reads nothing until then, so answers keep their order. Cancelled when
-  /// the server stops; it must then end.
+  /// After a wait. The connection reads nothing until then, so answers keep their order. The closure is cancelled when
+  /// the server stops, and must then end.
   case later(@EventLoop @Sendable () async -> HTTPResponse)
 }

@@ -1,7 +1,7 @@
-// Answers that a handler owes: what is needed to send one later, and the queue from connections to the server's run.
-// Invariant: at most one a connection, so their number is bounded by the connections'. Used by HTTPServer.
+// Pending answers: what is needed to send one later, and the queue from connections to the server's `run`.
+// Invariant: at most one per connection, so connections bound their number. Used by HTTPServer.
 
-/// How to send the answer to a request that is gone from the input by then.
+/// How to answer a request that is no longer in the input by then.
 struct HTTPAnswerForm: Equatable, Sendable {
   var isHead: Bool
   var minorVersion: UInt8
@@ -14,7 +14,7 @@ struct HTTPPendingAnswer: Sendable {
   let make: @EventLoop @Sendable () async -> HTTPResponse
 }
 
-/// A queue from callbacks to the one task that takes from it.
+/// A queue from callbacks to a single consumer task.
 @EventLoop
 final class HTTPInbox<Element: Sendable> {
   private var elements: [Element] = []
@@ -29,14 +29,14 @@ final class HTTPInbox<Element: Sendable> {
     wake()
   }
 
-  /// Nothing is put or taken from now on.
+  /// Closes the queue.
   func finish() {
     isFinished = true
     elements = []
     wake()
   }
 
-  /// Waits for an element; nil after `finish()`, which a cancelled caller implies.
+  /// Waits for an element; nil after `finish()` or in a cancelled task.
   func next() async -> Element? {
     await withTaskCancellationHandler {
       while elements.isEmpty, !isFinished {

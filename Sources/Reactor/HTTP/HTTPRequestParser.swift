@@ -1,27 +1,27 @@
-// The incremental request parser: a pure struct over the bytes of a connection; it imports nothing and owns no memory.
-// Invariant: the outcome depends on the bytes only, never on how they were cut, and no more than `byteLimit` bytes are
-// ever asked to be kept. Called by HTTPConnection, and by the fuzzer.
+// The incremental request parser: a pure struct over a connection's bytes. It imports nothing and owns no memory.
+// Invariant: the outcome depends only on the bytes, not on how they were split, and it never asks to keep more than
+// `byteLimit` bytes. Called by HTTPConnection and by the fuzzer.
 
-/// What is asked of the resource. Only GET and HEAD are served; anything else is answered 405.
+/// The method. Only GET and HEAD are served; others are answered 405.
 public enum HTTPMethod: Sendable {
   case get, head, other
 }
 
-/// A whole request, as places in the bytes that it was parsed from.
+/// A whole request, as offsets into the bytes that it was parsed from.
 struct HTTPRequestHead: Equatable {
   var method = HTTPMethod.other
-  /// The target's path, percent-encoding left alone; empty for `http://host` without one, which means "/".
+  /// The target's path, not percent-decoded; empty for `http://host` without one, which means "/".
   var path = 0..<0
-  /// What follows the question mark; empty without one.
+  /// What follows the question mark; empty if there is none.
   var query = 0..<0
   var minorVersion: UInt8 = 1
-  /// Whether the client wants the connection kept after the answer.
+  /// Whether the client wants to keep the connection after the answer.
   var keepsAlive = true
-  /// Where the body begins: the bytes of the request line and the fields, with the empty line.
+  /// Offset of the body: the length of the request line, the fields and the empty line.
   var headByteCount = 0
   var bodyByteCount = 0
 
-  /// All that the request takes of the connection's bytes.
+  /// The total length of the request.
   var byteCount: Int { headByteCount + bodyByteCount }
 }
 
@@ -30,18 +30,18 @@ struct HTTPRequestHead: Equatable {
 ///     requestLine ──▶ fields ──▶ body ──▶ .request, and again
 ///          └────────────┴──▶ .refused, for ever
 ///
-/// Rules are those of RFC 9112. Where it leaves a choice the stricter one is taken, since what one recipient repairs
-/// and another does not is how requests are smuggled: a bare LF, a bare CR, obs-fold, space before the colon, repeated
-/// lengths, and a length beside a coding are all refused.
+/// The rules are those of RFC 9112. If it leaves a choice, the stricter one is taken, because differences between
+/// recipients are how requests are smuggled: a bare LF, a bare CR, obs-fold, space before the colon, repeated lengths,
+/// and a length with a transfer coding are all refused.
 struct HTTPRequestParser {
   enum Step: Equatable {
     /// The request is not complete; call again with the same bytes and more.
     case needsMore
-    /// As `needsMore`, and the client waits for "100 Continue" before it sends the body. Returned once a request.
+    /// Like `needsMore`, and the client waits for "100 Continue" before it sends the body. Returned once per request.
     case wantsContinue
-    /// A request, at the beginning of the bytes; call again with those after it.
+    /// A request at the beginning of the bytes; call again with those after it.
     case request(HTTPRequestHead)
-    /// Not a request that this server takes; the parser is of no further use.
+    /// Not a request that this server accepts; the parser cannot be used further.
     case refused(HTTPStatus)
   }
 
@@ -59,8 +59,8 @@ struct HTTPRequestParser {
   private var refusal: HTTPStatus?
 
   /// - Parameters:
-  ///   - headByteLimit: of the request line and the fields together; a longer line is 414, longer fields are 431.
-  ///   - bodyByteLimit: of a body, which is read and dropped; a longer one is 413.
+  ///   - headByteLimit: for the request line and the fields together; a longer line is 414, longer fields are 431.
+  ///   - bodyByteLimit: for a body, which is read and discarded; a longer one is 413.
   init(headByteLimit: Int, bodyByteLimit: Int) {
     self.headByteLimit = headByteLimit
     self.bodyByteLimit = bodyByteLimit
@@ -69,7 +69,7 @@ struct HTTPRequestParser {
   /// The most bytes for which `next` can return `.needsMore`.
   var byteLimit: Int { headByteLimit + bodyByteLimit }
 
-  /// Looks at `bytes`: everything that came after the last request.
+  /// Parses `bytes`: everything after the last request.
   mutating func next(_ bytes: Span<UInt8>) -> Step {
     if let refusal { return .refused(refusal) }
     if let status = takeLines(bytes) {
@@ -78,7 +78,7 @@ struct HTTPRequestParser {
     }
     guard phase == .body else { return .needsMore }
     guard bytes.count >= head.byteCount else {
-      // RFC 9110, 10.1.1: no interim answer where a part of the body has come already.
+      // RFC 9110, 10.1.1: no interim answer if part of the body has already arrived.
       guard fields.wantsContinue, bytes.count == head.headByteCount else { return .needsMore }
       fields.wantsContinue = false
       return .wantsContinue
@@ -92,10 +92,10 @@ struct HTTPRequestParser {
     return .request(complete)
   }
 
-  /// Takes the complete lines of the head.
+  /// Parses the complete lines of the head.
   private mutating func takeLines(_ bytes: Span<UInt8>) -> HTTPStatus? {
     while phase != .body {
-      // What cannot be a request (a TLS greeting, say) need not be waited for.
+      // Bytes that cannot be a request, such as a TLS handshake, are refused at once.
       if phase == .requestLine, lineStart < bytes.count,
         !ASCII.isToken(bytes[lineStart]), bytes[lineStart] != ASCII.carriageReturn
       {
@@ -105,7 +105,7 @@ struct HTTPRequestParser {
         return bytes.count > headByteLimit ? tooLong : nil
       }
       guard newline < headByteLimit else { return tooLong }
-      // RFC 9112, 2.2: a lone LF may be taken for a line's end. Not here.
+      // RFC 9112, 2.2 allows a bare LF as a line terminator; it is refused here.
       guard newline > lineStart, bytes[newline - 1] == ASCII.carriageReturn else { return .badRequest }
       let line = lineStart..<(newline - 1)
       lineStart = newline + 1
@@ -118,7 +118,7 @@ struct HTTPRequestParser {
     phase == .requestLine ? .uriTooLong : .headerFieldsTooLarge
   }
 
-  /// The next LF; bytes that were looked at once are not looked at again.
+  /// The next LF. No byte is searched twice.
   private mutating func newline(in bytes: Span<UInt8>) -> Int? {
     var index = scannedByteCount
     while index < bytes.count {
@@ -176,11 +176,11 @@ struct HTTPRequestParser {
     // RFC 9110, 9.1: methods are case-sensitive.
     head.method =
       ASCII.equal(bytes, method, "GET") ? .get : ASCII.equal(bytes, method, "HEAD") ? .head : .other
-    // The other forms of a target belong to methods that are answered 405 whatever they ask for.
+    // The other forms of a target belong to methods that are always answered 405.
     return head.method == .other || takeTarget(target, of: bytes) ? nil : .badRequest
   }
 
-  /// RFC 9112, 3.2: the origin form, or the absolute form, whose authority is then left aside. `false` for others.
+  /// RFC 9112, 3.2: the origin form, or the absolute form, whose authority is ignored. `false` for others.
   private mutating func takeTarget(_ target: Range<Int>, of bytes: Span<UInt8>) -> Bool {
     var pathStart = target.lowerBound
     if bytes[pathStart] != ASCII.slash {

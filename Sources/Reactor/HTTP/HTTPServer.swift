@@ -1,5 +1,5 @@
-// An HTTP server for probes and metrics: listens, accepts, hands requests to one handler, and bounds everything.
-// Invariant: no task a connection, no allocation a request, no wake-up without a connection. Made by the worker.
+// An HTTP server for probes and metrics: listens, accepts, passes requests to one handler, and bounds everything.
+// Invariant: no task per connection, no allocation per request, no wake-up without a connection. Made by the worker.
 
 import CReactor
 
@@ -11,18 +11,18 @@ import CReactor
 ///     try server.listen(on: "127.0.0.1:8091")
 ///     await server.run()
 ///
-/// Answers of 400 to 499 that are not 429, and 501 and 505, end the connection. Methods other than GET and HEAD are
-/// answered 405 without asking the handler.
+/// Statuses 400 to 499 except 429, and 501 and 505, end the connection. Methods other than GET and HEAD get 405 without
+/// a call of the handler.
 @EventLoop
 public final class HTTPServer {
-  /// Called once a request, on the loop; it must not wait. For that it answers `.later`.
+  /// Called once per request, on the loop. It must not wait; it returns `.later` for that.
   public typealias Handler = @EventLoop (borrowing HTTPRequest) -> HTTPReply
 
-  /// Answers gathered before they are written; one more may come on top of it.
+  /// Bytes of answers gathered before they are written; one more answer may be added.
   static let outputByteLimit = 32 * 1024
-  /// What the kernel may go on holding for a connection that is closed.
+  /// How much the kernel may keep buffering for a closed connection.
   static let orphanByteLimit = 4 * 1024
-  /// Room for a read behind the largest incomplete request.
+  /// Room for a read after the largest incomplete request.
   private static let readByteCount = 8 * 1024
 
   private let limits: HTTPServerLimits
@@ -40,9 +40,9 @@ public final class HTTPServer {
   private var date = HTTPDateCache()
   private var counters = HTTPServerStatistics()
 
-  /// Whether it takes nothing new and closes each connection after the answers that are under way.
+  /// Whether it accepts nothing new and closes each connection after its pending answers.
   private(set) var isDraining = false
-  /// Where connections read into and gather their answers, one at a time; no memory while there is no connection.
+  /// Shared buffers for reading and for answers, used by one connection at a time; freed while there is no connection.
   private(set) var input = UnsafeMutableBufferPointer<UInt8>(start: nil, count: 0)
   var output = ByteBuffer()
 
@@ -55,24 +55,24 @@ public final class HTTPServer {
     connections = HTTPConnectionLists(limits: limits)
   }
 
-  /// Whether `run()` takes connections.
+  /// Whether `run()` accepts connections.
   var isRunning: Bool { acceptWatcher != nil }
 
   // MARK: Listening and serving
 
-  /// Binds and listens; connections are taken from `run()` on.
+  /// Binds and listens; `run()` accepts the connections.
   ///
-  /// - Throws: `ListenError` where the address is malformed, in use, not ours, or not permitted.
+  /// - Throws: `ListenError` if the address is malformed, in use, not local, or not permitted.
   public func listen(on address: String) throws(ListenError) {
     try listen(on: ListenAddress(address))
   }
 
-  /// As `listen(on: String)`, with an address that was parsed before.
+  /// Like `listen(on: String)`, with a parsed address.
   public func listen(on address: ListenAddress) throws(ListenError) {
     listener = try ListeningSocket(address)
   }
 
-  /// The port that it listens on, also where 0 was asked for; 0 while it does not listen.
+  /// The bound port, even if 0 was given; 0 while it does not listen.
   public var boundPort: UInt16 { listener?.port ?? 0 }
 
   public var statistics: HTTPServerStatistics {
@@ -83,8 +83,8 @@ public final class HTTPServer {
 
   /// Serves until the task is cancelled or `drain(within:)` has ended, then closes everything.
   ///
-  /// Answers `.later` are its structured children: cancelled with it, and what they return at that is still sent where
-  /// the peer takes it at once.
+  /// Pending answers are its structured children: cancelled with it, and what they then return is still sent if the
+  /// peer accepts it at once.
   public func run() async {
     precondition(listener != nil || isDraining, "listen(on:) comes before run()")
     acceptWatcher = IOWatcher { [weak self] _ in self?.accept() }
@@ -99,19 +99,19 @@ public final class HTTPServer {
     for state in HTTPConnectionState.allCases {
       while let connection = connections.first(state) { connection.close() }
     }
-    // Accepting may have rested when this ended: its timer has nothing to resume.
+    // Accepting may be paused; its timer must find nothing to resume.
     disarm()
   }
 
-  /// Takes no new connections, closes the idle ones, and lets the others get their answers. `run()` ends when the last
-  /// one is closed or after `limit`.
+  /// Accepts no new connections, closes idle ones, and lets the others get their answers. `run()` ends when the last
+  /// one is closed, or after `limit`.
   public func drain(within limit: Duration) async {
     stopAccepting()
     if connections.count > 0 {
       do {
         try await withDeadline(after: limit, on: clock) { _ = await self.lastClosed.next() }
       } catch {
-        // Late or cancelled: the rest is cut off, which is what the limit says.
+        // Late or cancelled: the remaining connections are cut off at the limit.
       }
     }
     owed.finish()
@@ -143,7 +143,7 @@ public final class HTTPServer {
     took(listener.accept())
   }
 
-  /// - Parameter accepted: a connection's descriptor, or the negative error number.
+  /// - Parameter accepted: a connection's descriptor, or a negative errno.
   func took(_ accepted: Int32) {
     if accepted >= 0 {
       counters.acceptedConnections += 1
@@ -156,13 +156,13 @@ public final class HTTPServer {
       arm(for: now.advanced(by: limits.idleTimeout))
       connection.start()
     } else if [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(-accepted), !evictOldest() {
-      // The connection stays in the backlog, so the listener stays ready: watching on would spin.
+      // The connection stays in the backlog and the listener readable, so watching it would spin.
       pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
     }
   }
 
-  /// Closes the connection that has waited longest for its peer, an idle one first. A request comes in one piece and an
-  /// answer goes in one: who is between two of them when there is no more room is slow, or means to keep others out.
+  /// Closes the connection that has waited longest for its peer, idle ones first. Requests and answers normally arrive
+  /// in one piece, so a connection that is between two pieces when there is no room is slow or hostile.
   private func evictOldest() -> Bool {
     for state in [HTTPConnectionState.idle, .lingering, .flushing, .receiving, .writing] {
       guard let oldest = connections.first(state) else { continue }
@@ -190,7 +190,7 @@ public final class HTTPServer {
 
   // MARK: Time
 
-  /// Closes what is overdue.
+  /// Closes the connections whose limit has passed.
   private func closeOverdue() {
     timerDeadline = nil
     let now = clock.now
@@ -203,8 +203,8 @@ public final class HTTPServer {
     if let until = acceptPausedUntil { arm(for: until) }
   }
 
-  /// Sees to it that the timer fires at `deadline` at the latest. It is not set anew for each request: an earlier one
-  /// finds nothing overdue and is set on.
+  /// Ensures that the timer fires by `deadline`. It is not reset for each request: an earlier one finds nothing to
+  /// close and is set again.
   private func arm(for deadline: MonotonicInstant) {
     if let timerDeadline, timerDeadline <= deadline { return }
     timerDeadline = deadline
@@ -224,16 +224,16 @@ public final class HTTPServer {
     HTTPRequestParser(headByteLimit: limits.headerByteLimit, bodyByteLimit: limits.bodyByteLimit)
   }
 
-  /// What became of a request.
+  /// The result of a request.
   enum Outcome {
-    /// Answered; the connection goes on.
+    /// Answered; the connection continues.
     case kept
     /// Answered; the connection ends.
     case ended
     case owed(HTTPPendingAnswer)
   }
 
-  /// Has a request answered into `output`.
+  /// Answers a request into `output`.
   func answer(_ request: borrowing HTTPRequest, _ head: HTTPRequestHead) -> Outcome {
     let form = HTTPAnswerForm(isHead: request.isHead, minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
     guard request.method != .other else {
@@ -251,20 +251,20 @@ public final class HTTPServer {
     owed.put((connection, pending))
   }
 
-  /// Puts an answer to what is not a request that can be served into `output`; the connection is to end.
+  /// Writes the error answer to an unacceptable request to `output`. The connection then ends.
   func refuse(_ status: HTTPStatus) {
     let form = HTTPAnswerForm(isHead: false, minorVersion: 1, keepsAlive: false)
     _ = append(HTTPResponse(status: status, text: "\(status.reason)\n"), as: form)
   }
 
-  /// Puts `response` into `output`; tells whether the connection goes on after it.
+  /// Writes `response` to `output`; returns whether the connection continues.
   func append(_ response: HTTPResponse, as form: HTTPAnswerForm) -> Bool {
     let keepsAlive = form.keepsAlive && !isDraining && !response.status.closesConnection
     append(response.head, response.status, as: form, keepsAlive: keepsAlive, body: form.isHead ? [] : response.body)
     return keepsAlive
   }
 
-  /// The same with a body that is written now, also where only its length is wanted.
+  /// The same with a body that is written now, even if only its length is wanted.
   private func append(_ response: HTTPLiveResponse, as form: HTTPAnswerForm) -> Bool {
     let keepsAlive = form.keepsAlive && !isDraining
     let start = output.count
@@ -283,12 +283,12 @@ public final class HTTPServer {
     let end: StaticString =
       !keepsAlive
       ? "Connection: close\r\n\r\n" : form.minorVersion == 0 ? "Connection: keep-alive\r\n\r\n" : "\r\n"
-    // In one call, for the compiler has each access to `output` checked at run time.
+    // In one call, because each access to `output` is checked at run time.
     output.append(head, dated: date.text(at: clock.turnBegan, on: clock), endingWith: end, body: body)
     counters.responsesByClass[status.rawValue / 100] += 1
   }
 
-  /// Empties `output`; a large answer's memory is given back.
+  /// Empties `output`, and frees the memory of a large answer.
   func outputIsTaken() {
     output.removeAll(keepingUpTo: Self.outputByteLimit)
   }

@@ -1,4 +1,4 @@
-// The statuses that the server answers with. Pure, imports nothing. Used by the parser, the responses and the counters.
+// The statuses that the server sends. Pure, imports nothing. Used by the parser, the responses and the counters.
 
 /// A response's status code.
 public enum HTTPStatus: Int, Sendable, CaseIterable {
@@ -19,7 +19,7 @@ public enum HTTPStatus: Int, Sendable, CaseIterable {
   case serviceUnavailable = 503
   case versionNotSupported = 505
 
-  /// The phrase of RFC 9110, section 15.
+  /// The reason phrase of RFC 9110, section 15.
   public var reason: StaticString {
     switch self {
     case .ok: "OK"
@@ -41,7 +41,7 @@ public enum HTTPStatus: Int, Sendable, CaseIterable {
     }
   }
 
-  /// Whether the connection ends with this answer: what the client did wrong once it may have done in its framing too.
+  /// Whether this answer ends the connection: after a client error the framing may be wrong too.
   var closesConnection: Bool {
     switch self {
     case .ok, .noContent, .internalServerError, .serviceUnavailable, .tooManyRequests: false

@@ -1,5 +1,5 @@
-// Where a server listens, as an operator writes it. Reading it touches no network: usable while a configuration is
-// checked. A host name is resolved later, on the loop.
+// The listen address as an operator writes it. Parsing touches no network, so it can be used to validate a
+// configuration. A host name is resolved later, on the loop.
 
 import CReactor
 
@@ -8,7 +8,7 @@ import CReactor
 /// interface in both families.
 public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
   enum Host: Equatable {
-    /// IPv6 and IPv4 on one socket, or IPv4 alone where the host has no IPv6.
+    /// IPv6 and IPv4 on one socket, or only IPv4 if the host has no IPv6.
     case any
     case ipv4([UInt8])
     case ipv6([UInt8])
@@ -22,7 +22,7 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
   /// As it was written.
   public let description: String
 
-  /// - Throws: `ListenError.malformed`, saying what is expected.
+  /// - Throws: `ListenError.malformed` with the expected form.
   public init(_ text: String) throws(ListenError) {
     let bytes = Array(text.utf8)
     guard let colon = bytes.lastIndex(of: ASCII.colon), let port = Self.port(bytes[(colon + 1)...]) else {
@@ -40,7 +40,7 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
     description = address.description
   }
 
-  /// This address with a host name replaced by an address of it, an IPv4 one where it has any, as Go's listener does.
+  /// Resolves a host name, preferring IPv4 like Go's listener.
   ///
   /// - Parameter deadline: on `clock`.
   /// - Throws: `ListenError.unresolved`.
@@ -86,12 +86,12 @@ public struct ListenAddress: Equatable, Sendable, CustomStringConvertible {
     return !isBracketed && isName(bytes) ? .name(text) : nil
   }
 
-  /// Letters, digits, hyphens and underscores between dots, and a letter in the last label: without that it would be an
-  /// address that is none, such as 256.0.0.1.
+  /// Letters, digits, hyphens and underscores between dots, and a letter in the last label; without it the name would
+  /// be an invalid address, such as 256.0.0.1.
   private static func isName(_ bytes: ArraySlice<UInt8>) -> Bool {
     var label: [UInt8] = []
     var last: [UInt8] = []
-    // The root's dot may end a name.
+    // A name may end with the root's dot.
     for byte in (bytes.last == ASCII.dot ? bytes.dropLast() : bytes) + [ASCII.dot] {
       if byte == ASCII.dot {
         guard !label.isEmpty else { return false }
@@ -116,7 +116,7 @@ public enum ListenError: Error, Equatable, CustomStringConvertible {
   case addressNotOurs(String)
   case notPermitted(String)
   case unresolved(String, reason: String)
-  /// Anything else, with the kernel's error number.
+  /// Any other failure, with the kernel's error number.
   case system(String, number: Int32)
 
   public var description: String {

@@ -1,16 +1,16 @@
-// The listening socket: bound, non-blocking, closed with its owner. Used by HTTPServer only.
+// The listening socket: bound, non-blocking, closed with its owner. Used only by HTTPServer.
 
 import CReactor
 
 final class ListeningSocket {
   let descriptor: Int32
-  /// The port that was bound: the one asked for, or the one found where 0 was.
+  /// The bound port: the one given, or the one chosen by the kernel for 0.
   let port: UInt16
 
-  /// Connections that the kernel completes while the server does not accept; the kernel lowers it to somaxconn.
+  /// Backlog: connections that the kernel completes while the server does not accept, capped at somaxconn.
   private static let backlog: Int32 = 256
-  /// What a connection's peer can make the kernel hold, in bytes of memory; the kernel doubles the figure that it is
-  /// given and goes beyond it by one segment. Without a bound it lets each buffer grow to megabytes.
+  /// Socket buffer size: limits how many bytes a peer can make the kernel hold. The kernel doubles the value and
+  /// exceeds it by one segment; by default it lets each buffer grow to megabytes.
   private static let sendBufferByteCount: Int32 = 64 * 1024
   private static let receiveBufferByteCount: Int32 = 32 * 1024
 
@@ -24,7 +24,7 @@ final class ListeningSocket {
     _ = close(descriptor)
   }
 
-  /// A connection that waits, non-blocking, or the negative error number.
+  /// A waiting connection, non-blocking, or a negative errno.
   func accept() -> Int32 {
     creactor_accept(descriptor)
   }
@@ -62,11 +62,12 @@ final class ListeningSocket {
   ) throws(ListenError) -> Int32 {
     let descriptor = creactor_socket(socketAddress.family)
     guard descriptor >= 0 else { throw fault(-descriptor, address) }
-    // So that a restart finds its port while old connections linger; never SO_REUSEPORT, which would let two share it.
+    // Lets a restart bind its port while old connections linger. Never SO_REUSEPORT, which would let two processes
+    // share it.
     enable(SO_REUSEADDR, level: SOL_SOCKET, on: descriptor)
-    // An answer is one write, and is not held back for more. Connections inherit it on Linux.
+    // An answer is one write and must not be delayed. Connections inherit it on Linux.
     enable(TCP_NODELAY, level: Int32(IPPROTO_TCP), on: descriptor)
-    // Before listening: connections inherit them, and a window is announced with the first packet.
+    // Set before listening: connections inherit it, and the first packet announces the window.
     set(SO_SNDBUF, level: SOL_SOCKET, sendBufferByteCount / 2, on: descriptor)
     set(SO_RCVBUF, level: SOL_SOCKET, receiveBufferByteCount / 2, on: descriptor)
     prepare(descriptor)
@@ -103,7 +104,7 @@ final class ListeningSocket {
     let answer = withUnsafeMutablePointer(to: &address) {
       $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(descriptor, $0, &size) }
     }
-    // The port has the same place in the addresses of both families.
+    // The port has the same offset in the addresses of both families.
     return answer == 0 ? UInt16(bigEndian: address.sin6_port) : 0
   }
 }

@@ -1,5 +1,5 @@
-// One GET to a listener of this host, for a program that asks its own service. Invariant: it ends by its deadline, and
-// holds no more than a bounded answer. Not a client for other purposes: that is in Transfer/.
+// One GET to a listener of this host, for a program that probes its own service. Invariant: it ends by its deadline and
+// holds only a bounded answer. Other requests are sent by Transfer/.
 
 import CReactor
 
@@ -8,16 +8,16 @@ public struct LocalRequestFailure: Error, Equatable, Sendable, CustomStringConve
   public let description: String
 }
 
-/// Asks a listener of this host.
+/// Sends a request to a listener of this host.
 @EventLoop
 public final class LocalRequest {
-  /// What a listener answered.
+  /// A listener's answer.
   public struct Answer: Sendable, Equatable {
     public let status: Int
     public let body: String
   }
 
-  /// The longest answer that is read.
+  /// The maximum length of an answer, in bytes.
   static let answerByteLimit = 64 * 1024
 
   private let descriptor: Int32
@@ -26,10 +26,10 @@ public final class LocalRequest {
   private var answer: [UInt8] = []
   private let ended = OneShot<Result<[UInt8], LocalRequestFailure>>()
 
-  /// Sends a GET for `path` to who listens at `address`; where that is every interface, over loopback.
+  /// Sends a GET for `path` to the listener at `address`, over loopback if that is every interface.
   ///
   /// - Parameter deadline: on `clock`.
-  /// - Throws: where nobody listens, or no whole answer came by the deadline.
+  /// - Throws: if nothing listens, or no complete answer came by the deadline.
   public static func get(
     _ path: String, at address: ListenAddress, by deadline: MonotonicInstant, on clock: LoopClock
   ) async throws(LocalRequestFailure) -> Answer {
@@ -61,7 +61,7 @@ public final class LocalRequest {
     if ready.contains(.write) { send() } else { receive() }
   }
 
-  /// The whole request fits the socket's empty buffer; where the connection failed, sending says why.
+  /// The request fits into the empty send buffer. If connecting failed, sending reports why.
   private func send() {
     let sent = request.withUnsafeBytes { creactor_send(descriptor, $0.baseAddress, $0.count) }
     guard sent == request.count else { return ended.fire(.failure(Self.failure(sent < 0 ? Int32(-sent) : EIO))) }
@@ -77,7 +77,7 @@ public final class LocalRequest {
     if count == 0 || answer.count >= Self.answerByteLimit { ended.fire(.success(answer)) }
   }
 
-  /// The status line's number, and what stands behind the header.
+  /// Parses the status and the body.
   private static func parsed(_ bytes: [UInt8]) throws(LocalRequestFailure) -> Answer {
     let line = Array("HTTP/1.1 ".utf8)
     guard bytes.starts(with: line),
@@ -94,7 +94,7 @@ public final class LocalRequest {
 }
 
 extension ListenAddress {
-  /// Where this host reaches the listener; nil for a host name.
+  /// The address at which this host reaches the listener; nil for a host name.
   fileprivate var loopback: SocketAddress? {
     switch host {
     case .any: SocketAddress(ipv4: [127, 0, 0, 1], port: port)

@@ -1,4 +1,4 @@
-// An address and port as the kernel takes them. Used by what listens, and by what asks a listener.
+// An address and port as the kernel expects them. Used by listeners and by LocalRequest.
 
 import CReactor
 
@@ -7,7 +7,7 @@ struct SocketAddress {
   private var ipv4 = sockaddr_in()
   private var ipv6 = sockaddr_in6()
 
-  /// `host` is the address' four bytes.
+  /// `host` is the four bytes of the address.
   init(ipv4 host: [UInt8], port: UInt16) {
     family = AF_INET
     ipv4.sin_family = sa_family_t(AF_INET)
@@ -15,7 +15,7 @@ struct SocketAddress {
     withUnsafeMutableBytes(of: &ipv4.sin_addr) { $0.copyBytes(from: host) }
   }
 
-  /// `host` is the address' sixteen bytes.
+  /// `host` is the sixteen bytes of the address.
   init(ipv6 host: [UInt8], port: UInt16) {
     family = AF_INET6
     ipv6.sin6_family = sa_family_t(AF_INET6)
@@ -29,7 +29,7 @@ struct SocketAddress {
       : withUnsafeBytes(of: ipv6) { body($0.baseAddress!, socklen_t($0.count)) }
   }
 
-  /// The address without its port as text; nil where it is neither IPv4's nor IPv6's.
+  /// The address as text without its port; nil if it is neither IPv4 nor IPv6.
   static func hostText(_ address: UnsafePointer<sockaddr>) -> String? {
     var text = [CChar](repeating: 0, count: Int(INET6_ADDRSTRLEN))
     let raw = UnsafeRawPointer(address)
