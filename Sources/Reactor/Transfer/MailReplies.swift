@@ -1,26 +1,26 @@
-// What a mail server replied, command after command. Pure. Invariant: only the numbers of a reply are kept, because its
-// words may name hosts and people. Fed by Transfer, which libcurl hands each line; read when a transfer has ended.
+// A mail server's replies, command by command. Pure. Invariant: only the numbers of a reply are kept, because its text
+// may name hosts and people. Transfer adds each line that libcurl delivers, and reads it after the transfer.
 
-/// The replies of one mail's transfer, in their order.
+/// The replies to one mail, in order.
 struct MailReplies: Sendable {
-  /// A server says a dozen lines for each mail, and one a recipient.
+  /// A server sends a dozen lines per mail, and one per recipient.
   static let countLimit = 256
 
   private(set) var replies: [MailReply] = []
 
-  /// Takes a line in; of a reply of several lines the last one counts.
+  /// Adds a line. Of a multi-line reply the last line counts.
   mutating func add(_ line: some Collection<UInt8>) {
     let start = Array(line.prefix(16))
     guard replies.count < Self.countLimit, start.count >= 3, let status = Self.number(start[..<3]) else { return }
     guard start.count == 3 || start[3] == UInt8(ascii: " ") || start[3] < 0x20 else { return }
-    // The answer to QUIT is none about the mail.
+    // The reply to QUIT says nothing about the mail.
     guard status != 221 else { return }
     replies.append(MailReply(status: status, enhancedStatus: Self.enhancedStatus(start.dropFirst(4))))
   }
 
-  /// Where the conversation ended, and the replies to the recipients as far as they were asked for.
+  /// The step at which the conversation ended, and the replies to the recipients that were sent.
   ///
-  /// - Parameter isNew: whether the connection was opened for this mail: then it begins with a greeting.
+  /// - Parameter isNew: whether the connection was opened for this mail, so that it begins with a greeting.
   func progress(isNew: Bool) -> (step: MailStep, recipients: [MailReply]) {
     var rest = replies[...]
     if isNew {
@@ -33,7 +33,7 @@ struct MailReplies: Sendable {
       while rest.first?.isRefusal == true { rest.removeFirst() }
       guard wasGreeted, !rest.isEmpty else { return (.hello, []) }
       rest.removeFirst()
-      // AUTH, which is over with 235.
+      // AUTH, which ends with 235.
       if rest.contains(where: { $0.status == 334 || $0.status == 235 }) {
         guard let end = rest.firstIndex(where: { $0.status == 235 }) else { return (.login, []) }
         rest = rest[(end + 1)...]
@@ -53,7 +53,7 @@ struct MailReplies: Sendable {
     return digits.isEmpty ? nil : number
   }
 
-  /// RFC 3463's three numbers, such as 5.7.1.
+  /// An enhanced status code of RFC 3463, such as 5.7.1.
   private static func enhancedStatus(_ text: ArraySlice<UInt8>) -> String? {
     let word = text.prefix { $0 > 0x20 }
     var parts: [ArraySlice<UInt8>] = [[]]

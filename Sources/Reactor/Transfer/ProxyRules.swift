@@ -1,18 +1,18 @@
-// Which proxy a transfer goes through, by the usual environment variables. Pure: read once from an environment.
-// Invariant: libcurl is always told the result, for left alone it reads the variables itself and starts a thread to
+// Selects the proxy of a transfer from the usual environment variables. Pure: reads an environment once.
+// Invariant: libcurl is always told the result; otherwise it would read the variables itself and start a thread to
 // resolve a proxy's name. Used by TransferClient.
 
-/// The proxies of an environment, read as Go's net/http reads them: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, or the
-/// same in small letters. Besides there are `SMTP_PROXY`, `SMTPS_PROXY`, and `ALL_PROXY` for what has none of its own.
-/// Where `REQUEST_METHOD` is set, `HTTP_PROXY` is ignored: a CGI server lets its client set it.
+/// The proxies of an environment, read as Go's net/http reads them: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, in
+/// upper or lower case. In addition there are `SMTP_PROXY`, `SMTPS_PROXY`, and `ALL_PROXY` as the fallback. If
+/// `REQUEST_METHOD` is set, `HTTP_PROXY` is ignored, because a CGI server lets its client set it.
 ///
-/// `localhost` and loopback addresses are always reached directly.
+/// `localhost` and loopback addresses are never proxied.
 public struct ProxyRules: Sendable, Equatable {
   private var proxies: [String: String] = [:]
   private var fallback: String?
   private var exceptions: [ProxyException] = []
 
-  /// No proxy at all.
+  /// No proxy.
   public init() {}
 
   public init(environment: [String: String]) {
@@ -29,11 +29,11 @@ public struct ProxyRules: Sendable, Equatable {
     exceptions = Self.elements(value("NO_PROXY", "no_proxy") ?? "").compactMap(ProxyException.init)
   }
 
-  /// The proxy's URL, nil for a direct connection.
+  /// The proxy's URL; nil for a direct connection.
   ///
   /// - Parameters:
-  ///   - host: of the target, without brackets.
-  ///   - port: of the target, in digits.
+  ///   - host: the target's host, without brackets.
+  ///   - port: the target's port, in digits.
   public func proxy(scheme: String, host: String, port: String) -> String? {
     guard let proxy = proxies[scheme] ?? fallback else { return nil }
     let host = ProxyException.normal(host)
@@ -44,7 +44,7 @@ public struct ProxyRules: Sendable, Equatable {
     return Self.hasScheme(proxy) ? proxy : "http://" + proxy
   }
 
-  /// The list's elements, separated by commas or spaces.
+  /// The elements of the list, separated by commas or spaces.
   private static func elements(_ list: String) -> [String] {
     var elements: [String] = []
     var element = ""
@@ -66,8 +66,8 @@ public struct ProxyRules: Sendable, Equatable {
   }
 }
 
-/// One element of no_proxy: `*`, an address, a block of addresses, a name with its subdomains, or (with a leading dot
-/// or `*.`) the subdomains alone. All but blocks may have a port behind a colon.
+/// An element of no_proxy: `*`, an address, an address block, a name with its subdomains, or (with a leading dot or
+/// `*.`) only the subdomains. All but blocks may be followed by a colon and a port.
 struct ProxyException: Sendable, Equatable {
   private enum Subject: Equatable {
     case everything
@@ -80,7 +80,7 @@ struct ProxyException: Sendable, Equatable {
   private let subject: Subject
   private var port: String?
 
-  /// Nil where the text names nothing.
+  /// Nil if the text is not a valid element.
   init?(_ text: String) {
     if text == "*" {
       subject = .everything
@@ -118,7 +118,7 @@ struct ProxyException: Sendable, Equatable {
     }
   }
 
-  /// Without the dot at the end of a complete name and the brackets of an address, in small letters.
+  /// Normalizes a host: no final dot, no brackets, lower case.
   static func normal(_ host: String) -> String {
     var host = host.lowercased()
     if host.count > 1, host.last == "." { host.removeLast() }
@@ -130,14 +130,14 @@ struct ProxyException: Sendable, Equatable {
   }
 }
 
-/// A block of addresses as no_proxy may name one: 10.0.0.0/8, fd00::/8.
+/// An address block of no_proxy: 10.0.0.0/8, fd00::/8.
 struct IPNetwork: Sendable, Equatable {
   static let loopback6 = [UInt8](repeating: 0, count: 15) + [1]
 
   private let address: [UInt8]
   private let prefixLength: Int
 
-  /// Nil where `text` is an address without a length, or none.
+  /// Nil if `text` is not an address with a prefix length.
   init?(_ text: String) {
     guard let slash = text.utf8.firstIndex(of: ASCII.slash), let length = Int(text[text.utf8.index(after: slash)...]),
       let bytes = NameResolver.addressBytes(String(text[..<slash])), (0...bytes.count * 8).contains(length)
@@ -146,7 +146,7 @@ struct IPNetwork: Sendable, Equatable {
     prefixLength = length
   }
 
-  /// An address' bytes; one of IPv4 that is written as IPv6 (::ffff:192.0.2.1) is the former.
+  /// The bytes of an address. An IPv4-mapped address (::ffff:192.0.2.1) counts as IPv4.
   static func bytes(_ host: String) -> [UInt8]? {
     guard let bytes = NameResolver.addressBytes(host) else { return nil }
     let mapped = [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF]

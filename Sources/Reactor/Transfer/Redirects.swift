@@ -1,17 +1,17 @@
-// Which redirects are followed. Pure. Invariant: a request goes, as it is, only to the host that it was meant for, and
-// never less encrypted. Used by TransferClient, which resolves and connects for each hop anew.
+// Which redirects are followed. Pure. Invariant: a request is sent unchanged and only to its original host, never with
+// less encryption. Used by TransferClient, which resolves and connects again for each hop.
 
 /// Follows the redirects of one request.
 struct Redirects {
-  /// Hops at most: http to https, a slash at the end, and one more.
+  /// The most hops: http to https, a trailing slash, and one more.
   static let limit = 3
 
   private var followed = 0
 
-  /// Takes an answer's redirect to `target` in.
+  /// Follows an answer's redirect to `target`.
   ///
-  /// - Parameter target: nil where the answer names none.
-  /// - Throws: `TransferError.redirected` where it is not followed.
+  /// - Parameter target: nil if the answer has none.
+  /// - Throws: `TransferError.redirected` if it is not followed.
   mutating func follow(
     status: Int, from origin: TransferLibrary.Address, to target: TransferLibrary.Address?
   ) throws(TransferError) {
@@ -25,7 +25,7 @@ struct Redirects {
     followed += 1
   }
 
-  /// Whether a status asks the client to go elsewhere (RFC 9110, 15.4); 304 and the unused ones do not.
+  /// Whether a status is a redirect (RFC 9110, 15.4); 304 and the unused ones are not.
   static func isRedirect(_ status: Int) -> Bool {
     [301, 302, 303, 307, 308].contains(status)
   }

@@ -1,26 +1,26 @@
-// One transfer: libcurl's handle for it, and what libcurl reads from and writes to. Invariant: what libcurl was given a
-// pointer to lives until the handle is gone. The callbacks only copy bytes. Made and ended by TransferClient.
+// One transfer: its libcurl handle, and the data that libcurl reads and writes. Invariant: whatever libcurl has a
+// pointer to lives as long as the handle. Callbacks only copy bytes. Made and ended by TransferClient.
 
 import CReactor
 
-/// A transfer from its set-up to its result.
+/// A transfer, from set-up to result.
 @EventLoop
 final class Transfer {
   let easy: UnsafeMutableRawPointer
   private let library: TransferLibrary
   private var lists: [UnsafeMutableRawPointer] = []
   private var refusals: Int32 = 0
-  /// Where the server redirects to, as a whole URL; there once the transfer has ended.
+  /// The target of a redirect as a whole URL, set when the transfer has ended.
   private(set) var redirectTarget: String?
-  /// What is still to be read by libcurl.
+  /// The bytes that libcurl has not read yet.
   private var upload: ArraySlice<UInt8> = []
   private var body: [UInt8] = []
   private var isBodyCut = false
   private var mailReplies = MailReplies()
   private var recipients: [String] = []
-  /// The ways to log in to a mail server that are tried, for people.
+  /// The login mechanisms that are tried, for people.
   private var mechanisms = ""
-  /// Waits for the end; taken out when it is told.
+  /// Resumed at the end; nil afterwards.
   var continuation: CheckedContinuation<TransferAnswer, any Error>?
 
   init?(_ library: TransferLibrary) {
@@ -34,14 +34,14 @@ final class Transfer {
     for list in lists { library.curl.pointee.slist_free_all(list) }
   }
 
-  /// Whether every option so far was taken.
+  /// Whether libcurl accepted every option so far.
   var isComplete: Bool { refusals == 0 }
 
   func set(_ option: creactor_curl_option, _ value: Int) {
     refusals |= creactor_curl_set_long(library.curl, easy, option, value)
   }
 
-  /// libcurl copies the text.
+  /// libcurl copies the string.
   func set(_ option: creactor_curl_option, _ text: String?) {
     guard let text else {
       refusals |= creactor_curl_set_pointer(library.curl, easy, option, nil)
@@ -64,12 +64,12 @@ final class Transfer {
     refusals |= creactor_curl_set_pointer(library.curl, easy, option, list)
   }
 
-  /// What is handed over, and where what comes back goes.
+  /// Sets what is sent, and where the response goes.
   func set(_ content: TransferRequest.Content) {
     switch content {
     case .post(let headers, let body):
       set(CREACTOR_CURLOPT_PROTOCOLS_STR, "http,https")
-      // Without the last line libcurl would wait for a "100 Continue" before a long body.
+      // Without the last line libcurl would wait for "100 Continue" before a long body.
       set(CREACTOR_CURLOPT_HTTPHEADER, headers + ["Expect:"])
       set(CREACTOR_CURLOPT_POST, 1)
       set(CREACTOR_CURLOPT_POSTFIELDSIZE, body.count)
@@ -80,7 +80,7 @@ final class Transfer {
       set(CREACTOR_CURLOPT_PROTOCOLS_STR, "smtp,smtps")
       set(CREACTOR_CURLOPT_MAIL_FROM, "<\(sender)>")
       set(CREACTOR_CURLOPT_MAIL_RCPT, recipients.map { "<\($0)>" })
-      // One address that is refused keeps no other one from its mail.
+      // A refused recipient does not stop the mail to the others.
       set(CREACTOR_CURLOPT_MAIL_RCPT_ALLLOWFAILS, 1)
       set(CREACTOR_CURLOPT_USE_SSL, Int(encryption.level.rawValue))
       set(CREACTOR_CURLOPT_UPLOAD, 1)
@@ -103,7 +103,7 @@ final class Transfer {
     }
   }
 
-  /// A callback that gets this transfer as its owner.
+  /// Sets a callback whose owner is this transfer.
   private func set(
     _ data: creactor_curl_option, _ function: creactor_curl_option,
     _ callback: @escaping creactor_curl_data_callback
@@ -113,8 +113,8 @@ final class Transfer {
     refusals |= creactor_curl_set_data_callback(library.curl, easy, function, callback)
   }
 
-  /// How to log in to a mail server, where the URL has a user. Left alone libcurl prefers Kerberos if the server offers
-  /// it, and gives up when there is no ticket.
+  /// Selects the login mechanism for a mail server if the URL has a user. By default libcurl prefers Kerberos if the
+  /// server offers it, and gives up without a ticket.
   func setLogin(of address: TransferLibrary.Address) {
     guard address.hasUser else { return }
     if let options = address.options {
@@ -125,7 +125,7 @@ final class Transfer {
     }
   }
 
-  /// Whatever happens, libcurl resolves no name of this transfer: it would start a thread for that.
+  /// Keeps libcurl from resolving any name of this transfer, for which it would start a thread.
   func forbidResolving() {
     refusals |= creactor_curl_set_resolver_callback(library.curl, easy) { _, _, _ in 1 }
   }
@@ -137,7 +137,7 @@ final class Transfer {
     return count
   }
 
-  /// A count that is not the given one ends the transfer.
+  /// Returning another count than was given ends the transfer.
   private func write(_ bytes: UnsafeRawBufferPointer) -> Int {
     let room = TransferClient.bodyLimit - body.count
     body.append(contentsOf: bytes.prefix(room))
@@ -145,14 +145,14 @@ final class Transfer {
     return min(bytes.count, room)
   }
 
-  /// What came of it, by libcurl's code.
+  /// The result, from libcurl's code.
   func result(_ code: Int32) -> Result<TransferAnswer, TransferError> {
     let status = creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_RESPONSE_CODE)
     let isCutOnPurpose = isBodyCut && code == creactor_curl_write_error
-    // A server may answer before it has read everything and then reset the stream, so that no more is sent (RFC 9113,
-    // 8.1). libcurl calls that an error; the answer counts.
+    // A server may answer before it has read everything and then reset the stream (RFC 9113, 8.1). libcurl reports an
+    // error, but the answer counts.
     let isAnsweredEarly = status >= 200 && code == creactor_curl_http2_stream
-    // The status is the answer: a body that does not end by the deadline is cut there.
+    // The status is the answer: a body that does not end by the deadline is cut off.
     let isCutByTime = recipients.isEmpty && status >= 200 && code == creactor_curl_timed_out
     guard code == creactor_curl_ok || isCutOnPurpose || isAnsweredEarly || isCutByTime else {
       return .failure(failure(code, status: status))
@@ -178,7 +178,7 @@ final class Transfer {
     var reason = library.text(of: code)
     if code == creactor_curl_peer_not_verified {
       let verdict = creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_SSL_VERIFYRESULT)
-      // libcurl leaves its first value, "unspecified", where OpenSSL was content and the name was not the host's.
+      // libcurl leaves the result at "unspecified" if OpenSSL accepted the certificate and the host name did not match.
       let isOtherHost = verdict == Int(X509_V_ERR_UNSPECIFIED) || verdict == Int(X509_V_OK)
       reason =
         (isOtherHost ? nil : CertificateRefusal.reason(of: verdict)) ?? "certificate refused: it is another host's"
@@ -186,7 +186,7 @@ final class Transfer {
     return .failed(code: code, reason: reason, status: status)
   }
 
-  /// What the mail server refused; nil where it was something else.
+  /// What the mail server refused; nil if the failure was another.
   private func mailFailure(_ code: Int32) -> TransferError? {
     if code == creactor_curl_login_denied, mailReplies.replies.last?.isRefusal != true {
       return .noCommonLogin(tried: mechanisms)
@@ -198,7 +198,7 @@ final class Transfer {
     case creactor_curl_access_denied: return .mailRefused(at: .hello, reply)
     case creactor_curl_send_error, creactor_curl_weird_reply:
       let (step, recipients) = mailReplies.progress(isNew: connections > 0)
-      // A recipient who may be taken another time is worth another try.
+      // A recipient that may be accepted later is worth a retry.
       let passing = recipients.first { $0.isRefusal && $0.status < 500 }
       return .mailRefused(at: step, passing ?? reply)
     default: return nil

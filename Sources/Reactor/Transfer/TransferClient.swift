@@ -1,20 +1,20 @@
-// Sends to other servers over HTTP and SMTP: libcurl's multi-socket interface on the loop's own watchers.
+// Sends requests over HTTP and SMTP: libcurl's multi-socket interface on the loop's watchers.
 // Invariants: libcurl never resolves a name, never waits and is never called from one of its own callbacks; every
-// transfer ends by its deadline. Used by who has something to send.
+// transfer ends by its deadline.
 
 import CReactor
 
-/// Hands requests over to other servers, any number at a time, on connections that are used again while they are warm.
+/// Sends requests to other servers, any number at a time, over connections that are reused while they are open.
 ///
-/// TLS is verified, what goes through which proxy is `ProxyRules`' affair, and redirects are followed where the request
-/// stays the same and with the same host (`Redirects`).
+/// TLS is verified, proxies are selected by `ProxyRules`, and redirects are followed as `Redirects` allows: same
+/// request, same host.
 @EventLoop
 public final class TransferClient {
-  /// The most of an answer's body that is read, in bytes.
+  /// The maximum length of a response body that is read, in bytes.
   public nonisolated static let bodyLimit = 64 * 1024
-  /// Connections that are kept for the next transfer.
+  /// The number of idle connections that are kept.
   private static let warmConnectionLimit = 4
-  /// How long they are kept: then they and all memory that sending took are given back.
+  /// How long they are kept; then they and the memory used for sending are released.
   private static let warmFor = Duration.seconds(20)
 
   private let library: TransferLibrary
@@ -30,8 +30,8 @@ public final class TransferClient {
   private var coolingTimer: TimerWatcher?
 
   /// - Parameters:
-  ///   - authorityFile: certificates in PEM that are trusted instead of the system's.
-  ///   - userAgent: how the client calls itself to HTTP servers.
+  ///   - authorityFile: PEM file of the certificates that are trusted instead of the system's.
+  ///   - userAgent: the client's name for HTTP servers.
   public convenience init(
     _ library: TransferLibrary, proxies: ProxyRules, authorityFile: String? = nil, userAgent: String, clock: LoopClock
   ) {
@@ -62,9 +62,9 @@ public final class TransferClient {
     cool()
   }
 
-  /// Sends `request` and waits for the answer, whatever its status.
+  /// Sends `request` and returns the answer, whatever its status.
   ///
-  /// - Parameter deadline: on the client's clock, for all of it: names, connecting, TLS, the answer.
+  /// - Parameter deadline: on the client's clock, for everything: name resolution, connecting, TLS, the answer.
   /// - Throws: `TransferError`, or `CancellationError` as soon as the task is cancelled.
   public func send(_ request: TransferRequest, by deadline: MonotonicInstant) async throws -> TransferAnswer {
     guard LineRules.isURL(request.url) else { throw TransferError.malformedURL }
@@ -107,12 +107,12 @@ public final class TransferClient {
 
   // MARK: - Names and proxies
 
-  /// The way to a server: through which proxy, and the addresses of the names on it as CURLOPT_RESOLVE wants them.
+  /// The route to a server: its proxy, and the addresses of the names involved, as CURLOPT_RESOLVE expects them.
   private struct Route {
     let target: TransferLibrary.Address
     var proxy: String?
     var addresses: [String] = []
-    /// Whether all names on the way have their addresses here.
+    /// Whether all names involved have been resolved.
     var isResolved = true
   }
 
@@ -126,7 +126,7 @@ public final class TransferClient {
     guard let address = library.address(ofProxy: proxy) else { throw TransferError.malformedProxy }
     route.proxy = proxy
     try await resolve(address, into: &route, by: deadline)
-    // These two protocols have the client resolve the target's name; the others leave that to the proxy.
+    // With these two protocols the client resolves the target's name; the other proxies do it themselves.
     if address.scheme == "socks4" || address.scheme == "socks5" {
       try await resolve(target, into: &route, by: deadline)
     }
@@ -161,7 +161,7 @@ public final class TransferClient {
     transfer.set(CREACTOR_CURLOPT_NOSIGNAL, 1)
     transfer.set(CREACTOR_CURLOPT_TIMEOUT_MS, Int(remaining))
     transfer.set(CREACTOR_CURLOPT_USERAGENT, userAgent)
-    // Both are given in any case: then libcurl does not look into the environment.
+    // Always set both, so that libcurl does not read the environment.
     transfer.set(CREACTOR_CURLOPT_PROXY, route.proxy ?? "")
     transfer.set(CREACTOR_CURLOPT_NOPROXY, "")
     transfer.set(CREACTOR_CURLOPT_RESOLVE, route.addresses)
@@ -192,7 +192,7 @@ public final class TransferClient {
     .failed(code: Int32(code), reason: library.text(of: Int32(code)), status: 0)
   }
 
-  /// Takes the transfer out of libcurl and tells its caller, once.
+  /// Removes the transfer from libcurl and resumes its caller, once.
   private func end(_ transfer: Transfer, _ result: Result<TransferAnswer, any Error>) {
     guard let continuation = transfer.continuation else { return }
     transfer.continuation = nil
@@ -205,7 +205,8 @@ public final class TransferClient {
 
   // MARK: - libcurl on the loop
 
-  /// Calls libcurl between two looks at OpenSSL's queue of errors: it reads no one else's, and leaves none to others.
+  /// Calls libcurl with an empty OpenSSL error queue, and empties it again: it must neither read the errors of others
+  /// nor leave its own.
   private func withCleanTLS(_ call: () -> Int32) -> Int32 {
     creactor_clear_tls_errors()
     defer { creactor_clear_tls_errors() }
@@ -233,8 +234,8 @@ public final class TransferClient {
     return made
   }
 
-  /// Closes the connections that nobody has used for a while. What sending touched of libcurl, of TLS and of the heap
-  /// goes too, for in an idle process it is a third of the memory: the next transfer brings it back in a millisecond.
+  /// Closes idle connections. The memory that sending used in libcurl, TLS and the heap is released too, because in an
+  /// idle process it is a third of the whole. The next transfer restores it in a millisecond.
   private func cool() {
     guard transfers.isEmpty, let cooled = multi else { return }
     multi = nil
@@ -246,7 +247,7 @@ public final class TransferClient {
     LoadedCode.giveBackPages()
   }
 
-  /// libcurl says what it waits for on a socket. It is in the middle of something: this only takes note.
+  /// libcurl reports what it waits for on a socket. It is in the middle of a call, so this only records it.
   private func watch(_ socket: Int32, _ what: Int32) {
     if Int(what) == creactor_curl_poll_remove {
       sockets.removeValue(forKey: socket)?.stop()
@@ -267,7 +268,7 @@ public final class TransferClient {
     watcher.watch(socket, for: interest)
   }
 
-  /// libcurl says when it wants to be called at the latest; not at all where that is negative.
+  /// libcurl reports when it wants to be called at the latest; never if the value is negative.
   private func wait(_ milliseconds: Int) {
     if milliseconds < 0 {
       timer?.stop()
@@ -276,7 +277,7 @@ public final class TransferClient {
     }
   }
 
-  /// Lets libcurl go on, then tells those whose transfers have ended.
+  /// Lets libcurl continue, then resumes the callers of finished transfers.
   private func act(_ socket: Int32, _ events: Int32) {
     guard let multi else { return }
     var running: Int32 = 0
@@ -291,14 +292,14 @@ public final class TransferClient {
   }
 }
 
-/// Whose certificates are trusted.
+/// The trusted certificates.
 @EventLoop
 private struct CertificateAuthorities {
   private var file: String?
   private var directory: String?
 
-  /// The system's as a directory of hashed names: of a bundle libcurl would keep all in memory, here it reads the one
-  /// that it needs. OpenSSL's own variables name other places.
+  /// The system's certificates as a directory of hashed names: libcurl reads only the one that it needs, whereas it
+  /// would keep a whole bundle in memory. OpenSSL's variables override the location.
   init(file: String?) {
     if let file {
       self.file = file

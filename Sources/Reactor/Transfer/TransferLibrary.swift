@@ -1,20 +1,20 @@
-// libcurl, loaded while the program runs. Invariant: it is in the process only where somebody sends something, for it
-// costs a good part of what the rest costs. Used by TransferClient.
+// libcurl, loaded at run time. Invariant: only a program that sends something loads it, because it costs a considerable
+// share of the process's memory. Used by TransferClient.
 
 import CReactor
 
 /// The loaded library.
 @EventLoop
 public final class TransferLibrary {
-  /// Why it could not be loaded, in the words of the system's loader.
+  /// The reason why it could not be loaded, from the system's loader.
   public struct Missing: Error, CustomStringConvertible {
     public let description: String
   }
 
-  /// The library itself stays loaded for as long as the process lives.
+  /// The library stays loaded until the process ends.
   private let table: UnsafeMutablePointer<creactor_curl>
 
-  /// Loads libcurl.so.4, which Debian's package libcurl4 has.
+  /// Loads libcurl.so.4, from Debian's package libcurl4.
   public init() throws(Missing) {
     table = .allocate(capacity: 1)
     table.initialize(to: creactor_curl())
@@ -30,36 +30,36 @@ public final class TransferLibrary {
 
   var curl: UnsafePointer<creactor_curl> { UnsafePointer(table) }
 
-  /// What is loaded, such as "libcurl/7.88.1 OpenSSL/3.0.19 …".
+  /// The loaded version, such as "libcurl/7.88.1 OpenSSL/3.0.19 …".
   public var version: String { table.pointee.version().map { String(cString: $0) } ?? "" }
 
-  /// libcurl's words for one of its codes.
+  /// libcurl's text for one of its codes.
   func text(of code: Int32) -> String { table.pointee.easy_strerror(code).map { String(cString: $0) } ?? "\(code)" }
 
-  /// A URL as libcurl understands it: there is no second opinion about which host is meant.
+  /// A URL as libcurl parses it, so that there is no second opinion about its host.
   struct Address: Equatable {
-    /// In small letters.
+    /// In lower case.
     let scheme: String
     /// A name, or an address without brackets.
     let host: String
     let port: String
     var hasUser = false
-    /// What stands behind the user and a semicolon: of a mail server how to log in.
+    /// What follows the user and a semicolon: the login mechanism for a mail server.
     var options: String?
   }
 
-  /// Takes `url` apart; nil where libcurl would not take it.
+  /// Parses `url`; nil if libcurl does not accept it.
   func address(of url: String) -> Address? {
     parts(of: url, port: nil, UInt32(creactor_curl_url_default_port))
   }
 
-  /// The same for a proxy, whose scheme is none that a transfer can have and whose port is 1080 where it has none.
+  /// The same for a proxy, whose scheme may be unknown to transfers and whose default port is 1080.
   func address(ofProxy url: String) -> Address? {
     parts(of: url, port: url.hasPrefix("https:") ? "443" : "1080", UInt32(creactor_curl_url_any_scheme))
   }
 
   private func parts(of url: String, port defaultPort: String?, _ flags: UInt32) -> Address? {
-    // A NUL would end the URL early for C.
+    // For C a NUL would end the URL early.
     guard !url.utf8.contains(0), let handle = table.pointee.url() else { return nil }
     defer { table.pointee.url_cleanup(handle) }
     func part(_ part: creactor_curl_url_part) -> String? {
@@ -81,7 +81,7 @@ public final class TransferLibrary {
       options: part(CREACTOR_CURLUPART_OPTIONS))
   }
 
-  /// `url` with the user and password of `other`, or without any where that has none.
+  /// `url` with the user and password of `other`, or without any if that has none.
   func url(_ url: String, withLoginOf other: String) -> String? {
     guard let handle = table.pointee.url(), let source = table.pointee.url() else { return nil }
     defer {
@@ -100,7 +100,7 @@ public final class TransferLibrary {
     return text(of: handle)
   }
 
-  /// `url` with this path, which of a mail server is what the client calls itself.
+  /// `url` with this path, which for a mail server is the client's name in EHLO.
   func url(_ url: String, path: String) -> String? {
     guard let handle = table.pointee.url() else { return nil }
     defer { table.pointee.url_cleanup(handle) }
@@ -111,7 +111,7 @@ public final class TransferLibrary {
     return text(of: handle)
   }
 
-  /// The whole URL of a handle.
+  /// The complete URL of a handle.
   private func text(of handle: UnsafeMutableRawPointer) -> String? {
     var text: UnsafeMutablePointer<CChar>?
     guard table.pointee.url_get(handle, Int32(CREACTOR_CURLUPART_URL.rawValue), &text, 0) == 0, let text

@@ -1,9 +1,9 @@
-// What may stand in the lines of a request: libcurl sends header lines, envelope addresses and the URL as they are.
-// Invariant: no part of a request can begin a line of its own, and no refusal repeats the part. Pure; used by
+// What the lines of a request may contain: libcurl sends header lines, envelope addresses and the URL as they are.
+// Invariant: no part of a request can start a line of its own, and no refusal repeats the part. Pure; used by
 // TransferClient before a request touches the network.
 
 extension TransferRequest {
-  /// What keeps this request from being sent, as the end of "the request has …"; nil where nothing does.
+  /// Why this request must not be sent, as the end of "the request has …"; nil if it may.
   var fault: String? {
     switch content {
     case .post(let headers, _):
@@ -11,7 +11,7 @@ extension TransferRequest {
         return "a header line that is not NAME: VALUE on one line"
       }
     case .mail(let sender, let recipients, let message, _, let clientName):
-      // RFC 5321, 4.5.5: notifications of delivery have an empty sender.
+      // RFC 5321, 4.5.5: delivery status notifications have an empty sender.
       guard sender.isEmpty || LineRules.isEnvelopeAddress(sender) else { return "an unusable sender address" }
       guard !recipients.isEmpty else { return "no recipient" }
       for address in recipients where !LineRules.isEnvelopeAddress(address) { return "an unusable recipient address" }
@@ -31,19 +31,19 @@ enum LineRules {
     return bytes[..<colon].allSatisfy(ASCII.isToken) && bytes[(colon + 1)...].allSatisfy(ASCII.isFieldValue)
   }
 
-  /// Whether an address can stand between the angle brackets of MAIL FROM and RCPT TO (RFC 5321, 4.1.2). A bracket
+  /// Whether an address is allowed between the angle brackets of MAIL FROM and RCPT TO (RFC 5321, 4.1.2). A bracket
   /// would end it there, and what follows would be parameters of the command.
   static func isEnvelopeAddress(_ address: String) -> Bool {
     let bytes = Array(address.utf8)
     return !bytes.isEmpty && bytes.allSatisfy { $0 > ASCII.space && $0 != 0x7f && $0 != 0x3c && $0 != 0x3e }
   }
 
-  /// A URL as libcurl takes it: without whitespace, control characters and NUL, which would end it early.
+  /// Whether libcurl accepts a URL: no whitespace, no control characters, and no NUL, which would end it early.
   static func isURL(_ text: String) -> Bool {
     text.utf8.allSatisfy { $0 > ASCII.space && $0 != 0x7f }
   }
 
-  /// Whether CR and LF stand only together, and no NUL at all (RFC 5321, 2.3.8): some servers take a bare one for the
+  /// Whether CR and LF occur only together, and NUL not at all (RFC 5321, 2.3.8): some servers take a bare one for the
   /// end of a line, and a dot on such a line for the end of the message.
   static func endsLinesAlike(_ message: [UInt8]) -> Bool {
     var previous: UInt8 = 0

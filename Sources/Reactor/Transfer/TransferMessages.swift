@@ -1,25 +1,25 @@
-// What is asked of another server and what came of it: values only. Invariant: an error's text holds no URL, no host,
-// no credential and nothing that the other side said. Made and read by who sends, carried by TransferClient.
+// A request to another server and its result: values only. Invariant: an error's text contains no URL, host, credential
+// or text of the peer. Carried by TransferClient.
 
-/// Something to be handed over to another server.
+/// A request to another server.
 public struct TransferRequest: Sendable, Equatable {
-  /// What is handed over, by which protocol.
+  /// The content, by protocol.
   public enum Content: Sendable, Equatable {
-    /// A POST over http or https, with further header lines such as "Content-Type: application/json". A line that is
-    /// not one header field is refused.
+    /// A POST over http or https, with additional header lines such as "Content-Type: application/json". A line that is
+    /// not exactly one header field is refused.
     case post(headers: [String], body: [UInt8])
-    /// A mail over smtp or smtps: addresses of the envelope, and the message with CRLF at the ends of its lines.
-    /// Control characters and angle brackets in an address are refused, and so are bare CRs and LFs in the message.
-    /// `clientName` is what EHLO says: a name with a dot or an address literal. Nil: the path of the URL.
+    /// A mail over smtp or smtps: the envelope's addresses, and the message with CRLF line ends. Control characters and
+    /// angle brackets in an address are refused, as are bare CRs and LFs in the message. `clientName` is sent in EHLO:
+    /// a name with a dot or an address literal. Nil: the path of the URL.
     case mail(
       from: String, to: [String], message: [UInt8], encryption: MailEncryption, clientName: String? = nil)
   }
 
-  /// How a mail server at an smtp URL is spoken to. An smtps URL is encrypted from its first byte.
+  /// The encryption for a mail server at an smtp URL. An smtps URL is encrypted from the first byte.
   public enum MailEncryption: String, Sendable, CaseIterable {
-    /// STARTTLS, or nothing is sent.
+    /// STARTTLS is required; otherwise nothing is sent.
     case required
-    /// STARTTLS where the server offers it.
+    /// STARTTLS if the server offers it.
     case preferred
     case never
   }
@@ -33,19 +33,19 @@ public struct TransferRequest: Sendable, Equatable {
   }
 }
 
-/// What the other server answered.
+/// The server's answer.
 public struct TransferAnswer: Sendable, Equatable {
-  /// HTTP's or SMTP's status code.
+  /// The HTTP or SMTP status code.
   public var status: Int
-  /// How long the server asks to be left alone.
+  /// How long the server asks to wait before the next request.
   public var retryAfter: Duration?
-  /// What came, up to `TransferClient.bodyLimit`; what is beyond is not read.
+  /// The body, up to `TransferClient.bodyLimit`; the rest is not read.
   public var body: [UInt8]
-  /// Whether HTTP/2 was spoken.
+  /// Whether HTTP/2 was used.
   public var isHTTP2: Bool
-  /// Connections that were opened for it: none where one was used again.
+  /// Connections opened for it: 0 if one was reused.
   public var connections: Int
-  /// The recipients of a mail that the server refused, while it took others.
+  /// The recipients that the server refused while it accepted others.
   public var refusedRecipients: [RefusedRecipient] = []
 
   public init(
@@ -59,11 +59,11 @@ public struct TransferAnswer: Sendable, Equatable {
   }
 }
 
-/// What a mail server replied to one command, in numbers.
+/// A mail server's reply to one command, in numbers.
 public struct MailReply: Sendable, Equatable {
-  /// SMTP's: 2yz and 3yz are consent, 4yz passes, 5yz stays.
+  /// The SMTP code: 2yz and 3yz accept, 4yz is temporary, 5yz permanent.
   public var status: Int
-  /// RFC 3463's, such as 5.7.1, where the server says one.
+  /// The enhanced status code of RFC 3463, such as 5.7.1, if the server sent one.
   public var enhancedStatus: String?
 
   public init(status: Int, enhancedStatus: String? = nil) {
@@ -77,7 +77,7 @@ public struct MailReply: Sendable, Equatable {
   public var text: String { "status \(status)" + (enhancedStatus.map { " \($0)" } ?? "") }
 }
 
-/// One of several recipients of a mail, who does not get it.
+/// A recipient that does not get the mail although others do.
 public struct RefusedRecipient: Sendable, Equatable {
   public var address: String
   public var reply: MailReply
@@ -85,19 +85,19 @@ public struct RefusedRecipient: Sendable, Equatable {
 
 /// Why a redirect is not followed.
 public enum RedirectRefusal: String, Sendable {
-  /// A 301, 302 or 303: clients make a GET without a body of a POST.
+  /// A 301, 302 or 303: clients turn a POST into a GET without a body.
   case otherMethod = "a redirect that does not keep the request (only 307 and 308 do)"
   case noTarget = "a redirect to nowhere"
-  /// What was meant for one host is sent to no other one.
+  /// A request is not sent to another host.
   case otherHost = "a redirect to another host"
   case unencrypted = "a redirect from https to http"
   case otherProtocol = "a redirect to another protocol"
   case tooMany = "too many redirects"
 }
 
-/// How far a mail got.
+/// The step at which a mail failed.
 public enum MailStep: String, Sendable {
-  /// EHLO or HELO, by which the client names itself.
+  /// EHLO or HELO, in which the client names itself.
   case hello = "the client's name (EHLO)"
   case login = "the login"
   case sender = "the sender"
@@ -105,27 +105,27 @@ public enum MailStep: String, Sendable {
   case message = "the message"
 }
 
-/// Why there is no answer.
+/// Why a request has no answer.
 public enum TransferError: Error, Sendable, Equatable {
-  /// The URL is none, or its scheme is not one of those that are spoken.
+  /// The URL is invalid, or its scheme is not supported.
   case malformedURL
-  /// A part of the request would not stay on its line or within its command: which, without its text.
+  /// A part of the request would leave its line or command: which one, without its text.
   case malformedRequest(String)
-  /// The address of a proxy, from the environment, is none.
+  /// The proxy's address from the environment is invalid.
   case malformedProxy
   case unresolved(NameResolutionError)
-  /// Nothing came before the deadline: the server, or what is between, hangs.
+  /// Nothing arrived before the deadline: the server, or something in between, hangs.
   case timedOut
-  /// libcurl gave up: its code and its words for that code; the last status that the server said, 0 where it said none.
+  /// libcurl failed: its code and text, and the server's last status, 0 if there was none.
   case failed(code: Int32, reason: String, status: Int)
-  /// The server redirects with this status, and the redirect cannot be followed: why.
+  /// The server redirects with this status, and the redirect is not followed: why.
   case redirected(status: Int, RedirectRefusal)
   /// A mail server refused the mail at this step.
   case mailRefused(at: MailStep, MailReply)
-  /// A mail server offers none of the ways to log in that were to be tried.
+  /// The mail server offers none of the login mechanisms to try.
   case noCommonLogin(tried: String)
 
-  /// Why, in words that may leave the process.
+  /// The reason, in words that may leave the process.
   public var publicReason: String {
     switch self {
     case .malformedURL: "the URL cannot be used"
