@@ -1,10 +1,10 @@
-// What of the door to C needs a definition of its own; the door itself is include/CReactor.h.
+// Definitions for include/CReactor.h that cannot be inline.
 #include "CReactor.h"
 
 static int argument_count;
 static char **argument_values;
 
-// glibc gives its constructors what it gives main.
+// glibc passes constructors the arguments of main.
 __attribute__((constructor)) static void keep_arguments(int count, char **values) {
   argument_count = count;
   argument_values = values;
@@ -17,7 +17,7 @@ int creactor_arguments(char ***values) {
 
 static long refused_result = X509_V_OK;
 
-// A TLS session that ends before it has begun, of a client that looks at certificates.
+// A client's TLS session that verifies certificates and ends before the handshake is complete.
 static void keep_refusal(void *session, void *unused, CRYPTO_EX_DATA *data, int index, long number, void *pointer) {
   if (SSL_is_init_finished(session) || SSL_get_verify_mode(session) == SSL_VERIFY_NONE) return;
   refused_result = SSL_get_verify_result(session);

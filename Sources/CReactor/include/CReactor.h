@@ -1,5 +1,5 @@
-// The door to C: the libraries that the reactor drives, and inline shims for what Swift cannot import (macros and
-// variadic functions). No logic lives here. Called by Sources/Reactor only.
+// The C libraries that the reactor uses, and inline shims for what Swift cannot import (macros and variadic functions).
+// Invariant: no logic. Used only by Sources/Reactor.
 
 #ifndef CREACTOR_H
 #define CREACTOR_H
@@ -52,20 +52,20 @@
 #include <hiredis/hiredis_ssl.h>
 #endif
 
-// libev's initialisers are macros.
+// libev's initializers are macros.
 
 static inline void creactor_io_init(ev_io *watcher, void (*callback)(struct ev_loop *, ev_io *, int), int descriptor,
                                     int events) {
   ev_io_init(watcher, callback, descriptor, events);
 }
 
-/// Changes what a stopped watcher waits for, and on which descriptor: that one is registered anew.
+/// Changes the events and the descriptor of a stopped watcher, which registers the descriptor anew.
 static inline void creactor_io_set(ev_io *watcher, int descriptor, int events) {
   ev_io_set(watcher, descriptor, events);
 }
 
-/// Changes what a stopped watcher waits for on the same descriptor, which costs a system call only where it differs
-/// when the loop polls next.
+/// Changes the events of a stopped watcher. On the same descriptor this costs a system call only if they differ when
+/// the loop polls next.
 static inline void creactor_io_modify(ev_io *watcher, int events) { ev_io_modify(watcher, events); }
 
 static inline void creactor_timer_init(ev_timer *watcher, void (*callback)(struct ev_loop *, ev_timer *, int),
@@ -73,7 +73,7 @@ static inline void creactor_timer_init(ev_timer *watcher, void (*callback)(struc
   ev_timer_init(watcher, callback, after_seconds, 0.);
 }
 
-/// The last prepare watcher to run: whatever other ones resume comes in the same turn.
+/// The last prepare watcher to run, so that whatever others resume runs in the same turn.
 static inline void creactor_prepare_init(ev_prepare *watcher, void (*callback)(struct ev_loop *, ev_prepare *, int)) {
   ev_prepare_init(watcher, callback);
   ev_set_priority(watcher, EV_MINPRI);
@@ -98,8 +98,8 @@ static inline void creactor_signal_init(ev_signal *watcher, void (*callback)(str
   ev_signal_init(watcher, callback, number);
 }
 
-// Calls on sockets that answer as the kernel does, with the negative error number: errno is a macro, and accept4 a GNU
-// extension that the importer does not see.
+// Socket calls that return a negative errno: errno is a macro, and accept4 a GNU extension that the importer does not
+// see.
 
 static inline int creactor_socket(int family) {
   int made = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -139,14 +139,14 @@ static inline ssize_t creactor_send(int descriptor, const void *bytes, size_t co
   return sent < 0 ? -errno : sent;
 }
 
-/// Bytes sent on a TCP connection that its peer has not acknowledged: the kernel keeps them, also after close. ioctl is
+/// Bytes sent on a TCP connection that its peer has not acknowledged; the kernel keeps them even after close. ioctl is
 /// variadic.
 static inline int creactor_unacknowledged(int descriptor) {
   int count = 0;
   return ioctl(descriptor, SIOCOUTQ, &count) < 0 ? 0 : count;
 }
 
-// c-ares' status codes are macros up to 1.2x and an enumeration after: here they are plain integers of one type.
+// c-ares's status codes are macros up to 1.2x and an enumeration afterwards; here they are integers.
 
 static const int creactor_ares_success = ARES_SUCCESS;
 static const int creactor_ares_no_data = ARES_ENODATA;
@@ -156,7 +156,7 @@ static const int creactor_ares_timed_out = ARES_ETIMEOUT;
 static const int creactor_ares_no_sort = ARES_AI_NOSORT;
 static const int creactor_ares_use_tcp = ARES_FLAG_USEVC;
 
-// TLS for hiredis, which Debian 12's does not have. With an own SSL object, because hiredis checks no host name.
+// TLS for hiredis, which Debian 12's lacks. It is given an SSL object, because hiredis does not verify host names.
 
 #if __has_include(<hiredis/hiredis_ssl.h>)
 static inline int creactor_redis_has_tls(void) { return 1; }
@@ -172,16 +172,16 @@ static inline int creactor_redis_start_tls(redisAsyncContext *context, SSL *sess
 }
 #endif
 
-/// Forgets the errors that a library left in OpenSSL's queue, which all libraries of the thread share: the next one to
-/// ask for its own error would take them for its own.
+/// Clears OpenSSL's error queue, which all libraries of the thread share: errors left there would be taken for the next
+/// library's own.
 static inline void creactor_clear_tls_errors(void) { ERR_clear_error(); }
 
 static inline long creactor_ssl_set_server_name(SSL *session, const char *name) {
   return SSL_set_tlsext_host_name(session, (char *)name);
 }
 
-// libpq 17 cancels without blocking; before it there is only PQcancel, which blocks and is not used. One set of names
-// for both: without the functions there is nothing to create, and no other one is called.
+// libpq 17 cancels without blocking. Before that there is only PQcancel, which blocks and is not used. Both have one
+// set of names: without the functions nothing can be created, and no other function is called.
 
 #ifdef LIBPQ_HAS_ASYNC_CANCEL
 typedef PGcancelConn creactor_cancel;
@@ -203,7 +203,7 @@ static inline int creactor_cancel_socket(creactor_cancel *cancel) { return (void
 static inline void creactor_cancel_finish(creactor_cancel *cancel) { (void)cancel; }
 #endif
 
-/// Drops a notice of the server: it can quote rows, and stderr is the log's.
+/// Drops a notice of the server: it can quote rows, and stderr is for the log.
 static inline void creactor_drop_notice(void *context, const PGresult *notice) { (void)context, (void)notice; }
 
 static inline void creactor_drop_notices(PGconn *connection) {
@@ -212,37 +212,37 @@ static inline void creactor_drop_notices(PGconn *connection) {
 
 static inline void creactor_ignore_sigpipe(void) { signal(SIGPIPE, SIG_IGN); }
 
-// The process: global variables of C, which Swift cannot touch directly.
+// The process: C's global variables, which Swift cannot access directly.
 
 extern char **environ;
 
 static inline char *const *creactor_environment(void) { return environ; }
 
-/// The words of the command line, and how many there are.
+/// The arguments of the command line and their number.
 int creactor_arguments(char ***values);
 
-/// From now on, keeps how a TLS session's look at the peer's certificate went that is freed before it has begun: for
-/// libpq, which frees it in the step in which it fails.
+/// From now on, records the certificate verification result of TLS sessions that are freed before the handshake is
+/// complete. libpq frees a session in the step in which it fails.
 void creactor_watch_refusals(void);
 
-/// What was kept since then: X509_V_OK, or why a certificate was refused.
+/// The result recorded since then: X509_V_OK, or why a certificate was refused.
 long creactor_refusal(void);
 
-/// What could be written, or the negative error number.
+/// The number of bytes written, or a negative errno.
 static inline ssize_t creactor_write(int descriptor, const void *bytes, size_t count) {
   ssize_t written = write(descriptor, bytes, count);
   return written < 0 ? -errno : written;
 }
 
-/// Whether a descriptor can be written to within a time; the negative error number where that could not be waited for.
+/// Whether a descriptor becomes writable within a time; a negative errno if waiting failed.
 static inline int creactor_poll_writable(int descriptor, int milliseconds) {
   struct pollfd entry = {.fd = descriptor, .events = POLLOUT};
   int ready = poll(&entry, 1, milliseconds);
   return ready < 0 ? -errno : ready;
 }
 
-/// The program or a library as the dynamic linker knows it: the first fields of its struct dl_phdr_info, which is a GNU
-/// extension that the importer does not see.
+/// The program or a library as the dynamic linker knows it: the first fields of struct dl_phdr_info, a GNU extension
+/// that the importer does not see.
 struct creactor_loaded_object {
   ElfW(Addr) base;
   const char *name;
@@ -250,17 +250,17 @@ struct creactor_loaded_object {
   ElfW(Half) header_count;
 };
 
-/// Calls back for the program and each library that is loaded, until `visit` answers other than 0.
+/// Calls `visit` for the program and each loaded library until it returns nonzero.
 extern int creactor_each_loaded_object(int (*visit)(struct creactor_loaded_object *, size_t, void *), void *context)
     __asm__("dl_iterate_phdr");
 
-/// open is variadic. Neither a pipe without a writer nor a terminal is waited for; the negative error number.
+/// open is variadic. Does not wait for a pipe's writer or a terminal; returns a negative errno on failure.
 static inline int creactor_open_read(const char *path) {
   int opened = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   return opened < 0 ? -errno : opened;
 }
 
-/// What could be read, or the negative error number.
+/// The number of bytes read, or a negative errno.
 static inline ssize_t creactor_read(int descriptor, void *bytes, size_t count) {
   ssize_t got = read(descriptor, bytes, count);
   return got < 0 ? -errno : got;
@@ -268,7 +268,7 @@ static inline ssize_t creactor_read(int descriptor, void *bytes, size_t count) {
 
 static inline int creactor_open_null(void) { return open("/dev/null", O_RDWR); }
 
-/// Starts getopt_long afresh (0: GNU's state too), with it silent on stderr.
+/// Restarts getopt_long (0 resets GNU's state too) and keeps it silent on stderr.
 static inline void creactor_getopt_reset(void) {
   optind = 0;
   opterr = 0;
@@ -276,10 +276,10 @@ static inline void creactor_getopt_reset(void) {
 
 static inline char *creactor_getopt_argument(void) { return optarg; }
 
-/// The index of the next argument that getopt_long would read.
+/// The index of the next argument for getopt_long.
 static inline int creactor_getopt_next_index(void) { return optind; }
 
-/// The short option that getopt_long found at fault, 0 where it was a long one.
+/// The short option that getopt_long rejected, 0 if it was a long one.
 static inline int creactor_getopt_faulty_option(void) { return optopt; }
 
 #endif

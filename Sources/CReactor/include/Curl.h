@@ -1,6 +1,6 @@
-// libcurl, which is loaded when it is needed and never linked: the functions that are called, and the constants that
-// they take. All are part of libcurl's stable interface (curl.h, multi.h, urlapi.h from 7.85 on). They stand here so
-// that its headers are not needed; a test compares each option's number with the loaded library.
+// libcurl, which is loaded on demand and never linked: the functions that are called, and the constants that they take.
+// All are part of libcurl's stable interface (curl.h, multi.h, urlapi.h from 7.85 on). They are declared here so that
+// its headers are not needed; a test compares each option's number with the loaded library.
 
 #ifndef CREACTOR_CURL_H
 #define CREACTOR_CURL_H
@@ -17,7 +17,7 @@ typedef enum {
   CREACTOR_CURLOPT_NOSIGNAL = 99,
   CREACTOR_CURLOPT_USE_SSL = 119,
   CREACTOR_CURLOPT_TIMEOUT_MS = 155,
-  // Its name in libcurl before 8.2, and an alias since.
+  // Its name in libcurl before 8.2, an alias since.
   CREACTOR_CURLOPT_MAIL_RCPT_ALLLOWFAILS = 290,
   CREACTOR_CURLOPT_WRITEDATA = 10001,
   CREACTOR_CURLOPT_URL = 10002,
@@ -43,7 +43,7 @@ typedef enum {
   CREACTOR_CURLOPT_RESOLVER_START_FUNCTION = 20272,
 } creactor_curl_option;
 
-/// CURLOPT_USE_SSL: never, where the server offers it, or not at all without.
+/// CURLOPT_USE_SSL: never, if the server offers it, or required.
 typedef enum {
   CREACTOR_CURLUSESSL_NONE = 0,
   CREACTOR_CURLUSESSL_TRY = 1,
@@ -88,7 +88,7 @@ enum { creactor_curl_ok = 0, creactor_curl_weird_reply = 8, creactor_curl_access
        creactor_curl_login_denied = 67, creactor_curl_http2_stream = 92 };
 static const int creactor_curl_socket_timeout = -1;
 
-/// CURLMsg: only of a transfer that is done there is one.
+/// CURLMsg: there is one only for a finished transfer.
 typedef struct {
   int kind;
   void *easy;
@@ -135,7 +135,7 @@ typedef struct {
   void (*free)(void *text);
 } creactor_curl;
 
-/// Loads libcurl and looks up its functions. NULL where all of it is there, else what the loader says.
+/// Loads libcurl and looks up its functions. Returns NULL on success, otherwise the loader's error.
 static inline const char *creactor_curl_load(creactor_curl *curl) {
   void *library = dlopen("libcurl.so.4", RTLD_LAZY | RTLD_LOCAL);
   if (!library) return dlerror();
@@ -181,7 +181,7 @@ static inline int creactor_curl_set_long(const creactor_curl *curl, void *easy, 
   return curl->easy_setopt(easy, option, value);
 }
 
-/// A text, a list or the owner of a callback.
+/// A string, a list or the owner of a callback.
 static inline int creactor_curl_set_pointer(const creactor_curl *curl, void *easy, creactor_curl_option option,
                                             const void *value) {
   return curl->easy_setopt(easy, option, value);
@@ -202,7 +202,7 @@ static inline long creactor_curl_get_long(const creactor_curl *curl, void *easy,
   return curl->easy_getinfo(easy, info, &value) == creactor_curl_ok ? value : 0;
 }
 
-/// A text that lives as long as the handle; NULL where there is none.
+/// A string that lives as long as the handle; NULL if there is none.
 static inline const char *creactor_curl_get_text(const creactor_curl *curl, void *easy, creactor_curl_info info) {
   const char *text = NULL;
   return curl->easy_getinfo(easy, info, &text) == creactor_curl_ok ? text : NULL;
