@@ -1,5 +1,5 @@
-// What the worker tells people: an event, and where events go. Invariant: `accept` returns at once, so a slow sink can
-// never slow a sweep; an event carries counts, cutoffs, SQLSTATEs and names, never a row's content.
+// Events that are sent to people, and their receivers. Invariant: `accept` returns at once, so a slow sink never slows
+// a sweep; an event contains counts, cutoffs, SQLSTATEs and names, never row data.
 
 import Reactor
 
@@ -24,27 +24,27 @@ struct Event: Equatable, Sendable {
   enum Kind: Sendable {
     /// A sweep changed rows.
     case report
-    /// Something keeps failing: a sweeper, or a server is away. Told once, then in reminders.
+    /// A sweeper keeps failing, or a server is unavailable. Reported once, then in reminders.
     case failure
-    /// What was told as a failure has ended.
+    /// A reported failure has ended.
     case recovery
-    /// Somebody tries out whether notifications arrive.
+    /// A test of whether notifications arrive.
     case test
   }
 
-  /// The same however often the event is sent, and no other event's.
+  /// Unique per event; every attempt to send it has the same id.
   let id: String
   var kind: Kind
   var time: WallClockTime
   var severity: Severity
-  /// The sweeper, or the server.
+  /// The sweeper or server.
   var component: String
   var title: String
   var detail: String
-  /// Counts in the order in which they are told.
+  /// Counts in the order in which they are shown.
   var metadata: [Count]
 
-  /// How many of what.
+  /// A named count.
   struct Count: Equatable, Sendable {
     var name: String
     var count: Int
@@ -69,11 +69,11 @@ struct Event: Equatable, Sendable {
     self.metadata = metadata
   }
 
-  /// Of a title and of a detail, in bytes: a full queue of events stays below a megabyte, and every sink takes them.
+  /// The limits of a title and a detail, in bytes: a full queue stays below a megabyte, and every sink accepts them.
   static let titleLimit = 256
   static let detailLimit = 2_048
 
-  /// The text without control characters, which could begin a line of their own somewhere, cut where it is too long.
+  /// The text without control characters, which could start a new line somewhere, cut if it is too long.
   static func oneLine(_ text: String, limit: Int) -> String {
     let isPlain = text.utf8.count <= limit && text.utf8.allSatisfy { (0x20...0x7E).contains($0) }
     if isPlain { return text }
@@ -89,7 +89,7 @@ struct Event: Equatable, Sendable {
     return String(line)
   }
 
-  /// A new event, with an id of its own.
+  /// A new event with its own id.
   @EventLoop
   init(
     _ kind: Kind, time: WallClockTime, severity: Severity, component: String, title: String, detail: String = "",
@@ -100,12 +100,12 @@ struct Event: Equatable, Sendable {
       detail: detail, metadata: metadata)
   }
 
-  /// How many reports are in this one, as a count of its own once there are several.
+  /// The name of the count of merged reports, present if there are several.
   private static let mergedReports = "runs"
 
-  /// Takes in a later report of the same: its counts are added, its time and detail hold from now on.
+  /// Merges a later report of the same kind: adds its counts and takes its time and detail.
   ///
-  /// - Returns: whether it was one of the same.
+  /// - Returns: whether it was of the same kind.
   mutating func absorb(_ later: Event) -> Bool {
     guard kind == .report, later.kind == .report, component == later.component, title == later.title else {
       return false
@@ -127,15 +127,15 @@ struct Event: Equatable, Sendable {
     return true
   }
 
-  /// The event in a line: `[severity] title — detail`.
+  /// The event as a line: `[severity] title — detail`.
   var line: String {
     "[\(severity.rawValue)] \(title)" + (detail.isEmpty ? "" : " — \(detail)")
   }
 }
 
-/// Where events go.
+/// A receiver of events.
 @EventLoop
 protocol EventReceiver: AnyObject {
-  /// Takes an event over, in microseconds: to deliver it is the sink's own affair.
+  /// Accepts an event within microseconds. Delivering it is up to the sink.
   func accept(_ event: Event)
 }

@@ -1,4 +1,4 @@
-// The sink that is always there: events as log lines.
+// The sink that always exists: events as log lines.
 
 import Logging
 import Reactor

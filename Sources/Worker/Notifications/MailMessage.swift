@@ -1,26 +1,26 @@
-// A mail's bytes: headers of RFC 5322 with RFC 2047's encoded words, and a text that survives any mail server. Pure.
-// Invariant: whatever text comes in, no header is forged, no line is too long and all bytes are ASCII.
+// A mail's bytes: headers of RFC 5322 with RFC 2047's encoded words, and a body that survives any mail server. Pure.
+// Invariant: whatever the input, no header can be forged, no line is too long and all bytes are ASCII.
 
 import Reactor
 
-/// A mail, header after header, then its text.
+/// A mail: headers, then the body.
 struct MailMessage {
-  /// Of a line, in bytes without its end: what RFC 5322 (2.1.1) asks for.
+  /// The limit of a line in bytes, without its end, that RFC 5322 (2.1.1) recommends.
   private static let lineLimit = 78
-  /// Of what an encoded word stands for, in bytes: a header's line with one has at most 76 characters (RFC 2047, 2).
+  /// The limit of an encoded word's content in bytes: a header line with one has at most 76 characters (RFC 2047, 2).
   private static let wordLimit = 39
 
   private var bytes: [UInt8] = []
 
-  /// A header of any text: what is not ASCII is encoded, ends of lines included, and so is what looks encoded or is too
-  /// long for a line.
+  /// Adds a header with any text. Non-ASCII text is encoded, including line breaks, and so is text that looks encoded
+  /// or is too long for a line.
   mutating func header(_ name: String, _ value: String) {
     let isShort = name.utf8.count + 2 + value.utf8.count <= Self.lineLimit
     let isPlain = value.utf8.allSatisfy { (0x20...0x7E).contains($0) } && !Self.looksEncoded(value)
     line("\(name): " + (isPlain && isShort ? value : Self.encodedWords(value)))
   }
 
-  /// A header that means something to machines, such as an id: it is ASCII, and stands as it is.
+  /// Adds a header for machines, such as an id. It is ASCII and not encoded.
   mutating func identifier(_ name: String, _ value: String) {
     line("\(name): \(value)")
   }
@@ -34,12 +34,12 @@ struct MailMessage {
     return false
   }
 
-  /// A header of addresses, one a line.
+  /// Adds a header of addresses, one per line.
   mutating func addresses(_ name: String, _ addresses: [String]) {
     line("\(name): " + addresses.joined(separator: ",\r\n "))
   }
 
-  /// The whole mail with this text.
+  /// The complete mail with this body.
   func bytes(text: String) -> [UInt8] {
     var mail = self
     let isPlain = Self.isPlain(text)
@@ -59,7 +59,7 @@ struct MailMessage {
     bytes += "\r\n".utf8
   }
 
-  /// Words of whole characters, each within its bound, separated by folded lines.
+  /// Encoded words of whole characters, each within its limit, separated by folds.
   static func encodedWords(_ text: String) -> String {
     var words: [String] = []
     var word: [UInt8] = []
@@ -96,7 +96,7 @@ struct MailMessage {
         length = 0
         continue
       }
-      // A blank at a line's end would get lost.
+      // A trailing blank would get lost.
       let isLast = index + 1 == bytes.count || bytes[index + 1] == UInt8(ascii: "\n")
       let isEscaped = !isPlain(byte) || (byte == 0x20 && isLast)
       if length + (isEscaped ? 3 : 1) > 75 {

@@ -1,4 +1,4 @@
-// E-mail: an event as a plain mail that can be read in any program.
+// E-mail: an event as a plain-text mail.
 
 import Reactor
 
@@ -10,7 +10,7 @@ struct MailSink: Sink {
   let encryption: TransferRequest.MailEncryption
   let sender: String
   let recipients: [String]
-  /// What the worker calls itself to the mail server; nil where the URL says it.
+  /// The worker's name in EHLO; nil if the URL has it.
   let clientName: String?
   let origin: NotificationOrigin
 
@@ -28,9 +28,9 @@ struct MailSink: Sink {
     mail.identifier("From", "\(Version.program) <\(sender)>")
     mail.addresses("To", recipients)
     mail.header("Subject", "[\(origin.namespace)] \(event.severity.rawValue): \(event.title)")
-    // The same over all tries, so that a mail program shows a repeated one once.
+    // The same for every attempt, so that a mail program can show a duplicate once.
     mail.identifier("Message-ID", "<\(event.id)@\(domain)>")
-    // No one's automatic reply is wanted (RFC 3834).
+    // Suppresses automatic replies (RFC 3834).
     mail.identifier("Auto-Submitted", "auto-generated")
     return mail.bytes(text: text(event))
   }

@@ -1,10 +1,10 @@
-// All sinks of a process: made of the settings, fed together, ended together. Invariants: the log is always among them;
-// libcurl is loaded only where another one is. Called by main and Service.
+// All sinks of a process: created from the settings, fed and stopped together. Invariants: the log is always among
+// them; libcurl is loaded only if there is another. Called by main and Service.
 
 import Logging
 import Reactor
 
-/// The sinks that the settings ask for.
+/// The configured sinks.
 struct SinkSet: Sendable {
   let sinks: [any Sink]
 
@@ -38,20 +38,20 @@ struct SinkSet: Sendable {
     self.sinks = sinks
   }
 
-  /// What this host calls itself to a mail server: many refuse a name without a dot, as a pod's is.
+  /// This host's name for mail servers. Many refuse a name without a dot, such as a pod's.
   private static var mailName: String {
     let name = HostProcess.hostName
     return MailAddress.isClientName(name) ? name : HostProcess.addressLiteral
   }
 }
 
-/// What sends to the sinks: nil where there is none.
+/// The client for all sinks; nil if there is none.
 @EventLoop
 struct Notifications {
   let sinks: [any Sink]
   let client: TransferClient?
 
-  /// - Throws: `TransferLibrary.Missing` where a sink is configured that cannot be served.
+  /// - Throws: `TransferLibrary.Missing` if a configured sink cannot be served.
   init(_ settings: Settings, proxies: ProxyRules, clock: LoopClock) throws(TransferLibrary.Missing) {
     let origin = NotificationOrigin(replica: HostProcess.hostName, namespace: settings[.redisNamespace])
     sinks = SinkSet(settings, origin: origin).sinks
@@ -64,7 +64,7 @@ struct Notifications {
   }
 }
 
-/// Hands every event to the log and to all sinks.
+/// Passes every event to the log and to all sinks.
 @EventLoop
 final class Notifier: EventReceiver {
   private let log: LogSink
@@ -91,7 +91,7 @@ final class Notifier: EventReceiver {
     }
   }
 
-  /// Delivers what is queued, all sinks beside each other, until `deadline`; call `run` off then.
+  /// Delivers what is queued until `deadline`, all sinks concurrently. Cancel `run` afterwards.
   func finish(by deadline: MonotonicInstant) async {
     await withTaskGroup { group in
       for delivery in deliveries { group.addTask { await delivery.finish(by: deadline) } }

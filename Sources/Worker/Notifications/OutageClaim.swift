@@ -1,23 +1,23 @@
-// The note in Redis that replicas share about one server's outage. Invariants: it lives as long as somebody renews it;
-// each script is one step, so that of several replicas one notes an outage first and one closes it. What follows from a
-// reply is OutageWatch's affair.
+// The note in Redis that replicas share about a server's outage. Invariants: it exists as long as somebody renews it;
+// each script is atomic, so of several replicas one records an outage first and one closes it. OutageWatch decides what
+// follows from a reply.
 
 import Reactor
 
-/// The note of one server's outage.
+/// The note about one server's outage.
 @EventLoop
 struct OutageClaim {
-  /// How long a note outlives its last renewal, in ms: a deployment that is restarted in an outage finds it again.
+  /// How long a note outlives its last renewal, in ms. A deployment that is restarted during an outage finds it again.
   nonisolated static let noteLifetime = 15 * 60 * 1_000
-  /// How long it is remembered that the end was told, in ms: longer than a replica takes to see the end.
+  /// How long the reported end is remembered, in ms: longer than any replica needs to see the server return.
   nonisolated static let endLifetime = 3_600 * 1_000
 
-  /// KEYS note. ARGV question, how long the server has been away (ms), how long from now the note counts as abandoned
-  /// (ms), lifetime of a note (ms), lifetime of an end (ms). Answers a code and the outage's length in ms: 0 there was
-  /// no note, 1 it is kept, 2 the end was noted during the outage, 3 this call closed it.
+  /// KEYS note. ARGV question, duration of the outage so far (ms), time until the note counts as abandoned (ms),
+  /// lifetime of a note (ms), lifetime of an end (ms). Returns a code and the length of the outage in ms: 0 there was
+  /// no note, 1 it is kept, 2 the end was recorded during the outage, 3 this call closed it.
   ///
-  /// The note is "since abandoned-at", an end is "ended at", all on Redis' clock. What lies in the future is a clock's
-  /// step, and counts as not there.
+  /// The note is "since abandoned-at", an end is "ended at", both on Redis's clock. Times in the future come from a
+  /// clock step and are ignored.
   static let script = RedisScript(
     """
     local question, away, abandoned, life = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -62,7 +62,7 @@ struct OutageClaim {
     key = "\(namespace):outage:\(component)"
   }
 
-  /// Asks, and returns nil where there is no answer: that is no fault here, the caller then decides alone.
+  /// Asks; returns nil without an answer. That is not an error: the caller then decides alone.
   func ask(_ question: OutageWatch.Question, abandonedAfter: Duration) async -> OutageWatch.Reply? {
     let (name, awayFor) = Self.arguments(question)
     let arguments = [

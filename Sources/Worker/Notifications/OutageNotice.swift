@@ -1,9 +1,9 @@
-// Tells people of one server's outages: the loop around OutageWatch. Invariant: of an outage that several replicas see,
-// one tells where Redis can say which, else each tells once.
+// Reports one server's outages: the loop around OutageWatch. Invariant: if several replicas see an outage, one of them
+// reports it, or each of them once if Redis cannot decide which.
 
 import Reactor
 
-/// Watches one server. `run` it, and tell it each change.
+/// Watches one server. Call `run`, and report each change to it.
 @EventLoop
 final class OutageNotice {
   private let component: String
@@ -14,7 +14,7 @@ final class OutageNotice {
   private var watch: OutageWatch
   private var news = Latch()
 
-  /// - Parameter ledger: where replicas agree on who tells; nil for a server without which they cannot.
+  /// - Parameter ledger: where replicas agree on who reports; nil for the server that this needs.
   init(
     component: String, server: String, patience: Duration, ledger: OutageClaim?, sink: any EventReceiver,
     clock: LoopClock
@@ -27,13 +27,13 @@ final class OutageNotice {
     watch = OutageWatch(patience: patience, sharesNotes: ledger != nil)
   }
 
-  /// The server is away, for a reason, or (nil) there: once a change.
+  /// The server is unavailable for a reason, or (nil) available. Called once per change.
   func changed(to outage: String?) {
     watch.changed(to: outage, at: clock.now)
     news.open()
   }
 
-  /// Tells until it is cancelled.
+  /// Reports until it is cancelled.
   func run() async {
     do {
       while !Task.isCancelled {
@@ -54,7 +54,7 @@ final class OutageNotice {
         }
       }
     } catch {
-      // Cancelled: the worker ends.
+      // Cancelled: the worker is shutting down.
     }
   }
 

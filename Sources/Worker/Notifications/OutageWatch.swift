@@ -1,6 +1,6 @@
-// When people hear of one server's outages, and which replica tells them, as a pure struct. Invariant: an outage that
-// lasts long enough is told once in the fleet, its end once, and a shorter one not at all. The loop around it is
-// OutageNotice, the note that replicas share is OutageClaim's.
+// When an outage of one server is reported, and by which replica, as a pure struct. Invariant: an outage that lasts
+// long enough is reported once in the fleet, its end once, and a shorter one not at all. OutageNotice is the loop
+// around it, OutageClaim the note that replicas share.
 
 import Reactor
 
@@ -12,69 +12,70 @@ import Reactor
 ///         ├──── back ──────┘                                                │
 ///         └──── back: closes the note, and tells the end if it was open ────┘
 ///
-/// A ready replica looks for a note that nobody renews any more, now and then, and closes it: whoever kept it is gone.
+/// A ready replica occasionally looks for a note that nobody renews any more, and closes it: the replica that kept it
+/// is gone.
 struct OutageWatch: Sendable {
   /// What to do now.
   enum Step: Equatable {
     case tellAway(reason: String, lasting: Duration)
-    /// - Parameter after: how long it was away, where that is known.
+    /// - Parameter after: the length of the outage, if known.
     case tellBack(after: Duration?)
-    /// Ask the ledger, and hand its reply to `answered`.
+    /// Ask the ledger, and pass its reply to `answered`.
     case ask(Question)
     case wait(until: MonotonicInstant)
     /// Nothing until something changes.
     case rest
   }
 
-  /// What the ledger is asked. `awayFor` tells an end that was noted during the outage from one before it.
+  /// A question to the ledger. `awayFor` distinguishes an end recorded during the outage from an earlier one.
   enum Question: Equatable, Sendable {
-    /// Is the outage told? A note that is there is renewed.
+    /// Has the outage been reported? An existing note is renewed.
     case see(awayFor: Duration)
-    /// Notes the outage where it is not noted, and renews the note where it is.
+    /// Records the outage, or renews an existing note.
     case keep(awayFor: Duration)
     case close(awayFor: Duration)
-    /// Closes a note that nobody has renewed for long.
+    /// Closes an abandoned note.
     case closeAbandoned
   }
 
-  /// What the ledger says.
+  /// The ledger's reply.
   enum Reply: Equatable, Sendable {
     /// There was no note.
     case absent
-    /// A note is kept by someone.
+    /// Somebody keeps a note.
     case kept
-    /// The end has been noted since the outage began.
+    /// The end was recorded after the outage began.
     case ended
-    /// There was a note, for an outage of this length, and this call closed it.
+    /// There was a note for an outage of this length, and this call closed it.
     case closed(after: Duration)
   }
 
-  /// Who told of an outage.
+  /// Who reported an outage.
   private enum Teller { case nobody, another, this }
 
   private struct Outage {
-    /// When it began, or when it was last noted to have ended elsewhere.
+    /// When it began, or when its end was last recorded elsewhere.
     var since: MonotonicInstant
     var reason: String
     var teller = Teller.nobody
-    /// When the ledger is asked next.
+    /// The time of the next question to the ledger.
     var nextQuestion: MonotonicInstant
   }
 
-  /// An outage that is over here, and whose note is to be closed.
+  /// An outage that has ended here, and whose note is to be closed.
   private struct Ending {
     let since: MonotonicInstant
     let endedAt: MonotonicInstant
     let reason: String
     var teller: Teller
-    /// Its end was told without Redis.
+    /// Its end was reported without Redis.
     var isTold = false
     var nextQuestion: MonotonicInstant
   }
 
   /// How often a ready replica looks for an abandoned note.
   static let lookInterval = Duration.seconds(300)
-  /// How long the end waits for Redis. Then whoever told of the outage tells its end without Redis.
+  /// How long the end waits for Redis. After that, the replica that reported the outage reports its end without Redis.
   static let endPatience = Duration.seconds(60)
 
   let patience: Duration
@@ -83,22 +84,22 @@ struct OutageWatch: Sendable {
   private var ending: Ending?
   private var nextLook: MonotonicInstant?
   private var asked: Question?
-  /// What is to be told before anything else.
+  /// Steps to report first.
   private var untold: [Step] = []
 
-  /// - Parameter sharesNotes: whether there is a ledger. Without one each replica tells for itself.
+  /// - Parameter sharesNotes: whether there is a ledger. Without one each replica reports for itself.
   init(patience: Duration, sharesNotes: Bool = false) {
     self.patience = patience
     self.sharesNotes = sharesNotes
   }
 
   /// How often the note is renewed: at least once before another replica's patience ends, so that it finds the note
-  /// again even after Redis lost it.
+  /// even if Redis lost it.
   var renewalInterval: Duration { max(.milliseconds(500), min(.seconds(30), patience / 2)) }
-  /// A note that was not renewed for this long is abandoned.
+  /// A note that was not renewed for this long counts as abandoned.
   var abandonedAfter: Duration { renewalInterval * 3 }
 
-  /// The server is away, for a reason, or (nil) there.
+  /// The server is unavailable for a reason, or (nil) available.
   mutating func changed(to reason: String?, at now: MonotonicInstant) {
     if let reason {
       if outage == nil { outage = Outage(since: now, reason: reason, nextQuestion: now) }
@@ -107,7 +108,7 @@ struct OutageWatch: Sendable {
       outage = nil
       end(ended, at: now)
     } else if nextLook == nil {
-      // The first time: an earlier process may have left a note.
+      // At first: an earlier process may have left a note.
       nextLook = now
     }
   }
@@ -118,11 +119,12 @@ struct OutageWatch: Sendable {
       if ended.teller == .this { untold.append(.tellBack(after: ended.since.duration(to: now))) }
       return
     }
-    // A replica that has not seen it for long leaves the end to those who have, and looks later whether there was one.
+    // A replica that saw the outage only briefly leaves the end to the others, and checks later whether it was
+    // reported.
     let isClaiming = if case .keep = asked { true } else { false }
     let sawItForLong = ended.since.advanced(by: patience) <= now
     guard isClaiming || ended.teller == .this || (ended.teller == .another && sawItForLong) else { return }
-    // One that still waits for Redis is closed by the same call.
+    // An ending that still waits for Redis is closed by the same call.
     ending = Ending(
       since: ending?.since ?? ended.since, endedAt: now, reason: ended.reason,
       teller: ending?.teller == .this ? .this : ended.teller, nextQuestion: now)
@@ -162,7 +164,7 @@ struct OutageWatch: Sendable {
 
   // MARK: - What the ledger says
 
-  /// The reply to the question that was asked last; nil where Redis did not answer.
+  /// The reply to the last question; nil if Redis did not answer.
   mutating func answered(_ reply: Reply?, at now: MonotonicInstant) {
     guard let question = asked.take() else { return }
     let nextQuestion = now.advanced(by: renewalInterval)
@@ -184,14 +186,14 @@ struct OutageWatch: Sendable {
     }
   }
 
-  /// Somebody saw the server come back: if it is away here all the same, that is another outage.
+  /// Another replica saw the server return. If it is still unavailable here, that is another outage.
   private mutating func noteEnd(_ reply: Reply?, at now: MonotonicInstant) {
     guard reply == .ended else { return }
     outage?.since = now
     outage?.teller = .nobody
   }
 
-  /// The outage was to be noted. It may have ended meanwhile; it was long enough to be told.
+  /// Handles the reply to recording the outage, which was long enough to be reported and may have ended meanwhile.
   private mutating func claimed(_ reply: Reply?, at now: MonotonicInstant) {
     let isFirst = reply == nil || reply == .absent
     let teller: Teller = isFirst ? .this : .another

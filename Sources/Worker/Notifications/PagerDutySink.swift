@@ -1,13 +1,14 @@
 // PagerDuty: a failure triggers an incident, the recovery resolves it (Events API v2). A report of changed rows is a
-// change event: it opens no incident, whatever the threshold.
+// change event, which never opens an incident.
 
 import Reactor
 
-/// Posts events. One incident a component and control plane: replicas and reminders meet in it by its dedup_key.
+/// Posts events. Each component of a control plane has one incident; replicas and reminders share it through its
+/// dedup_key.
 struct PagerDutySink: Sink {
-  /// Of a summary, in characters: PagerDuty's own.
+  /// PagerDuty's limit of a summary, in characters.
   private static let summaryLimit = 1_024
-  /// Of a dedup_key, in characters: PagerDuty's own.
+  /// PagerDuty's limit of a dedup_key, in characters.
   private static let keyLimit = 255
 
   let name = "pagerduty"
@@ -35,7 +36,7 @@ struct PagerDutySink: Sink {
     return .json(json, to: url)
   }
 
-  /// Resolves the incident that a test opened.
+  /// Resolves the incident of a test.
   func requestAfterTest(_ event: Event) -> TransferRequest? {
     var json = JSONWriter()
     json.beginObject()
@@ -46,7 +47,7 @@ struct PagerDutySink: Sink {
     return .json(json, to: url)
   }
 
-  /// A test has an incident of its own: it must not meet one that somebody works on.
+  /// A test has its own incident, so it cannot affect a real one.
   private func incident(of event: Event) -> String {
     let subject = event.kind == .test ? "\(event.component)/\(event.id)" : event.component
     let key = "\(origin.namespace)/\(subject)"
@@ -54,7 +55,7 @@ struct PagerDutySink: Sink {
     return RedisScript(key).sha1
   }
 
-  /// Where change events go: beside the others.
+  /// The endpoint for change events, beside the other.
   static func changeURL(_ url: String) -> String {
     let end = "/enqueue"
     return url.hasSuffix(end) ? url.dropLast(end.utf8.count) + "/change" + end : url

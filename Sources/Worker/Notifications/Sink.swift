@@ -1,19 +1,19 @@
-// What a sink is: a name, a threshold, and how an event becomes a request. Invariant: a sink only renders; how requests
-// are sent, repeated and given up is SinkDelivery's affair, for all sinks the same.
+// A sink: a name, a threshold, and how an event becomes a request. Invariant: a sink only renders. SinkDelivery sends,
+// retries and gives up requests, in the same way for all sinks.
 
 import Reactor
 
-/// A place where events go.
+/// A destination of events.
 protocol Sink: Sendable {
-  /// In metrics and log lines: never a part of its URL.
+  /// Its name in metrics and log lines: never a part of its URL.
   var name: String { get }
-  /// The least severe events that it gets.
+  /// The minimum severity of its events.
   var minSeverity: Event.Severity { get }
 
-  /// What to send for `event`, for the first time or again, at `time`.
+  /// The request that sends `event`, for the first time or again, at `time`.
   func request(for event: Event, at time: WallClockTime) -> TransferRequest
 
-  /// What undoes a test event that was delivered; nil where nothing is left of one.
+  /// The request that undoes a delivered test event; nil if it leaves nothing.
   func requestAfterTest(_ event: Event) -> TransferRequest?
 }
 
@@ -23,23 +23,23 @@ extension Sink {
   func wants(_ event: Event) -> Bool {
     switch event.kind {
     case .test: true
-    // Whoever heard of a failure hears of its end, which is none itself.
+    // A sink that got a failure also gets its recovery, which is less severe.
     case .recovery: minSeverity <= .error
     case .report, .failure: event.severity >= minSeverity
     }
   }
 }
 
-/// Who tells: the same for all events of a process.
+/// The sender, the same for all events of a process.
 struct NotificationOrigin: Sendable {
-  /// The host's name: in Kubernetes the pod's.
+  /// The host's name; in Kubernetes the pod's.
   let replica: String
-  /// The control plane, by its namespace in Redis.
+  /// The control plane, identified by its namespace in Redis.
   let namespace: String
 }
 
 extension TransferRequest {
-  /// A POST of a JSON text.
+  /// A POST of JSON.
   static func json(_ json: JSONWriter, to url: String, headers: [String] = []) -> TransferRequest {
     TransferRequest(
       url: url, content: .post(headers: ["Content-Type: application/json"] + headers, body: json.bytes))
@@ -47,8 +47,8 @@ extension TransferRequest {
 }
 
 extension SinkQueue.Outcome {
-  /// What an answer, or none, means: network errors, 408, 425, 429 and 5xx pass; whatever else a server refuses does
-  /// not. A mail server says it the other way round: 4yz passes, 5yz does not.
+  /// The meaning of an answer or of none: network errors, 408, 425, 429 and 5xx are temporary, other refusals
+  /// permanent. For a mail server 4yz is temporary and 5yz permanent.
   init(_ result: Result<TransferAnswer, TransferError>, of request: TransferRequest) {
     switch result {
     case .success(let answer):

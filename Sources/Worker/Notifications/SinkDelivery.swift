@@ -1,13 +1,13 @@
-// Sends one sink's events, one after the other: the loop around SinkQueue. Invariants: who hands an event over never
-// waits; no log line holds a part of the sink's URL; an event that is given up leaves a line and is counted.
+// Sends one sink's events in order: the loop around SinkQueue. Invariants: `accept` never waits; no log line contains a
+// part of the sink's URL; an event that is given up is logged and counted.
 
 import Logging
 import Reactor
 
-/// One sink's delivery. `run` it for as long as it shall deliver.
+/// One sink's delivery. It delivers while `run` runs.
 @EventLoop
 final class SinkDelivery: EventReceiver {
-  /// For all of a request: names, connecting, TLS, the answer.
+  /// The time limit of a request: name resolution, connecting, TLS, the answer.
   static let requestLimit = Duration.seconds(10)
 
   let sink: any Sink
@@ -16,7 +16,7 @@ final class SinkDelivery: EventReceiver {
   private var metrics: NotificationMetrics?
   private var logger: Logger
   private var queue = SinkQueue()
-  /// Opens when there is something new to do.
+  /// Opens when there is something to do.
   private var news = Latch()
   private var isEnding = false
   /// Opens when nothing more will be sent.
@@ -37,7 +37,7 @@ final class SinkDelivery: EventReceiver {
     news.open()
   }
 
-  /// Delivers until `finish`, or until it is cancelled: then what is left is undelivered.
+  /// Delivers until `finish` or cancellation; then the rest counts as undelivered.
   func run() async {
     do {
       while try await step() {}
@@ -48,7 +48,7 @@ final class SinkDelivery: EventReceiver {
     ended.open()
   }
 
-  /// Delivers what is queued and takes the rest of the queue for undelivered at `deadline`.
+  /// Delivers what is queued, and gives up the rest at `deadline`.
   func finish(by deadline: MonotonicInstant) async {
     isEnding = true
     queue.hurry()
@@ -56,11 +56,11 @@ final class SinkDelivery: EventReceiver {
     do {
       try await clock.sleep(until: deadline, orUntil: ended)
     } catch {
-      // Cancelled: so is the delivery.
+      // Cancelled, like the delivery.
     }
   }
 
-  /// Does what the queue asks for next, and says whether there is more to come.
+  /// Performs the queue's next action; returns whether there may be more.
   private func step() async throws -> Bool {
     switch queue.next(at: clock.now) {
     case .send(let event):
@@ -99,7 +99,7 @@ final class SinkDelivery: EventReceiver {
       log(.error, "a notification was rejected", event, result.inWords)
     case .failed:
       metrics?.count(.retried)
-      // Once a streak of failures, not once a try.
+      // Once per series of failures, not per attempt.
       if !wasFailing { log(.warning, "notification delivery is failing", event, result.inWords) }
     }
   }
@@ -119,7 +119,7 @@ final class SinkDelivery: EventReceiver {
 }
 
 extension TransferClient {
-  /// What came of a request, answer or not.
+  /// The result of a request.
   ///
   /// - Throws: `CancellationError` only.
   func result(
@@ -134,7 +134,7 @@ extension TransferClient {
 }
 
 extension Result where Success == TransferAnswer, Failure == TransferError {
-  /// For people: a status, or why there is none.
+  /// A text for people: a status, or why there is none.
   var inWords: String {
     switch self {
     case .success(let answer):
@@ -143,11 +143,12 @@ extension Result where Success == TransferAnswer, Failure == TransferError {
     }
   }
 
-  /// What leads to the mend, where it is a setting of ours.
+  /// A hint, if one of our settings may fix it.
   private static func hint(_ error: TransferError) -> String {
     switch error {
     case .mailRefused(at: .hello, _): ": SB_WORKER_SMTP_HELO says what the worker calls itself"
-    // What servers say, as late as at a recipient, to a name that they do not like (RFC 5321, 4.2.3: not implemented).
+    // What servers reply, sometimes only to a recipient, to a name that they do not accept (RFC 5321, 4.2.3: not
+    // implemented).
     case .mailRefused(at: .sender, let reply), .mailRefused(at: .recipients, let reply):
       reply.status == 504 ? ": it may be the name in EHLO, which SB_WORKER_SMTP_HELO says" : ""
     default: ""
@@ -156,7 +157,7 @@ extension Result where Success == TransferAnswer, Failure == TransferError {
 }
 
 extension TransferAnswer {
-  /// Which recipients of a mail do not get it, and what the server said.
+  /// The recipients that do not get the mail, and the server's replies.
   fileprivate var refusalsInWords: String {
     refusedRecipients.map { "\($0.address) was refused (\($0.reply.text))" }.joined(separator: ", ")
   }

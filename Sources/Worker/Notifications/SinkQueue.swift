@@ -1,10 +1,10 @@
-// What one sink still has to send, as a pure struct: it takes events and outcomes with the time, and says what to do
-// next. Invariants: order is kept, nothing is sent twice but what failed, and the queue never exceeds its bound.
-// The loop around it is SinkDelivery.
+// The events that a sink still has to send, as a pure struct: it takes events and outcomes with the time, and returns
+// the next action. Invariants: order is kept, only failed attempts are repeated, and the queue never exceeds its limit.
+// SinkDelivery is the loop around it.
 
 import Reactor
 
-/// A sink's queue. One event is under way at a time, always the first:
+/// A sink's queue. At most one event is being sent, always the first:
 ///
 ///       add ─▶ queued ─── its turn ───▶ under way ─── delivered ────▶ gone
 ///                │ ▲                       │  │
@@ -13,20 +13,20 @@ import Reactor
 ///     old        ▼
 ///              gone (dropped)
 struct SinkQueue: Sendable {
-  /// Events that wait at most: 256 of them are a few tens of kilobytes.
+  /// The most waiting events: 256 of them are a few tens of kilobytes.
   static let lengthLimit = 256
-  /// How long after it came an event is given up.
+  /// How long after its arrival an event is given up.
   static let ageLimit = Duration.seconds(3_600)
-  /// How long a sink can ask to be left alone.
+  /// The longest Retry-After that is respected.
   static let retryAfterLimit = Duration.seconds(600)
-  /// Between tries of a sink that fails: a minute at most, so that its return is soon noticed.
+  /// The delays between attempts. At most a minute, so that a sink's return is noticed soon.
   static let backoff = Backoff(initial: .seconds(1), cap: .seconds(60), jitter: 0.2)
 
   /// What to do now.
   enum Action: Equatable {
-    /// Send it, and tell the outcome by `ended`.
+    /// Send it, and report the outcome to `ended`.
     case send(Event)
-    /// It was given up after an hour: say so.
+    /// It was given up after an hour: report that.
     case giveUp(Event)
     /// Nothing until this instant, or until an event comes.
     case wait(until: MonotonicInstant)
@@ -34,10 +34,10 @@ struct SinkQueue: Sendable {
     case rest
   }
 
-  /// What came of sending.
+  /// The outcome of an attempt.
   enum Outcome: Equatable, Sendable {
     case delivered
-    /// It may work another time, not before what the sink asked for.
+    /// It may work later, but not before what the sink asked for.
     case failed(retryAfter: Duration?)
     /// It will never work.
     case rejected
@@ -46,21 +46,21 @@ struct SinkQueue: Sendable {
   private struct Entry {
     var event: Event
     let cameAt: MonotonicInstant
-    /// It may have arrived: from now on it stays what it is, so that a receiver that knows its id may drop it.
+    /// It may have arrived. It is not changed from then on, so a receiver that knows its id may drop it.
     var wasSent = false
   }
 
   private var entries: [Entry] = []
   private var isUnderWay = false
-  /// Failures in a row, whichever event's: they are the sink's.
+  /// Failures in a row, of any event: they are the sink's.
   private(set) var failures = 0
   private var notBefore: MonotonicInstant?
 
   var count: Int { entries.count }
 
-  /// Takes an event over; a report is merged into the component's last waiting event where that is one of the same.
+  /// Adds an event. A report is merged into the component's last waiting event if that is of the same kind.
   ///
-  /// - Returns: the event that had to go for it, the oldest that is not under way.
+  /// - Returns: the event that was dropped for it: the oldest one that is not being sent.
   mutating func add(_ event: Event, at now: MonotonicInstant) -> Event? {
     let last = entries.lastIndex { $0.event.component == event.component }
     if let last, !entries[last].wasSent, entries[last].event.absorb(event) { return nil }
@@ -81,9 +81,9 @@ struct SinkQueue: Sendable {
     return .send(first.event)
   }
 
-  /// The event under way came to this.
+  /// Records the outcome for the event that was being sent.
   ///
-  /// - Returns: how long after it came it was gone; nil where it stays.
+  /// - Returns: the time from its arrival until it left the queue; nil if it stays.
   mutating func ended(_ outcome: Outcome, at now: MonotonicInstant, chance: Double) -> Duration? {
     precondition(isUnderWay, "nothing is under way")
     isUnderWay = false
@@ -94,20 +94,20 @@ struct SinkQueue: Sendable {
       notBefore = now.advanced(by: max(delay, min(retryAfter ?? .zero, Self.retryAfterLimit)))
       return nil
     case .delivered, .rejected:
-      // A sink that refuses one event is there for the next.
+      // A sink that refuses an event is available for the next.
       failures = 0
       notBefore = nil
       return entries.removeFirst().cameAt.duration(to: now)
     }
   }
 
-  /// The process ends: what waits for another try gets it now, once more before the rest of the grace.
+  /// The process is shutting down: a delayed retry happens now, once.
   mutating func hurry() {
     failures = 0
     notBefore = nil
   }
 
-  /// Gives up all that is left.
+  /// Gives up all remaining events.
   mutating func abandon() -> [Event] {
     defer { entries = [] }
     isUnderWay = false

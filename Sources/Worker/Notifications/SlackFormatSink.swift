@@ -11,16 +11,16 @@ struct SlackFormatSink: Sink {
   func request(for event: Event, at time: WallClockTime) -> TransferRequest {
     var json = JSONWriter()
     json.beginObject()
-    // The dash is there without a detail too: filters in Slack match the existing worker's text.
+    // The dash is sent even without a detail: filters in Slack match the existing worker's text.
     json.field("text", SlackText.escaped("[\(event.severity.rawValue)] \(event.title) — \(event.detail)"))
     json.endObject()
     return .json(json, to: url)
   }
 }
 
-/// Text for Slack: three characters mean something there, and a text has a bound.
+/// Text for Slack: escapes three characters, and limits the length.
 enum SlackText {
-  /// Of a block's text as it is sent, in UTF-16 units, with room for what stands around it: Slack's own bound is 3,000.
+  /// The limit of a block's text as sent, in UTF-16 units, with room for what surrounds it. Slack's limit is 3,000.
   static let limit = 2_900
 
   static func escaped(_ text: String) -> String {

@@ -2,8 +2,8 @@
 
 import Reactor
 
-/// Posts to an incoming webhook. The headline is the message's text, which previews show; the rest is an attachment,
-/// for only these have a colour.
+/// Posts to an incoming webhook. The headline is the message's text, which previews show. The rest is an attachment,
+/// because only attachments have a colour.
 struct SlackSink: Sink {
   let name = "slack"
   let minSeverity: Event.Severity

@@ -1,8 +1,8 @@
-// The webhook: an event as one flat JSON object, as the existing worker sends it, signed where there is a secret.
+// The webhook: an event as one flat JSON object, as the existing worker sends it, signed if there is a secret.
 
 import Reactor
 
-/// Posts JSON; with a key signed as Standard Webhooks has it (https://www.standardwebhooks.com).
+/// Posts JSON; with a key, signed according to Standard Webhooks (https://www.standardwebhooks.com).
 struct WebhookSink: Sink {
   let name = "webhook"
   let minSeverity: Event.Severity
@@ -32,8 +32,8 @@ struct WebhookSink: Sink {
     return json
   }
 
-  /// The id is the event's, so that a receiver can drop what it has; the time is this try's, so that it can drop what
-  /// somebody else plays again.
+  /// The id is the event's, so that a receiver can drop duplicates; the time is the attempt's, so that it can refuse
+  /// replays.
   static func headers(id: String, at time: WallClockTime, body: [UInt8], key: [UInt8]?) -> [String] {
     let headers = ["webhook-id: \(id)", "webhook-timestamp: \(time.seconds)"]
     guard let key else { return headers }
