@@ -1,10 +1,10 @@
-// The configuration at boot: loaded, and what is wrong with it logged. Called by main, before any server is touched.
+// Loads the configuration at startup and logs its faults. Called by main, before any server is contacted.
 
 import Logging
 
-/// The check of the configuration when the process starts.
+/// The configuration check at startup.
 enum Boot {
-  /// The settings, or nil where they have faults: each is then one line of the log.
+  /// The settings; nil if they have faults, each of which is logged on its own line.
   static func settings(
     environment: [String: String], rows: [SettingRow], output: LogOutput
   ) -> Settings? {

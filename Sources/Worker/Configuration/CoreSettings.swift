@@ -1,21 +1,21 @@
-// The settings of the house: servers, listener, logs, lease. Sweepers and notifications have files of their own.
+// The core settings: servers, listener, logs, lease. Sweepers and notifications have their own files.
 // Invariant: names, meanings and defaults are those of the existing worker. Read through Settings.
 
-/// Whether this is a developer's machine. Nothing depends on it yet.
+/// Whether this is a developer's machine. Nothing depends on it.
 enum DeploymentEnvironment: String, CaseIterable, Sendable {
   case dev, production
 }
 
-/// The least severe level that is logged.
+/// The minimum level that is logged.
 enum LogLevelSetting: String, CaseIterable, Sendable {
   case debug, info, warn, error
 }
 
-/// What the settings of the GitOps sweepers say.
+/// The help text of the GitOps settings.
 private let gitOpsHelp = "Ignored; accepted for compatibility. This version has no GitOps sweepers."
 
 extension Setting {
-  /// The same setting, looked at only where GitOps is on, as the existing worker has it.
+  /// The same setting, validated only if GitOps is on, as in the existing worker.
   fileprivate var ofGitOps: Setting {
     var setting = self
     setting.onlyWith = "SB_WORKER_GITOPS_ENABLED"
@@ -102,7 +102,7 @@ extension Setting where Value == Bool {
       help: "Run every sweeper at startup, unless its last run began less than a minute ago.")
   }
 
-  /// Refused at boot rather than silently not polled.
+  /// Refused at startup rather than silently ignored.
   static var gitOpsEnabled: Setting {
     let boolean = Setting.boolean(
       "SB_WORKER_GITOPS_ENABLED", default: false,
@@ -144,7 +144,7 @@ extension Setting where Value == String {
       guard isNamespace(text) else {
         return .mustBe("at most 200 bytes without braces, whitespace or control characters")
       }
-      // KEYS, SCAN and the rights of a user read these as wildcards.
+      // KEYS, SCAN and ACLs read these as wildcards.
       let hasWildcards = text.utf8.contains { Array("*?[]\\".utf8).contains($0) }
       return .accepted(text, warnings: hasWildcards ? ["has wildcards of Redis' patterns (* ? [ ] \\) in it"] : [])
     }
@@ -153,7 +153,7 @@ extension Setting where Value == String {
   }
 
   private static func isNamespace(_ text: String) -> Bool {
-    // Braces name a cluster slot in Redis, and the worker's keys bring their own pair.
+    // Braces are hash tags in Redis, and the worker's keys have their own.
     for scalar in text.unicodeScalars {
       if scalar == "{" || scalar == "}" || scalar.properties.isWhitespace { return false }
       if scalar.value < 0x20 || (0x7F...0x9F).contains(scalar.value) { return false }
@@ -163,10 +163,10 @@ extension Setting where Value == String {
 }
 
 extension SettingRow {
-  /// The whole table.
+  /// The complete table.
   static let all = house + notifications + sweepers
 
-  /// The settings that are no sweeper's, in the order in which they are shown.
+  /// The settings that belong to no sweeper, in the order in which they are shown.
   static let house: [SettingRow] = [
     Setting.databaseURL.row, Setting.databaseMaxConnections.row, Setting.databaseConnectionLifetime.row,
     Setting.databaseConnectTimeout.row,

@@ -1,30 +1,30 @@
-// Where discovery looks, as the operator wrote it: checked here, taken apart by PostgreSQL.
-// Invariant: each value is passed on byte for byte, never encoded again, so that it stays what it is.
+// The discovery targets: validated here, decomposed by PostgreSQL.
+// Invariant: each value is passed on byte for byte and never re-encoded, so it stays unchanged.
 
 import Reactor
 
-/// One place for discovery to look at.
+/// One discovery target.
 struct DiscoverTarget: Equatable, Sendable {
   let name: String
   let cluster: String
   let providerType: String
-  /// How many targets of the same name come before it.
+  /// The number of earlier targets of the same name.
   var occurrence = 0
-  /// What its jobs' ids follow from: no two targets have the same. A name has no NUL.
+  /// The seed of its jobs' ids, unique per target. A name has no NUL.
   var identity: String { occurrence == 0 ? name : "\(name)\0\(occurrence)" }
 }
 
-/// The discover targets, in the order in which they were given.
+/// The discovery targets, in the given order.
 struct DiscoverTargets: Equatable, Sendable {
-  /// More are refused: all of them are enqueued by one statement. The longest variable has room for fewer.
+  /// The maximum number: one statement enqueues all of them. The longest variable has room for fewer.
   static let countLimit = 3_000
 
-  /// A JSON array of objects with the keys of `TargetField`: as it was given, unless it was written in another way.
+  /// A JSON array of objects with the keys of `TargetField`: as given, unless it was written differently.
   private(set) var document = "[]"
-  /// What is at the same index of the document.
+  /// The target at each index of the document.
   private(set) var targets: [DiscoverTarget] = []
 
-  /// Reads SB_DISCOVER_TARGETS_JSON. Faults name index (from 0) and field, and repeat no value.
+  /// Parses SB_DISCOVER_TARGETS_JSON. Faults name the index (from 0) and field, and repeat no value.
   static func read(_ text: String) -> Reading<DiscoverTargets> {
     do {
       let kind = try JSONDocument(text, repeatedKeys: true).root.kind
@@ -44,8 +44,8 @@ struct DiscoverTargets: Equatable, Sendable {
 }
 
 extension DiscoverTargets {
-  /// Each target as a document of its own, cut out of the whole one: what PostgreSQL cannot take of one target keeps no
-  /// other from it.
+  /// Each target as its own document, cut out of the whole: a target that PostgreSQL does not accept must not affect
+  /// others.
   var single: [DiscoverTargets] {
     zip(JSONSlice(document).elements, targets).map { DiscoverTargets(document: "[\($0.text)]", targets: [$1]) }
   }
@@ -58,8 +58,8 @@ enum TargetField: String, CaseIterable {
   case providerConfig = "provider_config"
   case scope
 
-  /// The field that Go's decoder takes a key for: letters count in either case, as do the long s and the Kelvin sign,
-  /// which Unicode folds to s and k (encoding/json, Unmarshal).
+  /// The field that Go's decoder assigns a key to: it ignores case, including the long s and the Kelvin sign, which
+  /// Unicode folds to s and k (encoding/json, Unmarshal).
   init?(key: String) {
     var folded = ""
     for scalar in key.unicodeScalars {
@@ -73,11 +73,11 @@ enum TargetField: String, CaseIterable {
     self.init(rawValue: folded)
   }
 
-  /// Whether it must be there, as a string.
+  /// Whether it is a required string.
   var isText: Bool { self == .name || self == .cluster || self == .providerType }
 }
 
-/// The targets as they are checked, one after the other.
+/// Validates the targets, one after another.
 private struct CheckedTargets {
   private static let warningLimit = 20
 
@@ -89,10 +89,10 @@ private struct CheckedTargets {
   private var rewritten: [String] = []
   private var isRewritten = false
 
-  /// The targets with each field once and by its own name; nil where they were given so.
+  /// The targets with each field once and under its own name; nil if they were given so.
   var document: String? { isRewritten ? "[" + rewritten.joined(separator: ",") + "]" : nil }
 
-  /// The first of the warnings, and how many more there are.
+  /// The first warnings, and the number of others.
   var briefWarnings: [String] {
     let more = warnings.count - Self.warningLimit
     return more > 0 ? warnings.prefix(Self.warningLimit) + ["and \(more) more of this kind"] : warnings
@@ -124,7 +124,8 @@ private struct CheckedTargets {
       DiscoverTarget(name: name, cluster: cluster, providerType: providerType, occurrence: occurrence))
   }
 
-  /// What Go's decoder would make of an object: the last value of a field counts, and a null leaves a text as it was.
+  /// Normalizes an object as Go's decoder reads it: the last value of a field counts, and null leaves a string
+  /// unchanged.
   private mutating func fields(of element: JSONSlice, _ index: Int) -> [TargetField: JSONSlice] {
     var fields: [TargetField: JSONSlice] = [:]
     for (slice, value) in element.members {

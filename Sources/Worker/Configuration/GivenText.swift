@@ -1,24 +1,24 @@
-// A setting's text as it was given, in a variable or in a file, and what surrounds it by mistake. Pure but for reading
-// the file. Invariant: no text and no path is repeated in a fault. Used by Setting and Settings.
+// A setting's text as given in a variable or a file, without what surrounds it by mistake. Pure but for reading the
+// file. Invariant: a fault repeats no text and no path. Used by Setting and Settings.
 
 import Reactor
 
 extension SettingRow {
-  /// The longest text that is read from a file. A variable is as long as the kernel lets it be, which is 128 KiB.
+  /// The longest text that is read from a file. The kernel limits a variable to 128 KiB.
   static let byteLimit = 4 << 20
 
-  /// The variable that names a file with the text instead; nil for what is no secret.
+  /// The variable that names a file with the text; nil if the setting is not a secret.
   var fileVariable: String? { isSecret ? name + "_FILE" : nil }
 
-  /// What an environment gives for a row.
+  /// The text that an environment gives for a row.
   enum Given {
     case nothing
-    /// The text, and the variable that it comes from.
+    /// The text and the variable that it comes from.
     case text(String, from: String)
     case fault(ConfigurationFault)
   }
 
-  /// Looks into the variable or the file that the other variable names; an empty variable counts as unset.
+  /// Reads the variable, or the file that the other variable names. An empty variable counts as unset.
   func given(in environment: [String: String]) -> Given {
     let text = environment[name].flatMap { $0.isEmpty ? nil : $0 }
     guard let fileVariable, let path = environment[fileVariable], !path.isEmpty else {
@@ -41,9 +41,9 @@ extension SettingRow {
   }
 }
 
-/// What editors and shells put around the text in a file.
+/// Removes what editors and shells add to a file.
 enum FileText {
-  /// Without the byte order mark at the front and the line ends behind: neither is part of a credential.
+  /// Without a leading byte order mark and trailing line ends, which are never part of a credential.
   static func content(of bytes: [UInt8]) -> ArraySlice<UInt8> {
     var content = bytes[...]
     if content.starts(with: [0xEF, 0xBB, 0xBF]) { content = content.dropFirst(3) }
@@ -51,32 +51,32 @@ enum FileText {
     return content
   }
 
-  /// Whether a file begins with the byte order mark of UTF-16, in either order: Windows' shells write such files.
+  /// Whether a file begins with a byte order mark of UTF-16, in either byte order. Windows shells write such files.
   static func isUTF16(_ bytes: [UInt8]) -> Bool {
     bytes.starts(with: [0xFF, 0xFE]) || bytes.starts(with: [0xFE, 0xFF])
   }
 }
 
-/// What stands around a text by mistake.
+/// Detects what surrounds a text by mistake.
 enum GivenText {
   /// Completes "must be …, but".
   static let quotedText = """
     the value is in quotation marks: remove them (Docker's env files keep them)
     """
 
-  /// Whether a text begins with a quotation mark, straight or curved. None of our values does.
+  /// Whether a text begins with a quotation mark, straight or curved. No valid value does.
   static func hasQuotationMark(_ text: String) -> Bool {
     guard let first = text.unicodeScalars.first else { return false }
     return "\"'`\u{201C}\u{201D}\u{201E}\u{2018}\u{2019}\u{AB}".unicodeScalars.contains(first)
   }
 
-  /// Whether whitespace stands before or behind a text.
+  /// Whether a text has leading or trailing whitespace.
   static func hasWhitespaceAround(_ text: String) -> Bool {
     guard let first = text.unicodeScalars.first, let last = text.unicodeScalars.last else { return false }
     return first.properties.isWhitespace || last.properties.isWhitespace || first == "\u{FEFF}"
   }
 
-  /// The rules that a text breaks: what surrounds it by mistake if anything does, else what its reader says.
+  /// The rules that a text breaks: first what surrounds it by mistake, otherwise what its parser says.
   static func cause(of text: String, refusedAs rules: [String]) -> [String] {
     if hasQuotationMark(text) { return ["must be a bare value, but \(quotedText)"] }
     if hasWhitespaceAround(text) {

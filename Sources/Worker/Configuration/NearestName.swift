@@ -1,14 +1,14 @@
-// Which known name a misspelt one was meant to be. Pure; used for unknown variables and options.
+// Finds the known name that a misspelt one was meant to be. Pure; used for unknown variables and options.
 
 /// Finds the nearest of some names by edit distance.
 enum NearestName {
-  /// Names beyond this are no misspelling of ours, and comparing them would cost their length squared.
+  /// Longer names are not compared: the cost grows with the square of the length.
   private static let lengthLimit = 100
 
-  /// The name in `known` that takes the fewest single-character edits; nil if none is near enough to mean it.
+  /// The name in `known` with the fewest single-character edits; nil if none is close enough.
   static func of(_ name: String, among known: [String]) -> String? {
     guard name.utf8.count <= lengthLimit else { return nil }
-    // More than a quarter of the letters wrong is another word.
+    // If more than a quarter of the letters differ, it is another word.
     var best: (name: String, distance: Int)?
     for candidate in known {
       let distance = distance(name, candidate)
@@ -18,7 +18,7 @@ enum NearestName {
     return best?.name
   }
 
-  /// Levenshtein's distance, in bytes, with a swap of two neighbours as one edit.
+  /// The Levenshtein distance in bytes, with a swap of two neighbours as one edit.
   static func distance(_ left: String, _ right: String) -> Int {
     let left = Array(left.utf8)
     let right = Array(right.utf8)
@@ -40,7 +40,7 @@ enum NearestName {
     return previous[right.count]
   }
 
-  /// `name`, cut where it is too long to be shown.
+  /// `name`, shortened if it is too long to show.
   static func shortened(_ name: String) -> String {
     let start = name.prefix(lengthLimit)
     return start.utf8.count < name.utf8.count ? start + "…" : name

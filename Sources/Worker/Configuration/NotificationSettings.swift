@@ -1,5 +1,5 @@
-// The settings of notifications: where each sink sends to, and what it is told. Read through Settings.
-// Invariant: whatever holds a credential is a secret, a URL with its path included.
+// The settings of notifications: destinations and thresholds. Read through Settings.
+// Invariant: every setting that can hold a credential is a secret, including URLs with their paths.
 
 import Reactor
 
@@ -91,14 +91,14 @@ extension Setting where Value == [String] {
 }
 
 extension Setting where Value == [UInt8]? {
-  /// The key's bytes.
+  /// The bytes of the key.
   static var webhookSecret: Setting {
     Setting(
       name: "SB_WORKER_WEBHOOK_SECRET", kind: "whsec_ and base64", absence: .value(nil),
       help: "Key that webhook requests are signed with, as specified by Standard Webhooks.",
       isSecret: true
     ) { text in
-      // https://www.standardwebhooks.com: between 24 and 64 bytes, in base64 behind a prefix.
+      // https://www.standardwebhooks.com: 24 to 64 bytes in base64 after a prefix.
       let prefix = "whsec_"
       let encoded = text.hasPrefix(prefix) ? String(text.dropFirst(prefix.utf8.count)) : text
       guard let key = Base64.bytes(encoded), (24...64).contains(key.count) else {
@@ -159,7 +159,7 @@ extension Setting where Value == Event.Severity? {
   static var webhookMinSeverity: Setting { .minSeverity("SB_WORKER_WEBHOOK_MIN_SEVERITY", of: "the webhook") }
   static var slackMinSeverity: Setting { .minSeverity("SB_WORKER_SLACK_MIN_SEVERITY", of: "Slack") }
   static var smtpMinSeverity: Setting { .minSeverity("SB_WORKER_SMTP_MIN_SEVERITY", of: "e-mail") }
-  /// A page wakes people: by default only failures do.
+  /// A page wakes people, so only failures are sent by default.
   static var pagerDutyMinSeverity: Setting {
     .minSeverity("SB_WORKER_PAGERDUTY_MIN_SEVERITY", of: "PagerDuty", default: .error)
   }
@@ -179,7 +179,7 @@ extension Setting where Value == Event.Severity? {
   }
 }
 
-/// Mail addresses, as far as a boot can check them: one stands in a header and in an SMTP command as it is.
+/// Validates mail addresses, which are copied unchanged to a header and an SMTP command.
 enum MailAddress {
   static let countLimit = 50
 
@@ -191,7 +191,7 @@ enum MailAddress {
     return bytes.allSatisfy { (0x21...0x7E).contains($0) && !"<>()[],;:\\\"".utf8.contains($0) }
   }
 
-  /// Whether a mail server may take this for a client's name (RFC 5321, 4.1.3): a name with a dot, or an address.
+  /// Whether a mail server may accept this as a client's name (RFC 5321, 4.1.3): a name with a dot, or an address.
   static func isClientName(_ text: String) -> Bool {
     var name = Array(text.utf8)
     guard name.count <= 255 else { return false }
@@ -208,13 +208,13 @@ enum MailAddress {
     return isSpelledWell && (isLiteral || isDotted)
   }
 
-  /// The elements of a list, without the blanks around them.
+  /// The trimmed elements of a list.
   static func list(_ text: String) -> [String] {
     var addresses: [String] = []
     var address = ""
     for character in text + "," {
       guard character == "," else {
-        // A blank before an address is none of it; one behind it goes below.
+        // Skips leading blanks; trailing ones are removed below.
         if character != " " || !address.isEmpty { address.append(character) }
         continue
       }

@@ -1,5 +1,5 @@
-// The settings that say where the servers are, and where this one listens. None of them touches a server.
-// Invariant: a URL may hold a password, and is shown in its redacted form only.
+// The addresses of the servers and of the listener. Parsing contacts no server.
+// Invariant: a URL may contain a password and is shown only in its redacted form.
 
 import Reactor
 

@@ -1,12 +1,12 @@
-// The variables that Kubernetes sets for each Service of a namespace: for one named sb-worker they begin as ours do.
-// Pure. Used for the warnings about unknown variables.
+// The variables that Kubernetes sets for each Service of a namespace. Those of a Service named sb-worker have our
+// prefix. Pure. Used for the warnings about unknown variables.
 
 /// Kubernetes' service variables: NAME_SERVICE_HOST, NAME_SERVICE_PORT[_PORTNAME], and Docker's older form NAME_PORT
 /// and NAME_PORT_8091_TCP[_PROTO|_PORT|_ADDR].
 enum ServiceVariable {
   private static let protocols = ["TCP", "UDP", "SCTP"]
 
-  /// Whether a variable is one of them; `value` tells NAME_PORT from a setting that somebody made up.
+  /// Whether a variable is one of them; `value` distinguishes NAME_PORT from a misspelt setting.
   static func isOne(_ name: String, value: String) -> Bool {
     let words = words(of: name)
     guard let last = words.last, words.count > 2 else { return false }
@@ -17,13 +17,13 @@ enum ServiceVariable {
     return isLink(words)
   }
 
-  /// SERVICE_PORT and the port's name behind it, in any number of words; the value of each is a number.
+  /// SERVICE_PORT and the port's name, in any number of words; the value is a number.
   private static func hasNamedPort(_ words: [Substring]) -> Bool {
     for place in words.indices.dropLast(2) where words[place] == "SERVICE" && words[place + 1] == "PORT" { return true }
     return false
   }
 
-  /// PORT_8091_TCP, with one more word for a part of it.
+  /// PORT_8091_TCP, optionally followed by the name of a part.
   private static func isLink(_ words: [Substring]) -> Bool {
     var rest = words[...]
     if let last = rest.last, ["PROTO", "PORT", "ADDR"].contains(last) { rest.removeLast() }

@@ -1,13 +1,13 @@
-// One setting: its name, how its text becomes a value, and what a person is told about it. The table's row.
-// Invariant: a default is text that goes through the same reading as the environment's. Used by Settings.
+// One setting: its name, its parser and its description. A row of the settings table.
+// Invariant: a default is text that is parsed like the environment's. Used by Settings.
 
 import Reactor
 
-/// What reading a setting's text led to.
+/// The result of parsing a setting's text.
 enum Reading<Value: Sendable>: Sendable {
-  /// Warnings are whole sentences, without the variable's name and without a secret.
+  /// Warnings are complete sentences, without the variable's name and without a secret.
   case accepted(Value, warnings: [String] = [])
-  /// The rules that the text breaks, one a fault. Each completes the variable's name: "must be …", "is …".
+  /// The rules that the text breaks, one per fault. Each completes the variable's name: "must be …", "is …".
   case refused([String])
 
   static func mustBe(_ what: String) -> Reading { .refused(["must be \(what)"]) }
@@ -15,30 +15,30 @@ enum Reading<Value: Sendable>: Sendable {
 
 /// A typed key into `Settings`, and the row that describes it.
 struct Setting<Value: Sendable>: Sendable {
-  /// What holds where the variable is unset or empty.
+  /// The value if the variable is unset or empty.
   enum Absence: Sendable {
-    /// A boot fault.
+    /// A fault at startup.
     case fault
-    /// This text, read like a given one.
+    /// This text, parsed like a given one.
     case text(String)
-    /// This value; there is no text that would denote it.
+    /// This value, which no text denotes.
     case value(Value)
   }
 
   /// The environment variable.
   let name: String
-  /// What kind of text is expected, for people: `duration`, `true or false`, `URL`.
+  /// The kind of text for people: `duration`, `true or false`, `URL`.
   let kind: String
   let absence: Absence
-  /// What it does, in a line or two.
+  /// A description in one or two lines.
   let help: String
-  /// Whether the text may carry a credential: it is then never shown, not even in a fault.
+  /// Whether the text may contain a credential: it is then never shown, not even in a fault.
   var isSecret = false
-  /// Settings that must be given where this one is.
+  /// Settings that are required if this one is set.
   var needs: [String] = []
-  /// The name of a boolean setting without which the text is not looked at.
+  /// The boolean setting without which the text is not validated.
   var onlyWith: String?
-  /// Whether a text in quotation marks is taken as it is, with a warning: the existing worker takes them all so.
+  /// Whether a quoted text is accepted as it is, with a warning. The existing worker accepts every value so.
   var keepsQuotationMarks = false
   let read: @Sendable (String) -> Reading<Value>
 
@@ -73,7 +73,7 @@ struct Setting<Value: Sendable>: Sendable {
   }
 
   private func checked(_ given: String) -> Reading<Value> {
-    // What stands for bytes that were no UTF-8: repaired silently, a password would be another one.
+    // The replacement character stands for invalid UTF-8. Silently repaired, a password would be another one.
     for scalar in given.unicodeScalars where scalar == "\u{FFFD}" { return .mustBe("UTF-8 text") }
     let isQuoted = GivenText.hasQuotationMark(given)
     switch read(given) {
@@ -88,22 +88,22 @@ struct Setting<Value: Sendable>: Sendable {
   }
 }
 
-/// A row of the settings table: a setting whose type is known to its reader only.
+/// A row of the settings table: a setting without its static type.
 struct SettingRow: Sendable {
   let name: String
   let kind: String
-  /// Nil where the setting is required or unset by default.
+  /// Nil if the setting is required or unset by default.
   let defaultText: String?
   let isRequired: Bool
   let help: String
   let isSecret: Bool
   let needs: [String]
   let onlyWith: String?
-  /// Reads the given text, or nil for an absent variable; an accepted value is a `SettingSlot`.
+  /// Parses the given text, or nil for an absent variable. An accepted value is a `SettingSlot`.
   let load: @Sendable (_ given: String?) -> Reading<any Sendable>
 }
 
-/// A value of the table in a box of its type, so that an optional stays one.
+/// A box for a value of its type, so that an optional stays an optional.
 struct SettingSlot<Value: Sendable>: Sendable {
   let value: Value
 }

@@ -1,12 +1,12 @@
-// The kinds of settings: duration, whole number, boolean, choice. Each refuses with the rule that the text breaks.
-// Pure; the settings' declarations are made of these.
+// The kinds of settings: duration, whole number, boolean, choice. A refusal states the rule that the text breaks.
+// Pure; used in the declarations of settings.
 
 import Reactor
 
 extension Setting where Value == Duration {
-  /// What most durations may be: above zero, and so short that no arithmetic on instants can overflow (10 years).
+  /// The range of most durations: above zero, and short enough that no arithmetic on instants overflows (10 years).
   static var aboveZero: ClosedRange<Duration> { .milliseconds(1)...(.seconds(87_600 * 3_600)) }
-  /// The same, with zero.
+  /// The same, including zero.
   static var zeroOrMore: ClosedRange<Duration> { .zero...(.seconds(87_600 * 3_600)) }
 
   /// A duration in Go's notation, within `range`.
@@ -23,13 +23,13 @@ extension Setting where Value == Duration {
   }
 }
 
-/// What zero and below mean for a duration of the existing worker.
+/// The meaning of zero and below for a duration of the existing worker.
 enum ZeroOrBelow {
   case refused, isDefault, isZero
 }
 
 extension Setting where Value == Duration {
-  /// A duration that the existing worker has, too. What it takes is taken: beyond what we can do, with a warning.
+  /// A duration that the existing worker also has. Whatever it accepts is accepted, clamped with a warning.
   static func inheritedDuration(
     _ name: String, default absent: Duration, zeroOrBelow: ZeroOrBelow = .refused, help: String
   ) -> Setting {
@@ -53,8 +53,8 @@ extension Setting where Value == Duration {
 }
 
 extension Setting where Value == Int {
-  /// A whole number that the existing worker has, too: zero and below mean the default, with a warning, and so does the
-  /// most there can be for what is beyond it.
+  /// A whole number that the existing worker also has. Zero and below mean the default and larger values the maximum,
+  /// each with a warning.
   static func inheritedInteger(_ name: String, default absent: Int, upTo limit: Int, help: String) -> Setting {
     Setting(name: name, kind: "number", absence: .text("\(absent)"), help: help) { text in
       guard let value = Int(text) else { return .mustBe("a whole number") }
@@ -77,7 +77,7 @@ extension Setting where Value == Int {
   }
 }
 
-/// Booleans in the words of Go's `strconv.ParseBool`.
+/// Booleans in the notation of Go's `strconv.ParseBool`.
 enum GoBoolean {
   static func parse(_ text: String) -> Bool? {
     switch text {
@@ -89,7 +89,7 @@ enum GoBoolean {
 }
 
 extension Setting where Value == Bool {
-  /// A boolean in the words of Go's `strconv.ParseBool`.
+  /// A boolean in the notation of Go's `strconv.ParseBool`.
   static func boolean(_ name: String, default absent: Bool, help: String) -> Setting {
     Setting(name: name, kind: "true or false", absence: .text(absent ? "true" : "false"), help: help) { text in
       if let value = GoBoolean.parse(text) { return .accepted(value) }
@@ -99,7 +99,7 @@ extension Setting where Value == Bool {
 }
 
 extension Setting where Value: RawRepresentable & CaseIterable, Value.RawValue == String {
-  /// One of the type's cases, by its raw value.
+  /// A case of the type, by its raw value.
   static func choice(_ name: String, default absent: Value, help: String) -> Setting {
     var words = ""
     for (index, value) in Value.allCases.enumerated() {
@@ -113,7 +113,7 @@ extension Setting where Value: RawRepresentable & CaseIterable, Value.RawValue =
 }
 
 extension Setting where Value == String? {
-  /// A text that is unset by default, checked by `check`: nil, or what was expected.
+  /// A text that is unset by default. `check` returns nil or what was expected.
   static func optional(
     _ name: String, kind: String, isSecret: Bool = false, help: String,
     check: @escaping @Sendable (String) -> String?

@@ -1,9 +1,9 @@
-// The configuration: the settings table read from an environment, all of it at once.
-// Invariant: a value is of its setting's type and was checked, and a fault shows no secret. Called by main at boot.
+// The configuration: the settings table, read from an environment as a whole.
+// Invariant: a value has its setting's type and is valid, and a fault shows no secret. Called by main at startup.
 
 /// The settings of this process.
 struct Settings: Sendable {
-  /// Variables with this prefix are ours: one that nobody knows is a mistake worth a warning.
+  /// Variables with this prefix are ours. An unknown one is probably a mistake and worth a warning.
   static let prefix = "SB_WORKER_"
 
   private let values: [String: any Sendable]
@@ -18,7 +18,7 @@ struct Settings: Sendable {
 
   /// Reads all `rows` from `environment`, where an empty variable counts as unset.
   ///
-  /// - Throws: every fault, in the order of the table.
+  /// - Throws: all faults, in the order of the table.
   static func load(
     environment: [String: String], rows: [SettingRow] = SettingRow.all
   ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
@@ -82,7 +82,7 @@ struct Settings: Sendable {
 }
 
 extension SettingRow {
-  /// Whether the text is looked at: not where the setting that it belongs to is off, or cannot be read.
+  /// Whether the text is validated: not if the setting that it depends on is off or invalid.
   fileprivate func isLookedAt(in environment: [String: String], rows: [SettingRow]) -> Bool {
     guard let onlyWith, let owner = rows.first(where: { $0.name == onlyWith }) else { return true }
     guard case .text(let text, _) = owner.given(in: environment) else { return false }
@@ -90,15 +90,15 @@ extension SettingRow {
   }
 }
 
-/// One thing that is wrong with the configuration.
+/// A fault of the configuration.
 struct ConfigurationFault: Equatable, Sendable {
-  /// The longest given text that is repeated to the operator, in characters.
+  /// The longest value that is repeated to the operator, in characters.
   private static let givenLimit = 100
 
   let variable: String
-  /// What the value breaks. It completes the variable's name: "must be …", "is required …".
+  /// The rule that the value breaks. It completes the variable's name: "must be …", "is required …".
   let rule: String
-  /// The value; nil if there was none or it may carry a secret.
+  /// The value; nil if there was none or it may contain a secret.
   let given: String?
 
   init(variable: String, rule: String, given: String?) {
@@ -116,15 +116,15 @@ struct ConfigurationFault: Equatable, Sendable {
   }
 }
 
-/// Something odd that stops nothing.
+/// Something odd that is not a fault.
 struct ConfigurationWarning: Equatable, Sendable {
   let variable: String
   let text: String
 }
 
-/// Everything that is wrong with the configuration, and what was odd besides.
+/// All faults and warnings of the configuration.
 struct ConfigurationFaults: Error, Equatable {
-  /// EX_CONFIG of sysexits.h: the exit status of a process that is configured wrongly.
+  /// EX_CONFIG of sysexits.h: the exit status for an invalid configuration.
   static let exitStatus: Int32 = 78
 
   let faults: [ConfigurationFault]

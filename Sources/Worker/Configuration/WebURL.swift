@@ -1,8 +1,8 @@
-// The check of a URL of a known scheme, as far as a boot can check one. Pure; used by the settings.
+// Validates a URL of a known scheme as far as possible at startup. Pure; used by the settings.
 
-/// URLs of what is sent to.
+/// URLs of sinks.
 enum WebURL {
-  /// Nil for a URL that can be sent to, else what was expected. Never repeats the URL: its path may be a secret.
+  /// Nil for a valid URL, otherwise what was expected. Never repeats the URL, whose path may be a secret.
   static func expectation(_ text: String, schemes: [String] = ["http", "https"]) -> String? {
     let bytes = Array(text.utf8)
     for byte in bytes where byte <= 0x20 || byte == 0x7F { return "a URL without whitespace and control characters" }
@@ -16,7 +16,7 @@ enum WebURL {
     return isHostAndPort(authority) ? nil : "a URL with a host, and a port from 1 to 65535 if any"
   }
 
-  /// The same URL, with %40 for each @ of the user and the password: libcurl takes no other one, as Go does.
+  /// The same URL, with %40 for each @ in the user and the password: libcurl, unlike Go, requires that.
   static func normal(_ text: String) -> String {
     let bytes = Array(text.utf8)
     guard let scheme = text.utf8.firstIndex(of: UInt8(ascii: ":")) else { return text }
@@ -30,9 +30,9 @@ enum WebURL {
     return String(decoding: normal + bytes[last...], as: UTF8.self)
   }
 
-  /// Whether something stands behind the host and a slash.
+  /// Whether there is a path after the host.
   static func hasPath(_ text: String) -> Bool {
-    // Behind the two slashes of the scheme.
+    // After the two slashes of the scheme.
     var slashes = 0
     for (index, byte) in text.utf8.enumerated() where byte == UInt8(ascii: "/") {
       slashes += 1
@@ -44,7 +44,7 @@ enum WebURL {
   private static func hostStart(_ bytes: [UInt8], _ schemes: [String]) -> Int? {
     for scheme in schemes.map({ $0 + "://" }) {
       let length = scheme.utf8.count
-      // Schemes are the same in capitals: bit 5 makes a letter small and leaves ':' and '/' as they are.
+      // Schemes are case-insensitive: bit 5 makes a letter lower case and leaves ':' and '/' unchanged.
       if bytes.count >= length, bytes[..<length].lazy.map({ $0 | 0x20 }).elementsEqual(scheme.utf8) { return length }
     }
     return nil
