@@ -1,9 +1,9 @@
-// JSON in, to check a document and look into it; nothing is encoded again from it. Invariant: no message quotes the
-// document, which may hold credentials. Used at boot for settings that are JSON; not tied to the loop.
+// Parses JSON to validate it and look into it; nothing is re-encoded from it. Invariant: no message quotes the
+// document, which may contain credentials. Used at startup for JSON settings; not bound to the loop.
 
 import CReactor
 
-/// Where a text stops being JSON. Says nothing of what stands there.
+/// Where a text stops being JSON. Does not quote it.
 public struct JSONSyntaxError: Error, Equatable, CustomStringConvertible {
   public let reason: String
   /// Both count from 1, the column in characters; the position counts bytes from 0.
@@ -31,16 +31,15 @@ public struct JSONSyntaxError: Error, Equatable, CustomStringConvertible {
   }
 }
 
-/// A parsed document. Integers of any length up to a double's range pass.
+/// A parsed document. Integers of any length within a double's range are accepted.
 public final class JSONDocument {
   fileprivate let pointer: UnsafeMutablePointer<json_t>
 
-  /// - Parameter repeatedKeys: whether a key may occur twice in one object: its last value then counts.
-  /// - Throws: `JSONSyntaxError` for anything that is not one JSON value, and for nesting beyond jansson's bound of
-  ///   2,048.
+  /// - Parameter repeatedKeys: whether an object may repeat a key; its last value then counts.
+  /// - Throws: `JSONSyntaxError` for anything but one JSON value, and for nesting beyond jansson's limit of 2,048.
   public init(_ text: String, repeatedKeys: Bool = false) throws(JSONSyntaxError) {
     var error = json_error_t()
-    // INT_AS_REAL: integers beyond 64 bits are no fault, their value is not used here.
+    // INT_AS_REAL: integers beyond 64 bits are accepted, because their value is not used.
     let repeated = repeatedKeys ? 0 : JSON_REJECT_DUPLICATES
     let flags = Int(repeated | JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL)
     var text = text
@@ -58,7 +57,7 @@ public final class JSONDocument {
   public var root: JSONValue { JSONValue(pointer, in: self) }
 }
 
-/// A value inside of a document, which it keeps alive.
+/// A value inside a document, which it keeps alive.
 public struct JSONValue {
   public enum Kind: Sendable {
     case object, array, string, number, boolean, null
@@ -83,21 +82,21 @@ public struct JSONValue {
     }
   }
 
-  /// The text of a string; nil of anything else.
+  /// The text of a string; nil for other values.
   public var string: String? {
     guard let text = json_string_value(pointer) else { return nil }
     return String(
       decoding: UnsafeRawBufferPointer(start: text, count: json_string_length(pointer)), as: UTF8.self)
   }
 
-  /// The elements of an array; none of anything else.
+  /// The elements of an array; empty for other values.
   public var elements: [JSONValue] {
     (0..<json_array_size(pointer)).compactMap { index in
       json_array_get(pointer, index).map { JSONValue($0, in: document) }
     }
   }
 
-  /// The keys of an object in the order of the text; none of anything else.
+  /// The keys of an object in document order; empty for other values.
   public var keys: [String] {
     var keys: [String] = []
     var iterator = json_object_iter(pointer)
@@ -108,7 +107,7 @@ public struct JSONValue {
     return keys
   }
 
-  /// The member of an object; nil where there is none, and of anything else.
+  /// The member of an object; nil if there is none, and for other values.
   public subscript(key: String) -> JSONValue? {
     json_object_get(pointer, key).map { JSONValue($0, in: document) }
   }

@@ -1,12 +1,12 @@
-// The parts of a JSON text as pieces of that text, in their order and with every occurrence of a key: what a parsed
-// document no longer knows. Pure. Invariant: a piece is passed on byte for byte, so that no value changes on the way.
+// The parts of a JSON text as slices of that text, in order and with every occurrence of a key, which a parsed document
+// does not preserve. Pure. Invariant: a slice is passed on byte for byte, so no value changes.
 
-/// A value inside of a text that `JSONDocument` has accepted: for any other text the pieces mean nothing.
+/// A value inside a text that `JSONDocument` has accepted; undefined for other texts.
 public struct JSONSlice: Sendable {
   private let bytes: [UInt8]
   private let range: Range<Int>
 
-  /// The whole of `text`.
+  /// The whole `text`.
   public init(_ text: String) {
     bytes = Array(text.utf8)
     range = 0..<bytes.count
@@ -17,10 +17,10 @@ public struct JSONSlice: Sendable {
     self.range = range
   }
 
-  /// The piece as it stands in the text.
+  /// The slice as it is in the text.
   public var text: String { String(decoding: bytes[range], as: UTF8.self) }
 
-  /// What the value is, by its first character.
+  /// The kind of the value, from its first character.
   public var kind: JSONValue.Kind {
     let start = afterBlanks(range.lowerBound)
     guard start < range.upperBound else { return .null }
@@ -34,31 +34,31 @@ public struct JSONSlice: Sendable {
     }
   }
 
-  /// The text that a string denotes; nil of anything else.
+  /// The text that a string denotes; nil for other values.
   public var string: String? {
     guard kind == .string else { return nil }
     do {
       return try JSONDocument(text).root.string
     } catch {
-      // No piece of an accepted text.
+      // Cannot occur in an accepted text.
       return nil
     }
   }
 
-  /// The elements of an array; none of anything else.
+  /// The elements of an array; empty for other values.
   public var elements: [JSONSlice] {
     guard kind == .array else { return [] }
     return parts()
   }
 
-  /// The members of an object, keys as they stand there, a key that occurs twice twice; none of anything else.
+  /// The members of an object, with keys as written and repeated keys repeated; empty for other values.
   public var members: [(key: JSONSlice, value: JSONSlice)] {
     guard kind == .object else { return [] }
     let parts = parts()
     return stride(from: 0, to: parts.count - 1, by: 2).map { (parts[$0], parts[$0 + 1]) }
   }
 
-  /// What stands between the brackets, taken apart at commas and colons.
+  /// The contents of the brackets, split at commas and colons.
   private func parts() -> [JSONSlice] {
     var parts: [JSONSlice] = []
     var place = afterBlanks(afterBlanks(range.lowerBound) + 1)

@@ -1,7 +1,7 @@
-// JSON out: appends values to one buffer of bytes. Total over all input: whatever is put in, the result is valid JSON
-// and valid UTF-8. Imports nothing. Used for log lines and for the probes' and notifications' bodies.
+// Writes JSON: appends values to a buffer. For any input the result is valid JSON and valid UTF-8. Imports nothing.
+// Used for log lines and for the bodies of probes and notifications.
 
-/// Writes one JSON text, value after value; commas come by themselves.
+/// Writes one JSON text, value by value; commas are added automatically.
 ///
 ///     var json = JSONWriter()
 ///     json.beginObject()
@@ -9,15 +9,15 @@
 ///     json.endObject()
 ///     // json.bytes is {"status":"ok"}
 ///
-/// Who calls it opens what it closes and puts a key before each member: that is not checked.
+/// The caller must balance brackets and put a key before each member: that is not checked.
 public struct JSONWriter {
-  /// What was written so far.
+  /// The output so far.
   public private(set) var bytes: [UInt8] = []
   private var needsComma = false
 
   public init() {}
 
-  /// Begins anew and keeps the buffer's memory.
+  /// Starts over and keeps the buffer's memory.
   public mutating func removeAll() {
     bytes.removeAll(keepingCapacity: true)
     needsComma = false
@@ -28,7 +28,7 @@ public struct JSONWriter {
   public mutating func beginArray() { open(0x5b) }
   public mutating func endArray() { close(0x5d) }
 
-  /// The name of the member whose value is written next.
+  /// Writes the key of the next value.
   public mutating func key(_ name: String) {
     string(name)
     bytes.append(0x3a)
@@ -41,7 +41,7 @@ public struct JSONWriter {
     value.withUTF8 { appendQuoted($0) }
   }
 
-  /// A string of bytes that may not be UTF-8: what is not becomes U+FFFD, as `String(decoding:as:)` does it.
+  /// A string from bytes that may not be UTF-8; invalid ones become U+FFFD, as in `String(decoding:as:)`.
   public mutating func string(utf8 value: UnsafeBufferPointer<UInt8>) {
     separate()
     appendQuoted(value)
@@ -53,7 +53,7 @@ public struct JSONWriter {
     appendDigits(UInt64(value.magnitude))
   }
 
-  /// The shortest text that reads back as `value`; null for an infinity or NaN, which JSON does not have.
+  /// The shortest text that reads back as `value`; null for infinity and NaN, which JSON lacks.
   public mutating func double(_ value: Double) {
     guard value.isFinite else { return null() }
     separate()
@@ -68,7 +68,7 @@ public struct JSONWriter {
     append("null")
   }
 
-  /// A JSON text that was made elsewhere and is known to be valid.
+  /// A JSON text that is known to be valid.
   public mutating func raw(_ text: [UInt8]) {
     separate()
     bytes.append(contentsOf: text)
@@ -122,7 +122,7 @@ public struct JSONWriter {
     bytes.append(0x30 + UInt8(value % 10))
   }
 
-  /// Runs of bytes that stand for themselves are copied at once.
+  /// Runs of bytes that need no escape are copied at once.
   private mutating func appendQuoted(_ text: UnsafeBufferPointer<UInt8>) {
     bytes.append(0x22)
     var copied = 0
@@ -182,16 +182,16 @@ public struct JSONWriter {
   }
 }
 
-/// The sequence of bytes that begins somewhere in a text: a character, or the longest beginning of one (Unicode 3.9,
-/// the maximal subpart), which is replaced as a whole.
+/// The sequence of bytes at an index: a character, or the longest prefix of one (Unicode 3.9, the maximal subpart),
+/// which is replaced as a whole.
 private struct UTF8Sequence {
   var isValid: Bool
   var length: Int
 
-  /// - Parameter index: of a byte from 0x80.
+  /// - Parameter index: the index of a byte from 0x80.
   init(_ text: UnsafeBufferPointer<UInt8>, at index: Int) {
-    // What the first byte asks for: how many follow, and which second byte keeps out overlong forms, surrogates and
-    // what lies beyond U+10FFFF (Unicode, table 3-7).
+    // Determined by the first byte: how many bytes follow, and which second bytes exclude overlong forms, surrogates
+    // and values beyond U+10FFFF (Unicode, table 3-7).
     let following: Int
     var second: ClosedRange<UInt8> = 0x80...0xbf
     switch text[index] {

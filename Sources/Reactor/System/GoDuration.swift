@@ -1,9 +1,9 @@
-// Durations as Go writes them: `300ms`, `1.5h`, `2h45m`. Pure; used by the servers' URLs and the settings table.
-// Invariant: accepts and refuses what Go's time.ParseDuration does, with the same value to the nanosecond.
+// Durations in Go's notation: `300ms`, `1.5h`, `2h45m`. Pure; used by the servers' URLs and the settings table.
+// Invariant: accepts exactly what Go's time.ParseDuration accepts, with the same value to the nanosecond.
 
-/// Reads and writes durations in the notation of Go's `time.ParseDuration`.
+/// Parses and formats durations in the notation of Go's `time.ParseDuration`.
 public enum GoDuration {
-  /// The duration that `text` denotes, or nil if it is invalid or does not fit 64 bits of nanoseconds.
+  /// The duration that `text` denotes; nil if it is invalid or exceeds 64 bits of nanoseconds.
   public static func parse(_ text: String) -> Duration? {
     var rest = Array(text.utf8)[...]
     var isNegative = false
@@ -46,11 +46,11 @@ public enum GoDuration {
     text(.seconds(duration.components.seconds))
   }
 
-  /// 2^63: the magnitude of the least 64-bit number.
+  /// 2^63: the magnitude of the smallest 64-bit number.
   private static let magnitudeLimit: UInt64 = 1 << 63
   private static let zero = UInt8(ascii: "0")
 
-  /// Takes a number and its unit off the front; nanoseconds.
+  /// Removes a leading number with its unit and returns the nanoseconds.
   private static func nextPart(_ rest: inout ArraySlice<UInt8>) -> UInt64? {
     let before = rest.count
     guard let whole = wholeNumber(&rest) else { return nil }
@@ -65,7 +65,7 @@ public enum GoDuration {
     guard hasDigits, let unit = unit(&rest), whole <= magnitudeLimit / unit else { return nil }
     var value = whole * unit
     if fraction.digits > 0 {
-      // In floating point as Go computes it: the same nanosecond for fractions of hours.
+      // In floating point, as in Go, for the same nanosecond in fractions of hours.
       value += UInt64(Double(fraction.digits) * (Double(unit) / fraction.scale))
     }
     return value <= magnitudeLimit ? value : nil
@@ -82,7 +82,7 @@ public enum GoDuration {
     return number
   }
 
-  /// Digits behind the point and their power of ten; those beyond 64 bits are read and dropped, as Go does.
+  /// The fractional digits and their power of ten. Digits beyond 64 bits are discarded, as in Go.
   private static func fractionDigits(_ rest: inout ArraySlice<UInt8>) -> (digits: UInt64, scale: Double) {
     var number: UInt64 = 0
     var scale = 1.0
@@ -99,7 +99,7 @@ public enum GoDuration {
     return (number, scale)
   }
 
-  /// Takes the unit off the front: everything up to the next digit or point; its length in nanoseconds.
+  /// Removes a leading unit, everything up to the next digit or point, and returns its length in nanoseconds.
   private static func unit(_ rest: inout ArraySlice<UInt8>) -> UInt64? {
     var name: [UInt8] = []
     while let byte = rest.first, byte != UInt8(ascii: "."), digit(byte) == nil {

@@ -1,19 +1,19 @@
-// What the operating system gave this process: its arguments, its environment, and its end. Called by main.
+// What the operating system provides to this process: arguments, environment, exit. Called by main.
 
 import CReactor
 
 /// The process as the operating system sees it.
 public enum HostProcess {
-  /// The words of the command line, the program's name first. Bytes that are no UTF-8 become U+FFFD.
+  /// The arguments of the command line, starting with the program's name. Invalid UTF-8 becomes U+FFFD.
   ///
-  /// `CommandLine.arguments` looks for them in /proc, and is empty where that is not mounted.
+  /// `CommandLine.arguments` reads /proc, and is empty if that is not mounted.
   public static var arguments: [String] {
     var words: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
     let count = Int(creactor_arguments(&words))
     return UnsafeBufferPointer(start: words, count: count).compactMap { word in word.map { String(cString: $0) } }
   }
 
-  /// The environment's variables. Bytes that are no UTF-8 become U+FFFD.
+  /// The environment. Invalid UTF-8 becomes U+FFFD.
   public static var environment: [String: String] {
     var variables: [String: String] = [:]
     var next = creactor_environment()
@@ -22,22 +22,22 @@ public enum HostProcess {
       guard let equals = strchr(entry, Int32(UInt8(ascii: "="))) else { continue }
       let nameLength = UnsafePointer(equals) - UnsafePointer(entry)
       let name = UnsafeRawBufferPointer(start: entry, count: nameLength)
-      // The first of two with one name is the one that getenv finds.
+      // Of two variables with one name, getenv finds the first.
       let key = String(decoding: name, as: UTF8.self)
       if variables[key] == nil { variables[key] = String(cString: equals + 1) }
     }
     return variables
   }
 
-  /// The host's name: in a container its own.
+  /// The host's name; in a container its own.
   public static var hostName: String {
     var name = [CChar](repeating: 0, count: Int(HOST_NAME_MAX) + 1)
     guard gethostname(&name, name.count) == 0 else { return "unknown" }
     return String(decoding: name.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 
-  /// An address of this host that others may reach, as a mail server's client names itself where it has no name (RFC
-  /// 5321, 4.1.3): `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
+  /// An address of this host that others may reach, in the form in which a mail client without a name identifies itself
+  /// (RFC 5321, 4.1.3): `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
   public static var addressLiteral: String {
     var list: UnsafeMutablePointer<ifaddrs>?
     guard getifaddrs(&list) == 0 else { return "[127.0.0.1]" }
@@ -49,7 +49,7 @@ public enum HostProcess {
       else { continue }
       guard let text = SocketAddress.hostText(address) else { continue }
       if Int32(address.pointee.sa_family) == AF_INET { return "[\(text)]" }
-      // A link-local address means nothing to others.
+      // A link-local address is useless to others.
       if !text.hasPrefix("fe80:") { ipv6 = ipv6 ?? "[IPv6:\(text)]" }
     }
     return ipv6 ?? "[127.0.0.1]"
@@ -58,14 +58,14 @@ public enum HostProcess {
   /// Whether this is process 1 of its namespace, as in a container: orphans become its children.
   public static var isFirst: Bool { getpid() == 1 }
 
-  /// Takes note of all children that have ended, so that none stays a zombie. For process 1 only: elsewhere the
-  /// children are somebody's.
+  /// Reaps all exited children, so that none stays a zombie. Only for process 1: elsewhere the children belong to
+  /// someone else.
   public static func reapChildren() {
     while waitpid(-1, nil, WNOHANG) > 0 {}
   }
 
-  /// Opens /dev/null in the place of each standard stream that is closed. Called first of all: else the next
-  /// descriptor, a server's connection perhaps, takes the place of stderr and receives the log.
+  /// Opens /dev/null for each closed standard stream. Must be called first; otherwise the next descriptor, such as a
+  /// server's connection, would become stderr and receive the log.
   public static func holdStandardStreams() {
     while true {
       let descriptor = creactor_open_null()
@@ -77,7 +77,7 @@ public enum HostProcess {
     }
   }
 
-  /// Ends the process with this status.
+  /// Exits with this status.
   public static func exit(_ status: Int32) -> Never {
     CReactor.exit(status)
   }

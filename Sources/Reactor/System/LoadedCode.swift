@@ -1,17 +1,17 @@
-// The pages of the program and its libraries that are in memory because start-up used them.
-// Invariant: only pages that nothing was ever written to are given back, so they come back as they were, from the
-// kernel's cache of the file. Called when start-up is over, and when nothing has been sent for a while.
+// Releases the pages of the program and its libraries that only startup used.
+// Invariant: only pages that were never written are released, so they are read back unchanged from the page cache.
+// Called when startup is over, and when nothing has been sent for a while.
 
 import CReactor
 
 /// The code and constants of the program and its libraries.
 public enum LoadedCode {
-  /// Drops all pages of code and constants from this process's memory; those still needed return at their next use, by
-  /// a minor fault.
+  /// Drops all pages of code and constants from this process's memory. Pages that are still needed return at their next
+  /// use, by a minor fault.
   ///
-  /// Start-up touches most of what is mapped (relocations, symbol tables, self-checks of the TLS library); the work
-  /// after it needs less than half. Segments that can be written are left alone, also where they were made read-only
-  /// after the relocations (RELRO): their pages differ from the file.
+  /// Startup touches most of what is mapped (relocations, symbol tables, self-checks of the TLS library); later work
+  /// needs less than half. Writable segments are left alone, even those that became read-only after relocation (RELRO):
+  /// their pages differ from the file.
   public static func giveBackPages() {
     let pageByteCount = UInt(sysconf(Int32(_SC_PAGESIZE)))
     withUnsafePointer(to: pageByteCount) { size in
@@ -21,12 +21,12 @@ public enum LoadedCode {
           for index in 0..<Int(object.pointee.header_count) {
             let segment = object.pointee.headers[index]
             guard segment.p_type == UInt32(PT_LOAD), segment.p_flags & UInt32(PF_W) == 0 else { continue }
-            // Whole pages only: a page at the edge may be mapped for the next segment too.
+            // Whole pages only: a page at the edge may also be mapped for the next segment.
             let begin = UInt(object.pointee.base + segment.p_vaddr)
             let first = (begin + pageByteCount - 1) / pageByteCount * pageByteCount
             let end = (begin + UInt(segment.p_memsz)) / pageByteCount * pageByteCount
             guard first < end else { continue }
-            // What the kernel will not give up stays; nothing depends on it.
+            // Failure is harmless: the pages stay.
             _ = madvise(UnsafeMutableRawPointer(bitPattern: first), Int(end - first), MADV_DONTNEED)
           }
           return 0

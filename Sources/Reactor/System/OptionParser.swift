@@ -1,12 +1,12 @@
-// The arguments of a command line, read by glibc's getopt_long. Invariant: prints nothing, whatever is given.
-// Called once by main; a lock guards getopt's global state where tests call it side by side.
+// Parses a command line with glibc's getopt_long. Invariant: prints nothing, whatever the input.
+// Called once by main; a lock guards getopt's global state, because tests call it concurrently.
 
 import CReactor
 import Synchronization
 
-/// Takes a command line apart into options and other arguments.
+/// Splits a command line into options and operands.
 public struct OptionParser: Sendable {
-  /// An option that is known: `--name`, and `-n` where it has a letter.
+  /// A known option: `--name`, and `-n` if it has a letter.
   public struct Option: Sendable {
     public enum Argument: Sendable {
       case none, optional, required
@@ -23,20 +23,20 @@ public struct OptionParser: Sendable {
     }
   }
 
-  /// A piece of the command line.
+  /// An element of the command line.
   public enum Piece: Equatable, Sendable {
     /// A known option, by its full name, with its argument if any.
     case option(String, argument: String?)
-    /// What is no option.
+    /// An operand.
     case operand(String)
-    /// Something with a dash that is not known, ambiguous, or has an argument and takes none; without the argument.
+    /// An option that is unknown or ambiguous, or that has an argument but takes none. The argument is omitted.
     case unknown(String)
-    /// A known option that lacks its argument.
+    /// A known option without its required argument.
     case missingArgument(String)
   }
 
   private static let getopt = Mutex<Void>(())
-  /// Values of long options begin behind all characters.
+  /// Values of long options follow all characters.
   private static let firstValue: Int32 = 256
 
   private let options: [Option]
@@ -45,12 +45,12 @@ public struct OptionParser: Sendable {
     self.options = options
   }
 
-  /// The pieces of `arguments` (without the program's name), options first, then operands.
+  /// The elements of `arguments` (without the program's name), options first, then operands.
   public func parse(_ arguments: [String]) -> [Piece] {
     var strings: [UnsafeMutablePointer<CChar>?] = [strdup("worker")]
     for argument in arguments { strings.append(strdup(argument)) }
     let count = Int32(strings.count)
-    // getopt reorders its argument vector; every string is still freed once.
+    // getopt reorders its argument vector; every string is still freed exactly once.
     strings.append(nil)
     defer { for string in strings { free(string) } }
     return Self.getopt.withLock { _ in
@@ -92,7 +92,7 @@ public struct OptionParser: Sendable {
     return nil
   }
 
-  /// The option at fault as it was written, up to its `=`: an argument may be a secret.
+  /// The rejected option as written, up to its `=`, because an argument may be a secret.
   private static func faultyText(_ strings: [UnsafeMutablePointer<CChar>?], letter: Int32) -> String {
     if letter > 0, letter < 128 { return "-" + String(UnicodeScalar(UInt8(letter))) }
     let index = Int(creactor_getopt_next_index()) - 1
@@ -106,7 +106,7 @@ public struct OptionParser: Sendable {
   }
 
   private func withLongOptions<Result>(_ body: (UnsafePointer<CReactor.option>, String) -> Result) -> Result {
-    // The colon at the front tells a missing argument from an unknown option.
+    // The leading colon distinguishes a missing argument from an unknown option.
     var short = ":"
     var long: [CReactor.option] = []
     for (index, known) in options.enumerated() {

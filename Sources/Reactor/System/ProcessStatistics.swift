@@ -1,9 +1,9 @@
-// What this process uses of its host: CPU, memory, descriptors, threads. Read from /proc and getrusage; no invariant
-// but that a figure that cannot be read is 0. Called for the process_* metrics, at most about once a second.
+// What this process uses of its host: CPU, memory, descriptors, threads. Read from /proc and getrusage; a figure that
+// cannot be read is 0. Called for the process_* metrics, at most about once a second.
 
 import CReactor
 
-/// The figures of Prometheus' standard process metrics, as of one moment.
+/// The figures of Prometheus's standard process metrics at one moment.
 public struct ProcessStatistics: Equatable, Sendable {
   /// User and system time, in seconds.
   public var cpuSeconds = 0.0
@@ -20,7 +20,7 @@ public struct ProcessStatistics: Equatable, Sendable {
 
   public init() {}
 
-  /// Reads them all: some microseconds of system calls.
+  /// Reads all figures: some microseconds of system calls.
   public static var current: ProcessStatistics {
     var statistics = ProcessStatistics()
     var usage = rusage()
@@ -55,7 +55,7 @@ public struct ProcessStatistics: Equatable, Sendable {
     return max(0, count)
   }
 
-  /// When the host booted; a constant, read once.
+  /// The host's boot time, read once.
   private static let bootSeconds: Double = {
     let lines = contents(of: "/proc/stat")
     let key = Array("\nbtime ".utf8)
@@ -74,7 +74,7 @@ public struct ProcessStatistics: Equatable, Sendable {
     return 0
   }()
 
-  /// A file of /proc whole, up to 1 MiB; empty where it cannot be read. Such a read never waits.
+  /// The contents of a file in /proc, up to 1 MiB; empty if it cannot be read. Such a read never waits.
   private static func contents(of path: String) -> [UInt8] {
     let descriptor = creactor_open_read(path)
     guard descriptor >= 0 else { return [] }
@@ -104,7 +104,7 @@ struct ProcessStat: Equatable {
   var residentPages: UInt64 = 0
 
   init?(text: [UInt8]) {
-    // The second field is the program's name in parentheses, and may hold spaces and parentheses itself.
+    // The second field is the program's name in parentheses, which may itself contain spaces and parentheses.
     guard let nameEnd = text.lastIndex(of: UInt8(ascii: ")")) else { return nil }
     var field = 2
     var number: UInt64?

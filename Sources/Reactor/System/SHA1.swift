@@ -1,4 +1,5 @@
-// SHA-1 by libcrypto: for names that others derive the same way (Redis' scripts, version 5 UUIDs), never for secrecy.
+// SHA-1 by libcrypto: for names that others derive in the same way (Redis scripts, version 5 UUIDs), never for
+// security.
 
 import CReactor
 

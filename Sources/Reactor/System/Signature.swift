@@ -1,10 +1,10 @@
-// HMAC-SHA-256 and base64 by libcrypto: how a message is signed, and how bytes are written as text. Pure.
+// HMAC-SHA-256 and base64 by libcrypto. Pure.
 
 import CReactor
 
 /// A keyed signature.
 public enum HMACSHA256 {
-  /// The 32 bytes of RFC 2104 with SHA-256.
+  /// HMAC-SHA-256 (RFC 2104): 32 bytes.
   public static func signature(of message: [UInt8], key: [UInt8]) -> [UInt8] {
     var digest = [UInt8](repeating: 0, count: Int(EVP_MAX_MD_SIZE))
     var length: UInt32 = 0
@@ -15,21 +15,21 @@ public enum HMACSHA256 {
   }
 }
 
-/// Base64 of RFC 4648, 4.
+/// Base64 as in RFC 4648, section 4.
 public enum Base64 {
   public static func text(_ bytes: [UInt8]) -> String {
-    // Four characters for each three bytes begun, and the NUL that libcrypto ends them with.
+    // Four characters for each started group of three bytes, and the NUL that libcrypto appends.
     var characters = [UInt8](repeating: 0, count: (bytes.count + 2) / 3 * 4 + 1)
     let length = EVP_EncodeBlock(&characters, bytes, Int32(bytes.count))
     return String(decoding: characters[..<Int(length)], as: UTF8.self)
   }
 
-  /// Nil where `text` is no base64 with its padding.
+  /// Nil if `text` is not padded base64.
   public static func bytes(_ text: String) -> [UInt8]? {
     let characters = Array(text.utf8)
     guard characters.count % 4 == 0 else { return nil }
     let padding = characters.suffix(2).count { $0 == UInt8(ascii: "=") }
-    // libcrypto tolerates blanks at both ends, and padding in the middle of nowhere.
+    // libcrypto accepts blanks at both ends and misplaced padding.
     for (index, character) in characters.enumerated() {
       let isPadding = character == UInt8(ascii: "=")
       guard character > 0x20, isPadding == (index >= characters.count - padding) else { return nil }

@@ -1,19 +1,18 @@
-// A file that is read whole at boot, such as one that holds a credential. Invariant: reading never waits and never
-// reads more than its limit. Called before the loop runs.
+// Reads a whole file at startup, such as one with a credential. Invariant: reading never blocks and never exceeds its
+// limit. Called before the loop runs.
 
 import CReactor
 
 /// Reads a small regular file.
 public enum SmallFile {
-  /// Why a file could not be read, in words that may be logged; the file's content is not in them.
+  /// Why a file could not be read, in words that may be logged and do not include its content.
   public struct Unreadable: Error, Equatable {
     public let reason: String
   }
 
   /// The content of the file at `path`.
   ///
-  /// - Throws: `Unreadable` also for what is no regular file (a pipe could keep us waiting) or has more bytes than
-  ///   `byteLimit`.
+  /// - Throws: `Unreadable`, also if it is not a regular file (a pipe could block) or is longer than `byteLimit`.
   public static func contents(of path: String, byteLimit: Int) throws(Unreadable) -> [UInt8] {
     guard !path.utf8.contains(0) else { throw Unreadable(reason: "no such file or directory") }
     let descriptor = creactor_open_read(path)
@@ -23,7 +22,7 @@ public enum SmallFile {
     guard fstat(descriptor, &status) == 0 else { throw failure(EIO) }
     if let kind = otherKind(status.st_mode) { throw Unreadable(reason: "it is \(kind), not a regular file") }
     var bytes: [UInt8] = []
-    // In pieces: the length that the file system states is 0 for some files, and the limit may be far above it.
+    // In pieces, because the reported length is 0 for some files, and the limit may be far above it.
     var piece = [UInt8](repeating: 0, count: 4096)
     while bytes.count <= byteLimit {
       let count = creactor_read(descriptor, &piece, piece.count)
@@ -34,7 +33,7 @@ public enum SmallFile {
     throw Unreadable(reason: "it is longer than \(byteLimit) bytes")
   }
 
-  /// What a file is that is no regular one.
+  /// The kind of a file that is not regular.
   private static func otherKind(_ mode: mode_t) -> String? {
     switch mode & mode_t(S_IFMT) {
     case mode_t(S_IFREG): nil
@@ -47,7 +46,7 @@ public enum SmallFile {
   private static func failure(_ number: Int32) -> Unreadable {
     let text = String(cString: strerror(number))
     let reason = text.prefix(1).lowercased() + text.dropFirst()
-    // In a container the user is rarely the one that people think of.
+    // In a container the user is often not the expected one.
     let user = number == EACCES ? " for the user with id \(geteuid()), which this process runs as" : ""
     return Unreadable(reason: reason + user)
   }

@@ -1,24 +1,24 @@
-// Writing to stdout and stderr without buffering. Invariant: a reader that hangs holds nobody up beyond the caller's
-// limit. Called for log lines and for what a command prints.
+// Unbuffered writes to stdout and stderr. Invariant: a reader that hangs delays the caller no longer than its limit.
+// Used for log lines and for the output of commands.
 
 import CReactor
 
-/// The process's own output streams, written to directly.
+/// The process's output streams, written directly.
 public enum StandardStream: Int32, Sendable {
   case output = 1
   case error = 2
 
-  /// The most bytes that a pipe takes whole, and at once where it has room at all (PIPE_BUF).
+  /// The most bytes that a pipe accepts atomically (PIPE_BUF).
   public static let atomicByteCount = 4096
 
-  /// Writes `bytes`, waiting for the reader for at most `patience` in all, and returns how many were written. The wait
-  /// blocks, so `clock` is one that goes on by itself.
+  /// Writes `bytes`, waiting for the reader at most `patience` in all, and returns how many were written. The wait
+  /// blocks, so `clock` must advance by itself.
   ///
-  /// Up to `atomicByteCount` bytes are one write(2). More are several: the stream may be a blocking pipe, which cannot
-  /// be made non-blocking without changing it for the other processes that have it, and where a longer write waits for
-  /// a reader that may never come. Fewer than all are written where the patience ended or the stream has failed.
+  /// Up to `atomicByteCount` bytes are one write(2), more are several: the stream may be a blocking pipe, which cannot
+  /// be made non-blocking without affecting other processes, and on which a longer write could block forever. Fewer
+  /// bytes are written if the patience ended or the stream failed.
   public func write(_ bytes: ArraySlice<UInt8>, patience: Duration, on clock: LoopClock) -> Int {
-    // A write to a closed pipe is an error of this write, not the end of the process.
+    // Writing to a closed pipe must fail, not end the process.
     creactor_ignore_sigpipe()
     let deadline = clock.now.advanced(by: patience)
     return bytes.withUnsafeBytes { buffer in
@@ -32,7 +32,7 @@ public enum StandardStream: Int32, Sendable {
           continue
         }
         let isTransient = count == -Int(EINTR) || count == -Int(EAGAIN)
-        // A stream that calls itself writable and takes nothing does not keep us beyond the limit either.
+        // A stream that claims to be writable but accepts nothing must not exceed the limit either.
         guard isTransient, clock.now < deadline else { break }
       }
       return written
@@ -44,7 +44,7 @@ public enum StandardStream: Int32, Sendable {
       let remaining = clock.now.duration(to: deadline).milliseconds
       let ready = creactor_poll_writable(rawValue, Int32(clamping: max(0, remaining)))
       if ready > 0 { return true }
-      // A signal is no answer: ask again, unless the time is over.
+      // Interrupted by a signal: poll again, unless the time is over.
       if ready != -EINTR || remaining <= 0 { return false }
     }
   }

@@ -1,8 +1,8 @@
-// One replacement in a text: how statements and scripts are put together from their parts. Pure.
+// Replaces one occurrence in a text, to assemble statements and scripts. Pure.
 
 extension String {
-  /// The text with the first occurrence of `pattern` replaced. (The standard library's `replacing` brings a megabyte of
-  /// regular expressions along.)
+  /// The text with the first occurrence of `pattern` replaced. (The standard library's `replacing` adds a megabyte of
+  /// regular expressions.)
   package func replacingFirst(_ pattern: String, with replacement: String) -> String {
     let text = Array(utf8)
     let sought = Array(pattern.utf8)

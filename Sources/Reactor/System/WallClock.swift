@@ -1,11 +1,11 @@
-// The calendar's time, for people and logs only; `LoopClock.wallTime` tells it. Pure. Invariant: nothing decides or
-// waits by it.
+// The calendar time, for people and logs only; `LoopClock.wallTime` returns it. Pure. Invariant: no decision and no
+// wait depends on it.
 
 /// A moment in UTC.
 public struct WallClockTime: Equatable, Sendable {
   /// Since 1970-01-01T00:00:00Z.
   public var seconds: Int64
-  /// Of the second, 0 to 999,999,999.
+  /// Nanoseconds within the second, 0 to 999,999,999.
   public var nanoseconds: Int64
 
   public init(seconds: Int64, nanoseconds: Int64) {
@@ -13,14 +13,14 @@ public struct WallClockTime: Equatable, Sendable {
     self.nanoseconds = nanoseconds
   }
 
-  /// A moment as PostgreSQL's µs since 1970 name it.
+  /// A moment from PostgreSQL's microseconds since 1970.
   public init(microsecondsSince1970 microseconds: Int64) {
-    // Rounded down before 1970, too: the fraction counts forwards.
+    // Rounded down even before 1970: the fraction counts forwards.
     let fraction = (microseconds % 1_000_000 + 1_000_000) % 1_000_000
     self.init(seconds: (microseconds - fraction) / 1_000_000, nanoseconds: fraction * 1_000)
   }
 
-  /// Appends this time as RFC 3339 has it, with microseconds: `2026-11-24T01:29:31.123456Z`.
+  /// Appends this time in RFC 3339 with microseconds: `2026-11-24T01:29:31.123456Z`.
   public func appendRFC3339(to bytes: inout [UInt8]) {
     appendDateAndTime(to: &bytes)
     bytes.append(UInt8(ascii: "."))
@@ -28,7 +28,7 @@ public struct WallClockTime: Equatable, Sendable {
     bytes.append(UInt8(ascii: "Z"))
   }
 
-  /// As RFC 3339 has it, to the second: `2026-11-24T01:29:31Z`. The fraction is cut, not rounded.
+  /// RFC 3339 to the second: `2026-11-24T01:29:31Z`. The fraction is cut, not rounded.
   public var rfc3339Seconds: String {
     var bytes: [UInt8] = []
     appendDateAndTime(to: &bytes)
@@ -54,22 +54,22 @@ public struct WallClockTime: Equatable, Sendable {
     Self.append(second % 60, digits: 2, to: &bytes)
   }
 
-  /// The same as a text.
+  /// The same as a string.
   public var rfc3339: String {
     var bytes: [UInt8] = []
     appendRFC3339(to: &bytes)
     return String(decoding: bytes, as: UTF8.self)
   }
 
-  /// As a mail's Date has it (RFC 5322, 3.3): `Sun, 06 Nov 1994 08:49:37 +0000`. From 1970 on.
+  /// The format of a mail's Date (RFC 5322, 3.3): `Sun, 06 Nov 1994 08:49:37 +0000`. From 1970 on.
   public var rfc5322: String {
     var bytes = [UInt8](repeating: 0, count: HTTPDate.byteCount)
     HTTPDate.render(secondsSince1970: seconds, into: &bytes)
-    // The same but for the zone's name, which a mail has in digits.
+    // The same except for the zone, which is numeric in mail.
     return String(decoding: bytes.dropLast("GMT".utf8.count), as: UTF8.self) + "+0000"
   }
 
-  /// The Gregorian date of a day counted from 1970-01-01. Years begin in March here, so that the leap day is the last.
+  /// The Gregorian date of a day counted from 1970-01-01. Years start in March here, so that the leap day is last.
   static func date(daysSince1970: Int64) -> (year: Int64, month: Int64, day: Int64) {
     let days = daysSince1970 + 719_468
     let era = (days >= 0 ? days : days - 146_096) / 146_097
