@@ -1,5 +1,5 @@
-// The way in: reads the command line, then the settings, then hands over. Invariant: whatever is wrong is a JSON line
-// on stderr and an exit status of sysexits.h, before any server is touched.
+// The entry point: reads the command line, then the settings, then runs the command. Invariant: a fault is a JSON line
+// on stderr and an exit status of sysexits.h, before any server is contacted.
 
 import Logging
 import Reactor
@@ -11,7 +11,7 @@ struct Main {
     HostProcess.exit(run(Array(HostProcess.arguments.dropFirst())))
   }
 
-  /// The clock of the process: what is made below gets it from here.
+  /// The clock of the process, which is passed to everything below.
   private static let clock = EventLoop.clock
   private static let output = LogOutput.standardError(clock)
 
@@ -25,7 +25,7 @@ struct Main {
       Logger.worker(output: output).error("invalid command line", metadata: ["error": .string(text)])
       return Invocation.faultExitStatus
     case .probe(let name):
-      // What else is set is the asked worker's business.
+      // The other settings concern only the queried worker.
       let rows = [Setting.localAddress.row, Setting.logLevel.row]
       let environment = HostProcess.environment.filter { variable in rows.contains { $0.name == variable.key } }
       guard let settings = Boot.settings(environment: environment, rows: rows, output: output) else {
@@ -45,7 +45,7 @@ struct Main {
     }
   }
 
-  /// Runs `body` on the loop with what the environment says, if that is without fault.
+  /// Runs `body` on the loop with the settings, if they are valid.
   private static func configured(
     _ rows: [SettingRow], _ body: @escaping @EventLoop @Sendable (Settings, Notifications, Logger) async -> Int32
   ) -> Int32 {
@@ -65,7 +65,7 @@ struct Main {
     }
   }
 
-  /// Prints `text` to stdout, for as long as its reader takes: nothing else runs in this process.
+  /// Prints `text` to stdout, however long its reader takes: nothing else runs in this process.
   private static func show(_ text: String) -> Int32 {
     let bytes = Array(text.utf8)
     return StandardStream.output.write(bytes[...], patience: .seconds(60 * 60), on: clock) == bytes.count ? 0 : 1

@@ -1,12 +1,12 @@
-// The text of --help, made of the verb table and the settings table; the settings also in Markdown, for the README.
+// The text of --help, generated from the tables of verbs and settings; the settings also in Markdown, for the README.
 // Pure: what is shown is what is parsed.
 
-/// What a person is told about the command line and the settings.
+/// The description of the command line and the settings.
 enum HelpText {
-  /// Where lines are broken, in columns.
+  /// The line width in columns.
   static let width = 100
 
-  /// All of it, for a terminal.
+  /// The complete text, for a terminal.
   static func text(verbs: [Verb] = Verb.all, rows: [SettingRow]) -> String {
     var text = """
       \(Version.program): background worker of the Secrets Bridge control plane.
@@ -36,7 +36,7 @@ enum HelpText {
     return text
   }
 
-  /// The settings as a table in Markdown.
+  /// The settings as a Markdown table.
   static func markdown(rows: [SettingRow]) -> String {
     var text = "| variable | type | default | meaning |\n|---|---|---|---|\n"
     for row in rows {
@@ -85,7 +85,7 @@ enum HelpText {
     return row.defaultText.map { "default \($0)" } ?? "unset"
   }
 
-  /// A bar would end the table's cell.
+  /// A bar would end the table cell.
   private static func cell(_ text: String) -> String {
     var cell = ""
     for character in text { cell += character == "|" ? "\\|" : String(character) }

@@ -1,23 +1,23 @@
-// What a command line asks for. Pure but for getopt's own state; called by main, once.
+// Parses the command line. Pure but for getopt's own state; called once by main.
 
 import Reactor
 
-/// A command line, understood or not.
+/// A parsed command line, or why it is invalid.
 enum Invocation: Equatable {
   case run(RunOptions)
   case notifyTest
-  /// Which of the probes is asked: the path without its slash.
+  /// The probe to query: its path without the slash.
   case probe(String)
   case help
   case helpAsMarkdown
   case version
-  /// Not understood, and why.
+  /// Invalid, and why.
   case fault(String)
 
-  /// EX_USAGE of sysexits.h: the exit status of a command line that was not understood.
+  /// EX_USAGE of sysexits.h: the exit status for an invalid command line.
   static let faultExitStatus: Int32 = 64
 
-  /// Reads the arguments, without the program's name.
+  /// Parses the arguments, without the program's name.
   static func parse(_ arguments: [String]) -> Invocation {
     var given: [(name: String, argument: String?)] = []
     var operands: [String] = []
@@ -88,7 +88,7 @@ enum Invocation: Equatable {
     return "unknown command \(shown(name))" + hint
   }
 
-  /// A word as it was given. What is no plain word may be a URL with a password, and is not repeated.
+  /// A word as given. Unless it is a plain word it may be a URL with a password, and is not repeated.
   private static func shown(_ operand: String) -> String {
     for byte in operand.utf8 {
       let isLetter = (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)

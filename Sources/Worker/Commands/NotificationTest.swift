@@ -1,11 +1,11 @@
-// The verb notify-test: one event to every sink, all at once, and a line about each. Called by main.
+// The verb notify-test: sends one event to every sink, concurrently, and prints a line about each. Called by main.
 
 import Reactor
 
-/// Tries out the sinks.
+/// Tests the sinks.
 @EventLoop
 enum NotificationTest {
-  /// Sends and prints, and returns the process's exit status: 1 unless every sink took the event.
+  /// Sends, prints, and returns the exit status: 1 unless every sink accepted the event.
   static func run(_ notifications: Notifications, clock: LoopClock) async -> Int32 {
     guard let client = notifications.client else {
       say("no sink is configured", clock)
@@ -52,7 +52,7 @@ enum NotificationTest {
     }
   }
 
-  /// Undoes what the test left at the sink; returns why that failed, nil where nothing is left.
+  /// Undoes what the test left at the sink; returns why that failed, nil if nothing is left.
   private static func clearance(
     after event: Event, at sink: any Sink, by client: TransferClient, _ clock: LoopClock
   ) async throws -> String? {
@@ -63,7 +63,7 @@ enum NotificationTest {
 
   private static func say(_ line: String, _ clock: LoopClock) {
     let bytes = Array((line + "\n").utf8)
-    // A reader that is gone is told nothing; the status says it all.
+    // If stdout is closed, the exit status suffices.
     _ = StandardStream.output.write(bytes[...], patience: .seconds(10), on: clock)
   }
 }

@@ -1,18 +1,18 @@
-// What `run --once` did, as a result a sweeper and as a table for people. The table is pure text.
+// The results of `run --once`, one per sweeper, and their table. The table is pure text.
 
 import Reactor
 
-/// How one sweeper's only slot ended.
+/// The result of a sweeper's only slot.
 enum OnceResult: Sendable {
   case ran(SweepCount)
-  /// Not due, paused, or another replica's.
+  /// Not due, paused, or run by another replica.
   case notRun
-  /// A signal ended the process before the run, or in the middle of it: with what was changed before.
+  /// A signal ended the process before or during the run: with what was changed before.
   case drained(SweepCount = SweepCount())
-  /// Why, and what was changed before it failed.
+  /// The reason, and what was changed before it failed.
   case failed(String, SweepCount = SweepCount())
 
-  /// Whether the sweeper's work was neither done nor somebody else's.
+  /// Whether the sweeper's work was not done, here or elsewhere.
   var isUndone: Bool {
     switch self {
     case .ran, .notRun: false

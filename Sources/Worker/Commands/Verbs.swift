@@ -1,4 +1,4 @@
-// The table of verbs and options: what the command line understands and what --help shows. Pure.
+// The table of verbs and options, from which the command line is parsed and --help generated. Pure.
 
 import Reactor
 
@@ -6,7 +6,7 @@ import Reactor
 struct CommandOption: Sendable {
   let name: String
   var letter: UInt8?
-  /// What an optional argument is called in the help; nil where the option takes none.
+  /// The argument's name in the help; nil if the option takes none.
   var argument: String?
   let help: String
 
@@ -20,16 +20,16 @@ struct CommandOption: Sendable {
     help: "Show this help, or the settings as a Markdown table.")
   static let version = CommandOption(name: "version", help: "Show the version.")
 
-  /// Options that stand without a verb, or with any.
+  /// Options that are valid without a verb or with any.
   static let general: [CommandOption] = [.help, .version]
 }
 
-/// What the worker can be told to do.
+/// The verbs.
 struct Verb: Sendable {
   let name: String
   let help: String
   let options: [CommandOption]
-  /// The words of which one may follow; the first is meant where none does.
+  /// The operands of which one may follow; the first is the default.
   var operands: [String] = []
 
   static let run = Verb(
@@ -51,12 +51,12 @@ struct Verb: Sendable {
   static let all: [Verb] = [.run, .notifyTest, .probe]
 }
 
-/// How a worker is to run.
+/// How to run the worker.
 struct RunOptions: Equatable, Sendable {
-  /// Attends every sweeper once and ends.
+  /// Runs every due sweeper once and exits.
   var once = false
-  /// Runs what is not due, too. Only with `once`.
+  /// Also runs what is not due. Only with `once`.
   var force = false
-  /// Prints what the runs did as a table. Only with `once`.
+  /// Prints the results as a table. Only with `once`.
   var table = false
 }

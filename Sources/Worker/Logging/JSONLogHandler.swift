@@ -1,20 +1,20 @@
-// The log: swift-log's loggers, as JSON lines on stderr. Invariant: nothing but these lines is written to stderr.
-// Every part of the worker logs through a Logger that was made here.
+// The log: swift-log loggers that write JSON lines to stderr. Invariant: nothing else is written to stderr.
+// All parts of the worker log through a Logger that was created here.
 
 import Logging
 import Reactor
 import Synchronization
 
-/// Where log lines go: stderr, or a test's collection. Shared by all loggers of a process.
+/// The destination of log lines: stderr, or a test's collection. Shared by all loggers of a process.
 final class LogOutput: Sendable {
-  /// Stderr of this process. One for all of its loggers: it knows what of a line is still to be written.
+  /// Stderr of this process. All loggers share it, because it remembers the rest of a partly written line.
   static func standardError(_ clock: LoopClock) -> LogOutput {
     LogOutput(clock) { StandardStream.error.write($0, patience: $1, on: clock) }
   }
 
   private let outbox = Mutex(LogOutbox())
   private let write: @Sendable (ArraySlice<UInt8>, Duration) -> Int
-  /// What the lines' times are read off.
+  /// The clock for the lines' times.
   private let clock: LoopClock
 
   init(_ clock: LoopClock, write: @escaping @Sendable (ArraySlice<UInt8>, Duration) -> Int) {
@@ -38,7 +38,7 @@ final class LogOutput: Sendable {
   }
 }
 
-/// Writes each event as one JSON object: time, level, msg, then the fields in the order of their names.
+/// Writes each event as one JSON object: time, level, msg, then the fields sorted by name.
 struct JSONLogHandler: LogHandler {
   var metadata: Logger.Metadata = [:]
   var logLevel: Logger.Level
@@ -68,7 +68,7 @@ struct JSONLogHandler: LogHandler {
     output.send(LogLine(time: time, level: event.level, message: event.message.description, fields: sorted), time: time)
   }
 
-  /// An error in its own words. One that has none shows its type only: reflection could show what is secret.
+  /// An error's own text. Without one only its type is shown, because reflection could reveal secrets.
   private static func text(_ error: any Error) -> String {
     if let convertible = error as? any CustomStringConvertible { return convertible.description }
     return _typeName(type(of: error), qualified: false)
@@ -76,7 +76,7 @@ struct JSONLogHandler: LogHandler {
 }
 
 extension Logger {
-  /// The worker's log from `level` on.
+  /// The worker's log at `level` and above.
   static func worker(level: Logger.Level = .info, output: LogOutput) -> Logger {
     Logger(label: Version.program) { _ in JSONLogHandler(level: level, output: output) }
   }

@@ -1,5 +1,6 @@
 // One log line: a JSON object of time, level, message and fields, in bytes. Pure.
-// Invariant: whatever the strings hold, the line is one valid JSON object, ends with its only newline, and is bounded.
+// Invariant: whatever the strings contain, the line is one valid JSON object, ends with its only newline, and is
+// bounded.
 
 import Logging
 import Reactor
@@ -8,9 +9,9 @@ import Reactor
 struct LogLine {
   /// The longest text of a message, a key or a field in bytes; what is beyond is cut.
   static let textByteLimit = 8 * 1024
-  /// Fields that would begin beyond this many bytes are left out, and the line says so.
+  /// Fields that would start beyond this many bytes are omitted, and the line says so.
   static let byteLimit = 32 * 1024
-  /// How deep fields may nest.
+  /// The maximum depth of nested fields.
   static let depthLimit = 4
 
   private var json = JSONWriter()
@@ -27,14 +28,14 @@ struct LogLine {
         json.field("fields_left_out", fields.count - index)
         break
       }
-      // A second key of the same name would make the object ambiguous.
+      // A repeated key would make the object ambiguous.
       json.key(Self.cut(Self.reserved.contains(key) ? "_" + key : key))
       append(value, depth: 1)
     }
     json.endObject()
   }
 
-  /// The line with its end.
+  /// The line with its newline.
   var bytes: [UInt8] {
     json.bytes + [UInt8(ascii: "\n")]
   }
@@ -57,11 +58,11 @@ struct LogLine {
     return bytes
   }
 
-  /// A text, cut between two characters where it is too long.
+  /// A string, cut between two characters if it is too long.
   private static func cut(_ text: String) -> String {
     guard text.utf8.count > textByteLimit else { return text }
     var end = text.utf8.index(text.utf8.startIndex, offsetBy: textByteLimit)
-    // A character's further bytes begin with the bits 10.
+    // Continuation bytes begin with the bits 10.
     while text.utf8[end] & 0xC0 == 0x80 { end = text.utf8.index(before: end) }
     return text[..<end] + "…"
   }
@@ -95,7 +96,7 @@ struct LogLine {
     }
   }
 
-  /// Numbers and booleans stay what they are; all else is text.
+  /// Numbers and booleans are kept; everything else becomes a string.
   private mutating func append(_ value: any CustomStringConvertible & Sendable) {
     switch value {
     case let number as Int: json.int(number)

@@ -1,20 +1,20 @@
-// The metrics: counters, gauges and histograms, and their text in Prometheus' exposition format 0.0.4.
-// Invariant: every series is known at registration, so that rendering copies ready-made text and writes numbers only.
-// Written by all parts of the worker on the loop, rendered by the probe listener.
+// The metrics: counters, gauges and histograms, and their text in Prometheus's exposition format 0.0.4.
+// Invariant: every series is known at registration, so rendering only copies prepared text and writes numbers.
+// Updated by all parts of the worker on the loop, rendered by the probe listener.
 
 import Reactor
 
-/// The values of a process' metrics, and their text.
+/// The values of a process's metrics, and their text.
 ///
-/// Series are given when the process starts; a render then costs one copy of the text between the values and the
-/// digits of each value, and no allocation once the buffer has its size.
+/// Series are registered when the process starts. Rendering copies the text between the values and writes each value's
+/// digits, without an allocation once the buffer is large enough.
 @EventLoop
 final class MetricsRegistry {
   static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
   typealias Labels = KeyValuePairs<String, String>
 
-  /// What a family's TYPE line says.
+  /// The type in a family's TYPE line.
   enum Kind: String {
     case counter, gauge, histogram
   }
@@ -26,7 +26,7 @@ final class MetricsRegistry {
     var series: [Series] = []
   }
 
-  /// One line: its text up to the value, and where the value is.
+  /// One line: its text up to the value, and the value's source.
   private struct Series {
     let text: [UInt8]
     let source: Source
@@ -37,7 +37,7 @@ final class MetricsRegistry {
     case number(Int)
   }
 
-  /// A value's place in the ready-made text: it follows the byte at `textEnd`.
+  /// A value's position in the prepared text: after the byte at `textEnd`.
   private struct Place {
     let textEnd: Int
     let source: Source
@@ -52,23 +52,23 @@ final class MetricsRegistry {
   fileprivate var numbers: [Double] = []
   private var families: [Family] = []
   private var callbacks: [Callback] = []
-  /// The text between the values, and the values' places; empty while a registration has not been laid out yet.
+  /// The text between the values, and the values' positions; empty until a registration has been laid out.
   private var text: [UInt8] = []
   private var places: [Place] = []
 
-  /// A count of events, which begins at 0. Its name ends with `_total`.
+  /// A count of events that starts at 0. Its name ends with `_total`.
   func counter(_ name: String, help: String, labels: Labels = [:]) -> Counter {
     let counter = Counter(registry: self, index: newInteger())
     add(.counter, name, help: help, lines: [(name, labelText(labels), .integer(counter.index))])
     return counter
   }
 
-  /// A count that is kept elsewhere (seconds, too) and read at each render.
+  /// A count (also of seconds) that is kept elsewhere and read at each render.
   func counter(_ name: String, help: String, labels: Labels = [:], read: @escaping @EventLoop () -> Double) {
     add(.counter, name, help: help, lines: [(name, labelText(labels), newCallback(read))])
   }
 
-  /// A value that goes up and down, which begins at 0.
+  /// A value that goes up and down and starts at 0.
   func gauge(_ name: String, help: String, labels: Labels = [:]) -> Gauge {
     let gauge = Gauge(registry: self, index: newNumber())
     add(.gauge, name, help: help, lines: [(name, labelText(labels), .number(gauge.index))])
@@ -80,7 +80,7 @@ final class MetricsRegistry {
     add(.gauge, name, help: help, lines: [(name, labelText(labels), newCallback(read))])
   }
 
-  /// Counts of values at or below each of some ascending bounds, with their sum.
+  /// Counts of values at or below each of several ascending bounds, with their sum.
   func histogram(_ name: String, help: String, labels: Labels = [:], bounds: [Double]) -> Histogram {
     precondition(zip(bounds, bounds.dropFirst()).allSatisfy { $0 < $1 }, "bounds ascend")
     let first = newInteger()
@@ -97,19 +97,17 @@ final class MetricsRegistry {
     return Histogram(registry: self, bounds: bounds, firstBucket: first, sum: sum)
   }
 
-  /// Room for the text of all metrics with the longest values there are, so that nothing is checked or moved while it
-  /// is written.
+  /// The maximum length of the text, so that nothing is checked or moved while it is written.
   var byteLimit: Int {
     if places.isEmpty { layOut() }
     return text.count + places.count * ValueText.byteLimit
   }
 
-  /// Writes the text of all metrics from the start of `target`, which has room for `byteLimit` bytes, and returns its
-  /// length.
+  /// Writes the text of all metrics to `target`, which has room for `byteLimit` bytes, and returns its length.
   func write(to target: UnsafeMutableRawBufferPointer) -> Int {
     precondition(target.count >= byteLimit)
     for callback in callbacks { numbers[callback.index] = callback.read() }
-    // As constants, for the compiler has each access to a variable of an object checked at run time.
+    // Copied to constants, because each access to an object's variable is checked at run time.
     let (integers, numbers) = (integers, numbers)
     return text.withUnsafeBytes { text in
       var count = 0

@@ -1,19 +1,18 @@
-// What becomes of notifications, as metrics. Invariant: every series of every sink exists from the start. Written by
-// SinkDelivery.
+// Metrics of notifications. Invariant: every series of every sink exists from the start. Updated by SinkDelivery.
 
 import Reactor
 
 /// The metrics of one sink.
 @EventLoop
 struct NotificationMetrics {
-  /// What happened to an event, or to a try to send it.
+  /// The outcome of an event, or of an attempt to send it.
   enum Outcome: String, CaseIterable {
     case delivered
-    /// A try that failed and will be repeated.
+    /// A failed attempt that will be repeated.
     case retried
     /// Given up: the queue was full, an hour had passed, or the process ended.
     case dropped
-    /// The sink's server refused it for good.
+    /// The sink's server refused it permanently.
     case rejected
   }
 

@@ -1,12 +1,12 @@
-// Prometheus' standard metrics of a process, the build's, and the loop's. Read when they are rendered.
-// Invariant: the host is asked at most once a second, however often /metrics is.
+// Prometheus's standard metrics of the process, the build's, and the loop's. Read when they are rendered.
+// Invariant: the host is queried at most once a second, however often /metrics is.
 
 import Reactor
 
-/// What the process uses of its host, up to a second old.
+/// The resource usage of the process, up to a second old.
 @EventLoop
 final class ProcessMetrics {
-  /// How old the figures may be.
+  /// The maximum age of the figures.
   private static let freshness: Duration = .seconds(1)
 
   private let clock: LoopClock
@@ -29,8 +29,8 @@ final class ProcessMetrics {
 
   /// Adds the process_* metrics and worker_build_info.
   ///
-  /// - Parameter namespace: the control plane's keys in Redis begin with it: replicas that differ in it do not exclude
-  ///   each other.
+  /// - Parameter namespace: the prefix of the control plane's keys in Redis. Replicas with different ones do not
+  ///   exclude each other.
   func register(in registry: MetricsRegistry, namespace: String) {
     registry.gauge(
       "worker_build_info", help: "A constant 1, labelled by the build.",
@@ -61,7 +61,7 @@ final class ProcessMetrics {
     }
   }
 
-  /// Adds what the event loop did.
+  /// Adds the event loop's metrics.
   static func registerLoop(in registry: MetricsRegistry) {
     registry.counter("worker_loop_turns_total", help: "Iterations of the event loop.") {
       Double(EventLoop.statistics.turns)

@@ -1,5 +1,5 @@
 // The scheduler's metrics. Invariant: every series of every task exists from the start, and one call counts one run.
-// Written by the scheduler; names, labels and buckets are those of the existing worker.
+// Updated by the scheduler; names, labels and buckets are those of the existing worker.
 
 import Coordination
 import Reactor
@@ -41,12 +41,12 @@ struct TaskMetrics {
     if outcome == .skippedLock { skippedLocks.increment() }
   }
 
-  /// Notes how long a run took that had the lock.
+  /// Records the duration of a run that held the lock.
   func observe(_ duration: Duration) {
     self.duration.observe(duration.seconds)
   }
 
-  /// Notes what a run found due and left.
+  /// Records what a run found due and left.
   func leave(_ count: Int) {
     leftRows.increment(by: UInt64(count))
   }

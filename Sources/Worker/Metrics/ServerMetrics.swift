@@ -1,4 +1,4 @@
-// What the worker's connections to its servers do, as metrics read when they are rendered.
+// Metrics of the connections to the servers, read when they are rendered.
 
 import Reactor
 

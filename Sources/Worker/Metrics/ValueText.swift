@@ -1,5 +1,5 @@
-// A metric's value in digits, as Prometheus reads numbers. Pure; used by the registry only.
-// Invariant: a value needs no more than `byteLimit` bytes, and reads back as it was.
+// A metric's value in digits, as Prometheus parses them. Pure; used only by the registry.
+// Invariant: a value needs at most `byteLimit` bytes, and reads back unchanged.
 
 /// Writes values into memory that has room for them.
 enum ValueText {
@@ -30,7 +30,7 @@ enum ValueText {
 
   /// Writes `number` from the start of `target` and returns how many bytes it took.
   static func write(_ number: Double, to target: UnsafeMutableRawBufferPointer) -> Int {
-    // Beyond this a double's neighbours are whole numbers, too, and the general form is shorter.
+    // Beyond this all doubles are whole numbers, and the general form is shorter.
     if let whole = Int64(exactly: number), whole.magnitude < 1_000_000_000_000_000 {
       guard whole < 0 else { return write(whole.magnitude, to: target) }
       target[0] = UInt8(ascii: "-")

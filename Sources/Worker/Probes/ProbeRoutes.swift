@@ -1,5 +1,5 @@
-// What the probe listener answers: /healthz, /readyz, /metrics. Invariant: /healthz and /metrics ask nobody and never
-// wait; only /readyz asks the servers.
+// The responses of the probe listener: /healthz, /readyz, /metrics. Invariant: /healthz and /metrics query no server
+// and never wait; only /readyz does.
 
 import Reactor
 

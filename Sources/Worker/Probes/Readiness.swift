@@ -1,18 +1,18 @@
-// Whether the worker is ready, asked of both servers on request.
-// Invariant: at most one question a server is in flight, an answer up to a second old is used again, and every question
-// ends within its deadline. Nothing that is said names a host, a user, a database or a password.
+// Whether the worker is ready: checks both servers on request.
+// Invariant: at most one check per server is in flight, a result up to a second old is reused, and every check ends by
+// its deadline. No text names a host, user, database or password.
 
 import Reactor
 
-/// One server's answer: nil where it is well, else what is wrong.
+/// One server's result: nil if it is healthy, otherwise the reason.
 typealias FailureReason = String
 
-/// A question to one server, coalesced: whoever asks while one is in flight waits for the same answer.
+/// A coalesced check of one server: callers that arrive while one is in flight get the same result.
 @EventLoop
 final class CoalescedCheck {
-  /// How old an answer may be that is used again.
+  /// How old a result may be to be reused.
   static let freshFor = Duration.seconds(1)
-  /// How long a server may take.
+  /// The time limit of a check.
   static let limit = Duration.seconds(2)
 
   private let clock: LoopClock
@@ -26,7 +26,7 @@ final class CoalescedCheck {
     self.ask = ask
   }
 
-  /// The last answer where it may be used again. The outer nil says that there is none.
+  /// The last result if it may be reused. The outer nil means that there is none.
   var fresh: FailureReason?? {
     guard let last, last.at.duration(to: clock.now) < Self.freshFor else { return nil }
     return .some(last.answer)
@@ -46,7 +46,7 @@ final class CoalescedCheck {
   }
 }
 
-/// The worker's state as /readyz tells it.
+/// The worker's state as /readyz reports it.
 @EventLoop
 final class Readiness {
   enum State: Equatable, Sendable {
@@ -81,7 +81,7 @@ final class Readiness {
     }
   }
 
-  /// Asks both servers for the first time: until this has their answers, the worker is booting.
+  /// Checks both servers for the first time. Until this has finished, the worker is booting.
   func boot() async -> State {
     let state = await ask()
     isBooting = false
@@ -93,7 +93,7 @@ final class Readiness {
     return await ask()
   }
 
-  /// The state where nobody has to be asked for it, else nil.
+  /// The state if no check is needed to know it, otherwise nil.
   var knownState: State? {
     if drain.isOpen { return .draining }
     if isBooting { return .booting }
