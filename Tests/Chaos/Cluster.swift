@@ -92,10 +92,6 @@ final class Cluster: Sendable {
     return environment.merging(options.settings) { $1 }
   }
 
-  /// The checkout that the harness was built from.
-  static let repository = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-    .deletingLastPathComponent()
-
   /// Starts every replica and waits until all are ready.
   func startFleet() async throws {
     try await monitor.waitUntilRecording()

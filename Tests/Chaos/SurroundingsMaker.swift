@@ -110,6 +110,6 @@ struct SurroundingsMaker: Sendable {
   private func sql(_ text: String) async throws { try await postgres.psql(text, database: database) }
 
   private static func text(of file: String) throws -> String {
-    try String(contentsOf: Cluster.repository.appendingPathComponent(file), encoding: .utf8)
+    try Repository.text(file)
   }
 }

@@ -8,7 +8,7 @@ import Testing
 @testable import Chaos
 
 @Suite struct BrokenBuildTests {
-  private static let directory = Cluster.repository.appendingPathComponent("scripts/dev/broken")
+  private static let directory = Repository.root.appendingPathComponent("scripts/dev/broken")
   private static let patches = (try? FileManager.default.contentsOfDirectory(atPath: directory.path))?.sorted() ?? []
 
   @Test func eachPromiseOfTheIssueHasItsBrokenBuild() {
@@ -22,7 +22,7 @@ import Testing
   func theWorkerCanStillBeBrokenBy(patch: String) async throws {
     let file = Self.directory.appendingPathComponent(patch)
     let process = try await WorkerProcess.start(
-      ["-C", Cluster.repository.path, "apply", "--check", file.path], environment: [:], executable: "/usr/bin/git")
+      ["-C", Repository.root.path, "apply", "--check", file.path], environment: [:], executable: "/usr/bin/git")
     let ending = try await process.waitForExit()
     #expect(ending == .exited(0), "\(process.everything)")
   }

@@ -5,18 +5,12 @@ import TestSupport
 import Testing
 
 @Suite struct UsingReactorTests {
-  private static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../..")
-
-  private static func text(_ path: String) throws -> String {
-    try String(contentsOf: root.appendingPathComponent(path), encoding: .utf8)
-  }
-
   @Test func thePageShowsTheProgramThatIsCompiled() throws {
-    let page = try Self.text("docs/using-reactor.md")
+    let page = try Repository.text("docs/using-reactor.md")
     let path = "Examples/UsingReactor/UsingReactor.swift"
     let parts = page.components(separatedBy: "<!-- \(path) -->\n```swift\n")
     try #require(parts.count == 2)
-    #expect(parts[1].components(separatedBy: "```\n<!-- /Examples -->")[0] == (try Self.text(path)))
+    #expect(parts[1].components(separatedBy: "```\n<!-- /Examples -->")[0] == (try Repository.text(path)))
   }
 
   @Test func itCountsInRedisAsksPostgresServesBothAndEndsWith0() async throws {

@@ -1,6 +1,7 @@
 // The simulator itself: seeds without a violation, the same trace for the same seed, left-out rules that it notices.
 
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Simulation
@@ -36,9 +37,7 @@ import Testing
   }
 
   @Test func theCommandKnowsEveryRuleThatCanBeLeftOut() throws {
-    let root = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent()
-    let script = try String(contentsOf: root.appending(path: "scripts/simulate"), encoding: .utf8)
+    let script = try Repository.text("scripts/simulate")
     for mutation in Mutation.allCases { #expect(script.contains(mutation.rawValue)) }
   }
 

@@ -61,8 +61,7 @@ public final class Endpoint: Sendable {
     }
     let behaviour = kind == .smtp || kind == .smtps ? "accept" : "status 200"
     try behaviour.write(to: directory.appendingPathComponent("behaviour"), atomically: true, encoding: .utf8)
-    let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .appendingPathComponent("Endpoints/endpoint.py").path
+    let script = Repository.root.appendingPathComponent("Tests/Endpoints/endpoint.py").path
     // A proxy is an HTTP server that is asked to CONNECT.
     let mode = kind == .proxy ? Kind.http : kind
     let process = try await WorkerProcess.start(

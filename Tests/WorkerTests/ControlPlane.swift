@@ -25,7 +25,7 @@ struct ControlPlane: Sendable {
 
   /// The development schema, whose tables are made in the first schema of the search path.
   static func schema() throws -> String {
-    try String(contentsOf: SourceTree.root.appending(path: "scripts/dev/schema.sql"), encoding: .utf8)
+    try Repository.text("scripts/dev/schema.sql")
   }
 
   /// What psql prints, tuples only.

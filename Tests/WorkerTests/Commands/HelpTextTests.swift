@@ -1,6 +1,7 @@
 // The help and the README come from the tables that are parsed.
 
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Worker
@@ -35,9 +36,7 @@ import Testing
   }
 
   @Test func theReadmesTableIsTheSettingsTable() throws {
-    let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .deletingLastPathComponent().deletingLastPathComponent()
-    let readme = try String(contentsOf: root.appendingPathComponent("README.md"), encoding: .utf8)
+    let readme = try Repository.text("README.md")
     let parts = readme.components(separatedBy: "<!-- settings -->\n")
     try #require(parts.count == 2, "README.md has one <!-- settings --> line")
     let table = parts[1].components(separatedBy: "<!-- /settings -->")[0]

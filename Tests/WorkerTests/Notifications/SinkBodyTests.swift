@@ -40,7 +40,7 @@ import Testing
 
   /// The block of docs/notifications.md behind `<!-- NAME -->`.
   static func documented(_ name: String) throws -> String {
-    let url = SourceTree.root.appending(path: "docs/notifications.md")
+    let url = Repository.root.appending(path: "docs/notifications.md")
     let text = try String(contentsOf: url, encoding: .utf8)
     let behind = text.components(separatedBy: "<!-- \(name) -->\n")
     try #require(behind.count == 2, "docs/notifications.md has one block named \(name)")

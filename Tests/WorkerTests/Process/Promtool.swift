@@ -7,7 +7,7 @@ import TestSupport
 enum Promtool {
   /// Installed with Prometheus, or fetched by scripts/test.
   private static let path = [
-    "/usr/bin/promtool", SourceTree.root.appendingPathComponent(".local/tools/promtool").path,
+    "/usr/bin/promtool", Repository.root.appendingPathComponent(".local/tools/promtool").path,
   ].first { FileManager.default.isExecutableFile(atPath: $0) }
 
   static var isThere: Bool { path != nil }

@@ -87,7 +87,7 @@ import Testing
     try stage.settle()
     // A sink, so that its metrics are there.
     let worker = try await stage.start(["SB_WORKER_WEBHOOK_URL": "http://127.0.0.1:9/"])
-    let rules = SourceTree.root.appendingPathComponent("deploy/prometheus-rules.yaml")
+    let rules = Repository.root.appendingPathComponent("deploy/prometheus-rules.yaml")
     #expect(try await Promtool.findings(inRules: rules.path) == "")
     let alerting = try String(contentsOf: rules, encoding: .utf8).matches(of: /worker_[a-z_]+/).map { String($0.0) }
     #expect(alerting.count >= 5)

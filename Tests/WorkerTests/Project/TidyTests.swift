@@ -1,4 +1,4 @@
-// The rules of the house, read off the sources: what may be imported, called, and left lying about.
+// The project's rules, read off the sources: what may be imported, called, and left lying about.
 // Invariant: a rule that is written down in docs and can be checked by reading is checked here.
 
 import Foundation
@@ -154,7 +154,7 @@ import Testing
   }
 
   @Test func everyScriptParses() async throws {
-    let library = SourceTree.root.appendingPathComponent("scripts/lib.sh").path
+    let library = Repository.root.appendingPathComponent("scripts/lib.sh").path
     for path in try SourceTree.scripts().map(\.url.path) + [library] {
       let answer = try await run("/bin/bash", ["-n", path], in: "/")
       #expect(answer.ending == .exited(0), "\(path): \(answer.log)")
@@ -163,7 +163,7 @@ import Testing
 
   @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/shellcheck")))
   func shellcheckFindsNothing() async throws {
-    let library = SourceTree.root.appendingPathComponent("scripts/lib.sh").path
+    let library = Repository.root.appendingPathComponent("scripts/lib.sh").path
     let answer = try await run(
       "/usr/bin/shellcheck", ["-x"] + SourceTree.scripts().map(\.url.path) + [library], in: "/")
     #expect(answer.ending == .exited(0), "\(answer.output)")
@@ -173,7 +173,7 @@ import Testing
 
   /// What was built for the tests, and the release where there is one.
   private static let binaries = [
-    WorkerProcess.executable, SourceTree.root.appendingPathComponent(".build/release/secrets-bridge-worker").path,
+    WorkerProcess.executable, Repository.root.appendingPathComponent(".build/release/secrets-bridge-worker").path,
   ].filter { FileManager.default.isExecutableFile(atPath: $0) }
 
   @Test(arguments: binaries)
@@ -193,7 +193,7 @@ import Testing
   }
 
   @Test func nothingThatIsBuiltIsKept() async throws {
-    let answer = try await run("/usr/bin/env", ["git", "ls-files"], in: SourceTree.root.path)
+    let answer = try await run("/usr/bin/env", ["git", "ls-files"], in: Repository.root.path)
     guard answer.ending == .exited(0) else { return }  // A source archive has no history.
     let kept = answer.output.components(separatedBy: "\n").filter {
       $0 == "Package.resolved" || $0.hasPrefix(".build") || $0.hasPrefix(".local") || $0.hasSuffix(".o")

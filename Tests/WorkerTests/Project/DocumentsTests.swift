@@ -1,6 +1,7 @@
 // What the documents name exists: folders, files, commands, and the tests that stand behind a guarantee.
 
 import Foundation
+import TestSupport
 import Testing
 
 @Suite struct DocumentsTests {
@@ -11,19 +12,19 @@ import Testing
 
   @Test(arguments: documents)
   func whatADocumentNamesIsThere(document: String) throws {
-    let text = try String(contentsOf: SourceTree.root.appendingPathComponent(document), encoding: .utf8)
+    let text = try Repository.text(document)
     let words = Set(text.components(separatedBy: CharacterSet.alphanumerics.union(["/", "-", "."]).inverted))
     let tests = Set(try SourceTree.swift("Tests").map { $0.url.deletingPathExtension().lastPathComponent })
     for word in words.sorted() {
       if word.hasPrefix("scripts/"), word != "scripts/" {
         let path = word.hasSuffix(".") ? String(word.dropLast()) : word
-        let isThere = FileManager.default.fileExists(atPath: SourceTree.root.appendingPathComponent(path).path)
+        let isThere = FileManager.default.fileExists(atPath: Repository.root.appendingPathComponent(path).path)
         #expect(isThere, "\(document) names \(path)")
       }
       // A suite or a target.
       guard word.hasSuffix("Tests"), word.count > 5, !word.contains("/") else { continue }
       let isTarget = FileManager.default.fileExists(
-        atPath: SourceTree.root.appendingPathComponent("Tests/\(word)").path)
+        atPath: Repository.root.appendingPathComponent("Tests/\(word)").path)
       #expect(tests.contains(word) || isTarget, "\(document) names \(word)")
     }
   }
@@ -31,7 +32,7 @@ import Testing
   /// The paths that a document has in backquotes, of files and folders of the package.
   @Test(arguments: documents)
   func aPathInADocumentLeadsSomewhere(document: String) throws {
-    let text = try String(contentsOf: SourceTree.root.appendingPathComponent(document), encoding: .utf8)
+    let text = try String(contentsOf: Repository.root.appendingPathComponent(document), encoding: .utf8)
     let names = try Self.sourceNames.get()
     let spans = text.components(separatedBy: "`").filter { !$0.contains(" ") && !$0.contains("\n") }
     for span in spans where !span.contains("*") {
@@ -45,7 +46,7 @@ import Testing
 
   /// README's layout has a row for each folder of code, and only for those.
   @Test func theLayoutIsThatOfTheFolders() throws {
-    let text = try String(contentsOf: SourceTree.root.appendingPathComponent("README.md"), encoding: .utf8)
+    let text = try String(contentsOf: Repository.root.appendingPathComponent("README.md"), encoding: .utf8)
     let rows = try #require(text.components(separatedBy: "| folder | contents |\n").last).components(separatedBy: "\n")
     var shown: [String] = []
     var parent = ""
@@ -67,11 +68,11 @@ import Testing
   }
 
   private static func isThere(_ path: String) -> Bool {
-    FileManager.default.fileExists(atPath: SourceTree.root.appendingPathComponent(path).path)
+    FileManager.default.fileExists(atPath: Repository.root.appendingPathComponent(path).path)
   }
 
   private static func folders(in parent: String) throws -> [String] {
-    let url = SourceTree.root.appendingPathComponent(parent)
+    let url = Repository.root.appendingPathComponent(parent)
     return try FileManager.default.contentsOfDirectory(at: url, includingPropertiesForKeys: [.isDirectoryKey])
       .filter { try $0.resourceValues(forKeys: [.isDirectoryKey]).isDirectory == true }
       .map { "\(parent)\($0.lastPathComponent)/" }

@@ -35,9 +35,7 @@ import Testing
   }
 
   @Test func theNumbersOfTheOptionsAreThoseOfTheLibrary() async throws {
-    let header = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-      .appendingPathComponent("../../Sources/CReactor/include/Curl.h")
-    let text = try String(contentsOf: header, encoding: .utf8)
+    let text = try Repository.text("Sources/CReactor/include/Curl.h")
     let options = text.matches(of: /CREACTOR_CURLOPT_(\w+) = (\d+)/).map { (String($0.1), Int32($0.2)) }
     #expect(options.count > 20)
     try await onLoop {

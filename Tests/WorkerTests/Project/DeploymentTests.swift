@@ -1,13 +1,14 @@
 // What is shipped beside the program agrees with the program: the manifest, the image, the README.
 
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Worker
 
 @Suite struct DeploymentTests {
   private static func text(of file: String) throws -> String {
-    try String(contentsOf: SourceTree.root.appendingPathComponent(file), encoding: .utf8)
+    try Repository.text(file)
   }
 
   /// The names that a setting can be given by.
@@ -60,15 +61,16 @@ import Testing
     }
   }
 
-  @Test func everyFolderOfTheSourcesIsOnTheReadmesTour() throws {
+  @Test func everyFolderOfTheSourcesIsInTheReadme() throws {
     let readme = try Self.text(of: "README.md")
     for directory in ["Sources", "Sources/Reactor", "Sources/Worker"] {
-      let folder = SourceTree.root.appendingPathComponent(directory)
+      let folder = Repository.root.appendingPathComponent(directory)
       for entry in try FileManager.default.contentsOfDirectory(
         at: folder, includingPropertiesForKeys: [.isDirectoryKey])
       where try entry.resourceValues(forKeys: [.isDirectoryKey]).isDirectory == true {
         #expect(
-          readme.contains("\(entry.lastPathComponent)/"), "the tour leaves \(directory)/\(entry.lastPathComponent) out")
+          readme.contains("\(entry.lastPathComponent)/"),
+          "README.md leaves \(directory)/\(entry.lastPathComponent) out")
       }
     }
   }

@@ -1,13 +1,10 @@
 // The sources as text, for the rules that TidyTests checks.
 
 import Foundation
+import TestSupport
 
 /// The files of the package.
 enum SourceTree {
-  /// The package's directory.
-  static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-    .deletingLastPathComponent()
-
   struct File {
     let url: URL
     /// From the root on.
@@ -17,7 +14,7 @@ enum SourceTree {
 
     init(_ url: URL) throws {
       self.url = url
-      path = String(url.path.dropFirst(SourceTree.root.path.count + 1))
+      path = String(url.path.dropFirst(Repository.root.path.count + 1))
       text = try String(contentsOf: url, encoding: .utf8)
       var lines = text.components(separatedBy: "\n")
       if lines.last == "" { lines.removeLast() }
@@ -57,7 +54,7 @@ enum SourceTree {
 
   static func files(_ directory: String, _ extensions: [String]) throws -> [File] {
     let paths = FileManager.default.enumerator(
-      at: root.appendingPathComponent(directory), includingPropertiesForKeys: nil)
+      at: Repository.root.appendingPathComponent(directory), includingPropertiesForKeys: nil)
     let urls = (paths?.allObjects as? [URL] ?? []).filter { extensions.contains($0.pathExtension) }
     return try urls.sorted { $0.path < $1.path }.map(File.init)
   }
@@ -70,7 +67,7 @@ enum SourceTree {
   static func scripts() throws -> [File] {
     try ["scripts", ".ci"].flatMap { directory in
       try FileManager.default.contentsOfDirectory(
-        at: root.appendingPathComponent(directory), includingPropertiesForKeys: [.isRegularFileKey]
+        at: Repository.root.appendingPathComponent(directory), includingPropertiesForKeys: [.isRegularFileKey]
       ).filter { url in
         let isFile = try url.resourceValues(forKeys: [.isRegularFileKey]).isRegularFile
         return isFile == true && url.pathExtension.isEmpty && !url.lastPathComponent.hasPrefix(".")

@@ -66,7 +66,7 @@ import Testing
 
   @Test func theSweeperInTheDocumentIsTheOneInTheSource() throws {
     func text(_ path: String) throws -> String {
-      try String(contentsOf: SourceTree.root.appending(path: path), encoding: .utf8)
+      try Repository.text(path)
     }
     let parts = try text("docs/sweepers.md").components(separatedBy: "```swift\n")
     let shown = try #require(parts.dropFirst().first?.components(separatedBy: "```").first)

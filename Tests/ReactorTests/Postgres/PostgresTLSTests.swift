@@ -13,8 +13,7 @@ import Testing
     let files = try await TestAuthority.shared().files(of: .good)
     let portFile = NSTemporaryDirectory() + "/full-records-\(UUID().uuidString)"
     defer { unlink(portFile) }
-    let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-      .appendingPathComponent("Endpoints/full_records.py").path
+    let script = Repository.root.appendingPathComponent("Tests/Endpoints/full_records.py").path
     let proxy = try await WorkerProcess.start(
       [script, files.certificate, files.key, "\(server.port)", portFile], environment: [:],
       executable: "/usr/bin/python3")
