@@ -125,9 +125,12 @@ public final class PrivatePostgres: Sendable {
 
   /// The same through another URL, a pooler's for instance.
   public func psql(_ sql: String, through url: String) async throws -> String {
-    return try await offLoop {
-      try run([Self.program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
-    }
+    return try await offLoop { try Self.psqlAtOnce(sql, through: url) }
+  }
+
+  /// The same, which holds the calling thread up.
+  public static func psqlAtOnce(_ sql: String, through url: String) throws -> String {
+    try run([program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
   }
 
   /// Freezes all its processes (SIGSTOP): clients see a server that hangs.

@@ -34,6 +34,11 @@ struct ControlPlane: Sendable {
     try await PrivatePostgres.shared.psql(text, database: name).trimmingCharacters(in: .whitespacesAndNewlines)
   }
 
+  /// The same from within the loop, which waits for it: nothing else happens meanwhile.
+  func sqlAtOnce(_ text: String) throws -> String {
+    try PrivatePostgres.psqlAtOnce(text, through: url)
+  }
+
   /// Sets what each new session of the database begins with.
   func set(_ setting: String, _ value: String, isList: Bool = false) async throws {
     let text = isList ? value : "'\(value.replacing("'", with: "''"))'"
@@ -91,12 +96,13 @@ struct ControlPlane: Sendable {
     RunName(namespace: "test", origin: "test", sweeper: sweeper)
   }
 
-  /// The same over connections that outlast the run.
+  /// The same over connections that outlast the run. `beforeBatch` is called before each batch, at least once.
   @EventLoop
   func sweep(
     _ sweeper: Sweeper, through pool: PostgresPool, lease: Duration = .seconds(15), epoch: Int64 = 7,
     slot: Int64 = 1_700_000_000_000, isForced: Bool = false, progress: String? = nil,
-    noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false
+    noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false,
+    beforeBatch: @escaping @EventLoop () -> Void = {}
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
     let ticket = RunTicket(
@@ -104,7 +110,11 @@ struct ControlPlane: Sendable {
     try await pool.withConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
         connection: connection, held: held, clock: .system, name: Self.runName(sweeper.name), ticket: ticket,
-        age: sweeper.work.age, isDraining: { false })
+        age: sweeper.work.age,
+        isDraining: {
+          beforeBatch()
+          return false
+        })
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(

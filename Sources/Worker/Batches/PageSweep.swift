@@ -46,6 +46,7 @@ final class PageSweep {
     } catch let trouble as Trouble {
       throw trouble.cause
     }
+    if route.isPartial { throw SweepRefusal.changing(table.displayName) }
   }
 
   /// The first batch also measures the table.
@@ -84,8 +85,7 @@ final class PageSweep {
     case .smaller: break
     case .givenUp(let rows):
       if trouble.kind == .locked { skippedOnPages += rows } else { batches.giveUp(rows, trouble) }
-      let file = route.isLastRange ? try await send([], measures: true).table?.file : nil
-      route.finishedRows(file: file)
+      route.finishedRows(table: route.isLastRange ? try await send([], measures: true).table : nil)
     case .none: throw trouble.cause
     }
   }
@@ -96,12 +96,12 @@ final class PageSweep {
     case .walk, .gather: noteFound(results[0], done)
     case .look:
       let page = results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))
-      route.looked(firstDue: page, in: done.duration, file: done.table?.file)
+      route.looked(firstDue: page, in: done.duration, table: done.table)
     case .pages(let range): try await notePages(range, step, results, done)
-    case .dueRows: route.listed(Self.places(in: results[0]), file: done.table?.file)
+    case .dueRows: route.listed(Self.places(in: results[0]), table: done.table)
     case .rows:
       tally.count.changed += results[0].affectedRows
-      route.finishedRows(file: done.table?.file)
+      route.finishedRows(table: done.table)
     }
     if done.isFlushed, let record = route.record { self.record = record }
   }
@@ -124,7 +124,7 @@ final class PageSweep {
       let (due, changed) = (results[0].number(0), results[0].number(1))
       tally.count.changed += changed
       skippedOnPages += max(0, due - changed)
-      return route.swept(range, changed: changed, in: done.duration, file: done.table?.file)
+      return route.swept(range, changed: changed, in: done.duration, table: done.table)
     }
     let changes = results.map { table.canKeepRows ? $0.number(1) : $0.affectedRows }
     let changed = changes.reduce(0, +)
@@ -138,7 +138,7 @@ final class PageSweep {
     if table.canKeepRows, page == nil, changed < results.reduce(0, { $0 + $1.number(0) }) {
       try await countKept(in: range, atLeast: results.reduce(0) { $0 + $1.number(2) })
     }
-    route.swept(range, until: page, changed: changed, in: done.duration, file: done.table?.file)
+    route.swept(range, until: page, changed: changed, in: done.duration, table: done.table)
   }
 
   /// Rows that stay due though a statement left none out. It is made again first: a transaction that changed a row

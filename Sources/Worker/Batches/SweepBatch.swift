@@ -81,15 +81,17 @@ final class SweepBatches {
   func send(_ statements: [PostgresStatement], _ options: Options = Options()) async throws -> Answers {
     let flushes = options.measures || batches % Self.batchesPerFlush == 0
     batches += 1
-    var all = [settings(flushes: flushes, options)]
+    let begin = [settings(flushes: flushes, options)]
     let checked = memory.checkable(at: session.clock.now)
-    if options.measures { all.append(checked?.check ?? look) }
+    // Behind the statements, which have the table locked: what is measured is what they met.
+    let measure = options.measures ? [checked?.check ?? look] : []
     do {
-      let done = try await session.batch(all + statements)
+      let done = try await session.batch(begin + statements + measure)
       tally.count.cutoffMicroseconds = session.cutoffMicroseconds
-      let table = options.measures ? try await measured(done.results[1], checked) : nil
+      let end = begin.count + statements.count
+      let table = options.measures ? try await measured(done.results[end], checked) : nil
       return Answers(
-        results: Array(done.results[(all.count)...]), table: table, beganAt: done.beganAt, duration: done.duration,
+        results: Array(done.results[begin.count..<end]), table: table, beganAt: done.beganAt, duration: done.duration,
         isFlushed: flushes)
     } catch let error as PostgresError {
       guard let kind = Self.kind(of: error) else { throw error }

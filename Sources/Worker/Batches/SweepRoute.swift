@@ -56,6 +56,10 @@ struct SweepRoute: Sendable {
   /// that it takes a second.
   static let lookPages = 1_000...100_000
 
+  /// How often a run reads a table again that was rewritten meanwhile, as VACUUM FULL, CLUSTER and some forms of ALTER
+  /// TABLE do.
+  static let rewriteLimit = 3
+
   private enum Phase: Equatable {
     case walking(from: Int64?)
     case gathering(from: Int64)
@@ -76,6 +80,10 @@ struct SweepRoute: Sendable {
   private var isPlenty = false
   /// Whether this run's pass covers the whole table.
   private var isWhole = true
+  /// How often the table became another file while it was read.
+  private var rewrites = 0
+  /// Whether it became one so often that some of it was not read.
+  private(set) var isPartial = false
   /// Whether a look at the whole table may say more than the pages so far, which had nothing to do.
   private var mayLook = true
 
@@ -139,10 +147,10 @@ struct SweepRoute: Sendable {
     }
   }
 
-  /// Pages were swept, until the clock stopped the transaction at `page` where it is given; the table's `file` is to be
+  /// Pages were swept, until the clock stopped the transaction at `page` where it is given; the table's extent is to be
   /// known at its end.
   mutating func swept(
-    _ range: Range<Int>, until page: Int? = nil, changed: Int, in duration: Duration, file: Int? = nil
+    _ range: Range<Int>, until page: Int? = nil, changed: Int, in duration: Duration, table end: TableSize? = nil
   ) {
     // The first batch may have read pages that turned out not to be the next ones.
     guard phase == .paging, range.lowerBound == ranges.nextPage else { return }
@@ -153,17 +161,17 @@ struct SweepRoute: Sendable {
       ranges.swept(range, changed: changed, in: duration)
     }
     pass?.reached(ranges.nextPage, after: duration)
-    if ranges.next == nil { reachedEnd(file: file ?? 0) }
+    if ranges.next == nil { reachedEnd(of: end) }
   }
 
   /// A look at the whole table met its first due row on `page`, or none.
-  mutating func looked(firstDue page: Int?, in duration: Duration, file: Int? = nil) {
+  mutating func looked(firstDue page: Int?, in duration: Duration, table end: TableSize? = nil) {
     mayLook = false
     guard phase == .paging, let table else { return }
     // A row behind the table as it was measured is the next run's.
     ranges.go(to: min(page ?? table.pages, table.pages))
     pass?.reached(ranges.nextPage, after: duration)
-    if ranges.next == nil { reachedEnd(file: file ?? 0) }
+    if ranges.next == nil { reachedEnd(of: end) }
   }
 
   /// A row of `range` stayed locked for too long: the range is done again without waiting.
@@ -204,22 +212,22 @@ struct SweepRoute: Sendable {
     return .smaller
   }
 
-  /// The due rows of the page that is isolated. As for `swept`, the table's `file` is to be known at its end.
-  mutating func listed(_ rows: [RowPlace], file: Int? = nil) {
+  /// The due rows of the page that is isolated. As for `swept`, the table's extent is to be known at its end.
+  mutating func listed(_ rows: [RowPlace], table end: TableSize? = nil) {
     isolation?.listed(rows)
-    leaveIsolation(file: file)
+    leaveIsolation(end)
   }
 
   /// The rows that the last step was about were changed, or given up.
-  mutating func finishedRows(file: Int? = nil) {
+  mutating func finishedRows(table end: TableSize? = nil) {
     isolation?.changed()
-    leaveIsolation(file: file)
+    leaveIsolation(end)
   }
 
-  private mutating func leaveIsolation(file: Int?) {
+  private mutating func leaveIsolation(_ end: TableSize?) {
     guard let isolation, isolation.isDone else { return }
     self.isolation = nil
-    swept(isolation.page..<(isolation.page + 1), changed: 1, in: PageRanges.goal / 4, file: file)
+    swept(isolation.page..<(isolation.page + 1), changed: 1, in: PageRanges.goal / 4, table: end)
   }
 
   /// What the schedule record is to keep; nil where it is to stay as it is.
@@ -236,9 +244,20 @@ struct SweepRoute: Sendable {
     return Self.lookPages.contains(table.pages)
   }
 
-  private mutating func reachedEnd(file: Int) {
-    pass?.ended(file: file)
-    if isPlenty, !isWhole {
+  private mutating func reachedEnd(of end: TableSize?) {
+    pass?.ended(file: end?.file ?? 0)
+    if let end, end.file != table?.file {
+      isPartial = rewrites == Self.rewriteLimit
+      guard !isPartial else {
+        phase = .ended
+        return
+      }
+      // Rows that lay ahead may lie behind now, on pages that this run has read.
+      rewrites += 1
+      table = end
+      _ = pass?.start(end, at: beganAt, mustBegin: true)
+      page(from: 0)
+    } else if isPlenty, !isWhole {
       // What the index found too much of may lie before the page at which this run took the pass up.
       pass?.begin(at: beganAt)
       page(from: 0)

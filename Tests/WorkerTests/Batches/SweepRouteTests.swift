@@ -22,6 +22,7 @@ import Testing
 
     var rows: [Row]
     var pages: Int
+    var file = 7
     /// Every statement that reads this page fails.
     var damagedPage: Int?
     /// Index entries that were looked at.
@@ -31,6 +32,14 @@ import Testing
     var givenUp = 0
     /// Statements that failed, and those about single rows.
     var tries = 0
+
+    var size: TableSize { TableSize(pages: pages, file: file) }
+
+    /// Another file takes its place, in which each row may lie on any page.
+    mutating func rewrite(_ random: inout SeededRandom) {
+      file += 1
+      for place in rows.indices { rows[place].page = Int.random(in: 0..<max(1, pages), using: &random) }
+    }
 
     /// Whether a row is due that can be changed: one that the index has, where `inIndex` is given.
     func hasDue(inIndex: Bool = false) -> Bool {
@@ -71,7 +80,7 @@ import Testing
           _ = route.retreat(from: step, isRefused: true)
         } else {
           route.looked(
-            firstDue: rows.filter(\.isDue).map(\.page).min(), in: .milliseconds(10), file: 7)
+            firstDue: rows.filter(\.isDue).map(\.page).min(), in: .milliseconds(10), table: size)
         }
       case .pages(let range) where step.parts > 1:
         pagesRead += range.count
@@ -81,18 +90,18 @@ import Testing
         }
         let duration = most == nil ? Duration.milliseconds(10) : PageRanges.partLimit
         let stop = PageRanges.stop(of: range, changes: changes, in: duration)
-        route.swept(range, until: stop, changed: changes.reduce(0, +), in: duration, file: 7)
+        route.swept(range, until: stop, changed: changes.reduce(0, +), in: duration, table: size)
       case .pages(let range):
         pagesRead += range.count
         let (changed, left) = change(range, most: most)
-        route.swept(range, until: left, changed: changed, in: .milliseconds(10), file: 7)
+        route.swept(range, until: left, changed: changed, in: .milliseconds(10), table: size)
       case .dueRows(let page):
         let due = rows.indices.filter { rows[$0].page == page && rows[$0].isDue }
-        route.listed(due.map { RowPlace(table: 1, place: "\($0)") }, file: 7)
+        route.listed(due.map { RowPlace(table: 1, place: "\($0)") }, table: size)
       case .rows(let places):
         tries += 1
         for place in places { rows[Int(place.place)!].isDue = false }
-        route.finishedRows(file: 7)
+        route.finishedRows(table: size)
       }
     }
 
@@ -119,7 +128,7 @@ import Testing
       case .smaller: break
       case .givenUp(let count):
         givenUp += count
-        route.finishedRows(file: 7)
+        route.finishedRows(table: size)
       case .none: Issue.record("nothing smaller was found than \(step)")
       }
     }
@@ -136,20 +145,26 @@ import Testing
 
   /// Runs the whole route and returns the table as it is then.
   private static func run(
-    _ table: Table, index: Bool, record: String?, passes: Bool, at now: Int64, random: inout SeededRandom
+    _ table: Table, index: Bool, record: String?, passes: Bool, at now: Int64, rewrites: Int = 0,
+    random: inout SeededRandom
   ) -> (table: Table, route: SweepRoute, steps: Int) {
     var table = table
     let pass = passes ? FullPass(promise: .seconds(900), interval: .seconds(60), record: record) : nil
     var route = SweepRoute(hasIndex: index, pass: pass)
-    route.measured(TableSize(pages: table.pages, file: 7), at: now)
+    route.measured(table.size, at: now)
     if table.fails(route.opening) {
       // The first batch failed as a whole; it is made again without what failed.
     } else {
       for step in route.opening { table.perform(step, on: &route, most: nil) }
     }
     var steps = 0
+    var rewrites = rewrites
     while let step = route.next, steps < 50_000 {
       steps += 1
+      if rewrites > 0, Int.random(in: 0..<3, using: &random) == 0 {
+        rewrites -= 1
+        table.rewrite(&random)
+      }
       let isStopped = Int.random(in: 0..<8, using: &random) == 0
       table.perform(step, on: &route, most: isStopped ? Int.random(in: 1...20, using: &random) : nil)
     }
@@ -190,6 +205,28 @@ import Testing
       let after = Self.run(before, index: false, record: nil, passes: false, at: 1_000_000, random: &random)
       #expect(after.route.next == nil && !after.table.hasDue(), "seed \(seed)")
     }
+  }
+
+  /// Whatever rewrites a table moves rows from pages that are ahead to pages that were read.
+  @Test func aTableThatIsRewrittenMeanwhileIsReadAgainUntilNoDueRowIsLeft() {
+    for seed in UInt64(0)..<300 {
+      var random = SeededRandom(seed: seed)
+      let before = Self.table(&random, everyDueRowInIndex: false)
+      let after = Self.run(
+        before, index: false, record: nil, passes: false, at: 1_000_000, rewrites: SweepRoute.rewriteLimit,
+        random: &random)
+      #expect(after.route.next == nil && !after.table.hasDue() && !after.route.isPartial, "seed \(seed)")
+    }
+  }
+
+  @Test func aTableThatIsRewrittenAgainAndAgainIsReadInPart() {
+    var route = SweepRoute(hasIndex: false, pass: nil)
+    route.measured(TableSize(pages: 10, file: 1), at: 1_000_000)
+    for file in 2...(2 + SweepRoute.rewriteLimit) {
+      #expect(!route.isPartial)
+      route.swept(0..<64, changed: 1, in: .milliseconds(1), table: TableSize(pages: 10, file: file))
+    }
+    #expect(route.isPartial && route.next == nil)
   }
 
   /// Pages so full of due rows that they are written in parts, which the clock may stop.

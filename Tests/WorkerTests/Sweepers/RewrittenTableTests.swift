@@ -1,0 +1,85 @@
+// A table that becomes another file while it is swept, on a real PostgreSQL.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct RewrittenTableTests {
+  /// Some hundred pages that are nearly empty, and due jobs on the last ones: a rewrite moves them to the first pages.
+  private static func fill(_ plane: ControlPlane) async throws {
+    try await plane.sql(
+      """
+      INSERT INTO sync_jobs (job_type, correlation_id, status, claim_expires_at, payload)
+      SELECT 'sync', gen_random_uuid(), CASE WHEN n <= 14000 THEN 'succeeded' ELSE 'claimed' END,
+        now() - interval '1 hour', to_jsonb(n || repeat(' ', 150)) FROM generate_series(1, 14200) AS n;
+      DELETE FROM sync_jobs WHERE status = 'succeeded' AND ctid >= '(64,0)'
+      """)
+  }
+
+  @EventLoop private final class Count {
+    var batches = 0
+    var rewrites = 0
+  }
+
+  @Test(
+    arguments: [
+      "VACUUM FULL sync_jobs", "CLUSTER sync_jobs USING sync_jobs_pkey",
+      "ALTER TABLE sync_jobs ADD COLUMN more float8 DEFAULT random()",
+    ])
+  func dueRowsThatARewriteMovesToTheFirstPagesAreSweptInTheSameRun(_ rewrite: String) async throws {
+    let plane = try await ControlPlane.fresh()
+    try await Self.fill(plane)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    try await onLoop {
+      let pool = try plane.pool()
+      let count = Count()
+      let swept = try await plane.sweep(
+        sweeper, through: pool,
+        beforeBatch: {
+          count.batches += 1
+          // The first 64 pages have been read, and the others not.
+          if count.batches == 2 { #expect(throws: Never.self) { try plane.sqlAtOnce(rewrite) } }
+        })
+      #expect(count.batches > 2)
+      #expect(swept.changed == 200)
+      await pool.close()
+    }
+    #expect(try await plane.sql("SELECT count(*) FROM sync_jobs WHERE status = 'claimed'") == "0")
+  }
+
+  @Test func aTableThatIsTruncatedMeanwhileIsNoFailure() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await Self.fill(plane)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    try await onLoop {
+      let pool = try plane.pool()
+      let count = Count()
+      let swept = try await plane.sweep(
+        sweeper, through: pool,
+        beforeBatch: {
+          count.batches += 1
+          if count.batches == 2 { #expect(throws: Never.self) { try plane.sqlAtOnce("TRUNCATE sync_jobs") } }
+        })
+      #expect(swept.changed == 0)
+      await pool.close()
+    }
+  }
+
+  @Test func aTableThatIsRewrittenBeforeEachBatchIsToldAsSweptInPart() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await Self.fill(plane)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    try await onLoop {
+      let pool = try plane.pool()
+      let refusal = await #expect(throws: SweepRefusal.self) {
+        try await plane.sweep(
+          sweeper, through: pool,
+          beforeBatch: { #expect(throws: Never.self) { try plane.sqlAtOnce("VACUUM FULL sync_jobs") } })
+      }
+      #expect(refusal == .changing("public.sync_jobs"))
+      await pool.close()
+    }
+  }
+}
