@@ -213,13 +213,20 @@ extension GuardedSession {
   ///
   /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
   func survey(
-    _ table: String, key: String, deletes: Bool, knownTo memory: TableMemory
+    _ table: String, key: String, event: TableSurvey.Event, knownTo memory: TableMemory
   ) async throws -> TableSurvey {
     if let survey = memory.survey {
       schema = survey.schema
       return survey
     }
-    let answer = try await query(TableSurvey.statement(table, key: key, deletes: deletes))
+    return try await look(at: table, key: key, event: event, for: memory)
+  }
+
+  /// The same, however much is known of it.
+  func look(
+    at table: String, key: String, event: TableSurvey.Event, for memory: TableMemory
+  ) async throws -> TableSurvey {
+    let answer = try await query(TableSurvey.statement(table, key: key, event: event))
     return try note(TableSurvey(table: table, answer), of: table, in: memory)
   }
 

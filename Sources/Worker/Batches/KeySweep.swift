@@ -9,13 +9,16 @@ struct KeySweep {
   private let statements: TableStatements
   private let batches: SweepBatches
   private let tally: RunTally
+  private let canKeepRows: Bool
 
   init(
-    _ statements: TableStatements, in session: GuardedSession, knowing memory: TableMemory, noting tally: RunTally
+    _ statements: TableStatements, of table: TableSurvey, in session: GuardedSession, knowing memory: TableMemory,
+    noting tally: RunTally
   ) {
     self.statements = statements
     self.tally = tally
-    batches = SweepBatches(statements.sweep, in: session, knowing: memory, noting: tally)
+    canKeepRows = table.canKeepRows
+    batches = SweepBatches(statements.sweep, on: table, in: session, knowing: memory, noting: tally)
   }
 
   func run() async throws {
@@ -31,6 +34,8 @@ struct KeySweep {
         isFirst = false
         let (key, due, changed) = (done.results[0].key(0), done.results[0].number(1), done.results[0].number(2))
         tally.count.changed += changed
+        let written = canKeepRows ? done.results[0].number(3) : changed
+        batches.watch?.noteChange(changed, written: written, byIndex: true)
         // A transaction that changed a row meanwhile may have brought another one that is due, which no trigger keeps.
         if due > changed, !isAgain {
           isAgain = true
@@ -46,6 +51,17 @@ struct KeySweep {
         try await retreat(from: trouble, &windows)
       }
     }
+    try await settle()
+  }
+
+  /// Takes back what was told as changed and is due again: of the rows that are due now, those that nothing else kept.
+  private func settle() async throws {
+    guard let watch = batches.watch, watch.isInDoubt else { return }
+    guard let due = try await batches.countUndone(PostgresStatement(statements.dueAtAll)) else { return }
+    let known = tally.count.skipped + tally.count.refused + tally.count.kept
+    let undone = min(watch.changedByIndex, max(0, due - known))
+    tally.count.changed -= watch.overcount(undone: undone)
+    tally.count.kept += undone
   }
 
   private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout KeyWindows) async throws {

@@ -16,6 +16,8 @@ final class PageSweep {
   /// Locked rows that a search by the index met; the pages meet them again.
   private var skippedByIndex = 0
   private var skippedOnPages = 0
+  /// Rows that stayed due though they were written, or that a statement left out.
+  private var kept = 0
   /// How far the pass got, once the disk has it.
   private(set) var record: String?
 
@@ -27,7 +29,7 @@ final class PageSweep {
     self.table = table
     self.tally = tally
     self.route = route
-    batches = SweepBatches(statements.sweep, in: session, knowing: memory, noting: tally)
+    batches = SweepBatches(statements.sweep, on: table, in: session, knowing: memory, noting: tally)
   }
 
   func run() async throws {
@@ -43,15 +45,26 @@ final class PageSweep {
           try await meet(trouble, at: step)
         }
       }
+      tally.count.kept += kept
+      try await settle()
     } catch let trouble as Trouble {
       throw trouble.cause
     }
     if route.isPartial { throw SweepRefusal.changing(table.displayName) }
   }
 
+  /// Takes back what was told as changed and is due again.
+  private func settle() async throws {
+    guard let watch = batches.watch, watch.isInDoubt, let first = watch.firstTransaction else { return }
+    guard let undone = try await batches.countUndone(PostgresStatement(statements.dueSince, [first])) else { return }
+    tally.count.changed -= watch.overcount(undone: undone)
+    tally.count.kept += max(0, undone - kept)
+  }
+
   /// The first batch also measures the table.
   private func open() async throws {
-    var steps = route.opening
+    // Together, the second would meet what a trigger has put back behind the first.
+    var steps = batches.watch == nil ? route.opening : Array(route.opening.prefix(1))
     var done: SweepBatches.Answers
     do {
       done = try await send(steps, measures: true)
@@ -100,7 +113,8 @@ final class PageSweep {
     case .pages(let range): try await notePages(range, step, results, done)
     case .dueRows: route.listed(Self.places(in: results[0]), table: done.table)
     case .rows:
-      tally.count.changed += results[0].affectedRows
+      let changed = table.canKeepRows ? results[0].number(1) : results[0].affectedRows
+      noteChange(changed, written: table.canKeepRows ? changed + results[0].number(2) : changed)
       route.finishedRows(table: done.table)
     }
     if done.isFlushed, let record = route.record { self.record = record }
@@ -108,7 +122,7 @@ final class PageSweep {
 
   private func noteFound(_ answer: PostgresResult, _ done: SweepBatches.Answers) {
     let (entries, due, free, changed) = (answer.number(0), answer.number(1), answer.number(2), answer.number(3))
-    tally.count.changed += changed
+    noteChange(changed, written: table.canKeepRows ? answer.number(6) : changed, byIndex: true)
     skippedByIndex += due - free
     route.found(
       entries: entries, due: due, changed: changed, lowestKey: answer.key(4),
@@ -122,15 +136,15 @@ final class PageSweep {
   ) async throws {
     if step.skipsLocked {
       let (due, changed) = (results[0].number(0), results[0].number(1))
-      tally.count.changed += changed
+      noteChange(changed, written: results[0].number(2))
       skippedOnPages += max(0, due - changed)
       return route.swept(range, changed: changed, in: done.duration, table: done.table)
     }
     let changes = results.map { table.canKeepRows ? $0.number(1) : $0.affectedRows }
     let changed = changes.reduce(0, +)
-    tally.count.changed += changed
+    noteChange(changed, written: changed + (table.canKeepRows ? results.reduce(0) { $0 + $1.number(2) } : 0))
     let page: Int?
-    if step.parts > 1 {
+    if results.count > 1 {
       page = PageRanges.stop(of: range, changes: changes, in: done.duration)
     } else {
       page = done.wasStopped ? try await firstDuePage(in: range) : nil
@@ -150,17 +164,22 @@ final class PageSweep {
     do {
       let again = try await batches.send([statements.statement(statements.write, range)], options)
       let (due, changed) = (again.results[0].number(0), again.results[0].number(1))
-      tally.count.changed += changed
-      var kept = written
+      noteChange(changed, written: changed + again.results[0].number(2))
+      var left = written
       if changed < due, !again.wasStopped {
-        let left = try await batches.send([statements.statement(statements.countDue, range)])
-        kept = max(kept, min(due - changed, left.results[0].number(0)))
+        let rest = try await batches.send([statements.statement(statements.countDue, range)])
+        left = max(left, min(due - changed, rest.results[0].number(0)))
       }
-      tally.count.kept += kept
+      kept += left
     } catch is Trouble {
       // Who holds a row, or what is wrong with one that came, is the next run's to meet.
-      tally.count.kept += written
+      kept += written
     }
+  }
+
+  private func noteChange(_ changed: Int, written: Int, byIndex: Bool = false) {
+    tally.count.changed += changed
+    batches.watch?.noteChange(changed, written: written, byIndex: byIndex)
   }
 
   /// Where a range that the clock stopped is to be taken up; nil if nothing of it is left.
@@ -213,7 +232,7 @@ extension PageSweep {
       return [PostgresStatement(walk, [key.map { "\($0)" }, "\(pages)"])]
     case .gather(let key):
       return [PostgresStatement(step.skipsLocked ? statements.gatherSkippingLocked : statements.gather, ["\(key)"])]
-    case .pages(let range) where step.parts > 1:
+    case .pages(let range) where step.parts > 1 && batches.watch == nil:
       return PageRanges.parts(of: range, count: step.parts).map { statements.statement(statements.writePart, $0) }
     case .pages(let range):
       return [statements.statement(step.skipsLocked ? statements.writeSkippingLocked : statements.write, range)]

@@ -42,7 +42,7 @@ final class RowSweepRun {
   /// - Throws: `RunInterruption`; `SweepRefusal` if some of what was due could not be changed; `PostgresError` if a
   ///   batch failed. What earlier batches changed stays changed, and is in the tally.
   func run() async throws {
-    let survey = try await session.survey(sweep.table, key: sweep.key, deletes: sweep.deletes, knownTo: memory)
+    let survey = try await session.survey(sweep.table, key: sweep.key, event: sweep.event, knownTo: memory)
     for _ in 0..<Self.surveyLimit {
       let table = memory.survey ?? survey
       if let refusal = table.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
@@ -73,7 +73,7 @@ final class RowSweepRun {
         defer { note(run.record, of: target, in: table) }
         try await run.run()
       } else {
-        try await KeySweep(statements, in: session, knowing: memory, noting: tally).run()
+        try await KeySweep(statements, of: table, in: session, knowing: memory, noting: tally).run()
       }
     }
   }

@@ -17,6 +17,9 @@ final class SweepBatches {
   /// For one row that is slow by itself: no other limit than the lease and the operator's own.
   static let noLimit = Duration.milliseconds(Int64(Int32.max))
 
+  /// For a look at a whole table, at the end of a run.
+  private static let countLimit = Duration.seconds(10)
+
   /// How long a lock is waited for where rows are tried one by one: any row of a page may be locked.
   static let singleRowLockMilliseconds = 10
 
@@ -27,9 +30,15 @@ final class SweepBatches {
   private var batches = 0
   /// Whether it is known that the statements as such are accepted.
   private var isProved = false
+  /// What triggers do behind the changes; nil if there is none that could.
+  var watch: TriggerWatch?
 
-  init(_ sweep: RowSweep, in session: GuardedSession, knowing memory: TableMemory, noting tally: RunTally) {
+  init(
+    _ sweep: RowSweep, on table: TableSurvey, in session: GuardedSession, knowing memory: TableMemory,
+    noting tally: RunTally
+  ) {
     self.sweep = sweep
+    watch = TriggerWatch(table, deletes: sweep.deletes)
     self.session = session
     self.memory = memory
     self.tally = tally
@@ -81,21 +90,36 @@ final class SweepBatches {
   func send(_ statements: [PostgresStatement], _ options: Options = Options()) async throws -> Answers {
     let flushes = options.measures || batches % Self.batchesPerFlush == 0
     batches += 1
-    let begin = [settings(flushes: flushes, options)]
+    let settings = TableStatements.settings(
+      flushes: flushes, statementLimit: options.statementLimit, plansOnce: options.plansOnce,
+      lockMilliseconds: options.lockMilliseconds, isParallel: options.isParallel)
+    let begin = [settings] + (watch.map { [$0.opening] } ?? [])
     let checked = memory.checkable(at: session.clock.now)
     // Behind the statements, which have the table locked: what is measured is what they met.
     let measure = options.measures ? [checked?.check ?? look] : []
     do {
-      let done = try await session.batch(begin + statements + measure)
+      let done = try await session.batch(begin + statements + measure + (watch?.closing ?? []))
       tally.count.cutoffMicroseconds = session.cutoffMicroseconds
       let end = begin.count + statements.count
       let table = options.measures ? try await measured(done.results[end], checked) : nil
+      watch?.note(done.results[done.results.count - 1])
       return Answers(
-        results: Array(done.results[begin.count..<end]), table: table, beganAt: done.beganAt, duration: done.duration,
-        isFlushed: flushes)
+        results: Array(done.results[begin.count..<end]), table: table, beganAt: done.beganAt,
+        duration: done.duration, isFlushed: flushes)
     } catch let error as PostgresError {
       guard let kind = Self.kind(of: error) else { throw error }
       throw Trouble(kind: kind, cause: error)
+    }
+  }
+
+  /// How many rows `statement` counts, which reads the whole table; nil if that takes too long. What is due then is the
+  /// next run's to meet.
+  func countUndone(_ statement: PostgresStatement) async throws -> Int? {
+    do {
+      let options = Options(statementLimit: Self.countLimit, isParallel: true)
+      return try await send([statement], options).results[0].number(0)
+    } catch is Trouble {
+      return nil
     }
   }
 
@@ -121,7 +145,7 @@ final class SweepBatches {
   }
 
   private var look: PostgresStatement {
-    TableSurvey.statement(sweep.table, key: sweep.key, deletes: sweep.deletes)
+    TableSurvey.statement(sweep.table, key: sweep.key, event: sweep.event)
   }
 
   /// - Parameter checked: what the answer is a check of; nil if it is a look's.
@@ -136,12 +160,6 @@ final class SweepBatches {
       ).size
     }
     return try session.note(TableSurvey(table: sweep.table, answer), of: sweep.table, in: memory).size
-  }
-
-  private func settings(flushes: Bool, _ options: Options) -> PostgresStatement {
-    TableStatements.settings(
-      flushes: flushes, statementLimit: options.statementLimit, plansOnce: options.plansOnce,
-      lockMilliseconds: options.lockMilliseconds, isParallel: options.isParallel)
   }
 
   /// Nil for what another way does not help against: the connection, the server, its resources, a role's login, and

@@ -65,15 +65,16 @@ final class TableStatements {
     counting(
       "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isDue)"))
 
-  /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due and how many were
-  /// changed.
+  /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
+  /// changed, and how many were written.
   private(set) lazy var writeSkippingLocked = sql(
     """
     WITH free AS MATERIALIZED (
         SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
          WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) FOR UPDATE SKIP LOCKED),
       changed AS (\(verb) WHERE \(Self.isAmong("free")) AND \(isDue) RETURNING \(isChanged))
-    SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed)
+    SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
+             (SELECT count(*) FROM changed)
     """)
 
   /// Answers where the first row lies that is due.
@@ -93,10 +94,11 @@ final class TableStatements {
      WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)
     """)
 
-  /// Parameters: identifiers and places. Changes these rows where they are still due.
-  private(set) lazy var writeRows = sql(
-    "\(verb) WHERE \(GuardStatements.filter) AND (target.ctid = ANY ($2::tid[]))"
-      + " AND (target.tableoid = ANY ($1::oid[])) AND \(isDue)")
+  /// Parameters: identifiers and places. Changes these rows where they are still due, and answers as `write` does.
+  private(set) lazy var writeRows: String = {
+    let isAmong = "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))"
+    return sql(counting("\(verb) WHERE \(GuardStatements.filter) AND \(isAmong) AND \(isDue)", among: isAmong))
+  }()
 
   // MARK: All pages
 
@@ -104,11 +106,24 @@ final class TableStatements {
   private(set) lazy var look = sql(
     "SELECT min(ctid) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)")
 
+  /// Parameter: the number of a transaction. Answers how many rows are due of those that were written since, or of all
+  /// where the role may not see who wrote a row.
+  private(set) lazy var dueSince = sql("\(countAll) AND (\(Self.sinceFirst) < 2147483648)")
+  private(set) lazy var dueAtAll = sql(countAll)
+
+  private var countAll: String {
+    "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)"
+  }
+
+  /// Transactions' numbers have 32 bits in a row, and those ahead are the half of them that follows.
+  private static let sinceFirst = "((target.xmin::text::bigint - $1::bigint) & 4294967295)"
+
   // MARK: An index, from the key $1 downwards (µs; null: from the cutoff on)
 
   /// Changes the due rows among the next entries. Answers how many entries there were, how many of them were due, how
   /// many of those nobody held, how many rows were changed, and the last entry's key; the first time also whether more
-  /// than $2 rows are due (0 or 1), which is looked at where most of many entries were.
+  /// than $2 rows are due (0 or 1), which is looked at where most of many entries were. At last how many were written,
+  /// where not all of them need be changed.
   private(set) lazy var walk = walking(skippingLocked: false)
   private(set) lazy var walkSkippingLocked = walking(skippingLocked: true)
 
@@ -127,7 +142,7 @@ final class TableStatements {
              (SELECT \(Self.key("min(key)")) FROM found),
              CASE WHEN $1::bigint IS NULL AND (((SELECT count(*) FROM sought) * 2) >= \(SweepRoute.entryLimit))
                THEN (SELECT count(*) FROM (SELECT FROM \(table) AS target WHERE \(reached) AND \(isDue)
-                 OFFSET $2::bigint LIMIT 1) AS beyond) ELSE 0 END
+                 OFFSET $2::bigint LIMIT 1) AS beyond) ELSE 0 END, \(written)
       """)
   }
 
@@ -145,7 +160,7 @@ final class TableStatements {
         sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT \(SweepRoute.entryLimit)),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
-             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0
+             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0, \(written)
       """)
   }
 
@@ -165,8 +180,8 @@ final class TableStatements {
   // MARK: Keys, for a role that may not read where a row lies
 
   /// Parameters: the key after which the window begins (µs; null: at the first), and how many rows it has at the most,
-  /// but for those that share its last key. Answers the window's last key, how many rows of it were due, and how many
-  /// were changed.
+  /// but for those that share its last key. Answers the window's last key, how many rows of it were due, how many were
+  /// changed, and how many were written, where that is counted.
   private(set) lazy var writeWindow: String = {
     let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
     return sql(
@@ -181,7 +196,8 @@ final class TableStatements {
           RETURNING \(isChanged))
       SELECT (SELECT \(Self.key("key")) FROM ending),
              (SELECT count(*) FROM \(table) AS target
-               WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))), \(Self.changed)
+               WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))), \(Self.changed),
+             \(written)
       """)
   }()
 
@@ -203,11 +219,11 @@ final class TableStatements {
   private func sql(_ text: String) -> String { CatalogSQL.qualified(text) }
 
   /// With the number of rows that were due before it, where rows can be kept.
-  private func counting(_ write: String) -> String {
+  private func counting(_ write: String, among rows: String = isInRange) -> String {
     guard countsDue else { return write }
     return """
       WITH changed AS (\(write) RETURNING \(isChanged))
-      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
+      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(rows) AND \(isDue)), \(Self.changed),
              (SELECT count(*) FROM changed WHERE NOT is_changed)
       """
   }
@@ -219,6 +235,9 @@ final class TableStatements {
     case .update: "\(isDue) IS NOT TRUE AS is_changed"
     }
   }
+
+  /// How many rows were written; null where each of them was changed.
+  private var written: String { countsDue ? "(SELECT count(*) FROM changed)" : "NULL" }
 
   private static let changed = "(SELECT count(*) FROM changed WHERE is_changed)"
 

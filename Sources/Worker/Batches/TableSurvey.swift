@@ -20,6 +20,10 @@ struct TableSurvey: Equatable, Sendable {
   let canLockRows: Bool
   /// Whether a row trigger or a rule can keep a row as it is while the statement succeeds.
   let canKeepRows: Bool
+  /// Whether a trigger runs behind the change of a row, and so can undo it.
+  let hasLateTriggers: Bool
+  /// Whether one of them waits for the transaction's end, and can be made to run before.
+  let hasDeferredTriggers: Bool
   /// Whether an index leads from the newest due row to the oldest.
   let hasIndex: Bool
   /// Whether it has partitions or children.
@@ -38,7 +42,8 @@ struct TableSurvey: Equatable, Sendable {
   func hasSameShape(as other: TableSurvey) -> Bool {
     schema == other.schema && name == other.name && kind == other.kind && identifier == other.identifier
       && hidesRows == other.hidesRows && canReadPlaces == other.canReadPlaces && canLockRows == other.canLockRows
-      && canKeepRows == other.canKeepRows && hasIndex == other.hasIndex && hasParts == other.hasParts
+      && canKeepRows == other.canKeepRows && hasLateTriggers == other.hasLateTriggers
+      && hasDeferredTriggers == other.hasDeferredTriggers && hasIndex == other.hasIndex && hasParts == other.hasParts
       && foreignParts == other.foreignParts
   }
 
@@ -62,8 +67,23 @@ extension TableSurvey {
     return nil
   }
 
-  /// Parameters: the table's name, the column that due rows are found by, whether rows are deleted (else updated).
-  /// Answers one row, or none where the search path leads to no such table.
+  /// What is done to the table's rows: a trigger's event, as a bit of pg_trigger.tgtype.
+  enum Event: Int, Sendable {
+    case insert = 4
+    case delete = 8
+    case update = 16
+  }
+
+  /// Triggers of the event in `$3`; an update can move a row between partitions, which fires those of a deletion and an
+  /// insertion there.
+  private static let triggers = """
+    part JOIN "pg_catalog"."pg_trigger" AS trigger ON (trigger.tgrelid = part.oid)
+         WHERE (trigger.tgenabled <> 'D') AND ((trigger.tgtype
+           & CASE WHEN ($3::int = 16) AND (named.relkind = 'p') THEN 28 ELSE $3::int END) <> 0)
+    """
+
+  /// Parameters: the table's name, the column that due rows are found by, the event. Answers one row, or none where
+  /// the search path leads to no such table.
   ///
   /// Temporary tables are passed over: behind a pooler they are another client's.
   private static let look = CatalogSQL.qualified(
@@ -88,10 +108,8 @@ extension TableSurvey {
         JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace))
     SELECT named.nspname, named.relkind, named.oid::bigint, row_security_active(named.oid),
            has_table_privilege(named.oid, 'SELECT'), has_any_column_privilege(named.oid, 'UPDATE'),
-           EXISTS (SELECT FROM part WHERE part.relhasrules) OR EXISTS (
-             SELECT FROM part JOIN "pg_catalog"."pg_trigger" AS trigger ON (trigger.tgrelid = part.oid)
-              WHERE ((trigger.tgtype & 3) = 3) AND (trigger.tgenabled <> 'D')
-                AND ((trigger.tgtype & CASE WHEN $3::boolean THEN 8 ELSE 16 END) <> 0)),
+           EXISTS (SELECT FROM part WHERE part.relhasrules)
+             OR EXISTS (SELECT FROM \(triggers) AND ((trigger.tgtype & 3) = 3)),
            EXISTS (
              SELECT FROM "pg_catalog"."pg_index" AS entry
                JOIN "pg_catalog"."pg_class" AS class ON (class.oid = entry.indexrelid)
@@ -102,13 +120,18 @@ extension TableSurvey {
                 AND ("column".attname = $2::name)),
            (SELECT max(pages) FROM part), (SELECT sum(file)::bigint FROM part), (SELECT count(*) FROM part),
            (SELECT string_agg(concat(part.nspname, '.', part.relname), ', ' ORDER BY part.oid) FROM part
-             WHERE (part.relkind <> 'r') AND (part.relkind <> 'p'))
+             WHERE (part.relkind <> 'r') AND (part.relkind <> 'p')),
+           EXISTS (SELECT FROM \(triggers) AND NOT trigger.tgisinternal
+             AND (((trigger.tgtype & 3) <> 3) OR ($3::int = 8))),
+           EXISTS (SELECT FROM \(triggers) AND NOT trigger.tgisinternal AND trigger.tginitdeferred)
+             AND EXISTS (SELECT FROM "pg_catalog"."pg_language" AS language
+               WHERE (language.lanname = 'plpgsql') AND has_language_privilege(language.oid, 'USAGE'))
       FROM named
     """)
 
   /// The look at a table by its name, for a sweep that finds due rows by the column `key`.
-  static func statement(_ table: String, key: String, deletes: Bool) -> PostgresStatement {
-    PostgresStatement(look, [table, key, deletes ? "true" : "false"], isPrepared: true)
+  static func statement(_ table: String, key: String, event: Event) -> PostgresStatement {
+    PostgresStatement(look, [table, key, "\(event.rawValue)"], isPrepared: true)
   }
 
   /// Reads the answer of `look`; nil where there is no such table.
@@ -129,6 +152,8 @@ extension TableSurvey {
     size = TableSize(pages: number(8), file: number(9))
     hasParts = number(10) > 1
     foreignParts = answer[row: 0, column: 11]
+    hasLateTriggers = isTrue(12)
+    hasDeferredTriggers = isTrue(13)
   }
 
   /// Parameters: the table's name and its identifier. Answers what tells at once that a table without parts is still

@@ -47,8 +47,7 @@ struct Discovery: Sendable {
     noting tally: RunTally
   ) async throws {
     // Looked at in each run: the name may lead to another table now, whose jobs the agents claim.
-    memory.survey = nil
-    let survey = try await session.survey(Self.table, key: "created_at", deletes: false, knownTo: memory)
+    let survey = try await session.look(at: Self.table, key: "created_at", event: .insert, for: memory)
     if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
     let insert = DiscoveryStatements.insert(into: survey.quotedName)
     func enqueue(_ targets: DiscoverTargets) async throws {
@@ -63,11 +62,12 @@ struct Discovery: Sendable {
       let answer = try await session.batch([settings, statement]).results[1]
       let (wanted, allowed, inserted) = (answer.number(0), answer.number(1), answer.number(2))
       var there = inserted
-      if inserted < allowed, let jobs = answer[row: 0, column: 3] {
-        // A trigger may have put them into another part of the table.
+      if inserted < allowed || survey.hasLateTriggers, let jobs = answer[row: 0, column: 3] {
+        // A trigger may have put them into another part of the table, or have removed them again.
         let found = try await session.query(
           PostgresStatement(DiscoveryStatements.count(in: survey.quotedName), [jobs]))
-        there = max(inserted, min(allowed, found.number(0)))
+        let left = min(allowed, found.number(0))
+        there = survey.hasLateTriggers ? left : max(inserted, left)
       }
       tally.count.changed += there
       tally.count.skipped += wanted - allowed
@@ -76,7 +76,6 @@ struct Discovery: Sendable {
     do {
       try await enqueue(targets)
     } catch let error as PostgresError where error.sqlState != nil {
-      memory.survey = nil
       var failures: [(target: String, error: any Error)] = []
       for target in targets.single {
         do {

@@ -58,6 +58,9 @@ struct RowSweep: Sendable {
 
   var deletes: Bool { if case .delete = change { true } else { false } }
 
+  /// What it does to the table's rows, as triggers see it.
+  var event: TableSurvey.Event { deletes ? .delete : .update }
+
   /// The index on `key` that due rows are found by, the newest first.
   struct Index: Sendable {
     /// A condition that the index serves: it leads to all due rows that the index has.

@@ -39,8 +39,8 @@ import Testing
     var texts = [
       GuardStatements.open, GuardStatements.openWithTransactionTimeout, GuardStatements.close, GuardStatements.clock,
       AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
-      TableSurvey.statement("a", key: "b", deletes: true).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
-      DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""),
+      TableSurvey.statement("a", key: "b", event: .delete).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
+      DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
     ]
     for sweeper in Sweepers.all(settings) {
       guard case .rows(let sweep) = sweeper.work else { continue }
@@ -48,7 +48,8 @@ import Testing
         let table = TableStatements(sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue)
         texts += [
           table.write, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue, table.dueRows,
-          table.writeRows, table.look, table.writeWindow, table.firstKey,
+          table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
+          table.dueAtAll,
         ]
         guard sweep.index != nil else { continue }
         texts += [table.walk, table.walkSkippingLocked, table.gather, table.gatherSkippingLocked]
