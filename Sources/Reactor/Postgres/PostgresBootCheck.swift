@@ -62,6 +62,6 @@ enum PostgresBootCheck {
     if getenv("PGSERVICE") != nil, PostgresError.contains(Array(text.utf8), "service") {
       return ["PGSERVICE names a service that no readable service file has"]
     }
-    return ["libpq refuses it: \(PostgresError.reason(inClientText: text, hiding: parameters.secrets))"]
+    return ["libpq refuses it: \(PostgresError.reason(inClientText: text, hiding: parameters.secrets).text)"]
   }
 }

@@ -390,9 +390,10 @@ public final class PostgresConnection {
   /// What the loss looked like, with the server's own last words where it had some.
   private func loss(of connection: OpaquePointer) -> PostgresError {
     if case .server(let state, let message, _, _)? = flight?.error {
-      return .connectionLost(reason: "\(state): \(message)")
+      return .connectionLost(reason: message, sqlState: state)
     }
     let text = PQerrorMessage(connection).map { String(cString: $0) } ?? ""
-    return .connectionLost(reason: PostgresError.reason(inClientText: text, hiding: candidate.secrets))
+    let reason = PostgresError.reason(inClientText: text, hiding: candidate.secrets)
+    return .connectionLost(reason: reason.text, sqlState: reason.sqlState)
   }
 }

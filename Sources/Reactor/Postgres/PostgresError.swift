@@ -5,11 +5,11 @@
 public enum PostgresError: Error, Sendable, Equatable {
   /// No connection could be made: the server is away, refuses, or its name is unknown. Start it or correct the URL.
   ///
-  /// `reason` is for the operator's log: where the server said why, its SQLSTATE, a colon and its primary message,
-  /// which can name the user, the database and the client's address. What others see is `publicReason`.
-  case unavailable(reason: String)
+  /// `reason` is for the operator's log: where the server said why, its primary message, which can name the user, the
+  /// database and the client's address; `sqlState` is then its code. What others see is `publicReason`.
+  case unavailable(reason: String, sqlState: String? = nil)
   /// An open connection ended. The outcome of a statement that was under way is unknown. Look for a restart.
-  case connectionLost(reason: String)
+  case connectionLost(reason: String, sqlState: String? = nil)
   /// Nothing came before the deadline: the server, or what is between, hangs. Look at its load and its locks.
   case timedOut(PostgresStage)
   /// The server refused statement number `statement` (from 0) of those sent together. `message` is the primary one, and
@@ -38,7 +38,7 @@ public enum PostgresError: Error, Sendable, Equatable {
   public var sqlState: String? {
     switch self {
     case .server(let state, _, _, _): state
-    case .unavailable(let reason), .connectionLost(let reason): Self.leadingState(of: reason)
+    case .unavailable(_, let state), .connectionLost(_, let state): state
     case .timedOut, .poolExhausted, .poolClosed, .busy: nil
     }
   }
@@ -46,12 +46,9 @@ public enum PostgresError: Error, Sendable, Equatable {
   /// Why, in words that may leave the process: no host, address, user, database or password.
   public var publicReason: String {
     switch self {
-    case .unavailable(let reason), .connectionLost(let reason):
-      if let state = Self.leadingState(of: reason) {
-        "\(Self.phrase(inPoolersText: reason) ?? Self.meaning(of: state)) (SQLSTATE \(state))"
-      } else {
-        reason
-      }
+    case .unavailable(let reason, nil), .connectionLost(let reason, nil): reason
+    case .unavailable(let message, let state?), .connectionLost(let message, let state?):
+      "\(Self.meaning(of: state, inText: message)) (SQLSTATE \(state))"
     case .timedOut(let stage): "timed out \(stage.rawValue)"
     case .server(let state, _, _, let place):
       "\(place.text(Self.meaning(of: place.isRaised ? Self.raisedState : state))) (SQLSTATE \(state))"
@@ -59,13 +56,6 @@ public enum PostgresError: Error, Sendable, Equatable {
     case .poolClosed: "shutting down"
     case .busy: "connection busy"
     }
-  }
-
-  /// The SQLSTATE at the beginning of "28P01: password authentication failed …".
-  private static func leadingState(of reason: String) -> String? {
-    let bytes = Array(reason.utf8.prefix(6))
-    guard bytes.count == 6, bytes[5] == UInt8(ascii: ":"), bytes[..<5].allSatisfy(isStateByte) else { return nil }
-    return String(decoding: bytes[..<5], as: UTF8.self)
   }
 
   static func isStateByte(_ byte: UInt8) -> Bool {

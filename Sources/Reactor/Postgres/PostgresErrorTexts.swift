@@ -94,7 +94,7 @@ extension PostgresError {
   static let lockState = "55P03"
 
   private static let meanings = [
-    "08P01": "refused by the server or the pooler before it",
+    poolersState: "refused by the server or the pooler before it",
     "22P05": "a character is not in the database's encoding",
     "23502": "not-null constraint violated", "23503": "foreign key violated", "23505": "unique constraint violated",
     "23514": "check constraint violated",
@@ -125,9 +125,15 @@ extension PostgresError {
 
   // MARK: - Texts of poolers
 
-  /// The reason in what a pooler says of itself, for all of which it has one code.
-  static func phrase(inPoolersText text: String) -> String? {
-    guard text.utf8.starts(with: "08P01".utf8) else { return nil }
+  /// The code for everything that PgBouncer says of itself (protocol_violation).
+  private static let poolersState = "08P01"
+
+  /// What a login that was refused, or a session that was ended, with this code and message means.
+  static func meaning(of state: String, inText message: String) -> String {
+    (state == poolersState ? phrase(inPoolersText: message) : nil) ?? meaning(of: state)
+  }
+
+  private static func phrase(inPoolersText text: String) -> String? {
     if let name = refusedParameter(inText: text) {
       return "the start-up parameter \(name) is refused: a pooler must have it in ignore_startup_parameters"
     }
@@ -178,16 +184,18 @@ extension PostgresError {
 
   // MARK: - Texts of libpq
 
-  /// The reason in a text of libpq about a connection that failed: the server's own first line with its SQLSTATE, or
-  /// libpq's first line without what is nobody's business: the `secrets` that the connection was made with, and
-  /// whatever is quoted.
-  static func reason(inClientText text: String, hiding secrets: [String] = []) -> String {
+  /// Why a connection failed: the server's primary message and its SQLSTATE, or what libpq says of it itself.
+  typealias Reason = (text: String, sqlState: String?)
+
+  /// The reason in a text of libpq about a connection that failed: the server's own first line, or libpq's first line
+  /// without what must not be shown: the `secrets` that the connection was made with, and whatever is quoted.
+  static func reason(inClientText text: String, hiding secrets: [String] = []) -> Reason {
     let bytes = Array(text.utf8)
     if let said = serverLine(in: bytes) { return said }
-    for (phrase, reason) in knownPhrases where contains(bytes, phrase) { return reason }
+    for (phrase, reason) in knownPhrases where contains(bytes, phrase) { return (reason, nil) }
     let line = withoutPlace(bytes.prefix { $0 != UInt8(ascii: "\n") })
     let rest = withoutCapital(hidden(String(decoding: line, as: UTF8.self), secrets))
-    return rest.isEmpty ? "connection failed" : rest
+    return (rest.isEmpty ? "connection failed" : rest, nil)
   }
 
   /// Whether a reason says no more than that nobody is there.
@@ -275,7 +283,7 @@ extension PostgresError {
   }
 
   /// libpq writes, at full verbosity, "FATAL:  28P01: password authentication …" and a line for each other field.
-  private static func serverLine(in bytes: [UInt8]) -> String? {
+  private static func serverLine(in bytes: [UInt8]) -> Reason? {
     guard bytes.count > 10 else { return nil }
     for start in 0..<(bytes.count - 9) where bytes[start] == UInt8(ascii: ":") {
       let state = bytes[(start + 3)..<(start + 8)]
@@ -283,7 +291,9 @@ extension PostgresError {
         bytes[start + 8] == UInt8(ascii: ":"), bytes[start + 9] == UInt8(ascii: " ")
       else { continue }
       let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) ?? bytes.endIndex
-      return String(decoding: bytes[(start + 3)..<end], as: UTF8.self)
+      return (
+        String(decoding: bytes[(start + 10)..<end], as: UTF8.self), String(decoding: state, as: UTF8.self)
+      )
     }
     return nil
   }

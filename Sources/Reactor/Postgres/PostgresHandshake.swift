@@ -40,8 +40,7 @@ final class PostgresHandshake {
       watcher.watch(PQsocket(connection), for: .write)
       timer.start(at: limits.reached)
     } else {
-      let reason = connection.map(reason(of:)) ?? "out of memory"
-      failure = .unavailable(reason: reason)
+      failure = connection.map(refusal(of:)) ?? .unavailable(reason: "out of memory")
       timer.start(at: clock.now)
     }
   }
@@ -89,8 +88,8 @@ final class PostgresHandshake {
     case PGRES_POLLING_WRITING: watcher?.watch(PQsocket(connection), for: .write)
     case PGRES_POLLING_OK: end(.success(connection))
     default:
-      let refusal = CertificateRefusal.reason(of: creactor_refusal())
-      end(.failure(PostgresError.unavailable(reason: refusal ?? reason(of: connection))))
+      let certificate = CertificateRefusal.reason(of: creactor_refusal())
+      end(.failure(certificate.map { PostgresError.unavailable(reason: $0) } ?? refusal(of: connection)))
     }
   }
 
@@ -107,9 +106,10 @@ final class PostgresHandshake {
     if let failure { completion(.failure(failure)) } else { completion(result) }
   }
 
-  private func reason(of connection: OpaquePointer) -> String {
-    guard let text = PQerrorMessage(connection) else { return "connection failed" }
-    return PostgresError.reason(inClientText: String(cString: text), hiding: parameters.secrets)
+  private func refusal(of connection: OpaquePointer) -> PostgresError {
+    guard let text = PQerrorMessage(connection) else { return .unavailable(reason: "connection failed") }
+    let reason = PostgresError.reason(inClientText: String(cString: text), hiding: parameters.secrets)
+    return .unavailable(reason: reason.text, sqlState: reason.sqlState)
   }
 }
 

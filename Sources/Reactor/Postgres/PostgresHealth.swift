@@ -1,14 +1,6 @@
 // Whether PostgreSQL answers, concluded from what the pool's connections meet. Invariant: a change is told once, and
 // there is doubt for as long as nothing has answered since the last sign of trouble. Pure; driven by PostgresPool.
 
-/// Whether statements can be run, and what stands against it.
-public enum PostgresAvailability: Sendable, Equatable {
-  case ready
-  /// The reason may be shown to anyone: `PostgresError.publicReason`. A server that answers and cannot be written to is
-  /// unavailable, too.
-  case unavailable(reason: String)
-}
-
 /// What is known of the server.
 ///
 ///                 answered                        refused
@@ -31,7 +23,7 @@ struct PostgresHealth: Equatable {
     case troubled
   }
 
-  private(set) var availability: PostgresAvailability?
+  private(set) var availability: ServerAvailability?
   /// Whether the server has to be asked.
   private(set) var isInDoubt = false
   /// The pauses between questions while there is doubt: within 5 s of its return the server has been asked again.
@@ -41,7 +33,7 @@ struct PostgresHealth: Equatable {
   var isReadOnly: Bool { availability == .unavailable(reason: PostgresError.readOnlyReason) }
 
   /// Takes in what was met. Returns the change that is to be told, if it is one.
-  mutating func met(_ event: Event) -> PostgresAvailability? {
+  mutating func met(_ event: Event) -> ServerAvailability? {
     switch event {
     case .answered:
       isInDoubt = false
@@ -61,7 +53,7 @@ struct PostgresHealth: Equatable {
     backoff.next(chance: chance)
   }
 
-  private mutating func become(_ new: PostgresAvailability) -> PostgresAvailability? {
+  private mutating func become(_ new: ServerAvailability) -> ServerAvailability? {
     guard new != availability else { return nil }
     availability = new
     return new

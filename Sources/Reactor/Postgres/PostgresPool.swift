@@ -33,7 +33,7 @@ public final class PostgresPool {
 
   /// Called when the server becomes ready, unavailable, or unavailable for another reason: once a change, not once a
   /// try.
-  public var onStateChange: (@EventLoop (PostgresAvailability) -> Void)?
+  public var onStateChange: (@EventLoop (ServerAvailability) -> Void)?
 
   /// How long a look at a connection that was not used for a while may take.
   private static let lookLimit = Duration.seconds(1)

@@ -17,13 +17,6 @@ public enum RedisState: Sendable, Equatable {
   case stopped
 }
 
-/// Whether commands can be sent, and what stands against it.
-public enum RedisAvailability: Sendable, Equatable {
-  case ready
-  /// The reason may be shown to anyone. A server that hangs "timed out", one that is away is "connection refused".
-  case unavailable(reason: String)
-}
-
 /// What the client did since it began.
 public struct RedisStatistics: Sendable, Equatable {
   /// Connections that became ready.
@@ -62,7 +55,7 @@ public final class RedisClient {
   public internal(set) var statistics = RedisStatistics()
   /// Called when the client becomes ready, unavailable, or unavailable for another reason: once a change, not once a
   /// try.
-  public var onStateChange: (@EventLoop (RedisAvailability) -> Void)?
+  public var onStateChange: (@EventLoop (ServerAvailability) -> Void)?
   /// Called with the reason when an idle connection was closed or found lost, which changes nothing: another one is
   /// opened.
   public var onIdleEnd: (@EventLoop (String) -> Void)?
@@ -72,7 +65,7 @@ public final class RedisClient {
   let clock: LoopClock
   private var backoff: Backoff
   private var tls: RedisTLS?
-  private var availability: RedisAvailability?
+  private var availability: ServerAvailability?
   private var readyWaiters: [OneShot<Bool>] = []
   /// Fires where a command needs a connection while the client rests.
   private var need: OneShot<Void>?
@@ -330,7 +323,7 @@ extension RedisClient {
     }
   }
 
-  private func change(_ availability: RedisAvailability) {
+  private func change(_ availability: ServerAvailability) {
     guard availability != self.availability else { return }
     self.availability = availability
     // That it ends when it is told to is no news.

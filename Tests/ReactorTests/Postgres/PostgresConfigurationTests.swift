@@ -295,8 +295,9 @@ private func faults(_ url: String) -> [String] {
     ),
   ])
   func libpqsTextsAreReducedToReasons(_ text: String, _ reason: String, _ publicReason: String) {
-    #expect(PostgresError.reason(inClientText: text) == reason)
-    #expect(PostgresError.unavailable(reason: reason).publicReason == publicReason)
+    let found = PostgresError.reason(inClientText: text)
+    #expect((found.sqlState.map { "\($0): " } ?? "") + found.text == reason)
+    #expect(PostgresError.unavailable(reason: found.text, sqlState: found.sqlState).publicReason == publicReason)
   }
 
   /// What libpq 13 to 17 say of a connection, from their sources, and what may be read of it.
@@ -332,6 +333,6 @@ private func faults(_ url: String) -> [String] {
     (String(repeating: "x", count: 5_000), String(repeating: "x", count: 200)),
   ])
   func libpqsOwnWordsAreKeptWithoutNames(_ text: String, _ reason: String) {
-    #expect(PostgresError.reason(inClientText: text, hiding: ["u", "hunter2", "db.example", ""]) == reason)
+    #expect(PostgresError.reason(inClientText: text, hiding: ["u", "hunter2", "db.example", ""]).text == reason)
   }
 }

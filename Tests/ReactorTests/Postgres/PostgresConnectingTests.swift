@@ -37,7 +37,7 @@ import Testing
     #expect(error?.sqlState == "28P01")
     #expect(error?.publicReason == "authentication failed (SQLSTATE 28P01)")
     #expect(error.map { "\($0)" } == "PostgreSQL unavailable: authentication failed (SQLSTATE 28P01)")
-    guard case .unavailable(let reason) = error else { return }
+    guard case .unavailable(let reason, _) = error else { return }
     #expect(reason.contains("password authentication failed"))
     #expect(!reason.contains("LOCATION"))
   }

@@ -76,6 +76,6 @@ import Testing
   func eachCodeHasItsWords(_ state: String, _ words: String) {
     #expect(PostgresError.server(sqlState: state, message: "hunter2").publicReason == "\(words) (SQLSTATE \(state))")
     #expect(
-      PostgresError.unavailable(reason: "\(state): hunter2").publicReason == "\(words) (SQLSTATE \(state))")
+      PostgresError.unavailable(reason: "hunter2", sqlState: state).publicReason == "\(words) (SQLSTATE \(state))")
   }
 }

@@ -25,8 +25,8 @@ import Testing
     for seed in 0..<5_000 {
       var random = SeededRandom(seed: UInt64(seed))
       var health = PostgresHealth()
-      var told: [PostgresAvailability] = []
-      var verdict: PostgresAvailability?
+      var told: [ServerAvailability] = []
+      var verdict: ServerAvailability?
       var isAnsweredLast = true
       for _ in 0..<40 {
         let reason = reasons.randomElement(using: &random)!

@@ -6,7 +6,7 @@ import Testing
 @testable import Reactor
 
 @Suite(.serialized) struct PostgresReadOnlyTests {
-  private static let readOnly = PostgresAvailability.unavailable(reason: "the database is read-only")
+  private static let readOnly = ServerAvailability.unavailable(reason: "the database is read-only")
 
   @Test func aHotStandbyIsUnavailableUntilItIsPromoted() async throws {
     let server = try await PrivatePostgres.start()

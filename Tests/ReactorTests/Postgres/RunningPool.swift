@@ -6,7 +6,7 @@ import TestSupport
 
 @EventLoop
 final class PostgresChanges {
-  var list: [PostgresAvailability] = []
+  var list: [ServerAvailability] = []
 }
 
 @EventLoop

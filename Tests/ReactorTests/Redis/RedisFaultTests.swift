@@ -245,7 +245,7 @@ import Testing
 }
 
 @EventLoop private final class Changes {
-  var list: [RedisAvailability] = []
+  var list: [ServerAvailability] = []
   nonisolated init() {}
 }
 

@@ -14,7 +14,7 @@ import Testing
     keys: ["health"])
 
   @EventLoop private final class Changes {
-    var list: [RedisAvailability] = []
+    var list: [ServerAvailability] = []
     nonisolated init() {}
   }
 

@@ -9,7 +9,7 @@ import Testing
 
 @Suite(.serialized) struct RedisIdleTests {
   @EventLoop private final class Changes {
-    var list: [RedisAvailability] = []
+    var list: [ServerAvailability] = []
     var idleEnds: [String] = []
     nonisolated init() {}
 
