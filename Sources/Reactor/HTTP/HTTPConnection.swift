@@ -47,7 +47,7 @@ final class HTTPConnection {
 
   func start() {
     // Strong, so no check at each request. `close()` breaks the cycle, and the server closes all connections.
-    let watcher = IOWatcher { _ in self.isReady() }
+    let watcher = IOWatcher { _ in self.continueIO() }
     self.watcher = watcher
     watcher.watch(descriptor, for: .read)
   }
@@ -65,7 +65,7 @@ final class HTTPConnection {
   }
 
   /// The time limit of the state has passed.
-  func isOverdue() {
+  func timeOut() {
     guard state == .receiving else { return close() }
     server.refuse(.requestTimeout)
     write(then: .linger)
@@ -78,7 +78,7 @@ final class HTTPConnection {
     write(then: keepsAlive ? .parse : kept.isEmpty ? .close : .linger)
   }
 
-  private func isReady() {
+  private func continueIO() {
     switch state {
     case .idle, .receiving: read()
     case .writing: writeOn()
@@ -160,16 +160,16 @@ final class HTTPConnection {
   private func write(then next: Next, completedAny: Bool = true) {
     let written = server.output.isEmpty ? 0 : send(server.output.bytes)
     guard written >= 0 else {
-      server.outputIsTaken()
+      server.discardOutput()
       return close()
     }
     if written < server.output.count {
       unwritten.append(UnsafeBufferPointer(rebasing: server.output.bytes[written...]))
-      server.outputIsTaken()
+      server.discardOutput()
       afterWriting = next
       enter(.writing, watching: .write)
     } else {
-      server.outputIsTaken()
+      server.discardOutput()
       go(on: next, completedAny: completedAny)
     }
   }

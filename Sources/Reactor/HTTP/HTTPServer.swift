@@ -140,11 +140,11 @@ public final class HTTPServer {
   private func accept() {
     if connections.count >= limits.maximumConnections, !evictOldest() { return pauseAccepting(until: nil) }
     guard let listener else { return }
-    took(listener.accept())
+    didAccept(listener.accept())
   }
 
   /// - Parameter accepted: a connection's descriptor, or a negative errno.
-  func took(_ accepted: Int32) {
+  func didAccept(_ accepted: Int32) {
     if accepted >= 0 {
       counters.acceptedConnections += 1
       if input.baseAddress == nil {
@@ -197,7 +197,7 @@ public final class HTTPServer {
     if let until = acceptPausedUntil, until <= now { resumeAccepting() }
     while let connection = connections.overdue(at: now) {
       counters.timedOutConnections += 1
-      connection.isOverdue()
+      connection.timeOut()
     }
     if let deadline = connections.nextDeadline { arm(for: deadline) }
     if let until = acceptPausedUntil { arm(for: until) }
@@ -289,7 +289,7 @@ public final class HTTPServer {
   }
 
   /// Empties `output`, and frees the memory of a large answer.
-  func outputIsTaken() {
+  func discardOutput() {
     output.removeAll(keepingUpTo: Self.outputByteLimit)
   }
 

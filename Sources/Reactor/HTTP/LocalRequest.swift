@@ -52,12 +52,12 @@ public final class LocalRequest {
   private init(_ descriptor: Int32, _ path: String) {
     self.descriptor = descriptor
     request = Array("GET \(path) HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".utf8)
-    let watcher = IOWatcher { [weak self] ready in self?.isReady(ready) }
+    let watcher = IOWatcher { [weak self] ready in self?.continueIO(ready) }
     self.watcher = watcher
     watcher.watch(descriptor, for: .write)
   }
 
-  private func isReady(_ ready: IOWatcher.Interest) {
+  private func continueIO(_ ready: IOWatcher.Interest) {
     if ready.contains(.write) { send() } else { receive() }
   }
 

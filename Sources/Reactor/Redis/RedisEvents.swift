@@ -80,7 +80,7 @@ final class RedisEvents {
     self.context = context
     self.session = session
     self.misconduct = misconduct
-    watcher = IOWatcher { [weak self] ready in self?.isReady(ready) }
+    watcher = IOWatcher { [weak self] ready in self?.continueIO(ready) }
     context.pointee.ev.data = Unmanaged.passRetained(self).toOpaque()
     context.pointee.ev.addRead = { RedisEvents.of($0) { $0.want($0.interest.union(.read)) } }
     context.pointee.ev.delRead = { RedisEvents.of($0) { $0.want($0.interest.subtracting(.read)) } }
@@ -145,7 +145,7 @@ final class RedisEvents {
   /// The most reads at a time of what TLS has taken off the socket already.
   private static let pendingReadLimit = 64
 
-  private func isReady(_ ready: IOWatcher.Interest) {
+  private func continueIO(_ ready: IOWatcher.Interest) {
     if ready.contains(.read) {
       if isUnasked { return misconduct(.unasked) }
       var reads = 0

@@ -259,7 +259,7 @@ import Testing
       await withTaskGroup { group in
         group.addTask { [server] in await server?.run() }
         try? await eventually("it runs") { server?.isRunning == true }
-        server?.took(-EMFILE)
+        server?.didAccept(-EMFILE)
         #expect(server?.statistics.acceptPauses == 1)
         group.cancelAll()
       }
