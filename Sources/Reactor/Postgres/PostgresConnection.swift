@@ -374,6 +374,7 @@ public final class PostgresConnection {
       schema: field("s"), table: field("t"), column: field("c"), constraint: field("n") ?? field("d"))
     let sourceFunction = field("R") ?? ""
     place.isRaised = PostgresErrorPlace.isRaised(sourceFunction: sourceFunction)
+    place.isPublication = sourceFunction == PostgresErrorPlace.publicationCheck
     place.object = PostgresErrorPlace.object(inMessage: message, sourceFunction: sourceFunction)
     if state == PostgresError.lockState {
       place.object = field("W").flatMap(PostgresErrorPlace.lockedRelation(inContext:))

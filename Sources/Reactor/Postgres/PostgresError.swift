@@ -51,7 +51,7 @@ public enum PostgresError: Error, Sendable, Equatable {
       "\(Self.meaning(of: state, inText: message)) (SQLSTATE \(state))"
     case .timedOut(let stage): "timed out \(stage.rawValue)"
     case .server(let state, _, _, let place):
-      "\(place.text(Self.meaning(of: place.isRaised ? Self.raisedState : state))) (SQLSTATE \(state))"
+      "\(place.text(place.meaning(of: state))) (SQLSTATE \(state))"
     case .poolExhausted: "all connections in use"
     case .poolClosed: "shutting down"
     case .busy: "connection busy"

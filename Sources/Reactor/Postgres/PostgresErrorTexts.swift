@@ -14,6 +14,9 @@ public struct PostgresErrorPlace: Sendable, Equatable {
   /// on from another server. Then the code says nothing of this server, its sessions or its transactions.
   public var isRaised: Bool
 
+  /// Whether the table is published, and the publication does not let its rows be changed.
+  var isPublication = false
+
   public init(
     schema: String? = nil, table: String? = nil, column: String? = nil, constraint: String? = nil,
     object: String? = nil, isRaised: Bool = false
@@ -40,6 +43,19 @@ public struct PostgresErrorPlace: Sendable, Equatable {
   /// The functions of the server's source by which PL/pgSQL, PL/Python, PL/Tcl, PL/Perl, postgres_fdw and dblink raise
   /// errors whose code is not the server's own.
   static func isRaised(sourceFunction: String) -> Bool { raising.contains(sourceFunction) }
+
+  /// The function of the server's source that checks a published table before its rows are changed: no code says so.
+  static let publicationCheck = "CheckCmdReplicaIdentity"
+
+  /// What the code of an error says here.
+  func meaning(of state: String) -> String {
+    if isPublication { return Self.publication }
+    return PostgresError.meaning(of: isRaised ? PostgresError.raisedState : state)
+  }
+
+  private static let publication =
+    "the table is published without a sufficient replica identity: add a primary key, set REPLICA IDENTITY FULL, or "
+    + "filter rows by columns of the identity only"
 
   private static let raising: Set<String> = [
     "exec_stmt_raise", "exec_stmt_assert", "PLy_elog_impl", "throw_tcl_error", "do_util_elog", "connect_pg_server",
@@ -111,7 +127,7 @@ extension PostgresError {
     "57P02": "the session was ended by a crash of the server", "57P03": "the server does not take connections yet",
     "57P05": "the session was ended for idleness (idle_session_timeout)",
     raisedState: "a function or trigger in the database raised an error",
-    "55000": "not in the state that this needs, such as a published table without a replica identity",
+    "55000": "not in the state that this needs",
     "58P01": "the server lacks a file, such as a library that sessions are to preload",
   ]
 
@@ -119,7 +135,8 @@ extension PostgresError {
     "08": "connection failed", "0A": "not supported by the server", "22": "value not accepted",
     "23": "constraint violated", "25": "wrong transaction state", "28": "authentication failed",
     "40": "transaction rolled back", "42": "statement not accepted", "53": "out of resources",
-    "55": "object not in the right state", "57": "operator intervention", "58": "system error",
+    "54": "a limit of the server was reached", "55": "object not in the right state", "57": "operator intervention",
+    "58": "system error",
     "XX": "internal error of the server",
   ]
 

@@ -71,7 +71,7 @@ import Testing
     ("55P03", "lock not available"), ("57P01", "the session was ended by an administrator or a shutdown"),
     ("57P02", "the session was ended by a crash of the server"), ("57014", "statement cancelled"),
     ("53300", "too many connections"), ("53100", "disk full"), ("40001", "serialization failure"),
-    ("40P01", "deadlock"), ("25P02", "the transaction had failed"), ("54001", "server error"),
+    ("40P01", "deadlock"), ("25P02", "the transaction had failed"), ("54001", "a limit of the server was reached"),
   ])
   func eachCodeHasItsWords(_ state: String, _ words: String) {
     #expect(PostgresError.server(sqlState: state, message: "hunter2").publicReason == "\(words) (SQLSTATE \(state))")

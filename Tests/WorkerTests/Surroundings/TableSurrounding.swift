@@ -299,7 +299,11 @@ extension TableSurrounding {
       name: "a publication of tables without a key",
       sql: each(updated) { "ALTER TABLE \($0) DROP CONSTRAINT \($0)_pkey CASCADE" },
       afterLoad: ["CREATE PUBLICATION changes FOR ALL TABLES"],
-      expected: .refused("without a replica identity (SQLSTATE 55000)")),
+      expected: .refused("without a sufficient replica identity")),
+    TableSurrounding(
+      name: "a publication that filters rows by columns outside of the replica identity",
+      afterLoad: updated.map { "CREATE PUBLICATION \($0)_changes FOR TABLE \($0) WHERE (created_at IS NOT NULL)" },
+      expected: .refused("without a sufficient replica identity")),
   ]
 
   // MARK: Columns
