@@ -175,7 +175,8 @@ final class ReplicaRun {
     case .stop(.superseded):
       replica.judge.gaveWay(grant.ticket.epoch, to: postgres.holder(of: part.sweeper), part.sweeper)
       end(.failure, "superseded")
-    case .stop(.foreignWorker): preconditionFailure("the modelled fleet has one Redis and one namespace")
+    case .stop(.foreignWorker), .stop(.preparedTransaction):
+      preconditionFailure("the modelled fleet has one Redis, one namespace and no prepared transactions")
     }
   }
 

@@ -175,6 +175,18 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
+  /// Halts it, runs a shell command in its data directory as its owner, and starts it again.
+  public func whileHalted(_ command: String) async throws {
+    await halt()
+    let directory = directory
+    try await offLoop {
+      let owner = ["/usr/bin/setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+      let shell = ["/bin/sh", "-euc", "cd '\(directory)/data'; PATH='\(Self.binaries)':$PATH; \(command)"]
+      _ = try run((geteuid() == 0 ? owner : []) + shell)
+    }
+    try await startAgain()
+  }
+
   /// Stops it for good and removes its data.
   public func stop() async {
     let watch = state.withLock { $0.watch.take() }

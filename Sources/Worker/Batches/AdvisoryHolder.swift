@@ -35,8 +35,9 @@ struct RunName: Equatable, Sendable {
   }
 }
 
-/// A session that holds the advisory lock of a sweeper.
+/// A session, or a prepared transaction, that holds the advisory lock of a sweeper.
 struct AdvisoryHolder: Equatable, Sendable {
+  /// 0 of a prepared transaction.
   let processID: Int32
   let applicationName: String
   /// Whether it was an earlier run of ours and was told to end.
@@ -50,13 +51,13 @@ struct AdvisoryHolder: Equatable, Sendable {
   /// pipeline holds the lock with no timer running.
   static let look = CatalogSQL.qualified(
     """
-    SELECT session.pid, coalesce(session.application_name, ''),
+    SELECT coalesce(held.pid, 0), coalesce(session.application_name, ''),
            CASE WHEN (session.usename = session_user) AND starts_with(session.application_name, $2::text)
                      AND (substr(session.application_name, (length($2::text) + 1)) ~ '^[0-9]{1,18}$')
                      AND (substr(session.application_name, (length($2::text) + 1))::bigint < $3::bigint)
                 THEN pg_terminate_backend(session.pid) ELSE false END
       FROM "pg_catalog"."pg_locks" AS held
-      JOIN "pg_catalog"."pg_stat_activity" AS session ON (session.pid = held.pid)
+      LEFT JOIN "pg_catalog"."pg_stat_activity" AS session ON (session.pid = held.pid)
      WHERE (held.locktype = 'advisory') AND held.granted AND (held.objsubid = 2)
        AND (held.database = (SELECT oid FROM "pg_catalog"."pg_database" WHERE (datname = current_database())))
        AND (held.classid = \(GuardStatements.advisoryClass)::oid)

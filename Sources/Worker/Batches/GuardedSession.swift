@@ -63,7 +63,7 @@ final class GuardedSession {
 
   /// Runs `statements` between the guard and the verdict, in one round trip and one transaction.
   ///
-  /// - Throws: `RunInterruption`, or `PostgresError` as a statement failed.
+  /// - Throws: `RunInterruption`, `SweepRefusal`, or `PostgresError` as a statement failed.
   func batch(_ statements: [PostgresStatement]) async throws -> Batch {
     var entry = BatchGuard()
     while true {
@@ -102,10 +102,7 @@ final class GuardedSession {
       results = try await connection.pipeline(
         begin + statements + [PostgresStatement(GuardStatements.close, isPrepared: true)], by: held.lease.stopAt)
     } catch let error as PostgresError {
-      if Self.isPastDeadline(error, closing: begin.count + statements.count) { throw RunInterruption.leaseLost }
-      // The server was demoted: the next try asks for a connection to one that can be written to.
-      if error.isReadOnly { connection.close() }
-      throw error
+      throw await explain(error, closing: begin.count + statements.count)
     }
     let opened = results[begin.count - 1]
     let closed = results[results.count - 1]
@@ -119,6 +116,30 @@ final class GuardedSession {
       results: Array(results[begin.count..<(results.count - 1)]), beganAt: (endedAt - microseconds) / 1_000,
       duration: .microseconds(microseconds))
   }
+
+  /// Why a batch failed, whose closing statement has this number.
+  private func explain(_ error: PostgresError, closing: Int) async -> any Error {
+    if Self.isPastDeadline(error, closing: closing) { return RunInterruption.leaseLost }
+    if case .server(let state, _, closing, _) = error, Self.resetStates.contains(state) {
+      return SweepRefusal.settingsReset
+    }
+    guard error.isReadOnly else { return error }
+    // The server was demoted: the next try asks for a connection to one that can be written to.
+    defer { connection.close() }
+    do {
+      let answer = try await connection.query(PostgresStatement(Self.readOnlyQuestion), by: held.lease.stopAt)
+      return answer[row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
+    } catch let other {
+      // The connection is lost, too, which says no more than that it was demoted.
+      return other is CancellationError ? other : error
+    }
+  }
+
+  private static let readOnlyQuestion = CatalogSQL.qualified("SELECT current_setting('transaction_read_only')")
+
+  /// What the closing statement fails with where the guard's settings are gone: invalid_text_representation of an empty
+  /// one, or undefined_object.
+  private static let resetStates = ["22P02", "42704"]
 
   /// Runs a statement outside of any batch, one that only reads.
   func query(_ statement: PostgresStatement) async throws -> PostgresResult {
@@ -141,7 +162,7 @@ final class GuardedSession {
 
   /// Ends the sessions of earlier runs of this scope that hold the advisory lock.
   ///
-  /// - Throws: `RunInterruption.foreignWorker` if a worker of another scope holds it.
+  /// - Throws: `RunInterruption.foreignWorker` if a worker of another scope holds it, or `.preparedTransaction`.
   private func evict() async throws {
     let results = try await connection.pipeline(
       [
@@ -150,6 +171,7 @@ final class GuardedSession {
       ], by: held.lease.stopAt)
     let holders = AdvisoryHolder.all(in: results[1])
     for holder in holders where holder.isTerminated { onTermination(holder) }
+    if holders.contains(where: { $0.processID == 0 }) { throw RunInterruption.preparedTransaction }
     if holders.contains(where: { name.isOtherScope($0.applicationName) }) { throw RunInterruption.foreignWorker }
   }
 

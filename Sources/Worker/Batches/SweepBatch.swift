@@ -109,8 +109,13 @@ final class SweepBatches {
     } catch let error as PostgresError {
       guard let kind = Self.kind(of: error) else { throw error }
       throw Trouble(kind: kind, cause: error)
+    } catch SweepRefusal.settingsReset {
+      throw Trouble(kind: .refused(Self.resetState), cause: SweepRefusal.settingsReset)
     }
   }
+
+  /// In place of an SQLSTATE, which would not tell.
+  private static let resetState = "a trigger resets the session's settings"
 
   /// How many rows `statement` counts, which reads the whole table; nil if that takes too long. What is due then is the
   /// next run's to meet.
@@ -124,8 +129,12 @@ final class SweepBatches {
   }
 
   /// Whether `trouble` is about rows, and not about the statement: `statement` is tried on no row at all.
+  ///
+  /// - Throws: `SweepRefusal` if the server lets nothing be written.
   func isAboutRows(_ trouble: Trouble, _ statement: PostgresStatement) async throws -> Bool {
-    guard case .refused = trouble.kind, !isProved else { return true }
+    guard case .refused(let state) = trouble.kind else { return true }
+    if state.utf8.starts(with: Self.limitClass.utf8) { try await proveTransactions() }
+    guard !isProved else { return true }
     do {
       _ = try await send([statement])
       isProved = true
@@ -134,6 +143,20 @@ final class SweepBatches {
       return false
     }
   }
+
+  /// Program limits: of one row, such as an index entry's size, or of the server's transactions, whose numbers come to
+  /// an end where old ones are not vacuumed away. Statements that write nothing need no number.
+  private static let limitClass = "54"
+
+  private func proveTransactions() async throws {
+    do {
+      _ = try await send([PostgresStatement(Self.number)])
+    } catch is Trouble {
+      throw SweepRefusal.noTransactionNumbers
+    }
+  }
+
+  private static let number = CatalogSQL.qualified("SELECT pg_current_xact_id()::text")
 
   /// Rows that stay as they are for `trouble`.
   func giveUp(_ rows: Int, _ trouble: Trouble) {

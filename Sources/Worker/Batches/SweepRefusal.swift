@@ -21,6 +21,12 @@ enum SweepRefusal: Error, Equatable, Sendable {
   case swallowed(Int, table: String)
   /// A rule rewrites the sweep's statements into what PostgreSQL does not do.
   case rule(String)
+  /// A trigger reset the session's settings, in which the batch's guard and limits live.
+  case settingsReset
+  /// A statement was refused as read-only by a server that says that it takes writes.
+  case refusedAsReadOnly
+  /// The server has stopped giving transactions numbers.
+  case noTransactionNumbers
   /// For this many slots, all that was due has been locked by other transactions.
   case locked(Int, slots: Int)
 
@@ -44,6 +50,13 @@ enum SweepRefusal: Error, Equatable, Sendable {
         + "\(table) discards new rows"
     case .rule(let name):
       "a rule on \(name) does not let it be swept (SQLSTATE 0A000): a trigger in its place would"
+    case .settingsReset:
+      "a trigger or function resets the session's settings (RESET ALL), which batches are guarded by"
+    case .refusedAsReadOnly:
+      "a statement was refused as read-only by a server that takes writes (SQLSTATE 25006): a load balancer such as "
+        + "pgpool must send all statements to the primary, and no trigger may set transaction_read_only"
+    case .noTransactionNumbers:
+      "the server gives no transaction a number until its databases are vacuumed (SQLSTATE 54000)"
     case .locked(let count, let slots):
       "nothing was swept for \(slots) slots: \(Self.rows(count)) locked by other transactions"
     }

@@ -139,6 +139,8 @@ package enum RunInterruption: Error, Equatable, Sendable {
   case leaseLost
   /// An earlier run's session holds the advisory lock and would not go.
   case superseded
+  /// A prepared transaction holds the advisory lock: it has no session that could be ended.
+  case preparedTransaction
   /// A worker that agrees through another Redis, or under another namespace, sweeps the same tables.
   case foreignWorker
   /// The worker drains: the slot is given back.

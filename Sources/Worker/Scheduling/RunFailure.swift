@@ -34,6 +34,11 @@ struct RunFailure: Equatable, Sendable {
     case RunInterruption.foreignWorker:
       reason = "another worker sweeps these tables with another REDIS_NAMESPACE or Redis"
       isPermanent = true
+    case RunInterruption.preparedTransaction:
+      reason =
+        "a prepared transaction holds this sweeper's advisory lock: find it in pg_prepared_xacts, and end it with "
+        + "COMMIT PREPARED or ROLLBACK PREPARED"
+      isPermanent = true
     case RunInterruption.superseded:
       reason = "another run's session holds this sweeper's advisory lock"
       isPermanent = false

@@ -2,7 +2,7 @@
 // TableMatrixTests. Invariant: as TableSurrounding has it.
 
 extension TableSurrounding {
-  static let hostileTriggers = raising + swallowing
+  static let hostileTriggers = raising + swallowing + resetting
 
   /// Codes that tell of the server, of the connection or of the transaction where PostgreSQL's own code raises them.
   private static let raisedStates = [
@@ -30,6 +30,23 @@ extension TableSurrounding {
           },
         expected: .fails("1 row refused (\(state))", left: 4))
     }
+
+  private static let resetting = [
+    TableSurrounding(
+      name: "a trigger that resets all settings for one row of each table",
+      sql: trigger("IF \(isOne) THEN RESET ALL; END IF; \(goOn)"),
+      expected: .fails("1 row refused (a trigger resets the session's settings)", left: 4)),
+    TableSurrounding(
+      name: "a trigger that resets all settings behind each statement",
+      sql: trigger("RESET ALL; RETURN NULL;", "AFTER", level: "STATEMENT"),
+      expected: .refused("resets the session's settings (RESET ALL)")),
+    TableSurrounding(
+      name: "a trigger that makes the transaction read-only",
+      sql: "CREATE TABLE audit (what text);"
+        + trigger("PERFORM set_config('transaction_read_only', 'on', true); INSERT INTO audit VALUES (''); \(goOn)"),
+      afterRole: "GRANT INSERT ON audit TO $ROLE",
+      expected: .refused("refused as read-only by a server that takes writes (SQLSTATE 25006)")),
+  ]
 
   private static let swallowing = [
     TableSurrounding(

@@ -345,11 +345,7 @@ import Testing
     let sweeper = Sweeper.agentsStale(try plane.settings())
     let other = RunName(namespace: "other", origin: "test", sweeper: sweeper.name).text(epoch: 3)
     try await onLoop {
-      let key = GuardedSession.advisoryKey(schema: "public", sweeper: sweeper.name)
-      let work = """
-        SELECT set_config('application_name', '\(other)', true),
-          pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
-        """
+      let work = SweepRaceTests.takeLock(of: sweeper, as: other)
       try await SweepRaceTests.transaction(plane, work) { commit in
         await #expect(throws: RunInterruption.foreignWorker) { try await plane.sweep(sweeper) }
         // It was not ended.
@@ -366,11 +362,7 @@ import Testing
     let sweeper = Sweeper.agentsStale(try plane.settings())
     let other = RunName(namespace: "other", origin: "test", sweeper: sweeper.name).text(epoch: 3)
     try await onLoop {
-      let key = GuardedSession.advisoryKey(schema: "second", sweeper: sweeper.name)
-      let work = """
-        SELECT set_config('application_name', '\(other)', true),
-          pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
-        """
+      let work = SweepRaceTests.takeLock(of: sweeper, in: "second", as: other)
       try await SweepRaceTests.transaction(plane, work) { commit in
         #expect(try await plane.sweep(sweeper).changed == 1)
         try await commit()
@@ -387,11 +379,7 @@ import Testing
     try await plane.sql("ALTER ROLE \(limited.user) SET role = '\(role)'")
     let sweeper = Sweeper.agentsStale(try plane.settings())
     try await onLoop {
-      let key = GuardedSession.advisoryKey(schema: "public", sweeper: sweeper.name)
-      let frozen = """
-        SELECT set_config('application_name', '\(ControlPlane.runName("agents-stale").text(epoch: 6))', true),
-          pg_advisory_xact_lock(\(GuardStatements.advisoryClass), \(key))
-        """
+      let frozen = SweepRaceTests.takeLock(of: sweeper, as: ControlPlane.runName("agents-stale").text(epoch: 6))
       await #expect(throws: PostgresError.self) {
         try await SweepRaceTests.transaction(limited, frozen) { commit in
           #expect(try await limited.sweep(sweeper, epoch: 7).changed == 1)
