@@ -64,6 +64,10 @@ let package = Package(
       name: "Chaos", dependencies: ["Reactor", "TestSupport"], path: "Tests/Chaos",
       exclude: ["audit.sql", "traps.sql"],
       swiftSettings: strict),
+    // What scripts/gate, budgets, bench and perf-* run.
+    .executableTarget(
+      name: "Measure", dependencies: ["TestSupport"], path: "Tests/Measure", swiftSettings: strict),
+    .testTarget(name: "MeasureTests", dependencies: ["Measure"], swiftSettings: strict),
     // What scripts/bench measures of the library by itself.
     .executableTarget(
       name: "RoundTripBenchmark", dependencies: ["Reactor"], path: "Tests/Benchmarks", swiftSettings: strict),

@@ -271,6 +271,45 @@ build_worker() {
     die "the build failed"
 }
 
+# ---- Measuring ----
+
+# measure PACKAGE... -- ARGUMENT...: runs the subcommand of Tests/Measure that is called as the script is, on the release
+# build. It needs these Debian packages besides.
+measure() {
+  local tool=$root/.build/debug/Measure packages=()
+  while [[ $1 != -- ]]; do packages+=("$1"); shift; done
+  shift
+  check_options "$@"
+  require_swift
+  install_missing "${build_packages[@]}"
+  say "building the measuring tool"
+  step swift build --package-path "$root" --product Measure >&2 || die "the build failed"
+  step "$tool" --check "${0##*/}" "$@"
+  ((${#packages[@]} == 0)) || install_missing "${packages[@]}"
+  install_servers
+  build_worker
+  # Pages of a fresh binary that are not on the disk yet would count as dirty.
+  sync "$worker_binary"
+  # Where the tool's servers can reach their data.
+  at_end stop_servers
+  make_servers_directory
+  export TMPDIR=$servers_directory
+  step "$tool" "${0##*/}" "$@"
+}
+
+# check_options ARGUMENT...: shows the script's help where it is asked for, and refuses an option that it does not name:
+# a mistake is told before anything is built.
+check_options() {
+  local help argument
+  help=$(show_help "$0")
+  for argument in "$@"; do
+    case $argument in
+      --help | -h) printf '%s\n' "$help"; exit ;;
+      -*) [[ $help =~ (^|[^-a-z])"$argument"($|[^-a-z]) ]] || misuse "no such option: $argument" ;;
+    esac
+  done
+}
+
 # ---- Private servers ----
 
 # free_port: prints an unused loopback port below the kernel's ephemeral range.

@@ -17,10 +17,22 @@ public final class PrivatePostgres: Sendable {
   public static let lockedUser = "locked"
   public static let lockedPassword = "s3cr/t p@ss%"
 
+  /// A role that has to give its password (SCRAM).
+  public struct Role: Sendable {
+    let name: String
+    let password: String
+
+    public init(name: String, password: String) {
+      self.name = name
+      self.password = password
+    }
+  }
+
   /// The loopback port on which it listens.
   public let port: Int
   private let directory: String
   private let settings: [String]
+  private let role: Role
   private let state = Mutex(State())
 
   private struct State {
@@ -43,14 +55,17 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
-  /// Makes and starts another server, with `settings` ("name=value") beside the tests' usual ones.
-  public static func start(settings: [String] = []) async throws -> PrivatePostgres {
+  /// Makes and starts another server, with `settings` ("name=value") beside the tests' usual ones, and `role` as the one
+  /// role that has a password.
+  public static func start(
+    settings: [String] = [], role: Role = Role(name: lockedUser, password: lockedPassword)
+  ) async throws -> PrivatePostgres {
     try await offLoop {
       var lastError: (any Error)?
       // Someone else can take the port between its choice and its use.
       for _ in 0..<3 {
         do {
-          let server = try PrivatePostgres(port: Int(freePort()), settings: settings)
+          let server = try PrivatePostgres(port: Int(freePort()), settings: settings, role: role)
           try server.launch(isNew: true)
           return server
         } catch {
@@ -72,9 +87,10 @@ public final class PrivatePostgres: Sendable {
       settings: ["ssl=on", "ssl_cert_file=\(files.certificate)", "ssl_key_file=\(files.key)"] + settings)
   }
 
-  private init(port: Int, settings: [String]) throws {
+  private init(port: Int, settings: [String], role: Role) throws {
     self.port = port
     self.settings = settings
+    self.role = role
     var template = Array("\(NSTemporaryDirectory())/private-postgres-XXXXXX".utf8CString)
     guard mkdtemp(&template) != nil else { throw PrivatePostgresError("mkdtemp: errno \(errno)") }
     directory = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
@@ -154,9 +170,9 @@ public final class PrivatePostgres: Sendable {
     await offLoop { watch?.end(keepingData: true) }
   }
 
-  /// Starts it after `halt()`, on the same port with the same data.
-  public func startAgain() async throws {
-    try await offLoop { try self.launch(isNew: false) }
+  /// Starts it after `halt()`, on the same port with the same data; `settings` last until it is halted again.
+  public func startAgain(settings: [String] = []) async throws {
+    try await offLoop { try self.launch(isNew: false, settings: settings) }
   }
 
   /// Stops it at once and starts it on the same port with the same data.
@@ -196,15 +212,15 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
-  private func launch(isNew: Bool) throws {
+  private func launch(isNew: Bool, settings further: [String] = []) throws {
     var arguments = ["/bin/sh", "-c", Self.script, "private-postgres", directory, String(port)]
-    arguments += [isNew ? "new" : "old", Self.binaries, Self.lockedUser, Self.lockedPassword]
+    arguments += [isNew ? "new" : "old", Self.binaries, role.name, role.password]
     let usual = [
       "listen_addresses=127.0.0.1", "port=\(port)", "unix_socket_directories=\(directory)", "fsync=off",
       "full_page_writes=off", "shared_buffers=32MB", "max_connections=100", "logging_collector=off",
       "log_min_messages=fatal",
     ]
-    for setting in usual + settings { arguments += ["-c", setting] }
+    for setting in usual + settings + further { arguments += ["-c", setting] }
     let watch = try GuardedProcess(arguments)
     state.withLock { $0.watch = watch }
   }
@@ -257,7 +273,8 @@ public final class PrivatePostgres: Sendable {
     return (fromEnvironment + installed).first { access("\($0)/postgres", X_OK) == 0 } ?? "/usr/bin"
   }()
 
-  static func program(_ name: String) -> String { "\(binaries)/\(name)" }
+  /// The path of one of the programs that came with the server, such as pgbench.
+  public static func program(_ name: String) -> String { "\(binaries)/\(name)" }
 }
 
 /// What a private server, or a program run for it, said when it failed.
