@@ -264,11 +264,15 @@ archive_of() {
 
 # build_worker: makes the release build, with the standard library linked statically.
 build_worker() {
-  local linking
   say "building the worker (release)"
+  build_release secrets-bridge-worker
+}
+
+# build_release PRODUCT: all products are linked alike, or each would be built anew after another.
+build_release() {
+  local linking
   link_options linking
-  step swift build --package-path "$root" -c release --product secrets-bridge-worker "${linking[@]}" >&2 ||
-    die "the build failed"
+  step swift build --package-path "$root" -c release --product "$1" "${linking[@]}" >&2 || die "the build failed"
 }
 
 # ---- Measuring ----
@@ -288,6 +292,8 @@ measure() {
   ((${#packages[@]} == 0)) || install_missing "${packages[@]}"
   install_servers
   build_worker
+  # What measures the library by itself.
+  [[ ${0##*/} != bench ]] || build_release RoundTripBenchmark
   # Pages of a fresh binary that are not on the disk yet would count as dirty.
   sync "$worker_binary"
   # Where the tool's servers can reach their data.

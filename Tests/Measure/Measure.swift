@@ -39,8 +39,14 @@ struct Measure {
 
   private static var commands: [String: any Command.Type] {
     [
+      "bench": Bench.self,
       "budgets": Budgets.self,
       "gate": Gate.self,
+      "perf-allocs": PerfAllocs.self,
+      "perf-memory": PerfMemory.self,
+      "perf-record": PerfRecord.self,
+      "perf-stat": PerfStat.self,
+      "perf-syscalls": PerfSyscalls.self,
     ]
   }
 }

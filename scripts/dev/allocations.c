@@ -1,6 +1,6 @@
 // Counts a process's allocations from inside: loaded by LD_PRELOAD, it wraps the C library's functions.
 // Invariant: it allocates nothing itself. On SIGUSR1 it writes the counts to the file that ALLOCATIONS names, as
-// "allocations bytes frees", the counts since the start. Compiled as a shared object by scripts/perf-allocs and gate.
+// "allocations bytes frees", the counts since the start. Compiled as a shared object by Tests/Measure.
 
 #define _GNU_SOURCE
 #include <errno.h>

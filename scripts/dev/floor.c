@@ -1,5 +1,5 @@
 // The floor: the cost of a program that links libpq, hiredis and libev, connects to both servers and only waits.
-// Invariant: only the two connections and one query on each. Compiled and run by the measuring scripts.
+// Invariant: only the two connections and one query on each. Compiled and run by Tests/Measure.
 //
 //   floor    takes DATABASE_URL and REDIS_URL (redis://:password@address:port/number) as the worker does; writes
 //            "ready" to stderr when both servers have answered, then waits until it is terminated

@@ -1,5 +1,5 @@
 // Starts the worker and measures it from outside: when it was ready, how many threads it had.
-// Invariant: the worker ends with it. Compiled and called by the measuring scripts.
+// Invariant: the worker ends with it. Compiled and called by Tests/Measure.
 //
 //   measure ready PORT COMMAND...     milliseconds from before the exec to the first 200 of /readyz on 127.0.0.1:PORT
 //   measure said TEXT COMMAND...      milliseconds from before the exec until it writes TEXT to stderr

@@ -1,5 +1,5 @@
 -- Sample rows: for each sweeper some that are due and some that are not, so that one run shows all five at work.
--- Invariant: every value is a plain fake. Loaded once, after schema.sql, by scripts/run and scripts/budgets.
+-- Invariant: every value is a plain fake. Loaded once, after schema.sql, by scripts/run and Tests/Measure.
 -- The discover scheduler needs no rows: its targets are in SB_DISCOVER_TARGETS_JSON.
 
 BEGIN;

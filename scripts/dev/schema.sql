@@ -1,7 +1,7 @@
 -- The control plane's tables as the worker finds them: columns, checks, indexes, triggers. The api owns the real
 -- schema; this one is for development and tests only.
 -- Invariant: it contains everything that the worker's statements rely on. Loading it twice changes nothing.
--- Loaded into an empty database by scripts/run, scripts/budgets and the tests.
+-- Loaded into an empty database by scripts/run, Tests/Measure and the tests.
 
 SET client_min_messages = warning;
 

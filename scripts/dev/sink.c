@@ -1,5 +1,5 @@
 // A receiver for notifications: answers 204 to every request, one at a time, on a port of its choice.
-// Invariant: it keeps nothing of what it receives. Compiled and started by scripts/dev/instruments.sh.
+// Invariant: it keeps nothing of what it receives. Compiled and started by Tests/Measure.
 //
 //   sink FILE    writes the port to FILE once it listens
 
