@@ -277,8 +277,8 @@ build_release() {
 
 # ---- Measuring ----
 
-# measure PACKAGE... -- ARGUMENT...: runs the subcommand of Tests/Measure that is called as the script is, on the release
-# build. It needs these Debian packages besides.
+# measure PACKAGE... -- ARGUMENT...: installs the packages, builds Tests/Measure and the worker (release), and runs the
+# tool's subcommand of the script's name.
 measure() {
   local tool=$root/.build/debug/Measure packages=()
   while [[ $1 != -- ]]; do packages+=("$1"); shift; done

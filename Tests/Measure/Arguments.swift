@@ -38,8 +38,7 @@ struct ScenarioArguments {
   /// The further options that were given; an option without a value has an empty one.
   private(set) var options: [String: String] = [:]
 
-  /// `scenario` counts where none is named. `flags` are options without a value; `valued` says what the value of each of
-  /// the others is.
+  /// `scenario` is the default. `flags` are options without a value; `valued` are options with one, and what it is.
   init(
     _ arguments: inout Arguments, scenario: Scenario, flags: [String] = [], valued: [String: String] = [:]
   ) throws {

@@ -1,5 +1,5 @@
-// scripts/bench: the release build beside its competitors and its floor, in turns on the same servers.
-// Invariant: what has been measured is reported however it ends: half an hour's figures do not go with one that failed.
+// scripts/bench: the release build against its competitors and its floor, interleaved on the same servers.
+// Invariant: what was measured is reported even if a group fails: half an hour of figures must not be lost.
 
 import Foundation
 import TestSupport
@@ -15,7 +15,7 @@ struct BenchOptions {
   private(set) var isQuick = false
   private(set) var json: String?
   private(set) var markdown: String?
-  private(set) var plots = Instruments.repository.appendingPathComponent("docs/plots")
+  private(set) var plots = Repository.root.appendingPathComponent("docs/plots")
 
   init(_ arguments: inout Arguments) throws {
     while let argument = arguments.next() {
@@ -80,7 +80,7 @@ struct Bench: Command {
         "$(git -C "$2" rev-parse --short HEAD 2>/dev/null || printf unknown)"
       """#
     let version = try await instruments.sql("SHOW server_version")
-    return try await instruments.run(["sh", "-c", script, "sh", version, Instruments.repository.path])
+    return try await instruments.run(["sh", "-c", script, "sh", version, Repository.root.path])
       .trimmingCharacters(in: .newlines)
   }
 }

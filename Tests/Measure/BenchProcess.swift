@@ -138,7 +138,7 @@ extension BenchRun {
 
   func lock() async throws {
     let count = pick(20_000, 50_000)
-    let program = Instruments.repository.appendingPathComponent(".build/release/RoundTripBenchmark").path
+    let program = Repository.root.appendingPathComponent(".build/release/RoundTripBenchmark").path
     var redis: [Figure] = []
     var worker: [Figure] = []
     for _ in 0..<pick(3, 7) {
@@ -197,7 +197,7 @@ extension BenchRun {
     let cpu = Double(try worker.figures.cpuNanoseconds - before.cpu) / 1e6
     add(BenchRow("wakeups", "idle: wake-ups a minute", Figure(wakeups), "", .atMost("20")))
     add(BenchRow("idle_cpu_ms", "idle: CPU a minute", Figure(cpu, decimals: 2), "ms", .atMost("2")))
-    // Traced calls are slower, but as many. strace ends with the status of the time limit.
+    // Tracing slows calls down but does not change their number. timeout ends with a status of its own.
     let log = instruments.file("idle.calls")
     try await instruments.run(
       ["timeout", "60", "strace", "-f", "-qq", "-o", log, "-p", "\(worker.id)"], accepting: [0, 124])
@@ -235,11 +235,11 @@ extension BenchRun {
 
   func cgroup() async throws {
     guard MemoryCgroup.isPermitted else {
-      say("no memory cgroups of version 1 here, or not root: left out")
+      say("skipped: needs root and memory cgroups of version 1")
       return
     }
     guard let kilobytes = try await MemoryCgroup.smallest(instruments) else {
-      say("it did not get along with \(MemoryCgroup.sizes[0]) kB: no figure")
+      say("no figure: \(MemoryCgroup.sizes[0]) kB did not suffice")
       return
     }
     add(
@@ -249,7 +249,7 @@ extension BenchRun {
 
   // MARK: A fleet
 
-  /// As processes, each with its own connections: what a fleet is.
+  /// Separate processes, each with its own connections, as in a fleet.
   func fleet() async throws {
     await instruments.postgres.halt()
     try await instruments.postgres.startAgain(settings: ["max_connections=1200"])

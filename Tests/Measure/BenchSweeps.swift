@@ -12,7 +12,7 @@ extension BenchRun {
     var peakKB: Int?
   }
 
-  /// Beside psql, in turns, on the same rows. Both are watched alike.
+  /// Alternates with psql on the same rows. The transactions of both are recorded alike.
   func sweep(_ sweeper: Sweeper, rows: Int, ratio: String, longest: String, _ rounds: Int) async throws {
     try await settle()
     try await instruments.fill([sweeper.rows: rows])
@@ -45,7 +45,7 @@ extension BenchRun {
     let rows = pick(200_000, 1_000_000)
     for sweeper in Sweeper.allCases {
       try await instruments.fill([sweeper.rows: rows, "due": 0])
-      // The first run may read the table whole, which it then need not do again for a while.
+      // The first run may read the whole table; later runs need not.
       _ = try await timeSweeps(of: sweeper)
       var counts: [Figure] = []
       var sweeps: [Figure] = []
@@ -53,7 +53,7 @@ extension BenchRun {
         for _ in 0..<3 { counts.append(try await time(sweeper.question).milliseconds) }
         sweeps += try await timeSweeps(of: sweeper, count: 3).map(\.milliseconds)
       }
-      // No index serves the expiry of a claim.
+      // No index covers the expiry of a claim.
       let target = sweeper == .jobs ? Target.ratioAtMost("1") : .atMost("5")
       add(
         BenchRow(
@@ -82,9 +82,8 @@ extension BenchRun {
 
   // MARK: Writers beside a sweep
 
-  /// Writers come at a fixed rate, and a wait counts from when one should have begun. Without a rate two clients keep
-  /// both of two cores busy by themselves: whatever runs beside them then costs them the kernel's time slices, and no
-  /// more is measured than these.
+  /// Writers arrive at a fixed rate, and a wait counts from the scheduled start. Without a rate two clients saturate
+  /// two cores by themselves, and the measurement would show only the kernel's time slices.
   private static let writersASecond = 500
 
   private static let writer = #"""
@@ -158,10 +157,10 @@ extension BenchRun {
     return Timed(milliseconds: milliseconds, ended: Date().timeIntervalSince1970)
   }
 
-  /// How long so many of a running worker's sweeps took, by its log: over a connection that it has, as psql's time is.
+  /// The durations of `count` sweeps in a running worker's log. Like psql's time, they exclude connecting.
   private func timeSweeps(of sweeper: Sweeper, count: Int = 1) async throws -> [Timed] {
     try instruments.redis.cli("DEL", "secrets-bridge:schedule:{secrets-bridge:lock:worker:sweeper:\(sweeper.rawValue)}")
-    // A single one is due because its record is gone, and no other follows: it would meet the dead entries of the index.
+    // A single run is due because its record was deleted. No other follows, because it would meet dead index entries.
     let settings = Sweeper.intervals("24h", [sweeper: count > 1 ? "1s" : "24h"]).merging(
       ["LOG_LEVEL": "debug", "SB_WORKER_LEASE": "3s"]) { $1 }
     let worker = try await instruments.start([Instruments.worker, "run"], settings: settings)
@@ -207,8 +206,8 @@ extension BenchRun {
 
   // MARK: The rows
 
-  /// Keeps away what would take a core from whichever side is being measured when it comes: autovacuum, and the sweeps
-  /// that a new Redis has due.
+  /// Prevents what would take a core from one side during its measurement: autovacuum, and the first sweeps on a new
+  /// Redis.
   private func settle() async throws {
     try await instruments.sql("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
     try await instruments.fill()
@@ -223,8 +222,8 @@ extension BenchRun {
   private func restoreRows(of table: String) async throws {
     let database = Instruments.database
     try await instruments.maintain("DROP DATABASE \(database) WITH (FORCE)", copy(database, of: "kept"), "CHECKPOINT")
-    // The files' pages into the server's memory, for both sides alike; and what is still to be written to the disk out
-    // of the way, or the kernel makes whoever writes next wait for it.
+    // Load the tables into memory, for both sides alike, and flush pending writes, or the kernel would make the next
+    // writer wait for them.
     try await instruments.sql("SELECT count(*) FROM \(table)")
     try await instruments.run(["sync"])
   }

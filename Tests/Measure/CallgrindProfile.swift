@@ -10,7 +10,7 @@ enum CallgrindProfile {
     var isOwn = false
     var isCost = false
     var sum = 0
-    // A name is written out where its number comes first, which may be a callee's line.
+    // A name is given at the first use of its number, which may be a callee's line.
     func name(_ text: Substring) -> Substring {
       guard text.first == "(", let end = text.firstIndex(of: ")") else { return text }
       let number = text[...end]
@@ -19,7 +19,7 @@ enum CallgrindProfile {
       return names[number] ?? ""
     }
     for line in profile.split(separator: "\n") {
-      // The line after calls= is the callee's cost, which is counted where it stands.
+      // The line after calls= is the callee's cost, which is counted at the callee.
       if isCost {
         isCost = false
       } else if line.hasPrefix("calls=") {

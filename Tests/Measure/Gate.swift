@@ -7,13 +7,12 @@ struct Gate: Command {
   private enum Mode { case compare, update, json }
 
   private static let figures = URL(fileURLWithPath: Instruments.script("gate.figures"))
-  /// Requests are counted in so many windows, and the least is what they cost: into one can fall what the loop does
-  /// besides.
+  /// Requests are counted in this many windows, and the least counts, because other work of the loop can fall into one.
   private static let windows = 5
-  /// Calls that depend on when the peers' bytes arrive, and those of the start, are not among these.
+  /// Excludes calls of the start and those that depend on when the peers' bytes arrive.
   private static let steadyCalls = "sendto,write,writev,getrandom,madvise,epoll_ctl,socket,connect,clock_gettime"
-  /// Of so many runs the median counts: how many batches there are, and how often the loop asks the kernel to watch a
-  /// socket for other things, is up to the peers' pace.
+  /// The median of this many runs counts: the number of batches and of changed socket interests depends on the peers'
+  /// pace.
   private static let tracedRuns = 7
 
   private var mode = Mode.compare
@@ -32,7 +31,8 @@ struct Gate: Command {
     let counts = try await Instruments.use { instruments in
       let measure = try await instruments.compile("measure")
       var counts = try await allocations(instruments, measure)
-      // Debian 12's valgrind cannot read all of DWARF 5, and needs none of it: the symbols say whose an instruction is.
+      // Debian 12's valgrind cannot read all of DWARF 5 and does not need it: symbols suffice to attribute
+      // instructions.
       let stripped = instruments.file(CallgrindWorker.name)
       try await instruments.run(["objcopy", "--strip-debug", Instruments.worker, stripped])
       counts += try await instructions(instruments, measure, stripped)
@@ -54,7 +54,7 @@ struct Gate: Command {
     let worker = try await CountedWorker(instruments, library, ["SB_WORKER_LEASE": "5m"])
     let requests = 4000
     var counts: [GateCount] = []
-    // Not of /metrics, whose numbers with many digits allocate: how many digits they have is chance.
+    // Not /metrics: numbers with many digits allocate, and the number of digits varies.
     for path in ["/healthz", "/readyz"] {
       try await worker.process.request(path, 100, measure, instruments)
       var least = Int.max
@@ -64,7 +64,7 @@ struct Gate: Command {
         }
         least = min(least, more.count)
       }
-      // In hundredths: those of a question to the servers within the window are less than one.
+      // Per 100 requests, so that a health check within the window counts as less than one per request.
       let value = Statistics.rounded(least * 100, per: requests)
       counts.append(GateCount(name: "allocations of 100 requests to \(path)", value: value))
     }
@@ -72,7 +72,7 @@ struct Gate: Command {
     return counts
   }
 
-  /// The sweepers attend to their slots at fixed times: what they do meanwhile is small beside so many requests.
+  /// Sweepers may run meanwhile; that is little compared with so many requests.
   private func instructions(
     _ instruments: Instruments, _ measure: String, _ stripped: String
   ) async throws -> [GateCount] {
@@ -91,7 +91,7 @@ struct Gate: Command {
   }
 
   private func runs(_ instruments: Instruments, _ stripped: String) async throws -> [GateCount] {
-    // The workers before had a long lease, for nothing to be swept; who runs on a new Redis waits for one lease.
+    // Earlier workers had a long lease so that nothing was swept. On a new Redis a run waits for one lease.
     try instruments.emptyRedis()
     try await instruments.runOnce(["SB_WORKER_LEASE": "3s"])
     say("a run of every sweeper, nothing due")

@@ -1,5 +1,6 @@
-// What every measurement stands on: private servers, the control plane's tables, the release build, helpers in C.
-// Invariant: nothing of it outlives this process, and no setting in the caller's environment reaches what is measured.
+// What every measurement uses: private servers, the control plane's tables, the release build, the helpers in C.
+// Invariant: nothing of it outlives this process, and settings in the caller's environment do not affect what is
+// measured.
 
 import Foundation
 import TestSupport
@@ -15,10 +16,7 @@ final class Instruments {
   /// Processes that run until the end: receivers, servers to compare with.
   private var kept: [WorkerProcess] = []
 
-  /// The checkout that this program was built from.
-  static let repository = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-    .deletingLastPathComponent()
-  static let worker = repository.appendingPathComponent(".build/release/secrets-bridge-worker").path
+  static let worker = Repository.root.appendingPathComponent(".build/release/secrets-bridge-worker").path
   static let database = "secrets_bridge"
 
   /// Starts the servers, calls `body`, and stops them, whether it throws or not.
@@ -74,7 +72,7 @@ final class Instruments {
     try? FileManager.default.removeItem(at: work)
   }
 
-  static func script(_ name: String) -> String { repository.appendingPathComponent("scripts/dev/\(name)").path }
+  static func script(_ name: String) -> String { Repository.root.appendingPathComponent("scripts/dev/\(name)").path }
   func file(_ name: String) -> String { work.appendingPathComponent(name).path }
   func text(of name: String) throws -> String { try String(contentsOfFile: file(name), encoding: .utf8) }
 
@@ -130,7 +128,7 @@ final class Instruments {
     try await run(
       ["sh", "-c", compile, "clang", "-O2", "-Wall", "-Wextra", "-Werror", "-o", output, Self.script("\(name).c")]
         + options)
-    // Pages of a fresh binary that are not on the disk yet would count as dirty.
+    // Pages of a new binary that are not yet on disk would count as dirty.
     try await run(["sync", output])
     return output
   }
@@ -190,17 +188,17 @@ final class Instruments {
     try await addRows(rows)
   }
 
-  /// Adds rows to the swept tables by scripts/dev/rows.sql: wraps, secrets, agents, jobs; "due" percent of them are due.
+  /// Adds rows to the swept tables by scripts/dev/rows.sql: wraps, secrets, agents, jobs. "due" percent are due.
   func addRows(_ rows: [String: Int]) async throws {
     let all = ["wraps": 0, "secrets": 0, "agents": 0, "jobs": 0, "due": 50].merging(rows) { $1 }
     let variables = all.flatMap { ["-v", "\($0.key)=\($0.value)"] }
     try await run(psql() + variables + ["-f", Self.script("rows.sql")])
   }
 
-  /// Kills nothing but data: Redis as it is when new.
+  /// Removes all data from Redis.
   func emptyRedis() throws { try redis.cli("FLUSHALL") }
 
-  /// redis-benchmark and other clients are given it.
+  /// The options with which redis-benchmark connects.
   var redisArguments: [String] { ["-h", "127.0.0.1", "-p", "\(redis.port)", "-a", redisPassword] }
 }
 

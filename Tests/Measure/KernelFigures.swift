@@ -40,8 +40,20 @@ enum ProcText {
 struct KernelFigures: Sendable {
   let id: pid_t
 
-  private func text(_ file: String) throws -> String {
-    try String(contentsOfFile: "/proc/\(id)/\(file)", encoding: .utf8)
+  /// The whole file. The kernel gives it in parts of a page, and Foundation takes the first part for all of it.
+  func text(_ file: String) throws -> String {
+    let path = "/proc/\(id)/\(file)"
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
+    defer { close(descriptor) }
+    var bytes: [UInt8] = []
+    var buffer = [UInt8](repeating: 0, count: 65_536)
+    while true {
+      let count = read(descriptor, &buffer, buffer.count)
+      guard count >= 0 else { throw Failure("\(path): \(String(cString: strerror(errno)))") }
+      if count == 0 { return String(decoding: bytes, as: UTF8.self) }
+      bytes += buffer[..<count]
+    }
   }
 
   private func field(_ name: String, of file: String) throws -> Int {

@@ -87,7 +87,10 @@ struct PerfAllocs: Command {
 
   /// How many batches of wraps PostgreSQL has been asked to delete.
   private func batches(_ instruments: Instruments) throws -> Int {
-    try instruments.postgres.log().split(separator: "\n").count { $0.contains("DELETE FROM secret_wraps") }
+    // The worker names the table with its schema.
+    try instruments.postgres.log().split(separator: "\n").count {
+      $0.contains("DELETE FROM ") && $0.contains("secret_wraps")
+    }
   }
 
   // MARK: Renewals

@@ -40,7 +40,7 @@ struct PerfMemory: Command {
       lines.append(Self.line(try figures.privateDirtyKB, try figures.residentKB, name))
     }
     let peak = try worker.status("VmHWM")
-    lines += ["", "the most at any time: heap \(heap) kB dirty, all of it \(peak) kB resident"]
+    lines += ["", "maximum: heap \(heap) kB dirty, process \(peak) kB resident"]
     for (name, figures) in [("the worker", worker), ("the floor", floor)] {
       lines += ["", "\(name) by mapping"]
       lines += try figures.mappings.map { Self.line($0.dirtyKB, $0.residentKB, $0.name) }
@@ -61,7 +61,7 @@ struct PerfMemory: Command {
         var most = 0
         repeat {
           most = max(most, try figures.mappings.first { $0.name == "[heap]" }?.dirtyKB ?? 0)
-          // It is cancelled where the scenario is over: what was seen until then counts.
+          // Cancelled when the scenario is over; what was seen until then counts.
           try? await Task.sleep(for: .milliseconds(100))
         } while !Task.isCancelled
         return most

@@ -41,7 +41,7 @@ struct SystemCallLog {
 
   var all: Int { calls.values.reduce(0, +) }
 
-  /// The number of a call's first argument where that is a descriptor which strace describes: "9" of "recvfrom(9<…>, …".
+  /// The number of a call's first argument if that is a descriptor that strace describes: 9 in "recvfrom(9<…>, …".
   private static func describedNumber(_ line: Substring) -> Substring? {
     line.firstMatch(of: /\((?:TCP:)?([0-9]+)<[^>]*>/)?.output.1
   }

@@ -86,13 +86,13 @@ import Testing
     let stat = "# started\n\n12345,,instructions:u,100,50.00,,\n<not counted>,,cycles,0,0.00,,\n"
     let report = ProcessCounts.report(Self.before, Self.after, perfStat: stat, seconds: 30)
     let expected = """
-               in 30 s       a minute
-                  2.50           5.00  ms of CPU
-                  5.00          10.00  waits (voluntary context switches)
-                  0.00           0.00  preemptions (involuntary ones)
-                 30.00          60.00  page faults
-                  2.00           4.00  of them read from the disk
-                 12345          24690  instructions:u
+             in 30 s       a minute
+                2.50           5.00  ms of CPU
+                5.00          10.00  waits (voluntary context switches)
+                0.00           0.00  preemptions (involuntary ones)
+               30.00          60.00  page faults
+                2.00           4.00  of them read from the disk
+               12345          24690  instructions:u
       """
     #expect(report == expected)
   }

@@ -1,5 +1,6 @@
 // What valgrind, strace and the kernel write, read as they write it.
 
+import Glibc
 import Testing
 
 @testable import Measure
@@ -132,6 +133,26 @@ import Testing
       ProcText.Mapping(name: "[anonymous]", dirtyKB: 12, residentKB: 12),
     ]
     #expect(ProcText.mappings(of: smaps) == expected)
+  }
+}
+
+@Suite struct KernelFiguresTests {
+  private let figures = KernelFigures(id: getpid())
+
+  /// The tests' own process has many mappings: their text is longer than a page.
+  @Test func allMappingsAreRead() throws {
+    let sum = try figures.mappings.reduce(0) { $0 + $1.residentKB }
+    let resident = try figures.residentKB
+    #expect(sum > resident / 2, "the mappings have \(sum) of \(resident) kB")
+    #expect(try figures.mappings.contains { $0.name.hasPrefix("libc.so") })
+  }
+
+  @Test func theKernelCountsWhatAProcessUses() throws {
+    #expect(try figures.status("Threads") >= 1)
+    #expect(try figures.cpuNanoseconds > 0)
+    #expect(try figures.pageFaults.minor > 0)
+    #expect(try figures.privateDirtyKB > 0)
+    #expect(throws: Failure.self) { try figures.status("Nothing") }
   }
 }
 

@@ -55,8 +55,8 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
-  /// Makes and starts another server, with `settings` ("name=value") beside the tests' usual ones, and `role` as the one
-  /// role that has a password.
+  /// Makes and starts another server, with `settings` ("name=value") beside the usual ones. `role` is the one role
+  /// that has a password.
   public static func start(
     settings: [String] = [], role: Role = Role(name: lockedUser, password: lockedPassword)
   ) async throws -> PrivatePostgres {
