@@ -87,6 +87,8 @@ public final class RedisClient {
   private var isUsed = false
 
   var health = Health()
+  /// What lost connections say of the commands that were in flight.
+  var trial = RedisTrial()
 
   /// A command whose answer is to come.
   struct Pending {
@@ -94,6 +96,7 @@ public final class RedisClient {
     var command: RedisCommand?
     let isRepeatable: Bool
     let byteCount: Int
+    let kind: RedisTrial.Kind
     let receiver: Receiver
 
     enum Receiver {
@@ -162,7 +165,9 @@ extension RedisClient {
         if began.duration(to: clock.now) >= Self.steadyAfter { backoff.reset() }
         if !Task.isCancelled { await goOn(after: ending) }
       case .failure(let failure):
-        if !Task.isCancelled { await pause(failure.reason) }
+        if failure.isCheckCutOff { trial.lost([RedisTrial.check], failure.reason, isIdle: false, at: clock.now) }
+        let reason = failure.isCheckCutOff ? trial.reason : nil
+        if !Task.isCancelled { await pause(reason ?? failure.reason) }
       }
     }
     state = .stopped
@@ -220,6 +225,8 @@ extension RedisClient {
 
   private struct ConnectFailure: Error {
     let reason: String
+    /// The server closed the connection in place of an answer to the health check.
+    var isCheckCutOff = false
   }
 
   /// One attempt: resolve, connect, TLS, hello; all of it within the dial timeout.
@@ -237,7 +244,7 @@ extension RedisClient {
       let reason = (error as? NameResolutionError)?.publicReason ?? "cancelled"
       return .failure(ConnectFailure(reason: reason))
     }
-    var reason = "no address"
+    var last = ConnectFailure(reason: "no address")
     for (index, address) in addresses.enumerated() where !Task.isCancelled {
       // Each address gets its share, so that one that hangs does not keep the next from being tried.
       let now = clock.now
@@ -246,10 +253,10 @@ extension RedisClient {
       case .success(let connection): return .success(connection)
       case .failure(let failure):
         // Of several addresses, one that hangs or refuses says more than one where nobody listens.
-        if failure.reason != "connection refused" || reason == "no address" { reason = failure.reason }
+        if failure.reason != "connection refused" || last.reason == "no address" { last = failure }
       }
     }
-    return .failure(ConnectFailure(reason: reason))
+    return .failure(last)
   }
 
   private func addresses(by deadline: MonotonicInstant) async throws -> [RedisAddress] {
@@ -272,10 +279,11 @@ extension RedisClient {
         helloTook = began.duration(to: clock.now)
         return .success(connection)
       }
-      let isAwaitingMode = connection.isAwaitingMode
+      let (isAwaitingMode, isAwaitingCheck) = (connection.isAwaitingMode, connection.isAwaitingCheck)
       connection.close()
       guard asksForMode, isAwaitingMode, refusal == RedisConnection.closedByServer, !Task.isCancelled else {
-        return .failure(ConnectFailure(reason: refusal))
+        let isCutOff = isAwaitingCheck && RedisConnection.isClosing(refusal)
+        return .failure(ConnectFailure(reason: refusal, isCheckCutOff: isCutOff))
       }
       // Some proxies close the connection on a command that they do not know.
       asksForMode = false
@@ -294,9 +302,16 @@ extension RedisClient {
     connection.onEnd = { [weak self] reason in self?.connectionEnded(reason) }
     statistics.connectsTotal += 1
     state = .ready
-    change(.ready)
+    let waiting = pipeline.opened()
+    trial.opened(trial.isSuspicious ? waiting.compactMap(ownersKind) : [], at: clock.now)
+    if !trial.isOn {
+      change(.ready)
+    } else if let reason = trial.reason {
+      change(.unavailable(reason: reason))
+    }
     for signal in readyWaiters { signal.fire(true) }
-    for identifier in pipeline.opened() { transmit(identifier) }
+    for identifier in waiting { transmit(identifier) }
+    armTimer()
     connection.flush()
 
     if let ending = await ended.wait() {
@@ -323,7 +338,7 @@ extension RedisClient {
     }
   }
 
-  private func change(_ availability: ServerAvailability) {
+  func change(_ availability: ServerAvailability) {
     guard availability != self.availability else { return }
     self.availability = availability
     // That it ends when it is told to is no news.
@@ -340,27 +355,31 @@ extension RedisClient {
     lost(isIdle ? .idle(reason) : .failed(reason))
   }
 
-  private func lost(_ ending: Ending) {
+  /// - Parameter overdue: commands that have not been answered in time.
+  private func lost(_ ending: Ending, _ overdue: [RedisTrial.Kind] = []) {
     connection = nil
     lookUntil = nil
     let reason: String
     switch ending {
     case .idle(let why):
+      noteLoss(why, isIdle: true, overdue)
       reason = why
       state = .connecting
+      ended?.fire(ending)
     case .failed(let why):
-      reason = why
+      noteLoss(why, isIdle: false, overdue)
+      reason = trial.reason ?? why
       // At once, not when `run` goes on: whose command just failed may ask.
       state = .waiting(until: clock.now, reason: reason)
       change(.unavailable(reason: reason))
+      ended?.fire(.failed(reason))
     }
     fail(pipeline.lost(), .unknownOutcome(reason))
-    ended?.fire(ending)
   }
 
-  func abandonConnection(_ reason: String) {
+  func abandonConnection(_ reason: String, overdue: [RedisTrial.Kind] = []) {
     guard let abandoned = connection else { return }
-    lost(.failed(reason))
+    lost(.failed(reason), overdue)
     abandoned.close()
   }
 

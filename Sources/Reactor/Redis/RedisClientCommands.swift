@@ -1,4 +1,4 @@
-// The Redis client's commands, and the health check that is one of them.
+// The Redis client's commands.
 // Invariant: every command ends by its deadline, and whether it may have been executed is part of how it ends.
 
 import CReactor
@@ -45,10 +45,12 @@ extension RedisClient {
     by deadline: MonotonicInstant
   ) async throws(RedisError) -> RedisValue {
     let rest = [String(keys.count)] + keys + arguments
+    let short = RedisCommand(["EVALSHA", script.sha1] + rest)
     do {
-      return try await command(["EVALSHA", script.sha1] + rest, isRepeatable: isRepeatable, by: deadline)
+      return try await submit(short, isRepeatable, by: deadline)
     } catch .server(let code, let message) where RedisErrorReply(code: code, message: message).asksForSource {
-      return try await command(["EVAL", script.source] + rest, isRepeatable: isRepeatable, by: deadline)
+      return try await submit(
+        RedisCommand(["EVAL", script.source] + rest), kind: short.kind, isRepeatable, by: deadline)
     }
   }
 
@@ -60,7 +62,7 @@ extension RedisClient {
   ]
 
   private func submit(
-    _ command: RedisCommand, _ isRepeatable: Bool, by deadline: MonotonicInstant
+    _ command: RedisCommand, kind: RedisTrial.Kind? = nil, _ isRepeatable: Bool, by deadline: MonotonicInstant
   ) async throws(RedisError) -> RedisValue {
     guard !command.lengths.isEmpty else { throw .notSent("an empty command") }
     let name = command.name
@@ -81,7 +83,7 @@ extension RedisClient {
     }
     let result = await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
-        admit(identifier, command, isRepeatable, isSent, .caller(continuation))
+        admit(identifier, command, kind ?? command.kind, isRepeatable, isSent, .caller(continuation))
       }
     } onCancel: {
       EventLoop.perform { self.cancel(identifier) }
@@ -89,12 +91,12 @@ extension RedisClient {
     return try result.get()
   }
 
-  private func admit(
-    _ identifier: RedisPipeline.Identifier, _ command: RedisCommand, _ isRepeatable: Bool, _ isSent: Bool,
-    _ receiver: Pending.Receiver
+  func admit(
+    _ identifier: RedisPipeline.Identifier, _ command: RedisCommand, _ kind: RedisTrial.Kind, _ isRepeatable: Bool,
+    _ isSent: Bool, _ receiver: Pending.Receiver
   ) {
     pending[identifier] = Pending(
-      command: command, isRepeatable: isRepeatable, byteCount: command.bytes.count, receiver: receiver)
+      command: command, isRepeatable: isRepeatable, byteCount: command.bytes.count, kind: kind, receiver: receiver)
     pendingBytes += command.bytes.count
     if !isSent { wakeFromRest() }
     if isSent, pipeline.inFlightCount == 1 { lookOut(forRepeatable: isRepeatable) }
@@ -123,11 +125,20 @@ extension RedisClient {
   }
 
   private func deliver(_ value: RedisValue, to identifier: RedisPipeline.Identifier) {
+    if trial.isSuspicious, Self.isProof(value), let kind = ownersKind(identifier), trial.answered(kind) { endTrial() }
     if case .error(let code, let message) = value {
       finish(identifier, .failure(.server(code: code, message: message)))
     } else {
       finish(identifier, .success(value))
     }
+  }
+
+  /// Whether an answer says that the command was executed: not where the server asks for the script's source, or is to
+  /// be looked into.
+  private static func isProof(_ value: RedisValue) -> Bool {
+    guard case .error(let code, let message) = value else { return true }
+    let error = RedisErrorReply(code: code, message: message)
+    return !error.asksForSource && !error.tellsOfTheServer
   }
 
   private func finish(_ identifier: RedisPipeline.Identifier, _ result: Result<RedisValue, RedisError>) {
@@ -153,14 +164,16 @@ extension RedisClient {
     let now = clock.now
     let expired = pipeline.expire(now: now)
     statistics.timeouts += expired.notSent.count + expired.unknownOutcome.count
+    let overdue = expired.isConnectionSuspect ? expired.unknownOutcome.compactMap(ownersKind) : []
     fail(expired.notSent, .notSent(outage ?? "timed out"))
     fail(expired.unknownOutcome, .unknownOutcome("timed out"))
     // An answer is overdue: the peer hangs, and what it says later must not be taken for another one's answer.
-    if expired.isConnectionSuspect { abandonConnection("timed out") }
+    if expired.isConnectionSuspect { abandonConnection("timed out", overdue: overdue) }
     if let lookUntil, lookUntil <= now {
       self.lookUntil = nil
       if pipeline.isAllRepeatable { abandonForgottenConnection() }
     }
+    if trial.passed(at: now) { endTrial() }
     settle()
   }
 
@@ -172,6 +185,7 @@ extension RedisClient {
   func armTimer() {
     var wakeAt = pipeline.wakeAt
     if let lookUntil { wakeAt = min(wakeAt ?? lookUntil, lookUntil) }
+    if let endsAt = trial.endsAt { wakeAt = min(wakeAt ?? endsAt, endsAt) }
     guard wakeAt != timerAt else { return }
     timerAt = wakeAt
     guard let instant = wakeAt else {
@@ -182,78 +196,5 @@ extension RedisClient {
     let timer = self.timer ?? TimerWatcher(clock) { [weak self] in self?.timerFired() }
     self.timer = timer
     timer.start(at: instant)
-  }
-}
-
-// MARK: - Health
-
-extension RedisClient {
-  /// How long one check may take.
-  private static let checkLimit = Duration.seconds(2)
-  /// How old a success may be that counts as an answer.
-  private static let provenFor = Duration.seconds(1)
-
-  /// Runs the health check, unless it has just succeeded; without one, a PING. Where it fails the client is unavailable
-  /// until it succeeds.
-  ///
-  /// - Throws: `RedisError` with what is wrong.
-  public func checkHealth(by deadline: MonotonicInstant) async throws(RedisError) {
-    guard healthCheck != nil else {
-      try await command(["PING"], isRepeatable: true, by: deadline)
-      return
-    }
-    do {
-      try await waitUntilReady(by: deadline)
-    } catch {
-      throw error as? RedisError ?? .notSent("cancelled")
-    }
-    if health.provenAt.duration(to: clock.now) < Self.provenFor { return }
-    let signal = OneShot<Result<RedisValue, RedisError>>()
-    health.waiters.append(signal)
-    askHealth()
-    let result = await signal.wait(until: deadline, on: clock)
-    health.waiters.removeAll { $0 === signal }
-    _ = try result?.get()
-    if result == nil { throw .unknownOutcome(Task.isCancelled ? "cancelled" : "timed out") }
-  }
-
-  /// What an error reply says of the server is looked into; without a health check some of them end the connection.
-  private func doubt(_ error: RedisErrorReply) {
-    if healthCheck != nil {
-      if error.tellsOfTheServer { askHealth() }
-    } else if error.asksForAnotherConnection {
-      retire(error.explanation)
-    }
-  }
-
-  private func askHealth() {
-    guard let healthCheck, !health.isAsked else { return }
-    health.isAsked = true
-    sendCheck(healthCheck.commandByDigest)
-  }
-
-  private func sendCheck(_ words: [String]) {
-    let deadline = clock.now.advanced(by: Self.checkLimit)
-    switch pipeline.submit(deadline: deadline, now: clock.now, isRepeatable: true) {
-    case .send(let identifier): admit(identifier, RedisCommand(words), true, true, .healthCheck)
-    case .wait(let identifier): admit(identifier, RedisCommand(words), true, false, .healthCheck)
-    case .refused: healthChecked(.failure(.notSent("too many commands wait")))
-    }
-  }
-
-  private func healthChecked(_ result: Result<RedisValue, RedisError>) {
-    if case .failure(.server(let code, let message)) = result {
-      let error = RedisErrorReply(code: code, message: message)
-      if error.asksForSource, let healthCheck, !health.isSourceSent {
-        health.isSourceSent = true
-        return sendCheck(healthCheck.commandBySource)
-      }
-      retire(error.explanation)
-    }
-    (health.isAsked, health.isSourceSent) = (false, false)
-    if case .success = result { health.provenAt = clock.now }
-    let waiters = health.waiters
-    health.waiters = []
-    for signal in waiters { signal.fire(result) }
   }
 }

@@ -29,6 +29,30 @@ struct RedisCommand: Sendable {
     lengths.append(word.count)
   }
 
+  /// The same for commands that do the same with the same key: the name with what follows it, of a script its digest or
+  /// source and its keys. FNV-1a; that two commands meet in it does no harm.
+  var kind: UInt64 {
+    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    for byte in bytes.prefix(min(Self.kindByteLimit, lengths.prefix(kindWordCount).reduce(0, +))) {
+      hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01b3
+    }
+    return hash
+  }
+
+  /// As much of a command is looked at.
+  private static let kindByteLimit = 1_024
+
+  private var kindWordCount: Int {
+    guard lengths.count > 2, lengths[0] >= 4, Self.beginsScript(bytes) else { return 2 }
+    let digits = bytes.dropFirst(lengths[0] + lengths[1]).prefix(lengths[2])
+    return 3 + digits.reduce(0) { min($0 * 10 + Int($1 & 15), lengths.count) }
+  }
+
+  /// EVAL, EVALSHA and their read-only forms.
+  private static func beginsScript(_ bytes: [UInt8]) -> Bool {
+    bytes.prefix(4).elementsEqual("EVAL".utf8) { $0 & 0xdf == $1 }
+  }
+
   /// The command's name in upper case, of CLIENT and SCRIPT with what follows it.
   var name: String {
     let first = word(0)
@@ -112,6 +136,9 @@ final class RedisConnection {
 
   /// Whether the peer has still to answer a HELLO: one that ended the connection there does not know it.
   var isAwaitingMode: Bool { !isReady && handshake.isAwaitingMode }
+
+  /// Whether the peer has still to answer the health check, and nothing before it.
+  var isAwaitingCheck: Bool { !isReady && handshake.isAwaitingCheck }
 
   /// Waits until the server has answered the hello.
   ///
@@ -213,7 +240,12 @@ final class RedisConnection {
     finish(reason)
   }
 
-  static let closedByServer = "the server closed the connection"
+  nonisolated static let closedByServer = "the server closed the connection"
+
+  /// Whether a reason says that the other side has ended the connection, and no more.
+  nonisolated static func isClosing(_ reason: String) -> Bool {
+    reason == closedByServer || reason == "connection reset by peer" || reason == "broken pipe"
+  }
 
   private func finish(_ reason: String) {
     endReason = reason

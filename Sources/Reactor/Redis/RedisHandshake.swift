@@ -56,6 +56,11 @@ struct RedisHandshake {
   /// Whether the answer that is due is HELLO's: a peer that ends here does not know it.
   var isAwaitingMode: Bool { answers < steps.count && steps[answers] == .mode }
 
+  /// Whether the answer that is due is the health check's.
+  var isAwaitingCheck: Bool {
+    answers < steps.count && (steps[answers] == .check || steps[answers] == .checkSource)
+  }
+
   mutating func answered(_ value: RedisValue) -> Verdict {
     guard answers < steps.count else { return .refused(RedisEvents.Misconduct.unasked.rawValue) }
     let step = steps[answers]

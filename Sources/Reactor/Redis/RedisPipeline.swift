@@ -72,6 +72,8 @@ struct RedisPipeline {
   var inFlightCount: Int { inFlight.count }
   /// Commands in flight whose callers still wait.
   var awaitedCount: Int { inFlight.count - inFlight.abandoned }
+  /// The oldest of these.
+  func awaited(limit: Int) -> [Identifier] { inFlight.awaited(limit: limit) }
   /// Commands that wait for a connection.
   var waitingCount: Int { waiting.count - waiting.abandoned }
   /// Whether all that is awaited may be sent again over another connection.
@@ -209,6 +211,10 @@ struct RedisPipeline {
 
     func allSatisfy(_ isSatisfied: (Command) -> Bool) -> Bool {
       commands[head...].allSatisfy(isSatisfied)
+    }
+
+    func awaited(limit: Int) -> [Identifier] {
+      commands[head...].lazy.filter { !$0.isAbandoned }.prefix(limit).map(\.identifier)
     }
 
     mutating func popFirst() -> Command? {

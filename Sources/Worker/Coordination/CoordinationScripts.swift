@@ -212,6 +212,7 @@ package enum CoordinationScripts {
   package static let healthName = "health"
 
   /// KEYS lock, record, history. ARGV token. Does with keys of its own whatever the other scripts do, and leaves none.
+  /// Answers an array, as they do: to Redis' limits on a client's output a number is nothing, and an array is 16 kB.
   private static let health = RedisScript(
     replicatingEffects + """
       redis.call('TIME')
@@ -226,7 +227,7 @@ package enum CoordinationScripts {
       redis.call('LPUSH', KEYS[3], '1')
       redis.call('LTRIM', KEYS[3], 1, 0)
       redis.call('DEL', KEYS[1])
-      return 1
+      return {'well', 1}
       """)
 
   /// What Redis has to do for the sweepers to work, as one script: that it answers does not say that it takes writes.

@@ -1,0 +1,108 @@
+// How the Redis client knows whether its server is well: by the owner's health check, and by whether the owner's
+// commands are answered. Invariant: nobody is told that the server is ready while it is on trial.
+
+extension RedisClient {
+  /// How long one check may take.
+  private static let checkLimit = Duration.seconds(2)
+  /// How old a success may be that counts as an answer.
+  private static let provenFor = Duration.seconds(1)
+
+  /// Runs the health check, unless it has just succeeded; without one, a PING. Where it fails the client is unavailable
+  /// until it succeeds.
+  ///
+  /// - Throws: `RedisError` with what is wrong.
+  public func checkHealth(by deadline: MonotonicInstant) async throws(RedisError) {
+    try await askForHealth(by: deadline)
+    // It answers this, and not the owner's commands.
+    if trial.isOn, let outage { throw .notSent(outage) }
+  }
+
+  private func askForHealth(by deadline: MonotonicInstant) async throws(RedisError) {
+    guard healthCheck != nil else {
+      try await command(["PING"], isRepeatable: true, by: deadline)
+      return
+    }
+    do {
+      try await waitUntilReady(by: deadline)
+    } catch {
+      throw error as? RedisError ?? .notSent("cancelled")
+    }
+    if health.provenAt.duration(to: clock.now) < Self.provenFor { return }
+    let signal = OneShot<Result<RedisValue, RedisError>>()
+    health.waiters.append(signal)
+    askHealth()
+    let result = await signal.wait(until: deadline, on: clock)
+    health.waiters.removeAll { $0 === signal }
+    _ = try result?.get()
+    if result == nil { throw .unknownOutcome(Task.isCancelled ? "cancelled" : "timed out") }
+  }
+
+  /// What an error reply says of the server is looked into; without a health check some of them end the connection.
+  func doubt(_ error: RedisErrorReply) {
+    if healthCheck != nil {
+      if error.tellsOfTheServer { askHealth() }
+    } else if error.asksForAnotherConnection {
+      retire(error.explanation)
+    }
+  }
+
+  private func askHealth() {
+    guard let healthCheck, !health.isAsked else { return }
+    health.isAsked = true
+    sendCheck(healthCheck.commandByDigest)
+  }
+
+  private func sendCheck(_ words: [String]) {
+    let deadline = clock.now.advanced(by: Self.checkLimit)
+    switch pipeline.submit(deadline: deadline, now: clock.now, isRepeatable: true) {
+    case .send(let identifier): admit(identifier, RedisCommand(words), 0, true, true, .healthCheck)
+    case .wait(let identifier): admit(identifier, RedisCommand(words), 0, true, false, .healthCheck)
+    case .refused: healthChecked(.failure(.notSent("too many commands wait")))
+    }
+  }
+
+  func healthChecked(_ result: Result<RedisValue, RedisError>) {
+    if case .failure(.server(let code, let message)) = result {
+      let error = RedisErrorReply(code: code, message: message)
+      if error.asksForSource, let healthCheck, !health.isSourceSent {
+        health.isSourceSent = true
+        return sendCheck(healthCheck.commandBySource)
+      }
+      retire(error.explanation)
+    }
+    (health.isAsked, health.isSourceSent) = (false, false)
+    if case .success = result { health.provenAt = clock.now }
+    let waiters = health.waiters
+    health.waiters = []
+    for signal in waiters { signal.fire(result) }
+  }
+}
+
+// MARK: - Trials
+
+extension RedisClient {
+  /// The connection is lost, and what was in flight may be why. Of one that was to go that says nothing.
+  ///
+  /// - Parameter overdue: what was in flight until its deadline.
+  func noteLoss(_ reason: String, isIdle: Bool, _ overdue: [RedisTrial.Kind]) {
+    var kinds: [RedisTrial.Kind] = []
+    if pipeline.isOpen {
+      kinds = overdue + pipeline.awaited(limit: RedisTrial.suspectLimit).compactMap(ownersKind)
+    }
+    trial.lost(kinds, reason, isIdle: isIdle, at: clock.now)
+  }
+
+  /// The server is said to be ready again, if it is connected or rests.
+  func endTrial() {
+    switch state {
+    case .ready, .resting, .connecting: change(.ready)
+    case .idle, .waiting, .stopped: break
+    }
+  }
+
+  /// What a command of the owner's is to the trial; nil for the client's own.
+  func ownersKind(_ identifier: RedisPipeline.Identifier) -> RedisTrial.Kind? {
+    guard let entry = pending[identifier], case .caller = entry.receiver else { return nil }
+    return entry.kind
+  }
+}

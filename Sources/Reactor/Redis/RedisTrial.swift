@@ -1,0 +1,123 @@
+// Whether a server that passes the health check also answers its owner's commands, as a pure struct. Invariant: a
+// server that ends connections under the same command twice in a row is unavailable until it answers that command, or
+// has kept a connection open without it for `quietLimit`. Driven by RedisClient.
+
+/// What a lost connection says of the commands that were in flight on it, the suspects:
+///
+///               lost under commands             lost under commands again
+///     clear ───────────────────────▶ suspicion ───────────────────────────▶ repeated
+///       ▲                             ▲  │                                   │
+///       │  all suspects answered,     │  │ opened, and suspects              │ opened
+///       │  or quietLimit passed       │  │ are sent again at once            │
+///       │                             │  ▼                                   │
+///       └─────────────────────────────┴─ on trial ◀──────────────────────────┘
+///                      a suspect answered
+///
+/// Commands go out while the server is on trial; it is only not said to be ready. One loss under commands that nobody
+/// sends again puts it on no trial: it may have been anything.
+struct RedisTrial: Sendable {
+  /// What tells a command from others, whatever its arguments: `RedisCommand.kind`.
+  typealias Kind = UInt64
+
+  /// How long a connection has to stay open for suspicion to end, where nobody sends the commands again. Callers that
+  /// retry do so sooner.
+  static let quietLimit = Duration.seconds(10)
+  /// The most commands in flight that are remembered: the oldest, for the server answers in order.
+  static let suspectLimit = 32
+
+  /// The health check as a command that connections are lost under.
+  static let check: Kind = 0
+
+  /// Commands that were in flight when a connection was lost, and that have not been answered since.
+  private var suspects: [Kind] = []
+  /// Commands that were answered while there were suspects: what ends the connections is among the others.
+  private var innocents: [Kind] = []
+  /// Connections lost in a row with one of them in flight.
+  private(set) var losses = 0
+  /// Whether the connection that is open has yet to prove itself.
+  private(set) var isOn = false
+  /// When a trial ends without an answer.
+  private(set) var endsAt: MonotonicInstant?
+  private var openedAt: MonotonicInstant?
+  private var explanation: String?
+
+  /// Whether an answer can change anything.
+  var isSuspicious: Bool { !suspects.isEmpty }
+
+  /// What is wrong, where a connection was lost repeatedly; nil where one loss may have been anything.
+  var reason: String? { losses > 1 ? explanation : nil }
+
+  /// A connection was lost.
+  ///
+  /// - Parameters:
+  ///   - commands: what was in flight.
+  ///   - isIdle: it was taken for an idle one, and is replaced without a word.
+  mutating func lost(_ commands: [Kind], _ reason: String, isIdle: Bool, at now: MonotonicInstant) {
+    if let openedAt, openedAt.advanced(by: Self.quietLimit) <= now { clear() }
+    // While it is replaced nothing has changed: the trial goes on.
+    if !isIdle || !commands.isEmpty { (isOn, endsAt) = (false, nil) }
+    openedAt = nil
+    guard !commands.isEmpty else { return }
+    let unproven = commands.filter { !innocents.contains($0) }
+    for command in unproven.isEmpty ? commands : unproven { Self.add(command, to: &suspects) }
+    losses += 1
+    // One text for as long as it lasts, so that it is told once.
+    if losses <= 2 || explanation == nil { explanation = Self.explanation(of: reason) }
+  }
+
+  /// A connection has passed the health check.
+  ///
+  /// - Parameter commands: what is sent again on it at once.
+  mutating func opened(_ commands: [Kind], at now: MonotonicInstant) {
+    openedAt = now
+    suspects.removeAll { $0 == Self.check }
+    if suspects.isEmpty { clear() }
+    guard isSuspicious, !isOn, losses > 1 || commands.contains(where: suspects.contains) else { return }
+    isOn = true
+    endsAt = now.advanced(by: Self.quietLimit)
+  }
+
+  /// A command was answered, whatever the answer.
+  ///
+  /// - Returns: whether that ended a trial.
+  mutating func answered(_ command: Kind) -> Bool {
+    if isSuspicious { Self.add(command, to: &innocents) }
+    guard let index = suspects.firstIndex(of: command) else { return false }
+    suspects.remove(at: index)
+    let wasOn = isOn
+    (isOn, endsAt, losses) = (false, nil, min(losses, 1))
+    if suspects.isEmpty { clear() }
+    return wasOn
+  }
+
+  /// Time has passed.
+  ///
+  /// - Returns: whether that ended a trial.
+  mutating func passed(at now: MonotonicInstant) -> Bool {
+    guard let endsAt, endsAt <= now else { return false }
+    let wasOn = isOn
+    clear()
+    return wasOn
+  }
+
+  private mutating func clear() {
+    (suspects, innocents, losses, isOn, endsAt, explanation) = ([], [], 0, false, nil, nil)
+  }
+
+  private static func add(_ command: Kind, to list: inout [Kind]) {
+    if list.count < suspectLimit, !list.contains(command) { list.append(command) }
+  }
+
+  /// A reason that says no more than that the connection ended, in words that lead to the cause.
+  private static func explanation(of reason: String) -> String {
+    if RedisConnection.isClosing(reason) { return closesUnderCommands }
+    return reason == "timed out" ? timesOutUnderCommands : reason
+  }
+
+  static let timesOutUnderCommands =
+    "commands time out though the server answers the health check (a slow script, or large packets that are lost)"
+  /// With where to look: what ends a connection and leaves nothing in the answer.
+  static let closesUnderCommands =
+    "the server closes the connection when commands are sent"
+    + " (see its client-output-buffer-limit and maxmemory-clients, its log, and proxies on the way)"
+}
