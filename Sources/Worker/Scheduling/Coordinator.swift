@@ -48,7 +48,7 @@ final class Coordinator {
   private let redis: RedisClient
   private let clock: LoopClock
   let lockKey: String
-  private let recordKey: String
+  let recordKey: String
   private let historyKey: String
   private let replica: String
   private let redisClock: RedisClock
@@ -159,6 +159,20 @@ final class Coordinator {
     let verdict = RunVerdict(
       kind: kind, failingFor: .milliseconds(answer.numbers[1]), failures: Int(answer.numbers[2]))
     return (verdict, answer.now)
+  }
+
+  /// Which of the sweeper's keys holds another type of value than the scripts work with; nil where that cannot be told.
+  func keyOfAnotherType() async -> String? {
+    do {
+      for (key, type) in [(lockKey, "string"), (recordKey, "hash"), (historyKey, "list")] {
+        let deadline = clock.now.advanced(by: Self.commandLimit)
+        let found = try await redis.command(["TYPE", key], isRepeatable: true, by: deadline).text
+        if let found, found != "none", found != type { return key }
+      }
+    } catch {
+      // A user need not have the right to ask. The line goes without it.
+    }
+    return nil
   }
 
   /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.

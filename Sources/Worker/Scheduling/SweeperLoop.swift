@@ -25,6 +25,8 @@ final class SweeperLoop {
 
   /// The lock had no expiry when Redis last answered.
   private var isStuck = false
+  /// What Redis refuses this sweeper, and whether people know.
+  private var refusals = RefusalWatch()
 
   private struct EndedRun {
     let endedAt: WallClockTime
@@ -133,7 +135,8 @@ final class SweeperLoop {
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
-      silence(error, isUnknown ? SweeperStateMachine.LostTake(token: token, executableUntil: limit) : nil, &machine)
+      await silence(
+        error, isUnknown ? SweeperStateMachine.LostTake(token: token, executableUntil: limit) : nil, &machine)
     }
   }
 
@@ -147,6 +150,8 @@ final class SweeperLoop {
 
   /// Notes, and logs, what an operator has to know of an answer.
   private func note(_ answer: TakeAnswer) {
+    refusals.answered()
+    if let told = refusals.untold() { tell(told) }
     switch answer {
     case .held, .idle, .paused: onceResult = .notRun
     case .taken, .settling, .stuck, .late: break
@@ -172,27 +177,40 @@ final class SweeperLoop {
     do {
       try await call(&machine)
     } catch {
-      silence(error, nil, &machine)
+      await silence(error, nil, &machine)
     }
   }
 
   private func silence(
     _ error: any Error, _ lostTake: SweeperStateMachine.LostTake?, _ machine: inout SweeperStateMachine
-  ) {
+  ) async {
     let wasSilent = machine.isSilent
     let time = coordinator.redisTimeEstimate
     let counts = machine.unanswered(lostTake, redisTime: time, at: clock.now, chance: Self.chance)
     guard !Task.isCancelled else { return }
     count(counts)
-    let reason = (error as? RedisError)?.publicReason ?? "it answered something unexpected"
+    let refusal = RedisRefusal(error)
+    let reason = refusal?.reason ?? (error as? RedisError)?.publicReason ?? "\(error)"
     // That a run's end could not be told does not make the run a failure.
     if isUnattended, unconfirmed == nil { onceResult = .failed("Redis: \(reason)") }
-    guard !wasSilent else { return }
-    // A lasting outage has a line of its own. This one is for what Redis refuses this sweeper alone, and for
-    // `run --once`, which ends before an outage lasts.
+    if !wasSilent { await say(refusal, reason) }
+    refusals.met(refusal, isAgain: wasSilent, hasFailed: counts.contains(.failure), isOutage: redis.outage != nil)
+    if let told = refusals.untold() { tell(told) }
+  }
+
+  /// A lasting outage has a line of its own. These are for what Redis refuses this sweeper alone, and for `run --once`,
+  /// which ends before an outage lasts.
+  private func say(_ refusal: RedisRefusal?, _ reason: String) async {
+    let level: Logger.Level = redis.outage == nil || isOnce ? .warning : .debug
+    guard let refusal else {
+      return logger.log(
+        level: level, "Redis does not answer: this sweeper waits until it does", metadata: ["error": "\(reason)"])
+    }
+    let key = refusal.isOfAnotherType ? await coordinator.keyOfAnotherType() : nil
+    refusals.key = key ?? coordinator.recordKey
     logger.log(
-      level: redis.outage == nil || isOnce ? .warning : .debug, "Redis does not answer: nothing is swept until it does",
-      metadata: ["error": "\(reason)"])
+      level: level, "Redis refuses this sweeper's commands: it is not swept until they succeed",
+      metadata: ["error": "\(reason)", "key": "\(refusals.key)"])
   }
 
   /// Until Redis can be asked, the worker drains, or the deadline.
@@ -305,6 +323,22 @@ extension SweeperLoop {
         Event(
           .recovery, time: run.endedAt, severity: .info, component: sweeper.name,
           title: "\(sweeper.name) recovered", detail: "it was \(failing)", metadata: [failures]))
+    }
+  }
+
+  /// Redis has no record of a sweeper whose record it refuses: each replica tells for itself.
+  private func tell(_ news: RefusalWatch.News) {
+    switch news {
+    case .refused(let reason, let key):
+      sink.accept(
+        Event(
+          .failure, time: clock.wallTime, severity: .error, component: sweeper.name,
+          title: sweeper.report.failureTitle, detail: "Redis refuses its commands: \(reason): \(key)"))
+    case .answered:
+      sink.accept(
+        Event(
+          .recovery, time: clock.wallTime, severity: .info, component: sweeper.name,
+          title: "\(sweeper.name) recovered", detail: "Redis takes its commands again"))
     }
   }
 

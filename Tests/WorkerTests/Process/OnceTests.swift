@@ -62,6 +62,20 @@ import Testing
     #expect(try await once(stage).ending == .exited(1))
   }
 
+  /// It ends before an outage lasts for long: its own line says why.
+  @Test(arguments: ["connection refused", "timed out"])
+  func aRedisThatDoesNotAnswerIsAWarningThatSaysWhy(reason: String) async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    if reason == "timed out" { stage.redis.pause() } else { stage.redisProxy.admission = .refuse }
+    let worker = try await once(stage, ["REDIS_DIAL_TIMEOUT": "1s"])
+    #expect(worker.ending == .exited(1))
+    let lines = worker.log.filter { $0.message == "Redis does not answer: this sweeper waits until it does" }
+    #expect(Set(lines.compactMap { $0["task"] }) == Set(WorkerStage.sweepers), "each sweeper says so")
+    #expect(lines.allSatisfy { $0.level == "WARN" && $0["error"] == reason }, "\(lines)")
+    #expect(worker.output.contains("failure: Redis: \(reason)"), "\(worker.output)")
+  }
+
   @Test func aNewRedisIsWaitedForAsLongAsALeaseLasts() async throws {
     let stage = try await WorkerStage.set()
     try await stage.addExpiredWrap()
