@@ -291,7 +291,3 @@ import Testing
     return bytes
   }
 }
-
-private func openDescriptors() -> Int {
-  (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count) ?? 0
-}

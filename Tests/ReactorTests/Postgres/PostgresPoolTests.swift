@@ -327,7 +327,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     let url = server.url()
     let refused = server.url(user: PrivatePostgres.lockedUser, password: "wrong")
     try await onLoop {
-      let before = descriptors()
+      let before = openDescriptors()
       for _ in 0..<150 {
         let pool = try makePool(url)
         _ = try await use(pool)
@@ -335,11 +335,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
         let other = try makePool(refused)
         _ = await postgresError { _ = try await use(other) }
       }
-      #expect(descriptors() < before + 100)
+      #expect(openDescriptors() < before + 100)
     }
   }
-}
-
-private func descriptors() -> Int {
-  (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count) ?? 0
 }

@@ -249,10 +249,6 @@ import Testing
   nonisolated init() {}
 }
 
-private func openDescriptors() -> Int {
-  (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").count) ?? 0
-}
-
 /// A TCP proxy with blocking threads of its own that sends the server's bytes on in small pieces, and cuts.
 private final class ByteProxy: Sendable {
   struct Plan {
