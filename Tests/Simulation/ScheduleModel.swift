@@ -126,9 +126,12 @@ package struct ScheduleModel {
       due = min(record.nextTry ?? 0, following)
     }
     if due > now { return .idle(slot: current, due: due) }
-    if let lock {
-      return lock.expiry.map { .held(slot: current, remaining: $0 - now) } ?? .stuck(slot: current)
+    if let expiry = lock?.expiry {
+      let remaining = min(expiry - now, Int64(CoordinationScripts.longestLeaseMilliseconds))
+      lock?.expiry = now + remaining
+      return .held(slot: current, remaining: remaining)
     }
+    if lock != nil { return .stuck(slot: current) }
     let notBefore = omissions.notBefore ? 0 : min(record.notBefore ?? 0, now + ask.lease)
     if notBefore > now { return .settling(slot: current, notBefore: notBefore) }
     record.epoch =

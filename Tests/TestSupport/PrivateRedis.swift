@@ -22,6 +22,7 @@ public final class PrivateRedis: Sendable {
   public let directory: String
   private let settings: [String]
   private let isSentinel: Bool
+  private let clock: SteppedClock?
   private let running = Mutex<Running?>(nil)
 
   private struct Running {
@@ -37,9 +38,10 @@ public final class PrivateRedis: Sendable {
   ///   - user: a further user, name and password, who may do everything.
   ///   - settings: further lines of redis.conf.
   ///   - isSentinel: it is a Redis Sentinel, which watches nothing.
+  ///   - hasSteppedClock: its wall clock can be stepped by `stepClock`.
   public init(
     password: String? = nil, user: (name: String, password: String)? = nil, settings: [String] = [],
-    isSentinel: Bool = false
+    isSentinel: Bool = false, hasSteppedClock: Bool = false
   ) throws {
     self.password = password
     self.isSentinel = isSentinel
@@ -52,6 +54,7 @@ public final class PrivateRedis: Sendable {
     if let password { lines.append("requirepass \(password)") }
     if let user { lines.append("user \(user.name) on >\(user.password) ~* &* +@all") }
     self.settings = lines + settings
+    clock = hasSteppedClock ? SteppedClock(directory: directory) : nil
     try start()
   }
 
@@ -93,6 +96,11 @@ public final class PrivateRedis: Sendable {
     try start()
   }
 
+  /// From now on its wall clock is so far from the host's.
+  public func stepClock(to offset: Duration) throws {
+    try clock?.step(to: offset)
+  }
+
   /// Freezes the server: its connections stay, the kernel still accepts new ones, nothing answers.
   public func pause() {
     running.withLock { running in _ = running.map { kill($0.server, SIGSTOP) } }
@@ -130,16 +138,19 @@ public final class PrivateRedis: Sendable {
   private func launch() throws -> Running {
     try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
     try Data((settings.joined(separator: "\n") + "\n").utf8).write(to: URL(fileURLWithPath: directory + "/redis.conf"))
+    try clock?.make()
     let ends = try Self.pipe()
     let script = """
-      redis-server "$0/redis.conf" $1 </dev/null >/dev/null 2>&1 &
+      ${2:+env "LD_PRELOAD=$2/clock.so" "STEPPED_CLOCK_FILE=$2/offset"} \\
+        redis-server "$0/redis.conf" $1 </dev/null >/dev/null 2>&1 &
       read never
       kill -9 $! 2>/dev/null
       wait $! 2>/dev/null
       rm -rf "$0"
       """
     let watchdog = try Self.spawn(
-      ["sh", "-c", script, directory, isSentinel ? "--sentinel" : ""], standardInput: ends[0], standardOutput: nil)
+      ["sh", "-c", script, directory, isSentinel ? "--sentinel" : "", clock == nil ? "" : directory],
+      standardInput: ends[0], standardOutput: nil)
     close(ends[0])
 
     // The address may have gone to somebody else's server meanwhile: ours is the one with our directory.

@@ -1,6 +1,8 @@
 // The core settings: servers, listener, logs, lease. Sweepers and notifications have their own files.
 // Invariant: names, meanings and defaults are those of the existing worker. Read through Settings.
 
+import Coordination
+
 /// Whether this is a developer's machine. Nothing depends on it.
 enum DeploymentEnvironment: String, CaseIterable, Sendable {
   case dev, production
@@ -72,7 +74,8 @@ extension Setting where Value == Duration {
 
   static var lease: Setting {
     .duration(
-      "SB_WORKER_LEASE", default: .seconds(15), in: .seconds(3)...(.seconds(300)),
+      "SB_WORKER_LEASE", default: .seconds(15),
+      in: .seconds(3)...(.milliseconds(CoordinationScripts.longestLeaseMilliseconds)),
       help: "Lifetime of a sweeper's lock in Redis. The lock is renewed after a third of it.")
   }
 

@@ -32,6 +32,9 @@ package enum CoordinationScripts {
   /// A run that was asked for at boot is not due if the last one began less than this before, in ms.
   package static let runOnStartQuietMilliseconds = 60_000
 
+  /// The longest lease that a worker can be set to, in ms.
+  package static let longestLeaseMilliseconds = 300_000
+
   /// The most bytes of a pause's text that a replica remembers.
   package static let pauseLimit = 200
 
@@ -108,6 +111,12 @@ package enum CoordinationScripts {
         -- Whose it is does not matter: a worker of the other kind may fail, so its lock does not make the slot done.
         local remaining = redis.call('PTTL', KEYS[1])
         if remaining < 0 then return {'stuck', now, current} end
+        if remaining > LONGEST_LEASE then
+          -- It was set before the clock stepped back. A holder that lives renews it; without one it would last for as
+          -- long as the step was.
+          remaining = LONGEST_LEASE
+          redis.call('PEXPIRE', KEYS[1], remaining)
+        end
         return {'held', now, current, remaining}
       end
       local notBefore = math.min(tonumber(record[3]) or 0, now + lease)
@@ -118,7 +127,9 @@ package enum CoordinationScripts {
       redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now))
       return taken(epoch)
       """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)")
-      .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)"))
+      .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)")
+      .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
+      .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)"))
 
   /// KEYS lock. ARGV token, lease, not-after (ms). Answers {1, now} where renewed, {0, now} where the lock is not ours.
   package static let renew = RedisScript(
