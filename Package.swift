@@ -1,6 +1,6 @@
 // swift-tools-version: 6.2
 // What is built: the Reactor library, the worker on top of it, and their tests.
-// Arrows point down only: Worker -> Coordination -> Reactor -> CReactor.
+// Arrows point down only: WorkerProgram -> Worker -> Coordination -> Reactor -> CReactor.
 
 import Glibc
 import PackageDescription
@@ -27,7 +27,7 @@ let package = Package(
   name: "secrets-bridge-worker",
   products: [
     .library(name: "Reactor", targets: ["Reactor"]),
-    .executable(name: "secrets-bridge-worker", targets: ["Worker"]),
+    .executable(name: "secrets-bridge-worker", targets: ["WorkerProgram"]),
   ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2")
@@ -43,14 +43,16 @@ let package = Package(
       name: "Coordination", dependencies: ["Reactor"], path: "Sources/Worker/Coordination", swiftSettings: strict),
     // What happens before main: signals are kept for the loop.
     .target(name: "CWorkerStart"),
-    .executableTarget(
+    // All of the worker but its way in: a library, so that the simulator runs the same loops.
+    .target(
       name: "Worker",
-      dependencies: [
-        "CWorkerStart", "Coordination", "Reactor", .product(name: "Logging", package: "swift-log"),
-      ],
-      exclude: ["Coordination"],
+      dependencies: ["Coordination", "Reactor", .product(name: "Logging", package: "swift-log")],
+      exclude: ["Coordination", "Program"],
       swiftSettings: strict
     ),
+    .executableTarget(
+      name: "WorkerProgram", dependencies: ["CWorkerStart", "Reactor", "Worker"], path: "Sources/Worker/Program",
+      swiftSettings: strict),
     // What both test bundles share: the loop's thread, private servers, waiting for a condition.
     .target(name: "TestSupport", dependencies: ["Reactor"], path: "Tests/TestSupport", swiftSettings: strict),
     // The library used on its own: documentation that is compiled and run by the tests.
@@ -75,16 +77,18 @@ let package = Package(
       name: "ReactorTests", dependencies: ["Reactor", "ReactorExample", "TestSupport", "UsingReactor"],
       swiftSettings: strict),
     .testTarget(name: "ChaosTests", dependencies: ["Chaos", "Reactor", "TestSupport"], swiftSettings: strict),
-    // The worker's decisions among modelled servers, in virtual time: scripts/simulate.
+    // The worker's own loops among modelled servers, in virtual time: scripts/simulate.
     .target(
-      name: "Simulation", dependencies: ["Coordination", "Reactor"], path: "Tests/Simulation", swiftSettings: strict),
+      name: "Simulation",
+      dependencies: ["Coordination", "Reactor", "Worker", .product(name: "Logging", package: "swift-log")],
+      path: "Tests/Simulation", swiftSettings: strict),
     .executableTarget(
-      name: "simulate", dependencies: ["Coordination", "Simulation", "Reactor"], path: "Tests/Simulator",
-      swiftSettings: strict),
+      name: "simulate", dependencies: ["Simulation", "Reactor"], path: "Tests/Simulator", swiftSettings: strict),
     .testTarget(
       name: "SimulationTests", dependencies: ["Coordination", "Simulation", "Reactor", "TestSupport"],
       swiftSettings: strict),
     .testTarget(
-      name: "WorkerTests", dependencies: ["Coordination", "Worker", "Reactor", "TestSupport"], swiftSettings: strict),
+      name: "WorkerTests", dependencies: ["Coordination", "Worker", "WorkerProgram", "Reactor", "TestSupport"],
+      swiftSettings: strict),
   ]
 )

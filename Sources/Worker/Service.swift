@@ -19,30 +19,21 @@ final class Service {
   private static let onceConnectLimit = Duration.seconds(10)
   /// How long the host name of the listen address may take to resolve.
   private static let listenNameLimit = Duration.seconds(5)
-  /// Of the shutdown's grace, what is kept for giving the locks back.
-  private static let releaseReserve = Duration.seconds(2)
-  /// How long notifications have in any case, once the sweeps have ended.
-  private static let leastNotificationTime = Duration.milliseconds(500)
-
   private let settings: Settings
   private let logger: Logger
   private let clock: LoopClock
   private let pool: PostgresPool
   private let redis: RedisClient
-  private let drain = Latch()
-  private let giveUp = Latch()
-  private var isGraceOver = false
+  private let shutdown: Shutdown
   private let readiness: Readiness
   private let registry = MetricsRegistry()
   private let processMetrics: ProcessMetrics
   private let notifier: Notifier
   private let postgresNotice: OutageNotice
   private let redisNotice: OutageNotice
-  private let loops: [SweeperLoop]
+  private let sweeping: SweepService
   /// Whether it was not ready at boot, and has not been since.
   private var isReadyAwaited = false
-  /// When the worker was asked to end; nil before.
-  private var drainedAt: MonotonicInstant?
   /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
   private var signals: [SignalWatcher] = []
 
@@ -60,42 +51,24 @@ final class Service {
     redis = RedisClient(
       redisConfiguration, healthCheck: CoordinationScripts.healthCheck(namespace: settings[.redisNamespace]),
       clock: clock)
-    readiness = Readiness(pool: pool, redis: redis, clock: clock, drain: drain)
+    shutdown = Shutdown(grace: settings[.shutdownGrace], clock: clock)
+    readiness = Readiness(pool: pool, redis: redis, clock: clock, shutdown: shutdown)
     processMetrics = ProcessMetrics(clock: clock)
     processMetrics.register(in: registry, namespace: settings[.redisNamespace])
     ProcessMetrics.registerLoop(in: registry)
     ServerMetrics.register(pool, redis, in: registry)
-    notifier = Notifier(notifications, clock: clock, registry: registry, logger: logger)
+    notifier = Notifier(notifications, clock: clock, random: .system, registry: registry, logger: logger)
     let ledger = OutageClaim(
       redis: redis, clock: clock, namespace: settings[.redisNamespace], component: "postgres")
     postgresNotice = OutageNotice(
       component: "postgres", server: "PostgreSQL", patience: settings[.outageAfter], ledger: ledger, sink: notifier,
-      clock: clock)
+      clock: clock, random: .system)
     redisNotice = OutageNotice(
-      component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: notifier, clock: clock)
-    loops = Self.makeLoops(settings, pool, redis, clock, drain, giveUp, registry, notifier, logger)
-  }
-
-  private static func makeLoops(
-    _ settings: Settings, _ pool: PostgresPool, _ redis: RedisClient, _ clock: LoopClock, _ drain: Latch,
-    _ giveUp: Latch,
-    _ registry: MetricsRegistry, _ sink: any EventReceiver, _ logger: Logger
-  ) -> [SweeperLoop] {
-    // For people who read the history: in Kubernetes the pod.
-    let replica = HostProcess.hostName
-    let redisClock = RedisClock()
-    return Sweepers.all(settings).map { sweeper in
-      let coordinator = Coordinator(
-        redis: redis, redisClock: redisClock, clock: clock, namespace: settings[.redisNamespace],
-        sweeper: sweeper.name, interval: sweeper.interval, leaseDuration: settings[.lease], replica: replica)
-      return SweeperLoop(
-        sweeper: sweeper, coordinator: coordinator,
-        runner: SweepRunner(
-          sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, drain: drain, giveUp: giveUp,
-          namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity], logger: logger),
-        redis: redis, clock: clock, drain: drain, metrics: TaskMetrics(task: sweeper.name, registry: registry),
-        sink: sink, logger: logger)
-    }
+      component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: notifier, clock: clock,
+      random: .system)
+    sweeping = SweepService(
+      Sweepers.all(settings), settings, redis: redis, pool: pool, notifier: notifier, shutdown: shutdown, clock: clock,
+      random: .system, replica: HostProcess.hostName, registry: registry, logger: logger)
   }
 
   /// Runs until a signal asks to end, and returns the process's exit status.
@@ -131,10 +104,10 @@ final class Service {
       // with nothing to do: sweeps that began beside it would each open one; after it they use its.
       await boot()
       group.addTask { await self.giveBackStart() }
-      let runOnStart = settings[.runOnStart]
-      _ = await attend { await $0.attendSlots(runOnStart: runOnStart) }
-      await notifier.finish(by: endOfGrace)
-      await server.drain(within: isGraceOver ? .zero : .seconds(1))
+      await sweeping.attendSlots()
+      endedSweeping()
+      await notifier.finish(by: shutdown.deadline)
+      await server.drain(within: shutdown.isOver ? .zero : .seconds(1))
       group.cancelAll()
     }
     logger.info("shutdown complete")
@@ -152,15 +125,16 @@ final class Service {
       let mode: TakeMode = options.force ? .force : .due
       let fault = await postgresFault()
       if let fault { logger.error("PostgreSQL does not answer", metadata: ["error": "\(fault)"]) }
-      let results = await attend { await $0.attendOnce(mode) }
-      await notifier.finish(by: endOfGrace)
+      let results = await sweeping.attendOnce(mode)
+      endedSweeping()
+      await notifier.finish(by: shutdown.deadline)
       group.cancelAll()
       return fault.map { results + [.failed($0)] } ?? results
     }
-    let rows = zip(loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .drained()) }
+    let rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .drained()) }
     if options.table { OnceTable.show(rows, clock: clock) }
     let undone = results.count { $0?.isUndone ?? true }
-    if drainedAt != nil, undone > 0 { logger.warning("interrupted by a signal before all sweepers had run") }
+    if shutdown.isRequested, undone > 0 { logger.warning("interrupted by a signal before all sweepers had run") }
     return undone > 0 ? 1 : 0
   }
 
@@ -171,7 +145,7 @@ final class Service {
       group.addTask { await self.pingFault() }
       group.addTask {
         do {
-          try await self.clock.sleep(until: .never, orUntil: self.drain)
+          try await self.clock.sleep(until: .never, orUntil: self.shutdown.draining)
         } catch {
           // The answer came first.
         }
@@ -196,7 +170,7 @@ final class Service {
   private func giveBackStart() async {
     LoadedCode.giveBackPages()
     do {
-      try await clock.sleep(until: clock.now.advanced(by: Self.startLength), orUntil: drain)
+      try await clock.sleep(until: clock.now.advanced(by: Self.startLength), orUntil: shutdown.draining)
     } catch {
       // Cancelled: nothing is worth giving back any more.
       return
@@ -221,64 +195,17 @@ final class Service {
     logger.info("worker ready")
   }
 
-  /// Has every sweeper's loop do `body`, and ends those that still do when the shutdown's grace is over.
-  ///
-  /// - Returns: what each loop's `body` returned.
-  private func attend<Outcome: Sendable>(
-    _ body: @escaping @EventLoop @Sendable (SweeperLoop) async -> Outcome
-  ) async -> [Outcome?] {
-    let outcomes = await withTaskGroup(of: (Int, Outcome)?.self) { group in
-      for (index, loop) in loops.enumerated() { group.addTask { (index, await body(loop)) } }
-      group.addTask {
-        await self.grace()
-        return nil
-      }
-      var outcomes = [Outcome?](repeating: nil, count: loops.count)
-      var running = loops.count
-      for await ended in group {
-        if let (index, outcome) = ended {
-          outcomes[index] = outcome
-          running -= 1
-        }
-        if running == 0 { drain.open() }
-        if ended == nil || running == 0 { group.cancelAll() }
-      }
-      return outcomes
-    }
-    // A server that has not answered a cancellation by now is not waited for.
-    if isGraceOver { pool.waitNoLonger() }
-    return outcomes
-  }
-
-  /// Returns when the shutdown's grace is over; before it, cancels the batch at hand while there is time to tell Redis.
-  private func grace() async {
-    do {
-      try await clock.sleep(until: .never, orUntil: drain)
-      let grace = settings[.shutdownGrace]
-      let reserve = min(Self.releaseReserve, grace / 2)
-      try await clock.sleep(for: grace - reserve)
-      giveUp.open()
-      try await clock.sleep(for: reserve)
-      isGraceOver = true
-    } catch {
-      // Cancelled: all loops ended in time.
-    }
-  }
-
-  /// Until when the shutdown may take: at least for one try of each sink that answers, also where a batch took long.
-  private var endOfGrace: MonotonicInstant {
-    let now = clock.now
-    let end = (drainedAt ?? now).advanced(by: settings[.shutdownGrace])
-    return max(end, now.advanced(by: Self.leastNotificationTime))
+  /// A server that has not answered a cancellation by the end of the grace is not waited for.
+  private func endedSweeping() {
+    if shutdown.isOver { pool.waitNoLonger() }
   }
 
   private func watchSignals() {
     let ask = { @EventLoop [weak self] in
       guard let self else { return }
-      if self.drain.isOpen { HostProcess.exit(Self.killedStatus) }
+      if self.shutdown.isDraining { HostProcess.exit(Self.killedStatus) }
       self.logger.info("shutting down: signal received")
-      self.drainedAt = self.clock.now
-      self.drain.open()
+      self.shutdown.request()
     }
     signals = [
       SignalWatcher(.terminate, callback: ask),

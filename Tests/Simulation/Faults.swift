@@ -1,6 +1,9 @@
 // What goes wrong in a virtual run, and when: phases of faults with calm between them, drawn from the seed.
 // Invariant: each fault ends within its phase, and the judge is told from when on everything works again.
 
+import Reactor
+
+@EventLoop
 final class Faults {
   private let world: World
   private let scenario: Scenario
@@ -57,10 +60,10 @@ final class Faults {
     world.at(start + length, finish)
   }
 
-  private func draw(_ length: Int64) -> (String, () -> Void, () -> Void) {
+  private func draw(_ length: Int64) -> (String, @EventLoop () -> Void, @EventLoop () -> Void) {
     let replica = world.any(of: replicas)
     let sweeper = Int(world.any(0...Int64(scenario.intervals.count - 1)))
-    let nothing = {}
+    let nothing = { @EventLoop in }
     switch world.any(0...21) {
     case 0, 1: return ("stop and go on", { replica.pause(length) }, nothing)
     case 2, 3, 4, 5:
@@ -94,7 +97,7 @@ final class Faults {
 
   private func path(
     _ replica: Replica, _ path: ReferenceWritableKeyPath<Replica, Path>, _ server: String
-  ) -> (String, () -> Void, () -> Void) {
+  ) -> (String, @EventLoop () -> Void, @EventLoop () -> Void) {
     let fault = world.any(of: [Path.slow, .requestsLost, .answersLost, .closed])
     return (
       "the way to \(server): \(fault)",
@@ -109,7 +112,7 @@ final class Faults {
     )
   }
 
-  private func tables(_ length: Int64) -> (String, () -> Void, () -> Void) {
+  private func tables(_ length: Int64) -> (String, @EventLoop () -> Void, @EventLoop () -> Void) {
     if world.oneIn(3) { return ("sessions ended", { [postgres] in postgres.endAllSessions() }, {}) }
     return (
       "tables locked",
@@ -120,7 +123,9 @@ final class Faults {
     )
   }
 
-  private func rare(_ replica: Replica, _ sweeper: Int, _ length: Int64) -> (String, () -> Void, () -> Void) {
+  private func rare(_ replica: Replica, _ sweeper: Int, _ length: Int64) -> (
+    String, @EventLoop () -> Void, @EventLoop () -> Void
+  ) {
     let step = world.any(-60_000_000...60_000_000)
     switch world.any(0...3) {
     case 0: return ("Redis's clock is stepped", { [redis] in redis.step(step) }, {})

@@ -4,11 +4,13 @@
 import Coordination
 import Reactor
 
+@EventLoop
 final class Judge {
   struct Job: Hashable {
     let target: Int
     let slot: Int64
-    let id: UInt64
+    /// Its correlation_id.
+    let id: String
   }
 
   struct Violation {
@@ -35,7 +37,13 @@ final class Judge {
   private var successes: [[Int64: Int]]
   private var jobs: Set<Job> = []
   private var jobCounts: [Int64: [Int: Int]] = [:]
-  private var committedBatches: [String: Int] = [:]
+  /// What each sweeper works on.
+  let tables: [ModelledTable]
+  /// Each run's token and slot, by its epoch.
+  private var grants: [[Int64: (token: String, slot: Int64)]]
+  /// Batches and rows of each run that were committed, and those whose answer said so.
+  private var committed: [String: (batches: Int, rows: Int)] = [:]
+  private var answered: [String: Int] = [:]
 
   private var lostAt = Int64.min / 2
   private var forgotAt = Int64.min / 2
@@ -47,10 +55,9 @@ final class Judge {
   private var latestTime = Int64.min
   private var postgresSteppedAt = Int64.min / 2
   /// The slots that were completed, as far as Redis has not forgotten.
-  private var completed: [Int64]
+  private var completedSlots: [Int64]
   /// True times between which everything works, and has worked for long enough.
   private(set) var quiet: [(begin: Int64, end: Int64)] = []
-  private var othersLocks = 0
 
   private struct Token {
     let sweeper: Int
@@ -66,7 +73,9 @@ final class Judge {
     highestEpoch = scenario.intervals.map { _ in 0 }
     writers = scenario.intervals.map { _ in [] }
     successes = scenario.intervals.map { _ in [:] }
-    completed = scenario.intervals.map { _ in .min }
+    grants = scenario.intervals.map { _ in [:] }
+    tables = scenario.intervals.map { _ in ModelledTable() }
+    completedSlots = scenario.intervals.map { _ in .min }
   }
 
   func violated(_ text: String) {
@@ -88,11 +97,12 @@ final class Judge {
   /// A take was granted by Redis. `isAwaited`: its sender still waits for the answer, or knows that it does not know.
   func granted(_ ticket: RunTicket, token: String, _ sweeper: Int, mode: TakeMode, isAwaited: Bool) {
     tokens[token] = Token(sweeper: sweeper, takenAt: world.now, expiry: redisTime + scenario.leaseMilliseconds)
+    grants[sweeper][ticket.epoch] = (token, ticket.slot)
     if !isAwaited { violated("a ghost has the lock of sweeper \(sweeper): its sender settled that token before") }
     if world.now - lostAt < lease - 5_000, redisSteppedAt < lostAt {
       violated("the lock of sweeper \(sweeper) was taken within a lease after Redis lost its data")
     }
-    if mode == .due, ticket.slot <= completed[sweeper] {
+    if mode == .due, ticket.slot <= completedSlots[sweeper] {
       violated("slot \(ticket.slot) of sweeper \(sweeper) was run again after its completion")
     }
   }
@@ -111,18 +121,20 @@ final class Judge {
   func completedSlot(_ slot: Int64, _ sweeper: Int) {
     // After a step back of the clock it is a slot of the future, which begins again.
     guard slot <= redisTime else { return }
-    completed[sweeper] = max(completed[sweeper], slot)
+    completedSlots[sweeper] = max(completedSlots[sweeper], slot)
   }
 
   // MARK: Writes
 
-  func writeBegan(_ batch: PostgresServer.Batch, serverTime: Int64) {
+  func writeBegan(_ batch: PostgresServer.Batch) {
     if !writers[batch.sweeper].isEmpty {
       violated("epoch \(batch.epoch) writes beside another one (sweeper \(batch.sweeper))")
     }
     writers[batch.sweeper].insert(batch.epoch)
     order(batch, "begins to write")
-    if !unaware.contains(batch.token) { highestEpoch[batch.sweeper] = max(highestEpoch[batch.sweeper], batch.epoch) }
+    if !unaware.contains(token(of: batch)) {
+      highestEpoch[batch.sweeper] = max(highestEpoch[batch.sweeper], batch.epoch)
+    }
     withinLease(batch, "begins to write")
   }
 
@@ -130,12 +142,13 @@ final class Judge {
     writers[batch.sweeper].remove(batch.epoch)
   }
 
-  func committed(_ batch: PostgresServer.Batch, serverTime: Int64) {
+  func committed(_ batch: PostgresServer.Batch) {
     writers[batch.sweeper].remove(batch.epoch)
     order(batch, "commits")
     // Without transaction_timeout nothing but a successor keeps a batch from its end whose last message is late.
     if scenario.hasTransactionTimeout || !batch.isLastMessageLate { withinLease(batch, "commits") }
-    committedBatches[batch.token, default: 0] += 1
+    committed[token(of: batch), default: (0, 0)].batches += 1
+    committed[token(of: batch), default: (0, 0)].rows += batch.rows
     for job in batch.jobs where jobs.insert(job).inserted {
       jobCounts[job.slot, default: [:]][job.target, default: 0] += 1
       if jobCounts[job.slot]![job.target]! > 1 {
@@ -144,6 +157,17 @@ final class Judge {
     }
   }
 
+  /// The server answers a batch as done.
+  func answered(_ batch: PostgresServer.Batch) {
+    answered[token(of: batch), default: 0] += 1
+  }
+
+  func exists(_ job: Job) -> Bool { jobs.contains(job) }
+
+  func slot(of epoch: Int64, _ sweeper: Int) -> Int64 { grants[sweeper][epoch]?.slot ?? 0 }
+
+  private func token(of batch: PostgresServer.Batch) -> String { grants[batch.sweeper][batch.epoch]?.token ?? "" }
+
   /// A run gave up for the sake of another one's session.
   func gaveWay(_ epoch: Int64, to holder: Int64?, _ sweeper: Int) {
     guard let holder, holder < epoch, world.now > alternatesUntil else { return }
@@ -151,15 +175,15 @@ final class Judge {
   }
 
   private func order(_ batch: PostgresServer.Batch, _ what: String) {
-    if unaware.contains(batch.token) { return }
+    if unaware.contains(token(of: batch)) { return }
     guard batch.epoch < highestEpoch[batch.sweeper], world.now > alternatesUntil else { return }
     violated(
       "epoch \(batch.epoch) \(what) after epoch \(highestEpoch[batch.sweeper]) began (sweeper \(batch.sweeper))")
   }
 
   private func withinLease(_ batch: PostgresServer.Batch, _ what: String) {
-    if unaware.contains(batch.token) { return }
-    guard let token = tokens[batch.token] else { return violated("epoch \(batch.epoch) has no lease at all") }
+    if unaware.contains(token(of: batch)) { return }
+    guard let token = tokens[self.token(of: batch)] else { return violated("epoch \(batch.epoch) has no lease at all") }
     // Stepped clocks lengthen and shorten leases: not promised.
     guard redisSteppedAt < token.takenAt, postgresSteppedAt < token.takenAt - sampleLimit else { return }
     if redisTimeNow() > token.expiry {
@@ -172,12 +196,18 @@ final class Judge {
 
   // MARK: Runs and counts
 
-  func ended(_ grant: RunGrant, _ sweeper: Int, _ outcome: RunReport.Outcome, batches: Int) {
+  /// A replica tells Redis for the first time how a run ended.
+  func ended(_ completion: SweeperStateMachine.Completion, _ sweeper: Int) {
     runs += 1
-    guard outcome == .success else { return }
+    let (grant, report) = (completion.grant, completion.report)
+    guard report.outcome == .success else { return }
     successes[sweeper][grant.ticket.slot, default: 0] += 1
-    if committedBatches[grant.token, default: 0] < batches {
+    let (batches, rows) = committed[grant.token] ?? (0, 0)
+    if batches < answered[grant.token, default: 0] {
       violated("epoch \(grant.ticket.epoch) succeeded with batches that were not committed")
+    }
+    if rows != report.rows {
+      violated("epoch \(grant.ticket.epoch) succeeded with \(rows) changed rows, and told of \(report.rows)")
     }
   }
 
@@ -195,8 +225,8 @@ final class Judge {
   }
 
   private func forget() {
-    for sweeper in completed.indices {
-      completed[sweeper] = .min
+    for sweeper in completedSlots.indices {
+      completedSlots[sweeper] = .min
       // Not promised: epochs follow the clock, and this one stepped back before the data was lost.
       if highestEpoch[sweeper] > redisTimeNow() { highestEpoch[sweeper] = 0 }
     }
@@ -217,7 +247,7 @@ final class Judge {
   func redisClockStepped(by microseconds: Int64) {
     redisSteppedAt = world.now
     latestTime = max(latestTime, redisTimeNow() - microseconds / 1_000)
-    for sweeper in completed.indices { completed[sweeper] = .min }
+    for sweeper in completedSlots.indices { completedSlots[sweeper] = .min }
     // The record may be missing since it was lost, and begin anew with the clock as it is now.
     if lostAt > 0 { forget() }
     if microseconds > 0 { alternatesUntil = max(alternatesUntil, world.now + lease) }
@@ -226,10 +256,6 @@ final class Judge {
   func postgresClockStepped(by microseconds: Int64) {
     postgresSteppedAt = world.now
     if microseconds < 0 { alternatesUntil = max(alternatesUntil, world.now + sampleLimit - microseconds + lease) }
-  }
-
-  func lockedByAnother() {
-    othersLocks += 1
   }
 
   /// From `begin` to `end` nothing goes wrong.

@@ -3,8 +3,10 @@
 // Invariant: a batch is committed whole, by the last of its messages, or not at all.
 
 import Coordination
+import Reactor
 
 /// A session of the server.
+@EventLoop
 final class PostgresSession {
   fileprivate(set) var isOpen = true
   fileprivate var batch: PostgresServer.Batch?
@@ -16,50 +18,54 @@ final class PostgresSession {
   }
 }
 
+@EventLoop
 final class PostgresServer {
   enum Condition { case up, away, hanging }
 
   /// A batch as it is sent. Times in µs of the server's clock, lengths in µs.
+  @EventLoop
   final class Batch {
     let sweeper: Int
     let epoch: Int64
-    let token: String
     let deadline: Int64
+    /// How long its statements take, and how many rows they change.
     let writeLength: Int64
+    let rows: Int
     /// Before which message the client froze, and for how long: 1 the write, 2 the closing statement, 3 the end.
     let cut: (message: Int, length: Int64)?
     /// What it inserts: the slot's jobs.
     let jobs: [Judge.Job]
+    fileprivate var began: Int64 = 0
     fileprivate var isTransaction = false
     fileprivate var hasVerdict = false
-    fileprivate var hasWritten = false
+    fileprivate(set) var hasWritten = false
     /// When transaction_timeout ends the session, where the server has it.
     fileprivate var sessionEnd = Int64.max
     /// The closing statement was executed in time, and what commits it arrived later.
     fileprivate(set) var isLastMessageLate = false
 
     init(
-      sweeper: Int, grant: RunGrant, deadline: Int64, writeLength: Int64, cut: (message: Int, length: Int64)?,
+      sweeper: Int, epoch: Int64, deadline: Int64, writeLength: Int64, rows: Int, cut: (message: Int, length: Int64)?,
       jobs: [Judge.Job]
     ) {
       self.sweeper = sweeper
-      epoch = grant.ticket.epoch
-      token = grant.token
+      self.epoch = epoch
       self.deadline = deadline
       self.writeLength = writeLength
+      self.rows = rows
       self.cut = cut
       self.jobs = jobs
     }
   }
 
   enum Answer {
-    /// The server's clock, and whether the batch held the advisory lock.
-    case done(clock: Int64, hasVerdict: Bool)
+    /// The server's clock at the first and at the last statement, and whether the batch held the advisory lock.
+    case done(began: Int64, clock: Int64, hasVerdict: Bool)
     case tooLate
     case lockTimeout
     case cancelled
-    /// The session has ended.
-    case gone
+    /// The session has ended, where it was by transaction_timeout.
+    case gone(byTimeout: Bool)
   }
 
   private let world: World
@@ -68,7 +74,7 @@ final class PostgresServer {
   private let mutation: Mutation?
   var clock: DriftingClock
   private(set) var condition = Condition.up
-  private var backlog: [() -> Void] = []
+  private var backlog: [@EventLoop () -> Void] = []
   private var holders: [PostgresSession?]
   private var starts = 0
   /// Until when someone holds a lock on the tables, in true time.
@@ -87,7 +93,7 @@ final class PostgresServer {
   var time: Int64 { clock.reading(at: world.now) }
 
   /// Does `body` as soon as the server runs; never where it is away.
-  func receive(_ body: @escaping () -> Void) {
+  func receive(_ body: @escaping @EventLoop () -> Void) {
     switch condition {
     case .up: body()
     case .hanging: backlog.append(body)
@@ -104,11 +110,12 @@ final class PostgresServer {
   }
 
   /// Executes a batch that has arrived, message after message.
-  func execute(_ batch: Batch, in session: PostgresSession, answer: @escaping (Answer) -> Void) {
-    guard isOpen(session), session.batch == nil else { return answer(.gone) }
+  func execute(_ batch: Batch, in session: PostgresSession, answer: @escaping @EventLoop (Answer) -> Void) {
+    guard isOpen(session), session.batch == nil else { return answer(.gone(byTimeout: false)) }
     session.batch = batch
     batch.isTransaction = true
     let began = time
+    batch.began = began
     let left = max(1_000, batch.deadline - began)
     let isAhead = began < batch.deadline || mutation == .noDeadline
     batch.hasVerdict = isAhead && (mutation == .noAdvisoryLock || lock(batch.sweeper, for: session))
@@ -128,8 +135,8 @@ final class PostgresServer {
 
   /// The next message arrives: at once, or where the batch was cut there, when its client goes on.
   private func message(
-    _ number: Int, of batch: Batch, in session: PostgresSession, answer: @escaping (Answer) -> Void,
-    _ body: @escaping () -> Void
+    _ number: Int, of batch: Batch, in session: PostgresSession, answer: @escaping @EventLoop (Answer) -> Void,
+    _ body: @escaping @EventLoop () -> Void
   ) {
     guard let cut = batch.cut, cut.message == number else {
       return receive { [self] in arrived(of: batch, in: session, answer: answer, body) }
@@ -141,13 +148,15 @@ final class PostgresServer {
   }
 
   private func arrived(
-    of batch: Batch, in session: PostgresSession, answer: (Answer) -> Void, _ body: () -> Void
+    of batch: Batch, in session: PostgresSession, answer: @EventLoop (Answer) -> Void, _ body: @EventLoop () -> Void
   ) {
-    guard batch.isTransaction else { return answer(isOpen(session) ? .cancelled : .gone) }
+    guard batch.isTransaction else {
+      return answer(isOpen(session) ? .cancelled : .gone(byTimeout: world.now >= batch.sessionEnd))
+    }
     // A server that stood still sees its timers before what has arrived.
     if world.now > batch.sessionEnd {
       end(session)
-      return answer(.gone)
+      return answer(.gone(byTimeout: true))
     }
     body()
   }
@@ -159,7 +168,7 @@ final class PostgresServer {
   }
 
   private func write(
-    _ batch: Batch, in session: PostgresSession, timeout: Int64, answer: @escaping (Answer) -> Void
+    _ batch: Batch, in session: PostgresSession, timeout: Int64, answer: @escaping @EventLoop (Answer) -> Void
   ) {
     if world.now < tablesLockedUntil {
       return world.after(250_000) { [self] in
@@ -169,12 +178,14 @@ final class PostgresServer {
     }
     if batch.hasVerdict, time < batch.deadline || mutation == .noDeadline {
       batch.hasWritten = true
-      judge.writeBegan(batch, serverTime: time)
+      judge.writeBegan(batch)
     }
     let isCancelled = batch.writeLength > timeout && mutation != .noDeadline
     world.after(min(batch.writeLength, timeout)) { [self] in
       receive { [self] in
-        guard batch.isTransaction else { return answer(isOpen(session) ? .cancelled : .gone) }
+        guard batch.isTransaction else {
+          return answer(isOpen(session) ? .cancelled : .gone(byTimeout: world.now >= batch.sessionEnd))
+        }
         if isCancelled {
           abort(session)
           return answer(.cancelled)
@@ -184,7 +195,7 @@ final class PostgresServer {
     }
   }
 
-  private func close(_ batch: Batch, in session: PostgresSession, answer: @escaping (Answer) -> Void) {
+  private func close(_ batch: Batch, in session: PostgresSession, answer: @escaping @EventLoop (Answer) -> Void) {
     guard time < batch.deadline || mutation == .noDeadline else {
       abort(session)
       return answer(.tooLate)
@@ -192,9 +203,11 @@ final class PostgresServer {
     let closed = world.now
     message(3, of: batch, in: session, answer: answer) { [self] in
       batch.isLastMessageLate = world.now > closed
-      if batch.hasWritten { judge.committed(batch, serverTime: time) }
+      if batch.hasWritten { judge.committed(batch) }
       finish(session)
-      answer(.done(clock: time, hasVerdict: batch.hasVerdict))
+      let hasVerdict = batch.hasVerdict || mutation == .verdictIgnored
+      if hasVerdict { judge.answered(batch) }
+      answer(.done(began: batch.began, clock: time, hasVerdict: hasVerdict))
     }
   }
 
@@ -222,17 +235,15 @@ final class PostgresServer {
     session.isOpen = false
   }
 
-  /// Cancels what the session does.
-  func cancel(_ session: PostgresSession) {
-    abort(session)
-  }
-
   /// Ends the session that holds a sweeper's lock for an earlier run.
-  func evict(_ sweeper: Int, before epoch: Int64) {
-    guard mutation != .noEviction, let holder = holders[sweeper], let batch = holder.batch, batch.epoch < epoch
-    else { return }
+  ///
+  /// - Returns: the epoch of the run that holds it, and whether its session was ended.
+  func evict(_ sweeper: Int, before epoch: Int64) -> (epoch: Int64, isEnded: Bool)? {
+    guard let holder = holders[sweeper], let batch = holder.batch else { return nil }
+    guard mutation != .noEviction, batch.epoch < epoch else { return (batch.epoch, false) }
     world.note("epoch \(epoch) ends the session of epoch \(batch.epoch)")
     end(holder)
+    return (batch.epoch, true)
   }
 
   /// Whose session holds a sweeper's lock.

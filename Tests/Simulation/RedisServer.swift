@@ -1,37 +1,63 @@
 // Redis as the replicas meet it: one schedule model a sweeper, a clock of its own, and its ways of being away.
 // Invariant: whatever arrives is executed in one piece, in the order of arrival, also long after its sender gave up.
 
+import Coordination
+import Reactor
+
 /// The one Redis of the simulation.
+@EventLoop
 final class RedisServer {
   enum Condition { case up, away, hanging }
 
   private let world: World
+  private let scenario: Scenario
   private let judge: Judge
+  private let mutation: Mutation?
   var clock: DriftingClock
   private(set) var condition = Condition.up
   private(set) var sweepers: [ScheduleModel]
   /// What an asynchronous replica of it has: an older state.
   private var older: [ScheduleModel]
   /// What arrived while it hung.
-  private var backlog: [() -> Void] = []
+  private var backlog: [@EventLoop () -> Void] = []
   /// How many scripts it has executed.
   private(set) var scripts = 0
 
-  init(_ world: World, _ scenario: Scenario, _ judge: Judge, omissions: ScheduleModel.Omissions) {
+  init(_ world: World, _ scenario: Scenario, _ judge: Judge, _ mutation: Mutation?) {
     self.world = world
+    self.scenario = scenario
     self.judge = judge
+    self.mutation = mutation
     clock = DriftingClock(partsPerMillion: world.any(scenario.drifts), offset: 1_700_000_000_000_000)
     var model = ScheduleModel()
-    model.omissions = omissions
+    model.omissions = Self.omissions(mutation)
     sweepers = scenario.intervals.map { _ in model }
     older = sweepers
+  }
+
+  private static func omissions(_ mutation: Mutation?) -> ScheduleModel.Omissions {
+    var omissions = ScheduleModel.Omissions()
+    switch mutation {
+    case .noTokenCheck: omissions.tokenCheck = true
+    case .noNotBefore: omissions.notBefore = true
+    case .noNotAfter: omissions.notAfter = true
+    case .epochFromOne: omissions.epochFollowsTime = true
+    default: break
+    }
+    return omissions
   }
 
   /// Its clock in ms.
   var time: Int64 { clock.reading(at: world.now) / 1_000 }
 
+  /// What TIME answers.
+  var timeValue: RedisValue {
+    let (seconds, rest) = clock.reading(at: world.now).quotientAndRemainder(dividingBy: 1_000_000)
+    return .array([.string(Array("\(seconds)".utf8)), .string(Array("\(rest)".utf8))])
+  }
+
   /// Executes `script` as soon as it can; never where it is away.
-  func receive(_ script: @escaping () -> Void) {
+  func receive(_ script: @escaping @EventLoop () -> Void) {
     switch condition {
     case .up:
       scripts += 1
@@ -41,20 +67,38 @@ final class RedisServer {
     }
   }
 
-  func with<Answer>(_ sweeper: Int, _ script: (inout ScheduleModel, Int64) -> Answer) -> Answer {
-    let answer = script(&sweepers[sweeper], time)
+  /// Executes a call that `life` sent, and returns the answer.
+  func execute(_ call: ScheduleModel.Call, _ sweeper: Int, from life: Life) -> ScheduleModel.Answer {
     judge.redisTime = time
+    if mutation == .noRelease, case .release = call { return .release(true) }
+    let answer = sweepers[sweeper].execute(shortened(call), at: time)
+    switch (call, answer) {
+    case (.take(let ask), .take(.taken(let ticket))):
+      judge.granted(ticket, token: ask.token, sweeper, mode: ask.mode, isAwaited: life.awaits(ask.token, sweeper))
+    case (.take, .take(.held)):
+      if let holder = sweepers[sweeper].lock?.token, life.isAlive, life.tokens.contains(holder) {
+        judge.keptOut(life.replica.number, sweeper)
+      }
+    case (.renew(let token, _, _), .renew(true)):
+      judge.renewed(token: token)
+    case (.complete(let completion, _, _, _), .complete(.done)):
+      if completion.report.outcome == .success { judge.completedSlot(completion.grant.ticket.slot, sweeper) }
+    default: break
+    }
     return answer
   }
 
-  func isLocked(_ sweeper: Int) -> Bool {
-    sweepers[sweeper].expire(at: time)
-    return sweepers[sweeper].lock != nil
-  }
-
-  /// Forgets what has not been executed.
-  func stop() {
-    backlog = []
+  /// With a lease that ends before its holder thinks so, where that is the rule that is left out.
+  private func shortened(_ call: ScheduleModel.Call) -> ScheduleModel.Call {
+    guard mutation == .negativeMargin else { return call }
+    switch call {
+    case .take(var ask):
+      ask.lease -= Scenario.marginLeftOut
+      return .take(ask)
+    case .renew(let token, let lease, let notAfter):
+      return .renew(token: token, lease: lease - Scenario.marginLeftOut, notAfter: notAfter)
+    case .release, .complete: return call
+    }
   }
 
   // MARK: Faults
@@ -97,6 +141,5 @@ final class RedisServer {
     guard sweepers[sweeper].lock == nil else { return }
     world.note("another kind of worker takes the lock of sweeper \(sweeper)")
     sweepers[sweeper].setLock("another's", expiry: time + milliseconds)
-    judge.lockedByAnother()
   }
 }

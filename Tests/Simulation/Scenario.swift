@@ -3,6 +3,7 @@
 
 import Coordination
 import Reactor
+import Worker
 
 /// A rule that is left out on purpose, to see that the simulation notices.
 package enum Mutation: String, CaseIterable, Sendable {
@@ -28,14 +29,18 @@ package enum Mutation: String, CaseIterable, Sendable {
   case noEviction = "no-eviction"
   /// A batch whose guard said no counts as done.
   case verdictIgnored = "verdict-ignored"
-  /// What a take without an answer may hold is not released, and a run's end is told once.
-  case accountsDropped = "accounts-dropped"
+  /// What a take without an answer may hold is not released.
+  case noRelease = "no-release"
 }
 
 /// The parameters of one virtual run. Times in ms.
+@EventLoop
 struct Scenario {
-  /// The virtual time that one seed takes at the most.
-  static let longestHours = 24.0
+  /// SB_WORKER_SHUTDOWN_GRACE, in µs.
+  static let grace: Int64 = 15_000_000
+
+  /// By how many ms a run believes in its lease after its end, where that is the rule that is left out.
+  nonisolated static let marginLeftOut: Int64 = 4_000
 
   let replicas: Int
   let leaseMilliseconds: Int64
@@ -52,25 +57,57 @@ struct Scenario {
   let runsOnStart: Bool
   /// Parts of a million by which a clock may run wrong.
   let drifts: ClosedRange<Int64>
+  /// The worker's own settings and sweepers.
+  let settings: Settings
+  let sweepers: [Sweeper]
+  let statements: KnownStatements
+  private let lockKeys: [String]
 
   /// - Parameter calmFleet: so many replicas with little to do and no faults, instead of what is drawn.
-  init(_ world: World, hours: Double, calmFleet: Int?) {
+  init(_ world: World, hours: Double, calmFleet: Int?, _ mutation: Mutation?) {
     replicas = calmFleet ?? Int(world.any(1...5))
     leaseMilliseconds = world.any(of: [3_000, 5_000, 15_000])
     let interval: Int64 = world.any(of: [20_000, 30_000, 60_000])
     // A sweeper as rare as discovery waits for so long that what it knows of clocks grows old.
     intervals = [interval, calmFleet == nil ? world.any(of: [interval, 45_000, 90_000]) : 3_600_000]
     targets = Int(world.any(1...3))
-    // A full run takes from milliseconds to almost half of the interval, often longer than a lease.
-    let longestRun = interval * 10 * (calmFleet == nil ? world.any(of: [1, 1, 10, 45]) : 0)
-    tablePages = Int(world.any(1...4_000))
-    microsecondsPerPage = min(5_000, max(1, longestRun / Int64(tablePages)))
+    // A full run takes from milliseconds to almost half of the interval, often longer than a lease: many pages that are
+    // quick, or a few of which each takes as long as a transaction should, or longer.
+    let isSlow = world.oneIn(2)
+    let longestRun = interval * 10 * (calmFleet == nil ? world.any(of: isSlow ? [10, 45] : [1, 2]) : 0)
+    tablePages = Int(world.any(1...(isSlow ? 40 : 4_000)))
+    microsecondsPerPage = min(isSlow ? 300_000 : 5_000, max(1, longestRun / Int64(tablePages)))
     hasTransactionTimeout = world.oneIn(2)
     isFaultless = calmFleet != nil || world.oneIn(20)
     length = Int64(hours * 3_600) * 1_000_000
     runsOnStart = world.oneIn(8)
     // Those of a calm fleet are as good as clocks are that nobody sets.
     drifts = calmFleet == nil ? -300...300 : -25...25
+    let lease = leaseMilliseconds + (mutation == .negativeMargin ? Self.marginLeftOut : 0)
+    let targetList = (0..<targets).map { target in
+      #"{"name":"\#(target)","cluster":"c","provider_type":"vault"}"#
+    }
+    do {
+      settings = try Settings(environment: [
+        "DATABASE_URL": "postgres://worker@127.0.0.1/none", "REDIS_URL": "redis://127.0.0.1",
+        "REDIS_NAMESPACE": Self.namespace, "SB_WORKER_LEASE": "\(lease)ms",
+        "SB_WORKER_RUN_ON_START": "\(runsOnStart)", "SB_WORKER_SHUTDOWN_GRACE": "\(Self.grace / 1_000)ms",
+        "SB_WORKER_WRAPS_EXPIRED_INTERVAL": "\(intervals[0])ms", "SB_WORKER_DISCOVER_INTERVAL": "\(intervals[1])ms",
+        "SB_DISCOVER_TARGETS_JSON": "[\(targetList.joined(separator: ","))]",
+        "SB_WORKER_WEBHOOK_URL": "http://127.0.0.1/hook",
+      ])
+    } catch {
+      preconditionFailure("the scenario is not a configuration: \(error)")
+    }
+    let all = Sweepers.all(settings)
+    sweepers = Self.names.map { name in all.first { $0.name == name }! }
+    statements = KnownStatements(sweepers)
+    lockKeys = Self.names.map { CoordinationScripts.keys(namespace: Self.namespace, sweeper: $0).lock }
+  }
+
+  var description: String {
+    "\(replicas) replicas, lease \(leaseMilliseconds) ms, intervals \(intervals) ms, \(targets) targets, "
+      + "\(tablePages) pages of \(microsecondsPerPage) us\(hasTransactionTimeout ? ", transaction_timeout" : "")"
   }
 
   /// No fault, and no run that keeps others waiting for long.
@@ -85,10 +122,33 @@ struct Scenario {
   }
 
   static let discovery = 1
+  private static let namespace = "simulated"
+  private static let names = ["wraps-expired", "discover-scheduler"]
 
-  func name(_ sweeper: Int) -> String { sweeper == Self.discovery ? "discover-scheduler" : "wraps-expired" }
+  func name(_ sweeper: Int) -> String { Self.names[sweeper] }
 
   func grid(_ sweeper: Int) -> SlotGrid {
     SlotGrid(sweeper: name(sweeper), interval: .milliseconds(intervals[sweeper]))
+  }
+
+  func sweeper(named name: String) -> Int? { Self.names.firstIndex(of: name) }
+
+  func sweeper(ofLock key: String) -> Int {
+    guard let sweeper = lockKeys.firstIndex(of: key) else { preconditionFailure("no sweeper has the lock \(key)") }
+    return sweeper
+  }
+
+  /// Which sweeper a run's application_name, or the prefix of it, names.
+  func sweeper(inRunName text: String) -> Int {
+    let words = text.split(separator: " ")
+    guard words.count >= 3, let sweeper = sweeper(named: String(words[2])) else {
+      preconditionFailure("this names no run: \(text)")
+    }
+    return sweeper
+  }
+
+  /// The targets of a discovery's document, by number.
+  func targets(in document: String) -> [Int] {
+    document.split(separator: "\"name\":\"").dropFirst().compactMap { Int($0.prefix { $0 != "\"" }) }
   }
 }

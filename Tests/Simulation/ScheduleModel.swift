@@ -58,7 +58,7 @@ package struct ScheduleModel {
 
   struct Ask {
     let token: String
-    let lease: Int64
+    var lease: Int64
     let grid: SlotGrid
     let notAfter: Int64
     let mode: TakeMode

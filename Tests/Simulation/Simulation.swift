@@ -17,11 +17,12 @@ package struct SimulationReport: Sendable {
   package let violations: [String]
 }
 
+@EventLoop
 package enum Simulation {
   /// The virtual time of one seed.
-  package static let defaultHours = 0.5
+  package nonisolated static let defaultHours = 0.5
 
-  /// Runs one seed.
+  /// Runs one seed. One at a time: there is one loop, and so one virtual time.
   ///
   /// - Parameters:
   ///   - calmFleet: so many replicas with little to do and no faults.
@@ -29,42 +30,29 @@ package enum Simulation {
   package static func run(
     seed: UInt64, hours: Double = defaultHours, mutation: Mutation? = nil, calmFleet: Int? = nil,
     trace: ((String) -> Void)? = nil
-  ) -> SimulationReport {
+  ) async -> SimulationReport {
     let world = World(seed: seed, trace: trace)
-    let scenario = Scenario(world, hours: hours, calmFleet: calmFleet)
+    let scenario = Scenario(world, hours: hours, calmFleet: calmFleet, mutation)
     let judge = Judge(world, scenario)
-    let redis = RedisServer(world, scenario, judge, omissions: omissions(mutation))
+    let redis = RedisServer(world, scenario, judge, mutation)
     judge.redisTimeNow = { [unowned redis] in redis.time }
     let postgres = PostgresServer(world, scenario, judge, mutation)
     let replicas = (0..<scenario.replicas).map { Replica($0, world, scenario, redis, postgres, judge, mutation) }
     let faults = Faults(world, scenario, redis, postgres, replicas, judge)
-    world.note("seed \(seed): \(scenario)")
+    world.note("seed \(seed): \(scenario.description)")
     for replica in replicas { world.after(world.any(0...5_000_000)) { replica.start() } }
     faults.plan()
-    world.run(until: scenario.length)
-    for replica in replicas { for part in replica.parts { part.closeBooks() } }
+    await withTaskGroup { group in
+      for replica in replicas { group.addTask { await replica.run() } }
+      await world.run(until: scenario.length)
+      group.cancelAll()
+    }
     judge.check(redis)
-    // Else what waits and whom it waits for would keep each other alive.
-    world.stop()
-    redis.stop()
-    postgres.stop()
-    for replica in replicas { replica.stop() }
+    world.time.clear()
     return SimulationReport(
       seed: seed, virtualSeconds: Double(scenario.length) / 1_000_000, events: world.eventCount, runs: judge.runs,
       scripts: redis.scripts, faults: faults.counts,
       calmLoad: scenario.isCalm ? Double(judge.questions) / scenario.replicaSlots : nil,
       violations: judge.violations.map { "\(World.seconds($0.time)) \($0.text)" })
-  }
-
-  private static func omissions(_ mutation: Mutation?) -> ScheduleModel.Omissions {
-    var omissions = ScheduleModel.Omissions()
-    switch mutation {
-    case .noTokenCheck: omissions.tokenCheck = true
-    case .noNotBefore: omissions.notBefore = true
-    case .noNotAfter: omissions.notAfter = true
-    case .epochFromOne: omissions.epochFollowsTime = true
-    default: break
-    }
-    return omissions
   }
 }

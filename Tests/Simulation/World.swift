@@ -1,94 +1,55 @@
-// Virtual time: what happens when, in an order that the seed determines. Everything in the simulation happens in it.
+// What everything in a virtual run shares: the time, the seed's random numbers, the trace.
 // Invariant: the same seed gives the same order of events, and nothing reads a real clock.
 
+import Reactor
+
 /// True time, which nobody in the simulation can read: every clock deviates from it.
+@EventLoop
 final class World {
-  /// In µs since the simulation's beginning.
-  private(set) var now: Int64 = 0
+  let time = VirtualTime()
+  /// Shows true time.
+  let clock: LoopClock
+  private let beginning: MonotonicInstant
   var random: SeededRandom
   /// A line for each thing that happens, where somebody reads it.
   private let trace: ((String) -> Void)?
-  /// Plain numbers, which are cheap to move; what is to be done lies in `bodies`.
-  private var heap: [Scheduled] = []
-  private var bodies: [(() -> Void)?] = []
-  private var freeBodies: [Int] = []
-  private var sequence: UInt64 = 0
   private(set) var eventCount = 0
-
-  private struct Scheduled {
-    let time: Int64
-    let sequence: UInt64
-    let body: Int
-
-    func isBefore(_ other: Scheduled) -> Bool {
-      time == other.time ? sequence < other.sequence : time < other.time
-    }
-  }
 
   init(seed: UInt64, trace: ((String) -> Void)?) {
     random = SeededRandom(seed: seed)
     self.trace = trace
+    clock = time.clock()
+    beginning = time.now
   }
 
+  /// In µs since the simulation's beginning.
+  var now: Int64 { beginning.duration(to: time.now).nanoseconds / 1_000 }
+
+  var isTraced: Bool { trace != nil }
+
   /// Runs `body` after so many µs.
-  func after(_ delay: Int64, _ body: @escaping () -> Void) {
+  func after(_ delay: Int64, _ body: @escaping @EventLoop () -> Void) {
     at(now + max(0, delay), body)
   }
 
-  func at(_ time: Int64, _ body: @escaping () -> Void) {
-    sequence += 1
-    let place: Int
-    if let free = freeBodies.popLast() {
-      place = free
-      bodies[free] = body
-    } else {
-      place = bodies.count
-      bodies.append(body)
-    }
-    heap.append(Scheduled(time: max(time, now), sequence: sequence, body: place))
-    var child = heap.count - 1
-    while child > 0 {
-      let parent = (child - 1) / 2
-      guard heap[child].isBefore(heap[parent]) else { return }
-      heap.swapAt(child, parent)
-      child = parent
+  func at(_ time: Int64, _ body: @escaping @EventLoop () -> Void) {
+    self.time.at(instant(max(time, now))) { [self] in
+      eventCount += 1
+      body()
     }
   }
 
   /// Lets everything happen that is due until `end`.
-  func run(until end: Int64) {
-    while let first = heap.first, first.time <= end {
-      let last = heap.removeLast()
-      if !heap.isEmpty {
-        heap[0] = last
-        sink()
-      }
-      now = first.time
-      eventCount += 1
-      let body = bodies[first.body].take()
-      freeBodies.append(first.body)
-      body?()
+  func run(until end: Int64) async {
+    do {
+      try await clock.sleep(until: instant(end))
+    } catch {
+      preconditionFailure("nobody cancels the simulation")
     }
-    now = end
   }
 
-  /// Forgets what has not happened.
-  func stop() {
-    heap = []
-    bodies = []
-  }
-
-  private func sink() {
-    var parent = 0
-    while true {
-      let left = 2 * parent + 1
-      var least = parent
-      if left < heap.count, heap[left].isBefore(heap[least]) { least = left }
-      if left + 1 < heap.count, heap[left + 1].isBefore(heap[least]) { least = left + 1 }
-      if least == parent { return }
-      heap.swapAt(parent, least)
-      parent = least
-    }
+  private func instant(_ time: Int64) -> MonotonicInstant {
+    beginning.advanced(by: .microseconds(time))
   }
 
   func note(_ text: @autoclosure () -> String) {

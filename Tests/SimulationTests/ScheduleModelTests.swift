@@ -50,7 +50,7 @@ import Testing
   private final class Pair {
     let redis: RedisClient
     var model = ScheduleModel()
-    var random: TestSupport.SeededRandom
+    var random: SeededRandom
     var now: Int64 = 1_700_000_000_000
     var grants: [RunGrant] = []
     private let keys: [String]
@@ -62,7 +62,7 @@ import Testing
 
     init(_ redis: RedisClient, seed: UInt64) {
       self.redis = redis
-      random = TestSupport.SeededRandom(seed: seed)
+      random = SeededRandom(seed: seed)
       let name = "model-\(seed):lock"
       keys = [name, "schedule:{\(name)}", "history:{\(name)}"]
     }
@@ -95,40 +95,37 @@ import Testing
       }
     }
 
+    /// One call to both, as it goes over the wire.
+    private func ask(
+      _ script: RedisScript, _ keyCount: Int, _ arguments: [String]
+    ) async throws -> (answer: ScheduleModel.Answer, texts: (String, String, String)) {
+      let call = ScheduleModel.call(script, arguments, sweeper: "wraps-expired")
+      let answer = model.execute(call, at: now)
+      let real = try await evaluate(script, keyCount, arguments)
+      return (answer, ("\(call)", ScheduleModelTests.text(real), ScheduleModelTests.text(answer.value(at: now))))
+    }
+
     private func take() async throws -> (String, String, String) {
       tokens += 1
       let grid = any(of: grids)
       let isRepeated = Int.random(in: 0..<10, using: &random) == 0
-      let question = ScheduleModel.Ask(
-        token: isRepeated ? token : "token-\(tokens)", lease: any(of: [3_000, 15_000]), grid: grid,
-        notAfter: now + any(of: [2_000, 2_000, 0, -1]), mode: any(of: [.due, .due, .due, .start, .force]),
-        pause: any(of: [nil, pause]))
-      let answer = model.take(question, at: now)
-      if case .paused(_, let seen) = answer { pause = seen }
-      if case .taken(let ticket) = answer {
-        grants.append(RunGrant(ticket: ticket, token: question.token, takenAt: MonotonicInstant(nanoseconds: 0)))
-      }
-      let real = try await evaluate(
+      let token = isRepeated ? token : "token-\(tokens)"
+      let (lease, notAfter, mode) = (
+        any(of: [3_000, 15_000]), now + any(of: [2_000, 2_000, 0, -1]),
+        any(of: [TakeMode.due, .due, .due, .start, .force])
+      )
+      let known = any(of: [nil, pause])
+      let (answer, texts) = try await ask(
         CoordinationScripts.take, 2,
         [
-          question.token, "\(question.lease)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
-          "\(question.notAfter)", question.mode.rawValue, question.pause?.origin ?? "", question.pause?.text ?? "",
+          token, "\(lease)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)", "\(notAfter)", mode.rawValue,
+          known?.origin ?? "", known?.text ?? "",
         ])
-      return ("take \(question)", ScheduleModelTests.text(real), expected(answer))
-    }
-
-    private func expected(_ answer: TakeAnswer) -> String {
-      switch answer {
-      case .taken(let ticket):
-        "taken \(now) \(ticket.epoch) \(ticket.slot) \(ticket.nextSlot) \(ticket.failures) \(ticket.origin) "
-          + (ticket.progress ?? "")
-      case .held(let slot, let remaining): "held \(now) \(slot) \(remaining)"
-      case .idle(let slot, let due): "idle \(now) \(slot) \(due)"
-      case .settling(let slot, let notBefore): "settling \(now) \(slot) \(notBefore)"
-      case .paused(let slot, let pause): "paused \(now) \(slot) \(pause.origin) \(pause.text)"
-      case .stuck(let slot): "stuck \(now) \(slot)"
-      case .late: "late \(now)"
+      if case .take(.paused(_, let seen)) = answer { pause = seen }
+      if case .take(.taken(let ticket)) = answer {
+        grants.append(RunGrant(ticket: ticket, token: token, takenAt: MonotonicInstant(nanoseconds: 0)))
       }
+      return texts
     }
 
     private var token: String {
@@ -136,42 +133,25 @@ import Testing
     }
 
     private func renew() async throws -> (String, String, String) {
-      let (token, notAfter) = (token, now + any(of: [2_000, 2_000, 0, -1]))
-      let isRenewed = model.renew(token: token, lease: 15_000, notAfter: notAfter, at: now)
-      let real = try await evaluate(CoordinationScripts.renew, 1, [token, "15000", "\(notAfter)"])
-      return ("renew \(token)", ScheduleModelTests.text(real), "\(isRenewed ? 1 : 0) \(now)")
+      try await ask(CoordinationScripts.renew, 1, [token, "15000", "\(now + any(of: [2_000, 2_000, 0, -1]))"]).texts
     }
 
     private func release() async throws -> (String, String, String) {
-      let token = token
-      let isReleased = model.release(token: token, at: now)
-      let real = try await evaluate(CoordinationScripts.release, 1, [token])
-      return ("release \(token)", ScheduleModelTests.text(real), "\(isReleased ? 1 : 0) \(now)")
+      try await ask(CoordinationScripts.release, 1, [token]).texts
     }
 
     private func complete() async throws -> (String, String, String) {
       guard let last = grants.last else { return ("", "", "") }
       let grant = Int.random(in: 0..<3, using: &random) > 0 ? last : any(of: grants)
-      let report = RunReport(
-        outcome: any(of: [.success, .success, .failure, .failure, .failure, .drained]),
-        retryDelay: .milliseconds(any(of: [1_000, 90_000])), rows: any(of: [0, 17]), duration: .milliseconds(42),
-        progress: any(of: [nil, "page 7"]), isInconclusive: any(of: [false, false, true]))
-      let completion = SweeperStateMachine.Completion(grant: grant, report: report)
-      let interval = any(of: grids).intervalMilliseconds
-      let answer = model.complete(completion, lease: 15_000, interval: interval, replica: "replica", at: now)
-      let real = try await evaluate(
+      let outcome = any(of: [RunReport.Outcome.success, .success, .failure, .failure, .failure, .drained])
+      return try await ask(
         CoordinationScripts.complete, 3,
         [
-          grant.token, "\(grant.ticket.epoch)", "15000", "\(grant.ticket.slot)", report.outcome.rawValue,
-          "\(report.retryDelay.milliseconds)", "\(report.rows)", "\(report.duration.milliseconds)", "replica",
-          report.progress ?? "", "\(interval)", report.isInconclusive ? "1" : "0",
-        ])
-      let expected =
-        switch answer {
-        case .superseded: "superseded \(now)"
-        case .done(let verdict, let failingFor, let failures): "done \(now) \(verdict) \(failingFor) \(failures)"
-        }
-      return ("complete \(completion)", ScheduleModelTests.text(real), expected)
+          grant.token, "\(grant.ticket.epoch)", "15000", "\(grant.ticket.slot)", outcome.rawValue,
+          "\(any(of: [1_000, 90_000]))", "\(any(of: [0, 17]))", "42", "replica", any(of: ["", "page 7"]),
+          "\(any(of: grids).intervalMilliseconds)", any(of: ["0", "0", "1"]),
+        ]
+      ).texts
     }
 
     /// What is done to the keys from outside.

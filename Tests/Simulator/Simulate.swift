@@ -2,6 +2,7 @@
 // Called by scripts/simulate, which has the help.
 
 import Glibc
+import Reactor
 import Simulation
 
 @main
@@ -20,7 +21,8 @@ struct Simulate {
       print("simulate: see scripts/simulate --help")
       exit(64)
     }
-    exit(simulate.run())
+    let command = simulate
+    exit(EventLoop.run { await command.run() })
   }
 
   private mutating func read(_ arguments: [String]) -> Bool {
@@ -56,10 +58,11 @@ struct Simulate {
   }
 
   /// The totals are the last line: seeds, virtual hours, runs, faults, seeds with violations.
-  private func run() -> Int32 {
+  @EventLoop
+  private func run() async -> Int32 {
     var (seconds, runs, faults, failed) = (0.0, 0, 0, 0)
     for seed in first..<(first + count) {
-      let report = Simulation.run(
+      let report = await Simulation.run(
         seed: seed, hours: hours, mutation: mutation, trace: isTraced ? { print($0) } : nil)
       seconds += report.virtualSeconds
       runs += report.runs

@@ -1,17 +1,17 @@
-// A latch that opens once, for example to tell all parts of a service to drain. Invariant: nothing sleeps on an open
-// latch.
+// A latch that opens once, for example to tell all parts of a service to drain. Invariants: nothing sleeps on an open
+// latch; the first to sleep is the first to wake.
 
 /// Opens once and wakes every task that sleeps until then (`LoopClock.sleep(until:orUntil:)`).
 @EventLoop
 public final class Latch {
   public private(set) var isOpen = false
-  private var sleepers: [ObjectIdentifier: Sleeper] = [:]
+  private var sleepers: [Sleeper] = []
 
   public init() {}
 
   public func open() {
     isOpen = true
-    let waiting = sleepers.values
+    let waiting = sleepers
     sleepers.removeAll()
     for sleeper in waiting { sleeper.wake() }
   }
@@ -20,11 +20,12 @@ public final class Latch {
     if isOpen {
       sleeper.wake()
     } else {
-      sleepers[ObjectIdentifier(sleeper)] = sleeper
+      sleepers.append(sleeper)
     }
   }
 
   func remove(_ sleeper: Sleeper) {
-    sleepers[ObjectIdentifier(sleeper)] = nil
+    guard let index = sleepers.firstIndex(where: { $0 === sleeper }) else { return }
+    sleepers.remove(at: index)
   }
 }

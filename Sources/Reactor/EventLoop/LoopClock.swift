@@ -9,21 +9,21 @@
 public final class LoopClock: Clock {
   /// A clock that stands still until `advance(by:)`, for tests.
   public nonisolated static func manual() -> LoopClock {
-    LoopClock(SimulatedTime(passesWhenIdle: false))
+    LoopClock(SimulatedClock(VirtualTime(passesWhenIdle: false)))
   }
 
   /// A clock in virtual time: when the loop has no job to run and no descriptor is ready, it jumps to its next timer.
   /// Hours pass in an instant, and events have the same order each time, provided that everything happens on the loop
   /// and nothing waits for another process or thread. Only one such clock runs at a time.
   public nonisolated static func virtual() -> LoopClock {
-    LoopClock(SimulatedTime(passesWhenIdle: true))
+    LoopClock(SimulatedClock(VirtualTime()))
   }
 
   /// Nil for the kernel's time.
-  nonisolated let simulated: SimulatedTime?
+  nonisolated let simulated: SimulatedClock?
 
   /// The kernel's clock, without an argument.
-  nonisolated init(_ simulated: SimulatedTime? = nil) {
+  nonisolated init(_ simulated: SimulatedClock? = nil) {
     self.simulated = simulated
   }
 
@@ -37,7 +37,7 @@ public final class LoopClock: Clock {
   /// The calendar time, for people and logs.
   public nonisolated var wallTime: WallClockTime {
     guard let simulated else { return KernelTime.wall }
-    return EventLoop.assumeIsolated { simulated.wall }
+    return EventLoop.assumeIsolated { simulated.time.wall }
   }
 
   /// When the loop's current turn began, or a simulated clock's time. Avoids a system call where a turn's length does
@@ -84,15 +84,26 @@ public final class LoopClock: Clock {
   /// Advances a manual clock and fires all timers up to then, in the order of their instants.
   public func advance(by duration: Duration) {
     guard let simulated else { preconditionFailure("the kernel's clock cannot be turned") }
-    simulated.advance(by: duration)
+    simulated.time.advance(by: duration)
   }
 
   /// How many tasks sleep on this clock, if it is simulated. A test waits for the tasks that it expects, then advances
   /// the clock.
-  public var sleeping: Int { simulated?.sleeperCount ?? 0 }
+  public var sleeping: Int { simulated?.time.sleeperCount ?? 0 }
 
   /// When the next timer of this clock fires, if it is simulated; nil if none is set.
-  public var nextTimer: MonotonicInstant? { simulated?.nextTimer }
+  public var nextTimer: MonotonicInstant? { simulated?.time.nextTimer }
+
+  /// Stops this virtual clock's timers until `release`, as SIGSTOP stops a process. Time goes on.
+  package func hold() {
+    simulated?.hold()
+  }
+
+  /// Fires the timers that are due. `lost` is the time since `hold` that the clock did not count, as in a suspended
+  /// machine.
+  package func release(losing lost: Duration = .zero) {
+    simulated?.release(losing: lost)
+  }
 }
 
 /// A sleeping task. It is woken or cancelled, whichever comes first; the other then has no effect.
@@ -115,7 +126,7 @@ final class Sleeper {
     let timer = TimerWatcher(clock) { [weak self] in self?.wake() }
     timer.start(at: deadline)
     self.timer = timer
-    clock.simulated?.sleeperCount += 1
+    clock.simulated?.time.sleeperCount += 1
   }
 
   func wake() {
@@ -133,7 +144,7 @@ final class Sleeper {
     isDone = true
     if let timer {
       timer.stop()
-      timer.clock.simulated?.sleeperCount -= 1
+      timer.clock.simulated?.time.sleeperCount -= 1
     }
     timer = nil
     continuation.resume(with: result)

@@ -26,7 +26,9 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   /// When the current turn began.
   private(set) var wokenAt = KernelTime.monotonic
   /// The virtual time that passes while the loop is idle; nil if only the kernel's time is used.
-  var virtualTime: SimulatedTime?
+  var virtualTime: VirtualTime?
+  /// How many descriptors are watched.
+  var watchedDescriptors = 0
 
   private enum ForeignWork {
     case job(UnownedJob)
@@ -139,10 +141,17 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
 
   private func drain() {
     var budget = Self.jobsPerTurn
-    while budget > 0, let job = queue.popFirst() {
+    while budget > 0 {
       budget -= 1
-      job.runSynchronously(
-        isolatedTo: asUnownedSerialExecutor(), taskExecutor: asUnownedTaskExecutor())
+      if let job = queue.popFirst() {
+        job.runSynchronously(
+          isolatedTo: asUnownedSerialExecutor(), taskExecutor: asUnownedTaskExecutor())
+      } else if let virtualTime, watchedDescriptors == 0 {
+        // No descriptor can be ready: the kernel need not be asked before time goes on.
+        EventLoop.assumeIsolated { virtualTime.jump() }
+      } else {
+        break
+      }
     }
     if queue.isEmpty, virtualTime == nil {
       ev_idle_stop(loop, idle)

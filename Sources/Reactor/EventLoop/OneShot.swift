@@ -1,26 +1,29 @@
 // One value that one task waits for. Invariant: the first value counts, and a wait ends with the value, at its deadline
-// or on cancellation, whichever comes first. Used by the Redis client and the PostgreSQL pool.
+// or on cancellation, whichever comes first. Used by the Redis client, the PostgreSQL pool
+// and the simulator's modelled servers.
 
 @EventLoop
-final class OneShot<Value: Sendable> {
+package final class OneShot<Value: Sendable> {
   private var value: Value?
   private var waiter: CheckedContinuation<Value?, Never>?
   private var timer: TimerWatcher?
 
+  package init() {}
+
   /// Delivers the value. Later values are ignored.
-  func fire(_ value: Value) {
+  package func fire(_ value: Value) {
     guard self.value == nil else { return }
     self.value = value
     finish()
   }
 
   /// The value, or nil if the task is cancelled.
-  func wait() async -> Value? {
+  package func wait() async -> Value? {
     await wait(limit: nil)
   }
 
   /// The value, or nil at the deadline or if the task is cancelled.
-  func wait(until deadline: MonotonicInstant, on clock: LoopClock) async -> Value? {
+  package func wait(until deadline: MonotonicInstant, on clock: LoopClock) async -> Value? {
     await wait(limit: (deadline, clock))
   }
 

@@ -61,11 +61,13 @@ final class IOWatcher {
     let reference = Unmanaged.passRetained(self)
     selfReference = reference
     watcher.pointee.data = reference.toOpaque()
+    EventLoop.shared.executor.watchedDescriptors += 1
   }
 
   private func release() {
     guard let reference = selfReference else { return }
     selfReference = nil
+    EventLoop.shared.executor.watchedDescriptors -= 1
     watcher.pointee.data = nil
     reference.release()
   }
@@ -87,7 +89,7 @@ final class TimerWatcher {
   private var selfReference: Unmanaged<TimerWatcher>?
   private var deadline = MonotonicInstant(nanoseconds: 0)
   /// Its number among the timers of a simulated clock; 0 if it is not set there.
-  private var simulatedNumber: UInt64 = 0
+  private(set) var simulatedNumber: UInt64 = 0
 
   init(_ clock: LoopClock, callback: @escaping @EventLoop () -> Void) {
     self.clock = clock
@@ -98,7 +100,7 @@ final class TimerWatcher {
       { _, watcher, _ in
         guard let data = watcher?.pointee.data else { return }
         let owner = Unmanaged<TimerWatcher>.fromOpaque(data)
-        EventLoop.assumeIsolated { owner.takeUnretainedValue().fired() }
+        EventLoop.assumeIsolated { owner.takeUnretainedValue().reached() }
       }, 0)
   }
 
@@ -120,16 +122,17 @@ final class TimerWatcher {
     guard let reference = selfReference else { return }
     selfReference = nil
     if simulatedNumber != 0 {
-      clock.simulated?.stop(simulatedNumber, at: deadline)
+      clock.simulated?.stop(simulatedNumber)
       simulatedNumber = 0
+    } else {
+      ev_timer_stop(EventLoop.loop, watcher)
     }
-    ev_timer_stop(EventLoop.loop, watcher)
     watcher.pointee.data = nil
     reference.release()
   }
 
   private func arm() {
-    if let simulated = clock.simulated, simulated.now < deadline {
+    if let simulated = clock.simulated, simulated.passesWhenIdle || simulated.now < deadline {
       simulatedNumber = simulated.start(self, at: deadline)
       return
     }
@@ -139,7 +142,8 @@ final class TimerWatcher {
     ev_timer_start(EventLoop.loop, watcher)
   }
 
-  private func fired() {
+  /// Called when its instant has come, or almost.
+  func reached() {
     // Rounding can wake the loop slightly early; the callback never runs before its instant.
     if clock.now < deadline {
       arm()
@@ -148,8 +152,7 @@ final class TimerWatcher {
     }
   }
 
-  /// Called when its instant has come.
-  func fire() {
+  private func fire() {
     guard let reference = selfReference else { return }
     selfReference = nil
     simulatedNumber = 0

@@ -46,7 +46,7 @@ extension PostgresPool {
       if health.isInDoubt {
         await ask()
         guard health.isInDoubt else { continue }
-        pause = health.pause(chance: Random.fraction())
+        pause = health.pause(chance: Random.system.fraction())
       }
       doubted = OneShot()
       if let pause {

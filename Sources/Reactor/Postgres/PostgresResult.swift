@@ -47,6 +47,31 @@ public final class PostgresResult {
     self.result = result
   }
 
+  /// Rows that no server sent, and what the statement would say of them, such as "DELETE 3": for a modelled server.
+  ///
+  /// - Parameter rows: of one length; nil is NULL.
+  package convenience init(rows: [[String?]], command: String = "SELECT") {
+    let result = PQmakeEmptyPGresult(nil, PGRES_TUPLES_OK)!
+    var name = Array("column".utf8CString)
+    name.withUnsafeMutableBufferPointer { name in
+      var column = PGresAttDesc()
+      column.name = name.baseAddress
+      var columns = [PGresAttDesc](repeating: column, count: rows.first?.count ?? 0)
+      _ = PQsetResultAttrs(result, Int32(columns.count), &columns)
+    }
+    for (row, values) in rows.enumerated() {
+      for (index, value) in values.enumerated() {
+        var bytes = value.map { Array($0.utf8CString) } ?? []
+        _ = bytes.withUnsafeMutableBufferPointer {
+          PQsetvalue(result, Int32(row), Int32(index), $0.baseAddress, Int32($0.count) - 1)
+        }
+      }
+    }
+    // libpq has the command's text in the result itself, with room for 64 bytes.
+    for (index, byte) in command.utf8CString.enumerated() { PQcmdStatus(result)[index] = byte }
+    self.init(result)
+  }
+
   deinit {
     PQclear(result)
   }

@@ -36,7 +36,7 @@ struct RunName: Equatable, Sendable {
 }
 
 /// A session, or a prepared transaction, that holds the advisory lock of a sweeper.
-struct AdvisoryHolder: Equatable, Sendable {
+package struct AdvisoryHolder: Equatable, Sendable {
   /// 0 of a prepared transaction.
   let processID: Int32
   let applicationName: String
@@ -44,12 +44,12 @@ struct AdvisoryHolder: Equatable, Sendable {
   let isTerminated: Bool
 
   /// Which role runs may end sessions as: the one that logged in, whatever role the session has been switched to.
-  static let loginRole = CatalogSQL.qualified("SELECT set_config('role', 'none', true)")
+  package static let loginRole = CatalogSQL.qualified("SELECT set_config('role', 'none', true)")
 
   /// Parameters: advisory key, the prefix of this sweeper's names, this run's epoch. Answers, for each holder, its
   /// process, its application_name and whether it was ended: a session of an earlier run that froze in the middle of a
   /// pipeline holds the lock with no timer running.
-  static let look = CatalogSQL.qualified(
+  package static let look = CatalogSQL.qualified(
     """
     SELECT coalesce(held.pid, 0), coalesce(session.application_name, ''),
            CASE WHEN (session.usename = session_user) AND starts_with(session.application_name, $2::text)

@@ -6,25 +6,25 @@ import Reactor
 
 /// The statements around and in one guarded batch. All of a batch's statements are one pipeline and one implicit
 /// transaction, and whatever they set ends with it.
-enum GuardStatements {
+package enum GuardStatements {
   /// First key of the advisory lock, the same for every sweeper: "sbwk" in ASCII.
   static let advisoryClass = 0x7362_776b
 
   /// How long a row's lock is waited for.
-  static let lockTimeoutMilliseconds = 250
+  package static let lockTimeoutMilliseconds = 250
 
   /// The first server that can end a transaction, and so a pipeline that was cut in its middle, by a timer.
   static let transactionTimeoutVersion = 170_000
 
   /// How long after the deadline such a transaction is ended: a statement that still runs is cancelled before, and the
   /// session lives on. The least margin of a lease is longer.
-  static let transactionTimeoutReserveMilliseconds = 250
+  package static let transactionTimeoutReserveMilliseconds = 250
 
   /// transaction_timeout ended the session.
-  static let transactionTimeoutState = "25P04"
+  package static let transactionTimeoutState = "25P04"
 
   /// What the closing statement fails with after the deadline: division by zero.
-  static let pastDeadlineState = "22012"
+  package static let pastDeadlineState = "22012"
 
   /// The epoch, which is understood in any DateStyle.
   static let epoch = "'epoch'::timestamptz"
@@ -53,10 +53,10 @@ enum GuardStatements {
   /// the lock. The operator's own time-outs hold where they are shorter. An operator may have switched TID range scans
   /// off, without which each batch reads the whole table, or have errors end the session. With JIT off, no later
   /// statement is compiled.
-  static let open = opening(more: "")
+  package static let open = opening(more: "")
 
   /// The same, with a timer for the transaction as a whole.
-  static let openWithTransactionTimeout = opening(
+  package static let openWithTransactionTimeout = opening(
     more: """
       set_config('transaction_timeout',
         least((\(millisecondsLeft) + \(transactionTimeoutReserveMilliseconds)), \(given("transaction_timeout")))::text,
@@ -75,7 +75,7 @@ enum GuardStatements {
   }
 
   /// Before a statement outside of any batch: how long it may wait for a lock, and take.
-  static let readLimits = CatalogSQL.qualified(
+  package static let readLimits = CatalogSQL.qualified(
     """
     VALUES (
       set_config('lock_timeout',
@@ -120,7 +120,7 @@ enum GuardStatements {
 
   /// The last statement of every batch: the verdict, 1, PostgreSQL's time in µs, the cutoff in µs, and the µs that the
   /// transaction took until here. After the deadline it divides by zero instead, so that nothing is committed late.
-  static let close = CatalogSQL.qualified(
+  package static let close = CatalogSQL.qualified(
     """
     SELECT current_setting('sb.guard')::boolean,
            1 / (\(nowMicroseconds) < current_setting('sb.deadline')::bigint)::int,
@@ -130,5 +130,5 @@ enum GuardStatements {
     """)
 
   /// PostgreSQL's clock in µs.
-  static let clock = CatalogSQL.qualified("VALUES (\(nowMicroseconds))")
+  package static let clock = CatalogSQL.qualified("VALUES (\(nowMicroseconds))")
 }

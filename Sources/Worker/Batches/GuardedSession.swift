@@ -25,7 +25,7 @@ final class GuardedSession {
     let duration: Duration
   }
 
-  private let connection: PostgresConnection
+  private let connection: any SweepConnection
   private let held: HeldLease
   let clock: LoopClock
   private let name: RunName
@@ -39,7 +39,7 @@ final class GuardedSession {
   private(set) var cutoffMicroseconds: Int64?
 
   init(
-    connection: PostgresConnection, held: HeldLease, clock: LoopClock, name: RunName, ticket: RunTicket,
+    connection: any SweepConnection, held: HeldLease, clock: LoopClock, name: RunName, ticket: RunTicket,
     age: Duration, isDraining: @escaping @EventLoop () -> Bool,
     onTermination: @escaping @EventLoop (AdvisoryHolder) -> Void = { _ in }
   ) {
@@ -127,8 +127,8 @@ final class GuardedSession {
     // The server was demoted: the next try asks for a connection to one that can be written to.
     defer { connection.close() }
     do {
-      let answer = try await connection.query(PostgresStatement(Self.readOnlyQuestion), by: held.lease.stopAt)
-      return answer[row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
+      let answer = try await connection.pipeline([PostgresStatement(Self.readOnlyQuestion)], by: held.lease.stopAt)
+      return answer[0][row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
     } catch let other {
       // The connection is lost, too, which says no more than that it was demoted.
       return other is CancellationError ? other : error
@@ -176,8 +176,8 @@ final class GuardedSession {
   }
 
   private func readClock() async throws {
-    let result = try await connection.query(PostgresStatement(GuardStatements.clock), by: held.lease.stopAt)
-    noteClock(result[row: 0, column: 0])
+    let results = try await connection.pipeline([PostgresStatement(GuardStatements.clock)], by: held.lease.stopAt)
+    noteClock(results[0][row: 0, column: 0])
   }
 
   private func noteClock(_ microseconds: String?) {

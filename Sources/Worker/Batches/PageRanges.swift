@@ -17,19 +17,19 @@ import Reactor
 /// where it stopped. Looking at it for every row takes a twentieth of a delete's time. It is done only where few rows
 /// of the last pages were due, so that the next ones may hold many times as many. Where many were, the range is done in
 /// parts, and before each of them the clock is looked at once.
-struct PageRanges: Sendable {
+package struct PageRanges: Sendable {
   /// What one transaction should take.
   static let goal = Duration.milliseconds(25)
   /// No further row is written so long after the transaction's beginning.
-  static let writeLimit = Duration.milliseconds(45)
+  package static let writeLimit = Duration.milliseconds(45)
   /// The parts that a range is done in whose pages are full of due rows, and how long after the transaction's beginning
   /// none is begun any more.
   static let parts = 4
-  static let partLimit = Duration.milliseconds(32)
+  package static let partLimit = Duration.milliseconds(32)
   /// Due rows a page that make it full: the control plane's rows are so wide that a page has no ten times as many.
   static let fullPageRows = 8
   /// But where it took long to find the first row that is due, so much time is left to write.
-  static let writeReserve = Duration.milliseconds(10)
+  package static let writeReserve = Duration.milliseconds(10)
   static let initialPages = 64
   static let limits = 1...16_000
   /// The most that a range grows or shrinks at a time, as a factor.

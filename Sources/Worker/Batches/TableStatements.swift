@@ -7,14 +7,14 @@ import Reactor
 /// The statements by which one table, or one part of it, is swept. Each text is put together once, when it is first
 /// needed.
 @EventLoop
-final class TableStatements {
+package final class TableStatements {
   let sweep: RowSweep
   /// As SQL writes it, with ONLY before it where it is a part on its own.
   let table: String
   /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
   let countsDue: Bool
 
-  init(sweep: RowSweep, table: String, countsDue: Bool) {
+  package init(sweep: RowSweep, table: String, countsDue: Bool) {
     self.sweep = sweep
     self.table = table
     self.countsDue = countsDue
@@ -25,7 +25,7 @@ final class TableStatements {
   ///
   /// synchronous_commit is only ever lowered. The last set_config wins, and the operator's own limits stay in force.
   /// Where the costs of parallel plans are set to nothing, starting a worker takes longer than a whole batch.
-  static let batchSettings = CatalogSQL.qualified(
+  package static let batchSettings = CatalogSQL.qualified(
     """
     SELECT CASE WHEN NOT $1::boolean THEN set_config('synchronous_commit', 'off', true) END,
            CASE WHEN NOT $5::boolean THEN set_config('max_parallel_workers_per_gather', '0', true) END,
@@ -56,18 +56,18 @@ final class TableStatements {
 
   /// Changes due rows until the clock says stop. Answers how many rows were due, where that is counted, how many were
   /// changed, and how many were written and are due still; else the number of changed rows is the command's.
-  private(set) lazy var write = sql(
+  package private(set) lazy var write = sql(
     counting(
       "\(verb) WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) AND \(Self.hasTime)"))
 
   /// The same for a part of a range: all due rows, or none where the clock says stop.
-  private(set) lazy var writePart = sql(
+  package private(set) lazy var writePart = sql(
     counting(
       "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isDue)"))
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
   /// changed, and how many were written.
-  private(set) lazy var writeSkippingLocked = sql(
+  package private(set) lazy var writeSkippingLocked = sql(
     """
     WITH free AS MATERIALIZED (
         SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
@@ -78,24 +78,25 @@ final class TableStatements {
     """)
 
   /// Answers where the first row lies that is due.
-  private(set) lazy var firstDue = sql("SELECT min(ctid) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)")
+  package private(set) lazy var firstDue = sql(
+    "SELECT min(ctid) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)")
 
   /// Answers how many rows are due.
-  private(set) lazy var countDue = sql(
+  package private(set) lazy var countDue = sql(
     "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)"
   )
 
   // MARK: Single rows
 
   /// Answers, for each due row of the pages, its table's identifier and its place.
-  private(set) lazy var dueRows = sql(
+  package private(set) lazy var dueRows = sql(
     """
     SELECT tableoid::bigint, ctid FROM \(table) AS target
      WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)
     """)
 
   /// Parameters: identifiers and places. Changes these rows where they are still due, and answers as `write` does.
-  private(set) lazy var writeRows: String = {
+  package private(set) lazy var writeRows: String = {
     let isAmong = "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))"
     return sql(counting("\(verb) WHERE \(GuardStatements.filter) AND \(isAmong) AND \(isDue)", among: isAmong))
   }()
@@ -103,13 +104,13 @@ final class TableStatements {
   // MARK: All pages
 
   /// Answers where the first row lies that is due. Parallel workers may share it: nothing is written, no lock is taken.
-  private(set) lazy var look = sql(
+  package private(set) lazy var look = sql(
     "SELECT min(ctid) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)")
 
   /// Parameter: the number of a transaction. Answers how many rows are due of those that were written since, or of all
   /// where the role may not see who wrote a row.
-  private(set) lazy var dueSince = sql("\(countAll) AND (\(Self.sinceFirst) < 2147483648)")
-  private(set) lazy var dueAtAll = sql(countAll)
+  package private(set) lazy var dueSince = sql("\(countAll) AND (\(Self.sinceFirst) < 2147483648)")
+  package private(set) lazy var dueAtAll = sql(countAll)
 
   private var countAll: String {
     "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)"
@@ -124,8 +125,8 @@ final class TableStatements {
   /// many of those nobody held, how many rows were changed, and the last entry's key; the first time also whether more
   /// than $2 rows are due (0 or 1), which is looked at where most of many entries were. At last how many were written,
   /// where not all of them need be changed.
-  private(set) lazy var walk = walking(skippingLocked: false)
-  private(set) lazy var walkSkippingLocked = walking(skippingLocked: true)
+  package private(set) lazy var walk = walking(skippingLocked: false)
+  package private(set) lazy var walkSkippingLocked = walking(skippingLocked: true)
 
   private func walking(skippingLocked: Bool) -> String {
     sql(
@@ -148,8 +149,8 @@ final class TableStatements {
 
   /// Changes due rows in no order: where few of many entries are due, one look at all of them costs less than their
   /// order does. Answers as `walk` does; the entries are the due rows that were found.
-  private(set) lazy var gather = gathering(skippingLocked: false)
-  private(set) lazy var gatherSkippingLocked = gathering(skippingLocked: true)
+  package private(set) lazy var gather = gathering(skippingLocked: false)
+  package private(set) lazy var gatherSkippingLocked = gathering(skippingLocked: true)
 
   private func gathering(skippingLocked: Bool) -> String {
     sql(
@@ -182,7 +183,7 @@ final class TableStatements {
   /// Parameters: the key after which the window begins (µs; null: at the first), and how many rows it has at the most,
   /// but for those that share its last key. Answers the window's last key, how many rows of it were due, how many were
   /// changed, and how many were written, where that is counted.
-  private(set) lazy var writeWindow: String = {
+  package private(set) lazy var writeWindow: String = {
     let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
     return sql(
       """
@@ -202,7 +203,7 @@ final class TableStatements {
   }()
 
   /// Parameter: the key after which the first due row is looked for. Answers its key, and how many due rows share it.
-  private(set) lazy var firstKey: String = {
+  package private(set) lazy var firstKey: String = {
     let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
     return sql(
       """

@@ -5,7 +5,7 @@
 import Reactor
 
 /// A table as the session's role meets it.
-struct TableSurvey: Equatable, Sendable {
+package struct TableSurvey: Equatable, Sendable {
   let schema: String
   let name: String
   /// What kind of relation it is: pg_class.relkind.
@@ -86,7 +86,7 @@ extension TableSurvey {
   /// the search path leads to no such table.
   ///
   /// Temporary tables are passed over: behind a pooler they are another client's.
-  private static let look = CatalogSQL.qualified(
+  package static let look = CatalogSQL.qualified(
     """
     WITH RECURSIVE named AS MATERIALIZED (
       SELECT class.oid, class.relname, space.nspname, class.relkind, class.relhasrules
@@ -158,7 +158,7 @@ extension TableSurvey {
 
   /// Parameters: the table's name and its identifier. Answers what tells at once that a table without parts is still
   /// the one that was looked at, and its size: the look itself costs some twenty times as much.
-  private static let check = CatalogSQL.qualified(
+  package static let check = CatalogSQL.qualified(
     """
     SELECT coalesce((to_regclass($1::text)::oid = $2::oid), false), row_security_active($2::oid),
            has_table_privilege($2::oid, 'SELECT'),

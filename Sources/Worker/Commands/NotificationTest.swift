@@ -12,7 +12,8 @@ enum NotificationTest {
       return 1
     }
     let event = Event(
-      .test, time: clock.wallTime, severity: .info, component: Verb.notifyTest.name, title: "test notification",
+      id: Token.random(.system), kind: .test, time: clock.wallTime, severity: .info, component: Verb.notifyTest.name,
+      title: "test notification",
       detail: "sent by \(Version.program) \(Verb.notifyTest.name) on \(HostProcess.hostName)")
     return await withTaskGroup(of: (Int, String, Bool).self) { group in
       for (index, sink) in notifications.sinks.enumerated() {
@@ -33,7 +34,7 @@ enum NotificationTest {
   }
 
   private static func send(
-    _ event: Event, to sink: any Sink, by client: TransferClient, _ clock: LoopClock
+    _ event: Event, to sink: any Sink, by client: any EventSender, _ clock: LoopClock
   ) async -> (text: String, isDelivered: Bool) {
     let request = sink.request(for: event, at: clock.wallTime)
     do {
@@ -54,7 +55,7 @@ enum NotificationTest {
 
   /// Undoes what the test left at the sink; returns why that failed, nil if nothing is left.
   private static func clearance(
-    after event: Event, at sink: any Sink, by client: TransferClient, _ clock: LoopClock
+    after event: Event, at sink: any Sink, by client: any EventSender, _ clock: LoopClock
   ) async throws -> String? {
     guard let request = sink.requestAfterTest(event) else { return nil }
     let result = try await client.result(of: request, by: clock.now.advanced(by: SinkDelivery.requestLimit))

@@ -2,7 +2,7 @@
 // Invariant: a value has its setting's type and is valid, and a fault shows no secret. Called by main at startup.
 
 /// The settings of this process.
-struct Settings: Sendable {
+package struct Settings: Sendable {
   /// Variables with this prefix are ours. An unknown one is probably a mistake and worth a warning.
   static let prefix = "SB_WORKER_"
 
@@ -14,6 +14,17 @@ struct Settings: Sendable {
       preconditionFailure("\(setting.name) is not in the settings table")
     }
     return slot.value
+  }
+
+  /// Reads an environment that is without fault.
+  ///
+  /// - Throws: all that is wrong with it.
+  package init(environment: [String: String]) throws {
+    self = try Self.load(environment: environment).settings
+  }
+
+  private init(values: [String: any Sendable]) {
+    self.values = values
   }
 
   /// Reads all `rows` from `environment`, where an empty variable counts as unset.

@@ -9,7 +9,7 @@ import Reactor
 /// Series are registered when the process starts. Rendering copies the text between the values and writes each value's
 /// digits, without an allocation once the buffer is large enough.
 @EventLoop
-final class MetricsRegistry {
+package final class MetricsRegistry {
   static let contentType = "text/plain; version=0.0.4; charset=utf-8"
 
   typealias Labels = KeyValuePairs<String, String>
@@ -18,6 +18,8 @@ final class MetricsRegistry {
   enum Kind: String {
     case counter, gauge, histogram
   }
+
+  package init() {}
 
   private struct Family {
     let name: String
@@ -98,13 +100,13 @@ final class MetricsRegistry {
   }
 
   /// The maximum length of the text, so that nothing is checked or moved while it is written.
-  var byteLimit: Int {
+  package var byteLimit: Int {
     if places.isEmpty { layOut() }
     return text.count + places.count * ValueText.byteLimit
   }
 
   /// Writes the text of all metrics to `target`, which has room for `byteLimit` bytes, and returns its length.
-  func write(to target: UnsafeMutableRawBufferPointer) -> Int {
+  package func write(to target: UnsafeMutableRawBufferPointer) -> Int {
     precondition(target.count >= byteLimit)
     for callback in callbacks { numbers[callback.index] = callback.read() }
     // Copied to constants, because each access to an object's variable is checked at run time.

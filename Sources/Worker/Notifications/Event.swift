@@ -89,17 +89,6 @@ struct Event: Equatable, Sendable {
     return String(line)
   }
 
-  /// A new event with its own id.
-  @EventLoop
-  init(
-    _ kind: Kind, time: WallClockTime, severity: Severity, component: String, title: String, detail: String = "",
-    metadata: [Count] = []
-  ) {
-    self.init(
-      id: Token.random(), kind: kind, time: time, severity: severity, component: component, title: title,
-      detail: detail, metadata: metadata)
-  }
-
   /// The name of the count of merged reports, present if there are several.
   private static let mergedReports = "runs"
 

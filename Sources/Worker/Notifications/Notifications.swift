@@ -49,7 +49,12 @@ struct SinkSet: Sendable {
 @EventLoop
 struct Notifications {
   let sinks: [any Sink]
-  let client: TransferClient?
+  let client: (any EventSender)?
+
+  init(sinks: [any Sink], client: (any EventSender)?) {
+    self.sinks = sinks
+    self.client = client
+  }
 
   /// - Throws: `TransferLibrary.Missing` if a configured sink cannot be served.
   init(_ settings: Settings, proxies: ProxyRules, clock: LoopClock) throws(TransferLibrary.Missing) {
@@ -70,11 +75,13 @@ final class Notifier: EventReceiver {
   private let log: LogSink
   private let deliveries: [SinkDelivery]
 
-  init(_ notifications: Notifications, clock: LoopClock, registry: MetricsRegistry, logger: Logger) {
+  init(
+    _ notifications: Notifications, clock: LoopClock, random: Random, registry: MetricsRegistry, logger: Logger
+  ) {
     log = LogSink(logger)
     deliveries = notifications.sinks.compactMap { sink in
       notifications.client.map {
-        SinkDelivery(sink, client: $0, clock: clock, registry: registry, logger: logger)
+        SinkDelivery(sink, client: $0, clock: clock, random: random, registry: registry, logger: logger)
       }
     }
   }

@@ -52,11 +52,11 @@ struct OutageClaim {
     return {3, math.max(0, now - since)}
     """)
 
-  private let redis: RedisClient
+  private let redis: any RedisScripts
   private let clock: LoopClock
   private let key: String
 
-  init(redis: RedisClient, clock: LoopClock, namespace: String, component: String) {
+  init(redis: any RedisScripts, clock: LoopClock, namespace: String, component: String) {
     self.redis = redis
     self.clock = clock
     key = "\(namespace):outage:\(component)"
@@ -70,7 +70,8 @@ struct OutageClaim {
     ]
     do {
       let deadline = clock.now.advanced(by: Coordinator.commandLimit)
-      return Self.reply(try await redis.evaluate(Self.script, keys: [key], arguments: arguments, by: deadline))
+      return Self.reply(
+        try await redis.evaluate(Self.script, keys: [key], arguments: arguments, isRepeatable: false, by: deadline))
     } catch {
       return nil
     }

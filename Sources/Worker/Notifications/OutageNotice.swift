@@ -11,19 +11,21 @@ final class OutageNotice {
   private let ledger: OutageClaim?
   private let sink: any EventReceiver
   private let clock: LoopClock
+  private let random: Random
   private var watch: OutageWatch
   private var news = Latch()
 
   /// - Parameter ledger: where replicas agree on who reports; nil for the server that this needs.
   init(
     component: String, server: String, patience: Duration, ledger: OutageClaim?, sink: any EventReceiver,
-    clock: LoopClock
+    clock: LoopClock, random: Random
   ) {
     self.component = component
     self.server = server
     self.ledger = ledger
     self.sink = sink
     self.clock = clock
+    self.random = random
     watch = OutageWatch(patience: patience, sharesNotes: ledger != nil)
   }
 
@@ -65,6 +67,9 @@ final class OutageNotice {
 
   private func tell(_ kind: Event.Kind, _ severity: Event.Severity, _ title: String, _ detail: String) {
     sink.accept(
-      Event(kind, time: clock.wallTime, severity: severity, component: component, title: title, detail: detail))
+      Event(
+        id: Token.random(random), kind: kind, time: clock.wallTime, severity: severity, component: component,
+        title: title,
+        detail: detail))
   }
 }

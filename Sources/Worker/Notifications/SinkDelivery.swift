@@ -11,8 +11,9 @@ final class SinkDelivery: EventReceiver {
   static let requestLimit = Duration.seconds(10)
 
   let sink: any Sink
-  private let client: TransferClient
+  private let client: any EventSender
   private let clock: LoopClock
+  private let random: Random
   private var metrics: NotificationMetrics?
   private var logger: Logger
   private var queue = SinkQueue()
@@ -22,10 +23,14 @@ final class SinkDelivery: EventReceiver {
   /// Opens when nothing more will be sent.
   private let ended = Latch()
 
-  init(_ sink: any Sink, client: TransferClient, clock: LoopClock, registry: MetricsRegistry, logger: Logger) {
+  init(
+    _ sink: any Sink, client: any EventSender, clock: LoopClock, random: Random, registry: MetricsRegistry,
+    logger: Logger
+  ) {
     self.sink = sink
     self.client = client
     self.clock = clock
+    self.random = random
     self.logger = logger
     self.logger[metadataKey: "sink"] = "\(sink.name)"
     metrics = NotificationMetrics(sink: sink.name, registry: registry) { [weak self] in self?.queue.count ?? 0 }
@@ -86,7 +91,7 @@ final class SinkDelivery: EventReceiver {
     let result = try await client.result(of: request, by: clock.now.advanced(by: Self.requestLimit))
     let wasFailing = queue.failures > 0
     let outcome = SinkQueue.Outcome(result, of: request)
-    let delay = queue.ended(outcome, at: clock.now, chance: Random.fraction())
+    let delay = queue.ended(outcome, at: clock.now, chance: random.fraction())
     switch outcome {
     case .delivered:
       metrics?.delivered(after: delay ?? .zero)
@@ -118,11 +123,19 @@ final class SinkDelivery: EventReceiver {
   }
 }
 
-extension TransferClient {
+/// Sends requests to sinks.
+@EventLoop
+package protocol EventSender: AnyObject, Sendable {
   /// The result of a request.
   ///
   /// - Throws: `CancellationError` only.
   func result(
+    of request: TransferRequest, by deadline: MonotonicInstant
+  ) async throws -> Result<TransferAnswer, TransferError>
+}
+
+extension TransferClient: EventSender {
+  package func result(
     of request: TransferRequest, by deadline: MonotonicInstant
   ) async throws -> Result<TransferAnswer, TransferError> {
     do {

@@ -57,10 +57,10 @@ final class Readiness {
   private let postgres: CoalescedCheck
   private let redis: CoalescedCheck
   private var isBooting = true
-  private let drain: Latch
+  private let shutdown: Shutdown
 
-  init(pool: PostgresPool, redis: RedisClient, clock: LoopClock, drain: Latch) {
-    self.drain = drain
+  init(pool: PostgresPool, redis: RedisClient, clock: LoopClock, shutdown: Shutdown) {
+    self.shutdown = shutdown
     postgres = CoalescedCheck(clock: clock) { deadline in
       do {
         try await pool.ping(by: deadline)
@@ -95,7 +95,7 @@ final class Readiness {
 
   /// The state if no check is needed to know it, otherwise nil.
   var knownState: State? {
-    if drain.isOpen { return .draining }
+    if shutdown.isDraining { return .draining }
     if isBooting { return .booting }
     guard let postgresReason = postgres.fresh, let redisReason = redis.fresh else { return nil }
     return state(postgresReason, redisReason)

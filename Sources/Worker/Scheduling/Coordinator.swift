@@ -45,7 +45,7 @@ final class Coordinator {
 
   let grid: SlotGrid
   let leaseDuration: Duration
-  private let redis: RedisClient
+  private let redis: any RedisScripts
   private let clock: LoopClock
   let lockKey: String
   let recordKey: String
@@ -54,7 +54,7 @@ final class Coordinator {
   private let redisClock: RedisClock
 
   init(
-    redis: RedisClient, redisClock: RedisClock, clock: LoopClock, namespace: String, sweeper name: String,
+    redis: any RedisScripts, redisClock: RedisClock, clock: LoopClock, namespace: String, sweeper name: String,
     interval: Duration, leaseDuration: Duration, replica: String
   ) {
     self.redis = redis

@@ -52,12 +52,9 @@ final class RunTally {
 struct SweepRunner {
   let sweeper: Sweeper
   let coordinator: Coordinator
-  let pool: PostgresPool
+  let pool: any SweepPool
   let clock: LoopClock
-  /// Opens when the worker drains: no further batch begins.
-  let drain: Latch
-  /// Opens when the grace is over: the batch at hand is cancelled.
-  let giveUp: Latch
+  let shutdown: Shutdown
   /// The Redis namespace, by which runs on PostgreSQL tell whose they are.
   let namespace: String
   let allowsRowSecurity: Bool
@@ -79,7 +76,7 @@ struct SweepRunner {
           return false
         }
         group.addTask {
-          try await clock.sleep(until: .never, orUntil: giveUp)
+          try await clock.sleep(until: .never, orUntil: shutdown.cancelling)
           throw RunInterruption.drained
         }
         defer { group.cancelAll() }
@@ -115,11 +112,11 @@ struct SweepRunner {
   }
 
   private func work(_ ticket: RunTicket, _ held: HeldLease, _ tally: RunTally) async throws {
-    try await pool.withConnection(by: held.lease.stopAt) { connection in
+    try await pool.withSweepConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
         connection: connection, held: held, clock: clock,
         name: RunName(namespace: namespace, origin: ticket.origin, sweeper: sweeper.name), ticket: ticket,
-        age: sweeper.work.age, isDraining: { drain.isOpen }, onTermination: told(of:))
+        age: sweeper.work.age, isDraining: { shutdown.isDraining }, onTermination: told(of:))
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(

@@ -11,10 +11,11 @@ final class SweeperLoop {
   let sweeper: Sweeper
   private let coordinator: Coordinator
   private let runner: SweepRunner
-  private let redis: RedisClient
+  private let redis: any RedisScripts
   private let clock: LoopClock
-  private let drain: Latch
-  private let metrics: TaskMetrics
+  private let random: Random
+  private let shutdown: Shutdown
+  let metrics: TaskMetrics
   private let sink: any EventReceiver
   private var logger: Logger
   /// The run whose completion Redis has not confirmed, for what people hear of it.
@@ -35,22 +36,23 @@ final class SweeperLoop {
   }
 
   init(
-    sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: RedisClient, clock: LoopClock, drain: Latch,
-    metrics: TaskMetrics, sink: any EventReceiver, logger: Logger
+    sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: any RedisScripts, clock: LoopClock,
+    random: Random, shutdown: Shutdown, metrics: TaskMetrics, sink: any EventReceiver, logger: Logger
   ) {
     self.sweeper = sweeper
     self.coordinator = coordinator
     self.runner = runner
     self.redis = redis
     self.clock = clock
-    self.drain = drain
+    self.random = random
+    self.shutdown = shutdown
     self.metrics = metrics
     self.sink = sink
     self.logger = logger
     self.logger[metadataKey: "task"] = "\(sweeper.name)"
   }
 
-  /// Attends slots until the drain opens its gate, and then settles what Redis does not know yet. Cancelled, it ends at
+  /// Attends slots until the shutdown begins, and then settles what Redis does not know yet. Cancelled, it ends at
   /// once.
   func attendSlots(runOnStart: Bool) async {
     await follow(stateMachine(mode: runOnStart ? .start : .due))
@@ -72,7 +74,7 @@ final class SweeperLoop {
     var machine = machine
     do {
       while true {
-        let step = machine.next(at: clock.now, isDraining: drain.isOpen)
+        let step = machine.next(at: clock.now, isDraining: shutdown.isDraining)
         if step == .end { break }
         try await perform(step, of: &machine)
       }
@@ -93,7 +95,7 @@ final class SweeperLoop {
     case .complete(let completion):
       await settle(&machine) { machine throws in
         let (verdict, time) = try await self.coordinator.complete(completion.grant, completion.report)
-        machine.confirmed(redisTime: time, at: self.clock.now, chance: Self.chance)
+        machine.confirmed(redisTime: time, at: self.clock.now, chance: self.chance)
         if let run = self.unconfirmed.take() { self.tell(verdict, of: run) }
       }
     case .release(let token):
@@ -102,12 +104,12 @@ final class SweeperLoop {
         machine.released()
       }
     case .wait(let until):
-      try await clock.sleep(until: until, orUntil: drain)
+      try await clock.sleep(until: until, orUntil: shutdown.draining)
     case .pause(let until):
       try await clock.sleep(until: until)
     case .waitForRedis(let until):
       await waitForRedis(until)
-      machine.woke(at: clock.now, chance: Self.chance)
+      machine.woke(at: clock.now, chance: chance)
     case .end:
       break
     }
@@ -119,11 +121,11 @@ final class SweeperLoop {
   private func waitUntilWritable() async {
     await firstOf(
       { _ = try await self.runner.pool.waitUntilWritable(by: .never) },
-      { try await self.clock.sleep(until: .never, orUntil: self.drain) })
+      { try await self.clock.sleep(until: .never, orUntil: self.shutdown.draining) })
   }
 
   private func take(_ mode: TakeMode, _ machine: inout SweeperStateMachine) async {
-    let token = Token.random()
+    let token = Token.random(random)
     let limit = clock.now.advanced(by: Coordinator.commandLimit)
     do {
       let (answer, time, sentAt) = try await coordinator.take(
@@ -131,7 +133,7 @@ final class SweeperLoop {
       note(answer)
       count(
         machine.answered(
-          answer, token: token, sentAt: sentAt, redisTime: time, at: clock.now, chance: Self.chance))
+          answer, token: token, sentAt: sentAt, redisTime: time, at: clock.now, chance: chance))
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
@@ -186,7 +188,7 @@ final class SweeperLoop {
   ) async {
     let wasSilent = machine.isSilent
     let time = coordinator.redisTimeEstimate
-    let counts = machine.unanswered(lostTake, redisTime: time, at: clock.now, chance: Self.chance)
+    let counts = machine.unanswered(lostTake, redisTime: time, at: clock.now, chance: chance)
     guard !Task.isCancelled else { return }
     count(counts)
     let refusal = RedisRefusal(error)
@@ -217,7 +219,7 @@ final class SweeperLoop {
   private func waitForRedis(_ deadline: MonotonicInstant) async {
     await firstOf(
       { try await self.redis.waitUntilReady(by: deadline) },
-      { try await self.clock.sleep(until: deadline, orUntil: self.drain) })
+      { try await self.clock.sleep(until: deadline, orUntil: self.shutdown.draining) })
   }
 
   /// Waits for one of the two, and does not mind how: the loop goes on either way.
@@ -248,7 +250,7 @@ final class SweeperLoop {
     let report = RunReport(
       outcome: result.outcome, rows: result.count.changed, duration: begin.duration(to: end),
       progress: result.count.progress, isInconclusive: result.isInconclusive)
-    machine.ended(grant, report, isPermanent: result.failure?.isPermanent ?? false, at: end, chance: Self.chance)
+    machine.ended(grant, report, isPermanent: result.failure?.isPermanent ?? false, at: end, chance: chance)
     unconfirmed = EndedRun(endedAt: clock.wallTime, reason: result.failure?.reason ?? "")
     tell(result, grant.ticket, report.duration)
     switch result {
@@ -259,7 +261,7 @@ final class SweeperLoop {
     }
   }
 
-  private static var chance: Double { Random.fraction() }
+  private var chance: Double { random.fraction() }
 
   private func count(_ outcomes: [RunOutcome]) {
     for outcome in outcomes { metrics.record(outcome) }
@@ -310,18 +312,18 @@ extension SweeperLoop {
     case .first:
       sink.accept(
         Event(
-          .failure, time: run.endedAt, severity: .error, component: sweeper.name,
+          id: Token.random(random), kind: .failure, time: run.endedAt, severity: .error, component: sweeper.name,
           title: sweeper.report.failureTitle,
           detail: run.reason))
     case .reminder:
       sink.accept(
         Event(
-          .failure, time: run.endedAt, severity: .error, component: sweeper.name,
+          id: Token.random(random), kind: .failure, time: run.endedAt, severity: .error, component: sweeper.name,
           title: sweeper.report.failureTitle, detail: "\(failing): \(run.reason)", metadata: [failures]))
     case .recovered:
       sink.accept(
         Event(
-          .recovery, time: run.endedAt, severity: .info, component: sweeper.name,
+          id: Token.random(random), kind: .recovery, time: run.endedAt, severity: .info, component: sweeper.name,
           title: "\(sweeper.name) recovered", detail: "it was \(failing)", metadata: [failures]))
     }
   }
@@ -332,12 +334,12 @@ extension SweeperLoop {
     case .refused(let reason, let key):
       sink.accept(
         Event(
-          .failure, time: clock.wallTime, severity: .error, component: sweeper.name,
+          id: Token.random(random), kind: .failure, time: clock.wallTime, severity: .error, component: sweeper.name,
           title: sweeper.report.failureTitle, detail: "Redis refuses its commands: \(reason): \(key)"))
     case .answered:
       sink.accept(
         Event(
-          .recovery, time: clock.wallTime, severity: .info, component: sweeper.name,
+          id: Token.random(random), kind: .recovery, time: clock.wallTime, severity: .info, component: sweeper.name,
           title: "\(sweeper.name) recovered", detail: "Redis takes its commands again"))
     }
   }
@@ -345,7 +347,8 @@ extension SweeperLoop {
   private func report(_ swept: SweepCount) {
     sink.accept(
       Event(
-        .report, time: clock.wallTime, severity: sweeper.report.severity, component: sweeper.name,
+        id: Token.random(random), kind: .report, time: clock.wallTime, severity: sweeper.report.severity,
+        component: sweeper.name,
         title: sweeper.report.title,
         detail: sweeper.report.showsCutoff
           ? swept.cutoffMicroseconds.map { "cutoff=\(WallClockTime(microsecondsSince1970: $0).rfc3339Seconds)" } ?? ""

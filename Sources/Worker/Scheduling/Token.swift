@@ -5,8 +5,8 @@ import Reactor
 /// Random tokens of 128 bits, as 32 hexadecimal digits.
 enum Token {
   @EventLoop
-  static func random() -> String {
-    hex(Random.number()) + hex(Random.number())
+  static func random(_ source: Random) -> String {
+    hex(source.number()) + hex(source.number())
   }
 
   private static func hex(_ number: UInt64) -> String {

@@ -5,9 +5,9 @@ import Coordination
 import Reactor
 
 /// The configured discover targets, as the JSON text they came in: PostgreSQL takes it apart, nothing is re-encoded.
-struct Discovery: Sendable {
+package struct Discovery: Sendable {
   /// Where jobs are put.
-  static let table = "sync_jobs"
+  package static let table = "sync_jobs"
 
   let targets: DiscoverTargets
   /// Whether a target gets another job while an equal one of an earlier slot is still queued.
@@ -127,14 +127,14 @@ struct Discovery: Sendable {
 }
 
 /// The SQL of discovery.
-enum DiscoveryStatements {
+package enum DiscoveryStatements {
   /// Parameters: targets as a JSON array, in their order the ids of the slot's jobs and those of this run's, whether
   /// the run was forced, and whether jobs may pile up. Answers how many targets were to get a job, how many of them
   /// have no equal one that is queued, how many jobs were inserted, and the ids of those that were to be.
   ///
   /// A forced run makes a job of its own where the slot's was enqueued before and is queued no more. No index makes
   /// correlation_id unique: the guard's advisory lock, taken in a statement before this one, does.
-  static func insert(into table: String) -> String {
+  package static func insert(into table: String) -> String {
     CatalogSQL.qualified(
       """
       WITH wanted AS MATERIALIZED (

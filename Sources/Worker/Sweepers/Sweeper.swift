@@ -4,16 +4,16 @@
 import Reactor
 
 /// One housekeeping duty of the worker.
-struct Sweeper: Sendable {
+package struct Sweeper: Sendable {
   /// As it appears in the lock's key, the metrics' `task` label, and the logs.
-  let name: String
+  package let name: String
   /// What it does, in one sentence.
   let summary: String
-  let interval: Duration
-  let work: Work
+  package let interval: Duration
+  package let work: Work
   let report: Report
 
-  enum Work: Sendable {
+  package enum Work: Sendable {
     /// Changes due rows of a table, by physical ranges.
     case rows(RowSweep)
     /// Inserts one discover job a target.
@@ -38,14 +38,14 @@ struct Sweeper: Sendable {
 /// Rows of one table that are due by a condition, and what becomes of them.
 ///
 /// In its conditions, `:cutoff` stands for the run's cutoff: PostgreSQL's clock at the run's beginning, less `age`.
-struct RowSweep: Sendable {
+package struct RowSweep: Sendable {
   enum Change: Sendable {
     case delete
     /// The SET list.
     case update(set: String)
   }
 
-  let table: String
+  package let table: String
   let change: Change
   /// The condition of a due row, written as `CatalogSQL` wants it. It is checked again on every row that is written.
   let due: String

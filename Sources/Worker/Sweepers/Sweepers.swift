@@ -9,7 +9,7 @@ struct SweeperDeclaration: Sendable {
 }
 
 /// The sweepers of this worker.
-enum Sweepers {
+package enum Sweepers {
   static let declarations: [SweeperDeclaration] = [
     .wrapsExpired,
     .secretsStale,
@@ -18,7 +18,7 @@ enum Sweepers {
     .discoverScheduler,
   ]
 
-  static func all(_ settings: Settings) -> [Sweeper] {
+  package static func all(_ settings: Settings) -> [Sweeper] {
     declarations.compactMap { $0.sweeper(settings) }
   }
 }

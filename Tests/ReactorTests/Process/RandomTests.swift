@@ -10,14 +10,14 @@ import Testing
     try await onLoop {
       // Over many fetches. That 4,000 numbers of 64 bits meet by chance is as likely as 1 in 2 billion of billions.
       var seen: Set<UInt64> = []
-      for _ in 0..<4_000 { seen.insert(Random.number()) }
+      for _ in 0..<4_000 { seen.insert(Random.system.number()) }
       #expect(seen.count == 4_000)
     }
   }
 
   @Test func fractionsLieFromZeroUpToOneAndSpread() async throws {
     try await onLoop {
-      let fractions = (0..<4_000).map { _ in Random.fraction() }
+      let fractions = (0..<4_000).map { _ in Random.system.fraction() }
       #expect(fractions.allSatisfy { $0 >= 0 && $0 < 1 })
       // Eleven standard errors of the mean.
       #expect(abs(fractions.reduce(0, +) / 4_000 - 0.5) < 0.05)

@@ -1,5 +1,6 @@
 // Every setting's reading, given texts that were right before chance changed them.
 
+import Reactor
 import TestSupport
 import Testing
 

@@ -1,6 +1,7 @@
 // What a replica does about a sweeper's slots: each answer by itself, and thousands of orders of them.
 
 import Coordination
+import Reactor
 import TestSupport
 import Testing
 

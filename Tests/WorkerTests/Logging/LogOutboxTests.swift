@@ -1,6 +1,7 @@
 // What becomes of log lines whose reader is slow or hung.
 
 import Foundation
+import Reactor
 import Synchronization
 import TestSupport
 import Testing

@@ -85,7 +85,7 @@ import Testing
       let redis = RedisClient(try RedisConfiguration(url: url), clock: .system)
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { await redis.run() }
-        try await body(redis, "outages-\(Token.random())")
+        try await body(redis, "outages-\(Token.random(.system))")
         group.cancelAll()
       }
     }
@@ -98,7 +98,7 @@ import Testing
     OutageNotice(
       component: "postgres", server: "PostgreSQL", patience: .seconds(60),
       ledger: OutageClaim(redis: redis, clock: .system, namespace: namespace, component: "postgres"),
-      sink: sink, clock: clock)
+      sink: sink, clock: clock, random: .system)
   }
 
   /// Lets the end that is noted lie an hour back: Redis' clock is not turned with the test's.

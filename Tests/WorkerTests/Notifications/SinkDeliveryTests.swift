@@ -22,7 +22,7 @@ import Testing
         clock: clock)
       let lines = Written()
       delivery = SinkDelivery(
-        sink, client: client, clock: clock, registry: registry,
+        sink, client: client, clock: clock, random: .system, registry: registry,
         logger: Logger.worker(output: LogOutput(.system) { bytes, _ in lines.append(bytes) }))
       written = lines
     }

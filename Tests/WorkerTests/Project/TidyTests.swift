@@ -79,7 +79,7 @@ import Testing
   }
 
   /// The outermost parts of the program, which take the kernel's clock and give it to what they make.
-  private static let clockTakers = ["Sources/Worker/Main.swift"]
+  private static let clockTakers = ["Sources/Worker/Commands/Program.swift"]
 
   @Test func onlyTheLoopReadsTheTime() throws {
     let outside = try SourceTree.swift("Sources") + SourceTree.files("Sources/CReactor", ["h", "c"])

@@ -22,7 +22,7 @@ import Testing
     func take(_ replica: Coordinator, _ mode: TakeMode = .force) async throws -> RunGrant {
       var taken: RunGrant?
       try await eventually("the lock is to be had") {
-        let token = Token.random()
+        let token = Token.random(.system)
         let (answer, _, sentAt) = try await replica.take(token: token, mode: mode)
         if case .taken(let ticket) = answer { taken = RunGrant(ticket: ticket, token: token, takenAt: sentAt) }
         return taken != nil
@@ -144,7 +144,7 @@ import Testing
   /// What `replica` is told, and remembers where it is a pause.
   @EventLoop
   private static func ask(_ replica: Coordinator, knowing pause: Pause? = nil) async throws -> (TakeAnswer, Pause?) {
-    let answer = try await replica.take(token: Token.random(), mode: .force, knowing: pause).answer
+    let answer = try await replica.take(token: Token.random(.system), mode: .force, knowing: pause).answer
     if case .paused(_, let seen) = answer { return (answer, seen) }
     return (answer, nil)
   }

@@ -10,7 +10,7 @@ import Testing
 extension Coordinator {
   /// Takes the lock, due or not, as soon as it is free.
   func takeInAnyCase() async throws -> RunGrant {
-    let token = Token.random()
+    let token = Token.random(.system)
     var taken: RunGrant?
     try await eventually("the lock is free") {
       let (answer, _, sentAt) = try await self.take(token: token, mode: .force)

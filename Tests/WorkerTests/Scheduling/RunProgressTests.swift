@@ -15,7 +15,7 @@ import Testing
       try await withThrowingTaskGroup(of: Void.self) { group in
         group.addTask { await redis.run() }
         let replica = Coordinator(
-          redis: redis, redisClock: RedisClock(), clock: .system, namespace: "progress-\(Token.random())",
+          redis: redis, redisClock: RedisClock(), clock: .system, namespace: "progress-\(Token.random(.system))",
           sweeper: "wraps-expired", interval: .seconds(60), leaseDuration: .milliseconds(1), replica: "replica")
         try await redis.waitUntilReady(by: LoopClock.system.now.advanced(by: .seconds(5)))
         try await body(replica)

@@ -19,7 +19,7 @@ import Testing
 
     init(_ redis: RedisClient) {
       self.redis = redis
-      let namespace = "verdicts-\(Token.random())"
+      let namespace = "verdicts-\(Token.random(.system))"
       // So short a lease that a lock left behind is nobody's concern here.
       replicas = (0..<3).map { index in
         Coordinator(

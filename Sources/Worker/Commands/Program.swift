@@ -1,21 +1,17 @@
-// The entry point: reads the command line, then the settings, then runs the command. Invariant: a fault is a JSON line
-// on stderr and an exit status of sysexits.h, before any server is contacted.
+// The program: reads the command line, then the settings, then runs the command. Invariant: a fault is a JSON line
+// on stderr and an exit status of sysexits.h, before any server is contacted. Called by main.
 
 import Logging
 import Reactor
 
-@main
-struct Main {
-  static func main() {
-    HostProcess.holdStandardStreams()
-    HostProcess.exit(run(Array(HostProcess.arguments.dropFirst())))
-  }
-
+/// The program: secrets-bridge-worker.
+package enum Program {
   /// The clock of the process, which is passed to everything below.
   private static let clock = EventLoop.clock
   private static let output = LogOutput.standardError(clock)
 
-  private static func run(_ arguments: [String]) -> Int32 {
+  /// Does what the arguments ask for, and returns the process's exit status.
+  package static func run(_ arguments: [String]) -> Int32 {
     let rows = SettingRow.all
     switch Invocation.parse(arguments) {
     case .help: return show(HelpText.text(rows: rows))

@@ -1,0 +1,166 @@
+// What the modelled server does with a batch's statements: how long each takes, what it changes, what it answers.
+// Invariant: as TableStatements and DiscoveryStatements have it, of a table whose pages all cost the same. The clock
+// ends a write as theirs does.
+
+import Coordination
+import Reactor
+import Worker
+
+@EventLoop
+struct BatchPlan {
+  /// In µs.
+  private(set) var length: Int64 = 0
+  private(set) var rows = 0
+  private(set) var jobs: [Judge.Job] = []
+  /// The first statement that can wait for a row's lock.
+  private(set) var firstWrite = 0
+  private let statements: [PostgresStatement]
+  private let roles: [StatementRole]
+  private let scenario: Scenario
+  /// What the statements that change or find something answer; the same index as the statement's.
+  private var answers: [[String?]?]
+  private var changes: [Int?]
+
+  private static let roundTrip: Int64 = 200
+
+  init(_ statements: [PostgresStatement], _ roles: [StatementRole], sweeper: Int, epoch: Int64, _ replica: Replica) {
+    self.statements = statements
+    self.roles = roles
+    scenario = replica.scenario
+    answers = statements.map { _ in nil }
+    changes = statements.map { _ in nil }
+    length = Self.roundTrip
+    firstWrite = roles.firstIndex { $0 != .open && $0 != .settings && $0 != .check && $0 != .survey } ?? 0
+    let table = replica.judge.tables[sweeper]
+    // A run's first batch meets the table as it is now: as large, and with as much to do, as it may be.
+    if statements.indices.contains(where: { roles[$0] == .indexScan && statements[$0].parameters[0] == nil }) {
+      table.draw(replica.world, scenario)
+    }
+    for (index, role) in roles.enumerated() { plan(index, role, table, epoch, replica) }
+  }
+
+  private mutating func plan(
+    _ index: Int, _ role: StatementRole, _ table: ModelledTable, _ epoch: Int64, _ replica: Replica
+  ) {
+    let parameters = statements[index].parameters
+    switch role {
+    case .open, .settings, .close: break
+    case .check: answers[index] = scenario.statements.check(pages: table.pages)
+    case .survey: answers[index] = scenario.statements.survey(of: parameters[0] ?? "", pages: table.pages)
+    // No index leads to the rows that are due here.
+    case .indexScan: answers[index] = ["0", "0", "0", "0", nil, "0"]
+    case .pages, .part: write(index, role, table)
+    case .pagesSkippingLocked:
+      write(index, role, table)
+      let changed = "\(changes[index] ?? 0)"
+      changes[index] = nil
+      answers[index] = [changed, changed]
+    case .firstDue: answers[index] = [table.firstDue(in: range(index))]
+    case .tableProbe:
+      length += Int64(table.pages) * scenario.microsecondsPerPage / 10
+      answers[index] = [table.firstDue(in: 0..<table.pages)]
+    // They were changed by then, or their lock is gone.
+    case .dueRows: answers[index] = []
+    case .rows: changes[index] = 0
+    case .insert: insert(index, epoch, replica)
+    case .clock, .readLimits, .loginRole, .holders:
+      preconditionFailure("this does not belong in a batch: \(statements[index].sql)")
+    }
+  }
+
+  private func range(_ index: Int) -> Range<Int> {
+    let parameters = statements[index].parameters
+    return Self.page(parameters[0])..<Self.page(parameters[1])
+  }
+
+  /// The page of "(page,row)".
+  private static func page(_ text: String?) -> Int {
+    var page = 0
+    for byte in (text ?? "").utf8.dropFirst() {
+      guard byte != UInt8(ascii: ",") else { break }
+      page = page * 10 + Int(byte - UInt8(ascii: "0"))
+    }
+    return page
+  }
+
+  private mutating func write(_ index: Int, _ role: StatementRole, _ table: ModelledTable) {
+    let pages = range(index).clamped(to: 0..<max(table.pages, range(index).lowerBound))
+    let cost = scenario.microsecondsPerPage
+    var done = pages.count
+    switch role {
+    case .part: if length > PageRanges.partLimit.nanoseconds / 1_000 { done = 0 }
+    case .pages:
+      let limit = max(PageRanges.writeLimit.nanoseconds / 1_000 - length, PageRanges.writeReserve.nanoseconds / 1_000)
+      done = min(done, Int(limit / cost) + 1)
+    default: break
+    }
+    // Pages without a due row are only read.
+    if table.rowsPerPage == 0 { done = pages.count }
+    length += Int64(done) * cost / (table.rowsPerPage == 0 ? 10 : 1)
+    table.swept(pages.lowerBound..<(pages.lowerBound + done))
+    let changed = done * table.rowsPerPage
+    rows += changed
+    changes[index] = changed
+  }
+
+  private mutating func insert(_ index: Int, _ epoch: Int64, _ replica: Replica) {
+    let parameters = statements[index].parameters
+    let ids = (parameters[1] ?? "{}").dropFirst().dropLast().split(separator: ",").map(String.init)
+    let slot = replica.judge.slot(of: epoch, Scenario.discovery)
+    for (id, target) in zip(ids, scenario.targets(in: parameters[0] ?? "")) {
+      let isRandom = replica.mutation == .randomIDs
+      let job = Judge.Job(target: target, slot: slot, id: isRandom ? "\(replica.world.random.next())" : id)
+      if !replica.judge.exists(job) { jobs.append(job) }
+    }
+    rows = jobs.count
+    let count = "\(jobs.count)"
+    answers[index] = [count, count, count, "{" + jobs.map(\.id).joined(separator: ",") + "}"]
+  }
+
+  /// What the statements answered.
+  func results(of batch: PostgresServer.Batch, began: Int64, clock: Int64, hasVerdict: Bool) -> [PostgresResult] {
+    statements.indices.map { index in
+      switch roles[index] {
+      case .open: return scenario.statements.opened
+      case .settings: return scenario.statements.nothing
+      case .close:
+        let opening = statements[0].parameters
+        let cutoff = opening[2] ?? "\(began - (Int64(opening[3] ?? "") ?? 0))"
+        return PostgresResult(rows: [[hasVerdict ? "t" : "f", "1", "\(clock)", cutoff, "\(clock - began)"]])
+      default:
+        // Without the verdict a write meets no row.
+        if let changed = changes[index] {
+          return PostgresResult(rows: [], command: "DELETE \(batch.hasWritten ? changed : 0)")
+        }
+        let answer = answers[index] ?? []
+        return PostgresResult(rows: answer.isEmpty ? [] : [answer])
+      }
+    }
+  }
+}
+
+/// A table that a sweeper works on: how large it is, and how much of it is due.
+@EventLoop
+final class ModelledTable {
+  private(set) var pages = 0
+  private(set) var rowsPerPage = 0
+  /// Pages below have nothing that is due.
+  private var sweptPages = 0
+
+  /// Draws what the next run meets.
+  func draw(_ world: World, _ scenario: Scenario) {
+    pages = Int(world.any(0...Int64(scenario.tablePages)))
+    rowsPerPage = world.any(of: [0, 1, 1, 1, 10])
+    sweptPages = 0
+  }
+
+  func swept(_ range: Range<Int>) {
+    if range.lowerBound <= sweptPages { sweptPages = max(sweptPages, range.upperBound) }
+  }
+
+  /// The place of the first row of `range` that is due.
+  func firstDue(in range: Range<Int>) -> String? {
+    let page = max(range.lowerBound, sweptPages)
+    return rowsPerPage > 0 && page < min(range.upperBound, pages) ? "(\(page),1)" : nil
+  }
+}

@@ -1,0 +1,80 @@
+// The worker's statements by their texts, and the answers of a table that has the shape of the control plane's.
+// Invariant: a text that is not here is no statement of the sweeps that are simulated, and traps.
+
+import Reactor
+import Worker
+
+/// What a statement does, as far as the modelled server knows.
+enum StatementRole {
+  case open, close, settings, clock, readLimits, loginRole, holders
+  /// The look at a table, and the shorter check that it is still the same.
+  case survey, check
+  case indexScan, tableProbe
+  case pages, part, pagesSkippingLocked, firstDue
+  case dueRows, rows
+  case insert
+}
+
+@EventLoop
+final class KnownStatements {
+  /// By the length of their texts: to compare two texts that share their memory costs nothing, a hash of each would.
+  private var roles: [Int: [(text: String, role: StatementRole)]] = [:]
+
+  private static let shared: [String: StatementRole] = [
+    GuardStatements.open: .open, GuardStatements.openWithTransactionTimeout: .open, GuardStatements.close: .close,
+    GuardStatements.clock: .clock, GuardStatements.readLimits: .readLimits,
+    AdvisoryHolder.loginRole: .loginRole, AdvisoryHolder.look: .holders,
+    TableStatements.batchSettings: .settings, TableSurvey.look: .survey, TableSurvey.check: .check,
+  ]
+
+  /// The answers that are the same each time.
+  let nothing = PostgresResult(rows: [])
+  let opened = PostgresResult(rows: [["t"]])
+
+  init(_ sweepers: [Sweeper]) {
+    for (text, role) in Self.shared { add(text, role) }
+    for sweeper in sweepers {
+      switch sweeper.work {
+      case .rows(let sweep): add(TableStatements(sweep: sweep, table: Self.quoted(sweep.table), countsDue: false))
+      case .discovery: add(DiscoveryStatements.insert(into: Self.quoted(Discovery.table)), .insert)
+      }
+    }
+  }
+
+  private func add(_ statements: TableStatements) {
+    add(statements.walk, .indexScan)
+    add(statements.walkSkippingLocked, .indexScan)
+    add(statements.look, .tableProbe)
+    add(statements.write, .pages)
+    add(statements.writePart, .part)
+    add(statements.writeSkippingLocked, .pagesSkippingLocked)
+    add(statements.firstDue, .firstDue)
+    add(statements.dueRows, .dueRows)
+    add(statements.writeRows, .rows)
+  }
+
+  private static func quoted(_ table: String) -> String { "\"public\".\"\(table)\"" }
+
+  private func add(_ text: String, _ role: StatementRole) {
+    roles[text.utf8.count, default: []].append((text, role))
+  }
+
+  func role(of sql: String) -> StatementRole {
+    guard let known = roles[sql.utf8.count]?.first(where: { $0.text == sql }) else {
+      preconditionFailure("the model does not know this statement: \(sql)")
+    }
+    return known.role
+  }
+
+  /// What the look at a table answers: a plain table of its owner's, with an index, without row security.
+  func survey(of table: String, pages: Int) -> [String?] {
+    ["public", "r", Self.identifier, "f", "t", "t", "f", "t", "\(pages)", Self.file, "1", nil, "f", "f"]
+  }
+
+  func check(pages: Int) -> [String?] {
+    ["t", "f", "t", "f", "\(pages)", Self.file]
+  }
+
+  private static let identifier = "16400"
+  private static let file = "16401"
+}

@@ -1,1 +1,0 @@
-../../../Sources/Worker/Batches/PageRanges.swift
