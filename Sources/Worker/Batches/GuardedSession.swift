@@ -119,7 +119,11 @@ final class GuardedSession {
 
   /// Why a batch failed, whose closing statement has this number.
   private func explain(_ error: PostgresError, closing: Int) async -> any Error {
-    if Self.isPastDeadline(error, closing: closing) { return RunInterruption.leaseLost }
+    if Self.isPastDeadline(error, closing: closing) {
+      // Or the server's clock was set forward since the sample, by which later runs would be late, too.
+      connection.attachment = nil
+      return RunInterruption.leaseLost
+    }
     if case .server(let state, _, closing, _) = error, Self.resetStates.contains(state) {
       return SweepRefusal.settingsReset
     }
