@@ -80,9 +80,9 @@ struct SweepRoute: Sendable {
   private var isPlenty = false
   /// Whether this run's pass covers the whole table.
   private var isWhole = true
-  /// How often the table became another file while it was read.
+  /// How often the table was rewritten, to another file, during the run.
   private var rewrites = 0
-  /// Whether it became one so often that some of it was not read.
+  /// Whether it was rewritten so often that the run left part of it unread.
   private(set) var isPartial = false
   /// Whether a look at the whole table may say more than the pages so far, which had nothing to do.
   private var mayLook = true

@@ -18,9 +18,22 @@ import Testing
       """)
   }
 
-  @EventLoop private final class Count {
-    var batches = 0
-    var rewrites = 0
+  /// One run that reclaims jobs, with `sql` once the first 64 pages have been read and the others not.
+  private static func sweep(_ plane: ControlPlane, meanwhile sql: String) async throws -> (changed: Int, batches: Int) {
+    try await fill(plane)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    return try await onLoop {
+      let pool = try plane.pool()
+      var batches = 0
+      let swept = try await plane.sweep(
+        sweeper, through: pool,
+        beforeBatch: {
+          batches += 1
+          if batches == 2 { #expect(throws: Never.self) { try plane.sqlAtOnce(sql) } }
+        })
+      await pool.close()
+      return (swept.changed, batches)
+    }
   }
 
   @Test(
@@ -30,41 +43,15 @@ import Testing
     ])
   func dueRowsThatARewriteMovesToTheFirstPagesAreSweptInTheSameRun(_ rewrite: String) async throws {
     let plane = try await ControlPlane.fresh()
-    try await Self.fill(plane)
-    let sweeper = Sweeper.jobsRecovery(try plane.settings())
-    try await onLoop {
-      let pool = try plane.pool()
-      let count = Count()
-      let swept = try await plane.sweep(
-        sweeper, through: pool,
-        beforeBatch: {
-          count.batches += 1
-          // The first 64 pages have been read, and the others not.
-          if count.batches == 2 { #expect(throws: Never.self) { try plane.sqlAtOnce(rewrite) } }
-        })
-      #expect(count.batches > 2)
-      #expect(swept.changed == 200)
-      await pool.close()
-    }
+    let run = try await Self.sweep(plane, meanwhile: rewrite)
+    #expect(run.batches > 2)
+    #expect(run.changed == 200)
     #expect(try await plane.sql("SELECT count(*) FROM sync_jobs WHERE status = 'claimed'") == "0")
   }
 
   @Test func aTableThatIsTruncatedMeanwhileIsNoFailure() async throws {
     let plane = try await ControlPlane.fresh()
-    try await Self.fill(plane)
-    let sweeper = Sweeper.jobsRecovery(try plane.settings())
-    try await onLoop {
-      let pool = try plane.pool()
-      let count = Count()
-      let swept = try await plane.sweep(
-        sweeper, through: pool,
-        beforeBatch: {
-          count.batches += 1
-          if count.batches == 2 { #expect(throws: Never.self) { try plane.sqlAtOnce("TRUNCATE sync_jobs") } }
-        })
-      #expect(swept.changed == 0)
-      await pool.close()
-    }
+    #expect(try await Self.sweep(plane, meanwhile: "TRUNCATE sync_jobs").changed == 0)
   }
 
   @Test func aTableThatIsRewrittenBeforeEachBatchIsToldAsSweptInPart() async throws {
