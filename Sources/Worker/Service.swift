@@ -132,7 +132,7 @@ final class Service {
       return fault.map { results + [.failed($0)] } ?? results
     }
     let rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .drained()) }
-    if options.table { OnceTable.show(rows, clock: clock) }
+    if let format = options.output { OnceTable.show(rows, as: format, clock: clock) }
     let undone = results.count { $0?.isUndone ?? true }
     if shutdown.isRequested, undone > 0 { logger.warning("interrupted by a signal before all sweepers had run") }
     return undone > 0 ? 1 : 0

@@ -8,6 +8,9 @@ public enum StandardStream: Int32, Sendable {
   case output = 1
   case error = 2
 
+  /// Whether a person reads it: the stream is a terminal.
+  public var isTerminal: Bool { isatty(rawValue) == 1 }
+
   /// The most bytes that a pipe accepts atomically (PIPE_BUF).
   public static let atomicByteCount = 4096
 

@@ -13,12 +13,11 @@ enum HelpText {
 
       Usage: \(Version.program) [command] [options]
 
+      Commands; `\(Version.program) COMMAND --help` shows one with its exit statuses:
 
       """
     for verb in verbs {
-      var heading = verb.name
-      for (index, word) in verb.operands.enumerated() { heading += (index == 0 ? " [" : "|") + word }
-      text += entry(verb.operands.isEmpty ? heading : heading + "]", verb.help, indent: 2)
+      text += entry(Self.heading(verb), verb.help, indent: 2)
       for option in verb.options { text += entry(Self.heading(option), option.help, indent: 4) }
     }
     text += "\nOptions:\n"
@@ -33,6 +32,17 @@ enum HelpText {
       let name = row.name + (row.fileVariable == nil ? "" : "[_FILE]")
       text += entry("\(name)  \(row.kind), \(absence(row))", row.help, indent: 2)
     }
+    return text
+  }
+
+  /// The help of one verb, with its exit statuses.
+  static func text(of verb: Verb) -> String {
+    var text = "Usage: \(Version.program) \(heading(verb)) [options]\n\n"
+    for line in wrapped(verb.help, width: width) { text += line + "\n" }
+    text += "\nOptions:\n"
+    for option in verb.options + [.help] { text += entry(heading(option), option.help, indent: 2) }
+    text += "\nExit statuses:\n"
+    for status in verb.allStatuses { text += entry("\(status.status)", status.meaning, indent: 2) }
     return text
   }
 
@@ -75,9 +85,14 @@ enum HelpText {
     return text
   }
 
+  private static func heading(_ verb: Verb) -> String {
+    verb.name + (verb.operands.usage.isEmpty ? "" : " " + verb.operands.usage)
+  }
+
   private static func heading(_ option: CommandOption) -> String {
     let letter = option.letter.map { "-" + String(UnicodeScalar($0)) + ", " } ?? ""
-    return letter + "--" + option.name + (option.argument.map { "[=\($0)]" } ?? "")
+    let argument = option.argument.map { option.isArgumentOptional ? "[=\($0)]" : " \($0)" } ?? ""
+    return letter + "--" + option.name + argument
   }
 
   private static func absence(_ row: SettingRow) -> String {

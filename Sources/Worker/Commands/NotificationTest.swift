@@ -1,6 +1,24 @@
-// The verb notify-test: sends one event to every sink, concurrently, and prints a line about each. Called by main.
+// The verb notify-test: sends one event to every sink, concurrently, and prints a line about each.
 
 import Reactor
+
+extension Verb {
+  static let notifyTest = Verb(
+    name: "notify-test",
+    help: """
+      Send a test notification to every sink and print each result. Exit status 1 if any failed. Needs the settings of \
+      notifications only.
+      """,
+    statuses: [
+      ExitStatus(0, "Every sink accepted the notification."),
+      ExitStatus(1, "A sink failed, or no sink is configured."),
+    ],
+    perform: { _, context in
+      let rows = SettingRow.notifications + [Setting.redisNamespace.row, Setting.logLevel.row]
+      guard let settings = context.settings(rows, isAlone: true) else { return ConfigurationFaults.exitStatus }
+      return context.withNotifications(settings) { await NotificationTest.run($0, clock: context.clock) }
+    })
+}
 
 /// Tests the sinks.
 @EventLoop

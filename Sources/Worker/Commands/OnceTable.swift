@@ -29,30 +29,38 @@ enum OnceTable {
   }
 
   /// Prints the table to stdout.
-  static func show(_ rows: [Row], clock: LoopClock) {
-    let bytes = Array(text(rows).utf8)
+  static func show(_ rows: [Row], as format: ReportTable.Format, clock: LoopClock) {
+    let bytes = Array(text(rows, as: format).utf8)
     _ = StandardStream.output.write(bytes[...], patience: .seconds(10), on: clock)
   }
 
-  static func text(_ rows: [Row]) -> String {
-    var lines = [["sweeper", "found", "changed", "outcome"]]
+  static func text(_ rows: [Row], as format: ReportTable.Format = .text) -> String {
+    var table = ReportTable(["sweeper", "found", "changed", "skipped", "outcome"])
+    if format == .json { table.columns.append("reason") }
     for row in rows {
-      switch row.result {
-      case .ran(let count): lines.append([row.sweeper, "\(count.found)", "\(count.changed)", "success"])
-      case .notRun: lines.append([row.sweeper, "-", "-", "not due, paused, or another replica's"])
-      case .drained(let count):
-        lines.append([row.sweeper, "-", count.changed > 0 ? "\(count.changed)" : "-", "drained: a signal ended it"])
-      case .failed(let reason, let count):
-        let changed = count.changed > 0 ? "\(count.changed)" : "-"
-        lines.append([row.sweeper, "-", changed, "failure: \(reason)"])
+      let (cells, outcome, reason) = cells(of: row.result)
+      table.rows.append([.text(row.sweeper)] + cells)
+      switch format {
+      case .text: table.rows[table.rows.count - 1].append(.text(reason.map { "\(outcome): \($0)" } ?? outcome))
+      case .json: table.rows[table.rows.count - 1] += [.text(outcome), reason.map { .text($0) } ?? .missing]
       }
     }
-    let widths = (0..<4).map { column in lines.map { $0[column].count }.max() ?? 0 }
-    return lines.map { line in
-      let cells = line.enumerated().map { column, cell in
-        column == 3 ? cell : cell + String(repeating: " ", count: widths[column] - cell.count)
-      }
-      return cells.joined(separator: "  ") + "\n"
-    }.joined()
+    return table.text(as: format)
+  }
+
+  /// Found, changed and skipped; what an unfinished run found is not known.
+  private static func cells(
+    of result: OnceResult
+  ) -> (counts: [ReportTable.Cell], outcome: String, reason: String?) {
+    func partial(_ count: SweepCount) -> [ReportTable.Cell] {
+      [.missing, count.changed > 0 ? .number(count.changed) : .missing, .missing]
+    }
+    switch result {
+    case .ran(let count):
+      return ([.number(count.found), .number(count.changed), .number(count.skipped)], "success", nil)
+    case .notRun: return ([.missing, .missing, .missing], "not due, paused, or another replica's", nil)
+    case .drained(let count): return (partial(count), "drained", "a signal ended it")
+    case .failed(let reason, let count): return (partial(count), "failure", reason)
+    }
   }
 }

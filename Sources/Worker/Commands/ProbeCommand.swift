@@ -1,8 +1,27 @@
 // Queries a worker's probes: for containers whose image has no shell and no curl.
-// Invariant: it ends within seconds, and with 0 only if the answer was 200. Called by main.
+// Invariant: it ends within seconds, and with 0 only if the answer was 200.
 
 import Logging
 import Reactor
+
+extension Verb {
+  static let probe = Verb(
+    name: "probe",
+    help:
+      "Query a probe of the worker at SB_WORKER_LOCAL_ADDR and print its response. Exit status 0 if healthy, else 1.",
+    operands: Operands(name: "readyz|healthz", count: 0...1, words: { ["readyz", "healthz"] }),
+    statuses: [ExitStatus(0, "The worker is healthy."), ExitStatus(1, "It is not, or it did not answer.")],
+    perform: { arguments, context in
+      // The other settings concern only the queried worker.
+      let rows = [Setting.localAddress.row, Setting.logLevel.row]
+      guard let settings = context.settings(rows, isAlone: true) else { return ConfigurationFaults.exitStatus }
+      return EventLoop.run {
+        await ProbeCommand.ask(
+          "/" + (arguments.operands.first ?? "readyz"), at: settings[.localAddress], clock: context.clock,
+          logger: Logger.worker(output: context.log))
+      }
+    })
+}
 
 @EventLoop
 enum ProbeCommand {

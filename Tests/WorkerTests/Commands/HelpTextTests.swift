@@ -12,8 +12,10 @@ import Testing
   @Test func theHelpShowsEveryVerbOptionAndSetting() {
     let lines = HelpText.text(rows: Self.rows).split(separator: "\n").map(String.init)
     for verb in Verb.all {
-      #expect(lines.contains { $0 == "  \(verb.name)" || $0.hasPrefix("  \(verb.name) [") })
-      for option in verb.options { #expect(lines.contains("    --\(option.name)")) }
+      #expect(lines.contains { $0 == "  \(verb.name)" || $0 == "  \(verb.name) \(verb.operands.usage)" })
+      for option in verb.options {
+        #expect(lines.contains("    --\(option.name)" + (option.argument.map { " \($0)" } ?? "")))
+      }
     }
     #expect(lines.contains("  -h, --help[=markdown]"))
     for row in Self.rows {
@@ -26,7 +28,19 @@ import Testing
   }
 
   @Test func noLineOfTheHelpIsWiderThanATerminal() {
-    for line in HelpText.text(rows: Self.rows).split(separator: "\n") { #expect(line.count <= HelpText.width) }
+    for text in [HelpText.text(rows: Self.rows)] + Verb.all.map(HelpText.text(of:)) {
+      for line in text.split(separator: "\n") { #expect(line.count <= HelpText.width, "\(line)") }
+    }
+  }
+
+  @Test func aVerbsHelpListsItsOptionsAndExitStatuses() {
+    for verb in Verb.all {
+      let text = HelpText.text(of: verb)
+      #expect(text.hasPrefix("Usage: secrets-bridge-worker \(verb.name)"))
+      for option in verb.options { #expect(text.contains("\n  --\(option.name)")) }
+      for status in [0, 64, 78] { #expect(text.contains("\n  \(status)\n")) }
+    }
+    #expect(HelpText.text(of: .run).contains("\n  143\n"))
   }
 
   @Test func textIsWrappedAtSpaces() {

@@ -1,33 +1,66 @@
-// What a command line is understood as.
+// How command lines are parsed.
 
 import Testing
 
 @testable import Worker
 
 @Suite struct InvocationTests {
-  @Test func runIsMeantWhereNoVerbIsGiven() {
-    #expect(Invocation.parse([]) == .run(RunOptions()))
-    #expect(Invocation.parse(["run"]) == .run(RunOptions()))
-    #expect(Invocation.parse(["--once"]) == .run(RunOptions(once: true)))
-    #expect(
-      Invocation.parse(["--once", "run", "--table", "--force"]) == .run(.init(once: true, force: true, table: true)))
+  /// The verb with its options and operands, or what else the command line asks for.
+  private func parsed(_ arguments: [String]) -> String {
+    switch Invocation.parse(arguments) {
+    case .run(let verb, let given):
+      let options = given.options.map { "--" + $0.name + ($0.argument.map { "=\($0)" } ?? "") }
+      return ([verb.name] + options + given.operands).joined(separator: " ")
+    case .help(let verb): return "help" + (verb.map { " of \($0.name)" } ?? "")
+    case .helpAsMarkdown: return "help as Markdown"
+    case .version: return "version"
+    case .fault(let text): return "fault: \(text)"
+    }
   }
 
-  @Test func aProbeIsReadinessUnlessItIsSaid() {
-    #expect(Invocation.parse(["probe"]) == .probe("readyz"))
-    #expect(Invocation.parse(["probe", "readyz"]) == .probe("readyz"))
-    #expect(Invocation.parse(["probe", "healthz"]) == .probe("healthz"))
-    #expect(Invocation.parse(["probe", "metrics"]) == .fault("\"metrics\" was not expected"))
-    #expect(Invocation.parse(["probe", "readyz", "readyz"]) == .fault("\"readyz\" was not expected"))
-    #expect(Invocation.parse(["probe", "--once"]) == .fault("probe has no option --once"))
+  @Test func runIsTheDefaultVerb() {
+    #expect(parsed([]) == "run")
+    #expect(parsed(["run"]) == "run")
+    #expect(parsed(["--once"]) == "run --once")
+    #expect(parsed(["--once", "run", "--table", "--force"]) == "run --once --table --force")
   }
 
-  @Test func helpAndVersionStandAnywhere() {
-    #expect(Invocation.parse(["--help"]) == .help)
-    #expect(Invocation.parse(["-h"]) == .help)
-    #expect(Invocation.parse(["run", "--once", "--help"]) == .help)
-    #expect(Invocation.parse(["--help=markdown"]) == .helpAsMarkdown)
-    #expect(Invocation.parse(["--version"]) == .version)
+  @Test func theOptionsOfARunAreRead() {
+    func options(_ names: String...) -> RunOptions {
+      RunOptions(CommandArguments(options: names.map { .init(name: $0, argument: nil) }))
+    }
+    #expect(options() == RunOptions(CommandArguments()) && !options().once)
+    let table = options("once", "force", "table")
+    #expect(table.once && table.force && table.output == .text)
+    #expect(options("once", "json").output == .json && options("once").output == nil)
+  }
+
+  @Test func aProbeTakesOneOfTwoWords() {
+    #expect(parsed(["probe"]) == "probe")
+    #expect(parsed(["probe", "readyz"]) == "probe readyz")
+    #expect(parsed(["probe", "healthz"]) == "probe healthz")
+    #expect(parsed(["probe", "metrics"]) == "fault: \"metrics\" was not expected")
+    #expect(parsed(["probe", "readyz", "readyz"]) == "fault: \"readyz\" was not expected")
+    #expect(parsed(["probe", "--once"]) == "fault: probe has no option --once")
+  }
+
+  @Test func helpAndVersionAreValidAnywhere() {
+    #expect(parsed(["--help"]) == "help")
+    #expect(parsed(["-h"]) == "help")
+    #expect(parsed(["--once", "--help"]) == "help")
+    #expect(parsed(["run", "--once", "--help"]) == "help of run")
+    #expect(parsed(["--help=markdown"]) == "help as Markdown")
+    #expect(parsed(["--version"]) == "version")
+  }
+
+  @Test func anOptionsNameIsOfOneKindInEveryVerb() {
+    var kinds: [String: String] = [:]
+    for verb in Verb.all {
+      for option in CommandOption.general + verb.options {
+        let kind = "\(option.arity)"
+        #expect(kinds.updateValue(kind, forKey: option.name) ?? kind == kind, "--\(option.name) of \(verb.name)")
+      }
+    }
   }
 
   @Test(arguments: [
@@ -36,9 +69,10 @@ import Testing
     (["rum"], "unknown command \"rum\", did you mean run?"),
     (["postgres://u:hunter2@h/"], "unknown command (not shown), see --help"),
     (["run", "twice"], "\"twice\" was not expected"), (["--force"], "--force goes with --once only"),
-    (["--table"], "--table goes with --once only"), (["--help=html"], "--help knows \"markdown\" only"),
+    (["--table"], "--table goes with --once only"), (["--json"], "--json goes with --once only"),
+    (["--help=html"], "--help knows \"markdown\" only"),
     (["--once=hunter2"], "unknown option --once, did you mean --once?"), ([""], "unknown command \"\", see --help"),
-  ]) func whatIsNotUnderstoodIsSaid(arguments: [String], text: String) {
-    #expect(Invocation.parse(arguments) == .fault(text))
+  ]) func anInvalidCommandLineIsAFault(arguments: [String], text: String) {
+    #expect(parsed(arguments) == "fault: \(text)")
   }
 }

@@ -42,10 +42,10 @@ import Testing
     }
     #expect(image.contains("\nUSER 65532:65532\n") && image.contains("\nEXPOSE 8091\n"))
     let asked = manifest.matches(of: /httpGet: \{path: \/(\w+), port: probes\}/).map { String($0.1) }
-    #expect(asked == Verb.probe.operands && manifest.contains("- {name: probes, containerPort: 8091}"))
+    #expect(asked == Verb.probe.operands.words() && manifest.contains("- {name: probes, containerPort: 8091}"))
     for command in manifest.matches(of: /command: \[([^\]]*)\]/).map({ $0.1.components(separatedBy: ", ") }) {
       #expect(image.contains("ENTRYPOINT [\"\(command[0])\"]"))
-      guard case .probe = Invocation.parse(Array(command.dropFirst())) else {
+      guard case .run(let verb, _) = Invocation.parse(Array(command.dropFirst())), verb.name == Verb.probe.name else {
         Issue.record("\(command) is no probe")
         continue
       }

@@ -1,0 +1,57 @@
+// What a command has of the process: environment, streams, clock, and the settings read from the environment.
+// Invariant: a command takes these from here and not from the process, so that a test can give it others.
+
+import Logging
+import Reactor
+
+/// The surroundings of a command.
+struct CommandContext: Sendable {
+  let environment: [String: String]
+  let clock: LoopClock
+  /// Where log lines go.
+  let log: LogOutput
+  /// Whether standard output is a terminal.
+  let isTerminal: Bool
+
+  /// Whether output may be coloured: on a terminal that knows colours, and unless NO_COLOR is set
+  /// (https://no-color.org).
+  var isColoured: Bool {
+    isTerminal && environment["TERM"] != "dumb" && environment["NO_COLOR"]?.isEmpty ?? true
+  }
+
+  /// The settings of these rows; nil if they have faults, each of which is logged.
+  ///
+  /// - Parameter isAlone: whether all other variables are left out of account, which belong to other rows then.
+  func settings(_ rows: [SettingRow] = SettingRow.all, isAlone: Bool = false) -> Settings? {
+    let environment =
+      isAlone
+      ? environment.filter { name, _ in rows.contains { $0.name == name || $0.fileVariable == name } } : environment
+    return Boot.settings(environment: environment, rows: rows, output: log)
+  }
+
+  func logger(_ settings: Settings) -> Logger { Logger.worker(level: settings[.logLevel].level, output: log) }
+
+  /// Prints to standard output, however long its reader takes: nothing else runs in this process.
+  ///
+  /// - Returns: 0, or 1 if the reader was gone.
+  func show(_ text: String) -> Int32 {
+    let bytes = Array(text.utf8)
+    return StandardStream.output.write(bytes[...], patience: .seconds(60 * 60), on: clock) == bytes.count ? 0 : 1
+  }
+
+  /// Runs `body` on the loop with the sinks of these settings.
+  func withNotifications(
+    _ settings: Settings, _ body: @escaping @EventLoop @Sendable (Notifications) async -> Int32
+  ) -> Int32 {
+    let proxies = ProxyRules(environment: environment)
+    return EventLoop.run {
+      do throws(TransferLibrary.Missing) {
+        return await body(try Notifications(settings, proxies: proxies, clock: clock))
+      } catch {
+        logger(settings).error(
+          "notifications cannot be sent without libcurl", metadata: ["error": "\(error.description)"])
+        return ConfigurationFaults.exitStatus
+      }
+    }
+  }
+}
