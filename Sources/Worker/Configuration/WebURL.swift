@@ -30,6 +30,17 @@ enum WebURL {
     return String(decoding: normal + bytes[last...], as: UTF8.self)
   }
 
+  /// Scheme, host and port of a valid URL: user, password, path and query can be secrets.
+  static func redacted(_ text: String) -> String {
+    let bytes = Array(text.utf8)
+    guard let colon = bytes.firstIndex(of: UInt8(ascii: ":")), colon + 3 <= bytes.count else { return "" }
+    let start = colon + 3
+    let end = bytes[start...].firstIndex { "/?#".utf8.contains($0) } ?? bytes.count
+    let host = bytes[start..<end].lastIndex(of: UInt8(ascii: "@")).map { $0 + 1 } ?? start
+    let rest = bytes[end...].elementsEqual("/".utf8) || end == bytes.count ? "" : "/…"
+    return String(decoding: bytes[..<start] + bytes[host..<end], as: UTF8.self) + rest
+  }
+
   /// Whether there is a path after the host.
   static func hasPath(_ text: String) -> Bool {
     // After the two slashes of the scheme.

@@ -44,6 +44,11 @@ import Testing
     #expect(parsed(["probe", "--once"]) == "fault: probe has no option --once")
   }
 
+  @Test func operandsAreCountedAndSuggested() {
+    #expect(parsed(["config", "REDIS_URL", "LOG_LEVEL", "--diff"]) == "config --diff REDIS_URL LOG_LEVEL")
+    #expect(parsed(["config", "REDIS_URK"]) == "fault: \"REDIS_URK\" was not expected, did you mean REDIS_URL?")
+  }
+
   @Test func helpAndVersionAreValidAnywhere() {
     #expect(parsed(["--help"]) == "help")
     #expect(parsed(["-h"]) == "help")

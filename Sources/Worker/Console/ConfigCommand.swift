@@ -1,0 +1,163 @@
+// The verb config: every setting with its value, where that comes from, and what is wrong with it.
+// Invariants: no secret is shown, and a URL only without its password; an invalid configuration is shown, too.
+
+import Reactor
+
+extension CommandOption {
+  static let diff = CommandOption(
+    name: "diff", help: "Show only settings that differ from their defaults or are invalid.")
+}
+
+extension Verb {
+  static let config = Verb(
+    name: "config",
+    help: """
+      Show the settings, or only the named ones: value, source and default, and what is wrong with them. Secrets are \
+      hidden, URLs are shown without passwords. Contacts no server.
+      """,
+    operands: Operands(
+      name: "SETTING", count: 0...SettingRow.all.count, words: { SettingRow.all.map(\.name) }),
+    options: [.diff, .json],
+    statuses: [
+      ExitStatus(0, "The configuration is valid."),
+      ExitStatus(ConfigurationFaults.exitStatus, "It is not: run would refuse it."),
+    ],
+    perform: { arguments, context in
+      var report = ConfigReport(environment: context.environment)
+      let isValid = report.isValid
+      if arguments.has(.diff) { report.rows.removeAll { !$0.isDifferent } }
+      if !arguments.operands.isEmpty {
+        report.rows.removeAll { !arguments.operands.contains($0.name) }
+        report.unknown = []
+      }
+      let status = context.show(report.text(as: arguments.has(.json) ? .json : .text))
+      return isValid ? status : ConfigurationFaults.exitStatus
+    })
+}
+
+/// The settings as an environment gives them.
+struct ConfigReport: Sendable {
+  enum Source: String, Sendable {
+    case environment, file, `default`
+  }
+
+  struct Row: Sendable {
+    let name: String
+    /// Nil if there is none, or if it cannot be read.
+    let value: String?
+    let source: Source
+    let defaultText: String?
+    let faults: [String]
+    let warnings: [String]
+    /// Whether the value is another one than the default, or invalid.
+    let isDifferent: Bool
+  }
+
+  /// What is shown in place of a secret.
+  static let hidden = "(hidden)"
+
+  var rows: [Row]
+  /// Variables that look like settings and are none.
+  var unknown: [ConfigurationWarning]
+  let isValid: Bool
+
+  init(environment: [String: String], table: [SettingRow] = SettingRow.all) {
+    let faults: [ConfigurationFault]
+    let warnings: [ConfigurationWarning]
+    do throws(ConfigurationFaults) {
+      (faults, warnings) = ([], try Settings.load(environment: environment, rows: table).warnings)
+    } catch {
+      (faults, warnings) = (error.faults, error.warnings)
+    }
+    isValid = faults.isEmpty
+    var known: [String] = []
+    rows = table.map { row in
+      let names = [row.name] + (row.fileVariable.map { [$0] } ?? [])
+      known += names
+      return Row(
+        row, environment, faults: faults.filter { names.contains($0.variable) }.map(\.rule),
+        warnings: warnings.filter { names.contains($0.variable) }.map(\.text))
+    }
+    unknown = warnings.filter { !known.contains($0.variable) }
+  }
+
+  func text(as format: ReportTable.Format) -> String {
+    switch format {
+    case .text:
+      var table = ReportTable(["setting", "value", "source", "default", "note"])
+      for row in rows {
+        let notes = row.faults.map { "invalid: \($0)" } + row.warnings.map { "warning: \($0)" }
+        table.rows.append(row.cells + [notes.isEmpty ? .text("") : .list(notes)])
+      }
+      var text = table.text(as: .text)
+      for warning in unknown { text += "warning: \(ReportTable.printable(warning.variable)): \(warning.text)\n" }
+      return text
+    case .json:
+      var table = ReportTable(["setting", "value", "source", "default", "faults", "warnings"])
+      for row in rows { table.rows.append(row.cells + [.list(row.faults), .list(row.warnings)]) }
+      var others = ReportTable(["variable", "warning"])
+      for warning in unknown { others.rows.append([.text(warning.variable), .text(warning.text)]) }
+      var json = JSONWriter()
+      json.beginObject()
+      json.field("valid", isValid)
+      json.key("settings")
+      table.write(to: &json)
+      json.key("unknown")
+      others.write(to: &json)
+      json.endObject()
+      return String(decoding: json.bytes, as: UTF8.self) + "\n"
+    }
+  }
+}
+
+extension ConfigReport.Row {
+  fileprivate init(_ row: SettingRow, _ environment: [String: String], faults: [String], warnings: [String]) {
+    name = row.name
+    defaultText = row.defaultText
+    self.faults = faults
+    self.warnings = warnings
+    switch row.given(in: environment) {
+    case .nothing:
+      (source, value, isDifferent) = (.default, row.defaultText, !faults.isEmpty)
+    case .fault:
+      (source, value, isDifferent) = (.file, nil, true)
+    case .text(let text, let variable):
+      source = variable == row.name ? .environment : .file
+      value = row.shown(text)
+      isDifferent = !faults.isEmpty || !row.isDefault(text)
+    }
+  }
+
+  fileprivate var cells: [ReportTable.Cell] {
+    [.text(name), .init(value), .text(source.rawValue), .init(defaultText)]
+  }
+}
+
+extension SettingRow {
+  /// The text as it may be shown to anyone.
+  fileprivate func shown(_ text: String) -> String {
+    guard isSecret else { return text }
+    guard case .accepted(let slot, _) = load(text) else { return ConfigReport.hidden }
+    return switch slot {
+    case let slot as SettingSlot<PostgresConfiguration>: slot.value.redactedURL
+    case let slot as SettingSlot<RedisConfiguration>: slot.value.redactedURL
+    default: kind.hasSuffix("URL") ? WebURL.redacted(text) : ConfigReport.hidden
+    }
+  }
+
+  /// Whether the text means the same as the default does: 60s is 1m.
+  fileprivate func isDefault(_ text: String) -> Bool {
+    guard case .accepted(let given, _) = load(text) else { return false }
+    guard case .accepted(let absent, _) = load(nil) else { return false }
+    return (given as? any ComparableSlot)?.isEqual(to: absent) ?? false
+  }
+}
+
+/// A slot whose value can be compared.
+private protocol ComparableSlot {
+  func isEqual(to other: any Sendable) -> Bool
+}
+
+extension SettingSlot: ComparableSlot where Value: Equatable {
+  fileprivate func isEqual(to other: any Sendable) -> Bool { (other as? SettingSlot<Value>)?.value == value }
+}
