@@ -47,6 +47,8 @@ import Testing
   @Test func operandsAreCountedAndSuggested() {
     #expect(parsed(["config", "REDIS_URL", "LOG_LEVEL", "--diff"]) == "config --diff REDIS_URL LOG_LEVEL")
     #expect(parsed(["config", "REDIS_URK"]) == "fault: \"REDIS_URK\" was not expected, did you mean REDIS_URL?")
+    #expect(parsed(["completion"]) == "fault: completion needs bash|zsh, see completion --help")
+    #expect(parsed(["completion", "zsh"]) == "completion zsh")
   }
 
   @Test func helpAndVersionAreValidAnywhere() {
@@ -54,6 +56,7 @@ import Testing
     #expect(parsed(["-h"]) == "help")
     #expect(parsed(["--once", "--help"]) == "help")
     #expect(parsed(["run", "--once", "--help"]) == "help of run")
+    #expect(parsed(["--help", "completion"]) == "help of completion")
     #expect(parsed(["--help=markdown"]) == "help as Markdown")
     #expect(parsed(["--version"]) == "version")
   }
