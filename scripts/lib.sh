@@ -421,10 +421,20 @@ serve_postgres() {
   return 1
 }
 
-# load_schema: loads the control plane's tables and the sample rows into the private database.
+# The migrations at which the development schema can be loaded, oldest first.
+schema_migrations=(11 28 38)
+
+# load_schema [MIGRATION]: loads the control plane's tables at this migration, by default the newest, and the sample
+# rows into the private database.
 load_schema() {
-  say "loading the development schema and sample rows"
-  psql "$DATABASE_URL" -qX -v ON_ERROR_STOP=1 -f "$root/scripts/dev/schema.sql" -f "$root/scripts/dev/sample.sql" >&2
+  local newest=${1-${schema_migrations[-1]}} migration folder files=()
+  say "loading the development schema at migration $newest and sample rows"
+  for folder in schema sample; do
+    for migration in "${schema_migrations[@]}"; do
+      ((migration > newest)) || files+=(-f "$root/scripts/dev/$folder/$migration.sql")
+    done
+  done
+  psql "$DATABASE_URL" -qX -v ON_ERROR_STOP=1 "${files[@]}" >&2
 }
 
 start_redis() {

@@ -27,7 +27,7 @@ struct SurroundingsMaker: Sendable {
         """
         CREATE SCHEMA IF NOT EXISTS \(schema); SET search_path = \(schema);
         SET default_tablespace = '\(isSmall ? "small" : "")';
-        \(Self.text(of: "scripts/dev/schema.sql"))
+        \(DevelopmentSchema.newest.sql)
         """)
       let shaping = Self.tables.map { shape($0, in: schema) }.joined()
       try await sql("SET search_path = \(schema); SET default_tablespace = '\(isSmall ? "small" : "")'; \(shaping)")

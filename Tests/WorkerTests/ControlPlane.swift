@@ -14,18 +14,22 @@ struct ControlPlane: Sendable {
   var user = PrivatePostgres.user
   let name: String
 
-  /// - Parameter encoding: of the database.
-  static func fresh(encoding: String = "UTF8") async throws -> ControlPlane {
+  /// - Parameters:
+  ///   - encoding: of the database.
+  ///   - migration: the tables' age.
+  static func fresh(
+    encoding: String = "UTF8", at migration: DevelopmentSchema = .newest
+  ) async throws -> ControlPlane {
     let server = try await PrivatePostgres.shared
     let url = try await server.freshDatabase(encoding: encoding)
     let plane = ControlPlane(url: url, name: String(url[url.index(after: url.lastIndex(of: "/")!)...]))
-    _ = try await plane.sql(schema())
+    _ = try await plane.sql(migration.sql)
     return plane
   }
 
   /// The development schema, whose tables are made in the first schema of the search path.
   static func schema() throws -> String {
-    try Repository.text("scripts/dev/schema.sql")
+    try DevelopmentSchema.newest.sql
   }
 
   /// What psql prints, tuples only.

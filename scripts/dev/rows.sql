@@ -1,5 +1,5 @@
 -- Millions of rows for measurements: psql -v wraps=2000000 -v secrets=0 -v agents=0 -v jobs=0 -v due=50 -f rows.sql
--- Loaded into an empty database after schema.sql. `due` percent of each table's rows are due, spread evenly over its
+-- Loaded into an empty database after the schema. `due` percent of each table's rows are due, spread evenly over its
 -- pages. Every second wrap is consumed, due or not.
 -- Invariant: the same numbers make the same rows, and the tables are vacuumed and analyzed at the end.
 

@@ -49,7 +49,7 @@ import Testing
     let stage = try await WorkerStage.set()
     try stage.settle()
     try await stage.addExpiredWrap()
-    try await stage.plane.sql("DROP TABLE secrets")
+    try await stage.plane.sql("DROP TABLE secrets CASCADE")
     let worker = try await once(stage)
     #expect(worker.ending == .exited(1))
     #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")

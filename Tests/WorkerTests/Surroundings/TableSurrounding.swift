@@ -77,7 +77,12 @@ extension TableSurrounding {
         """),
     TableSurrounding(
       name: "unlogged tables",
-      sql: each(["secret_wraps", "sync_jobs", "agents", "secrets"]) { "ALTER TABLE \($0) SET UNLOGGED" }),
+      // A logged table cannot refer to one of them, nor one of them to a logged one.
+      sql: """
+        ALTER TABLE access_requests DROP COLUMN job_id; ALTER TABLE project_secrets DROP COLUMN secret_id;
+        ALTER TABLE sync_jobs DROP COLUMN request_id; ALTER TABLE secret_wraps DROP COLUMN request_id;
+
+        """ + each(["secret_wraps", "sync_jobs", "agents", "secrets"]) { "ALTER TABLE \($0) SET UNLOGGED" }),
     TableSurrounding(
       name: "pages that are nearly empty", sql: each { "ALTER TABLE \($0) SET (fillfactor = 10)" }),
   ]

@@ -13,8 +13,9 @@ import Testing
       byte_length, expires_at, consumed_at, consumed_by_user)
     """
 
-  @Test func wrapsPastTheirExpiryGoConsumedOrNot() async throws {
-    let plane = try await ControlPlane.fresh()
+  @Test(arguments: DevelopmentSchema.allCases)
+  func wrapsPastTheirExpiryGoConsumedOrNot(migration: DevelopmentSchema) async throws {
+    let plane = try await ControlPlane.fresh(at: migration)
     try await plane.sql(
       """
       \(Self.wrap) VALUES
@@ -29,8 +30,9 @@ import Testing
     #expect(try await plane.sql("SELECT string_agg(key_name, ',' ORDER BY key_name) FROM secret_wraps") == "live,used")
   }
 
-  @Test func presentSecretsThatWereNotSeenForLongBecomeMissing() async throws {
-    let plane = try await ControlPlane.fresh()
+  @Test(arguments: DevelopmentSchema.allCases)
+  func presentSecretsThatWereNotSeenForLongBecomeMissing(migration: DevelopmentSchema) async throws {
+    let plane = try await ControlPlane.fresh(at: migration)
     try await plane.sql(
       """
       INSERT INTO secrets (cluster_name, provider_type, secret_ref, status, last_seen_at) VALUES
@@ -49,8 +51,9 @@ import Testing
     #expect(try await plane.sql("SELECT updated_at FROM secrets WHERE secret_ref = 'gone'") == before)
   }
 
-  @Test func silentAgentsBecomeStaleAndThoseNeverSeenAreLeftAlone() async throws {
-    let plane = try await ControlPlane.fresh()
+  @Test(arguments: DevelopmentSchema.allCases)
+  func silentAgentsBecomeStaleAndThoseNeverSeenAreLeftAlone(migration: DevelopmentSchema) async throws {
+    let plane = try await ControlPlane.fresh(at: migration)
     try await plane.sql(
       """
       INSERT INTO agents (name, status, secret_hash, last_seen_at) VALUES
@@ -85,8 +88,9 @@ import Testing
       ('succeeded', now() - interval '1 hour', '"done"')) AS job (status, expiry, payload);
     """
 
-  @Test func aStuckJobExpiresByDefault() async throws {
-    let plane = try await ControlPlane.fresh()
+  @Test(arguments: DevelopmentSchema.allCases)
+  func aStuckJobExpiresByDefault(migration: DevelopmentSchema) async throws {
+    let plane = try await ControlPlane.fresh(at: migration)
     try await plane.sql(Self.jobs)
     let sweeper = Sweeper.jobsRecovery(try plane.settings())
     let count = try await onLoop { try await plane.sweep(sweeper) }
@@ -96,8 +100,9 @@ import Testing
     #expect(sweeper.report.title == "stuck jobs marked expired")
   }
 
-  @Test func aStuckJobGoesBackToTheQueueWhereAskedTo() async throws {
-    let plane = try await ControlPlane.fresh()
+  @Test(arguments: DevelopmentSchema.allCases)
+  func aStuckJobGoesBackToTheQueueWhereAskedTo(migration: DevelopmentSchema) async throws {
+    let plane = try await ControlPlane.fresh(at: migration)
     try await plane.sql(Self.jobs)
     let sweeper = Sweeper.jobsRecovery(try plane.settings(["SB_WORKER_JOBS_RECOVERY_ACTION": "requeue"]))
     let count = try await onLoop { try await plane.sweep(sweeper) }
@@ -124,8 +129,9 @@ import Testing
      {"name": "b", "cluster": "c2", "provider_type": "aws-sm", "provider_config": {}}]
     """
 
-  @Test func eachTargetGetsOneJobWithItsConfigUnchanged() async throws {
-    let plane = try await ControlPlane.fresh()
+  @Test(arguments: DevelopmentSchema.allCases)
+  func eachTargetGetsOneJobWithItsConfigUnchanged(migration: DevelopmentSchema) async throws {
+    let plane = try await ControlPlane.fresh(at: migration)
     let settings = try plane.settings(["SB_DISCOVER_TARGETS_JSON": Self.targets])
     let sweeper = try #require(Sweeper.discoverScheduler(settings))
     #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 2)

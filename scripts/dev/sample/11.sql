@@ -1,5 +1,6 @@
--- Sample rows: for each sweeper some that are due and some that are not, so that one run shows all five at work.
--- Invariant: every value is a plain fake. Loaded once, after schema.sql, by scripts/run and Tests/Measure.
+-- Sample rows: for each of the first five sweepers some that are due and some that are not.
+-- Invariant: every value is a plain fake. Loaded once, after schema/11.sql and all later migrations that are loaded, by
+-- scripts/run and Tests/Measure.
 -- The discover scheduler needs no rows: its targets are in SB_DISCOVER_TARGETS_JSON.
 
 BEGIN;
@@ -59,10 +60,11 @@ FROM (VALUES
   ('delete', 'failed', NULL, 1)
 ) AS kind (type, status, claim, rows), generate_series(1, kind.rows);
 
-INSERT INTO provider_connections (name, type, auth_method, scope, cluster_name, discover_enabled)
+INSERT INTO provider_connections (name, type, auth_method, scope)
 VALUES
-  ('sample-vault', 'vault', 'kubernetes', '{"address": "https://vault.example.com"}', 'sample-east', true),
-  ('sample-aws', 'aws-sm', 'irsa', '{"region": "eu-central-1"}', NULL, false);
+  ('sample-vault', 'vault', 'kubernetes', '{"address": "https://vault.example.com"}'),
+  ('sample-gcp', 'gcp-sm', 'workload-identity', '{"project": "sample"}'),
+  ('sample-aws', 'aws-sm', 'irsa', '{"region": "eu-central-1"}');
 
 COMMIT;
 
