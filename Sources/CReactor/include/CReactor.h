@@ -13,6 +13,7 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <postgresql/libpq-fe.h>
 
 #include <arpa/inet.h>

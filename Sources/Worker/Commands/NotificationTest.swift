@@ -23,31 +23,43 @@ extension Verb {
 /// Tests the sinks.
 @EventLoop
 enum NotificationTest {
+  /// What a sink answered.
+  struct Outcome: Sendable {
+    let line: String
+    let isDelivered: Bool
+  }
+
   /// Sends, prints, and returns the exit status: 1 unless every sink accepted the event.
   static func run(_ notifications: Notifications, clock: LoopClock) async -> Int32 {
-    guard let client = notifications.client else {
+    guard !notifications.sinks.isEmpty else {
       say("no sink is configured", clock)
       return 1
     }
-    let event = Event(
-      id: Token.random(.system), kind: .test, time: clock.wallTime, severity: .info, component: Verb.notifyTest.name,
+    let results = await results(of: event(at: clock.wallTime), notifications, clock: clock)
+    for result in results { say(result.line, clock) }
+    return results.allSatisfy(\.isDelivered) ? 0 : 1
+  }
+
+  static func event(at time: WallClockTime) -> Event {
+    Event(
+      id: Token.random(.system), kind: .test, time: time, severity: .info, component: Verb.notifyTest.name,
       title: "test notification",
       detail: "sent by \(Version.program) \(Verb.notifyTest.name) on \(HostProcess.hostName)")
-    return await withTaskGroup(of: (Int, String, Bool).self) { group in
+  }
+
+  /// Sends `event` to all sinks concurrently; the results are in the sinks' order.
+  static func results(of event: Event, _ notifications: Notifications, clock: LoopClock) async -> [Outcome] {
+    guard let client = notifications.client else { return [] }
+    return await withTaskGroup(of: (Int, Outcome).self) { group in
       for (index, sink) in notifications.sinks.enumerated() {
         group.addTask {
           let (text, isDelivered) = await send(event, to: sink, by: client, clock)
-          return (index, text, isDelivered)
+          return (index, Outcome(line: "\(sink.name): \(text)", isDelivered: isDelivered))
         }
       }
-      var lines = notifications.sinks.map(\.name)
-      var areAllDelivered = true
-      for await (index, text, isDelivered) in group {
-        lines[index] += ": " + text
-        areAllDelivered = areAllDelivered && isDelivered
-      }
-      for line in lines { say(line, clock) }
-      return areAllDelivered ? 0 : 1
+      var results = notifications.sinks.map { Outcome(line: $0.name, isDelivered: false) }
+      for await (index, result) in group { results[index] = result }
+      return results
     }
   }
 

@@ -1,0 +1,234 @@
+// The part of check that is about PostgreSQL itself: its name, TLS, version, role, and the settings of a session.
+// Invariant: it reads in read-only transactions, and what cannot be looked at is a finding, not the end.
+
+import Reactor
+
+/// A check of PostgreSQL and of the sweepers' tables.
+@EventLoop
+final class PostgresCheck {
+  /// Certificates that expire sooner are a warning.
+  nonisolated static let expiryDays = 14
+  /// The oldest version that the worker is made for.
+  private static let oldestVersion = 130_000
+  /// With a shorter statement_timeout, a look at a large table may be cancelled.
+  private static let shortestStatement = 5_000
+
+  private let configuration: PostgresConfiguration
+  private let sweepers: [Sweeper]
+  private let allowsRowSecurity: Bool
+  private let clock: LoopClock
+  private let deadline: MonotonicInstant
+  private(set) var findings: [CheckFinding] = []
+  private(set) var tables: [CheckSection] = []
+  private(set) var serverClock: DeploymentCheck.ServerClock?
+  private var isLocal = true
+
+  init(
+    configuration: PostgresConfiguration, sweepers: [Sweeper], allowsRowSecurity: Bool, clock: LoopClock,
+    deadline: MonotonicInstant
+  ) {
+    self.configuration = configuration
+    self.sweepers = sweepers
+    self.allowsRowSecurity = allowsRowSecurity
+    self.clock = clock
+    self.deadline = deadline
+  }
+
+  func run() async {
+    await resolveNames()
+    do {
+      let connection = try await PostgresConnection.connect(configuration, by: deadline, on: clock)
+      defer { connection.close() }
+      findings.append(.ok("connected to \(configuration.redactedURL)"))
+      checkTLS(connection)
+      checkVersion(connection)
+      try await check(ReadOnlySession(connection: connection, deadline: deadline))
+    } catch {
+      let reason = (error as? PostgresError)?.publicReason ?? "cancelled"
+      findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: reason))"))
+      if tables.count < sweepers.count { findings.append(.fault("the sweepers' tables were not checked")) }
+    }
+  }
+
+  private func resolveNames() async {
+    for (host, port) in configuration.endpoints {
+      let finding = await NameCheck.finding(host: host, port: port, by: deadline, on: clock)
+      isLocal = isLocal && finding.isLocal
+      if let text = finding.finding { findings.append(text) }
+    }
+  }
+
+  private func checkTLS(_ connection: PostgresConnection) {
+    guard let peer = connection.tlsPeer(at: clock.wallTime) else {
+      let text = "the connection is not encrypted"
+      findings.append(isLocal ? .ok("\(text), and stays on this host") : .warning("\(text): set sslmode=verify-full"))
+      return
+    }
+    let name = peer.commonName.map { "certificate of \($0)" } ?? "certificate without a name"
+    let text = "\(peer.protocolVersion), \(name)"
+    if peer.daysToExpiry < 0 {
+      findings.append(.fault("\(text): it expired \(-peer.daysToExpiry) days ago: renew it"))
+    } else if peer.daysToExpiry < Self.expiryDays {
+      findings.append(.warning("\(text): it expires in \(peer.daysToExpiry) days: renew it"))
+    } else {
+      findings.append(.ok("\(text), valid for \(peer.daysToExpiry) days"))
+    }
+    if !peer.bearsName {
+      findings.append(
+        .warning("the certificate is not for the host in DATABASE_URL: sslmode=verify-full would refuse it"))
+    }
+    if !peer.isVerified {
+      findings.append(.warning("the certificate is not verified: anyone could answer. Set sslmode=verify-full"))
+    }
+  }
+
+  private func checkVersion(_ connection: PostgresConnection) {
+    let version = connection.serverVersion
+    let text = "PostgreSQL \(version / 10_000).\(version % 10_000)"
+    findings.append(
+      version >= Self.oldestVersion ? .ok(text) : .fault("\(text) is too old: 13 or later is needed"))
+    if connection.isPooled {
+      findings.append(.ok("a pooler is in between: statements are not kept prepared, all else works as without one"))
+    }
+  }
+
+  private func check(_ session: ReadOnlySession) async throws {
+    let askedAt = clock.wallTime
+    // Without limits: the session's own are looked at.
+    let role = try await session.query(PostgresStatement(SessionSQL.role), isLimited: false)
+    serverClock = role[row: 0, column: 6].flatMap { Int64($0) }.map {
+      DeploymentCheck.ServerClock(microseconds: $0, askedAt: askedAt, answeredAt: clock.wallTime)
+    }
+    let user = role[row: 0, column: 0] ?? ""
+    let login = role[row: 0, column: 1] ?? ""
+    let database = role[row: 0, column: 2] ?? ""
+    let isSuper = role[row: 0, column: 3] == "t"
+    findings.append(
+      .ok("role \(user)\(user == login ? "" : ", logged in as \(login)")\(isSuper ? ", a superuser" : "")"))
+    if role[row: 0, column: 5] == "t" {
+      findings.append(.fault("the server is a standby: nothing is swept until DATABASE_URL leads to the primary"))
+    }
+    let settings = try await session.query(PostgresStatement(SessionSQL.settings), isLimited: false)
+    check(settings, SettingOwner(login: login, database: database))
+    for sweeper in sweepers {
+      let table = TableCheck(
+        needs: SweepNeeds(sweeper.work), role: user, database: database, allowsRowSecurity: allowsRowSecurity)
+      tables.append(CheckSection(name: sweeper.name, findings: try await table.findings(in: session)))
+    }
+  }
+
+  private func check(_ settings: PostgresResult, _ owner: SettingOwner) {
+    for row in 0..<settings.rowCount {
+      let name = settings[row: row, column: 0] ?? ""
+      let value = settings[row: row, column: 1] ?? ""
+      let source = settings[row: row, column: 2] ?? ""
+      let remedy = owner.reset(name, from: source)
+      let text = "\(name) is \(value)\(owner.place(source))"
+      switch name {
+      case "default_transaction_read_only" where value == "on":
+        findings.append(.fault("\(text): nothing is swept", run: remedy))
+      case "session_replication_role" where value == "replica":
+        findings.append(.warning("\(text): the tables' triggers do not run, so updated_at is not set", run: remedy))
+      case "row_security" where value == "off":
+        findings.append(.warning("\(text): a sweep of a table with policies fails", run: remedy))
+      case "statement_timeout", "transaction_timeout":
+        guard let limit = Int(value), (1..<Self.shortestStatement).contains(limit) else { continue }
+        let cause = "\(name) is \(value) ms\(owner.place(source)): a look at a large table may be cancelled"
+        findings.append(.warning(cause, run: remedy))
+      default: continue
+      }
+    }
+  }
+}
+
+/// Whose settings a session has, and how they are reset.
+private struct SettingOwner {
+  let login: String
+  let database: String
+
+  /// What a source of pg_settings is called here.
+  func place(_ source: String) -> String {
+    switch source {
+    case "user": ", set for role \(login)"
+    case "database": ", set for database \(database)"
+    case "database user": ", set for role \(login) in database \(database)"
+    case "session": ", set by DATABASE_URL"
+    case "configuration file", "command line": ", set for the server"
+    default: ""
+    }
+  }
+
+  func reset(_ name: String, from source: String) -> String? {
+    let (role, database) = (SQLName.quoted(login), SQLName.quoted(database))
+    return switch source {
+    case "user": "ALTER ROLE \(role) RESET \(name);"
+    case "database": "ALTER DATABASE \(database) RESET \(name);"
+    case "database user": "ALTER ROLE \(role) IN DATABASE \(database) RESET \(name);"
+    default: nil
+    }
+  }
+}
+
+/// The questions about a session.
+enum SessionSQL {
+  /// Answers role, login, database, whether the role is a superuser, whether it bypasses row security, whether the
+  /// server is a standby, and the clock in µs since 1970.
+  static let role = CatalogSQL.qualified(
+    """
+    SELECT current_user::text, session_user::text, current_database()::text, role.rolsuper, role.rolbypassrls,
+           pg_is_in_recovery(), \(GuardStatements.nowMicroseconds)
+      FROM "pg_catalog"."pg_roles" AS role WHERE (role.rolname = current_user)
+    """)
+
+  /// Answers name, value and source of the settings that sweeps depend on.
+  static let settings = CatalogSQL.qualified(
+    """
+    SELECT setting.name, setting.setting, setting.source FROM "pg_catalog"."pg_settings" AS setting
+     WHERE (setting.name = ANY ('{default_transaction_read_only,row_security,session_replication_role,\
+    statement_timeout,transaction_timeout}'::text[]))
+     ORDER BY setting.name
+    """)
+}
+
+/// Quotes an identifier.
+enum SQLName {
+  static func quoted(_ name: String) -> String {
+    var text = "\""
+    for scalar in name.unicodeScalars {
+      if scalar == "\"" { text += "\"" }
+      text.unicodeScalars.append(scalar)
+    }
+    return text + "\""
+  }
+}
+
+/// Where a name leads.
+@EventLoop
+enum NameCheck {
+  /// What to say of a name, nil for an address; and whether it leads to this host only.
+  static func finding(
+    host: String, port: String, by deadline: MonotonicInstant, on clock: LoopClock
+  ) async -> (finding: CheckFinding?, isLocal: Bool) {
+    do {
+      let addresses = try await NameResolver.addresses(of: host, by: deadline, on: clock)
+      let isLocal = addresses.allSatisfy { $0.hasPrefix("127.") || $0 == "::1" }
+      if addresses == [host] { return (nil, isLocal) }
+      var list = ""
+      for address in addresses { list += list.isEmpty ? address : ", \(address)" }
+      return (.ok("\(host) is \(list), port \(port)"), isLocal)
+    } catch {
+      let reason = (error as? NameResolutionError)?.publicReason ?? "cancelled"
+      return (.fault("\(host): \(reason): check the name and this host's DNS"), false)
+    }
+  }
+}
+
+/// What to do about a certificate that was refused.
+enum CertificateHint {
+  static func added(to reason: String) -> String {
+    guard reason.hasPrefix("certificate refused") else { return reason }
+    if reason.hasSuffix("expired") { return reason + ": renew the server's certificate" }
+    if reason.hasSuffix("mismatch") { return reason + ": use a host name in the URL that the certificate bears" }
+    return reason + ": check the server's certificate chain and the trusted authorities"
+  }
+}

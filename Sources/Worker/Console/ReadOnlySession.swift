@@ -1,0 +1,34 @@
+// A session of PostgreSQL for commands that look and change nothing. Invariant: every statement runs in a read-only
+// transaction, waits for no lock for long, and is cancelled by the server after a bounded time.
+
+import Reactor
+
+/// A connection on which a command reads.
+@EventLoop
+struct ReadOnlySession {
+  let connection: PostgresConnection
+  /// When the caller's patience ends.
+  let deadline: MonotonicInstant
+
+  private static let readOnly = CatalogSQL.qualified("SELECT set_config('transaction_read_only', 'on', true)")
+
+  /// Runs one statement, after `preparations` in the same transaction.
+  ///
+  /// - Parameter isLimited: whether statement_timeout and lock_timeout are set, as before a sweep's questions. They are
+  ///   left alone where they are asked for.
+  /// - Throws: `PostgresError`.
+  func query(
+    _ statement: PostgresStatement, after preparations: [PostgresStatement] = [], isLimited: Bool = true
+  ) async throws -> PostgresResult {
+    let limits = isLimited ? [PostgresStatement(GuardStatements.readLimits)] : []
+    let results = try await connection.pipeline(
+      connection.prelude + [PostgresStatement(Self.readOnly)] + limits + preparations + [statement], by: deadline)
+    return results[results.count - 1]
+  }
+
+  /// The table as the session finds it by its name; nil if the search path leads to none.
+  func survey(_ needs: SweepNeeds) async throws -> TableSurvey? {
+    let look = TableSurvey.statement(needs.table, key: needs.key, event: needs.event)
+    return TableSurvey(table: needs.table, try await query(PostgresStatement(look.sql, look.parameters)))
+  }
+}

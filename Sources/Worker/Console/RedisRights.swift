@@ -1,0 +1,201 @@
+// Which commands on which keys the worker's user of Redis needs, and which of them it is denied. What is needed follows
+// from the script of the health check, which does whatever the other scripts do. Pure but for the commands it sends.
+
+import Coordination
+import Reactor
+
+/// The rights that the worker needs in Redis.
+struct RedisRights: Sendable {
+  /// A command, on the key of this number of the script; nil: without a key.
+  struct Use: Equatable, Sendable {
+    let command: String
+    let key: Int?
+  }
+
+  /// What was found out.
+  struct Outcome: Sendable {
+    var deniedCommands: [String] = []
+    var deniedPatterns: [String] = []
+    /// Commands that could not be tried without changing anything.
+    var untried: [String] = []
+    /// Another reason why nothing could be asked.
+    var failure: String?
+
+    func findings(user: String) -> [CheckFinding] {
+      if let failure { return [.fault("the rights of user \(user) could not be checked: \(failure)")] }
+      if deniedCommands.isEmpty, deniedPatterns.isEmpty {
+        let rest = untried.isEmpty ? "" : "; not tried, for it would write: \(Self.joined(untried, ", "))"
+        return [.ok("user \(user) has all rights that the sweepers need\(rest)")]
+      }
+      var findings: [CheckFinding] = []
+      if !deniedCommands.isEmpty {
+        findings.append(
+          .fault(
+            "user \(user) may not run \(Self.joined(deniedCommands, ", "))",
+            run: "ACL SETUSER \(user) \(Self.joined(deniedCommands.map { "+" + $0.lowercased() }, " "))"))
+      }
+      if !deniedPatterns.isEmpty {
+        findings.append(
+          .fault(
+            "user \(user) may not use keys \(Self.joined(deniedPatterns, ", "))",
+            run: "ACL SETUSER \(user) \(Self.joined(deniedPatterns.map { "~" + $0 }, " "))"))
+      }
+      return findings
+    }
+
+    private static func joined(_ texts: [String], _ separator: String) -> String {
+      var text = ""
+      for part in texts { text += text.isEmpty ? part : separator + part }
+      return text
+    }
+  }
+
+  let namespace: String
+  let sweepers: [String]
+  /// Whether replicas agree on who tells of an outage, which they do where a sink is configured.
+  let tellsOutages: Bool
+
+  /// The number that stands for the key of PostgreSQL's outage.
+  private static let outageKey = 4
+
+  private enum Verdict {
+    case allowed, commandDenied, keyDenied
+    /// ACL DRYRUN itself is denied or unknown.
+    case unknown(String)
+  }
+
+  /// Asks for every use; `send` sends one command.
+  @EventLoop
+  func check(_ send: @EventLoop ([String]) async -> Result<RedisValue, RedisError>) async -> Outcome {
+    var outcome = Outcome()
+    let user = if case .success(let value) = await send(["ACL", "WHOAMI"]) { value.text } else { String?.none }
+    var canAsk = user != nil
+    let outageUses = ["GET", "SET"].map { Use(command: $0, key: Self.outageKey) }
+    for use in Self.uses + (tellsOutages ? outageUses : []) {
+      let isSweepers = use.key.map { $0 != Self.outageKey } ?? false
+      for sweeper in isSweepers ? sweepers + [CoordinationScripts.healthName] : [""] {
+        let key = use.key.map { self.key($0, of: sweeper) }
+        var verdict = Verdict.unknown("")
+        if canAsk, let user, let example = Self.example(of: use.command, key: key) {
+          verdict = Self.verdict(onDryRun: await send(["ACL", "DRYRUN", user] + example))
+          if case .unknown = verdict { canAsk = false }
+        }
+        if case .unknown = verdict {
+          guard let trial = Self.trial(of: use.command, key: key.map { $0 + ":check" }) else {
+            if !outcome.untried.contains(use.command) { outcome.untried.append(use.command) }
+            continue
+          }
+          verdict = Self.verdict(onTrial: await send(trial))
+        }
+        note(verdict, use, in: &outcome)
+      }
+    }
+    return outcome
+  }
+
+  private func note(_ verdict: Verdict, _ use: Use, in outcome: inout Outcome) {
+    switch verdict {
+    case .allowed: break
+    case .commandDenied:
+      if !outcome.deniedCommands.contains(use.command) { outcome.deniedCommands.append(use.command) }
+    case .keyDenied:
+      guard let key = use.key else { return }
+      let pattern = pattern(key)
+      if !outcome.deniedPatterns.contains(pattern) { outcome.deniedPatterns.append(pattern) }
+    case .unknown(let reason): outcome.failure = reason
+    }
+  }
+
+  // MARK: Keys
+
+  private func key(_ number: Int, of sweeper: String) -> String {
+    if number == Self.outageKey { return "\(namespace):outage:postgres" }
+    let keys = CoordinationScripts.keys(namespace: namespace, sweeper: sweeper)
+    return [keys.lock, keys.record, keys.history][number - 1]
+  }
+
+  /// The keys of all sweepers: the name is the last part of the lock's key.
+  private func pattern(_ number: Int) -> String {
+    switch number {
+    case 1: key(1, of: "*")
+    case 2: "\(namespace):schedule:*"
+    case Self.outageKey: "\(namespace):outage:*"
+    default: "\(namespace):history:*"
+    }
+  }
+
+  // MARK: Commands
+
+  /// What the health check's script does, and the two commands that run scripts.
+  static var uses: [Use] {
+    let script = CoordinationScripts.healthCheck(namespace: "").script.source
+    return [Use(command: "EVALSHA", key: 1), Use(command: "EVAL", key: 1)] + uses(in: script)
+  }
+
+  /// Each `redis.call('NAME', KEYS[n]` of a script, once.
+  static func uses(in script: String) -> [Use] {
+    let bytes = Array(script.utf8)
+    let call = Array("redis.call('".utf8)
+    let keys = Array("', KEYS[".utf8)
+    var uses: [Use] = []
+    for start in bytes.indices where bytes[start...].starts(with: call) {
+      let nameStart = start + call.count
+      guard let end = bytes[nameStart...].firstIndex(of: UInt8(ascii: "'")) else { continue }
+      let digit = end + keys.count
+      let hasKey = bytes[end...].starts(with: keys) && digit < bytes.count
+      let use = Use(
+        command: String(decoding: bytes[nameStart..<end], as: UTF8.self),
+        key: hasKey ? Int(bytes[digit]) - Int(UInt8(ascii: "0")) : nil)
+      if !uses.contains(use) { uses.append(use) }
+    }
+    return uses
+  }
+
+  /// The command with arguments, for ACL DRYRUN; nil if this does not know it.
+  static func example(of command: String, key: String?) -> [String]? {
+    guard let key else { return [command] }
+    switch command {
+    case "EVALSHA": return [command, "0000000000000000000000000000000000000000", "1", key]
+    case "EVAL": return [command, "return 1", "1", key]
+    case "GET", "EXISTS", "PTTL", "DEL": return [command, key]
+    case "SET": return [command, key, "1", "PX", "1"]
+    case "PEXPIRE": return [command, key, "1"]
+    case "HMGET", "HDEL": return [command, key, "field"]
+    case "HSET": return [command, key, "field", "1"]
+    case "LPUSH": return [command, key, "1"]
+    case "LTRIM": return [command, key, "0", "1"]
+    default: return nil
+    }
+  }
+
+  /// The command such that it changes nothing where the key does not exist; nil if there is none.
+  private static func trial(of command: String, key: String?) -> [String]? {
+    switch command {
+    // An invalid expiry, and a field without a value: both are refused after the rights were checked.
+    case "SET": key.map { [command, $0, "1", "PX", "0"] }
+    case "HSET": key.map { [command, $0, "field", "1", "field"] }
+    case "LPUSH": nil
+    default: example(of: command, key: key)
+    }
+  }
+
+  private static func verdict(onDryRun answer: Result<RedisValue, RedisError>) -> Verdict {
+    switch answer {
+    case .success(let value):
+      if value.isOK { return .allowed }
+      // "User x has no permissions to run the 'set' command", "… to access the 'name' key".
+      return value.text?.hasSuffix("command") ?? true ? .commandDenied : .keyDenied
+    case .failure(let error): return .unknown(error.publicReason)
+    }
+  }
+
+  private static func verdict(onTrial answer: Result<RedisValue, RedisError>) -> Verdict {
+    switch answer {
+    case .success: .allowed
+    case .failure(.server(code: "NOPERM", let message)): message.hasPrefix("use a key") ? .keyDenied : .commandDenied
+    // Any other refusal comes after the rights were checked.
+    case .failure(.server): .allowed
+    case .failure(let error): .unknown(error.publicReason)
+    }
+  }
+}

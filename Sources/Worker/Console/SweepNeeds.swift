@@ -1,0 +1,124 @@
+// What a sweeper needs of its table: the columns that it reads and writes, and the privileges for that. Pure: all of it
+// follows from the sweeper's declaration.
+
+import Reactor
+
+/// A privilege that a sweeper needs.
+struct SweepNeed: Equatable, Sendable {
+  enum Privilege: String, Sendable {
+    case select = "SELECT"
+    case insert = "INSERT"
+    case update = "UPDATE"
+    case delete = "DELETE"
+  }
+
+  let privilege: Privilege
+  /// Empty for DELETE, which is a table's.
+  let column: String
+}
+
+/// A table as a sweeper uses it.
+struct SweepNeeds: Equatable, Sendable {
+  let table: String
+  /// The column that due rows are found by.
+  let key: String
+  let event: TableSurvey.Event
+  /// Whether an index on `key` finds due rows.
+  let usesIndex: Bool
+  let needs: [SweepNeed]
+
+  init(_ work: Sweeper.Work) {
+    switch work {
+    case .rows(let sweep): self.init(sweep)
+    case .discovery: self = Self.discovery
+    }
+  }
+
+  private init(
+    table: String, key: String, event: TableSurvey.Event, usesIndex: Bool, reads: [String], _ writes: [SweepNeed]
+  ) {
+    self.table = table
+    self.key = key
+    self.event = event
+    self.usesIndex = usesIndex
+    var needs: [SweepNeed] = []
+    for need in reads.map({ SweepNeed(privilege: .select, column: $0) }) + writes where !needs.contains(need) {
+      needs.append(need)
+    }
+    self.needs = needs
+  }
+
+  private init(_ sweep: RowSweep) {
+    var reads = SQLColumns.read(in: sweep.due) + [sweep.key]
+    if let index = sweep.index { reads += SQLColumns.read(in: index.reaches) }
+    let writes: [SweepNeed]
+    switch sweep.change {
+    case .delete: writes = [SweepNeed(privilege: .delete, column: "")]
+    case .update(let set):
+      let assigned = SQLColumns.assigned(in: set)
+      writes = assigned.map { SweepNeed(privilege: .update, column: $0) }
+      reads += SQLColumns.read(in: set).filter { !assigned.contains($0) }
+    }
+    self.init(
+      table: sweep.table, key: sweep.key, event: sweep.event, usesIndex: sweep.index != nil, reads: reads, writes)
+  }
+
+  /// As `DiscoveryStatements.insert` has it.
+  private static var discovery: SweepNeeds {
+    let columns = ["job_type", "status", "correlation_id", "agent_scope", "payload"]
+    return SweepNeeds(
+      table: Discovery.table, key: "created_at", event: .insert, usesIndex: false, reads: columns,
+      columns.map { SweepNeed(privilege: .insert, column: $0) })
+  }
+}
+
+/// The columns in a condition or a SET list, by the way in which sweepers are written: names of columns are in lower
+/// case, keywords in capitals, and functions are followed by their parenthesis.
+enum SQLColumns {
+  static func read(in text: String) -> [String] { words(of: text).map(\.name) }
+
+  /// The columns that a SET list assigns to.
+  static func assigned(in text: String) -> [String] { words(of: text).filter(\.isAssigned).map(\.name) }
+
+  private static func words(of text: String) -> [(name: String, isAssigned: Bool)] {
+    let bytes = Array(text.utf8)
+    var words: [(name: String, isAssigned: Bool)] = []
+    var index = 0
+    var depth = 0
+    // Whether the next word begins an element of a list.
+    var isFirst = true
+    while index < bytes.count {
+      let byte = bytes[index]
+      if byte == UInt8(ascii: "'") {
+        index = (bytes[(index + 1)...].firstIndex(of: byte) ?? bytes.count - 1) + 1
+        isFirst = false
+      } else if isNamePart(byte) || byte == UInt8(ascii: ":") {
+        var end = index + 1
+        while end < bytes.count, isNamePart(bytes[end]) || bytes[end] == UInt8(ascii: ":") { end += 1 }
+        if isColumn(bytes[index..<end]), end == bytes.count || bytes[end] != UInt8(ascii: "(") {
+          let rest = bytes[end...].first { $0 != UInt8(ascii: " ") }
+          let isAssigned = isFirst && depth == 0 && rest == UInt8(ascii: "=")
+          words.append((String(decoding: bytes[index..<end], as: UTF8.self), isAssigned))
+        }
+        isFirst = false
+        index = end
+      } else {
+        if byte == UInt8(ascii: "(") { depth += 1 }
+        if byte == UInt8(ascii: ")") { depth -= 1 }
+        if byte == UInt8(ascii: ","), depth == 0 { isFirst = true }
+        index += 1
+      }
+    }
+    return words
+  }
+
+  private static func isColumn(_ word: ArraySlice<UInt8>) -> Bool {
+    let isLower = word.allSatisfy { isNamePart($0) && !(UInt8(ascii: "A")...UInt8(ascii: "Z")).contains($0) }
+    return isLower && !(UInt8(ascii: "0")...UInt8(ascii: "9")).contains(word[word.startIndex])
+  }
+
+  private static func isNamePart(_ byte: UInt8) -> Bool {
+    (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)
+      || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) || byte == UInt8(ascii: "_")
+  }
+}

@@ -1,0 +1,189 @@
+// The part of check that is about one sweeper's table: whether it is there, its columns, privileges, index, row
+// security, partitions and triggers. Invariant: what is missing is said with the statement that adds it.
+
+import Reactor
+
+/// A check of one sweeper's table.
+struct TableCheck: Sendable {
+  /// A table of more pages is read as a whole in more than a few milliseconds.
+  private static let largeTable = 1_000
+
+  let needs: SweepNeeds
+  let role: String
+  let database: String
+  let allowsRowSecurity: Bool
+
+  /// - Throws: `PostgresError` where the session ended. What the server refuses is a finding.
+  @EventLoop
+  func findings(in session: ReadOnlySession) async throws -> [CheckFinding] {
+    do {
+      guard let survey = try await session.survey(needs) else { return [try await missing(in: session)] }
+      if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { return [rowSecurity(refusal, survey)] }
+      var findings = shape(of: survey)
+      findings += privileges(
+        on: survey, try await session.query(TableSQL.privileges(needs.needs, on: survey)))
+      findings += triggers(on: survey, try await session.query(TableSQL.triggers(on: survey, needs.event)))
+      return findings
+    } catch let error as PostgresError where error.sqlState != nil {
+      if case .connectionLost = error { throw error }
+      return [.fault("\(needs.table): \(error.publicReason)")]
+    }
+  }
+
+  @EventLoop
+  private func missing(in session: ReadOnlySession) async throws -> CheckFinding {
+    let answer = try await session.query(PostgresStatement(TableSQL.places, [needs.table]))
+    let text = SweepRefusal.noTable(needs.table).reason
+    guard let schema = answer[row: 0, column: 0] else { return .fault(text) }
+    if answer[row: 0, column: 1] == "t" {
+      return .fault(
+        "\(text). It is in schema \(schema)",
+        run: "ALTER ROLE \(SQLName.quoted(role)) IN DATABASE \(SQLName.quoted(database)) SET search_path = "
+          + "\(SQLName.quoted(schema));")
+    }
+    return .fault(
+      "\(text). It is in schema \(schema), which the role may not use",
+      run: "GRANT USAGE ON SCHEMA \(SQLName.quoted(schema)) TO \(SQLName.quoted(role));")
+  }
+
+  private func rowSecurity(_ refusal: SweepRefusal, _ survey: TableSurvey) -> CheckFinding {
+    guard case .rowSecurity = refusal else { return .fault(refusal.reason) }
+    return .fault(refusal.reason, run: "ALTER ROLE \(SQLName.quoted(role)) BYPASSRLS;")
+  }
+
+  private func shape(of survey: TableSurvey) -> [CheckFinding] {
+    var findings: [CheckFinding] = []
+    let parts = survey.hasParts ? ", with partitions or children" : ""
+    findings.append(.ok("\(survey.displayName): \(survey.size.pages) pages\(parts)"))
+    if survey.hidesRows {
+      findings.append(.warning("row security hides rows of \(survey.displayName) from the role, as is allowed"))
+    }
+    if let foreign = survey.foreignParts { findings.append(.fault(SweepRefusal.foreignParts(foreign).reason)) }
+    guard needs.usesIndex else { return findings }
+    if survey.hasIndex {
+      findings.append(.ok("an index on \(needs.key) finds due rows"))
+    } else if survey.size.pages > Self.largeTable {
+      findings.append(
+        .warning(
+          "no index on \(needs.key): every run reads the whole table",
+          run: "CREATE INDEX CONCURRENTLY ON \(survey.quotedName) (\(SQLName.quoted(needs.key)));"))
+    } else {
+      findings.append(.ok("no index on \(needs.key): every run reads the whole table, which is small"))
+    }
+    return findings
+  }
+
+  /// - Parameter answer: for each need, whether the column is there and whether the privilege is.
+  @EventLoop
+  private func privileges(on survey: TableSurvey, _ answer: PostgresResult) -> [CheckFinding] {
+    var lacking: [String] = []
+    var denied: [SweepNeed] = []
+    for (row, need) in needs.needs.enumerated() {
+      if answer[row: row, column: 0] != "t" {
+        if !lacking.contains(need.column) { lacking.append(need.column) }
+      } else if answer[row: row, column: 1] != "t" {
+        denied.append(need)
+      }
+    }
+    var findings = lacking.map {
+      CheckFinding.fault("\(survey.displayName) has no column \($0): apply the control plane's migrations")
+    }
+    if !denied.isEmpty {
+      let names = Self.list(denied, quoted: false)
+      findings.append(
+        .fault(
+          "the role may not \(names) on \(survey.displayName)",
+          run: "GRANT \(Self.list(denied, quoted: true)) ON \(survey.quotedName) TO \(SQLName.quoted(role));"))
+    }
+    if findings.isEmpty { findings.append(.ok("privileges: \(Self.list(needs.needs, quoted: false))")) }
+    return findings
+  }
+
+  /// `SELECT (a, b), UPDATE (c), DELETE`.
+  static func list(_ needs: [SweepNeed], quoted: Bool) -> String {
+    var text = ""
+    for privilege in [SweepNeed.Privilege.select, .insert, .update, .delete] {
+      let columns = needs.filter { $0.privilege == privilege }.map(\.column)
+      if columns.isEmpty { continue }
+      text += (text.isEmpty ? "" : ", ") + privilege.rawValue
+      if privilege == .delete { continue }
+      var names = ""
+      for column in columns { names += (names.isEmpty ? "" : ", ") + (quoted ? SQLName.quoted(column) : column) }
+      text += " (\(names))"
+    }
+    return text
+  }
+
+  @EventLoop
+  private func triggers(on survey: TableSurvey, _ answer: PostgresResult) -> [CheckFinding] {
+    var findings: [CheckFinding] = []
+    for row in 0..<answer.rowCount {
+      let name = answer[row: row, column: 0] ?? ""
+      let isBefore = answer[row: row, column: 1] == "t"
+      if answer[row: row, column: 2] == "t" {
+        findings.append(.ok("trigger \(name) sets updated_at"))
+      } else {
+        findings.append(
+          .warning(
+            "trigger \(name) on \(survey.displayName) runs \(isBefore ? "before" : "after") each change: it may slow a "
+              + "sweep down, or keep or restore rows"))
+      }
+    }
+    return findings
+  }
+}
+
+/// The questions about a table.
+enum TableSQL {
+  /// Parameter: a table's name. Answers the schema that has it, and whether the role may use that.
+  static let places = CatalogSQL.qualified(
+    """
+    SELECT space.nspname, has_schema_privilege(space.oid, 'USAGE')
+      FROM "pg_catalog"."pg_class" AS class
+      JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace)
+     WHERE (class.relname = $1::name) AND (class.relkind = ANY ('{r,p}'::"char"[])) AND (class.relpersistence <> 't')
+     ORDER BY space.nspname LIMIT 1
+    """)
+
+  /// Answers for each need whether its column is there, and whether the role has the privilege.
+  static func privileges(_ needs: [SweepNeed], on survey: TableSurvey) -> PostgresStatement {
+    func list(_ texts: [String]) -> String {
+      var list = "{"
+      for text in texts { list += (list == "{" ? "\"" : ",\"") + text + "\"" }
+      return list + "}"
+    }
+    return PostgresStatement(
+      privileges,
+      ["\(survey.identifier)", list(needs.map(\.privilege.rawValue)), list(needs.map(\.column))])
+  }
+
+  static let privileges = CatalogSQL.qualified(
+    """
+    SELECT (need.privilege = 'DELETE') OR (attribute.attnum IS NOT NULL),
+           CASE WHEN (need.privilege = 'DELETE') THEN has_table_privilege($1::oid, 'DELETE')
+                ELSE coalesce(has_column_privilege($1::oid, attribute.attnum, need.privilege), false) END
+      FROM ROWS FROM (unnest($2::text[]), unnest($3::text[])) WITH ORDINALITY AS need (privilege, name, number)
+      LEFT JOIN "pg_catalog"."pg_attribute" AS attribute
+        ON (attribute.attrelid = $1::oid) AND (attribute.attname = need.name::name) AND (attribute.attnum > 0)
+           AND NOT attribute.attisdropped
+     ORDER BY need.number
+    """)
+
+  /// Answers, for each trigger that the event fires, its name, whether it runs before the change, and whether all that
+  /// it does is to set updated_at.
+  static func triggers(on survey: TableSurvey, _ event: TableSurvey.Event) -> PostgresStatement {
+    PostgresStatement(triggers, ["\(survey.identifier)", "\(event.rawValue)"])
+  }
+
+  static let triggers = CatalogSQL.qualified(
+    """
+    SELECT trigger.tgname, ((trigger.tgtype & 2) <> 0),
+           (((trigger.tgtype & 3) = 3) AND (strpos(function.prosrc, 'updated_at') > 0)
+             AND (length(function.prosrc) < 200))
+      FROM "pg_catalog"."pg_trigger" AS trigger
+      JOIN "pg_catalog"."pg_proc" AS function ON (function.oid = trigger.tgfoid)
+     WHERE (trigger.tgrelid = $1::oid) AND NOT trigger.tgisinternal AND (trigger.tgenabled <> 'D')
+       AND ((trigger.tgtype & $2::int) <> 0)
+     ORDER BY trigger.tgname
+    """)
+}
