@@ -60,8 +60,8 @@ extension Setting where Value == String? {
     ) { path in
       do throws(SmallFile.Unreadable) {
         let text = try SmallFile.contents(of: path, byteLimit: 4 << 20)
-        let isPEM = String(decoding: text, as: UTF8.self).contains("-----BEGIN CERTIFICATE-----")
-        return isPEM ? nil : "a file with certificates in PEM"
+        let start = text.firstIndex(ofText: "-----BEGIN CERTIFICATE-----")
+        return start != nil ? nil : "a file with certificates in PEM"
       } catch {
         return "a readable file, but: \(error.reason)"
       }
