@@ -221,44 +221,65 @@ require_swift() { command -v swift >/dev/null || die "Swift is needed: https://w
 # shellcheck disable=SC2034
 readonly worker_binary=$root/.build/release/secrets-bridge-worker
 
-# link_options: fills an array with the linker options for `swift build`. Each comment says what the option saves;
-# docs/performance.md has the figures.
-link_options() {
+# Empty for a position-independent program. scripts/build --fixed-address sets it.
+fixed_address=
+
+# build_options: fills an array with the release build's options for `swift build`. Each comment says what the option is
+# for; docs/performance.md has the figures, docs/security.md what scripts/hardening checks.
+build_options() {
   local -n options=$1
   options=(
     --static-swift-stdlib
     # Do not search for libraries beside the program: that is 14 failed attempts at each start, and nobody should be
     # able to plant one there.
     --disable-local-rpath
+    # The standard library's regular expressions would add a megabyte: their use is a compile error.
+    -Xswiftc -Xfrontend -Xswiftc -disable-implicit-string-processing-module-import
+    # No thread pool, see NoDispatch.c.
+    -Xcc -DSBW_NO_DISPATCH
+    # For our C, which handles what the network sent.
+    -Xcc -fstack-protector-strong -Xcc -D_FORTIFY_SOURCE=3 -Xcc -fcf-protection=full
+    # LLVM's linker keeps code, constants and data in segments of their own.
+    -Xswiftc -use-ld=lld -Xlinker -T -Xlinker "$root/scripts/dev/read-only-data.ld"
+    # All symbols are bound before main, so the table of their addresses is read-only.
+    -Xlinker -z -Xlinker relro -Xlinker -z -Xlinker now
     # Export only the symbol that is looked up, see UnneededStart.swift: saves 110 kB of names.
     -Xlinker --no-export-dynamic -Xlinker --export-dynamic-symbol=_gnutls_global_init_skip
-    # At a fixed address the linker resolves 24,000 relocations, instead of each start: 250 kB of memory stay clean, and
-    # the program is 0.5 MB smaller. Libraries, heap and stack are still randomized, and the GOT is read-only, because
-    # all symbols are bound before main.
-    -Xlinker -no-pie -Xlinker -z -Xlinker now
   )
+  if [[ -n $fixed_address ]]; then
+    # The linker resolves the relocations, instead of each start: pages of a process's own become the file's.
+    options+=(-Xlinker -no-pie)
+  else
+    # Relocations in a compact table: 0.7 MB of the file.
+    options+=(-Xlinker -z -Xlinker pack-relative-relocs)
+  fi
+  local parts=$root/.build/link
+  rm -rf "$parts"
+  mkdir -p "$parts"
   # The linker uses an archive if it finds no shared library beside it. libstdc++ serves only Swift's runtime, which
-  # uses a fraction of it: saves 90 kB dirty and 1 MB resident. Four libraries that nothing else loads: save 8 kB dirty
-  # each, and together 0.2 ms at each start. libpq and OpenSSL stay shared, so the system keeps them up to date.
-  local name archive archives=$root/.build/archives
-  rm -rf "$archives"
-  mkdir -p "$archives"
-  for name in stdc++ ev hiredis cares jansson; do
+  # uses a fraction of it: saves 90 kB dirty and 1 MB resident. Three small libraries that nothing else loads: save 8 kB
+  # dirty each. What parses the network's bytes for many programs stays shared (libpq, OpenSSL, c-ares), so that the
+  # system keeps it up to date.
+  local name archive
+  for name in stdc++ ev hiredis jansson; do
     archive=$(archive_of "$name")
     # Both parts of hiredis or neither: the second would load the first again.
     if [[ $name == hiredis && -e /usr/include/hiredis/hiredis_ssl.h ]]; then
       [[ -n $(archive_of hiredis_ssl) ]] || continue
-      ln -s "$(archive_of hiredis_ssl)" "$archives"
+      ln -s "$(archive_of hiredis_ssl)" "$parts"
     fi
-    [[ -z $archive ]] || ln -s "$archive" "$archives"
+    [[ -z $archive ]] || ln -s "$archive" "$parts"
   done
-  options+=(-Xlinker "-L$archives")
+  options+=(-Xlinker "-L$parts")
 }
+
+# swift_tool NAME: prints the path of a program of the Swift toolchain.
+swift_tool() { printf '%s/%s\n' "$(dirname "$(readlink -f "$(command -v swift)")")" "$1"; }
 
 # archive_of NAME: prints the path of a static library, or nothing.
 archive_of() {
   local found
-  found=$("$(dirname "$(readlink -f "$(command -v swift)")")/clang" -print-file-name="lib$1.a")
+  found=$("$(swift_tool clang)" -print-file-name="lib$1.a")
   [[ $found != /* ]] || printf '%s\n' "$found"
 }
 
@@ -270,9 +291,9 @@ build_worker() {
 
 # build_release PRODUCT: all products are linked alike, or each would be built anew after another.
 build_release() {
-  local linking
-  link_options linking
-  step swift build --package-path "$root" -c release --product "$1" "${linking[@]}" >&2 || die "the build failed"
+  local building
+  build_options building
+  step swift build --package-path "$root" -c release --product "$1" "${building[@]}" >&2 || die "the build failed"
 }
 
 # ---- Measuring ----

@@ -42,6 +42,7 @@ struct Measure {
       "bench": Bench.self,
       "budgets": Budgets.self,
       "gate": Gate.self,
+      "hardening": Hardening.self,
       "perf-allocs": PerfAllocs.self,
       "perf-memory": PerfMemory.self,
       "perf-record": PerfRecord.self,
