@@ -85,13 +85,7 @@ final class Service {
         metadata: ["variable": "\(Setting.localAddress.name)", "error": "\(Setting.localAddress.name): \(error)"])
       return ConfigurationFaults.exitStatus
     }
-    logger.info(
-      "starting",
-      metadata: [
-        "version": "\(Version.number)", "address": "\(settings[.localAddress])",
-        "postgres": "\(settings[.databaseURL].redactedURL)", "redis": "\(settings[.redisURL].redactedURL)",
-        "namespace": "\(settings[.redisNamespace])",
-      ])
+    logger.info("starting", metadata: StartingLine.fields(settings))
     watchServers()
     await withTaskGroup { group in
       group.addTask { await self.redis.run() }
@@ -123,6 +117,10 @@ final class Service {
       group.addTask { await self.pool.run() }
       group.addTask { await self.notifier.run() }
       let mode: TakeMode = options.force ? .force : .due
+      let notice = SettlingNotice(
+        redis: redis, namespace: settings[.redisNamespace], lease: settings[.lease],
+        sweepers: sweeping.loops.map(\.sweeper.name), clock: clock, logger: logger)
+      group.addTask { await notice.tell() }
       let fault = await postgresFault()
       if let fault { logger.error("PostgreSQL does not answer", metadata: ["error": "\(fault)"]) }
       let results = await sweeping.attendOnce(mode)

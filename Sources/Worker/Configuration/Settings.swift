@@ -23,6 +23,15 @@ package struct Settings: Sendable {
     self = try Self.load(environment: environment).settings
   }
 
+  /// The defaults of these rows; nil if one of them is required.
+  static func defaults(_ rows: [SettingRow]) -> Settings? {
+    do throws(ConfigurationFaults) {
+      return try load(environment: [:], rows: rows).settings
+    } catch {
+      return nil
+    }
+  }
+
   private init(values: [String: any Sendable]) {
     self.values = values
   }

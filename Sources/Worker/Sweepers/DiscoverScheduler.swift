@@ -5,16 +5,19 @@ import Reactor
 extension SweeperDeclaration {
   static let discoverScheduler = SweeperDeclaration(
     settings: [Setting.discoverInterval.row, Setting.discoverTargets.row, Setting.discoverPileUp.row],
-    sweeper: Sweeper.discoverScheduler)
+    sweeper: Sweeper.discoverScheduler,
+    absence: Absence(name: Sweeper.discoverSchedulerName, reason: "SB_DISCOVER_TARGETS_JSON has no target"))
 }
 
 extension Sweeper {
+  static let discoverSchedulerName = "discover-scheduler"
+
   /// Off (nil) where no target is configured.
   static func discoverScheduler(_ settings: Settings) -> Sweeper? {
     let targets = settings[.discoverTargets]
     guard !targets.targets.isEmpty else { return nil }
     return Sweeper(
-      name: "discover-scheduler",
+      name: discoverSchedulerName,
       summary: "Queues one discover job for each configured target.",
       interval: settings[.discoverInterval],
       work: .discovery(Discovery(targets: targets, pilesUp: settings[.discoverPileUp])),

@@ -6,6 +6,15 @@ struct SweeperDeclaration: Sendable {
   let settings: [SettingRow]
   /// Nil where the settings turn it off.
   let sweeper: @Sendable (Settings) -> Sweeper?
+  /// What is said where they do.
+  var absence: Absence?
+
+  struct Absence: Sendable {
+    /// The sweeper's name.
+    let name: String
+    /// Why it is off, by the name of the setting.
+    let reason: String
+  }
 }
 
 /// The sweepers of this worker.
@@ -20,6 +29,17 @@ package enum Sweepers {
 
   package static func all(_ settings: Settings) -> [Sweeper] {
     declarations.compactMap { $0.sweeper(settings) }
+  }
+
+  /// Those that the settings turn off.
+  static func absent(_ settings: Settings) -> [SweeperDeclaration.Absence] {
+    declarations.compactMap { $0.sweeper(settings) == nil ? $0.absence : nil }
+  }
+
+  /// The names of all sweepers, on or off.
+  static var names: [String] {
+    guard let settings = Settings.defaults(SettingRow.sweepers) else { return [] }
+    return declarations.compactMap { $0.sweeper(settings)?.name ?? $0.absence?.name }
   }
 }
 

@@ -20,6 +20,7 @@ import Testing
     let worker = try await once(stage)
     #expect(worker.ending == .exited(0))
     #expect(worker.output.contains("wraps-expired"))
+    #expect(!worker.log.contains { $0.message?.hasPrefix("waiting") == true })
     #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
     #expect(try stage.locks() == [])
     let history = try stage.redis.cli("LINDEX", "secrets-bridge:history:{\(WorkerStage.lockKey("wraps-expired"))}", "0")
@@ -80,7 +81,11 @@ import Testing
     let stage = try await WorkerStage.set()
     try await stage.addExpiredWrap()
     let begin = ContinuousClock.now
-    #expect(try await once(stage).ending == .exited(0))
+    let worker = try await once(stage)
+    #expect(worker.ending == .exited(0))
+    let line = try #require(worker.log.first, "it says at once what it waits for")
+    #expect(line.message?.hasPrefix("waiting before the first sweep") == true && line["wait"] == "3s", "\(line)")
+    #expect(line.fields?["sweepers"] as? [String] == WorkerStage.sweepers)
     #expect(begin.duration(to: .now) >= .milliseconds(2_900))
     #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
   }

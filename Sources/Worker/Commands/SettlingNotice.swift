@@ -1,0 +1,54 @@
+// Says what `run --once` waits for on a new Redis, where a lease passes before the first sweep. Invariant: it only
+// reads, and where it gets no answer it says nothing: the sweepers say what is wrong.
+
+import Coordination
+import Logging
+import Reactor
+
+/// Looks once for schedule records that Redis does not have yet.
+@EventLoop
+struct SettlingNotice {
+  /// How long Redis is waited for.
+  private static let limit = Duration.seconds(5)
+
+  let redis: any RedisScripts
+  let namespace: String
+  let lease: Duration
+  let sweepers: [String]
+  let clock: LoopClock
+  let logger: Logger
+
+  func tell() async {
+    let deadline = clock.now.advanced(by: Self.limit)
+    var settling: [Logger.MetadataValue] = []
+    var wait = Duration.zero
+    do {
+      try await redis.waitUntilReady(by: deadline)
+      let time = try await redis.command(["TIME"], isRepeatable: true, by: deadline).array ?? []
+      let now = (time.first?.integer ?? 0) * 1_000
+      for sweeper in sweepers {
+        let record = CoordinationScripts.keys(namespace: namespace, sweeper: sweeper).record
+        let answer = try await redis.command(
+          ["HMGET", record, "epoch", "not_before"], isRepeatable: true, by: deadline)
+        guard let left = left(of: answer.array ?? [], at: now) else { continue }
+        settling.append("\(sweeper)")
+        wait = max(wait, left)
+      }
+    } catch {
+      // Each sweeper asks for itself, and says what is wrong.
+      return
+    }
+    guard !settling.isEmpty else { return }
+    logger.info(
+      "waiting before the first sweep: Redis has no record of earlier runs, and one may still be active",
+      metadata: ["wait": "\(GoDuration.text(wholeSecondsOf: wait))", "sweepers": .array(settling)])
+  }
+
+  /// How long a sweeper is not run yet; nil if it may be.
+  private func left(of record: [RedisValue], at now: Int64) -> Duration? {
+    guard record.count == 2 else { return nil }
+    if record[0].isNull { return lease }
+    let left = Duration.milliseconds((record[1].integer ?? 0) - now)
+    return left > .zero ? min(left, lease) : nil
+  }
+}
