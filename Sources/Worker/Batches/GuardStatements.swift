@@ -69,7 +69,7 @@ package enum GuardStatements {
 
   /// A time-out that the session has, in ms; null where it has none. PostgreSQL shows it with a unit that an interval's
   /// input understands in any IntervalStyle.
-  private static func given(_ setting: String) -> String {
+  static func given(_ setting: String) -> String {
     let length = "(extract(epoch FROM current_setting('\(setting)')::interval) * 1000)::bigint"
     return "(CASE WHEN (\(length) > 0) THEN \(length) END)"
   }

@@ -251,7 +251,8 @@ package final class TableStatements {
     }
   }
 
-  private var isDue: String {
+  /// Whether a row is due, by the cutoff in the transaction's setting sb.cutoff.
+  var isDue: String {
     "(" + sweep.due.replacingFirst(":cutoff", with: GuardStatements.cutoff) + ")"
   }
 
@@ -272,7 +273,7 @@ package final class TableStatements {
   private static let beforeAll = "'\(Int64.min)'::bigint"
 
   /// A moment as µs since 1970.
-  private static func key(_ moment: String) -> String {
+  static func key(_ moment: String) -> String {
     "CASE WHEN (\(moment) = '-infinity'::timestamptz) THEN \(beforeAll)"
       + " ELSE \(GuardStatements.microseconds(moment)) END"
   }

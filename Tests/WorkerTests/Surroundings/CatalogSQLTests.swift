@@ -41,7 +41,7 @@ import Testing
       AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
       TableSurvey.statement("a", key: "b", event: .delete).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
-      SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers,
+      SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, DryRunSQL.limits,
     ]
     for sweeper in Sweepers.all(settings) {
       guard case .rows(let sweep) = sweeper.work else { continue }
@@ -52,6 +52,9 @@ import Testing
           table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
           table.dueAtAll,
         ]
+        let survey = TableSurvey(
+          table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 11)]))
+        if let survey { texts += [DryRunSQL(sweep, on: survey).count, DryRunSQL(sweep, on: survey).first] }
         guard sweep.index != nil else { continue }
         texts += [table.walk, table.walkSkippingLocked, table.gather, table.gatherSkippingLocked]
       }

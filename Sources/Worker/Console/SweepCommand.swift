@@ -1,0 +1,244 @@
+// The verb sweep: what a run of one sweeper would change. Invariants: it only reads, in read-only transactions with a
+// timeout, and takes no lock; a row is due by the sweeper's own condition, as in a batch.
+
+import Logging
+import Reactor
+
+extension CommandOption {
+  static let dryRun = CommandOption(name: "dry-run", help: "Show what a run would change, and change nothing.")
+}
+
+extension Verb {
+  static let sweep = Verb(
+    name: "sweep",
+    help: """
+      With --dry-run: show how many rows a run of the sweeper would change, the oldest and the newest of them, and the \
+      ids of the first. Takes no lock and needs no Redis. `run --once` is what sweeps.
+      """,
+    operands: Operands(name: "SWEEPER", count: 1...1, words: { Sweepers.names }),
+    options: [.dryRun, .json],
+    statuses: [
+      ExitStatus(0, "The rows were counted."),
+      ExitStatus(1, "PostgreSQL did not answer, the table cannot be swept, or the sweeper is off."),
+    ],
+    fault: { $0.has(.dryRun) ? nil : "sweep needs --dry-run" },
+    perform: { arguments, context in
+      let rows = [Setting.databaseURL.row, Setting.logLevel.row] + SettingRow.sweepers
+      guard let settings = context.settings(rows, isAlone: true) else { return ConfigurationFaults.exitStatus }
+      let logger = context.logger(settings)
+      let name = arguments.operands[0]
+      if let absence = Sweepers.absent(settings).first(where: { $0.name == name }) {
+        logger.error("the sweeper is off", metadata: ["task": "\(name)", "error": "\(absence.reason)"])
+        return 1
+      }
+      guard let sweeper = Sweepers.all(settings).first(where: { $0.name == name }) else { return 1 }
+      return EventLoop.run {
+        let run = DryRun(sweeper: sweeper, allowsRowSecurity: settings[.allowRowSecurity], clock: context.clock)
+        do {
+          let found = try await run.found(through: settings[.databaseURL])
+          return context.show(found.text(as: arguments.has(.json) ? .json : .text))
+        } catch {
+          logger.error("the dry run failed", metadata: ["task": "\(name)", "error": "\(RunFailure(error).reason)"])
+          return 1
+        }
+      }
+    })
+}
+
+/// Looks for what a run would change.
+@EventLoop
+struct DryRun {
+  /// How long it may take in all: connecting, and the statements.
+  static let limit = Duration.seconds(45)
+  private static let statementMilliseconds = 30_000
+  /// How many rows are named.
+  static let idLimit = 20
+
+  let sweeper: Sweeper
+  let allowsRowSecurity: Bool
+  let clock: LoopClock
+
+  /// - Throws: `PostgresError`, or `SweepRefusal` if a run would be refused.
+  func found(through configuration: PostgresConfiguration) async throws -> DryRunResult {
+    let deadline = clock.now.advanced(by: Self.limit)
+    let connection = try await PostgresConnection.connect(configuration, by: deadline, on: clock)
+    defer { connection.close() }
+    let session = ReadOnlySession(connection: connection, deadline: deadline)
+    let needs = SweepNeeds(sweeper.work)
+    guard let survey = try await session.survey(needs) else { throw SweepRefusal.noTable(needs.table) }
+    if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+    var result = DryRunResult(
+      sweeper: sweeper.name, summary: sweeper.summary, table: survey.displayName, key: needs.key,
+      change: sweeper.work.verb)
+    switch sweeper.work {
+    case .discovery(let discovery): result.targets = discovery.targets.targets.map(\.name)
+    case .rows(let sweep): try await look(sweep, survey, session, &result)
+    }
+    return result
+  }
+
+  private func look(
+    _ sweep: RowSweep, _ survey: TableSurvey, _ session: ReadOnlySession, _ result: inout DryRunResult
+  ) async throws {
+    let sql = DryRunSQL(sweep, on: survey)
+    func limits(cutoff: String?) -> [PostgresStatement] {
+      [
+        PostgresStatement(
+          DryRunSQL.limits, ["\(Self.statementMilliseconds)", cutoff, "\(sweep.age.nanoseconds / 1_000)"])
+      ]
+    }
+    let counted = try await session.query(
+      PostgresStatement(sql.count, ["\(survey.identifier)"]), after: limits(cutoff: nil), isLimited: false)
+    result.due = counted.number(0)
+    result.oldest = counted.moment(row: 0, 1)
+    result.newest = counted.moment(row: 0, 2)
+    result.cutoff = counted.moment(row: 0, 3)
+    let estimate = counted.number(4)
+    result.estimatedRows = estimate >= 0 ? estimate : nil
+    do {
+      let rows = try await session.query(
+        PostgresStatement(sql.first), after: limits(cutoff: counted[row: 0, column: 3]), isLimited: false)
+      for row in 0..<rows.rowCount {
+        result.rows.append((rows[row: row, column: 0] ?? "", rows.moment(row: row, 1)))
+      }
+    } catch let error as PostgresError where error.sqlState == "42501" && !error.isRaised {
+      // A sweep needs no ids.
+      result.hidesIDs = true
+    }
+  }
+}
+
+/// The questions of a dry run.
+@EventLoop
+struct DryRunSQL {
+  /// Parameters: the longest time that a statement may take in ms, the cutoff in µs or null, the age in µs. The
+  /// operator's own timeouts hold where they are shorter.
+  static let limits = CatalogSQL.qualified(
+    """
+    VALUES (
+      set_config('lock_timeout',
+        least(\(GuardStatements.lockTimeoutMilliseconds), \(GuardStatements.given("lock_timeout")))::text, true),
+      set_config('statement_timeout', least($1::bigint, \(GuardStatements.given("statement_timeout")))::text, true),
+      set_config('sb.cutoff', coalesce($2::bigint, (\(GuardStatements.nowMicroseconds) - $3::bigint))::text, true))
+    """)
+
+  /// Parameter: the table's identifier. Answers how many rows are due, the lowest and the highest key and the cutoff in
+  /// µs since 1970, and about how many rows there are (-1: not known).
+  let count: String
+  /// Answers id and key of the rows that have been due for longest.
+  let first: String
+
+  init(_ sweep: RowSweep, on survey: TableSurvey) {
+    let statements = TableStatements(sweep: sweep, table: survey.quotedName, countsDue: false)
+    count = CatalogSQL.qualified(
+      """
+      SELECT count(*), \(TableStatements.key("min(\(sweep.key))")), \(TableStatements.key("max(\(sweep.key))")),
+             current_setting('sb.cutoff')::bigint,
+             (SELECT class.reltuples::bigint FROM "pg_catalog"."pg_class" AS class WHERE (class.oid = $1::oid))
+        FROM \(survey.quotedName) AS target WHERE \(statements.isDue)
+      """)
+    first = CatalogSQL.qualified(
+      """
+      SELECT target.id::text, \(TableStatements.key("target.\(sweep.key)"))
+        FROM \(survey.quotedName) AS target WHERE \(statements.isDue)
+       ORDER BY target.\(sweep.key), target.id LIMIT \(DryRun.idLimit)
+      """)
+  }
+}
+
+/// What a run would change.
+struct DryRunResult: Sendable {
+  let sweeper: String
+  let summary: String
+  let table: String
+  let key: String
+  /// What becomes of a row: DELETE, UPDATE or INSERT.
+  let change: String
+  var cutoff: String?
+  var due = 0
+  /// By the server's statistics.
+  var estimatedRows: Int?
+  var oldest: String?
+  var newest: String?
+  /// The ids of the rows that have been due for longest, and since when.
+  var rows: [(id: String, key: String?)] = []
+  /// Whether the role may not read ids.
+  var hidesIDs = false
+  /// For discovery: whose jobs a run enqueues, unless an identical one is queued.
+  var targets: [String]?
+
+  func text(as format: ReportTable.Format) -> String {
+    format == .json ? json : lines
+  }
+
+  private var lines: String {
+    var text = "\(sweeper): \(summary)\nNothing was changed. A run would \(phrase) \(table).\n\n"
+    if let targets {
+      var table = ReportTable(["target", "job"])
+      for target in targets {
+        table.rows.append([.text(target), .text("one a slot, unless an identical one is queued")])
+      }
+      return text + table.text(as: .text)
+    }
+    var facts = ReportTable(["cutoff", "due", "rows", "oldest", "newest"])
+    facts.rows = [
+      [.init(cutoff), .number(due), .init(estimatedRows.map { "about \($0)" }), .init(oldest), .init(newest)]
+    ]
+    text += facts.text(as: .text)
+    if hidesIDs { return text + "\nThe role may not read ids: GRANT SELECT (\"id\") shows them.\n" }
+    return rows.isEmpty ? text : text + "\n" + firstRows.text(as: .text)
+  }
+
+  private var phrase: String {
+    switch change {
+    case "DELETE": "delete these rows of"
+    case "INSERT": "insert these jobs into"
+    default: "update these rows of"
+    }
+  }
+
+  private var firstRows: ReportTable {
+    var table = ReportTable(["id", key])
+    for row in rows { table.rows.append([.text(row.id), .init(row.key)]) }
+    return table
+  }
+
+  private var json: String {
+    var facts = ReportTable(
+      ["sweeper", "table", "change", "cutoff", "due", "estimated_rows", "oldest", "newest", "targets"])
+    facts.rows = [
+      [
+        .text(sweeper), .text(table), .text(change), .init(cutoff), .number(due),
+        estimatedRows.map { .number($0) } ?? .missing, .init(oldest), .init(newest),
+        targets.map { .list($0) } ?? .missing,
+      ]
+    ]
+    var json = JSONWriter()
+    json.beginObject()
+    json.key("summary")
+    facts.write(to: &json)
+    json.key("first")
+    firstRows.write(to: &json)
+    json.endObject()
+    return String(decoding: json.bytes, as: UTF8.self) + "\n"
+  }
+}
+
+extension Sweeper.Work {
+  fileprivate var verb: String {
+    switch self {
+    case .rows(let sweep): sweep.deletes ? "DELETE" : "UPDATE"
+    case .discovery: "INSERT"
+    }
+  }
+}
+
+extension PostgresResult {
+  /// A moment that the server gave in µs since 1970, as text in UTC; nil if there is none.
+  fileprivate func moment(row: Int, _ column: Int) -> String? {
+    guard let microseconds = self[row: row, column: column].flatMap({ Int64($0) }) else { return nil }
+    // Infinities and the years that RFC 3339 cannot write.
+    guard (-62_135_596_800_000_000...253_402_300_799_000_000).contains(microseconds) else { return "infinite" }
+    return WallClockTime(microsecondsSince1970: microseconds).rfc3339Seconds
+  }
+}
