@@ -6,26 +6,31 @@ import Reactor
 
 /// The surroundings of a command.
 struct CommandContext: Sendable {
-  let environment: [String: String]
+  /// Reads the environment. It is read when it is needed, so that no copy of its secrets stays in memory.
+  let readEnvironment: @Sendable () -> [String: String]
   let clock: LoopClock
   /// Where log lines go.
   let log: LogOutput
   /// Whether standard output is a terminal.
   let isTerminal: Bool
 
+  var environment: [String: String] { readEnvironment() }
+
   /// Whether output may be coloured: on a terminal that knows colours, and unless NO_COLOR is set
   /// (https://no-color.org).
   var isColoured: Bool {
-    isTerminal && environment["TERM"] != "dumb" && environment["NO_COLOR"]?.isEmpty ?? true
+    guard isTerminal else { return false }
+    let environment = environment
+    return environment["TERM"] != "dumb" && environment["NO_COLOR"]?.isEmpty ?? true
   }
 
   /// The settings of these rows; nil if they have faults, each of which is logged.
   ///
   /// - Parameter isAlone: whether all other variables are left out of account, which belong to other rows then.
   func settings(_ rows: [SettingRow] = SettingRow.all, isAlone: Bool = false) -> Settings? {
+    let all = environment
     let environment =
-      isAlone
-      ? environment.filter { name, _ in rows.contains { $0.name == name || $0.fileVariable == name } } : environment
+      isAlone ? all.filter { name, _ in rows.contains { $0.name == name || $0.fileVariable == name } } : all
     return Boot.settings(environment: environment, rows: rows, output: log)
   }
 

@@ -11,7 +11,7 @@ package enum Program {
     // The clock of the process, which is passed to everything below.
     let clock = EventLoop.clock
     let context = CommandContext(
-      environment: HostProcess.environment, clock: clock, log: LogOutput.standardError(clock),
+      readEnvironment: { HostProcess.environment }, clock: clock, log: LogOutput.standardError(clock),
       isTerminal: StandardStream.output.isTerminal)
     switch Invocation.parse(arguments) {
     case .run(let verb, let arguments): return verb.perform(arguments, context)

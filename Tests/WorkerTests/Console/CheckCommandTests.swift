@@ -22,7 +22,7 @@ import Testing
     return try await onLoop {
       await DeploymentCheck(
         context: CommandContext(
-          environment: environment, clock: .system, log: LogOutput.standardError(.system), isTerminal: false),
+          readEnvironment: { environment }, clock: .system, log: LogOutput.standardError(.system), isTerminal: false),
         sends: sends
       ).report()
     }

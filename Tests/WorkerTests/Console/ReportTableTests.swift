@@ -43,7 +43,7 @@ import Testing
   @Test func colourIsForTerminalsWithoutNoColor() {
     func isColoured(_ environment: [String: String], isTerminal: Bool = true) -> Bool {
       CommandContext(
-        environment: environment, clock: LoopClock.virtual(),
+        readEnvironment: { environment }, clock: LoopClock.virtual(),
         log: LogOutput.standardError(LoopClock.virtual()), isTerminal: isTerminal
       ).isColoured
     }

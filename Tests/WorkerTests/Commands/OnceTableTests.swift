@@ -1,0 +1,35 @@
+// What `run --once` prints of its results.
+
+import Foundation
+import Testing
+
+@testable import Worker
+
+@Suite struct OnceTableTests {
+  private static let rows = [
+    OnceTable.Row(sweeper: "wraps-expired", result: .ran(SweepCount(changed: 1_200, skipped: 3))),
+    OnceTable.Row(sweeper: "secrets-stale", result: .notRun),
+    OnceTable.Row(sweeper: "agents-stale", result: .failed("Redis: timed out", SweepCount(changed: 2))),
+    OnceTable.Row(sweeper: "jobs-recovery", result: .drained()),
+  ]
+
+  @Test func theTableHasARowForEachSweeper() {
+    #expect(
+      OnceTable.text(Self.rows) == """
+        sweeper        found  changed  skipped  outcome
+        wraps-expired   1203     1200        3  success
+        secrets-stale      -        -        -  not due, paused, or another replica's
+        agents-stale       -        2        -  failure: Redis: timed out
+        jobs-recovery      -        -        -  drained: a signal ended it
+
+        """)
+  }
+
+  @Test func inJSONTheReasonIsAFieldOfItsOwn() throws {
+    let text = OnceTable.text(Self.rows, as: .json)
+    let rows = try #require(JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]])
+    #expect(rows.map { $0["outcome"] as? String }.suffix(2) == ["failure", "drained"])
+    #expect(rows[2]["reason"] as? String == "Redis: timed out" && rows[0]["reason"] is NSNull)
+    #expect(rows[0]["found"] as? Int == 1_203 && rows[2]["found"] is NSNull)
+  }
+}
