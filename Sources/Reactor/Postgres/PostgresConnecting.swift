@@ -9,13 +9,16 @@ extension PostgresConnection {
   /// Every address of every host is tried until one takes it, each with a share of the time that is left. An error that
   /// another address would give as well (a wrong password) ends it, as in libpq.
   ///
-  /// - Parameter clock: what `deadline` and all of the connection's own limits are measured on.
+  /// - Parameters:
+  ///   - clock: what `deadline` and all of the connection's own limits are measured on.
+  ///   - mustBeWritable: whether a server that cannot be written to is as good as one that is away.
   /// - Throws: `PostgresError`, or `CancellationError` as soon as the task is cancelled.
   public static func connect(
-    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock,
+    mustBeWritable: Bool = false
   ) async throws -> PostgresConnection {
     try await connect(
-      configuration, by: deadline, on: clock, opening: .greeting, mustBeWritable: false,
+      configuration, by: deadline, on: clock, opening: .greeting, mustBeWritable: mustBeWritable,
       canceller: PostgresCanceller(clock: clock))
   }
 

@@ -77,6 +77,8 @@ final class RedisConnection {
   private var context: UnsafeMutablePointer<redisAsyncContext>?
   /// Of TLS; the context frees it with itself.
   private var session: OpaquePointer?
+  /// The session of a connection that is open; hiredis frees it with the connection.
+  var tlsSession: OpaquePointer? { endReason == nil ? session : nil }
   private var events: RedisEvents?
   private var handshake: RedisHandshake
   private var isReady = false

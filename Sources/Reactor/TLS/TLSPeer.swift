@@ -60,6 +60,13 @@ extension PostgresConnection {
   public var isPooled: Bool { isGreeted && identity == nil }
 }
 
+extension RedisClient {
+  /// The server's side of TLS; nil without TLS or without a connection.
+  public func tlsPeer(at now: WallClockTime) -> TLSPeer? {
+    connection?.tlsSession.flatMap { TLSPeer($0, host: configuration.host, at: now) }
+  }
+}
+
 extension PostgresConfiguration {
   /// The names or addresses that are resolved and tried, in order, with their ports; no sockets' directories.
   public var endpoints: [(host: String, port: String)] {

@@ -6,8 +6,6 @@ import Reactor
 /// A check of PostgreSQL and of the sweepers' tables.
 @EventLoop
 final class PostgresCheck {
-  /// Certificates that expire sooner are a warning.
-  nonisolated static let expiryDays = 14
   /// The oldest version that the worker is made for.
   private static let oldestVersion = 130_000
   /// With a shorter statement_timeout, a look at a large table may be cancelled.
@@ -37,7 +35,7 @@ final class PostgresCheck {
   func run() async {
     await resolveNames()
     do {
-      let connection = try await PostgresConnection.connect(configuration, by: deadline, on: clock)
+      let connection = try await connect()
       defer { connection.close() }
       findings.append(.ok("connected to \(configuration.redactedURL)"))
       checkTLS(connection)
@@ -47,6 +45,15 @@ final class PostgresCheck {
       let reason = (error as? PostgresError)?.publicReason ?? "cancelled"
       findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: reason))"))
       if tables.count < sweepers.count { findings.append(.fault("the sweepers' tables were not checked")) }
+    }
+  }
+
+  /// Of several hosts, the one that the worker would use; else one that cannot be written to, to be looked at.
+  private func connect() async throws -> PostgresConnection {
+    do {
+      return try await PostgresConnection.connect(configuration, by: deadline, on: clock, mustBeWritable: true)
+    } catch let error as PostgresError where error.isReadOnly {
+      return try await PostgresConnection.connect(configuration, by: deadline, on: clock)
     }
   }
 
@@ -64,15 +71,7 @@ final class PostgresCheck {
       findings.append(isLocal ? .ok("\(text), and stays on this host") : .warning("\(text): set sslmode=verify-full"))
       return
     }
-    let name = peer.commonName.map { "certificate of \($0)" } ?? "certificate without a name"
-    let text = "\(peer.protocolVersion), \(name)"
-    if peer.daysToExpiry < 0 {
-      findings.append(.fault("\(text): it expired \(-peer.daysToExpiry) days ago: renew it"))
-    } else if peer.daysToExpiry < Self.expiryDays {
-      findings.append(.warning("\(text): it expires in \(peer.daysToExpiry) days: renew it"))
-    } else {
-      findings.append(.ok("\(text), valid for \(peer.daysToExpiry) days"))
-    }
+    findings += CertificateCheck.findings(of: peer)
     if !peer.bearsName {
       findings.append(
         .warning("the certificate is not for the host in DATABASE_URL: sslmode=verify-full would refuse it"))
@@ -220,15 +219,5 @@ enum NameCheck {
       let reason = (error as? NameResolutionError)?.publicReason ?? "cancelled"
       return (.fault("\(host): \(reason): check the name and this host's DNS"), false)
     }
-  }
-}
-
-/// What to do about a certificate that was refused.
-enum CertificateHint {
-  static func added(to reason: String) -> String {
-    guard reason.hasPrefix("certificate refused") else { return reason }
-    if reason.hasSuffix("expired") { return reason + ": renew the server's certificate" }
-    if reason.hasSuffix("mismatch") { return reason + ": use a host name in the URL that the certificate bears" }
-    return reason + ": check the server's certificate chain and the trusted authorities"
   }
 }

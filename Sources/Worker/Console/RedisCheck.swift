@@ -51,8 +51,8 @@ final class RedisCheck {
   private func look() async {
     do {
       try await connect()
-      findings.append(
-        .ok("connected to \(configuration.redactedURL)\(configuration.usesTLS ? ", certificate verified" : "")"))
+      findings.append(.ok("connected to \(configuration.redactedURL)"))
+      if let peer = client.tlsPeer(at: clock.wallTime) { findings += CertificateCheck.findings(of: peer) }
     } catch {
       let reason = (error as? RedisError)?.publicReason ?? "cancelled"
       findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: reason))"))

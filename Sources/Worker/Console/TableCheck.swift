@@ -7,6 +7,8 @@ import Reactor
 struct TableCheck: Sendable {
   /// A table of more pages is read as a whole in more than a few milliseconds.
   private static let largeTable = 1_000
+  /// A transaction that has written to the table is told of after so many seconds.
+  private static let longTransaction = 30
 
   let needs: SweepNeeds
   let role: String
@@ -23,10 +25,30 @@ struct TableCheck: Sendable {
       findings += privileges(
         on: survey, try await session.query(TableSQL.privileges(needs.needs, on: survey)))
       findings += triggers(on: survey, try await session.query(TableSQL.triggers(on: survey, needs.event)))
+      findings += try await holders(in: session)
       return findings
     } catch let error as PostgresError where error.sqlState != nil {
       if case .connectionLost = error { throw error }
-      return [.fault("\(needs.table): \(error.publicReason)")]
+      return [.fault("\(needs.table): \(error.publicReason)")] + (try await holders(in: session))
+    }
+  }
+
+  /// Sessions whose locks keep a sweep from the table or from rows of it.
+  @EventLoop
+  private func holders(in session: ReadOnlySession) async throws -> [CheckFinding] {
+    let answer = try await session.query(PostgresStatement(TableSQL.holders, [needs.table, "\(Self.longTransaction)"]))
+    return (0..<answer.rowCount).map { row in
+      let process = answer[row: row, column: 0] ?? "?"
+      let user = answer[row: row, column: 1] ?? "?"
+      let mode = answer[row: row, column: 2] ?? "?"
+      let holder = "session \(process) of user \(user) holds \(mode) on \(needs.table)"
+      guard let state = answer[row: row, column: 3], let seconds = answer[row: row, column: 4] else {
+        return .warning(
+          "\(holder); the role may not see what it does", run: "GRANT pg_read_all_stats TO \(SQLName.quoted(role));")
+      }
+      return .warning(
+        "\(holder), is \(state), and its transaction began \(seconds) s ago: rows that it holds are not swept",
+        run: "SELECT pg_terminate_backend(\(process));")
     }
   }
 
@@ -120,7 +142,9 @@ struct TableCheck: Sendable {
     for row in 0..<answer.rowCount {
       let name = answer[row: row, column: 0] ?? ""
       let isBefore = answer[row: row, column: 1] == "t"
-      if answer[row: row, column: 2] == "t" {
+      if answer[row: row, column: 3] == "t" {
+        findings.append(.warning("rule \(name) on \(survey.displayName) may rewrite a sweep's statements"))
+      } else if answer[row: row, column: 2] == "t" {
         findings.append(.ok("trigger \(name) sets updated_at"))
       } else {
         findings.append(
@@ -170,7 +194,7 @@ enum TableSQL {
     """)
 
   /// Answers, for each trigger that the event fires, its name, whether it runs before the change, and whether all that
-  /// it does is to set updated_at.
+  /// it does is to set updated_at; and, for each rule, its name and true in the last column.
   static func triggers(on survey: TableSurvey, _ event: TableSurvey.Event) -> PostgresStatement {
     PostgresStatement(triggers, ["\(survey.identifier)", "\(event.rawValue)"])
   }
@@ -179,11 +203,33 @@ enum TableSQL {
     """
     SELECT trigger.tgname, ((trigger.tgtype & 2) <> 0),
            (((trigger.tgtype & 3) = 3) AND (strpos(function.prosrc, 'updated_at') > 0)
-             AND (length(function.prosrc) < 200))
+             AND (length(function.prosrc) < 200)), false
       FROM "pg_catalog"."pg_trigger" AS trigger
       JOIN "pg_catalog"."pg_proc" AS function ON (function.oid = trigger.tgfoid)
      WHERE (trigger.tgrelid = $1::oid) AND NOT trigger.tgisinternal AND (trigger.tgenabled <> 'D')
        AND ((trigger.tgtype & $2::int) <> 0)
-     ORDER BY trigger.tgname
+     UNION ALL
+    SELECT rule.rulename, false, false, true FROM "pg_catalog"."pg_rewrite" AS rule
+     WHERE (rule.ev_class = $1::oid) AND (rule.ev_enabled <> 'D')
+     ORDER BY 1
+    """)
+
+  /// Parameters: a table's name, and the age in s from which a transaction that may hold rows is told of. Answers pid,
+  /// user, lock mode, state and age in s of sessions that hold locks on it: of those that lock the table as a whole
+  /// whatever their age. State and age are null where the role may not see them.
+  static let holders = CatalogSQL.qualified(
+    """
+    SELECT lock.pid, activity.usename, min(lock.mode), min(activity.state),
+           min((extract(epoch FROM (clock_timestamp() - activity.xact_start)))::bigint)
+      FROM "pg_catalog"."pg_locks" AS lock
+      JOIN "pg_catalog"."pg_class" AS class ON (class.oid = lock.relation) AND (class.relname = $1::name)
+      JOIN "pg_catalog"."pg_database" AS base ON (base.oid = lock.database) AND (base.datname = current_database())
+      LEFT JOIN "pg_catalog"."pg_stat_activity" AS activity ON (activity.pid = lock.pid)
+     WHERE (lock.locktype = 'relation') AND lock.granted AND (lock.pid <> pg_backend_pid())
+       AND ((lock.mode = ANY ('{ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[]))
+         OR ((lock.mode = ANY ('{RowShareLock,RowExclusiveLock}'::text[]))
+           AND ((clock_timestamp() - activity.xact_start) >= ($2::int * '1 second'::interval))))
+     GROUP BY lock.pid, activity.usename
+     ORDER BY lock.pid LIMIT 5
     """)
 }

@@ -80,6 +80,9 @@ struct RedisCertificateTests {
         try await withRedis("rediss://localhost:\(port)") { redis in
           if reason.isEmpty {
             #expect(try await redis.command(["PING"], by: shortly()) == .status("PONG"))
+            let peer = redis.tlsPeer(at: LoopClock.system.wallTime)
+            #expect(
+              peer?.bearsName == true && peer?.isVerified == true && peer?.protocolVersion.hasPrefix("TLSv1") == true)
             let value = String(repeating: "0123456789", count: 100_000)
             try await redis.command(["SET", "large", value], by: shortly())
             #expect(try await redis.command(["GET", "large"], by: shortly()).text == value)

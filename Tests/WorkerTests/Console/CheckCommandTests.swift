@@ -117,6 +117,40 @@ import Testing
       .warning, "trigger keeper on public.secret_wraps runs before each change", in: try await check(plane.url))
   }
 
+  @Test func aRuleIsNamed() async throws {
+    let plane = try await limited()
+    try await plane.sql("CREATE RULE keeper AS ON DELETE TO secret_wraps DO ALSO NOTHING")
+    expectOnly(.warning, "rule keeper on public.secret_wraps may rewrite", in: try await check(plane.url))
+  }
+
+  @Test func aSessionThatLocksATableIsNamedAndTheOtherTablesAreChecked() async throws {
+    let plane = try await limited()
+    let holder = Task.detached { try await plane.owner("BEGIN; LOCK TABLE agents; SELECT pg_sleep(60)") }
+    defer { holder.cancel() }
+    try await onLoop {
+      try await eventually("the table is locked") {
+        try plane.holderOfAgents() != nil
+      }
+    }
+    let process = try #require(try plane.holderOfAgents())
+    let blind = try await check(plane.url)
+    #expect(
+      found(.warning, in: blind) == [
+        "session \(process) of user postgres holds AccessExclusiveLock on agents; the role may not see what it does "
+          + "RUN GRANT pg_read_all_stats TO \"\(plane.user)\";"
+      ])
+    #expect(found(.fault, in: blind).count == 1 && found(.fault, in: blind)[0].hasPrefix("agents: "))
+    try await plane.sql("GRANT pg_read_all_stats TO \(plane.user)")
+    let report = try await check(plane.url)
+    let warning = try #require(found(.warning, in: report).first)
+    #expect(warning.contains("holds AccessExclusiveLock on agents, is active, and its transaction began"))
+    #expect(warning.hasSuffix("RUN SELECT pg_terminate_backend(\(process));"))
+    #expect(report.sections.first { $0.name == "secrets-stale" }?.findings.allSatisfy { $0.verdict == .ok } == true)
+    try await plane.sql("SELECT pg_terminate_backend(\(process))")
+    await #expect(throws: (any Error).self) { try await holder.value }
+    #expect(try await check(plane.url).exitStatus == 0)
+  }
+
   @Test func aLargeTableWithoutItsIndexIsAWarning() async throws {
     let plane = try await limited()
     try await plane.sql(
@@ -154,11 +188,17 @@ import Testing
     await pooler.stop()
   }
 
-  @Test func aStandbyIsAFault() async throws {
+  @Test func aStandbyIsAFaultUnlessAnotherHostIsThePrimary() async throws {
     let server = try await PrivatePostgres.start()
     _ = try await server.psql(try ControlPlane.schema(), database: "postgres")
     try await server.demote()
     expectOnly(.fault, "the server is a standby", in: try await check(server.url()))
+    let primary = try await PrivatePostgres.start()
+    _ = try await primary.psql(try ControlPlane.schema(), database: "postgres")
+    let both = "postgresql://postgres@127.0.0.1:\(server.port),127.0.0.1:\(primary.port)/postgres"
+    let report = try await check(both)
+    #expect(report.exitStatus == 0, "\(report.text(as: .text, isColoured: false))")
+    await primary.stop()
     await server.stop()
   }
 
@@ -309,5 +349,24 @@ import Testing
         "SELECT (status, last_seen_at), UPDATE (status)",
         "SELECT (status, claim_expires_at), UPDATE (status, claimed_by, claim_expires_at)",
       ])
+  }
+}
+
+extension ControlPlane {
+  /// Runs SQL as the superuser, on a session of its own, and waits for its end.
+  fileprivate func owner(_ text: String) async throws {
+    try await PrivatePostgres.shared.psql(text, database: name)
+  }
+
+  /// The session that has locked the agents of this database; nil if there is none.
+  fileprivate func holderOfAgents() throws -> String? {
+    let text = try sqlAtOnce(
+      """
+      SELECT pid FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation
+       WHERE c.relname = 'agents' AND l.mode = 'AccessExclusiveLock' AND l.granted
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      """
+    ).trimmingCharacters(in: .whitespacesAndNewlines)
+    return text.isEmpty ? nil : text
   }
 }

@@ -30,6 +30,7 @@ import Testing
       Set(try await bash([""]))
         == Set(Verb.all.map(\.name) + (Verb.run.options + CommandOption.general).map { "--" + $0.name }))
     #expect(try await bash(["run", "--t"]) == ["--table"])
+    #expect(try await bash(["sweep", "--dry-run", "a"]) == ["agents-stale"])
     #expect(try await bash(["probe", ""]) == ["--help", "healthz", "readyz"])
     #expect(try await bash(["--once", "completion", "z"]) == ["zsh"])
     #expect(try await bash(["config", "DATABASE_C"]) == ["DATABASE_CONNECT_TIMEOUT", "DATABASE_CONN_LIFETIME"])

@@ -41,7 +41,8 @@ import Testing
       AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
       TableSurvey.statement("a", key: "b", event: .delete).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
-      SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, DryRunSQL.limits,
+      SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
+      DryRunSQL.limits,
     ]
     for sweeper in Sweepers.all(settings) {
       guard case .rows(let sweep) = sweeper.work else { continue }

@@ -1,0 +1,27 @@
+// What check says of a server's certificate: of one that was accepted, and of one that was refused. Pure.
+
+import Reactor
+
+/// A certificate that was accepted, or not verified.
+enum CertificateCheck {
+  /// One that expires sooner is a warning.
+  private static let expiryDays = 14
+
+  static func findings(of peer: TLSPeer) -> [CheckFinding] {
+    let text =
+      "\(peer.protocolVersion), \(peer.commonName.map { "certificate of \($0)" } ?? "certificate without a name")"
+    if peer.daysToExpiry < 0 { return [.fault("\(text): it expired \(-peer.daysToExpiry) days ago: renew it")] }
+    if peer.daysToExpiry >= expiryDays { return [.ok("\(text), valid for \(peer.daysToExpiry) days")] }
+    return [.warning("\(text): it expires in \(peer.daysToExpiry) days: renew it")]
+  }
+}
+
+/// What to do about a certificate that was refused.
+enum CertificateHint {
+  static func added(to reason: String) -> String {
+    guard reason.hasPrefix("certificate refused") else { return reason }
+    if reason.hasSuffix("expired") { return reason + ": renew the server's certificate" }
+    if reason.hasSuffix("mismatch") { return reason + ": use a host name in the URL that the certificate bears" }
+    return reason + ": check the server's certificate chain and the trusted authorities"
+  }
+}
