@@ -13,7 +13,7 @@ enum HelpText {
 
       Usage: \(Version.program) [command] [options]
 
-      Commands; `\(Version.program) COMMAND --help` shows one with its exit statuses:
+      Commands (`COMMAND --help` also lists the exit statuses):
 
       """
     for verb in verbs {

@@ -67,6 +67,8 @@ struct Verb: Sendable {
   var options: [CommandOption] = []
   /// Its own exit statuses; those of every command are added.
   let statuses: [ExitStatus]
+  /// Whether an invalid configuration ends it.
+  var needsValidSettings = true
   /// What is wrong with arguments that are valid one by one; nil if nothing is.
   var fault: @Sendable (CommandArguments) -> String? = { _ in nil }
   /// Runs it, and returns the process's exit status.
@@ -77,7 +79,7 @@ struct Verb: Sendable {
 
   /// All exit statuses, in order.
   var allStatuses: [ExitStatus] {
-    let own = statuses.map(\.status)
+    let own = statuses.map(\.status) + (needsValidSettings ? [] : [ConfigurationFaults.exitStatus])
     return (statuses + ExitStatus.general.filter { !own.contains($0.status) }).sorted { $0.status < $1.status }
   }
 }

@@ -13,8 +13,9 @@ extension Verb {
   static let check = Verb(
     name: "check",
     help: """
-      Check before a deployment, as its role and from its host: settings, names, TLS, versions, tables and privileges, \
-      triggers, Redis's ACL and memory, clocks. Prints a line for each, with the GRANT or ACL to run. Changes nothing.
+      Check whether the worker could do its work with these settings from this host: settings, names, TLS, versions, \
+      tables, privileges, triggers, locks, Redis's ACL and memory, clocks. Prints a line for each, with the GRANT or \
+      ACL to run. Changes nothing.
       """,
     options: [.send, .json],
     statuses: [
@@ -22,6 +23,7 @@ extension Verb {
       ExitStatus(CheckReport.faultStatus, "There are faults: the worker could not do all of its work."),
       ExitStatus(CheckReport.warningStatus, "There are only warnings."),
     ],
+    needsValidSettings: false,
     perform: { arguments, context in
       EventLoop.run {
         let report = await DeploymentCheck(context: context, sends: arguments.has(.send)).report()
@@ -35,8 +37,10 @@ extension Verb {
 /// A check of all parts.
 @EventLoop
 struct DeploymentCheck {
-  /// How long each part may take.
-  nonisolated static let partLimit = Duration.seconds(10)
+  /// How long each part may take in all. Servers that answer are a second away at most, and are asked some 30 times.
+  nonisolated static let partLimit = Duration.seconds(60)
+  /// How long one name, and one question to a server, may take.
+  nonisolated static let questionLimit = Duration.seconds(5)
   /// Clocks that differ by more are a warning: log lines of two hosts could not be put in order.
   private static let clockLimit = Duration.seconds(2)
 
@@ -86,11 +90,13 @@ struct DeploymentCheck {
   // MARK: The parts
 
   private func checkPostgres() async -> ([CheckFinding], [CheckSection], ServerClock?) {
-    guard let url = settings([Setting.databaseURL.row]), let settings = settings(SettingRow.sweepers) else {
+    guard let url = settings([Setting.databaseURL.row, Setting.databaseConnectTimeout.row]),
+      let settings = settings(SettingRow.sweepers)
+    else {
       return ([.fault("not checked: DATABASE_URL is missing or invalid")], [], nil)
     }
     let check = PostgresCheck(
-      configuration: url[.databaseURL], sweepers: Sweepers.all(settings),
+      configuration: url[.databaseURL], connectTimeout: url[.databaseConnectTimeout], sweepers: Sweepers.all(settings),
       allowsRowSecurity: settings[.allowRowSecurity], clock: context.clock,
       deadline: context.clock.now.advanced(by: Self.partLimit))
     await check.run()

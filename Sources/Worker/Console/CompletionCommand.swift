@@ -10,6 +10,7 @@ extension Verb {
       """,
     operands: Operands(name: "bash|zsh", count: 1...1, words: { ["bash", "zsh"] }),
     statuses: [ExitStatus(0, "The script was printed.")],
+    needsValidSettings: false,
     perform: { arguments, context in
       context.show(arguments.operands[0] == "zsh" ? Completion.zsh(Verb.all) : Completion.bash(Verb.all))
     })

@@ -12,6 +12,7 @@ final class PostgresCheck {
   private static let shortestStatement = 5_000
 
   private let configuration: PostgresConfiguration
+  private let connectTimeout: Duration
   private let sweepers: [Sweeper]
   private let allowsRowSecurity: Bool
   private let clock: LoopClock
@@ -22,10 +23,11 @@ final class PostgresCheck {
   private var isLocal = true
 
   init(
-    configuration: PostgresConfiguration, sweepers: [Sweeper], allowsRowSecurity: Bool, clock: LoopClock,
-    deadline: MonotonicInstant
+    configuration: PostgresConfiguration, connectTimeout: Duration, sweepers: [Sweeper], allowsRowSecurity: Bool,
+    clock: LoopClock, deadline: MonotonicInstant
   ) {
     self.configuration = configuration
+    self.connectTimeout = connectTimeout
     self.sweepers = sweepers
     self.allowsRowSecurity = allowsRowSecurity
     self.clock = clock
@@ -40,7 +42,9 @@ final class PostgresCheck {
       findings.append(.ok("connected to \(configuration.redactedURL)"))
       checkTLS(connection)
       checkVersion(connection)
-      try await check(ReadOnlySession(connection: connection, deadline: deadline))
+      try await check(
+        ReadOnlySession(
+          connection: connection, clock: clock, deadline: deadline, questionLimit: DeploymentCheck.questionLimit))
     } catch {
       let reason = (error as? PostgresError)?.publicReason ?? "cancelled"
       findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: reason))"))
@@ -50,10 +54,11 @@ final class PostgresCheck {
 
   /// Of several hosts, the one that the worker would use; else one that cannot be written to, to be looked at.
   private func connect() async throws -> PostgresConnection {
+    func limit() -> MonotonicInstant { min(deadline, clock.now.advanced(by: connectTimeout)) }
     do {
-      return try await PostgresConnection.connect(configuration, by: deadline, on: clock, mustBeWritable: true)
+      return try await PostgresConnection.connect(configuration, by: limit(), on: clock, mustBeWritable: true)
     } catch let error as PostgresError where error.isReadOnly {
-      return try await PostgresConnection.connect(configuration, by: deadline, on: clock)
+      return try await PostgresConnection.connect(configuration, by: limit(), on: clock)
     }
   }
 
@@ -209,7 +214,8 @@ enum NameCheck {
     host: String, port: String, by deadline: MonotonicInstant, on clock: LoopClock
   ) async -> (finding: CheckFinding?, isLocal: Bool) {
     do {
-      let addresses = try await NameResolver.addresses(of: host, by: deadline, on: clock)
+      let limit = min(deadline, clock.now.advanced(by: DeploymentCheck.questionLimit))
+      let addresses = try await NameResolver.addresses(of: host, by: limit, on: clock)
       let isLocal = addresses.allSatisfy { $0.hasPrefix("127.") || $0 == "::1" }
       if addresses == [host] { return (nil, isLocal) }
       var list = ""

@@ -7,8 +7,11 @@ import Reactor
 @EventLoop
 struct ReadOnlySession {
   let connection: PostgresConnection
-  /// When the caller's patience ends.
+  let clock: LoopClock
+  /// When the last answer must have come.
   let deadline: MonotonicInstant
+  /// How long each answer may take.
+  let questionLimit: Duration
 
   private static let readOnly = CatalogSQL.qualified("SELECT set_config('transaction_read_only', 'on', true)")
 
@@ -22,7 +25,8 @@ struct ReadOnlySession {
   ) async throws -> PostgresResult {
     let limits = isLimited ? [PostgresStatement(GuardStatements.readLimits)] : []
     let results = try await connection.pipeline(
-      connection.prelude + [PostgresStatement(Self.readOnly)] + limits + preparations + [statement], by: deadline)
+      connection.prelude + [PostgresStatement(Self.readOnly)] + limits + preparations + [statement],
+      by: min(deadline, clock.now.advanced(by: questionLimit)))
     return results[results.count - 1]
   }
 

@@ -49,13 +49,12 @@ final class RedisCheck {
   }
 
   private func look() async {
-    do {
+    do throws(RedisError) {
       try await connect()
       findings.append(.ok("connected to \(configuration.redactedURL)"))
       if let peer = client.tlsPeer(at: clock.wallTime) { findings += CertificateCheck.findings(of: peer) }
     } catch {
-      let reason = (error as? RedisError)?.publicReason ?? "cancelled"
-      findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: reason))"))
+      findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: error.publicReason))"))
       return
     }
     await checkServer()
@@ -68,23 +67,23 @@ final class RedisCheck {
     findings += outcome.findings(user: user)
   }
 
-  /// A server that refuses at once is not tried until the deadline.
-  private func connect() async throws {
-    var last = RedisError.notSent("timed out")
-    for _ in 0..<2 {
-      do {
-        let share = clock.now.advanced(by: clock.now.duration(to: deadline) / 2)
-        return try await client.waitUntilReady(by: share)
-      } catch let error as RedisError {
-        last = error
-      }
+  /// One attempt: its failure is the finding.
+  private func connect() async throws(RedisError) {
+    let attempt = OneShot<ServerAvailability>()
+    client.onStateChange = { attempt.fire($0) }
+    let dialTimeout = configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout
+    let limit = min(deadline, clock.now.advanced(by: dialTimeout + .seconds(1)))
+    switch await attempt.wait(until: limit, on: clock) {
+    case .ready: return
+    case .unavailable(let reason): throw .notSent(reason)
+    case nil: throw .notSent("timed out")
     }
-    throw last
   }
 
   private func send(_ command: [String]) async -> Result<RedisValue, RedisError> {
     do throws(RedisError) {
-      return .success(try await client.command(command, by: deadline))
+      let limit = min(deadline, clock.now.advanced(by: DeploymentCheck.questionLimit))
+      return .success(try await client.command(command, by: limit))
     } catch {
       return .failure(error)
     }

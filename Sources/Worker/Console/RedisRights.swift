@@ -72,8 +72,7 @@ struct RedisRights: Sendable {
     var canAsk = user != nil
     let outageUses = ["GET", "SET"].map { Use(command: $0, key: Self.outageKey) }
     for use in Self.uses + (tellsOutages ? outageUses : []) {
-      let isSweepers = use.key.map { $0 != Self.outageKey } ?? false
-      for sweeper in isSweepers ? sweepers + [CoordinationScripts.healthName] : [""] {
+      for sweeper in owners(of: use) {
         let key = use.key.map { self.key($0, of: sweeper) }
         var verdict = Verdict.unknown("")
         if canAsk, let user, let example = Self.example(of: use.command, key: key) {
@@ -91,6 +90,13 @@ struct RedisRights: Sendable {
       }
     }
     return outcome
+  }
+
+  /// Whose keys a use is asked for: all commands on the health check's keys, and one command on each sweeper's.
+  private func owners(of use: Use) -> [String] {
+    guard let key = use.key, key != Self.outageKey else { return [""] }
+    let isFirst = Self.uses.first { $0.key == key } == use
+    return [CoordinationScripts.healthName] + (isFirst ? sweepers : [])
   }
 
   private func note(_ verdict: Verdict, _ use: Use, in outcome: inout Outcome) {

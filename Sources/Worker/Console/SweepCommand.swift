@@ -63,7 +63,7 @@ struct DryRun {
     let deadline = clock.now.advanced(by: Self.limit)
     let connection = try await PostgresConnection.connect(configuration, by: deadline, on: clock)
     defer { connection.close() }
-    let session = ReadOnlySession(connection: connection, deadline: deadline)
+    let session = ReadOnlySession(connection: connection, clock: clock, deadline: deadline, questionLimit: Self.limit)
     let needs = SweepNeeds(sweeper.work)
     guard let survey = try await session.survey(needs) else { throw SweepRefusal.noTable(needs.table) }
     if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }

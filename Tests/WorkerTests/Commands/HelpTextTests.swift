@@ -38,7 +38,8 @@ import Testing
       let text = HelpText.text(of: verb)
       #expect(text.hasPrefix("Usage: secrets-bridge-worker \(verb.name)"))
       for option in verb.options { #expect(text.contains("\n  --\(option.name)")) }
-      for status in [0, 64, 78] { #expect(text.contains("\n  \(status)\n")) }
+      for status in [0, 64] { #expect(text.contains("\n  \(status)\n")) }
+      #expect(text.contains("\n  78\n") == verb.needsValidSettings)
     }
     #expect(HelpText.text(of: .run).contains("\n  143\n"))
   }
