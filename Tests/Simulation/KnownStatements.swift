@@ -68,7 +68,7 @@ final class KnownStatements {
 
   /// What the look at a table answers: a plain table of its owner's, with an index, without row security.
   func survey(of table: String, pages: Int) -> [String?] {
-    ["public", "r", Self.identifier, "f", "t", "t", "f", "t", "\(pages)", Self.file, "1", nil, "f", "f"]
+    ["public", "r", Self.identifier, "f", "t", "t", "f", "t", "\(pages)", Self.file, "1", nil, "f", "f", nil]
   }
 
   func check(pages: Int) -> [String?] {

@@ -30,6 +30,8 @@ package struct TableSurvey: Equatable, Sendable {
   let hasParts: Bool
   /// The parts of the table that have no pages here, such as foreign tables, as people write them; nil if none.
   let foreignParts: String?
+  /// The column that due rows are found by and its type, where that is not timestamptz: "expires_at is date".
+  let unusableKey: String?
   private(set) var size: TableSize
 
   /// As SQL writes it.
@@ -44,7 +46,7 @@ package struct TableSurvey: Equatable, Sendable {
       && hidesRows == other.hidesRows && canReadPlaces == other.canReadPlaces && canLockRows == other.canLockRows
       && canKeepRows == other.canKeepRows && hasLateTriggers == other.hasLateTriggers
       && hasDeferredTriggers == other.hasDeferredTriggers && hasIndex == other.hasIndex && hasParts == other.hasParts
-      && foreignParts == other.foreignParts
+      && foreignParts == other.foreignParts && unusableKey == other.unusableKey
   }
 
   static func quoted(_ schema: String, _ name: String) -> String { "\(quoted(schema)).\(quoted(name))" }
@@ -63,6 +65,7 @@ extension TableSurvey {
   /// Why a table cannot be swept, in words that say what to do.
   func refusal(allowsRowSecurity: Bool) -> SweepRefusal? {
     if !["r", "p"].contains(kind) { return .notATable(displayName) }
+    if let unusableKey { return .unusableKey(unusableKey, table: displayName) }
     if hidesRows, !allowsRowSecurity { return .rowSecurity(displayName) }
     return nil
   }
@@ -85,7 +88,8 @@ extension TableSurvey {
   /// Parameters: the table's name, the column that due rows are found by, the event. Answers one row, or none where
   /// the search path leads to no such table.
   ///
-  /// Temporary tables are passed over: behind a pooler they are another client's.
+  /// Temporary tables are passed over: behind a pooler they are another client's. A domain has the output function of
+  /// the type that it is made of.
   package static let look = CatalogSQL.qualified(
     """
     WITH RECURSIVE named AS MATERIALIZED (
@@ -125,7 +129,12 @@ extension TableSurvey {
              AND (((trigger.tgtype & 3) <> 3) OR ($3::int = 8))),
            EXISTS (SELECT FROM \(triggers) AND NOT trigger.tgisinternal AND trigger.tginitdeferred)
              AND EXISTS (SELECT FROM "pg_catalog"."pg_language" AS language
-               WHERE (language.lanname = 'plpgsql') AND has_language_privilege(language.oid, 'USAGE'))
+               WHERE (language.lanname = 'plpgsql') AND has_language_privilege(language.oid, 'USAGE')),
+           (SELECT concat("column".attname, ' is ', format_type("column".atttypid, NULL))
+              FROM "pg_catalog"."pg_attribute" AS "column"
+              JOIN "pg_catalog"."pg_type" AS type ON (type.oid = "column".atttypid)
+             WHERE ("column".attrelid = named.oid) AND ("column".attname = $2::name) AND ($3::int <> 4)
+               AND (type.typoutput::oid <> 'pg_catalog.timestamptz_out'::regproc::oid))
       FROM named
     """)
 
@@ -154,6 +163,7 @@ extension TableSurvey {
     foreignParts = answer[row: 0, column: 11]
     hasLateTriggers = isTrue(12)
     hasDeferredTriggers = isTrue(13)
+    unusableKey = answer[row: 0, column: 14]
   }
 
   /// Parameters: the table's name and its identifier. Answers what tells at once that a table without parts is still

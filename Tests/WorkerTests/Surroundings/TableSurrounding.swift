@@ -353,6 +353,16 @@ extension TableSurrounding {
       name: "moments as a domain",
       sql: moments("moment", before: "CREATE DOMAIN moment AS timestamptz CHECK (VALUE <> '2000-01-01')")),
     TableSurrounding(
+      name: "moments without a time zone, in UTC, and another session time zone",
+      sql: each { "ALTER TABLE \($0) ALTER \(moment(of: $0)) TYPE timestamp" },
+      afterRole: "ALTER ROLE $ROLE SET TimeZone = 'Asia/Kolkata'",
+      expected: .refused("only timestamp with time zone means the same moment in every session")),
+    TableSurrounding(
+      name: "moments as a domain over timestamp",
+      sql: moments("moment", before: "CREATE DOMAIN moment AS timestamp"),
+      afterRole: "ALTER ROLE $ROLE SET TimeZone = 'Asia/Kolkata'",
+      expected: .refused("is moment: only timestamp with time zone")),
+    TableSurrounding(
       name: "columns dropped, added and generated",
       sql: each {
         """
