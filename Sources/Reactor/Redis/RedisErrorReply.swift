@@ -129,10 +129,15 @@ struct RedisErrorReply: Equatable {
     ("invalid DB index", "the server has no database of that number"),
     ("SELECT is not allowed in cluster mode", clusterNode),
     ("unknown command", "the server does not know the command, or it is renamed there"),
+    ("Unknown Redis command called from", unknownInScript),
+    ("Unknown command called from", unknownInScript),
     ("Write commands not allowed after non deterministic", "the server is too old: Redis 5 or later is needed"),
     ("Write commands are not allowed from read-only scripts", "the server is a read-only replica"),
     ("max number of clients", "the server has as many clients as it allows"),
   ]
+
+  /// The server does not say which command.
+  private static let unknownInScript = "a command that the worker's scripts run is unknown to the server, or renamed"
 
   /// With what to do: a cluster's nodes each refuse most of the keys.
   static let clusterNode =

@@ -223,6 +223,18 @@ import Testing
     }
   }
 
+  /// As some hosts rename them.
+  @Test func aRenamedCommandOfAScriptIsNamedAsSuch() async throws {
+    let server = try PrivateRedis(settings: ["rename-command SET \"\""])
+    try await onLoop {
+      try await withRedis(server.url, healthCheck: Self.check) { redis in
+        try await eventually("it tried") { redis.statistics.attempts >= 2 }
+        #expect(
+          redis.outage == "a command that the worker's scripts run is unknown to the server, or renamed (ERR)")
+      }
+    }
+  }
+
   @Test func aScriptRunsAsAWholeWhereItsDigestIsNotTaken() async throws {
     let server = try PrivateRedis(settings: ["rename-command EVALSHA \"\""])
     try await onLoop {

@@ -392,6 +392,10 @@ extension RedisPipelineTests {
       "ERR AUTH <password> called without any password configured for the default user.",
       "the server has no password, and the URL has one (ERR)"
     ),
+    (
+      "ERR Error running script (call to f_ab): @user_script:1: Unknown Redis command called from Lua script",
+      "a command that the worker's scripts run is unknown to the server, or renamed (ERR)"
+    ),
     ("ERR max number of clients reached", "the server has as many clients as it allows (ERR)"),
     (
       "ERR value is not an integer or out of range",
