@@ -10,10 +10,12 @@ enum CertificateCheck {
   static func findings(of peer: TLSPeer) -> [CheckFinding] {
     let text =
       "\(peer.protocolVersion), \(peer.commonName.map { "certificate of \($0)" } ?? "certificate without a name")"
-    if peer.daysToExpiry < 0 { return [.fault("\(text): it expired \(-peer.daysToExpiry) days ago: renew it")] }
-    if peer.daysToExpiry >= expiryDays { return [.ok("\(text), valid for \(peer.daysToExpiry) days")] }
-    return [.warning("\(text): it expires in \(peer.daysToExpiry) days: renew it")]
+    if peer.daysToExpiry < 0 { return [.fault("\(text): it expired \(days(-peer.daysToExpiry)) ago: renew it")] }
+    if peer.daysToExpiry >= expiryDays { return [.ok("\(text), valid for \(days(peer.daysToExpiry))")] }
+    return [.warning("\(text): it expires in \(days(peer.daysToExpiry)): renew it")]
   }
+
+  private static func days(_ count: Int) -> String { "\(count) day\(count == 1 ? "" : "s")" }
 }
 
 /// What to do about a certificate that was refused.

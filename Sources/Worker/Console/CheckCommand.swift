@@ -133,8 +133,8 @@ struct DeploymentCheck {
     } catch {
       return [.fault("notifications cannot be sent without libcurl: \(error.description)")]
     }
-    if notifications.sinks.isEmpty { return [.ok("none is configured: notifications are only logged")] }
-    guard sends else { return notifications.sinks.map { .ok("\($0.name): configured; --send tries it") } }
+    if notifications.sinks.isEmpty { return [.ok("no sink is configured: notifications are only logged")] }
+    guard sends else { return notifications.sinks.map { .ok("\($0.name): configured; --send tests it") } }
     let event = NotificationTest.event(at: context.clock.wallTime)
     return await NotificationTest.results(of: event, notifications, clock: context.clock).map {
       $0.isDelivered ? .ok($0.line) : .fault($0.line)
@@ -163,7 +163,7 @@ struct DeploymentCheck {
       let distance = milliseconds < 0 ? -milliseconds : milliseconds
       let text = "\(name)'s clock is \(distance) ms \(milliseconds < 0 ? "behind" : "ahead of") \(other)"
       guard distance > (clockLimit + uncertainty).milliseconds else { return .ok(text) }
-      return .warning(text + ": let NTP set both; ages are PostgreSQL's, schedules Redis's, log times this host's")
+      return .warning(text + ": synchronize them with NTP; ages follow PostgreSQL's clock, schedules Redis's")
     }
     var findings: [CheckFinding] = []
     if let postgres { findings.append(finding("PostgreSQL", "this host's", postgres.ahead, postgres.uncertainty)) }

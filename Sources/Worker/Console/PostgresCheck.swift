@@ -8,7 +8,7 @@ import Reactor
 final class PostgresCheck {
   /// The oldest version that the worker is made for.
   private static let oldestVersion = 130_000
-  /// With a shorter statement_timeout, a look at a large table may be cancelled.
+  /// With a shorter statement_timeout, scans of large tables may be cancelled.
   private static let shortestStatement = 5_000
 
   private let configuration: PostgresConfiguration
@@ -73,7 +73,7 @@ final class PostgresCheck {
   private func checkTLS(_ connection: PostgresConnection) {
     guard let peer = connection.tlsPeer(at: clock.wallTime) else {
       let text = "the connection is not encrypted"
-      findings.append(isLocal ? .ok("\(text), and stays on this host") : .warning("\(text): set sslmode=verify-full"))
+      findings.append(isLocal ? .ok("\(text); it stays on this host") : .warning("\(text): set sslmode=verify-full"))
       return
     }
     findings += CertificateCheck.findings(of: peer)
@@ -82,7 +82,7 @@ final class PostgresCheck {
         .warning("the certificate is not for the host in DATABASE_URL: sslmode=verify-full would refuse it"))
     }
     if !peer.isVerified {
-      findings.append(.warning("the certificate is not verified: anyone could answer. Set sslmode=verify-full"))
+      findings.append(.warning("the certificate is not verified: set sslmode=verify-full"))
     }
   }
 
@@ -92,7 +92,8 @@ final class PostgresCheck {
     findings.append(
       version >= Self.oldestVersion ? .ok(text) : .fault("\(text) is too old: 13 or later is needed"))
     if connection.isPooled {
-      findings.append(.ok("a pooler is in between: statements are not kept prepared, all else works as without one"))
+      findings.append(
+        .ok("connected through a pooler: statements are not prepared, everything else works as without one"))
     }
   }
 
@@ -110,7 +111,7 @@ final class PostgresCheck {
     findings.append(
       .ok("role \(user)\(user == login ? "" : ", logged in as \(login)")\(isSuper ? ", a superuser" : "")"))
     if role[row: 0, column: 5] == "t" {
-      findings.append(.fault("the server is a standby: nothing is swept until DATABASE_URL leads to the primary"))
+      findings.append(.fault("the server is a standby: nothing is swept until DATABASE_URL points to the primary"))
     }
     let settings = try await session.query(PostgresStatement(SessionSQL.settings), isLimited: false)
     check(settings, SettingOwner(login: login, database: database))
@@ -137,7 +138,7 @@ final class PostgresCheck {
         findings.append(.warning("\(text): a sweep of a table with policies fails", run: remedy))
       case "statement_timeout", "transaction_timeout":
         guard let limit = Int(value), (1..<Self.shortestStatement).contains(limit) else { continue }
-        let cause = "\(name) is \(value) ms\(owner.place(source)): a look at a large table may be cancelled"
+        let cause = "\(name) is \(value) ms\(owner.place(source)): scans of large tables may be cancelled"
         findings.append(.warning(cause, run: remedy))
       default: continue
       }
@@ -220,7 +221,7 @@ enum NameCheck {
       if addresses == [host] { return (nil, isLocal) }
       var list = ""
       for address in addresses { list += list.isEmpty ? address : ", \(address)" }
-      return (.ok("\(host) is \(list), port \(port)"), isLocal)
+      return (.ok("\(host) resolves to \(list), port \(port)"), isLocal)
     } catch {
       let reason = (error as? NameResolutionError)?.publicReason ?? "cancelled"
       return (.fault("\(host): \(reason): check the name and this host's DNS"), false)

@@ -101,7 +101,7 @@ final class RedisCheck {
     case .failure(let error):
       findings.append(
         .warning(
-          "INFO \(section) was refused, so this is not checked: \(error.publicReason)",
+          "INFO \(section) was refused, so this was not checked: \(error.publicReason)",
           run: "ACL SETUSER \(user) +info"))
       return nil
     }
@@ -117,14 +117,14 @@ final class RedisCheck {
       let mode = Self.value(of: "redis_mode", in: text) ?? "standalone"
       if mode != "standalone" {
         findings.append(
-          .fault("the server runs in \(mode) mode: REDIS_URL must lead to a standalone server or a proxy"))
+          .fault("the server runs in \(mode) mode: REDIS_URL must point to a standalone server or a proxy"))
       }
     }
     guard let text = await information("replication") else { return }
     if Self.value(of: "role", in: text) == "master" {
       findings.append(.ok("the server is a master"))
     } else {
-      findings.append(.fault("the server is a read-only replica: REDIS_URL must lead to its master"))
+      findings.append(.fault("the server is a read-only replica: REDIS_URL must point to its master"))
     }
   }
 

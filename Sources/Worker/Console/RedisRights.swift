@@ -24,7 +24,7 @@ struct RedisRights: Sendable {
     func findings(user: String) -> [CheckFinding] {
       if let failure { return [.fault("the rights of user \(user) could not be checked: \(failure)")] }
       if deniedCommands.isEmpty, deniedPatterns.isEmpty {
-        let rest = untried.isEmpty ? "" : "; not tried, for it would write: \(Self.joined(untried, ", "))"
+        let rest = untried.isEmpty ? "" : "; not tested because they would write: \(Self.joined(untried, ", "))"
         return [.ok("user \(user) has all rights that the sweepers need\(rest)")]
       }
       var findings: [CheckFinding] = []

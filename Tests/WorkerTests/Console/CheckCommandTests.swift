@@ -75,7 +75,7 @@ import Testing
     let faults = found(.fault, in: before)
     let role = "\"\(plane.user)\""
     #expect(
-      faults.first == "the role may not SELECT (consumed_at), DELETE on public.secret_wraps RUN "
+      faults.first == "the role lacks SELECT (consumed_at), DELETE on public.secret_wraps RUN "
         + #"GRANT SELECT ("consumed_at"), DELETE ON "public"."secret_wraps" TO \#(role);"#)
     #expect(faults.count == 3 && before.exitStatus == 1, "\(faults)")
     for finding in before.sections.flatMap(\.findings) { if let run = finding.remedy { try await plane.sql(run) } }
@@ -136,19 +136,51 @@ import Testing
     let blind = try await check(plane.url)
     #expect(
       found(.warning, in: blind) == [
-        "session \(process) of user postgres holds AccessExclusiveLock on agents; the role may not see what it does "
+        "session \(process) of user postgres holds AccessExclusiveLock on agents; the role may not see for how long "
           + "RUN GRANT pg_read_all_stats TO \"\(plane.user)\";"
       ])
     #expect(found(.fault, in: blind).count == 1 && found(.fault, in: blind)[0].hasPrefix("agents: "))
     try await plane.sql("GRANT pg_read_all_stats TO \(plane.user)")
     let report = try await check(plane.url)
     let warning = try #require(found(.warning, in: report).first)
-    #expect(warning.contains("holds AccessExclusiveLock on agents, is active, and its transaction began"))
+    #expect(warning.contains("holds AccessExclusiveLock on agents in a transaction that began"))
     #expect(warning.hasSuffix("RUN SELECT pg_terminate_backend(\(process));"))
     #expect(report.sections.first { $0.name == "secrets-stale" }?.findings.allSatisfy { $0.verdict == .ok } == true)
     try await plane.sql("SELECT pg_terminate_backend(\(process))")
     await #expect(throws: (any Error).self) { try await holder.value }
     #expect(try await check(plane.url).exitStatus == 0)
+  }
+
+  @Test func aTransactionThatHoldsRowsForLongIsNamedWhereTheRoleMaySeeIt() async throws {
+    let plane = try await limited()
+    let holder = Task.detached { try await plane.owner("BEGIN; UPDATE agents SET scope = scope; SELECT pg_sleep(60)") }
+    defer { holder.cancel() }
+    let settings = try plane.settings()
+    let find = { @EventLoop (age: Duration) in
+      let connection = try await PostgresConnection.connect(
+        settings[.databaseURL], by: LoopClock.system.now.advanced(by: .seconds(5)), on: .system)
+      defer { connection.close() }
+      let agents = try #require(Sweepers.all(settings).first { $0.name == "agents-stale" })
+      let check = TableCheck(
+        needs: SweepNeeds(agents.work), role: plane.user, database: plane.name, allowsRowSecurity: false,
+        longTransaction: age)
+      let session = ReadOnlySession(
+        connection: connection, clock: .system, deadline: LoopClock.system.now.advanced(by: .seconds(5)),
+        questionLimit: .seconds(5))
+      return try await check.findings(in: session).filter { $0.text.hasPrefix("session ") }
+    }
+    try await onLoop {
+      try await eventually("rows are held") { try await find(.zero).count == 1 }
+      let blind = try #require(try await find(.seconds(30)).first)
+      #expect(
+        blind.verdict == .ok && blind.text.hasSuffix("RowExclusiveLock on agents; the role may not see for how long"))
+      try plane.sqlAsOwner("GRANT pg_read_all_stats TO \(plane.user)")
+      #expect(try await find(.seconds(30)) == [])
+      let seen = try #require(try await find(.zero).first)
+      #expect(seen.verdict == .warning && seen.remedy?.hasPrefix("SELECT pg_terminate_backend(") == true)
+      try plane.sqlAsOwner(try #require(seen.remedy))
+    }
+    await #expect(throws: (any Error).self) { try await holder.value }
   }
 
   @Test func aLargeTableWithoutItsIndexIsAWarning() async throws {
@@ -183,7 +215,7 @@ import Testing
     let server = try await PrivatePostgres.shared
     let pooler = try await PrivatePgBouncer.start(to: server, mode: .transaction, users: [plane.user])
     let report = try await check(pooler.url(user: plane.user, database: plane.name))
-    #expect(found(.ok, in: report).contains { $0.hasPrefix("a pooler is in between") })
+    #expect(found(.ok, in: report).contains { $0.hasPrefix("connected through a pooler") })
     #expect(report.exitStatus == 0, "\(report.text(as: .text, isColoured: false))")
     await pooler.stop()
   }
@@ -205,7 +237,7 @@ import Testing
   @Test(arguments: [
     (Endpoint.Certificate.expired, "certificate refused: certificate has expired: renew the server's certificate"),
     (.otherHost, "certificate refused: hostname mismatch: use a host name in the URL that the certificate bears"),
-    (.good, "it expires in 1 days: renew it"),
+    (.good, "it expires in 1 day: renew it"),
   ])
   func aCertificateIsJudged(certificate: Endpoint.Certificate, text: String) async throws {
     let authority = try await TestAuthority.shared()
@@ -323,6 +355,17 @@ import Testing
     #expect(report.text(as: .json, isColoured: true).contains(#""run":"ACL SETUSER x +get"}]"#))
   }
 
+  /// `script` runs the program on a terminal of its own.
+  @Test(arguments: [[:], ["NO_COLOR": "1"], ["TERM": "dumb"]] as [[String: String]])
+  func aTerminalSeesColourUnlessTheEnvironmentSaysNo(environment: [String: String]) async throws {
+    let process = try await WorkerProcess.start(
+      ["-qec", "'\(WorkerProcess.executable)' check", "/dev/null"],
+      environment: ["TERM": "xterm", "SHELL": "/bin/sh"].merging(environment) { $1 }, executable: "/usr/bin/script")
+    #expect(try await process.waitForExit() == .exited(1))
+    #expect(process.output.contains("not checked: DATABASE_URL is missing or invalid"))
+    #expect(process.output.contains("\u{1B}[31mfault") == environment.isEmpty, "\(process.output)")
+  }
+
   // MARK: What is needed
 
   @Test func everyCommandOfTheScriptsIsAskedFor() async throws {
@@ -363,6 +406,12 @@ extension ControlPlane {
   /// Runs SQL as the superuser, on a session of its own, and waits for its end.
   fileprivate func owner(_ text: String) async throws {
     try await PrivatePostgres.shared.psql(text, database: name)
+  }
+
+  /// The same from within the loop, which waits for it.
+  fileprivate func sqlAsOwner(_ text: String) throws {
+    let owner = url.replacingOccurrences(of: "\(user)@", with: "\(PrivatePostgres.user)@")
+    _ = try PrivatePostgres.psqlAtOnce(text, through: owner)
   }
 
   /// The session that has locked the agents of this database; nil if there is none.
