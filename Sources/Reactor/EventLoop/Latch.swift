@@ -5,7 +5,7 @@
 @EventLoop
 public final class Latch {
   public private(set) var isOpen = false
-  private var sleepers: [Sleeper] = []
+  private var sleepers: [OneShot<Void>] = []
 
   public init() {}
 
@@ -13,18 +13,18 @@ public final class Latch {
     isOpen = true
     let waiting = sleepers
     sleepers.removeAll()
-    for sleeper in waiting { sleeper.wake() }
+    for sleeper in waiting { sleeper.fire(()) }
   }
 
-  func add(_ sleeper: Sleeper) {
+  func add(_ sleeper: OneShot<Void>) {
     if isOpen {
-      sleeper.wake()
+      sleeper.fire(())
     } else {
       sleepers.append(sleeper)
     }
   }
 
-  func remove(_ sleeper: Sleeper) {
+  func remove(_ sleeper: OneShot<Void>) {
     guard let index = sleepers.firstIndex(where: { $0 === sleeper }) else { return }
     sleepers.remove(at: index)
   }

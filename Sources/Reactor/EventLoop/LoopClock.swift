@@ -50,28 +50,27 @@ public final class LoopClock: Clock {
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
   public func sleep(until deadline: MonotonicInstant, tolerance: Duration? = nil) async throws {
-    try await sleep(until: deadline, Sleeper())
+    try Task.checkCancellation()
+    if await OneShot<Void>().sleep(until: deadline, on: self) == nil { try Task.checkCancellation() }
   }
 
-  /// Sleeps until `deadline` or until `gate` opens, whichever comes first.
+  /// Sleeps until `deadline` or until `latch` opens, whichever comes first.
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
-  public func sleep(until deadline: MonotonicInstant, orUntil gate: Latch) async throws {
-    let sleeper = Sleeper()
-    defer { gate.remove(sleeper) }
-    try await sleep(until: deadline, sleeper, gate)
+  public func sleep(until deadline: MonotonicInstant, orUntil latch: Latch) async throws {
+    try Task.checkCancellation()
+    let sleeper = OneShot<Void>()
+    latch.add(sleeper)
+    defer { latch.remove(sleeper) }
+    if await sleeper.sleep(until: deadline, on: self) == nil { try Task.checkCancellation() }
   }
 
-  private func sleep(until deadline: MonotonicInstant, _ sleeper: Sleeper, _ gate: Latch? = nil) async throws {
-    try await withTaskCancellationHandler {
-      try await withCheckedThrowingContinuation { continuation in
-        sleeper.begin(continuation)
-        sleeper.arm(at: deadline, on: self)
-        gate?.add(sleeper)
-      }
-    } onCancel: {
-      EventLoop.perform { sleeper.cancel() }
-    }
+  /// Sleeps until `deadline` or until `wakeUp` fires, whichever comes first. Returns at once if it has fired since the
+  /// last wait.
+  ///
+  /// - Throws: `CancellationError` as soon as the task is cancelled.
+  public func sleep(until deadline: MonotonicInstant, orUntil wakeUp: WakeUp) async throws {
+    try await wakeUp.sleep(until: deadline, on: self)
   }
 
   /// Sleeps for `duration` from now.
@@ -103,50 +102,5 @@ public final class LoopClock: Clock {
   /// machine.
   package func release(losing lost: Duration = .zero) {
     simulated?.release(losing: lost)
-  }
-}
-
-/// A sleeping task. It is woken or cancelled, whichever comes first; the other then has no effect.
-@EventLoop
-final class Sleeper {
-  private var continuation: CheckedContinuation<Void, any Error>?
-  private var timer: TimerWatcher?
-  private var isCancelled = false
-  private var isDone = false
-
-  nonisolated init() {}
-
-  func begin(_ continuation: CheckedContinuation<Void, any Error>) {
-    self.continuation = continuation
-    if isCancelled { finish(.failure(CancellationError())) }
-  }
-
-  func arm(at deadline: MonotonicInstant, on clock: LoopClock) {
-    guard !isDone else { return }
-    let timer = TimerWatcher(clock) { [weak self] in self?.wake() }
-    timer.start(at: deadline)
-    self.timer = timer
-    clock.simulated?.time.sleeperCount += 1
-  }
-
-  func wake() {
-    finish(.success(()))
-  }
-
-  func cancel() {
-    isCancelled = true
-    finish(.failure(CancellationError()))
-  }
-
-  private func finish(_ result: Result<Void, any Error>) {
-    guard let continuation else { return }
-    self.continuation = nil
-    isDone = true
-    if let timer {
-      timer.stop()
-      timer.clock.simulated?.time.sleeperCount -= 1
-    }
-    timer = nil
-    continuation.resume(with: result)
   }
 }

@@ -1,14 +1,15 @@
-// One value that one task waits for. Invariant: the first value counts, and a wait ends with the value, at its deadline
-// or on cancellation, whichever comes first. Used by the Redis client, the PostgreSQL pool
-// and the simulator's modelled servers.
+// One value that one task waits for: what the latch, the wake-up and the clock's sleep are built on. Invariant: the
+// first value counts, and a wait ends with the value, at its deadline or on cancellation, whichever comes first.
 
 @EventLoop
 package final class OneShot<Value: Sendable> {
   private var value: Value?
   private var waiter: CheckedContinuation<Value?, Never>?
   private var timer: TimerWatcher?
+  /// Whether the clock counts the wait as a sleep.
+  private var isSleep = false
 
-  package init() {}
+  package nonisolated init() {}
 
   /// Delivers the value. Later values are ignored.
   package func fire(_ value: Value) {
@@ -27,6 +28,12 @@ package final class OneShot<Value: Sendable> {
     await wait(limit: (deadline, clock))
   }
 
+  /// Like `wait(until:on:)`, and counted in the clock's `sleeping`.
+  func sleep(until deadline: MonotonicInstant, on clock: LoopClock) async -> Value? {
+    isSleep = true
+    return await wait(limit: (deadline, clock))
+  }
+
   private func wait(limit: (MonotonicInstant, LoopClock)?) async -> Value? {
     await withTaskCancellationHandler {
       guard !Task.isCancelled else { return value }
@@ -37,7 +44,7 @@ package final class OneShot<Value: Sendable> {
   }
 
   /// Like `wait`, but a cancelled task keeps waiting: for the orderly end of a bounded operation.
-  func waitThroughCancellation() async -> Value? {
+  package func waitThroughCancellation() async -> Value? {
     await waitThroughCancellation(limit: nil)
   }
 
@@ -50,13 +57,21 @@ package final class OneShot<Value: Sendable> {
       let timer = TimerWatcher(clock) { self.finish() }
       timer.start(at: deadline)
       self.timer = timer
+      if isSleep { clock.simulated?.time.sleeperCount += 1 }
     }
   }
 
+  /// Forgets the value, so that the next one counts. Called by the task that waits.
+  func reset() {
+    value = nil
+  }
+
   private func finish() {
-    timer?.stop()
+    if let timer {
+      timer.stop()
+      if isSleep { timer.clock.simulated?.time.sleeperCount -= 1 }
+    }
     timer = nil
-    waiter?.resume(returning: value)
-    waiter = nil
+    waiter.take()?.resume(returning: value)
   }
 }

@@ -18,7 +18,7 @@ struct HTTPPendingAnswer: Sendable {
 @EventLoop
 final class HTTPInbox<Element: Sendable> {
   private var elements: [Element] = []
-  private var waiter: CheckedContinuation<Void, Never>?
+  private let wakeUp = WakeUp()
   private(set) var isFinished = false
 
   nonisolated init() {}
@@ -26,31 +26,23 @@ final class HTTPInbox<Element: Sendable> {
   func put(_ element: Element) {
     guard !isFinished else { return }
     elements.append(element)
-    wake()
+    wakeUp.fire()
   }
 
   /// Closes the queue.
   func finish() {
     isFinished = true
     elements = []
-    wake()
+    wakeUp.fire()
   }
 
   /// Waits for an element; nil after `finish()` or in a cancelled task.
   func next() async -> Element? {
     await withTaskCancellationHandler {
-      while elements.isEmpty, !isFinished {
-        await withCheckedContinuation { waiter = $0 }
-      }
+      while elements.isEmpty, !isFinished { await wakeUp.waitThroughCancellation() }
     } onCancel: {
       EventLoop.perform { self.finish() }
     }
     return elements.isEmpty ? nil : elements.removeFirst()
-  }
-
-  private func wake() {
-    let continuation = waiter
-    waiter = nil
-    continuation?.resume()
   }
 }

@@ -30,7 +30,7 @@ public final class HTTPServer {
   private let handler: Handler
   let connections: HTTPConnectionLists
   private let owed = HTTPInbox<(HTTPConnection, HTTPPendingAnswer)>()
-  private let lastClosed = HTTPInbox<Void>()
+  private let lastClosed = OneShot<Void>()
   private var listener: ListeningSocket?
   private var acceptWatcher: IOWatcher?
   private var isAcceptPaused = false
@@ -108,11 +108,8 @@ public final class HTTPServer {
   public func drain(within limit: Duration) async {
     stopAccepting()
     if connections.count > 0 {
-      do {
-        try await withDeadline(after: limit, on: clock) { _ = await self.lastClosed.next() }
-      } catch {
-        // Late or cancelled: the remaining connections are cut off at the limit.
-      }
+      // Nil if late or cancelled: the remaining connections are then cut off.
+      _ = await lastClosed.wait(until: clock.now.advanced(by: limit), on: clock)
     }
     owed.finish()
   }
@@ -308,6 +305,6 @@ public final class HTTPServer {
     input.deallocate()
     input = UnsafeMutableBufferPointer(start: nil, count: 0)
     output.release()
-    if isDraining { lastClosed.put(()) }
+    if isDraining { lastClosed.fire(()) }
   }
 }

@@ -133,38 +133,25 @@ extension PostgresConnection {
   private static func open(
     _ candidate: [PostgresParameter], by limits: Limits, on clock: LoopClock, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
-    let attempt = Attempt()
+    let ended = OneShot<Result<PostgresConnection, any Error>>()
+    let handshake = PostgresHandshake(candidate, by: limits, on: clock) { result in
+      ended.fire(
+        result.map { PostgresConnection($0, candidate: candidate, clock: clock, canceller: canceller) })
+    }
     do {
-      // A pointer is not Sendable, but this one moves from the loop to the loop.
-      return try await withTaskCancellationHandler {
-        try await withCheckedThrowingContinuation { continuation in
-          attempt.handshake = PostgresHandshake(candidate, by: limits, on: clock) { result in
-            continuation.resume(
-              with: result.map {
-                PostgresConnection($0, candidate: candidate, clock: clock, canceller: canceller)
-              })
-          }
-          if attempt.isCancelled { attempt.handshake?.abandon() }
-        }
+      let result = await withTaskCancellationHandler {
+        await ended.waitThroughCancellation()
       } onCancel: {
-        EventLoop.perform {
-          attempt.isCancelled = true
-          attempt.handshake?.abandon()
-        }
+        EventLoop.perform { handshake.abandon() }
       }
+      guard let result else { preconditionFailure("a handshake ends with a result") }
+      return try result.get()
     } catch let error as PostgresError {
       throw error
     } catch {
       // Cancelled: the caller looks at its task and says so.
       throw .timedOut(.connecting)
     }
-  }
-
-  /// The handshake that a cancellation handler can reach.
-  @EventLoop
-  private final class Attempt {
-    var handshake: PostgresHandshake?
-    var isCancelled = false
   }
 
   /// The round trip before a connection is used: it learns who it is, for requests to cancel, and what transactions can

@@ -65,7 +65,7 @@ public final class PostgresPool {
   var doubted = OneShot<Void>()
   /// Of those who wait for a server that can be written to.
   var writableSignals: [OneShot<Void>] = []
-  private var closers: [CheckedContinuation<Void, Never>] = []
+  private var closers: [OneShot<Void>] = []
 
   /// Opens nothing yet.
   ///
@@ -149,7 +149,9 @@ public final class PostgresPool {
     doubted.fire(())
     // Draining has a limit of its own, so this cannot wait for ever. The statement must end on the server: no shortcut.
     if state.draining > 0 {
-      await withCheckedContinuation { closers.append($0) }
+      let closer = OneShot<Void>()
+      closers.append(closer)
+      _ = await closer.waitThroughCancellation()
     }
   }
 
@@ -340,7 +342,7 @@ public final class PostgresPool {
     guard state.draining == 0 else { return }
     let closers = self.closers
     self.closers = []
-    for closer in closers { closer.resume() }
+    for closer in closers { closer.fire(()) }
   }
 
   // MARK: - Actions

@@ -16,13 +16,16 @@ final class PostgresPoolWaiter {
   private(set) var result: Result<PostgresPoolGrant, any Error>?
   /// What it has to open itself.
   var order: PostgresPoolOrder?
-  private var continuation: CheckedContinuation<Void, Never>?
+  private var wakeUp: OneShot<Void>?
   private var timer: TimerWatcher?
 
   /// Returns when there is a result, or something to open.
   func wait() async {
     guard result == nil, order == nil else { return }
-    await withCheckedContinuation { continuation = $0 }
+    // Made only for a caller that waits: one that is served at once costs no allocation for it.
+    let wakeUp = OneShot<Void>()
+    self.wakeUp = wakeUp
+    _ = await wakeUp.waitThroughCancellation()
   }
 
   func expire(at deadline: MonotonicInstant, on clock: LoopClock, _ callback: @escaping @EventLoop () -> Void) {
@@ -34,7 +37,7 @@ final class PostgresPoolWaiter {
 
   func ask(toOpen order: PostgresPoolOrder) {
     self.order = order
-    continuation.take()?.resume()
+    wakeUp?.fire(())
   }
 
   func end(_ result: Result<PostgresPoolGrant, any Error>) {
@@ -42,6 +45,6 @@ final class PostgresPoolWaiter {
     self.result = result
     timer?.stop()
     timer = nil
-    continuation.take()?.resume()
+    wakeUp?.fire(())
   }
 }

@@ -20,8 +20,8 @@ final class Transfer {
   private var recipients: [String] = []
   /// The login mechanisms that are tried, for people.
   private var mechanisms = ""
-  /// Resumed at the end; nil afterwards.
-  var continuation: CheckedContinuation<TransferAnswer, any Error>?
+  /// Fires once, at the end.
+  let ended = OneShot<Result<TransferAnswer, any Error>>()
 
   init?(_ library: TransferLibrary) {
     guard let easy = library.curl.pointee.easy_init() else { return nil }

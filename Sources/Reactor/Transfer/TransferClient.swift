@@ -94,15 +94,14 @@ public final class TransferClient {
     let route = try await route(to: request.url, by: deadline)
     try Task.checkCancellation()
     let transfer = try prepare(request, route, by: deadline)
-    let answer = try await withTaskCancellationHandler {
-      try await withCheckedThrowingContinuation { continuation in
-        transfer.continuation = continuation
-        begin(transfer)
-      }
+    begin(transfer)
+    let result = await withTaskCancellationHandler {
+      await transfer.ended.waitThroughCancellation()
     } onCancel: {
       EventLoop.perform { self.end(transfer, .failure(CancellationError())) }
     }
-    return (answer, transfer.redirectTarget)
+    guard let result else { preconditionFailure("a transfer ends with a result") }
+    return (try result.get(), transfer.redirectTarget)
   }
 
   // MARK: - Names and proxies
@@ -181,7 +180,6 @@ public final class TransferClient {
 
   private func begin(_ transfer: Transfer) {
     coolingTimer?.stop()
-    guard !Task.isCancelled else { return end(transfer, .failure(CancellationError())) }
     guard let multi = warmMulti(), library.curl.pointee.multi_add_handle(multi, transfer.easy) == 0 else {
       return end(transfer, .failure(failure(creactor_curl_no_memory)))
     }
@@ -192,15 +190,14 @@ public final class TransferClient {
     .failed(code: Int32(code), reason: library.text(of: Int32(code)), status: 0)
   }
 
-  /// Removes the transfer from libcurl and resumes its caller, once.
+  /// Removes the transfer from libcurl and wakes its caller. A transfer can end and be cancelled in the same turn of
+  /// the loop: the first counts.
   private func end(_ transfer: Transfer, _ result: Result<TransferAnswer, any Error>) {
-    guard let continuation = transfer.continuation else { return }
-    transfer.continuation = nil
     if transfers.removeValue(forKey: transfer.easy) != nil {
       _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, transfer.easy) }
     }
     if transfers.isEmpty { coolingTimer?.start(at: clock.now.advanced(by: Self.warmFor)) }
-    continuation.resume(with: result)
+    transfer.ended.fire(result)
   }
 
   // MARK: - libcurl on the loop

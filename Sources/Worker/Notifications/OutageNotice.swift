@@ -13,7 +13,7 @@ final class OutageNotice {
   private let clock: LoopClock
   private let random: Random
   private var watch: OutageWatch
-  private var news = Latch()
+  private let wakeUp = WakeUp()
 
   /// - Parameter ledger: where replicas agree on who reports; nil for the server that this needs.
   init(
@@ -32,7 +32,7 @@ final class OutageNotice {
   /// The server is unavailable for a reason, or (nil) available. Called once per change.
   func changed(to outage: String?) {
     watch.changed(to: outage, at: clock.now)
-    news.open()
+    wakeUp.fire()
   }
 
   /// Reports until it is cancelled.
@@ -50,19 +50,14 @@ final class OutageNotice {
           try Task.checkCancellation()
           watch.answered(reply, at: clock.now)
         case .wait(let until):
-          try await sleep(until: until)
+          try await clock.sleep(until: until, orUntil: wakeUp)
         case .rest:
-          try await sleep(until: .never)
+          try await clock.sleep(until: .never, orUntil: wakeUp)
         }
       }
     } catch {
       // Cancelled: the worker is shutting down.
     }
-  }
-
-  private func sleep(until deadline: MonotonicInstant) async throws {
-    news = Latch()
-    try await clock.sleep(until: deadline, orUntil: news)
   }
 
   private func tell(_ kind: Event.Kind, _ severity: Event.Severity, _ title: String, _ detail: String) {

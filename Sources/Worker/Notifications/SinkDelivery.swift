@@ -17,8 +17,8 @@ final class SinkDelivery: EventReceiver {
   private var metrics: NotificationMetrics?
   private var logger: Logger
   private var queue = SinkQueue()
-  /// Opens when there is something to do.
-  private var news = Latch()
+  /// Fires when there is something to do.
+  private let wakeUp = WakeUp()
   private var isEnding = false
   /// Opens when nothing more will be sent.
   private let ended = Latch()
@@ -39,7 +39,7 @@ final class SinkDelivery: EventReceiver {
   func accept(_ event: Event) {
     guard sink.wants(event) else { return }
     if let dropped = queue.add(event, at: clock.now) { giveUp(dropped, "the queue was full") }
-    news.open()
+    wakeUp.fire()
   }
 
   /// Delivers until `finish` or cancellation; then the rest counts as undelivered.
@@ -57,7 +57,7 @@ final class SinkDelivery: EventReceiver {
   func finish(by deadline: MonotonicInstant) async {
     isEnding = true
     queue.hurry()
-    news.open()
+    wakeUp.fire()
     do {
       try await clock.sleep(until: deadline, orUntil: ended)
     } catch {
@@ -73,17 +73,12 @@ final class SinkDelivery: EventReceiver {
     case .giveUp(let event):
       giveUp(event, "not delivered for \(GoDuration.text(SinkQueue.ageLimit))")
     case .wait(let until):
-      try await sleep(until: until)
+      try await clock.sleep(until: until, orUntil: wakeUp)
     case .rest:
       if isEnding { return false }
-      try await sleep(until: .never)
+      try await clock.sleep(until: .never, orUntil: wakeUp)
     }
     return true
-  }
-
-  private func sleep(until deadline: MonotonicInstant) async throws {
-    news = Latch()
-    try await clock.sleep(until: deadline, orUntil: news)
   }
 
   private func send(_ event: Event) async throws {

@@ -18,7 +18,7 @@ final class CoalescedCheck {
   private let clock: LoopClock
   private let ask: @EventLoop @Sendable (MonotonicInstant) async -> FailureReason?
   private var last: (answer: FailureReason?, at: MonotonicInstant)?
-  private var waiting: [CheckedContinuation<FailureReason?, Never>] = []
+  private var waiting: [OneShot<FailureReason?>] = []
   private var isInFlight = false
 
   init(clock: LoopClock, ask: @escaping @EventLoop @Sendable (MonotonicInstant) async -> FailureReason?) {
@@ -34,14 +34,20 @@ final class CoalescedCheck {
 
   func answer() async -> FailureReason? {
     if let fresh { return fresh }
-    if isInFlight { return await withCheckedContinuation { waiting.append($0) } }
+    if isInFlight {
+      let result = OneShot<FailureReason?>()
+      waiting.append(result)
+      // A cancelled caller stays until the check ends, which its deadline bounds.
+      guard let answer = await result.waitThroughCancellation() else { preconditionFailure("the check has ended") }
+      return answer
+    }
     isInFlight = true
     let answer = await ask(clock.now.advanced(by: Self.limit))
     isInFlight = false
     last = (answer, clock.now)
     let waiters = waiting
     waiting = []
-    for waiter in waiters { waiter.resume(returning: answer) }
+    for waiter in waiters { waiter.fire(answer) }
     return answer
   }
 }

@@ -98,6 +98,21 @@ import Testing
     }
   }
 
+  /// Commands to the two servers: a run of a sweeper makes a dozen, and a primitive would cost an allocation for each.
+  private static let continuationHolders = [
+    "Sources/Reactor/Postgres/PostgresConnection.swift", "Sources/Reactor/Redis/RedisClient.swift",
+    "Sources/Reactor/Redis/RedisClientCommands.swift",
+  ]
+
+  @Test func onlyThePrimitivesHoldContinuations() throws {
+    let files = try SourceTree.swift("Sources").filter {
+      $0.path != "Sources/Reactor/EventLoop/OneShot.swift" && !Self.continuationHolders.contains($0.path)
+    }
+    expectNone(of: #"\b(with)?(Checked|Unsafe)(Throwing)?Continuation\b"#, in: files) {
+      $0.isCode ? "tasks wait on a Latch, a OneShot or a WakeUp" : nil
+    }
+  }
+
   // MARK: How a file looks
 
   @Test func aFileOpensWithWhatItIs() throws {
