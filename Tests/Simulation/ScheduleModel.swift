@@ -123,7 +123,7 @@ package struct ScheduleModel {
     if ask.mode == .force || (ask.mode == .start && !isQuiet) {
       due = now
     } else if slot < current {
-      due = min(record.nextTry ?? 0, following)
+      due = (record.started ?? 0) > now ? now : min(record.nextTry ?? 0, following)
     }
     if due > now { return .idle(slot: current, due: due) }
     if let expiry = lock?.expiry {
@@ -132,6 +132,9 @@ package struct ScheduleModel {
       return .held(slot: current, remaining: remaining)
     }
     if lock != nil { return .stuck(slot: current) }
+    if let notBefore = record.notBefore, notBefore > now + Int64(CoordinationScripts.longestLeaseMilliseconds) {
+      record.notBefore = now + ask.lease
+    }
     let notBefore = omissions.notBefore ? 0 : min(record.notBefore ?? 0, now + ask.lease)
     if notBefore > now { return .settling(slot: current, notBefore: notBefore) }
     record.epoch =

@@ -104,6 +104,8 @@ package enum CoordinationScripts {
         due = following
       else
         due = math.min(tonumber(record[4]) or 0, following)
+        -- A retry that was set before the clock stepped back would be put off by one slot after the other.
+        if (tonumber(record[6]) or 0) > now then due = now end
       end
       if due > now then return {'idle', now, current, due} end
 
@@ -119,7 +121,13 @@ package enum CoordinationScripts {
         end
         return {'held', now, current, remaining}
       end
-      local notBefore = math.min(tonumber(record[3]) or 0, now + lease)
+      local notBefore = tonumber(record[3]) or 0
+      if notBefore > now + LONGEST_LEASE then
+        -- It was set before the clock stepped back, and would lie one lease ahead for as long as the step was.
+        notBefore = now + lease
+        redis.call('HSET', KEYS[2], 'not_before', text(notBefore))
+      end
+      notBefore = math.min(notBefore, now + lease)
       if notBefore > now then return {'settling', now, current, notBefore} end
 
       epoch = math.max(epoch + 1, now)
@@ -128,6 +136,7 @@ package enum CoordinationScripts {
       return taken(epoch)
       """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)")
       .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)")
+      .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)"))
 

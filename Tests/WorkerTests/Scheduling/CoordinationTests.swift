@@ -282,20 +282,39 @@ import Testing
     #expect(try server.cli("KEYS", "*health*") == "", "the health check leaves nothing")
   }
 
+  /// As a failed run leaves it whose clock was a day ahead.
+  @Test func aRetryThatWasSetBeforeTheClockSteppedBackIsDueAtOnce() async throws {
+    try await withPair { pair in
+      _ = try await pair.first.complete(try await pair.take(pair.first), RunReport(outcome: .failure))
+      let tomorrow = "\(Int64((Date().timeIntervalSince1970 + 86_400) * 1_000))"
+      try pair.server.cli("HSET", Self.record, "started", tomorrow, "next_try", tomorrow)
+      _ = try await pair.take(pair.second, .due)
+    }
+  }
+
+  @Test func aRecordThatIsNewerThanTheClockHoldsReplicasBackForOneLease() async throws {
+    try await withPair { pair in
+      let tomorrow = "\(Int64((Date().timeIntervalSince1970 + 86_400) * 1_000))"
+      try pair.server.cli("HSET", Self.record, "epoch", tomorrow, "origin", "o", "not_before", tomorrow)
+      let asked = LoopClock.system.now
+      let grant = try await pair.take(pair.first, .due)
+      #expect(asked.duration(to: grant.takenAt) >= Self.lease - .milliseconds(5))
+    }
+  }
+
   /// Whoever can write to Redis can write anything into a record: no replica may end of it.
   @Test func aRecordThatSomebodySpoiltEndsNoReplica() async throws {
     try await withPair { pair in
-      let record = "coordination:schedule:{coordination:lock:worker:sweeper:wraps-expired}"
       let grant = try await pair.take(pair.first)
       _ = try await pair.first.complete(grant, RunReport(outcome: .failure))
       for (field, value) in [("failures", "-7"), ("next_try", "-1e300"), ("slot", "nan"), ("not_before", "-inf")] {
-        try pair.server.cli("HSET", record, field, value)
+        try pair.server.cli("HSET", Self.record, field, value)
       }
       let next = try await pair.take(pair.second)
       #expect(next.ticket.failures == 0)
       _ = try await pair.second.complete(next, RunReport(outcome: .failure))
       for value in ["inf", "1e300"] {
-        try pair.server.cli("HSET", record, "failures", value)
+        try pair.server.cli("HSET", Self.record, "failures", value)
         await #expect(throws: Coordinator.UnexpectedAnswer.self) {
           try await pair.first.release(token: try await pair.take(pair.first).token)
         }
