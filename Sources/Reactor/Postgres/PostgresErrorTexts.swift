@@ -68,6 +68,9 @@ public struct PostgresErrorPlace: Sendable, Equatable {
     let beginnings = [
       ("aclcheck_error", "permission denied for ", ""), ("aclcheck_error_col", "permission denied for ", ""),
       ("parserOpenTable", "relation \"", "\" does not exist"),
+      ("errorMissingColumn", "column \"", "\" does not exist"),
+      ("errorMissingColumn", "column ", " does not exist"),
+      ("op_error", "operator does not exist: ", ""), ("ParseFuncOrColumn", "function ", " does not exist"),
     ]
     for (function, start, end) in beginnings where function == sourceFunction {
       if let name = part(of: message, from: start, to: end) { return name }
@@ -120,7 +123,7 @@ extension PostgresError {
     "3D000": "database does not exist", "3F000": "schema does not exist",
     "40001": "serialization failure", "40P01": "deadlock",
     "42501": denial, "42703": "column does not exist", "42704": "object or setting does not exist",
-    "42883": "function does not exist", "42P01": "table does not exist",
+    "42883": "no function or operator of this name takes these types", "42P01": "table does not exist",
     "53100": "disk full", "53200": "out of memory", "53300": "too many connections",
     lockState: "lock not available",
     "57014": "statement cancelled", "57P01": "the session was ended by an administrator or a shutdown",

@@ -36,6 +36,8 @@ public struct OptionParser: Sendable {
   }
 
   private static let getopt = Mutex<Void>(())
+  /// What getopt returns for an operand.
+  private static let operandValue: Int32 = 1
   /// Values of long options follow all characters.
   private static let firstValue: Int32 = 256
 
@@ -50,7 +52,6 @@ public struct OptionParser: Sendable {
     var strings: [UnsafeMutablePointer<CChar>?] = [strdup("worker")]
     for argument in arguments { strings.append(strdup(argument)) }
     let count = Int32(strings.count)
-    // getopt reorders its argument vector; every string is still freed exactly once.
     strings.append(nil)
     defer { for string in strings { free(string) } }
     return Self.getopt.withLock { _ in
@@ -62,10 +63,15 @@ public struct OptionParser: Sendable {
     _ strings: inout [UnsafeMutablePointer<CChar>?], count: Int32, long: UnsafePointer<CReactor.option>, short: String
   ) -> [Piece] {
     var pieces: [Piece] = []
+    var operands: [Piece] = []
     creactor_getopt_reset()
     while true {
       let value = getopt_long(count, &strings, short, long, nil)
       if value == -1 { break }
+      if value == Self.operandValue {
+        if let text = creactor_getopt_argument() { operands.append(.operand(String(cString: text))) }
+        continue
+      }
       if value == Int32(UInt8(ascii: "?")) || value == Int32(UInt8(ascii: ":")) {
         let faulty = creactor_getopt_faulty_option()
         let option = known(faulty)
@@ -79,9 +85,9 @@ public struct OptionParser: Sendable {
       }
     }
     for index in Int(creactor_getopt_next_index())..<Int(count) {
-      if let string = strings[index] { pieces.append(.operand(String(cString: string))) }
+      if let string = strings[index] { operands.append(.operand(String(cString: string))) }
     }
-    return pieces
+    return pieces + operands
   }
 
   private func known(_ value: Int32) -> Option? {
@@ -106,8 +112,9 @@ public struct OptionParser: Sendable {
   }
 
   private func withLongOptions<Result>(_ body: (UnsafePointer<CReactor.option>, String) -> Result) -> Result {
-    // The leading colon distinguishes a missing argument from an unknown option.
-    var short = ":"
+    // The dash makes getopt return operands in order: otherwise POSIXLY_CORRECT in the environment ends the options at
+    // the first one. The colon distinguishes a missing argument from an unknown option.
+    var short = "-:"
     var long: [CReactor.option] = []
     for (index, known) in options.enumerated() {
       let hasArgument: Int32 =

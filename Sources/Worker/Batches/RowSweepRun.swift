@@ -10,9 +10,6 @@ final class RowSweepRun {
   /// How often a run begins again because its table became another one.
   private static let surveyLimit = 5
 
-  /// What a rule makes of a statement that says which rows it changed: feature_not_supported.
-  private static let ruleState = "0A000"
-
   private let sweep: RowSweep
   private let session: GuardedSession
   private let memory: TableMemory
@@ -51,8 +48,7 @@ final class RowSweepRun {
       } catch let error as PostgresError where error.sqlState != nil {
         // Perhaps the table is not what it was: the next run looks at it again.
         memory.survey = nil
-        let isRule = error.sqlState == Self.ruleState && !error.isRaised && table.canKeepRows
-        throw isRule ? SweepRefusal.rule(table.displayName) : error
+        throw table.isRefusedByRule(error) ? SweepRefusal.rule(table.displayName) : error
       }
       guard let seen = memory.survey, !seen.hasSameShape(as: table) else { return try conclude(table) }
     }

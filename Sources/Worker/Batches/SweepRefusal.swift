@@ -54,7 +54,7 @@ enum SweepRefusal: Error, Equatable, Sendable {
       "\(count == 1 ? "1 job was" : "\(count) jobs were") not inserted though the statement succeeded: a trigger on "
         + "\(table) discards new rows"
     case .rule(let name):
-      "a rule on \(name) does not let it be swept (SQLSTATE 0A000): a trigger in its place would"
+      "a rule on \(name) rewrites the worker's statements (SQLSTATE 0A000): use a trigger instead"
     case .settingsReset:
       "a trigger or function resets the session's settings (RESET ALL), which batches are guarded by"
     case .refusedAsReadOnly:

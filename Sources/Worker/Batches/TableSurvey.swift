@@ -70,6 +70,14 @@ extension TableSurvey {
     return nil
   }
 
+  /// What a rule makes of a statement that says which rows it changed: feature_not_supported.
+  private static let ruleState = "0A000"
+
+  /// Whether a statement on the table failed for one of its rules.
+  func isRefusedByRule(_ error: PostgresError) -> Bool {
+    error.sqlState == Self.ruleState && !error.isRaised && canKeepRows
+  }
+
   /// What is done to the table's rows: a trigger's event, as a bit of pg_trigger.tgtype.
   enum Event: Int, Sendable {
     case insert = 4

@@ -75,6 +75,8 @@ package struct Discovery: Sendable {
     }
     do {
       try await enqueue(targets)
+    } catch let error as PostgresError where survey.isRefusedByRule(error) {
+      throw SweepRefusal.rule(survey.displayName)
     } catch let error as PostgresError where error.sqlState != nil {
       var failures: [(target: String, error: any Error)] = []
       for target in targets.single {

@@ -40,6 +40,14 @@ import Testing
       #expect(raised == "a function or trigger in the database raised an error (SQLSTATE 42501)")
       let absent = try await reason(["SELECT * FROM nowhere"], database: database)
       #expect(absent == "table does not exist: nowhere (SQLSTATE 42P01)")
+      let column = try await reason(["SELECT missing FROM t"], database: database)
+      #expect(column == "column does not exist: missing (SQLSTATE 42703)")
+      let qualified = try await reason(["SELECT target.missing FROM t AS target"], database: database)
+      #expect(qualified == "column does not exist: target.missing (SQLSTATE 42703)")
+      let types = try await reason(["SELECT 1 OPERATOR(pg_catalog.=) '{}'::json"], database: database)
+      #expect(
+        types
+          == "no function or operator of this name takes these types: integer pg_catalog.= json (SQLSTATE 42883)")
       let key = try await reason(["INSERT INTO u VALUES (7, 'hunter2')"], database: database)
       #expect(key == "foreign key violated on public.u, by u_n_fkey (SQLSTATE 23503)")
       let check = try await reason(["INSERT INTO t VALUES (77)"], database: database)

@@ -17,6 +17,14 @@ import Testing
     #expect(parser.parse(["--", "--once"]) == [.operand("--once")])
   }
 
+  /// Some images set it, for other programs.
+  @Test func optionsMayFollowOperandsUnderPOSIXLY_CORRECT() {
+    setenv("POSIXLY_CORRECT", "1", 1)
+    defer { unsetenv("POSIXLY_CORRECT") }
+    #expect(parser.parse(["run", "--once", "x"]) == [.option("once", argument: nil), .operand("run"), .operand("x")])
+    #expect(parser.parse(["run", "--", "--once"]) == [.operand("run"), .operand("--once")])
+  }
+
   @Test func argumentsBelongToTheirOptions() {
     #expect(parser.parse(["--help"]) == [.option("help", argument: nil)])
     #expect(parser.parse(["--help=markdown"]) == [.option("help", argument: "markdown")])

@@ -57,6 +57,10 @@ extension TableSurrounding {
         """, afterLoad: ["CREATE TRIGGER other BEFORE INSERT ON sync_jobs FOR EACH ROW EXECUTE FUNCTION other()"],
       expected: .refused("not inserted though the statement succeeded")),
     TableSurrounding(
+      name: "a rule that swallows new jobs",
+      afterLoad: ["CREATE RULE other AS ON INSERT TO sync_jobs DO INSTEAD NOTHING"],
+      expected: .refused("a rule on public.sync_jobs rewrites")),
+    TableSurrounding(
       name: "a trigger that puts new jobs into a child",
       sql: """
         CREATE TABLE more_jobs () INHERITS (sync_jobs);
