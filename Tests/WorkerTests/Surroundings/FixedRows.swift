@@ -85,10 +85,12 @@ enum FixedRows {
   /// What puts all rows into the tables of `schema`, in place of what was there, in one transaction. The last one
   /// answers which transaction it was.
   ///
-  /// - Parameter truncates: what is much faster where it is done again and again, for no dead rows stay behind.
+  /// - Parameter truncates: what is much faster where it is done again and again, for no dead rows stay behind. Rows that
+  ///   refer to them, of requests and sessions, go too.
   static func load(into schema: String, truncates: Bool = false) -> [PostgresStatement] {
     let tables = tables.map { "\(schema).\($0)" }
-    let deletes = truncates ? ["TRUNCATE \(tables.joined(separator: ", "))"] : tables.map { "DELETE FROM \($0)" }
+    let truncation = "TRUNCATE \(tables.joined(separator: ", ")) CASCADE"
+    let deletes = truncates ? [truncation] : tables.map { "DELETE FROM \($0)" }
     let inserts = [
       """
       INSERT INTO \(schema).secret_wraps (key_name, consumed_at, consumed_by_user, expires_at, encrypted_value, nonce,

@@ -51,7 +51,7 @@ import Testing
 
   @Test func aTableThatIsTruncatedMeanwhileIsNoFailure() async throws {
     let plane = try await ControlPlane.fresh()
-    #expect(try await Self.sweep(plane, meanwhile: "TRUNCATE sync_jobs").changed == 0)
+    #expect(try await Self.sweep(plane, meanwhile: "TRUNCATE sync_jobs CASCADE").changed == 0)
   }
 
   @Test func aTableThatIsRewrittenBeforeEachBatchIsToldAsSweptInPart() async throws {
