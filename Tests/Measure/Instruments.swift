@@ -51,7 +51,9 @@ final class Instruments {
     environment["REDIS_URL"] = "\(redis.url)/0"
     self.environment = environment
     try await maintain("CREATE DATABASE \(Self.database) OWNER worker")
-    let files = ["schema", "sample"].flatMap { ["-f", Self.script("\($0).sql")] }
+    let files = ["schema", "sample"].flatMap { folder in
+      DevelopmentSchema.allCases.flatMap { ["-f", Self.script("\(folder)/\($0.rawValue).sql")] }
+    }
     try await run(["psql", environment["DATABASE_URL"]!, "-qX", "-v", "ON_ERROR_STOP=1"] + files)
   }
 
