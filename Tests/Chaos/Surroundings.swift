@@ -113,7 +113,8 @@ extension Surroundings {
     drawn.shape = one(Shape.allCases)
     drawn.role = one(Role.allCases)
     drawn.hasTraps = number(0...1) == 1
-    drawn.postgresDelay = one([0, 0, number(1...20), number(20...150)])
+    // Behind 85 ms a way, the batches of a load whose rows are slow to change took longer than the quiet time.
+    drawn.postgresDelay = one([0, 0, number(1...20), number(20...40)])
     drawn.redisDelay = one([0, 0, number(1...20), number(20...150)])
     drawn.neighbours = one([0, 1, 2])
     // The first three change what dates mean: one of them is always there.
