@@ -21,8 +21,8 @@ import Testing
     #expect(Set(Self.drawn.map(\.role)) == Set(Surroundings.Role.allCases))
     #expect(Set(Self.drawn.map(\.neighbours)) == [0, 1, 2])
     #expect(Set(Self.drawn.flatMap(\.settings).map(\.name)) == Set(Surroundings.choices.map(\.name)))
-    #expect(Self.drawn.allSatisfy { $0.postgresDelay <= 150 && $0.redisDelay <= 150 })
-    #expect(Self.drawn.contains { $0.postgresDelay > 100 } && Self.drawn.contains { $0.redisDelay > 100 })
+    #expect(Self.drawn.allSatisfy { $0.postgresDelay <= 40 && $0.redisDelay <= 150 })
+    #expect(Self.drawn.contains { $0.postgresDelay > 30 } && Self.drawn.contains { $0.redisDelay > 100 })
   }
 
   @Test func plainSurroundingsAreThoseOfTheServersAlone() {

@@ -85,8 +85,8 @@ enum FixedRows {
   /// What puts all rows into the tables of `schema`, in place of what was there, in one transaction. The last one
   /// answers which transaction it was.
   ///
-  /// - Parameter truncates: what is much faster where it is done again and again, for no dead rows stay behind. Rows that
-  ///   refer to them, of requests and sessions, go too.
+  /// - Parameter truncates: what is much faster where it is done again and again, for no dead rows stay behind. Rows
+  ///   that refer to them, of requests and sessions, go too.
   static func load(into schema: String, truncates: Bool = false) -> [PostgresStatement] {
     let tables = tables.map { "\(schema).\($0)" }
     let truncation = "TRUNCATE \(tables.joined(separator: ", ")) CASCADE"
