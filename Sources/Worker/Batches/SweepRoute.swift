@@ -82,7 +82,7 @@ struct SweepRoute: Sendable {
   private var isWhole = true
   /// How often the table was rewritten, to another file, during the run.
   private var rewrites = 0
-  /// Whether it was rewritten so often that the run left part of it unread.
+  /// Whether the table was rewritten so often that the run left part of it unread.
   private(set) var isPartial = false
   /// Whether a look at the whole table may say more than the pages so far, which had nothing to do.
   private var mayLook = true

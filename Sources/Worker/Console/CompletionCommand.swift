@@ -42,7 +42,7 @@ enum Completion {
 
       """
     for (name, choices) in cases(verbs) {
-      text += "    \(name.isEmpty ? "''" : name)) words='\(joined(choices.map(\.word), by: " "))' ;;\n"
+      text += "    \(name.isEmpty ? "''" : name)) words='\(choices.map(\.word).joined(separator: " "))' ;;\n"
     }
     return text + """
         esac
@@ -114,13 +114,7 @@ enum Completion {
     return alternatives(names)
   }
 
-  private static func alternatives(_ words: [String]) -> String { joined(words, by: " | ") }
-
-  private static func joined(_ words: [String], by separator: String) -> String {
-    var text = ""
-    for word in words { text += text.isEmpty ? word : separator + word }
-    return text
-  }
+  private static func alternatives(_ words: [String]) -> String { words.joined(separator: " | ") }
 
   /// The first sentence.
   private static func summary(_ help: String) -> String {
