@@ -1,15 +1,15 @@
-// The Redis client: one connection, kept up by `run`, shared by all who have commands.
-// Invariant: every command ends by its deadline, and whether it may have been executed is part of how it ends.
+// The Redis client: one connection, maintained by `run` and shared by all callers. Invariant: every command ends by its
+// deadline, and its result says whether it may have been executed.
 
 import CReactor
 
-/// Where the client is in its connection's life.
+/// The state of the client's connection.
 public enum RedisState: Sendable, Equatable {
   /// `run` has not been called.
   case idle
   case connecting
   case ready
-  /// The last connection was closed while nobody needed it; the next command opens another one.
+  /// The last connection was closed while it was unused; the next command opens another one.
   case resting
   /// The last connection or attempt failed; the next attempt is at that instant.
   case waiting(until: MonotonicInstant, reason: String)
@@ -17,15 +17,15 @@ public enum RedisState: Sendable, Equatable {
   case stopped
 }
 
-/// What the client did since it began.
+/// The client's counters since the start.
 public struct RedisStatistics: Sendable, Equatable {
   /// Connections that became ready.
   public internal(set) var connectsTotal = 0
-  /// The same without the first.
+  /// The same, without the first.
   public var reconnects: Int { max(0, connectsTotal - 1) }
   /// Attempts to connect, successful or not.
   public internal(set) var attempts = 0
-  /// Commands that were asked for.
+  /// Commands submitted.
   public internal(set) var commands = 0
   /// Commands whose deadline passed.
   public internal(set) var timeouts = 0
@@ -33,31 +33,31 @@ public struct RedisStatistics: Sendable, Equatable {
 
 @EventLoop
 public final class RedisClient {
-  /// The reconnects' delays: within 5 s of its return the server has been asked again.
+  /// The delays between attempts to reconnect. They are short enough to try again within 5 s of the server's return.
   public nonisolated static let defaultBackoff = Backoff(
     initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
 
   /// Why there is no connection once `run` has been cancelled.
-  static let ownEnd = "stopped"
+  static let ownEnd = RedisConnectionFailure.stopped.reason
 
-  /// A connection that lived as long as this was a success: the next failure is again the first.
+  /// A connection that lasted this long resets the backoff.
   private static let steadyAfter: Duration = .seconds(2)
 
-  /// After so long without an answer a connection is idle: that it is closed then is no outage.
+  /// A connection without an answer for this long is idle. If an idle connection is closed, that is not an outage.
   static let idleAfter: Duration = .seconds(1)
-  /// After so long without an answer the next one is looked out for: something on the way may have forgotten the
-  /// connection without a word.
+  /// After this long without an answer, the next answer gets a deadline of its own, because a NAT or firewall may have
+  /// dropped the connection silently.
   static let lookAfter: Duration = .seconds(5)
-  /// How long that answer may take, or as long as connecting took where that is more.
+  /// That deadline, unless connecting took longer.
   static let lookLimit: Duration = .milliseconds(700)
 
   public internal(set) var state: RedisState = .idle
   public internal(set) var statistics = RedisStatistics()
-  /// Called when the client becomes ready, unavailable, or unavailable for another reason: once a change, not once a
-  /// try.
+  /// Called when the client becomes ready, unavailable, or unavailable for another reason: once per change, not per
+  /// attempt.
   public var onStateChange: (@EventLoop (ServerAvailability) -> Void)?
-  /// Called with the reason when an idle connection was closed or found lost, which changes nothing: another one is
-  /// opened.
+  /// Called with the reason when an idle connection was closed or found lost. Availability does not change: another
+  /// connection is opened.
   public var onIdleEnd: (@EventLoop (String) -> Void)?
 
   let configuration: RedisConfiguration
@@ -67,32 +67,32 @@ public final class RedisClient {
   private var tls: RedisTLS?
   private var availability: ServerAvailability?
   private var readyWaiters: [OneShot<Bool>] = []
-  /// Fires where a command needs a connection while the client rests.
+  /// Fires when a command needs a connection while the client rests.
   private var need: OneShot<Void>?
 
   var pipeline = RedisPipeline()
   var pending: [RedisPipeline.Identifier: Pending] = [:]
-  /// What the commands take that are pending.
+  /// The size of the pending commands in bytes.
   var pendingBytes = 0
   var connection: RedisConnection?
   private var ended: OneShot<Ending>?
   private var retireReason: String?
   var timer: TimerWatcher?
   var timerAt: MonotonicInstant?
-  /// When the connection last had an answer.
+  /// When the last answer came.
   var heardAt = MonotonicInstant(nanoseconds: .min)
-  /// When the first command after a long silence has to be answered; nil if it has no deadline.
+  /// When the first command after a long silence must be answered; nil if there is no such deadline.
   var lookUntil: MonotonicInstant?
   private var helloTook = Duration.zero
   private var isUsed = false
 
   var health = Health()
-  /// What lost connections say of the commands that were in flight.
+  /// What lost connections imply about the commands that were in flight.
   var trial = RedisTrial()
 
-  /// A command whose answer is to come.
+  /// A command that waits for its answer.
   struct Pending {
-    /// Until it is sent, and of one that may be sent again until it is answered.
+    /// Kept until it is sent; a repeatable command until it is answered.
     var command: RedisCommand?
     let isRepeatable: Bool
     let byteCount: Int
@@ -105,20 +105,20 @@ public final class RedisClient {
     }
   }
 
-  /// What is known of the server's health by the owner's check.
+  /// What the owner's health check has shown.
   struct Health {
     /// When the check last succeeded.
     var provenAt = MonotonicInstant(nanoseconds: .min)
     var isAsked = false
-    /// The server did not know the script.
+    /// The source was sent, because the server did not know the script.
     var isSourceSent = false
     var waiters: [OneShot<Result<RedisValue, RedisError>>] = []
   }
 
   /// How a connection ended.
   private enum Ending {
-    case failed(String)
-    /// Nobody noticed: it was idle.
+    case failed(RedisConnectionFailure)
+    /// It was idle.
     case idle(String)
   }
 
@@ -137,7 +137,7 @@ public final class RedisClient {
 
   public var isReady: Bool { state == .ready }
 
-  /// Why the client is not ready, fit to be shown to anyone; nil while it is.
+  /// Why the client is not ready, in words that may be shown to anyone; nil while it is.
   public var outage: String? {
     switch availability {
     case .ready: nil
@@ -150,10 +150,10 @@ public final class RedisClient {
 // MARK: - The connection
 
 extension RedisClient {
-  /// Connects, and reconnects for as long as the task is not cancelled. Called once.
+  /// Connects, and reconnects until the task is cancelled. Called once.
   ///
-  /// When cancelled it takes no further command, waits for the answers that callers still wait for (each bounded by
-  /// its deadline), and disconnects.
+  /// When cancelled, it refuses further commands, waits for the answers that are due until their deadlines, and
+  /// disconnects.
   public func run() async {
     precondition(state == .idle, "a client runs once")
     while !Task.isCancelled {
@@ -165,25 +165,25 @@ extension RedisClient {
         if began.duration(to: clock.now) >= Self.steadyAfter { backoff.reset() }
         if !Task.isCancelled { await goOn(after: ending) }
       case .failure(let failure):
-        if failure.isCheckCutOff { trial.lost([RedisTrial.check], failure.reason, isIdle: false, at: clock.now) }
+        if failure.isCheckCutOff { trial.lost([RedisTrial.check], failure.cause, isIdle: false, at: clock.now) }
         let reason = failure.isCheckCutOff ? trial.reason : nil
-        if !Task.isCancelled { await pause(reason ?? failure.reason) }
+        if !Task.isCancelled { await pause(reason ?? failure.cause.reason) }
       }
     }
     state = .stopped
-    change(.unavailable(reason: Self.ownEnd))
+    change(to: .stopped)
     failStopped()
     for signal in readyWaiters { signal.fire(false) }
   }
 
   private func goOn(after ending: Ending) async {
     switch ending {
-    case .failed(let reason):
-      await pause(reason)
+    case .failed(let failure):
+      await pause(failure.reason)
     case .idle(let reason):
       onIdleEnd?(reason)
-      // One that was used is opened again at once, to see whether the server is there. A server that closes idle
-      // connections closes that one, too: then it is opened when it is needed.
+      // Reconnects at once if the connection was used, to learn whether the server is there. A server that closes idle
+      // connections closes the new one too, and the client then rests until a command needs a connection.
       if !isUsed && pipeline.waitingCount == 0 && readyWaiters.isEmpty { await rest() }
     }
   }
@@ -196,7 +196,7 @@ extension RedisClient {
     self.need = nil
   }
 
-  /// A connection is needed: the client rests no longer.
+  /// A connection is needed: ends the rest.
   func wakeFromRest() {
     need?.fire(())
   }
@@ -224,39 +224,39 @@ extension RedisClient {
   }
 
   private struct ConnectFailure: Error {
-    let reason: String
+    let cause: RedisConnectionFailure
     /// The server closed the connection in place of an answer to the health check.
     var isCheckCutOff = false
   }
 
-  /// One attempt: resolve, connect, TLS, hello; all of it within the dial timeout.
+  /// One attempt: name resolution, connecting, TLS and handshake, all within the dial timeout.
   private func connect() async -> Result<RedisConnection, ConnectFailure> {
     statistics.attempts += 1
     let deadline = clock.now.advanced(by: configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout)
     if configuration.usesTLS && tls == nil {
       tls = RedisTLS(host: configuration.host)
-      if tls == nil { return .failure(ConnectFailure(reason: "TLS is not available")) }
+      if tls == nil { return .failure(ConnectFailure(cause: .other("TLS is not available"))) }
     }
     let addresses: [RedisAddress]
     do {
       addresses = try await self.addresses(by: deadline)
     } catch {
       let reason = (error as? NameResolutionError)?.publicReason ?? "cancelled"
-      return .failure(ConnectFailure(reason: reason))
+      return .failure(ConnectFailure(cause: .other(reason)))
     }
-    var last = ConnectFailure(reason: "no address")
+    var last: ConnectFailure?
     for (index, address) in addresses.enumerated() where !Task.isCancelled {
-      // Each address gets its share, so that one that hangs does not keep the next from being tried.
+      // Each address gets a share of the time, so that one that hangs does not keep the next from being tried.
       let now = clock.now
       let share = now.advanced(by: now.duration(to: deadline) / (addresses.count - index))
       switch await greet(address, by: share) {
       case .success(let connection): return .success(connection)
       case .failure(let failure):
-        // Of several addresses, one that hangs or refuses says more than one where nobody listens.
-        if failure.reason != "connection refused" || last.reason == "no address" { last = failure }
+        // A timeout or an error from one address tells more than a refused connection at another.
+        if failure.cause != .refused || last == nil { last = failure }
       }
     }
-    return .failure(last)
+    return .failure(last ?? ConnectFailure(cause: .other("no address")))
   }
 
   private func addresses(by deadline: MonotonicInstant) async throws -> [RedisAddress] {
@@ -266,7 +266,7 @@ extension RedisClient {
     }
   }
 
-  /// One connection, until its hello is answered.
+  /// Opens one connection and completes its handshake.
   private func greet(
     _ address: RedisAddress, by deadline: MonotonicInstant
   ) async -> Result<RedisConnection, ConnectFailure> {
@@ -275,31 +275,31 @@ extension RedisClient {
       let began = clock.now
       let connection = RedisConnection(
         address: address, tls: tls, handshake: configuration.handshake(healthCheck, asksForMode: asksForMode))
-      guard let refusal = await connection.greeting(by: deadline, on: clock) else {
+      guard let failure = await connection.greeting(by: deadline, on: clock) else {
         helloTook = began.duration(to: clock.now)
         return .success(connection)
       }
       let (isAwaitingMode, isAwaitingCheck) = (connection.isAwaitingMode, connection.isAwaitingCheck)
       connection.close()
-      guard asksForMode, isAwaitingMode, refusal == RedisConnection.closedByServer, !Task.isCancelled else {
-        let isCutOff = isAwaitingCheck && RedisConnection.isClosing(refusal)
-        return .failure(ConnectFailure(reason: refusal, isCheckCutOff: isCutOff))
+      guard asksForMode, isAwaitingMode, failure == .closed(.endOfStream), !Task.isCancelled else {
+        let isCutOff = isAwaitingCheck && failure.isClosing
+        return .failure(ConnectFailure(cause: failure, isCheckCutOff: isCutOff))
       }
-      // Some proxies close the connection on a command that they do not know.
+      // Some proxies close the connection on an unknown command.
       asksForMode = false
     }
   }
 
-  /// Uses the connection until it ends, and says how it did.
+  /// Uses the connection until it ends; returns how it ended.
   private func serve(_ connection: RedisConnection) async -> Ending {
-    if let reason = connection.endReason { return .failed(reason) }
+    if let failure = connection.failure { return .failed(failure) }
     let ended = OneShot<Ending>()
     self.ended = ended
     self.connection = connection
     (retireReason, isUsed, heardAt) = (nil, false, clock.now)
     if healthCheck != nil { health.provenAt = clock.now }
     connection.onAnswer = { [weak self] value in self?.answered(value) }
-    connection.onEnd = { [weak self] reason in self?.connectionEnded(reason) }
+    connection.onEnd = { [weak self] failure in self?.connectionEnded(failure) }
     statistics.connectsTotal += 1
     state = .ready
     let waiting = pipeline.opened()
@@ -315,15 +315,15 @@ extension RedisClient {
     connection.flush()
 
     if let ending = await ended.wait() {
-      if case .failed(let reason) = ending { abandonConnection(reason) }
+      if case .failed(let failure) = ending { abandonConnection(failure) }
       return ending
     }
-    // Cancelled: what callers still wait for has its deadlines.
+    // Cancelled: the answers that are due have their deadlines.
     pipeline.retire()
     failStopped()
     if pipeline.awaitedCount > 0 { _ = await ended.waitThroughCancellation() }
-    abandonConnection(Self.ownEnd)
-    return .failed(Self.ownEnd)
+    abandonConnection(.stopped)
+    return .failed(.stopped)
   }
 
   private func pause(_ reason: String) async {
@@ -341,56 +341,57 @@ extension RedisClient {
   func change(_ availability: ServerAvailability) {
     guard availability != self.availability else { return }
     self.availability = availability
-    // That it ends when it is told to is no news.
-    if availability != .unavailable(reason: Self.ownEnd) { onStateChange?(availability) }
+    onStateChange?(availability)
   }
 
-  /// The connection is gone: by itself, or given up.
-  private func connectionEnded(_ reason: String) {
+  /// The client is unavailable because of `failure`. A client that ends when told to reports nothing.
+  private func change(to failure: RedisConnectionFailure) {
+    let availability = ServerAvailability.unavailable(reason: failure.reason)
+    if failure == .stopped { self.availability = availability } else { change(availability) }
+  }
+
+  /// The connection has ended by itself.
+  private func connectionEnded(_ failure: RedisConnectionFailure) {
     guard connection != nil else { return }
     let isIdle =
-      retireReason == nil && !RedisEvents.isMisconduct(reason) && pipeline.isOpen
+      retireReason == nil && !failure.isMisconduct && pipeline.isOpen
       && heardAt.duration(to: clock.now) >= Self.idleAfter
       && pipeline.isAllRepeatable
-    lost(isIdle ? .idle(reason) : .failed(reason))
+    lost(failure, isIdle: isIdle)
   }
 
   /// - Parameter overdue: commands that have not been answered in time.
-  private func lost(_ ending: Ending, _ overdue: [RedisTrial.Kind] = []) {
+  private func lost(_ failure: RedisConnectionFailure, isIdle: Bool, overdue: [RedisTrial.Kind] = []) {
     connection = nil
     lookUntil = nil
-    let reason: String
-    switch ending {
-    case .idle(let why):
-      noteLoss(why, isIdle: true, overdue)
-      reason = why
+    noteLoss(failure, isIdle: isIdle, overdue)
+    guard !isIdle else {
       state = .connecting
-      ended?.fire(ending)
-    case .failed(let why):
-      noteLoss(why, isIdle: false, overdue)
-      reason = trial.reason ?? why
-      // At once, not when `run` goes on: whose command just failed may ask.
-      state = .waiting(until: clock.now, reason: reason)
-      change(.unavailable(reason: reason))
-      ended?.fire(.failed(reason))
+      ended?.fire(.idle(failure.reason))
+      return fail(pipeline.lost(), .unknownOutcome(failure.reason))
     }
-    fail(pipeline.lost(), .unknownOutcome(reason))
+    let cause = trial.reason.map(RedisConnectionFailure.other) ?? failure
+    // Now, not when `run` continues: the caller whose command just failed may read the state.
+    state = .waiting(until: clock.now, reason: cause.reason)
+    change(to: cause)
+    ended?.fire(.failed(cause))
+    fail(pipeline.lost(), .unknownOutcome(cause.reason))
   }
 
-  func abandonConnection(_ reason: String, overdue: [RedisTrial.Kind] = []) {
+  func abandonConnection(_ failure: RedisConnectionFailure, overdue: [RedisTrial.Kind] = []) {
     guard let abandoned = connection else { return }
-    lost(.failed(reason), overdue)
+    lost(failure, isIdle: false, overdue: overdue)
     abandoned.close()
   }
 
-  /// Nothing came back over a connection that had been idle: something on the way has forgotten it.
+  /// No answer came over a connection that had been idle: it was dropped silently on the way.
   func abandonForgottenConnection() {
     guard let abandoned = connection else { return }
-    lost(.idle("timed out while idle"))
+    lost(.other("timed out while idle"), isIdle: true)
     abandoned.close()
   }
 
-  /// Ends the connection once nobody waits for an answer on it.
+  /// Ends the connection when no more answers are awaited on it.
   func retire(_ reason: String) {
     guard connection != nil, retireReason == nil else { return }
     retireReason = reason
@@ -399,10 +400,10 @@ extension RedisClient {
     change(.unavailable(reason: reason))
   }
 
-  /// Ends a connection that is to go once nobody waits for an answer on it, and sets the timer.
+  /// Ends a retired connection if no more answers are awaited on it, and sets the timer.
   func settle() {
     if connection != nil, !pipeline.isOpen, pipeline.awaitedCount == 0 {
-      ended?.fire(.failed(retireReason ?? Self.ownEnd))
+      ended?.fire(.failed(retireReason.map(RedisConnectionFailure.other) ?? .stopped))
     }
     armTimer()
   }
@@ -414,7 +415,7 @@ extension RedisClient {
     isUsed = true
   }
 
-  /// A command goes out alone: after a long silence its answer is looked out for.
+  /// A command goes out alone: after a long silence, its answer gets a deadline.
   func lookOut(forRepeatable isRepeatable: Bool) {
     let now = clock.now
     guard isRepeatable, heardAt.duration(to: now) >= Self.lookAfter else { return }

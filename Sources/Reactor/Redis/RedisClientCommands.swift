@@ -1,18 +1,18 @@
-// The Redis client's commands.
-// Invariant: every command ends by its deadline, and whether it may have been executed is part of how it ends.
+// The Redis client's commands. Invariant: every command ends by its deadline, and its result says whether it may have
+// been executed.
 
 import CReactor
 
 // MARK: - Commands
 
 extension RedisClient {
-  /// The most bytes that the commands which are not answered yet may take together; more are refused.
+  /// The maximum size in bytes of all unanswered commands together; further ones are refused.
   public nonisolated static let pendingByteLimit = 64 * 1024 * 1024
 
   /// Sends a command and waits for its answer.
   ///
-  /// While there is no connection the command waits for one. An error inside of an array is a value. The connection is
-  /// shared: no command that blocks (BLPOP), and scripts instead of MULTI.
+  /// A command waits while there is no connection. An error inside an array is a value. The connection is shared: send
+  /// no blocking commands such as BLPOP, and use scripts instead of MULTI.
   ///
   /// - Parameters:
   ///   - isRepeatable: executed twice it does no harm: where the connection is lost before its answer came, it is sent
@@ -27,7 +27,7 @@ extension RedisClient {
     try await submit(RedisCommand(arguments), isRepeatable, by: deadline)
   }
 
-  /// As above, with arguments that are any bytes.
+  /// Like the other `command`, with arguments of arbitrary bytes.
   @discardableResult
   public func command(
     bytes arguments: [[UInt8]], isRepeatable: Bool = false, by deadline: MonotonicInstant
@@ -35,7 +35,7 @@ extension RedisClient {
     try await submit(RedisCommand(arguments), isRepeatable, by: deadline)
   }
 
-  /// Runs a script, by its digest where the server knows it.
+  /// Runs a script, by its digest if the server knows it.
   ///
   /// - Parameter isRepeatable: as for `command`.
   /// - Throws: `RedisError`, as `command`.
@@ -54,7 +54,7 @@ extension RedisClient {
     }
   }
 
-  /// Commands that change what other commands mean on the connection that all share.
+  /// Commands that change the meaning of other commands on the shared connection.
   private static let refused: Set<String> = [
     "AUTH", "CLIENT REPLY", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSUBSCRIBE", "PSYNC", "PUNSUBSCRIBE",
     "QUIT", "RESET", "SCRIPT DEBUG", "SELECT", "SSUBSCRIBE", "SUBSCRIBE", "SUNSUBSCRIBE", "SYNC", "UNSUBSCRIBE",
@@ -103,7 +103,7 @@ extension RedisClient {
     armTimer()
     guard isSent else { return }
     transmit(identifier)
-    // With others in flight the loop's next turn sends a batch; alone there is nothing to wait for.
+    // With others in flight, the loop's next turn sends a batch. A single command is sent at once.
     if pipeline.inFlightCount == 1 { connection?.flush() }
   }
 
@@ -118,7 +118,7 @@ extension RedisClient {
     switch pipeline.answered() {
     case .drop: break
     case .deliver(let identifier): deliver(value, to: identifier)
-    case .unexpected: return abandonConnection(RedisEvents.Misconduct.unasked.rawValue)
+    case .unexpected: return abandonConnection(.misconduct(.unsolicited))
     }
     if case .error(let code, let message) = value { doubt(RedisErrorReply(code: code, message: message)) }
     settle()
@@ -133,8 +133,8 @@ extension RedisClient {
     }
   }
 
-  /// Whether an answer says that the command was executed: not where the server asks for the script's source, or is to
-  /// be looked into.
+  /// Whether an answer proves that the command was executed. Not if the server needs the script's source, or is in
+  /// doubt.
   private static func isProof(_ value: RedisValue) -> Bool {
     guard case .error(let code, let message) = value else { return true }
     let error = RedisErrorReply(code: code, message: message)
@@ -167,8 +167,8 @@ extension RedisClient {
     let overdue = expired.isConnectionSuspect ? expired.unknownOutcome.compactMap(ownersKind) : []
     fail(expired.notSent, .notSent(outage ?? "timed out"))
     fail(expired.unknownOutcome, .unknownOutcome("timed out"))
-    // An answer is overdue: the peer hangs, and what it says later must not be taken for another one's answer.
-    if expired.isConnectionSuspect { abandonConnection("timed out", overdue: overdue) }
+    // An answer is overdue: the peer hangs, and a late answer must not be taken for that of another command.
+    if expired.isConnectionSuspect { abandonConnection(.timedOut, overdue: overdue) }
     if let lookUntil, lookUntil <= now {
       self.lookUntil = nil
       if pipeline.isAllRepeatable { abandonForgottenConnection() }
@@ -192,7 +192,7 @@ extension RedisClient {
       timer?.stop()
       return
     }
-    // A new watcher's closure would allocate each time: one is kept, and asks for the instant that it was set for.
+    // One watcher is kept, because a new one would allocate each time.
     let timer = self.timer ?? TimerWatcher(clock) { [weak self] in self?.timerFired() }
     self.timer = timer
     timer.start(at: instant)

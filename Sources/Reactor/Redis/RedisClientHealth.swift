@@ -1,19 +1,19 @@
-// How the Redis client knows whether its server is well: by the owner's health check, and by whether the owner's
-// commands are answered. Invariant: nobody is told that the server is ready while it is on trial.
+// How the Redis client judges its server's health: by the owner's health check, and by whether the owner's commands are
+// answered. Invariant: the server is not reported ready while it is on trial.
 
 extension RedisClient {
-  /// How long one check may take.
+  /// The time limit of a check.
   private static let checkLimit = Duration.seconds(2)
-  /// How old a success may be that counts as an answer.
+  /// How old a success may be to be reused.
   private static let provenFor = Duration.seconds(1)
 
-  /// Runs the health check, unless it has just succeeded; without one, a PING. Where it fails the client is unavailable
-  /// until it succeeds.
+  /// Runs the health check unless it has just succeeded; without one, sends a PING. If it fails, the client is
+  /// unavailable until it succeeds.
   ///
   /// - Throws: `RedisError` with what is wrong.
   public func checkHealth(by deadline: MonotonicInstant) async throws(RedisError) {
     try await askForHealth(by: deadline)
-    // It answers this, and not the owner's commands.
+    // It answers the check, but not the owner's commands.
     if trial.isOn, let outage { throw .notSent(outage) }
   }
 
@@ -37,7 +37,8 @@ extension RedisClient {
     if result == nil { throw .unknownOutcome(Task.isCancelled ? "cancelled" : "timed out") }
   }
 
-  /// What an error reply says of the server is looked into; without a health check some of them end the connection.
+  /// Runs the health check if an error reply is about the server. Without a health check, some errors end the
+  /// connection.
   func doubt(_ error: RedisErrorReply) {
     if healthCheck != nil {
       if error.tellsOfTheServer { askHealth() }
@@ -81,18 +82,18 @@ extension RedisClient {
 // MARK: - Trials
 
 extension RedisClient {
-  /// The connection is lost, and what was in flight may be why. Of one that was to go that says nothing.
+  /// The connection is lost, and a command in flight may be the cause. Not if the connection was being retired.
   ///
   /// - Parameter overdue: what was in flight until its deadline.
-  func noteLoss(_ reason: String, isIdle: Bool, _ overdue: [RedisTrial.Kind]) {
+  func noteLoss(_ failure: RedisConnectionFailure, isIdle: Bool, _ overdue: [RedisTrial.Kind]) {
     var kinds: [RedisTrial.Kind] = []
     if pipeline.isOpen {
       kinds = overdue + pipeline.awaited(limit: RedisTrial.suspectLimit).compactMap(ownersKind)
     }
-    trial.lost(kinds, reason, isIdle: isIdle, at: clock.now)
+    trial.lost(kinds, failure, isIdle: isIdle, at: clock.now)
   }
 
-  /// The server is said to be ready again, if it is connected or rests.
+  /// Reports the server ready again if it is connected or rests.
   func endTrial() {
     switch state {
     case .ready, .resting, .connecting: change(.ready)
@@ -100,7 +101,7 @@ extension RedisClient {
     }
   }
 
-  /// What a command of the owner's is to the trial; nil for the client's own.
+  /// The kind of an owner's command; nil for the client's own.
   func ownersKind(_ identifier: RedisPipeline.Identifier) -> RedisTrial.Kind? {
     guard let entry = pending[identifier], case .caller = entry.receiver else { return nil }
     return entry.kind

@@ -1,6 +1,6 @@
-// One hiredis connection on the loop: a thin skin that says hello, sends commands and passes answers on in their order.
-// Invariant: hiredis' context is freed by itself after an error and by `close` else, never from inside of a callback of
-// its own; after the end nothing more is passed on. Used by RedisClient.
+// One hiredis connection on the loop: performs the handshake, sends commands and delivers answers in order. Invariant:
+// the context is freed by hiredis after an error and by `close` otherwise, never from within one of its own callbacks;
+// nothing is delivered after the end. Used by RedisClient.
 
 import CReactor
 
@@ -11,7 +11,7 @@ enum RedisAddress: Equatable, Sendable {
   case unix(path: String)
 }
 
-/// A command's words, laid out as hiredis' argv functions want them.
+/// A command's words, laid out for hiredis' argv functions.
 struct RedisCommand: Sendable {
   private(set) var bytes: [UInt8] = []
   private(set) var lengths: [Int] = []
@@ -29,8 +29,8 @@ struct RedisCommand: Sendable {
     lengths.append(word.count)
   }
 
-  /// The same for commands that do the same with the same key: the name with what follows it, of a script its digest or
-  /// source and its keys. FNV-1a; that two commands meet in it does no harm.
+  /// Equal for commands that do the same with the same key: a hash of the name and the first argument, for a script of
+  /// its digest or source and its keys. FNV-1a; a collision does no harm.
   var kind: UInt64 {
     var hash: UInt64 = 0xcbf2_9ce4_8422_2325
     for byte in bytes.prefix(min(Self.kindByteLimit, lengths.prefix(kindWordCount).reduce(0, +))) {
@@ -39,7 +39,7 @@ struct RedisCommand: Sendable {
     return hash
   }
 
-  /// As much of a command is looked at.
+  /// How much of a command is hashed.
   private static let kindByteLimit = 1_024
 
   private var kindWordCount: Int {
@@ -53,7 +53,7 @@ struct RedisCommand: Sendable {
     bytes.prefix(4).elementsEqual("EVAL".utf8) { $0 & 0xdf == $1 }
   }
 
-  /// The command's name in upper case, of CLIENT and SCRIPT with what follows it.
+  /// The command's name in upper case; for CLIENT and SCRIPT with the subcommand.
   var name: String {
     let first = word(0)
     return lengths.count > 1 && (first == "CLIENT" || first == "SCRIPT") ? "\(first) \(word(1))" : first
@@ -67,29 +67,29 @@ struct RedisCommand: Sendable {
 
 @EventLoop
 final class RedisConnection {
-  /// Called for each answer after the hello's.
+  /// Called for each answer after the handshake.
   var onAnswer: ((RedisValue) -> Void)?
-  /// Called once, when the connection ended by itself, with what may be shown to anyone.
-  var onEnd: ((String) -> Void)?
+  /// Called once, when the connection has ended other than by `close`.
+  var onEnd: ((RedisConnectionFailure) -> Void)?
   /// Why the connection ended; nil while it is open.
-  private(set) var endReason: String?
+  private(set) var failure: RedisConnectionFailure?
 
   private var context: UnsafeMutablePointer<redisAsyncContext>?
-  /// Of TLS; the context frees it with itself.
+  /// The TLS session; freed with the context.
   private var session: OpaquePointer?
   /// The session of a connection that is open; hiredis frees it with the connection.
-  var tlsSession: OpaquePointer? { endReason == nil ? session : nil }
+  var tlsSession: OpaquePointer? { failure == nil ? session : nil }
   private var events: RedisEvents?
   private var handshake: RedisHandshake
   private var isReady = false
-  /// Fires nil when the server is ready for commands, else the reason why it is not.
-  private let greeted = OneShot<String?>()
+  /// Fires nil when the server is ready for commands, otherwise the failure.
+  private let greeted = OneShot<RedisConnectionFailure?>()
 
-  /// How long what was sent may stay without the other kernel's word that it has arrived, and a silent peer without a
-  /// sign of life once it is asked for one, before the kernel gives the connection up.
+  /// How long sent bytes may stay unacknowledged, and keepalive probes unanswered, before the kernel drops the
+  /// connection.
   private static let userTimeoutMilliseconds: UInt32 = 10_000
 
-  /// Begins to connect and puts the hello in the line.
+  /// Starts to connect and queues the handshake.
   init(address: RedisAddress, tls: RedisTLS?, handshake: RedisHandshake) {
     self.handshake = handshake
     let made =
@@ -98,24 +98,25 @@ final class RedisConnection {
       case .unix(let path): redisAsyncConnectUnix(path)
       }
     guard let context = made else {
-      finish("out of memory")
+      finish(.other("out of memory"))
       return
     }
     var refusal: String?
     if let tls { (session, refusal) = tls.start(on: context) }
     guard context.pointee.err == 0, tls == nil || session != nil else {
-      let reason = refusal ?? Self.reason(context, session) ?? "TLS could not begin"
+      let failure =
+        refusal.map(RedisConnectionFailure.other) ?? Self.failure(context, session) ?? .other("TLS could not begin")
       redisAsyncFree(context)
-      finish(reason)
+      finish(failure)
       return
     }
     self.context = context
     context.pointee.data = Unmanaged.passUnretained(self).toOpaque()
     if case .tcp = address { Self.keepAlive(context) }
-    events = RedisEvents(context, session: session) { [weak self] misconduct in self?.end(misconduct.rawValue) }
+    events = RedisEvents(context, session: session) { [weak self] misconduct in self?.end(.misconduct(misconduct)) }
     redisAsyncSetDisconnectCallback(context) { context, _ in RedisConnection.ended(context) }
     redisAsyncSetConnectCallback(context) { context, status in
-      // Up is not yet ready: TLS and the hello are to come.
+      // Connected is not ready yet: TLS and the handshake follow.
       if status != REDIS_OK { RedisConnection.ended(context) }
     }
     for command in handshake.commands { send(RedisCommand(command)) }
@@ -125,32 +126,32 @@ final class RedisConnection {
     close()
   }
 
-  /// A peer that is gone without a word is noticed within a minute, also while nothing is asked, and a NAT on the way
-  /// does not forget a connection that is only idle.
+  /// Detects within a minute that a peer has vanished, even while idle, and keeps NATs from dropping an idle
+  /// connection.
   private static func keepAlive(_ context: UnsafeMutablePointer<redisAsyncContext>) {
     redisEnableKeepAlive(&context.pointee.c)
     var milliseconds = userTimeoutMilliseconds
-    // A kernel without it has its own, longer bounds.
+    // A kernel without this option has its own, longer limits.
     setsockopt(
       context.pointee.c.fd, Int32(IPPROTO_TCP), TCP_USER_TIMEOUT, &milliseconds,
       socklen_t(MemoryLayout<UInt32>.size))
   }
 
-  /// Whether the peer has still to answer a HELLO: one that ended the connection there does not know it.
+  /// Whether the answer to HELLO is due. A peer that closes the connection then does not know HELLO.
   var isAwaitingMode: Bool { !isReady && handshake.isAwaitingMode }
 
-  /// Whether the peer has still to answer the health check, and nothing before it.
+  /// Whether the answer to the health check is due next.
   var isAwaitingCheck: Bool { !isReady && handshake.isAwaitingCheck }
 
-  /// Waits until the server has answered the hello.
+  /// Waits for the end of the handshake.
   ///
   /// - Returns: nil where it is ready for commands, else why it is not.
-  func greeting(by deadline: MonotonicInstant, on clock: LoopClock) async -> String? {
-    guard let answer = await greeted.wait(until: deadline, on: clock) else { return "timed out" }
+  func greeting(by deadline: MonotonicInstant, on clock: LoopClock) async -> RedisConnectionFailure? {
+    guard let answer = await greeted.wait(until: deadline, on: clock) else { return .timedOut }
     return answer
   }
 
-  /// Puts a command in the line; `flush` or the loop's next turn sends it.
+  /// Queues a command; `flush` or the loop's next turn sends it.
   func send(_ command: RedisCommand) {
     guard let context else { return }
     var lengths = command.lengths
@@ -171,17 +172,17 @@ final class RedisConnection {
     precondition(status == REDIS_OK, "hiredis refuses commands only on a connection that is ending")
   }
 
-  /// Writes what is in the line at once, which saves a turn of the loop. May end the connection.
+  /// Writes queued commands at once, which saves a turn of the loop. May end the connection.
   ///
-  /// Not from inside of a reply callback, where hiredis 1.0 and later abort: the loop's next turn sends it then.
+  /// Does nothing in a reply callback, where hiredis 1.0 and later abort; the loop's next turn then sends them.
   func flush() {
     guard isReady, let context, context.pointee.c.flags & REDIS_IN_CALLBACK == 0 else { return }
     events?.clearErrors()
     redisAsyncHandleWrite(context)
   }
 
-  /// Ends the connection without a word to the owner. Not from inside of `onEnd`. In a reply callback hiredis waits
-  /// with freeing until that has returned.
+  /// Ends the connection without calling `onEnd`. Must not be called from `onEnd`. In a reply callback, hiredis frees
+  /// the context only after the callback has returned.
   func close() {
     guard let context else { return }
     self.context = nil
@@ -189,24 +190,24 @@ final class RedisConnection {
     redisAsyncFree(context)
   }
 
-  /// Ends the connection because the peer is not to be trusted with it any more.
-  private func end(_ reason: String) {
+  /// Ends the connection because the peer cannot be trusted any more.
+  private func end(_ failure: RedisConnectionFailure) {
     close()
-    finish(reason)
+    finish(failure)
   }
 
   /// hiredis' reply callback: copies the reply, which hiredis frees when this returns.
   private nonisolated static func replied(
     _ context: UnsafePointer<redisAsyncContext>?, _ reply: UnsafeMutableRawPointer?
   ) {
-    // Without a reply the connection is ending: `ended` follows and speaks for all commands.
+    // Without a reply the connection is ending: `ended` follows, for all commands.
     guard let data = context?.pointee.data, let reply else { return }
     let value = RedisValue(reply.load(as: redisReply.self))
     let connection = Unmanaged<RedisConnection>.fromOpaque(data).takeUnretainedValue()
     EventLoop.assumeIsolated {
-      // Which of the answers is the one too many cannot be told: none counts.
+      // It is unknown which answer is the surplus one, so none counts.
       let isDoubtful = connection.events?.isMoreThanAskedFor ?? false
-      isDoubtful ? connection.end(RedisEvents.Misconduct.unasked.rawValue) : connection.answered(value)
+      isDoubtful ? connection.end(.misconduct(.unsolicited)) : connection.answered(value)
     }
   }
 
@@ -229,61 +230,48 @@ final class RedisConnection {
       isReady = true
       greeted.fire(nil)
     case .refused(let reason):
-      greeted.fire(reason)
+      greeted.fire(.other(reason))
     }
   }
 
   private func ended() {
     guard let context else { return }
     let isExceeded = events?.isBudgetExceeded ?? false
-    let reason =
-      isExceeded ? RedisEvents.Misconduct.tooLarge.rawValue : Self.reason(context, session) ?? Self.closedByServer
+    let failure = Self.failure(context, session) ?? .closed(.endOfStream)
     self.context = nil
-    finish(reason)
+    finish(isExceeded ? .misconduct(.tooLarge) : failure)
   }
 
-  nonisolated static let closedByServer = "the server closed the connection"
-
-  /// Whether a reason says that the other side has ended the connection, and no more.
-  nonisolated static func isClosing(_ reason: String) -> Bool {
-    reason == closedByServer || reason == "connection reset by peer" || reason == "broken pipe"
+  private func finish(_ failure: RedisConnectionFailure) {
+    self.failure = failure
+    greeted.fire(failure)
+    onEnd?(failure)
   }
 
-  private func finish(_ reason: String) {
-    endReason = reason
-    greeted.fire(reason)
-    onEnd?(reason)
-  }
-
-  /// hiredis' error: texts of the system, of hiredis or OpenSSL, or the server's parting error reply.
-  private static func reason(_ context: UnsafePointer<redisAsyncContext>?, _ session: OpaquePointer?) -> String? {
+  /// hiredis' error: a text of the system, of hiredis or OpenSSL, or the server's last error reply.
+  private static func failure(
+    _ context: UnsafePointer<redisAsyncContext>?, _ session: OpaquePointer?
+  ) -> RedisConnectionFailure? {
     // The context's copies of these two are not yet set in the connect callback.
     guard let connection = context?.pointee.c, connection.err != 0 else { return nil }
     let text = withUnsafeBytes(of: connection.errstr) { bytes in
       String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
     }
     if let session, SSL_is_init_finished(session) == 0, let refusal = CertificateRefusal.reason(of: session) {
-      return refusal
+      return .other(refusal)
     }
     switch connection.err {
-    case REDIS_ERR_EOF: return closedByServer
-    // hiredis before 1.0 has a bound of its own.
+    case REDIS_ERR_EOF: return .closed(.endOfStream)
+    // hiredis before 1.0 has its own limit.
     case REDIS_ERR_PROTOCOL where text.hasPrefix("No support for nested"):
-      return RedisEvents.Misconduct.tooLarge.rawValue
-    case REDIS_ERR_PROTOCOL: return RedisEvents.notRedis
-    case REDIS_ERR_OTHER: return RedisErrorReply(text).explanation
-    // hiredis asks the kernel, which knows nothing of TLS.
-    case REDIS_ERR_IO where session.map { SSL_is_init_finished($0) == 0 } ?? false: return "TLS refused"
+      return .misconduct(.tooLarge)
+    case REDIS_ERR_PROTOCOL: return .misconduct(.notRedis)
+    case REDIS_ERR_OTHER: return .other(RedisErrorReply(text).explanation)
+    // hiredis asks the kernel, which knows nothing about TLS.
+    case REDIS_ERR_IO where session.map { SSL_is_init_finished($0) == 0 } ?? false: return .other("TLS refused")
     default:
       let prefix = "SSL_connect failed: "
-      return (text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text).lowercasedASCII
+      return RedisConnectionFailure(systemText: text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text)
     }
-  }
-}
-
-extension String {
-  /// For error texts of C libraries in the middle of a sentence.
-  fileprivate var lowercasedASCII: String {
-    String(decoding: utf8.map { $0 >= 65 && $0 <= 90 ? $0 + 32 : $0 }, as: UTF8.self)
   }
 }

@@ -1,32 +1,21 @@
-// hiredis' wish to read and to write, on the loop, in place of its own adapter for libev: hiredis asserts that whatever
-// arrives was asked for, and a peer that speaks unasked would end the process.
-// Invariant: hiredis is made to read only where an answer is due, and never beyond a bound. Used by RedisConnection.
+// Connects hiredis to the loop, in place of its libev adapter: hiredis asserts that every reply was asked for, so an
+// unsolicited reply would end the process. Invariant: hiredis reads only when an answer is due, and never beyond a
+// bound. Used by RedisConnection.
 
 import CReactor
 
 @EventLoop
 final class RedisEvents {
-  /// The most bytes that all strings of an answer may take together.
+  /// The maximum size in bytes of all strings of an answer together.
   nonisolated static let answerByteLimit = 32 * 1024 * 1024
-  /// The most bytes of all else, which is one line: hiredis looks for its end from the beginning each time.
+  /// The maximum length in bytes of a line: hiredis searches for its end from the beginning each time.
   nonisolated static let lineByteLimit = 64 * 1024
-  /// The most elements that all arrays of an answer may have together.
+  /// The maximum number of elements in all arrays of an answer together.
   nonisolated static let elementLimit = 65_536
-  /// How deep arrays may lie in each other: what frees and copies them calls itself for each level.
+  /// The maximum depth of nested arrays, because freeing and copying recurse for each level.
   nonisolated static let depthLimit = 8
 
-  /// What ends a connection that keeps to hiredis' rules.
-  enum Misconduct: String {
-    case unasked = "unsolicited reply"
-    case tooLarge = "an answer beyond the limit"
-  }
-
-  /// Whether that is why a connection ended: then it was not closed for being idle.
-  static func isMisconduct(_ reason: String) -> Bool {
-    Misconduct(rawValue: reason) != nil || reason == notRedis
-  }
-
-  nonisolated static let notRedis = "not the Redis protocol"
+  typealias Misconduct = RedisConnectionFailure.Misconduct
 
   private let context: UnsafeMutablePointer<redisAsyncContext>
   private let session: OpaquePointer?
@@ -36,13 +25,13 @@ final class RedisEvents {
   private let functions = UnsafeMutablePointer<redisReplyObjectFunctions>.allocate(capacity: 1)
   private let budget = UnsafeMutablePointer<Budget>.allocate(capacity: 1)
 
-  /// What the functions in hiredis' place work with.
+  /// The state of the functions that replace hiredis' own.
   private struct Budget {
     let own: UnsafeMutablePointer<redisReplyObjectFunctions>
-    /// Of the answer that is being read.
+    /// Of the answer being read.
     var elementsLeft = RedisEvents.elementLimit
     var bytesLeft = RedisEvents.answerByteLimit
-    /// An answer went beyond it.
+    /// An answer exceeded it.
     var isExceeded = false
 
     mutating func takeElements(_ count: Int, of task: redisReadTask) -> Bool {
@@ -64,7 +53,7 @@ final class RedisEvents {
       (elementsLeft, bytesLeft) = (RedisEvents.elementLimit, RedisEvents.answerByteLimit)
     }
 
-    /// How many arrays an array lies in, itself included.
+    /// An array's nesting depth, itself included.
     private static func depth(of task: redisReadTask) -> Int {
       var (depth, parent) = (1, task.parent)
       while let above = parent, depth <= RedisEvents.depthLimit { (depth, parent) = (depth + 1, above.pointee.parent) }
@@ -116,7 +105,7 @@ final class RedisEvents {
     reader.pointee.fn = functions
   }
 
-  /// Whether the connection ends because an answer went beyond its budget.
+  /// Whether the connection ends because an answer exceeded its budget.
   var isBudgetExceeded: Bool { budget.pointee.isExceeded }
 
   isolated deinit {
@@ -147,7 +136,7 @@ final class RedisEvents {
 
   private func continueIO(_ ready: IOWatcher.Interest) {
     if ready.contains(.read) {
-      if isUnasked { return misconduct(.unasked) }
+      if isUnasked { return misconduct(.unsolicited) }
       var reads = 0
       repeat {
         clearErrors()
@@ -164,15 +153,15 @@ final class RedisEvents {
     }
   }
 
-  /// What another library left in OpenSSL's queue of errors would be taken for this connection's failure.
+  /// Errors that another library left in OpenSSL's queue would be taken for this connection's.
   func clearErrors() {
     if session != nil { creactor_clear_tls_errors() }
   }
 
-  /// Whether TLS holds bytes that the socket does not tell of.
+  /// Whether TLS holds bytes that do not make the socket readable.
   private var isPending: Bool { session.map { SSL_pending($0) > 0 } ?? false }
 
-  /// Whether bytes have come while no answer is due. The end of the connection is for hiredis to find.
+  /// Whether bytes have come while no answer is due. hiredis detects the end of the connection.
   private var isUnasked: Bool {
     guard context.pointee.replies.head == nil else { return false }
     var byte: UInt8 = 0
@@ -183,7 +172,7 @@ final class RedisEvents {
     return recv(context.pointee.c.fd, &byte, 1, Int32(MSG_PEEK)) > 0
   }
 
-  /// Whether the last answer that is due has been read, and more than that has come. Asked in hiredis' reply callback.
+  /// Whether more has come after the last answer that is due. Called in hiredis' reply callback.
   var isMoreThanAskedFor: Bool {
     context.pointee.replies.head == nil && waitingBytes > 0
   }
@@ -198,7 +187,7 @@ final class RedisEvents {
     return !isString || waiting > (reader.pointee.ridx > 0 ? budget.pointee.bytesLeft : Self.answerByteLimit) + 32
   }
 
-  /// What was read and is no whole answer yet.
+  /// The bytes read of an incomplete answer.
   private var waitingBytes: Int {
     guard let reader = context.pointee.c.reader else { return 0 }
     return Int(reader.pointee.len) - Int(reader.pointee.pos)

@@ -1,30 +1,30 @@
-// What is said first on a new connection, as a pure struct: AUTH, HELLO, SELECT, CLIENT SETNAME, and PING or the health
-// check, sent at once. Invariant: a connection is ready only after the last of it was answered well, so a server that
-// merely accepts is not, and with a health check neither is one that refuses it. Driven by RedisConnection.
+// The first commands on a new connection, as a pure struct: AUTH, HELLO, SELECT, CLIENT SETNAME, and PING or the health
+// check, sent in one batch. Invariant: a connection is ready only after the last of them has succeeded; that a server
+// accepts the connection is not enough. Driven by RedisConnection.
 
 struct RedisHandshake {
   enum Step: String {
     case authenticate = "AUTH"
-    /// Asks what kind of server it is: standalone, cluster, sentinel.
+    /// Asks for the server's mode: standalone, cluster or sentinel.
     case mode = "HELLO"
     case select = "SELECT"
     case setName = "CLIENT SETNAME"
     case ping = "PING"
     case check = "EVALSHA"
-    /// Where the server does not know HELLO: a server before 6, or a proxy.
+    /// If the server does not know HELLO: Redis before 6, or a proxy.
     case information = "INFO"
-    /// Where the server does not know the script.
+    /// If the server does not know the script.
     case checkSource = "EVAL"
   }
 
   enum Verdict: Equatable {
     case more, ready
-    /// This, too, is to be sent.
+    /// Send this too.
     case send([String])
     case refused(String)
   }
 
-  /// The commands, to be sent in this order without waiting.
+  /// The commands, to be sent in this order without waiting for answers.
   let commands: [[String]]
   private let healthCheck: RedisHealthCheck?
   private var steps: [Step]
@@ -53,16 +53,16 @@ struct RedisHandshake {
     self.steps = steps
   }
 
-  /// Whether the answer that is due is HELLO's: a peer that ends here does not know it.
+  /// Whether the answer to HELLO is due.
   var isAwaitingMode: Bool { answers < steps.count && steps[answers] == .mode }
 
-  /// Whether the answer that is due is the health check's.
+  /// Whether the answer to the health check is due.
   var isAwaitingCheck: Bool {
     answers < steps.count && (steps[answers] == .check || steps[answers] == .checkSource)
   }
 
   mutating func answered(_ value: RedisValue) -> Verdict {
-    guard answers < steps.count else { return .refused(RedisEvents.Misconduct.unasked.rawValue) }
+    guard answers < steps.count else { return .refused(RedisEvents.Misconduct.unsolicited.rawValue) }
     let step = steps[answers]
     answers += 1
     let verdict = verdict(on: value, at: step)
@@ -77,14 +77,14 @@ struct RedisHandshake {
     switch step {
     case .mode: return Self.verdict(onMode: Self.mode(inHello: value))
     case .information: return Self.verdict(onMode: Self.mode(inInformation: value.text ?? ""))
-    case .ping: return value == .status("PONG") ? .more : .refused(RedisEvents.notRedis)
+    case .ping: return value == .status("PONG") ? .more : .refused(RedisEvents.Misconduct.notRedis.rawValue)
     case .authenticate, .select, .setName, .check, .checkSource: return .more
     }
   }
 
   private mutating func verdict(on error: RedisErrorReply, at step: Step) -> Verdict {
     switch step {
-    // A name is a courtesy to operators; a user that may not set it can still work.
+    // The name only helps operators; a user that may not set it can still work.
     case .setName, .information: return .more
     case .mode:
       steps.append(.information)

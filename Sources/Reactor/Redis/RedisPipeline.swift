@@ -14,13 +14,13 @@
 struct RedisPipeline {
   typealias Identifier = UInt64
 
-  /// The most commands that wait or are in flight at one time; more are refused.
+  /// The maximum number of commands that wait or are in flight; further ones are refused.
   static let commandLimit = 16_384
 
   enum Admission: Equatable {
-    /// Goes out now.
+    /// Send it now.
     case send(Identifier)
-    /// Goes out when the connection opens, or expires.
+    /// It is sent when the connection opens, or expires.
     case wait(Identifier)
     case refused(Refusal)
   }
@@ -31,35 +31,35 @@ struct RedisPipeline {
 
   enum Answered: Equatable {
     case deliver(Identifier)
-    /// Nobody waits for it any more.
+    /// Its caller has left.
     case drop
-    /// No command asked for it: the connection is of no use any more.
+    /// No command is in flight: the connection cannot be used any more.
     case unexpected
   }
 
   enum Cancelled: Equatable {
     case notSent, unknownOutcome
-    /// It has met its fate already.
+    /// It has ended already: its answer came in the same turn of the loop.
     case tooLate
   }
 
   struct Expired: Equatable {
     var notSent: [Identifier] = []
     var unknownOutcome: [Identifier] = []
-    /// An answer is overdue: the peer hangs, and the connection has to go.
+    /// An answer is overdue: the peer hangs, and the connection must be closed.
     var isConnectionSuspect = false
   }
 
   private struct Command {
     let identifier: Identifier
     let deadline: MonotonicInstant
-    /// Sent twice it does no harm.
+    /// May be sent twice.
     var isRepeatable = false
     var wasSent = false
     var isAbandoned = false
   }
 
-  /// Whether commands go out at once.
+  /// Whether commands are sent at once.
   private(set) var isOpen = false
   private(set) var isStopped = false
   /// An instant at or before the earliest deadline; nil while nothing waits or is in flight.
@@ -68,15 +68,15 @@ struct RedisPipeline {
   private var waiting = Line()
   private var inFlight = Line()
 
-  /// Commands that wait for an answer, those that nobody waits for any more included.
+  /// Commands that were sent and not answered, including those whose callers have left.
   var inFlightCount: Int { inFlight.count }
   /// Commands in flight whose callers still wait.
   var awaitedCount: Int { inFlight.count - inFlight.abandoned }
-  /// The oldest of these.
+  /// The oldest of them.
   func awaited(limit: Int) -> [Identifier] { inFlight.awaited(limit: limit) }
   /// Commands that wait for a connection.
   var waitingCount: Int { waiting.count - waiting.abandoned }
-  /// Whether all that is awaited may be sent again over another connection.
+  /// Whether all awaited commands may be sent again over another connection.
   var isAllRepeatable: Bool { inFlight.allSatisfy { ($0.isRepeatable && !$0.wasSent) || $0.isAbandoned } }
 
   /// - Parameter isRepeatable: the command may be sent once more where the connection is lost before its answer.
@@ -97,7 +97,7 @@ struct RedisPipeline {
     return .wait(lastIdentifier)
   }
 
-  /// The connection is up: these go out now, in this order.
+  /// The connection is open. Returns the commands to send now, in order.
   mutating func opened() -> [Identifier] {
     precondition(inFlight.count == 0)
     isOpen = true
@@ -111,12 +111,12 @@ struct RedisPipeline {
     return sent
   }
 
-  /// Nothing goes out over this connection any more; what is in flight may still be answered.
+  /// Sends nothing more over this connection; commands in flight may still be answered.
   mutating func retire() {
     isOpen = false
   }
 
-  /// An answer came: whose?
+  /// An answer came.
   mutating func answered() -> Answered {
     guard let command = inFlight.popFirst() else { return .unexpected }
     settleWakeAt()
@@ -131,7 +131,7 @@ struct RedisPipeline {
     return inFlight.abandon(identifier) != nil ? .unknownOutcome : .tooLate
   }
 
-  /// Time has passed: whose deadline with it?
+  /// Ends the commands whose deadline has passed.
   mutating func expire(now: MonotonicInstant) -> Expired {
     var expired = Expired()
     var earliest: MonotonicInstant?
@@ -151,7 +151,8 @@ struct RedisPipeline {
     return expired
   }
 
-  /// The connection is gone: the outcome of these is unknown. Repeatable commands wait for the next connection, once.
+  /// The connection is lost. Returns the commands of unknown outcome. Repeatable commands wait for the next connection,
+  /// once.
   mutating func lost() -> [Identifier] {
     isOpen = false
     var unknown: [Identifier] = []
@@ -170,8 +171,7 @@ struct RedisPipeline {
     return unknown
   }
 
-  /// No connection will come any more: further commands are refused. Returns those that were not sent, and those that
-  /// were and waited to be sent again.
+  /// Refuses further commands. Returns the waiting ones: those never sent, and those that waited to be sent again.
   mutating func stop() -> (notSent: [Identifier], unknownOutcome: [Identifier]) {
     isStopped = true
     var notSent: [Identifier] = []
@@ -184,7 +184,7 @@ struct RedisPipeline {
     return (notSent, unknown)
   }
 
-  /// Cancelled commands that were never sent count for nothing: without others there is nothing to wake for.
+  /// Cancelled commands that were never sent need no wake-up.
   private mutating func settleWakeAt() {
     if waiting.count == waiting.abandoned { waiting.removeAll() }
     if waiting.count == 0 && inFlight.count == 0 { wakeAt = nil }
@@ -202,7 +202,7 @@ struct RedisPipeline {
       commands.append(command)
     }
 
-    /// Puts commands before all others: they are older.
+    /// Inserts older commands before all others.
     mutating func prepend(_ older: [Command]) {
       guard !older.isEmpty else { return }
       commands = older + commands[head...]
@@ -245,7 +245,7 @@ struct RedisPipeline {
       abandoned = 0
     }
 
-    /// Marks a command so that nobody hears of it again; nil where it is not here or is marked already.
+    /// Marks a command as abandoned; nil if it is not in the line or already marked.
     mutating func abandon(_ identifier: Identifier) -> Command? {
       var low = head
       var high = commands.count
@@ -261,7 +261,7 @@ struct RedisPipeline {
       return commands[low]
     }
 
-    /// Marks what is due at `now`; `earliest` becomes the earliest deadline of the rest.
+    /// Marks the commands due at `now`; `earliest` becomes the earliest deadline of the rest.
     mutating func expire(
       now: MonotonicInstant, earliest: inout MonotonicInstant?
     ) -> (awaited: [Command], isAny: Bool) {
@@ -282,7 +282,7 @@ struct RedisPipeline {
       return (awaited, isAny)
     }
 
-    /// Memory for so many commands is kept after a burst.
+    /// Memory for this many commands is kept after a burst.
     private static let capacityKept = 64
   }
 }

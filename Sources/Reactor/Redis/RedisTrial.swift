@@ -2,7 +2,7 @@
 // server that ends connections under the same command twice in a row is unavailable until it answers that command, or
 // has kept a connection open without it for `quietLimit`. Driven by RedisClient.
 
-/// What a lost connection says of the commands that were in flight on it, the suspects:
+/// What a lost connection implies about the commands that were in flight on it, the suspects:
 ///
 ///               lost under commands             lost under commands again
 ///     clear ───────────────────────▶ suspicion ───────────────────────────▶ repeated
@@ -13,16 +13,16 @@
 ///       └─────────────────────────────┴─ on trial ◀──────────────────────────┘
 ///                      a suspect answered
 ///
-/// Commands go out while the server is on trial; it is only not said to be ready. One loss under commands that nobody
-/// sends again puts it on no trial: it may have been anything.
+/// Commands are sent while the server is on trial; it is only not reported ready. One loss under commands that are not
+/// sent again starts no trial, because its cause is unknown.
 struct RedisTrial: Sendable {
-  /// What tells a command from others, whatever its arguments: `RedisCommand.kind`.
+  /// Identifies a command regardless of its arguments: `RedisCommand.kind`.
   typealias Kind = UInt64
 
-  /// How long a connection has to stay open for suspicion to end, where nobody sends the commands again. Callers that
-  /// retry do so sooner.
+  /// How long a connection must stay open for suspicion to end if the commands are not sent again. Callers that retry
+  /// do so sooner.
   static let quietLimit = Duration.seconds(10)
-  /// The most commands in flight that are remembered: the oldest, for the server answers in order.
+  /// The maximum number of commands in flight that are remembered: the oldest, because the server answers in order.
   static let suspectLimit = 32
 
   /// The health check as a command that connections are lost under.
@@ -30,11 +30,11 @@ struct RedisTrial: Sendable {
 
   /// Commands that were in flight when a connection was lost, and that have not been answered since.
   private var suspects: [Kind] = []
-  /// Commands that were answered while there were suspects: what ends the connections is among the others.
+  /// Commands that were answered while there were suspects: the cause is among the others.
   private var innocents: [Kind] = []
   /// Connections lost in a row with one of them in flight.
   private(set) var losses = 0
-  /// Whether the connection that is open has yet to prove itself.
+  /// Whether the open connection has yet to prove itself.
   private(set) var isOn = false
   /// When a trial ends without an answer.
   private(set) var endsAt: MonotonicInstant?
@@ -44,7 +44,7 @@ struct RedisTrial: Sendable {
   /// Whether an answer can change anything.
   var isSuspicious: Bool { !suspects.isEmpty }
 
-  /// What is wrong, where a connection was lost repeatedly; nil where one loss may have been anything.
+  /// What is wrong, if connections were lost repeatedly; nil after a single loss, whose cause is unknown.
   var reason: String? { losses > 1 ? explanation : nil }
 
   /// A connection was lost.
@@ -52,17 +52,17 @@ struct RedisTrial: Sendable {
   /// - Parameters:
   ///   - commands: what was in flight.
   ///   - isIdle: it was taken for an idle one, and is replaced without a word.
-  mutating func lost(_ commands: [Kind], _ reason: String, isIdle: Bool, at now: MonotonicInstant) {
+  mutating func lost(_ commands: [Kind], _ failure: RedisConnectionFailure, isIdle: Bool, at now: MonotonicInstant) {
     if let openedAt, openedAt.advanced(by: Self.quietLimit) <= now { clear() }
-    // While it is replaced nothing has changed: the trial goes on.
+    // An idle connection that is replaced changes nothing: the trial continues.
     if !isIdle || !commands.isEmpty { (isOn, endsAt) = (false, nil) }
     openedAt = nil
     guard !commands.isEmpty else { return }
     let unproven = commands.filter { !innocents.contains($0) }
     for command in unproven.isEmpty ? commands : unproven { Self.add(command, to: &suspects) }
     losses += 1
-    // One text for as long as it lasts, so that it is told once.
-    if losses <= 2 || explanation == nil { explanation = Self.explanation(of: reason) }
+    // One text for as long as it lasts, so that it is reported once.
+    if losses <= 2 || explanation == nil { explanation = Self.explanation(of: failure) }
   }
 
   /// A connection has passed the health check.
@@ -108,15 +108,18 @@ struct RedisTrial: Sendable {
     if list.count < suspectLimit, !list.contains(command) { list.append(command) }
   }
 
-  /// A reason that says no more than that the connection ended, in words that lead to the cause.
-  private static func explanation(of reason: String) -> String {
-    if RedisConnection.isClosing(reason) { return closesUnderCommands }
-    return reason == "timed out" ? timesOutUnderCommands : reason
+  /// The failure in words; where it tells nothing but that the connection ended, in words that lead to the cause.
+  private static func explanation(of failure: RedisConnectionFailure) -> String {
+    switch failure {
+    case .closed: closesUnderCommands
+    case .timedOut: timesOutUnderCommands
+    case .refused, .misconduct, .stopped, .other: failure.reason
+    }
   }
 
   static let timesOutUnderCommands =
     "commands time out though the server answers the health check (a slow script, or large packets that are lost)"
-  /// With where to look: what ends a connection and leaves nothing in the answer.
+  /// With hints, because the connection ends without an error reply.
   static let closesUnderCommands =
     "the server closes the connection when commands are sent"
     + " (see its client-output-buffer-limit and maxmemory-clients, its log, and proxies on the way)"

@@ -47,7 +47,7 @@ import Testing
     func give() { value.store(true, ordering: .relaxed) }
   }
 
-  private static let closed = ServerAvailability.unavailable(reason: RedisConnection.closedByServer)
+  private static let closed = ServerAvailability.unavailable(reason: RedisConnectionFailure.closed(.endOfStream).reason)
   private static let closes = ServerAvailability.unavailable(reason: RedisTrial.closesUnderCommands)
 
   @EventLoop private static func lose(_ redis: RedisClient, _ command: [String] = ["GET", "k"]) async {

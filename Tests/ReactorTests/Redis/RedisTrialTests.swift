@@ -1,5 +1,6 @@
 // When a Redis is said to be ready that passes the health check and ends connections under its owner's commands.
 
+import Foundation
 import TestSupport
 import Testing
 
@@ -10,7 +11,7 @@ import Testing
     MonotonicInstant(nanoseconds: seconds * 1_000_000_000)
   }
 
-  private static let closed = RedisConnection.closedByServer
+  private static let closed = RedisConnectionFailure.closed(.endOfStream)
 
   @Test func oneLossWhoseCommandsAreNotSentAgainIsNoTrial() {
     var trial = RedisTrial()
@@ -96,12 +97,22 @@ import Testing
     #expect(!trial.isOn && trial.reason == nil && !trial.isSuspicious)
   }
 
+  @Test func aSystemsErrorTextIsToldByItsCodeAndOthersStayInWords() {
+    #expect(RedisConnectionFailure(systemText: String(cString: strerror(ECONNREFUSED))) == .refused)
+    #expect(RedisConnectionFailure(systemText: String(cString: strerror(ECONNRESET))) == .closed(.reset))
+    #expect(RedisConnectionFailure(systemText: String(cString: strerror(EPIPE))) == .closed(.brokenPipe))
+    #expect(RedisConnectionFailure(systemText: "No route to host").reason == "no route to host")
+    for failure: RedisConnectionFailure in [.refused, .closed(.reset), .closed(.brokenPipe)] {
+      #expect(RedisConnectionFailure(systemText: failure.reason.capitalizedFirst) == failure)
+    }
+  }
+
   @Test func theReasonStaysTheSameForAsLongAsItLasts() {
     var trial = RedisTrial()
-    for reason in ["timed out", Self.closed] { trial.lost([1], reason, isIdle: false, at: Self.at(0)) }
+    for failure in [.timedOut, Self.closed] { trial.lost([1], failure, isIdle: false, at: Self.at(0)) }
     let told = trial.reason
-    for reason in ["timed out", "connection reset by peer", "broken pipe"] {
-      trial.lost([1], reason, isIdle: false, at: Self.at(0))
+    for failure: RedisConnectionFailure in [.timedOut, .closed(.reset), .closed(.brokenPipe)] {
+      trial.lost([1], failure, isIdle: false, at: Self.at(0))
       #expect(trial.reason == told)
     }
   }
@@ -197,7 +208,7 @@ private struct TrialLife {
     isOpen = false
     if isReady { falls += 1 }
     isReady = false
-    trial.lost(lost, RedisConnection.closedByServer, isIdle: false, at: instant)
+    trial.lost(lost, .closed(.endOfStream), isIdle: false, at: instant)
     if isFirst, Bool.random(using: &random) { again = lost }
   }
 
@@ -216,4 +227,8 @@ private struct TrialLife {
     }
     if trial.isOn || !isReady { violations.append("not ready after it was healed") }
   }
+}
+
+extension String {
+  fileprivate var capitalizedFirst: String { prefix(1).uppercased() + dropFirst() }
 }
