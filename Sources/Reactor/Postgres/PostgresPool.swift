@@ -1,43 +1,44 @@
-// The connections of the process to one PostgreSQL. Invariant: whoever takes one gives it back clean, or it is closed;
-// while all is well the pool does nothing by itself but to close what expires. Used by the worker's sweeps and probes.
+// The process's connections to one PostgreSQL server. Invariant: a connection comes back clean or is closed; while the
+// server is healthy, the pool does nothing on its own except close what has expired. Used by sweeps and probes.
 
 import CReactor
 
-/// Lends connections, one caller each: opened on demand up to a limit, closed when unused, replaced when aged.
+/// Lends connections to one caller each. They are opened on demand up to a limit, closed when unused, and replaced when
+/// old.
 ///
-/// Who finds none waits in the order of coming. A caller that leaves in the middle of a statement (its deadline, its
-/// task's cancellation) leaves the connection to the pool, which has the statement cancelled on the server and lends
-/// the connection again when it is clean, or closes it after a bounded time.
+/// Callers that find none free wait in order of arrival. If a caller leaves in the middle of a statement, at its
+/// deadline or on cancellation, the pool cancels the statement on the server. It lends the connection again when that
+/// is clean, or closes it after a bounded time.
 @EventLoop
 public final class PostgresPool {
-  /// What the pool did and has.
+  /// The pool's counters and gauges.
   public struct Statistics: Sendable, Equatable {
-    /// Connections that exist.
+    /// Established connections.
     public var open = 0
-    /// Those that nobody uses.
+    /// Connections that are not in use.
     public var idle = 0
-    /// Those whose last statement is being cancelled.
+    /// Connections whose last statement is being cancelled.
     public var draining = 0
-    /// Callers who wait for one.
+    /// Callers that wait for a connection.
     public var waiting = 0
-    /// Connections made since the beginning.
+    /// Connections established since the start.
     public var connectsTotal: UInt64 = 0
-    /// Attempts that failed since the beginning.
+    /// Failed connection attempts since the start.
     public var failedConnects: UInt64 = 0
-    /// Connections that ended other than by the pool's will since the beginning.
+    /// Connections since the start that ended without the pool closing them.
     public var lost: UInt64 = 0
   }
 
-  /// How long the server may take to answer whether it is there.
+  /// The time limit of a ping.
   public nonisolated static let questionLimit = Duration.seconds(2)
 
-  /// Called when the server becomes ready, unavailable, or unavailable for another reason: once a change, not once a
-  /// try.
+  /// Called when the server becomes ready, unavailable, or unavailable for another reason: once per change, not per
+  /// attempt.
   public var onStateChange: (@EventLoop (ServerAvailability) -> Void)?
 
-  /// How long a look at a connection that was not used for a while may take.
+  /// The time limit of the check of a connection that was not used for a while.
   private static let lookLimit = Duration.seconds(1)
-  /// A connection that was used within this time is not looked at.
+  /// A connection that was used within this time is lent unchecked.
   private static let trustedFor = Duration.seconds(2)
 
   let configuration: PostgresConfiguration
@@ -45,35 +46,35 @@ public final class PostgresPool {
   let clock: LoopClock
   private let canceller: PostgresCanceller
   var state: PostgresPoolState
-  private var connections: [PostgresPoolState.Slot: PostgresConnection] = [:]
-  private var waiters: [PostgresPoolState.Ticket: PostgresPoolWaiter] = [:]
-  private var lastTicket: PostgresPoolState.Ticket = 0
-  /// Of those who wait, who only ask whether the server answers: an answer on another connection is theirs too.
-  var questions: Set<PostgresPoolState.Ticket> = []
+  private var connections: [PostgresPoolState.ConnectionID: PostgresConnection] = [:]
+  private var waiters: [PostgresPoolState.RequestID: PostgresPoolWaiter] = [:]
+  private var lastRequestID: PostgresPoolState.RequestID = 0
+  /// Waiting requests that only ask whether the server answers. An answer on another connection ends them too.
+  var questions: Set<PostgresPoolState.RequestID> = []
   private var counts = Statistics()
-  private var sweepTimer: TimerWatcher?
-  private var sweepAt: MonotonicInstant?
+  private var expiryTimer: TimerWatcher?
+  private var expiryTimerAt: MonotonicInstant?
   private var isPatient = true
   var health = PostgresHealth()
-  /// Whether `run` opens the connections. Without it the callers do, each for as long as it waits.
+  /// Whether `run` opens the connections. Otherwise each caller opens its own while it waits.
   var isRunning = false
-  /// What is to be opened, in `run`.
+  /// Connections for `run` to open.
   var orders: [PostgresPoolOrder] = []
-  /// Wakes `run`: an order, or the end.
+  /// Wakes `run` for an order or the end.
   var ordered = OneShot<Void>()
-  /// Wakes the task that checks the server: on doubt, or at the end.
+  /// Wakes the task that checks the server, on doubt or at the end.
   var doubted = OneShot<Void>()
-  /// Of those who wait for a server that can be written to.
+  /// Callers that wait for a writable server.
   var writableSignals: [OneShot<Void>] = []
   private var closers: [OneShot<Void>] = []
 
   /// Opens nothing yet.
   ///
   /// - Parameters:
-  ///   - connectionLifetime: a connection older than this is not lent again.
-  ///   - idleTimeout: unused connections are closed after this, but for one that is kept up to its lifetime.
-  ///   - connectTimeout: how long opening a connection may take, over all addresses. It goes on when the caller that it
-  ///     was begun for has left: a caller's own deadline can be shorter.
+  ///   - connectionLifetime: a connection older than this is not lent any more.
+  ///   - idleTimeout: unused connections are closed after this, except one, which is kept up to its lifetime.
+  ///   - connectTimeout: the time limit for opening a connection, over all addresses. It continues after its caller has
+  ///     left, because a caller's deadline can be shorter.
   public init(
     _ configuration: PostgresConfiguration, maximumConnections: Int, connectionLifetime: Duration,
     idleTimeout: Duration = .seconds(60), connectTimeout: Duration = .seconds(10), clock: LoopClock
@@ -83,11 +84,11 @@ public final class PostgresPool {
     self.clock = clock
     canceller = PostgresCanceller(clock: clock)
     state = PostgresPoolState(limit: maximumConnections, lifetime: connectionLifetime, idleTimeout: idleTimeout)
-    sweepTimer = TimerWatcher(clock) { [weak self] in self?.sweep() }
+    expiryTimer = TimerWatcher(clock) { [weak self] in self?.closeExpired() }
   }
 
   isolated deinit {
-    sweepTimer?.stop()
+    expiryTimer?.stop()
     for connection in connections.values { connection.close() }
   }
 
@@ -100,7 +101,7 @@ public final class PostgresPool {
     return statistics
   }
 
-  /// Why the server cannot be used, fit to be shown to anyone; nil while it can.
+  /// Why the server cannot be used, in words that may be shown to anyone; nil while it can.
   public var outage: String? {
     switch health.availability {
     case .ready: nil
@@ -109,45 +110,45 @@ public final class PostgresPool {
     }
   }
 
-  /// Takes in what a connection met: tells a change, and has `run` ask where doubt begins.
+  /// Records what a connection met: reports a change, and wakes the task that checks the server when doubt begins.
   func note(_ event: PostgresHealth.Event) {
     if event == .answered {
-      for ticket in questions { leave(ticket, AnsweredElsewhere()) }
+      for requestID in questions { leave(requestID, AnsweredElsewhere()) }
     }
     let wasInDoubt = health.isInDoubt
     let change = health.met(event)
     if health.isInDoubt, !wasInDoubt { doubted.fire(()) }
     if change == .ready { for signal in writableSignals { signal.fire(()) } }
-    // What else is open leads to the same server: the next question goes over a new connection, perhaps to another one.
+    // Idle connections lead to the same server. A new one may lead to a writable server.
     if health.isReadOnly { perform(state.closeIdle(now: clock.now)) }
     if let change, !state.isClosed { onStateChange?(change) }
   }
 
-  /// Lends a connection to `body`, and waits for one until `deadline` if none is free.
+  /// Lends a connection to `body`; waits until `deadline` if none is free.
   ///
-  /// `body` leaves no transaction open; a connection with one is closed. It does not keep the connection.
+  /// `body` must not keep the connection. A connection that it leaves in a transaction is closed.
   ///
-  /// - Throws: `PostgresError.poolExhausted` where none became free in time; `unavailable` with "connecting" where one
-  ///   is still being opened; why none could be opened; what `body` throws; `CancellationError` as soon as the task is
+  /// - Throws: `PostgresError.poolExhausted` if none became free in time; `unavailable` with "connecting" if one is
+  ///   still being opened; the failure to open one; what `body` throws; `CancellationError` as soon as the task is
   ///   cancelled.
   public func withConnection<Value: Sendable>(
     by deadline: MonotonicInstant, _ body: @EventLoop (PostgresConnection) async throws -> Value
   ) async throws -> Value {
-    let (slot, connection, _) = try await take(by: deadline, opening: .greeting)
-    defer { giveBack(slot, connection) }
+    let (connectionID, connection, _) = try await take(by: deadline, opening: .greeting)
+    defer { giveBack(connectionID, connection) }
     if !connection.isGreeted { try await greet(connection, by: deadline) }
     return try await body(connection)
   }
 
   /// Refuses new callers and closes all connections: idle ones now, lent ones when they come back.
   ///
-  /// Returns when the statements that were being cancelled have ended, which is bounded.
+  /// Returns when the statements that are being cancelled have ended, after a bounded time.
   public func close() async {
     perform(state.close())
-    sweepTimer?.stop()
+    expiryTimer?.stop()
     ordered.fire(())
     doubted.fire(())
-    // Draining has a limit of its own, so this cannot wait for ever. The statement must end on the server: no shortcut.
+    // Draining has its own time limit. A cancelled task waits too, because the statement must end on the server.
     if state.draining > 0 {
       let closer = OneShot<Void>()
       closers.append(closer)
@@ -155,42 +156,44 @@ public final class PostgresPool {
     }
   }
 
-  /// From now on, closes connections whose last statement is being cancelled, instead of waiting for the server.
+  /// From now on closes connections whose last statement is being cancelled, instead of waiting for the server.
   public func waitNoLonger() {
     isPatient = false
-    for (slot, connection) in connections where state.isDraining(slot) { discard(slot, connection) }
+    for (connectionID, connection) in connections where state.isDraining(connectionID) {
+      discard(connectionID, connection)
+    }
   }
 
   // MARK: - Taking and giving back
 
-  /// Why a question needs no connection any more.
+  /// Ends a ping that waits for a connection when another connection gets an answer.
   struct AnsweredElsewhere: Error {}
 
   func take(
     by deadline: MonotonicInstant, opening: PostgresConnection.Opening
-  ) async throws -> (slot: PostgresPoolState.Slot, connection: PostgresConnection, isNew: Bool) {
+  ) async throws -> (connectionID: PostgresPoolState.ConnectionID, connection: PostgresConnection, isNew: Bool) {
     while true {
       try Task.checkCancellation()
-      let (slot, isNew) = try await grant(by: deadline, opening)
-      guard let connection = connections[slot] else { continue }
-      if isNew { return (slot, connection, true) }
-      // The server may have closed it while nobody looked.
+      let (connectionID, isNew) = try await grant(by: deadline, opening)
+      guard let connection = connections[connectionID] else { continue }
+      if isNew { return (connectionID, connection, true) }
+      // The server may have closed it while it was idle.
       if connection.isReusable {
         let quiet = connection.answeredAt.duration(to: clock.now)
-        if quiet < Self.trustedFor { return (slot, connection, false) }
-        if try await isAlive(slot, connection, by: deadline) { return (slot, connection, true) }
+        if quiet < Self.trustedFor { return (connectionID, connection, false) }
+        if try await isAlive(connectionID, connection, by: deadline) { return (connectionID, connection, true) }
       }
-      discard(slot, connection)
+      discard(connectionID, connection)
     }
   }
 
-  /// Looks at a connection that was not used for a while: what is between may have forgotten it, and drops its packets
-  /// without a word. That is nobody's failure, and no doubt about the server.
+  /// Checks a connection that was not used for a while. A NAT or firewall may have forgotten it and drop its packets
+  /// silently, which is not a failure and says nothing about the server.
   ///
-  /// It costs a round trip, about four times a minute in an idle worker. Sent along with the first statements it would
-  /// cost none; but then these could still arrive after they were given up and sent over another connection.
+  /// It costs a round trip, about four times a minute in an idle worker. Sending it with the first statements would
+  /// save that, but they could then arrive after the pool had given up and sent them over another connection.
   private func isAlive(
-    _ slot: PostgresPoolState.Slot, _ connection: PostgresConnection, by deadline: MonotonicInstant
+    _ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection, by deadline: MonotonicInstant
   ) async throws -> Bool {
     let observer = connection.observer.take()
     do {
@@ -202,10 +205,10 @@ public final class PostgresPool {
       note(.answered)
       return true
     } catch {
-      discard(slot, connection)
+      discard(connectionID, connection)
       if error as? PostgresError == .readOnly { throw error }
       try Task.checkCancellation()
-      // The others that nobody uses were not used for longer.
+      // The other idle connections were unused for even longer.
       perform(state.closeIdle(now: clock.now))
       return false
     }
@@ -214,19 +217,19 @@ public final class PostgresPool {
   private func grant(
     by deadline: MonotonicInstant, _ opening: PostgresConnection.Opening
   ) async throws -> PostgresPoolGrant {
-    // `run` may have been started and not have had its turn yet.
+    // `run` may have been started but not scheduled yet.
     if !isRunning { await Task.yield() }
-    lastTicket += 1
-    let ticket = lastTicket
+    lastRequestID += 1
+    let requestID = lastRequestID
     let waiter = PostgresPoolWaiter()
-    waiters[ticket] = waiter
-    if opening == .question { questions.insert(ticket) }
+    waiters[requestID] = waiter
+    if opening == .question { questions.insert(requestID) }
     defer {
-      waiters[ticket] = nil
-      questions.remove(ticket)
+      waiters[requestID] = nil
+      questions.remove(requestID)
     }
-    perform(state.request(ticket, now: clock.now))
-    waiter.expire(at: deadline, on: clock) { [weak self] in self?.expire(ticket) }
+    perform(state.request(requestID, now: clock.now))
+    waiter.expire(at: deadline, on: clock) { [weak self] in self?.expire(requestID) }
     return try await withTaskCancellationHandler {
       while true {
         if let result = waiter.result { return try result.get() }
@@ -237,25 +240,25 @@ public final class PostgresPool {
         }
       }
     } onCancel: {
-      EventLoop.perform { self.leave(ticket, CancellationError()) }
+      EventLoop.perform { self.leave(requestID, CancellationError()) }
     }
   }
 
-  /// A caller's deadline has come.
-  private func expire(_ ticket: PostgresPoolState.Ticket) {
-    guard state.isOpening(for: ticket) else { return leave(ticket, PostgresError.poolExhausted) }
-    // What is known of the server says more than that it is being tried again.
+  /// A caller's deadline has passed.
+  private func expire(_ requestID: PostgresPoolState.RequestID) {
+    guard state.isOpening(for: requestID) else { return leave(requestID, PostgresError.poolExhausted) }
+    // A known outage says more than "connecting".
     var reason = "connecting"
     if case .unavailable(let known)? = health.availability { reason = known }
-    leave(ticket, PostgresError.unavailable(reason: reason))
+    leave(requestID, PostgresError.unavailable(reason: reason))
   }
 
-  private func leave(_ ticket: PostgresPoolState.Ticket, _ error: any Error) {
-    if state.leaveQueue(ticket) { waiters[ticket]?.end(.failure(error)) }
+  private func leave(_ requestID: PostgresPoolState.RequestID, _ error: any Error) {
+    if state.leaveQueue(requestID) { waiters[requestID]?.end(.failure(error)) }
   }
 
   func open(_ order: PostgresPoolOrder, by deadline: MonotonicInstant) async {
-    let slot = order.slot
+    let connectionID = order.connectionID
     do {
       let connection = try await PostgresConnection.connect(
         configuration, by: deadline, on: clock, opening: order.opening,
@@ -265,22 +268,22 @@ public final class PostgresPool {
         throw PostgresError.poolClosed
       }
       counts.connectsTotal += 1
-      connections[slot] = connection
+      connections[connectionID] = connection
       connection.answeredAt = clock.now
-      connection.observer = { [weak self] connection, event in self?.observed(slot, connection, event) }
+      connection.observer = { [weak self] connection, event in self?.observed(connectionID, connection, event) }
       note(.answered)
-      perform(state.opened(slot, now: clock.now), opened: slot)
-      planSweep()
+      perform(state.opened(connectionID, now: clock.now), opened: connectionID)
+      setExpiryTimer()
     } catch {
       if let error = error as? PostgresError, error != .poolClosed {
         counts.failedConnects += 1
         note(.refused(error.publicReason))
       }
-      perform(state.failed(slot, now: clock.now), failingWith: error)
+      perform(state.failed(connectionID, now: clock.now), failingWith: error)
     }
   }
 
-  /// Greets on a connection that was opened to ask whether the server answers.
+  /// Sets up the session of a connection that was opened for a ping.
   private func greet(_ connection: PostgresConnection, by deadline: MonotonicInstant) async throws {
     do {
       try await connection.greet(configuration, by: deadline)
@@ -291,29 +294,29 @@ public final class PostgresPool {
     try check(connection.isReadOnly, connection)
   }
 
-  func giveBack(_ slot: PostgresPoolState.Slot, _ connection: PostgresConnection) {
+  func giveBack(_ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection) {
     switch connection.state.phase {
     case .draining, .answered, .cancelled:
-      isPatient ? state.returnedDraining(slot) : discard(slot, connection)
+      isPatient ? state.returnedDraining(connectionID) : discard(connectionID, connection)
     case .idle where connection.isClean && (!connection.isReadOnly || configuration.expectsReadOnly):
-      perform(state.returned(slot, now: clock.now))
+      perform(state.returned(connectionID, now: clock.now))
     case .idle, .running, .closed:
-      discard(slot, connection)
+      discard(connectionID, connection)
     }
-    planSweep()
+    setExpiryTimer()
   }
 
-  private func discard(_ slot: PostgresPoolState.Slot, _ connection: PostgresConnection) {
-    connections[slot] = nil
+  private func discard(_ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection) {
+    connections[connectionID] = nil
     connection.observer = nil
     connection.close()
-    perform(state.removed(slot, now: clock.now))
+    perform(state.removed(connectionID, now: clock.now))
     resumeClosers()
   }
 
-  /// A connection met an answer or none, became clean, or was closed by other than the pool.
+  /// A connection got an answer or none in time, became clean, or was closed by something other than the pool.
   private func observed(
-    _ slot: PostgresPoolState.Slot, _ connection: PostgresConnection, _ event: PostgresConnection.Event
+    _ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection, _ event: PostgresConnection.Event
   ) {
     switch event {
     case .answered:
@@ -322,19 +325,19 @@ public final class PostgresPool {
     case .refusedToWrite: note(configuration.expectsReadOnly ? .answered : .refused(PostgresError.readOnlyReason))
     case .overdue: note(.troubled)
     case .clean:
-      // Before it was given back: then its phase says all.
+      // It may still be lent; `giveBack` then reads its phase.
       if connection.isReusable {
-        perform(state.drained(slot, now: clock.now))
+        perform(state.drained(connectionID, now: clock.now))
       } else {
-        discard(slot, connection)
+        discard(connectionID, connection)
       }
-      planSweep()
+      setExpiryTimer()
       resumeClosers()
     case .closed:
       counts.lost += 1
       note(.troubled)
-      // A lent one stays in the books until its caller gives it back.
-      if !state.isLent(slot) { discard(slot, connection) }
+      // A lent one keeps its entry until its caller gives it back.
+      if !state.isLent(connectionID) { discard(connectionID, connection) }
     }
   }
 
@@ -347,46 +350,49 @@ public final class PostgresPool {
 
   // MARK: - Actions
 
-  /// `opened` is the slot whose connection has just answered; `error` is for those for whom none could be opened.
+  /// `opened` is the connection that has just answered; `error` is for requests whose
+  /// connection could not be opened.
   private func perform(
-    _ actions: [PostgresPoolState.Action], opened: PostgresPoolState.Slot? = nil,
+    _ actions: [PostgresPoolState.Action], opened: PostgresPoolState.ConnectionID? = nil,
     failingWith error: any Error = PostgresError.poolClosed
   ) {
     for action in actions {
       switch action {
-      case .lend(let slot, let ticket): waiters[ticket]?.end(.success((slot, isNew: slot == opened)))
-      case .open(let slot, let ticket):
-        let order = PostgresPoolOrder(slot: slot, opening: questions.contains(ticket) ? .question : .greeting)
+      case .lend(let connectionID, let requestID):
+        waiters[requestID]?.end(.success((connectionID, isNew: connectionID == opened)))
+      case .open(let connectionID, let requestID):
+        let order = PostgresPoolOrder(
+          connectionID: connectionID, opening: questions.contains(requestID) ? .question : .greeting)
         if isRunning {
           orders.append(order)
           ordered.fire(())
         } else {
-          waiters[ticket]?.ask(toOpen: order)
+          waiters[requestID]?.ask(toOpen: order)
         }
-      case .refuse(let ticket):
-        waiters[ticket]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted))
-      case .fail(let ticket): waiters[ticket]?.end(.failure(error))
+      case .refuse(let requestID):
+        waiters[requestID]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted))
+      case .fail(let requestID): waiters[requestID]?.end(.failure(error))
       case .wait: break
-      case .close(let slot):
-        let connection = connections.removeValue(forKey: slot)
+      case .close(let connectionID):
+        let connection = connections.removeValue(forKey: connectionID)
         connection?.observer = nil
         connection?.close()
       }
     }
   }
 
-  /// Closes what has expired. The timer calls it; so do tests that turn the clock.
-  func sweep() {
-    sweepAt = nil
-    perform(state.sweep(clock.now))
-    planSweep()
+  /// Closes idle connections that have expired. Called by the timer.
+  func closeExpired() {
+    expiryTimerAt = nil
+    perform(state.closeExpired(clock.now))
+    setExpiryTimer()
   }
 
-  /// One timer, set only while something can expire: an idle process is not woken for nothing.
-  private func planSweep() {
-    guard let next = state.nextSweep, !state.isClosed else { return }
-    if let sweepAt, sweepAt <= next { return }
-    sweepAt = next
-    sweepTimer?.start(at: next)
+  /// One timer, set only while something can expire, so that it never wakes an idle process in vain.
+  private func setExpiryTimer() {
+    guard let next = state.nextExpiry, !state.isClosed else { return }
+    if let expiryTimerAt, expiryTimerAt <= next { return }
+    expiryTimerAt = next
+    expiryTimer?.start(at: next)
   }
 }

@@ -1,11 +1,11 @@
-// Whether the server answers, as the pool finds it out. Invariant: while there is doubt it is asked, again and again,
-// by one task; without doubt it is not asked. Used by the pool's owner and by probes.
+// The pool's checks of its server. Invariant: while there is doubt, one task pings the server repeatedly; otherwise
+// nothing pings it on its own. Used by the pool's owner and by probes.
 
 extension PostgresPool {
-  /// Whether the server answers and cannot be written to: a standby, or read-only by default. Nothing is lent then.
+  /// Whether the server answers but cannot be written to: a standby, or read-only by default. Nothing is lent then.
   public var isReadOnly: Bool { health.isReadOnly }
 
-  /// Waits while the server is read-only: false where it still was at `deadline`. The pool asks it meanwhile.
+  /// Waits while the server is read-only, and pings it meanwhile. Returns false if it is still read-only at `deadline`.
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
   public func waitUntilWritable(by deadline: MonotonicInstant) async throws -> Bool {
@@ -18,10 +18,9 @@ extension PostgresPool {
     return isWritable
   }
 
-  /// Keeps the pool until the task is cancelled or the pool closed, then closes it: the structured way to own one.
+  /// Runs the pool until the task is cancelled or the pool is closed, then closes it.
   ///
-  /// It opens connections on behalf of the callers. After trouble it asks the server, again and again until that
-  /// answers; else it only waits.
+  /// It opens connections for callers. After trouble it pings the server until that answers; otherwise it only waits.
   public func run() async {
     isRunning = true
     await withDiscardingTaskGroup { group in
@@ -61,33 +60,34 @@ extension PostgresPool {
     do {
       try await ping(by: clock.now.advanced(by: Self.questionLimit))
     } catch {
-      // What it says was noted where it happened.
+      // The failure was recorded where it happened.
     }
   }
 
-  /// Asks the server whether it answers and can be written to. Where all connections are in use, an answer that one of
-  /// them gets will do.
+  /// Checks that the server answers and can be written to. If all connections are in use, an answer on one of them is
+  /// enough.
   ///
   /// - Throws: as `withConnection`.
   public func ping(by deadline: MonotonicInstant) async throws {
     do {
-      // A session that ends instead of answering is no verdict; each that did is one less in the pool.
+      // A session that ends instead of answering says nothing about the server. Each such session leaves the pool, so
+      // this ends.
       while try await !isAnswered(by: deadline) {}
     } catch is AnsweredElsewhere {
       return
     } catch PostgresError.timedOut(.statement) {
-      // Not where a connection is being opened: how that ends is noted then.
+      // Not for a connection that is being opened, whose result is recorded when it ends.
       let error = PostgresError.timedOut(.statement)
       note(.refused(error.publicReason))
       throw error
     }
   }
 
-  /// Asks over one connection. False where that was lost, and another one should be asked.
+  /// Pings over one connection. Returns false if the connection was lost and another one should be tried.
   private func isAnswered(by deadline: MonotonicInstant) async throws -> Bool {
-    let (slot, connection, isNew) = try await take(by: deadline, opening: .question)
-    defer { giveBack(slot, connection) }
-    // One that was opened for this has just answered the question.
+    let (connectionID, connection, isNew) = try await take(by: deadline, opening: .question)
+    defer { giveBack(connectionID, connection) }
+    // A connection that was opened for this has just answered.
     if isNew { return true }
     do {
       try check(try await connection.query(.question, by: deadline).saysReadOnly(column: 0), connection)

@@ -1,8 +1,8 @@
-// Who gets which connection, which are opened and which are closed. Invariant: never more connections than the limit,
-// nobody waits while a connection is idle, and for each who waits one is being opened if there is room. Pure:
-// PostgresPool tells and does.
+// The pool's decisions: which request gets which connection, and which connections are opened and closed. Invariant:
+// there are never more connections than the limit; no request waits while a connection is idle; and a connection is
+// being opened for each waiting request while there is room. Driven by PostgresPool.
 
-/// The book-keeping of a pool.
+/// A pool's connections and its queue of requests.
 ///
 ///     (none) ── room ──▶ opening ── opened ──▶ idle or lent ── returned ──▶ idle ── taken ──▶ lent
 ///                           │                        │                        │
@@ -11,38 +11,39 @@
 ///                         (none)                  draining ── clean ──▶ idle or lent
 ///                                                    └────── closed ─▶ (none)
 ///
-/// Whoever finds no idle connection waits in a queue; each connection that becomes free goes to the head of it. A
-/// connection is opened on behalf of one who waits, and outlasts them: if they leave, the next to come gets it.
+/// A request that finds no idle connection waits in a queue; a connection that becomes free goes to the head of the
+/// queue. A connection is opened for one request and outlives it: if the caller leaves, the next request gets the
+/// connection.
 struct PostgresPoolState {
-  /// More than this do not wait.
+  /// The most requests that wait; further ones are refused.
   static let mostWaiting = 1024
-  /// So many unused ones are kept for reuse, up to their lifetime.
+  /// The number of unused connections that are kept for reuse, up to their lifetime.
   static let keptIdle = 1
 
-  typealias Ticket = UInt64
-  typealias Slot = UInt64
+  typealias RequestID = UInt64
+  typealias ConnectionID = UInt64
 
   enum Action: Equatable {
-    case lend(Slot, to: Ticket)
+    case lend(ConnectionID, to: RequestID)
     /// Report with `opened` or `failed`.
-    case open(Slot, for: Ticket)
-    case wait(Ticket)
-    case refuse(Ticket)
-    /// The connection that was being opened for this one cannot be had.
-    case fail(Ticket)
-    case close(Slot)
+    case open(ConnectionID, for: RequestID)
+    case wait(RequestID)
+    case refuse(RequestID)
+    /// The connection that was being opened for this request failed.
+    case fail(RequestID)
+    case close(ConnectionID)
   }
 
   private enum Use: Equatable {
-    /// For whom; nil if they left, or got another one.
-    case opening(for: Ticket?)
+    /// For which request; nil if that has left or got another connection.
+    case opening(for: RequestID?)
     case lent
     case idle(since: MonotonicInstant)
     case draining
   }
 
   private struct Entry {
-    let slot: Slot
+    let connectionID: ConnectionID
     var use: Use
     var bornAt: MonotonicInstant
   }
@@ -51,8 +52,8 @@ struct PostgresPoolState {
   let lifetime: Duration
   let idleTimeout: Duration
   private var entries: [Entry] = []
-  private var queue: [Ticket] = []
-  private var lastSlot: Slot = 0
+  private var queue: [RequestID] = []
+  private var lastConnectionID: ConnectionID = 0
   private(set) var isClosed = false
 
   init(limit: Int, lifetime: Duration, idleTimeout: Duration) {
@@ -62,15 +63,15 @@ struct PostgresPoolState {
   }
 
   var waiting: Int { queue.count }
-  /// Connected ones.
+  /// Established connections.
   var open: Int { entries.count { !isOpening($0) } }
   var opening: Int { entries.count { isOpening($0) } }
   var draining: Int { entries.count { $0.use == .draining } }
   var lent: Int { entries.count { $0.use == .lent } }
   var idle: Int { entries.count { isIdle($0) } }
 
-  func isLent(_ slot: Slot) -> Bool { index(of: slot, .lent) != nil }
-  func isDraining(_ slot: Slot) -> Bool { index(of: slot, .draining) != nil }
+  func isLent(_ connectionID: ConnectionID) -> Bool { index(of: connectionID, .lent) != nil }
+  func isDraining(_ connectionID: ConnectionID) -> Bool { index(of: connectionID, .draining) != nil }
 
   private func isIdle(_ entry: Entry) -> Bool {
     if case .idle = entry.use { true } else { false }
@@ -84,102 +85,102 @@ struct PostgresPoolState {
     entry.bornAt.duration(to: now) >= lifetime
   }
 
-  /// Someone wants a connection.
-  mutating func request(_ ticket: Ticket, now: MonotonicInstant) -> [Action] {
-    if isClosed || queue.count >= Self.mostWaiting { return [.refuse(ticket)] }
+  /// A caller wants a connection.
+  mutating func request(_ requestID: RequestID, now: MonotonicInstant) -> [Action] {
+    if isClosed || queue.count >= Self.mostWaiting { return [.refuse(requestID)] }
     var actions: [Action] = []
-    // The one used last first, so that those beyond need grow old unused.
+    // The most recently used one, so that surplus connections stay unused and expire.
     while let index = entries.lastIndex(where: isIdle) {
       if isAged(entries[index], now) {
-        actions.append(.close(entries.remove(at: index).slot))
+        actions.append(.close(entries.remove(at: index).connectionID))
       } else {
-        return actions + [lend(at: index, to: ticket)]
+        return actions + [lend(at: index, to: requestID)]
       }
     }
-    queue.append(ticket)
-    return actions + [.wait(ticket)] + serveQueue(now)
+    queue.append(requestID)
+    return actions + [.wait(requestID)] + serveQueue(now)
   }
 
-  /// Whether a connection is being opened for this one.
-  func isOpening(for ticket: Ticket) -> Bool {
-    entries.contains { $0.use == .opening(for: ticket) }
+  /// Whether a connection is being opened for this request.
+  func isOpening(for requestID: RequestID) -> Bool {
+    entries.contains { $0.use == .opening(for: requestID) }
   }
 
-  /// Someone does not wait any more. False where it got something meanwhile.
-  mutating func leaveQueue(_ ticket: Ticket) -> Bool {
-    guard let index = queue.firstIndex(of: ticket) else { return false }
+  /// A caller no longer waits. Returns false if the request has ended meanwhile: a result and a deadline or a
+  /// cancellation can come in the same turn of the loop.
+  mutating func leaveQueue(_ requestID: RequestID) -> Bool {
+    guard let index = queue.firstIndex(of: requestID) else { return false }
     queue.remove(at: index)
-    giveOn(from: ticket)
+    giveOn(from: requestID)
     return true
   }
 
-  /// What was being opened for one who needs it no more is for the first who waits without.
-  private mutating func giveOn(from ticket: Ticket) {
-    guard let index = entries.firstIndex(where: { $0.use == .opening(for: ticket) }) else { return }
+  /// Passes the connection that is being opened for `requestID` on to the first request that has none.
+  private mutating func giveOn(from requestID: RequestID) {
+    guard let index = entries.firstIndex(where: { $0.use == .opening(for: requestID) }) else { return }
     entries[index].use = .opening(for: queue.first { !isOpening(for: $0) })
   }
 
-  /// The connection of `slot` is open.
-  mutating func opened(_ slot: Slot, now: MonotonicInstant) -> [Action] {
-    guard let index = entries.firstIndex(where: { $0.slot == slot }), case .opening(let ticket) = entries[index].use
-    else { return [] }
+  /// The connection is open.
+  mutating func opened(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+    let (index, requestID) = openingEntry(connectionID)
     entries[index].bornAt = now
-    guard !isClosed, let ticket, let place = queue.firstIndex(of: ticket) else { return becameFree(index, now) }
+    guard !isClosed, let requestID, let place = queue.firstIndex(of: requestID) else { return becameFree(index, now) }
     queue.remove(at: place)
-    return [lend(at: index, to: ticket)]
+    return [lend(at: index, to: requestID)]
   }
 
-  /// The connection of `slot` could not be opened.
-  mutating func failed(_ slot: Slot, now: MonotonicInstant) -> [Action] {
-    guard let index = entries.firstIndex(where: { $0.slot == slot }), case .opening(let ticket) = entries[index].use
-    else { return [] }
+  /// The connection could not be opened.
+  mutating func failed(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+    let (index, requestID) = openingEntry(connectionID)
     entries.remove(at: index)
-    guard let ticket, let place = queue.firstIndex(of: ticket) else { return serveQueue(now) }
+    guard let requestID, let place = queue.firstIndex(of: requestID) else { return serveQueue(now) }
     queue.remove(at: place)
-    return [.fail(ticket)] + serveQueue(now)
+    return [.fail(requestID)] + serveQueue(now)
   }
 
-  /// There is no longer a connection for `slot`.
-  mutating func removed(_ slot: Slot, now: MonotonicInstant) -> [Action] {
-    guard let index = entries.firstIndex(where: { $0.slot == slot }) else { return [] }
+  /// The connection has been closed.
+  mutating func removed(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+    // A lent connection can be lost and removed before its caller gives it back, which removes it again.
+    guard let index = entries.firstIndex(where: { $0.connectionID == connectionID }) else { return [] }
     entries.remove(at: index)
     return serveQueue(now)
   }
 
   /// A lent connection came back clean.
-  mutating func returned(_ slot: Slot, now: MonotonicInstant) -> [Action] {
-    guard let index = index(of: slot, .lent) else { return [] }
+  mutating func returned(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+    let index = lentEntry(connectionID)
     return becameFree(index, now)
   }
 
   /// A lent connection came back with a statement under way.
-  mutating func returnedDraining(_ slot: Slot) {
-    guard let index = index(of: slot, .lent) else { return }
-    entries[index].use = .draining
+  mutating func returnedDraining(_ connectionID: ConnectionID) {
+    entries[lentEntry(connectionID)].use = .draining
   }
 
   /// A draining connection became clean.
-  mutating func drained(_ slot: Slot, now: MonotonicInstant) -> [Action] {
-    guard let index = index(of: slot, .draining) else { return [] }
+  mutating func drained(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+    // The server can answer before the caller gives the connection back: it is still lent then.
+    guard let index = index(of: connectionID, .draining) else { return [] }
     return becameFree(index, now)
   }
 
-  /// Closes what is too old, and what nobody needed for the idle timeout.
-  mutating func sweep(_ now: MonotonicInstant) -> [Action] {
-    var closed = entries.filter { isIdle($0) && isAged($0, now) }.map(\.slot)
-    // The oldest unused ones first; the last is kept.
+  /// Closes idle connections that are older than the lifetime or were not used for the idle timeout.
+  mutating func closeExpired(_ now: MonotonicInstant) -> [Action] {
+    var closed = entries.filter { isIdle($0) && isAged($0, now) }.map(\.connectionID)
+    // The longest unused first; the last one is kept.
     var surplus = idle - closed.count - Self.keptIdle
-    for entry in entries where surplus > 0 && !closed.contains(entry.slot) {
+    for entry in entries where surplus > 0 && !closed.contains(entry.connectionID) {
       guard case .idle(let since) = entry.use, since.duration(to: now) >= idleTimeout else { continue }
-      closed.append(entry.slot)
+      closed.append(entry.connectionID)
       surplus -= 1
     }
-    entries = entries.filter { !closed.contains($0.slot) }
+    entries = entries.filter { !closed.contains($0.connectionID) }
     return closed.map { .close($0) } + serveQueue(now)
   }
 
-  /// When `sweep` has something to do at the earliest; nil where nothing is idle.
-  var nextSweep: MonotonicInstant? {
+  /// When `closeExpired` next has something to do; nil if no connection is idle.
+  var nextExpiry: MonotonicInstant? {
     var next: MonotonicInstant?
     let hasSurplus = idle > Self.keptIdle
     for entry in entries {
@@ -191,60 +192,77 @@ struct PostgresPoolState {
     return next
   }
 
-  /// Closes what nobody uses, and whoever waits gets new ones.
+  /// Closes all idle connections; waiting requests get new ones.
   mutating func closeIdle(now: MonotonicInstant) -> [Action] {
-    let closed = entries.filter(isIdle).map { Action.close($0.slot) }
+    let closed = entries.filter(isIdle).map { Action.close($0.connectionID) }
     entries.removeAll(where: isIdle)
     return closed + serveQueue(now)
   }
 
-  /// No more requests; what is idle is closed, what is lent when it comes back, what is being opened when it is open.
+  /// Refuses all requests from now on and closes idle connections. Lent ones are closed when they come back, and those
+  /// that are being opened when they are open.
   mutating func close() -> [Action] {
     isClosed = true
     var actions = queue.map { Action.refuse($0) }
     queue.removeAll()
-    for entry in entries where isIdle(entry) { actions.append(.close(entry.slot)) }
+    for entry in entries where isIdle(entry) { actions.append(.close(entry.connectionID)) }
     entries = entries.filter { !isIdle($0) }
     return actions
   }
 
-  private func index(of slot: Slot, _ use: Use) -> Int? {
-    entries.firstIndex { $0.slot == slot && $0.use == use }
+  /// An attempt ends once, and nothing else removes its entry.
+  private func openingEntry(_ connectionID: ConnectionID) -> (index: Int, requestID: RequestID?) {
+    guard let index = entries.firstIndex(where: { $0.connectionID == connectionID }),
+      case .opening(let requestID) = entries[index].use
+    else { preconditionFailure("connection \(connectionID) is not being opened") }
+    return (index, requestID)
   }
 
-  private mutating func lend(at index: Int, to ticket: Ticket) -> Action {
+  /// A caller gives back what it was lent, once.
+  private func lentEntry(_ connectionID: ConnectionID) -> Int {
+    guard let index = index(of: connectionID, .lent) else {
+      preconditionFailure("connection \(connectionID) is not lent")
+    }
+    return index
+  }
+
+  private func index(of connectionID: ConnectionID, _ use: Use) -> Int? {
+    entries.firstIndex { $0.connectionID == connectionID && $0.use == use }
+  }
+
+  private mutating func lend(at index: Int, to requestID: RequestID) -> Action {
     entries[index].use = .lent
-    return .lend(entries[index].slot, to: ticket)
+    return .lend(entries[index].connectionID, to: requestID)
   }
 
   private mutating func becameFree(_ index: Int, _ now: MonotonicInstant) -> [Action] {
     if isClosed || isAged(entries[index], now) {
-      let slot = entries.remove(at: index).slot
-      return [.close(slot)] + serveQueue(now)
+      let connectionID = entries.remove(at: index).connectionID
+      return [.close(connectionID)] + serveQueue(now)
     }
     if !queue.isEmpty {
-      let ticket = queue.removeFirst()
-      let action = lend(at: index, to: ticket)
-      giveOn(from: ticket)
+      let requestID = queue.removeFirst()
+      let action = lend(at: index, to: requestID)
+      giveOn(from: requestID)
       return [action]
     }
-    // Behind the others, so that the list's order is that of their last use.
+    // Last in the list, which is in the order of last use.
     var entry = entries.remove(at: index)
     entry.use = .idle(since: now)
     entries.append(entry)
     return []
   }
 
-  /// Has a connection opened for each who waits without, as far as there is room.
+  /// Opens a connection for each waiting request that has none, while there is room.
   private mutating func serveQueue(_ now: MonotonicInstant) -> [Action] {
     var actions: [Action] = []
-    for ticket in queue where !isOpening(for: ticket) {
+    for requestID in queue where !isOpening(for: requestID) {
       if let index = entries.firstIndex(where: { $0.use == .opening(for: nil) }) {
-        entries[index].use = .opening(for: ticket)
+        entries[index].use = .opening(for: requestID)
       } else if entries.count < limit {
-        lastSlot += 1
-        entries.append(Entry(slot: lastSlot, use: .opening(for: ticket), bornAt: now))
-        actions.append(.open(lastSlot, for: ticket))
+        lastConnectionID += 1
+        entries.append(Entry(connectionID: lastConnectionID, use: .opening(for: requestID), bornAt: now))
+        actions.append(.open(lastConnectionID, for: requestID))
       } else {
         break
       }

@@ -1,25 +1,25 @@
-// One caller who waits for a connection of the pool. Invariant: it gets one result, and wakes for that and for an
-// order. Made by PostgresPool, once a request.
+// One caller that waits for a connection of the pool. Invariant: it gets one result, and wakes for that and for an
+// order to open a connection. Made by PostgresPool for each request.
 
-/// A connection for a caller, and whether it has just been opened and has answered.
-typealias PostgresPoolGrant = (slot: PostgresPoolState.Slot, isNew: Bool)
+/// A connection for a caller, and whether it has just been opened.
+typealias PostgresPoolGrant = (connectionID: PostgresPoolState.ConnectionID, isNew: Bool)
 
 /// A connection to open.
 struct PostgresPoolOrder: Sendable {
-  let slot: PostgresPoolState.Slot
+  let connectionID: PostgresPoolState.ConnectionID
   let opening: PostgresConnection.Opening
 }
 
-/// One caller who asked.
+/// One request's caller.
 @EventLoop
 final class PostgresPoolWaiter {
   private(set) var result: Result<PostgresPoolGrant, any Error>?
-  /// What it has to open itself.
+  /// The connection that the caller has to open itself.
   var order: PostgresPoolOrder?
   private var wakeUp: OneShot<Void>?
   private var timer: TimerWatcher?
 
-  /// Returns when there is a result, or something to open.
+  /// Returns when there is a result or a connection to open.
   func wait() async {
     guard result == nil, order == nil else { return }
     // Made only for a caller that waits: one that is served at once costs no allocation for it.

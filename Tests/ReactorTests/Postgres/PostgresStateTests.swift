@@ -99,14 +99,14 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
     #expect(state.request(2, now: instant(0)) == [.wait(2), .open(2, for: 2)])
     #expect(state.opened(1, now: instant(0)) == [.lend(1, to: 1)])
     #expect(state.opened(2, now: instant(0)) == [.lend(2, to: 2)])
-    #expect(state.nextSweep == nil)
+    #expect(state.nextExpiry == nil)
     #expect(state.returned(1, now: instant(1_000)) == [])
-    #expect(state.nextSweep == instant(100_000))
+    #expect(state.nextExpiry == instant(100_000))
     #expect(state.returned(2, now: instant(2_000)) == [])
-    #expect(state.nextSweep == instant(11_000))
-    #expect(state.sweep(instant(10_999)) == [])
-    #expect(state.sweep(instant(11_000)) == [.close(1)])
-    #expect(state.nextSweep == instant(100_000))
+    #expect(state.nextExpiry == instant(11_000))
+    #expect(state.closeExpired(instant(10_999)) == [])
+    #expect(state.closeExpired(instant(11_000)) == [.close(1)])
+    #expect(state.nextExpiry == instant(100_000))
     #expect(state.request(3, now: instant(99_999)) == [.lend(2, to: 3)])
     #expect(state.returned(2, now: instant(100_000)) == [.close(2)])
     #expect(state.open == 0)
@@ -145,7 +145,9 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
     var state = PostgresPoolState(limit: 1, lifetime: .seconds(100), idleTimeout: .seconds(10))
     _ = state.request(0, now: instant(0))
     _ = state.opened(1, now: instant(0))
-    for ticket in 1...1024 { #expect(state.request(UInt64(ticket), now: instant(0)) == [.wait(UInt64(ticket))]) }
+    for requestID in 1...1024 {
+      #expect(state.request(UInt64(requestID), now: instant(0)) == [.wait(UInt64(requestID))])
+    }
     #expect(state.request(2_000, now: instant(0)) == [.refuse(2_000)])
   }
 
@@ -164,7 +166,7 @@ private struct PoolWorld {
   var random: SeededRandom
   var state: PostgresPoolState
   var now: Int64 = 0
-  var lastTicket: UInt64 = 0
+  var lastRequestID: UInt64 = 0
   var queue: [UInt64] = []
   var opening: Set<UInt64> = []
   var lent: Set<UInt64> = []
@@ -186,10 +188,10 @@ private struct PoolWorld {
     case 4, 5: connect()
     case 6, 7: giveBack()
     case 8: drain()
-    case 9: if let slot = opening.randomElement(using: &random) { fail(slot) }
-    case 10: if let slot = idle.union(draining).randomElement(using: &random) { remove(slot) }
-    case 11: if let ticket = queue.randomElement(using: &random) { leave(ticket) }
-    case 12: apply(state.sweep(instant(now)))
+    case 9: if let connectionID = opening.randomElement(using: &random) { fail(connectionID) }
+    case 10: if let connectionID = idle.union(draining).randomElement(using: &random) { remove(connectionID) }
+    case 11: if let requestID = queue.randomElement(using: &random) { leave(requestID) }
+    case 12: apply(state.closeExpired(instant(now)))
     case 13: apply(state.closeIdle(now: instant(now)))
     default: if Int.random(in: 0..<40, using: &random) == 0 { apply(state.close()) }
     }
@@ -197,76 +199,76 @@ private struct PoolWorld {
   }
 
   private mutating func request() {
-    lastTicket += 1
-    queue.append(lastTicket)
-    apply(state.request(lastTicket, now: instant(now)))
+    lastRequestID += 1
+    queue.append(lastRequestID)
+    apply(state.request(lastRequestID, now: instant(now)))
   }
 
   private mutating func connect() {
-    guard let slot = opening.randomElement(using: &random) else { return }
-    opening.remove(slot)
-    idle.insert(slot)
-    bornAt[slot] = now
-    apply(state.opened(slot, now: instant(now)), opened: slot)
+    guard let connectionID = opening.randomElement(using: &random) else { return }
+    opening.remove(connectionID)
+    idle.insert(connectionID)
+    bornAt[connectionID] = now
+    apply(state.opened(connectionID, now: instant(now)), opened: connectionID)
   }
 
-  private mutating func fail(_ slot: UInt64) {
-    opening.remove(slot)
-    apply(state.failed(slot, now: instant(now)), opened: slot)
+  private mutating func fail(_ connectionID: UInt64) {
+    opening.remove(connectionID)
+    apply(state.failed(connectionID, now: instant(now)), opened: connectionID)
   }
 
   private mutating func giveBack() {
-    guard let slot = lent.randomElement(using: &random) else { return }
-    lent.remove(slot)
+    guard let connectionID = lent.randomElement(using: &random) else { return }
+    lent.remove(connectionID)
     if Int.random(in: 0..<4, using: &random) == 0 {
-      draining.insert(slot)
-      state.returnedDraining(slot)
+      draining.insert(connectionID)
+      state.returnedDraining(connectionID)
     } else {
-      idle.insert(slot)
-      apply(state.returned(slot, now: instant(now)))
+      idle.insert(connectionID)
+      apply(state.returned(connectionID, now: instant(now)))
     }
   }
 
   private mutating func drain() {
-    guard let slot = draining.randomElement(using: &random) else { return }
-    draining.remove(slot)
-    idle.insert(slot)
-    apply(state.drained(slot, now: instant(now)))
+    guard let connectionID = draining.randomElement(using: &random) else { return }
+    draining.remove(connectionID)
+    idle.insert(connectionID)
+    apply(state.drained(connectionID, now: instant(now)))
   }
 
-  private mutating func remove(_ slot: UInt64) {
-    idle.remove(slot)
-    draining.remove(slot)
-    apply(state.removed(slot, now: instant(now)))
+  private mutating func remove(_ connectionID: UInt64) {
+    idle.remove(connectionID)
+    draining.remove(connectionID)
+    apply(state.removed(connectionID, now: instant(now)))
   }
 
-  private mutating func leave(_ ticket: UInt64) {
-    let hasLeft = state.leaveQueue(ticket)
+  private mutating func leave(_ requestID: UInt64) {
+    let hasLeft = state.leaveQueue(requestID)
     hold(hasLeft, "the books differ")
-    queue.removeAll { $0 == ticket }
+    queue.removeAll { $0 == requestID }
   }
 
-  /// `opened`: the slot whose attempt has ended, which may be for someone who came later.
+  /// `opened`: the connectionID whose attempt has ended, which may be for someone who came later.
   private mutating func apply(_ actions: [PostgresPoolState.Action], opened: UInt64? = nil) {
     for action in actions {
       switch action {
-      case .lend(let slot, let ticket):
-        hold(queue.first == ticket || (slot == opened && queue.contains(ticket)), "out of order")
-        hold(idle.contains(slot), "lent what was not idle")
-        hold(now - bornAt[slot]! < 1_000, "lent an aged one")
-        queue.removeAll { $0 == ticket }
-        idle.remove(slot)
-        lent.insert(slot)
-      case .open(let slot, let ticket):
-        hold(queue.contains(ticket), "opened for nobody")
-        opening.insert(slot)
-      case .fail(let ticket):
-        hold(queue.contains(ticket), "failed for nobody")
-        queue.removeAll { $0 == ticket }
-      case .wait(let ticket): hold(queue.last == ticket, "the books differ")
-      case .refuse(let ticket): queue.removeAll { $0 == ticket }
-      case .close(let slot):
-        let closed = idle.remove(slot)
+      case .lend(let connectionID, let requestID):
+        hold(queue.first == requestID || (connectionID == opened && queue.contains(requestID)), "out of order")
+        hold(idle.contains(connectionID), "lent what was not idle")
+        hold(now - bornAt[connectionID]! < 1_000, "lent an aged one")
+        queue.removeAll { $0 == requestID }
+        idle.remove(connectionID)
+        lent.insert(connectionID)
+      case .open(let connectionID, let requestID):
+        hold(queue.contains(requestID), "opened for nobody")
+        opening.insert(connectionID)
+      case .fail(let requestID):
+        hold(queue.contains(requestID), "failed for nobody")
+        queue.removeAll { $0 == requestID }
+      case .wait(let requestID): hold(queue.last == requestID, "the books differ")
+      case .refuse(let requestID): queue.removeAll { $0 == requestID }
+      case .close(let connectionID):
+        let closed = idle.remove(connectionID)
         hold(closed != nil, "closed what was in use")
       }
     }
@@ -299,10 +301,10 @@ private struct PoolWorld {
       check()
     }
     now += 200
-    apply(state.sweep(instant(now)))
+    apply(state.closeExpired(instant(now)))
     hold(idle.count <= 1, "the books differ")
     now += 1_000
-    apply(state.sweep(instant(now)))
-    hold(idle.isEmpty && state.nextSweep == nil, "the books differ")
+    apply(state.closeExpired(instant(now)))
+    hold(idle.isEmpty && state.nextExpiry == nil, "the books differ")
   }
 }
