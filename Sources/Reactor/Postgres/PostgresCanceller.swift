@@ -1,29 +1,30 @@
-// Has statements cancelled on the server, one request at a time. Invariant: each request is settled exactly once, and
-// at most one connection is open for it. Asked by connections whose caller left.
+// Cancels statements on the server, one request at a time. Invariant: each request ends exactly once, and at most one
+// connection is open for it. Used by connections whose caller has left.
 
 import CReactor
 
-/// Who a connection is on its server: enough to never cancel anybody else, for process numbers are used again.
+/// Identifies a session on its server. Process numbers are reused, so it contains enough to never cancel another
+/// session.
 struct PostgresBackendIdentity: Sendable {
   var processID: String
-  /// In µs since 1970. A whole number, which no setting of a session writes in another way.
+  /// In µs since 1970. An integer, because no session setting changes how it is written.
   var startedAt: String
 
-  /// When a session began, of a row that has `backend_start`.
+  /// When a session began, from a row that has `backend_start`.
   static let microseconds =
     "pg_catalog.int8(extract(epoch FROM backend_start) OPERATOR(pg_catalog.*) 1000000::pg_catalog.int4)"
 }
 
-/// Cancels statements on the server: by libpq's own request from version 17 on, which does not block; before it by
-/// `pg_cancel_backend` on a connection opened for that, for `PQcancel` blocks.
+/// Cancels statements on the server: from libpq 17 by libpq's non-blocking request; before that by `pg_cancel_backend`
+/// over a connection of its own, because `PQcancel` blocks.
 @EventLoop
 final class PostgresCanceller {
-  /// How long one request may take. Less than `PostgresConnection.drainLimit`.
+  /// The time limit of a request. Less than `PostgresConnection.drainLimit`.
   static let attemptLimit = Duration.seconds(2)
-  /// Whether the libpq in use cancels without blocking: then the session's secret key says which one is meant.
+  /// Whether the libpq in use cancels without blocking. The session's secret key then identifies the session.
   nonisolated static var isByProtocol: Bool { creactor_has_cancel() == 1 }
 
-  /// Not more than there are connections, each of which asks once.
+  /// At most one per connection.
   private var waiting: [PostgresConnection] = []
   private var current: (target: PostgresConnection, attempt: any PostgresCancelAttempt)?
 
@@ -33,7 +34,7 @@ final class PostgresCanceller {
     self.clock = clock
   }
 
-  /// Whether it has nothing left to do.
+  /// Whether it has nothing to do.
   var isIdle: Bool { current == nil && waiting.isEmpty }
 
   func request(for target: PostgresConnection) {
@@ -41,7 +42,7 @@ final class PostgresCanceller {
     next()
   }
 
-  /// Takes a request back. False where it has been sent, or there is none: its outcome then comes by itself.
+  /// Withdraws a request. Returns false if it has been sent, so that its outcome will be reported, or does not exist.
   func withdraw(_ target: PostgresConnection) -> Bool {
     if let index = waiting.firstIndex(where: { $0 === target }) {
       waiting.remove(at: index)
@@ -72,16 +73,16 @@ final class PostgresCanceller {
   }
 }
 
-/// One attempt to cancel one statement. Reports once, or never where it was abandoned.
+/// One attempt to cancel one statement. Reports once, or never if abandoned.
 @EventLoop
 protocol PostgresCancelAttempt: AnyObject {
-  /// Whether the server may have got it.
+  /// Whether the server may have received it.
   var isSent: Bool { get }
   func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void)
   func abandon()
 }
 
-/// The way before libpq 17: `pg_cancel_backend` on another connection to the same address.
+/// Before libpq 17: `pg_cancel_backend` over another connection to the same address.
 @EventLoop
 private final class PostgresCancelStatement: PostgresCancelAttempt {
   private static let sql = """
@@ -104,8 +105,8 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
     self.deadline = deadline
     self.clock = clock
     candidate = target.candidate
-    // Its number and its start tell a session from any other. Its name does not: a transaction may have its own, which
-    // the server reports when the transaction has ended.
+    // A session's process number and start identify it. Its application_name does not: a transaction may set its own,
+    // and the server reports that only after the transaction.
     statement = target.identity.map { PostgresStatement(Self.sql, [$0.processID, $0.startedAt]) }
   }
 
@@ -129,9 +130,9 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
     connection.start([PostgresServerSettings.isolation, PostgresServerSettings.asLogin, statement], by: deadline) {
       [weak self] result in
       switch result {
-      // No row: it is not there any more, or not the one that was meant. Nobody was told.
+      // No row: the session has ended, or its number belongs to another one. No signal was sent.
       case .success(let results): self?.settle(results[2].rowCount == 1 ? .concluded : .notSent)
-      // Which failure it was is of no matter: the connection that it was meant for is closed.
+      // The failure does not matter, because the connection is closed in any case.
       case .failure: self?.settle(.unknown)
       }
     }
@@ -152,7 +153,7 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
   }
 }
 
-/// The way from libpq 17 on: the protocol's own request, on a socket of its own.
+/// From libpq 17: the protocol's cancel request, on its own socket.
 @EventLoop
 private final class PostgresCancelRequest: PostgresCancelAttempt {
   private let deadline: MonotonicInstant
@@ -183,7 +184,7 @@ private final class PostgresCancelRequest: PostgresCancelAttempt {
 
   private func poll() {
     guard let request else { return }
-    // As in PostgresHandshake: the socket can be another one under the same number.
+    // As in PostgresHandshake, the socket can be a different one with the same number.
     watcher?.stop()
     creactor_clear_tls_errors()
     switch creactor_cancel_poll(request) {

@@ -1,13 +1,13 @@
-// From a configuration to an open connection: each host, each of its addresses, in turn. Invariant: libpq gets numeric
-// addresses only, so it never resolves a name itself. Called by the pool, and by who wants a single connection.
+// Opens a connection from a configuration: tries each host and each of its addresses in turn. Invariant: libpq gets
+// only numeric addresses, so it never resolves a name. Used by the pool and for single connections.
 
 import CReactor
 
 extension PostgresConnection {
   /// Opens a connection.
   ///
-  /// Every address of every host is tried until one takes it, each with a share of the time that is left. An error that
-  /// another address would give as well (a wrong password) ends it, as in libpq.
+  /// Tries every address of every host until one accepts, each with a share of the remaining time. As in libpq, an
+  /// error that any address would give, such as a wrong password, ends the attempt.
   ///
   /// - Parameters:
   ///   - clock: what `deadline` and all of the connection's own limits are measured on.
@@ -22,18 +22,17 @@ extension PostgresConnection {
       canceller: PostgresCanceller(clock: clock))
   }
 
-  /// The first statement of a connection. Before one has been answered nothing shows that there is a server: a pooler
-  /// takes connections by itself.
+  /// The first statement of a connection. Until it is answered, nothing proves that there is a server: a pooler accepts
+  /// connections without one.
   enum Opening {
-    /// For use: the connection learns who it is on the server, and the session its settings.
+    /// For use: identifies the session on the server and prepares its settings.
     case greeting
-    /// To learn whether the server answers: a new session looks up nothing in its catalogues for it, which the greeting
-    /// costs it milliseconds.
+    /// To learn whether the server answers. Unlike the greeting, it needs no catalogue lookups, which cost a new
+    /// session milliseconds.
     case question
   }
 
-  /// `mustBeWritable`: a server that cannot be written to is no more use than one that is away, and the next one is
-  /// tried.
+  /// With `mustBeWritable`, a server that cannot be written to counts as unavailable, and the next one is tried.
   static func connect(
     _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock, opening: Opening,
     mustBeWritable: Bool, canceller: PostgresCanceller
@@ -59,12 +58,13 @@ extension PostgresConnection {
     throw failure ?? PostgresError.unavailable(reason: "no host")
   }
 
-  /// Until when one of several attempts may take.
+  /// The deadlines of one of several attempts.
   struct Limits {
-    /// The address has answered the socket by then: an equal share of the time, for one at which packets vanish.
+    /// When the socket must be connected: an equal share of the time, because packets to an address can be lost
+    /// silently.
     var reached: MonotonicInstant
-    /// The connection is open by then. TLS, a password and the first statement take several round trips, of a second
-    /// each to the other side of the earth: whoever has got so far may take four fifths of what is left.
+    /// When the connection must be open. TLS, a password and the first statement take several round trips, each up to a
+    /// second between continents, so a reachable address gets four fifths of the remaining time.
     var open: MonotonicInstant
 
     /// The first of `count` attempts by `deadline`.
@@ -113,7 +113,7 @@ extension PostgresConnection {
     throw failure ?? .unavailable(reason: "host name not found")
   }
 
-  /// Numeric addresses; nil stands for a host that needs none: a socket's directory, or libpq's default.
+  /// Numeric addresses; nil for a host that needs none: a socket directory, or libpq's default.
   private static func addresses(
     of host: PostgresHost, by deadline: MonotonicInstant, on clock: LoopClock
   ) async throws(PostgresError) -> [String?] {
@@ -149,19 +149,19 @@ extension PostgresConnection {
     } catch let error as PostgresError {
       throw error
     } catch {
-      // Cancelled: the caller looks at its task and says so.
+      // Cancelled: the caller checks its task and throws.
       throw .timedOut(.connecting)
     }
   }
 
-  /// The round trip before a connection is used: it learns who it is, for requests to cancel, and what transactions can
-  /// set. Nothing of the session is changed.
+  /// The round trip before a connection is used: learns the session's identity, for cancel requests, and which settings
+  /// a transaction can set. Does not change the session.
   func greet(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
     let answer = try await first([PostgresServerSettings.asLogin, .greeting], by: deadline)
     isGreeted = true
     isReadOnly = answer.saysReadOnly(column: 3)
     prelude = configuration.serverSettings.prelude(checksClient: answer[row: 0, column: 2] == "t")
-    // Another process than the protocol named: a pooler is in between, and it would be somebody else's soon.
+    // Not the process that the protocol named: there is a pooler, which may lend the session to others.
     if answer.rowCount == 1, let process = answer[row: 0, column: 0], process == String(backendPID),
       let started = answer[row: 0, column: 1]
     {
@@ -174,8 +174,7 @@ extension PostgresConnection {
     isReadOnly = try await first([.question], by: deadline).saysReadOnly(column: 0)
   }
 
-  /// Runs statements that belong to connecting, and returns the last one's result: a connection that does not answer
-  /// them is closed.
+  /// Runs statements as a part of connecting and returns the last result. Closes a connection that does not answer.
   private func first(
     _ statements: [PostgresStatement], by deadline: MonotonicInstant
   ) async throws(PostgresError) -> PostgresResult {
@@ -191,7 +190,7 @@ extension PostgresConnection {
     }
   }
 
-  /// Whether another address can do better: not where the server itself refused whoever asks.
+  /// Whether another address may succeed. Not if the server itself refused the login.
   private static func isWorthAnotherAddress(_ error: PostgresError) -> Bool {
     switch error {
     case .server: false
@@ -200,8 +199,8 @@ extension PostgresConnection {
     }
   }
 
-  /// The error to report of several: what a server said or showed, or is wrong here, then one that hangs, then one that
-  /// is away.
+  /// Which of several errors to report: first a server's answer or a local fault, then a timeout, then an unreachable
+  /// address.
   private static func moreTelling(_ old: PostgresError?, _ new: PostgresError) -> PostgresError {
     func rank(_ error: PostgresError) -> Int {
       if case .timedOut = error { return 1 }
@@ -213,16 +212,15 @@ extension PostgresConnection {
 }
 
 extension PostgresStatement {
-  /// The cheapest statement whose answer shows that a server is there and can be written to: "on" on a hot standby, and
-  /// where transactions are read-only by default. No query, so that it needs no snapshot, which a standby refuses to a
-  /// session that is serializable by default, and so that nobody else's function is called.
+  /// The cheapest statement that shows whether a server answers and can be written to: "on" on a hot standby and if
+  /// transactions are read-only by default. It is not a query: that needs a snapshot, which a standby refuses to a
+  /// session that is serializable by default, and could call a user's function.
   static let question = PostgresStatement("SHOW transaction_read_only")
 
-  /// The process, when it began in µs since 1970, and whether the server can be told to look after its client: it
-  /// knows the setting from PostgreSQL 14 on, has it on Linux only, and nobody has said how often. Last, whether it can
-  /// be written to.
+  /// The process, its start in µs since 1970, whether client_connection_check_interval can be set (PostgreSQL 14 or
+  /// later, on Linux, and not set already), and whether the server is read-only.
   ///
-  /// Not from pg_stat_activity, whose other tables a new session would have to look up: that took a millisecond more.
+  /// Not from pg_stat_activity, whose other tables a new session would have to look up, which took a millisecond more.
   static let greeting = PostgresStatement(
     """
     SELECT pg_catalog.pg_backend_pid(), \(PostgresBackendIdentity.microseconds),
@@ -236,6 +234,6 @@ extension PostgresStatement {
 }
 
 extension PostgresResult {
-  /// What a server says of `transaction_read_only`.
+  /// A server's value of `transaction_read_only`.
   func saysReadOnly(column: Int) -> Bool { self[row: 0, column: column] == "on" }
 }

@@ -1,15 +1,15 @@
-// One open connection to PostgreSQL: sends statements, reads their results, and gets clean after an interruption.
-// Invariant: a caller is released at its deadline or cancellation at once; the connection takes its next statement only
-// when PostgresConnectionState says so. Used through PostgresPool, or by itself.
+// One open connection to PostgreSQL: sends statements, reads their results, and recovers after an interruption.
+// Invariant: a caller is released at once at its deadline or cancellation; the connection takes its next statement only
+// when PostgresConnectionState allows it. Used through PostgresPool or on its own.
 
 import CReactor
 
-/// One open connection to PostgreSQL. One thing at a time: a pool gives it to one caller.
+/// One open connection to PostgreSQL, for one caller at a time.
 ///
-/// It is in libpq's pipeline mode throughout, so one statement and many take the same path and one round trip.
+/// It is always in libpq's pipeline mode, so one statement and many take the same path and one round trip.
 @EventLoop
 public final class PostgresConnection {
-  /// How long a connection may take to get clean after an interruption, before it is closed.
+  /// How long a connection may take to become clean after an interruption before it is closed.
   static let drainLimit = Duration.seconds(3)
 
   /// The server knows no prepared statement of that name (invalid_sql_statement_name), or a table has changed so that
@@ -26,26 +26,26 @@ public final class PostgresConnection {
   /// State that a caller keeps with this connection, for as long as it is open.
   public var attachment: (any Sendable)?
 
-  /// What its owner wants to know about it.
+  /// What it reports to its owner.
   enum Event {
     /// The server answered what was sent.
     case answered
     /// It refused to write anything: it is a standby, or its transactions are read-only by default.
     case refusedToWrite
-    /// It did not by the caller's deadline.
+    /// It did not answer by the caller's deadline.
     case overdue
-    /// After an interruption it can be used again.
+    /// It can be used again after an interruption.
     case clean
     case closed
   }
   var observer: (@EventLoop (PostgresConnection, Event) -> Void)?
 
   let candidate: [PostgresParameter]
-  /// Who this is on the server, for a request to cancel; nil until the greeting has been answered.
+  /// The session's identity, for cancel requests; nil until the greeting is answered.
   var identity: PostgresBackendIdentity?
-  /// Whether its identity and its prelude are known: before that it is only for asking whether the server answers.
+  /// Whether its identity and prelude are known. Before that it can only be used to ping the server.
   var isGreeted = false
-  /// Whether the server last said that it cannot be written to.
+  /// Whether the server's last answer was that it cannot be written to.
   var isReadOnly = false
   /// When it last answered.
   var answeredAt = MonotonicInstant(nanoseconds: 0)
@@ -62,24 +62,24 @@ public final class PostgresConnection {
 
   typealias Completion = @EventLoop (Result<[PostgresResult], any Error>) -> Void
 
-  /// What is under way: the statements sent together, and what has come back for them so far.
+  /// The pipeline in flight: its statements, and the results so far.
   private struct Flight {
     let count: Int
     var index = 0
-    /// The statements that are kept from now on: the server answers their preparation first.
+    /// The statements that are being prepared: the server answers their preparation first.
     var preparations: [Int] = []
     /// Which statement sets the URL's settings.
     var settingsIndex: Int?
     var isPreparing: Bool { preparations.first == index }
     var results: [PostgresResult] = []
     var error: PostgresError?
-    /// Whether the transaction's end failed, which is answered as one more statement would be.
+    /// Whether the transaction's end failed, which is answered like one more statement.
     var isEndRefused = false
     var isOver: Bool { index > (isEndRefused ? count + 1 : count) }
     var completion: Completion?
   }
 
-  /// Takes over `connection`, which is connected. Without a canceller it is closed when its caller leaves early.
+  /// Takes over `connection`, which is connected. Without a canceller, it is closed if its caller leaves early.
   init(
     _ connection: OpaquePointer, candidate: [PostgresParameter], clock: LoopClock, canceller: PostgresCanceller?
   ) {
@@ -100,23 +100,23 @@ public final class PostgresConnection {
     close()
   }
 
-  /// The server's process, as the protocol named it.
+  /// The server's process as named by the protocol.
   public var backendPID: Int32 {
     connection.map { PQbackendPID($0) } ?? 0
   }
 
-  /// The server's version as libpq counts: 170002 is 17.2.
+  /// The server's version in libpq's form: 170002 is 17.2.
   public var serverVersion: Int {
     connection.map { Int(PQserverVersion($0)) } ?? 0
   }
 
-  /// Whether it was left open, idle and outside of a transaction.
+  /// Whether it is open, idle and not in a transaction.
   var isClean: Bool {
     guard state.phase == .idle, let connection else { return false }
     return PQstatus(connection) == CONNECTION_OK && PQtransactionStatus(connection) == PQTRANS_IDLE
   }
 
-  /// The same, and asks the socket: notices a peer that has closed it meanwhile.
+  /// The same, and checks the socket for a peer that has closed it meanwhile.
   var isReusable: Bool {
     guard isClean, let connection else { return false }
     creactor_clear_tls_errors()
@@ -135,7 +135,7 @@ public final class PostgresConnection {
     try await pipeline([statement], by: deadline)[0]
   }
 
-  /// Runs statements in one round trip and one implicit transaction: where one fails, none has happened, and the
+  /// Runs statements in one round trip and one implicit transaction. If one fails, none takes effect, and the
   /// connection can be used again.
   ///
   /// - Returns: a result for each statement.
@@ -156,7 +156,7 @@ public final class PostgresConnection {
     }
   }
 
-  /// Sends statements and calls `completion` once, with the results or with why there are none.
+  /// Sends statements and calls `completion` once, with the results or an error.
   func start(_ statements: [PostgresStatement], by deadline: MonotonicInstant, completion: @escaping Completion) {
     guard let connection, state.phase != .closed else {
       return completion(.failure(PostgresError.connectionLost(reason: "connection closed")))
@@ -173,7 +173,7 @@ public final class PostgresConnection {
       for (index, statement) in statements.enumerated() { try send(statement, index, on: connection) }
       guard PQpipelineSync(connection) == 1 else { throw loss(of: connection) }
     } catch {
-      // Part of the pipeline may be in libpq's buffer already: the connection is of no use any more.
+      // A part of the pipeline may already be in libpq's buffer, so the connection cannot be used any more.
       return end(with: error)
     }
     timer?.start(at: deadline)
@@ -189,8 +189,8 @@ public final class PostgresConnection {
     guard isSent == 1 else { throw loss(of: connection) }
   }
 
-  /// The name by which the server knows the statement, which is sent for where it does not yet. Nil behind a pooler,
-  /// where the next pipeline may meet another session, and where too many are kept.
+  /// The statement's name on the server; prepares it if it is new. Nil behind a pooler, where the next pipeline may
+  /// reach another session, and if too many are prepared.
   private func keptName(
     of text: String, _ index: Int, on connection: OpaquePointer
   ) throws(PostgresError) -> String? {
@@ -202,7 +202,7 @@ public final class PostgresConnection {
     return name
   }
 
-  /// Releases the caller of `flight` where it still waits.
+  /// Releases the caller of `flight` if it still waits.
   private func abandon(_ number: UInt64, with error: any Error = CancellationError()) {
     guard number == flightNumber else { return }
     let action = state.abandoned()
@@ -213,12 +213,12 @@ public final class PostgresConnection {
     completion?(.failure(error))
   }
 
-  /// How an attempt to cancel the present statement ended. Called by the canceller.
+  /// Reports how an attempt to cancel the current statement ended. Called by the canceller.
   func cancelSettled(_ outcome: PostgresConnectionState.CancelOutcome) {
     perform(state.cancelSettled(outcome))
   }
 
-  /// Closes the socket at once, whatever is under way. Never waits for the server.
+  /// Closes the socket at once, whatever is in flight. Never waits for the server.
   public func close() {
     perform(state.closed())
   }
@@ -242,7 +242,7 @@ public final class PostgresConnection {
   private func deliver() {
     timer?.stop()
     guard let flight else { return }
-    // Callers rely on a result for each statement.
+    // Callers expect a result for each statement.
     guard flight.error != nil || flight.results.count == flight.count else { return end(with: Self.nonsense) }
     self.flight = nil
     if flight.error?.isReadOnly ?? false { isReadOnly = true }
@@ -263,13 +263,13 @@ public final class PostgresConnection {
     }
   }
 
-  /// Ends everything because the connection failed.
+  /// Ends the pipeline because the connection failed.
   private func end(with error: PostgresError) {
     guard state.closed() == .close else { return }
     finish(error)
   }
 
-  /// Closes the socket. libpq's Terminate message does not block, for the connection is non-blocking.
+  /// Closes the socket. Sending Terminate does not block, because the connection is non-blocking.
   private func finish(_ error: PostgresError) {
     let completion = flight.take()?.completion
     watcher?.stop()
@@ -278,7 +278,7 @@ public final class PostgresConnection {
     timer = nil
     _ = canceller?.withdraw(self)
     if let connection { PQfinish(connection) }
-    // What libpq failed over is not to be taken for the fault of the next one to use TLS.
+    // Errors that libpq left in OpenSSL's queue must not be taken for errors of the next user of TLS.
     creactor_clear_tls_errors()
     connection = nil
     attachment = nil
@@ -301,19 +301,19 @@ public final class PostgresConnection {
     watch()
   }
 
-  /// A session that a pooler lends may listen for another client. libpq keeps what it is notified of until it is taken.
+  /// A pooler's session may listen for another client. libpq keeps notifications until they are read.
   private func dropNotifications(of connection: OpaquePointer) {
     while let notification = PQnotifies(connection) { PQfreemem(notification) }
   }
 
-  /// Whether TLS has taken bytes from the socket that libpq has not: a record is larger than the room that libpq had
-  /// for it. The socket does not become readable for them.
+  /// Whether TLS holds bytes that libpq has not read, because a record is larger than libpq's buffer. The socket does
+  /// not become readable for them.
   private func hasHiddenInput(_ connection: OpaquePointer) -> Bool {
     guard self.connection != nil, let session = PQgetssl(connection) else { return false }
     return SSL_pending(OpaquePointer(session)) > 0
   }
 
-  /// Sends what is buffered, and waits for more input, and for room where not all could be sent.
+  /// Sends what is buffered. Watches for input, and for room to write if not everything could be sent.
   private func watch() {
     guard let connection else { return }
     creactor_clear_tls_errors()
@@ -322,12 +322,12 @@ public final class PostgresConnection {
     watcher?.watch(PQsocket(connection), for: flushed == 0 ? .read : [.read, .write])
   }
 
-  /// Takes what has arrived. False where the connection was closed by what came of it.
+  /// Reads what has arrived. Returns false if that closed the connection.
   private func readResults(of connection: OpaquePointer) -> Bool {
-    // Of a lost connection libpq gives what had arrived, and does not wait for more.
+    // For a lost connection libpq returns what had arrived and does not wait for more.
     while flight != nil, PQstatus(connection) == CONNECTION_BAD || PQisBusy(connection) == 0 {
       guard let result = PQgetResult(connection) else {
-        // The end of one statement's results; after the last one comes the synchronisation, or nothing at all.
+        // The end of a statement's results. After the last one comes the sync, or nothing.
         if flight!.isPreparing { flight!.preparations.removeFirst() } else { flight!.index += 1 }
         if PQstatus(connection) != CONNECTION_OK || flight!.isOver { return true }
         continue
@@ -354,7 +354,7 @@ public final class PostgresConnection {
         if flight?.index == flight?.count { flight?.isEndRefused = true }
         PQclear(result)
       default:
-        // A copy, which no statement here asks for: libpq would give it again for ever.
+        // A COPY, which is not supported: libpq would return this result forever.
         PQclear(result)
         end(with: Self.nonsense)
         return false
@@ -363,7 +363,7 @@ public final class PostgresConnection {
     return true
   }
 
-  /// The primary message, the SQLSTATE and what it is about; nothing where the error is libpq's own.
+  /// The primary message, the SQLSTATE and the object; nil if the error is libpq's own.
   private func serverError(_ result: OpaquePointer, statement: Int) -> PostgresError? {
     func field(_ code: Character) -> String? {
       PQresultErrorField(result, Int32(code.asciiValue!)).map { String(cString: $0) }
@@ -385,10 +385,10 @@ public final class PostgresConnection {
     return .server(sqlState: state, message: message, statement: statement, place: place)
   }
 
-  /// The server answers other than the protocol has it.
+  /// The server violates the protocol.
   private static let nonsense = PostgresError.connectionLost(reason: "not the PostgreSQL protocol")
 
-  /// What the loss looked like, with the server's own last words where it had some.
+  /// How the connection was lost, with the server's last error if it sent one.
   private func loss(of connection: OpaquePointer) -> PostgresError {
     if case .server(let state, let message, _, _)? = flight?.error {
       return .connectionLost(reason: message, sqlState: state)

@@ -1,6 +1,5 @@
-// The states of one open connection. Invariant: a connection is reported clean only when the server has answered all
-// that was sent and no cancellation can still arrive. Pure: PostgresConnection tells it what happened and does what
-// it says.
+// The states of one open connection. Invariant: a connection is reported clean only when the server has answered
+// everything that was sent and no cancellation can still arrive. Driven by PostgresConnection.
 
 /// The states of one open connection.
 ///
@@ -18,15 +17,15 @@
 ///     draining, cancelled, answered: limit reached, or it is unknown whether the cancellation was sent ──▶ closed
 ///     any: lost or closed by its owner ──▶ closed
 ///
-/// A cancellation that is still on its way when the statement has ended would hit the next one: therefore `answered`.
+/// A cancellation that arrives after its statement has ended would cancel the next one. `answered` prevents that.
 struct PostgresConnectionState: Equatable {
   enum Phase: Equatable {
     case idle, running, draining, answered, cancelled, closed
   }
 
-  /// How the attempt to cancel on the server ended.
+  /// How a cancel request ended.
   enum CancelOutcome: Equatable {
-    /// The server has been told, or has nothing left to be told: no signal comes after this.
+    /// The server has received it, or the session has ended: no signal comes after this.
     case concluded
     /// The request was never sent.
     case notSent
@@ -36,11 +35,11 @@ struct PostgresConnectionState: Equatable {
 
   enum Action: Equatable {
     case nothing
-    /// Give the results to the caller.
+    /// Deliver the results to the caller.
     case deliver
-    /// Have the statement cancelled on the server; report the outcome with `cancelSettled`.
+    /// Cancel the statement on the server; report the outcome with `cancelSettled`.
     case askCancel
-    /// The statement ended by itself: take the request back if it has not been sent, and report with `cancelSettled`.
+    /// The statement ended by itself: withdraw the request if it has not been sent, and report with `cancelSettled`.
     case withdrawCancel
     /// The connection can be used again.
     case reportClean
@@ -50,14 +49,14 @@ struct PostgresConnectionState: Equatable {
 
   private(set) var phase = Phase.idle
 
-  /// Statements are sent now. False where the connection cannot take any.
+  /// Statements are being sent. Returns false if the connection cannot take any.
   mutating func began() -> Bool {
     guard phase == .idle else { return false }
     phase = .running
     return true
   }
 
-  /// The caller left before the answer came.
+  /// The caller left before the answer. If the answer came in the same turn of the loop, there is nothing to do.
   mutating func abandoned() -> Action {
     guard phase == .running else { return .nothing }
     phase = .draining
@@ -96,7 +95,7 @@ struct PostgresConnectionState: Equatable {
     }
   }
 
-  /// The time for getting clean is over.
+  /// The time limit for becoming clean has passed.
   mutating func limitReached() -> Action {
     switch phase {
     case .draining, .answered, .cancelled: closed()
@@ -104,7 +103,7 @@ struct PostgresConnectionState: Equatable {
     }
   }
 
-  /// The connection was lost, or its owner wants it closed.
+  /// The connection was lost, or its owner closes it.
   mutating func closed() -> Action {
     guard phase != .closed else { return .nothing }
     phase = .closed

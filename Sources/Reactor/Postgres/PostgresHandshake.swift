@@ -1,5 +1,5 @@
-// One attempt to connect to one address. Invariant: it ends exactly once, with a connection or with why there is none,
-// at its deadline at the latest, and nothing in it blocks. Begun by PostgresConnection.
+// One attempt to connect to one address. Invariant: it ends exactly once, with a connection or an error, at its
+// deadline at the latest, and never blocks. Started by PostgresConnection.
 
 import CReactor
 
@@ -20,7 +20,7 @@ final class PostgresHandshake {
   private let openBy: MonotonicInstant
   private var isReached = false
 
-  /// Begins at once; `completion` is called later, never from inside of this call.
+  /// Starts at once; `completion` is called later, never from within this call.
   init(
     _ parameters: [PostgresParameter], by limits: PostgresConnection.Limits, on clock: LoopClock,
     completion: @escaping Completion
@@ -35,7 +35,7 @@ final class PostgresHandshake {
     self.timer = timer
     if let connection, PQstatus(connection) != CONNECTION_BAD {
       creactor_drop_notices(connection)
-      // All fields, so that the SQLSTATE is among them: `PostgresError.reason(inClientText:)` takes the first line.
+      // All fields, to include the SQLSTATE: `PostgresError.reason(inClientText:)` takes the first line.
       PQsetErrorVerbosity(connection, PQERRORS_VERBOSE)
       watcher.watch(PQsocket(connection), for: .write)
       timer.start(at: limits.reached)
@@ -72,8 +72,8 @@ final class PostgresHandshake {
 
   private func poll() {
     guard let connection else { return }
-    // The step may close the socket and open another one, also under the same number: stopping first makes the next
-    // watch register it anew.
+    // The step may close the socket and open another one with the same number. Stopping first makes the next watch
+    // register it again.
     watcher?.stop()
     // libpq does not say why a certificate was refused, and frees the session in the step that fails.
     creactor_watch_refusals()
@@ -113,7 +113,7 @@ final class PostgresHandshake {
   }
 }
 
-/// A connection parameter as libpq takes it.
+/// A connection parameter for libpq.
 struct PostgresParameter: Sendable, Equatable {
   var name: String
   var value: String

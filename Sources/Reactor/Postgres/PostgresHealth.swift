@@ -1,7 +1,7 @@
-// Whether PostgreSQL answers, concluded from what the pool's connections meet. Invariant: a change is told once, and
-// there is doubt for as long as nothing has answered since the last sign of trouble. Pure; driven by PostgresPool.
+// Whether PostgreSQL answers, as concluded from the pool's connections. Invariant: a change is reported once, and the
+// server is in doubt until something has answered since the last sign of trouble. Pure; driven by PostgresPool.
 
-/// What is known of the server.
+/// What is known about the server.
 ///
 ///                 answered                        refused
 ///     unknown ──────────────▶ ready ───────────────────────────────▶ unavailable (in doubt)
@@ -11,28 +11,28 @@
 ///                                ▲                                        │
 ///                                └────────────── answered ────────────────┘
 ///
-/// A connection that broke, or a statement that was not answered in time, is trouble and no verdict: one session can be
-/// ended, one statement can wait for a lock, on a server that is well. Who is in doubt asks, and that is the verdict.
+/// A broken connection or a late answer is trouble but proves nothing: on a healthy server one session can be
+/// terminated, or one statement can wait for a lock. While in doubt, the pool pings the server, and the result decides.
 struct PostgresHealth: Equatable {
   enum Event: Equatable {
-    /// The server answered a statement, or took a connection.
+    /// The server answered a statement or accepted a connection.
     case answered
-    /// It could not be reached, or did not answer who asked whether it is there.
+    /// The server could not be reached, or did not answer a ping.
     case refused(String)
-    /// Something went wrong that a server which is well can show too.
+    /// Something failed that can fail on a healthy server too.
     case troubled
   }
 
   private(set) var availability: ServerAvailability?
-  /// Whether the server has to be asked.
+  /// Whether the server has to be pinged.
   private(set) var isInDoubt = false
-  /// The pauses between questions while there is doubt: within 5 s of its return the server has been asked again.
+  /// The pauses between pings while in doubt. They are short enough to ping the server within 5 s of its return.
   private var backoff = Backoff(initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
 
-  /// Whether the server answers and cannot be written to.
+  /// Whether the server answers but cannot be written to.
   var isReadOnly: Bool { availability == .unavailable(reason: PostgresError.readOnlyReason) }
 
-  /// Takes in what was met. Returns the change that is to be told, if it is one.
+  /// Records an event. Returns the change to report, if it is one.
   mutating func met(_ event: Event) -> ServerAvailability? {
     switch event {
     case .answered:
@@ -48,7 +48,7 @@ struct PostgresHealth: Equatable {
     }
   }
 
-  /// How long to wait before the next question, after one that ended in doubt.
+  /// How long to wait before the next ping, after one that left the server in doubt.
   mutating func pause(chance: Double) -> Duration {
     backoff.next(chance: chance)
   }
