@@ -112,7 +112,7 @@ final class Service {
   /// or if a server did not answer, whether anything was due or not.
   func runOnce(_ options: RunOptions) async -> Int32 {
     watchSignals()
-    let results = await withTaskGroup { group in
+    let (results, fault) = await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
       group.addTask { await self.notifier.run() }
@@ -127,11 +127,11 @@ final class Service {
       endedSweeping()
       await notifier.finish(by: shutdown.deadline)
       group.cancelAll()
-      return fault.map { results + [.failed($0)] } ?? results
+      return (results: results, fault: fault)
     }
-    let rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1 ?? .drained()) }
+    let rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1) }
     if let format = options.output { OnceTable.show(rows, as: format, clock: clock) }
-    let undone = results.count { $0?.isUndone ?? true }
+    let undone = results.count { $0.map { !$0.isSuccess } ?? false } + (fault == nil ? 0 : 1)
     if shutdown.isRequested, undone > 0 { logger.warning("interrupted by a signal before all sweepers had run") }
     return undone > 0 ? 1 : 0
   }

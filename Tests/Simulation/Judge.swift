@@ -95,15 +95,15 @@ final class Judge {
   }
 
   /// A take was granted by Redis. `isAwaited`: its sender still waits for the answer, or knows that it does not know.
-  func granted(_ ticket: RunTicket, token: String, _ sweeper: Int, mode: TakeMode, isAwaited: Bool) {
-    tokens[token] = Token(sweeper: sweeper, takenAt: world.now, expiry: redisTime + scenario.leaseMilliseconds)
-    grants[sweeper][ticket.epoch] = (token, ticket.slot)
+  func granted(_ run: Run, _ sweeper: Int, mode: TakeMode, isAwaited: Bool) {
+    tokens[run.token] = Token(sweeper: sweeper, takenAt: world.now, expiry: redisTime + scenario.leaseMilliseconds)
+    grants[sweeper][run.epoch] = (run.token, run.slot)
     if !isAwaited { violated("a ghost has the lock of sweeper \(sweeper): its sender settled that token before") }
     if world.now - lostAt < lease - 5_000, redisSteppedAt < lostAt {
       violated("the lock of sweeper \(sweeper) was taken within a lease after Redis lost its data")
     }
-    if mode == .due, ticket.slot <= completedSlots[sweeper] {
-      violated("slot \(ticket.slot) of sweeper \(sweeper) was run again after its completion")
+    if mode == .due, run.slot <= completedSlots[sweeper] {
+      violated("slot \(run.slot) of sweeper \(sweeper) was run again after its completion")
     }
   }
 
@@ -197,17 +197,17 @@ final class Judge {
   // MARK: Runs and counts
 
   /// A replica tells Redis for the first time how a run ended.
-  func ended(_ completion: SweeperStateMachine.Completion, _ sweeper: Int) {
+  func ended(_ ended: EndedRun, _ sweeper: Int) {
     runs += 1
-    let (grant, report) = (completion.grant, completion.report)
-    guard report.outcome == .success else { return }
-    successes[sweeper][grant.ticket.slot, default: 0] += 1
-    let (batches, rows) = committed[grant.token] ?? (0, 0)
-    if batches < answered[grant.token, default: 0] {
-      violated("epoch \(grant.ticket.epoch) succeeded with batches that were not committed")
+    let run = ended.run
+    guard ended.result.isSuccess else { return }
+    successes[sweeper][run.slot, default: 0] += 1
+    let (batches, rows) = committed[run.token] ?? (0, 0)
+    if batches < answered[run.token, default: 0] {
+      violated("epoch \(run.epoch) succeeded with batches that were not committed")
     }
-    if rows != report.rows {
-      violated("epoch \(grant.ticket.epoch) succeeded with \(rows) changed rows, and told of \(report.rows)")
+    if rows != ended.result.count.changed {
+      violated("epoch \(run.epoch) succeeded with \(rows) changed rows, and told of \(ended.result.count.changed)")
     }
   }
 

@@ -166,12 +166,12 @@ extension Life {
       observations[sweeper].openToken = ask.token
       tokens.insert(ask.token)
       judge.asked()
-    case .complete(let completion, _, _, _):
-      guard completion.grant.token == observations[sweeper].runToken else { return }
+    case .complete(let ended, _, _, _):
+      guard ended.run.token == observations[sweeper].runToken else { return }
       observations[sweeper].runToken = nil
-      if completion.report.outcome == .failure { observations[sweeper].failedRuns += 1 }
-      judge.ended(completion, sweeper)
-      sender.told(completion.report.rows)
+      if ended.result.failure != nil { observations[sweeper].failedRuns += 1 }
+      judge.ended(ended, sweeper)
+      sender.told(ended.result.count.changed)
     case .renew, .release: break
     }
   }
@@ -183,10 +183,10 @@ extension Life {
       note("sweeper \(sweeper): \(answer)")
       observations[sweeper].openToken = nil
       observations[sweeper].books.answered(answer)
-      if case .taken(let ticket) = answer {
+      if case .taken(let run) = answer {
         observations[sweeper].runToken = ask.token
         observations[sweeper].hasSample = false
-        observations[sweeper].books.ran(ticket.slot)
+        observations[sweeper].books.ran(run.slot)
       }
     case (.release, _): observations[sweeper].openToken = nil
     default: break

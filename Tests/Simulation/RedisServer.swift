@@ -73,16 +73,16 @@ final class RedisServer {
     if mutation == .noRelease, case .release = call { return .release(true) }
     let answer = sweepers[sweeper].execute(shortened(call), at: time)
     switch (call, answer) {
-    case (.take(let ask), .take(.taken(let ticket))):
-      judge.granted(ticket, token: ask.token, sweeper, mode: ask.mode, isAwaited: life.awaits(ask.token, sweeper))
+    case (.take(let ask), .take(.taken(let run))):
+      judge.granted(run, sweeper, mode: ask.mode, isAwaited: life.awaits(ask.token, sweeper))
     case (.take, .take(.held)):
       if let holder = sweepers[sweeper].lock?.token, life.isAlive, life.tokens.contains(holder) {
         judge.keptOut(life.replica.number, sweeper)
       }
     case (.renew(let token, _, _), .renew(true)):
       judge.renewed(token: token)
-    case (.complete(let completion, _, _, _), .complete(.done)):
-      if completion.report.outcome == .success { judge.completedSlot(completion.grant.ticket.slot, sweeper) }
+    case (.complete(let ended, _, _, _), .complete(.done)):
+      if ended.result.isSuccess { judge.completedSlot(ended.run.slot, sweeper) }
     default: break
     }
     return answer

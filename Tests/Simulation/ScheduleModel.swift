@@ -113,7 +113,7 @@ package struct ScheduleModel {
     }
     if isNew { return .settling(slot: current, notBefore: now + ask.lease) }
     if record.token == ask.token {
-      return lock?.token == ask.token ? taken(record, slot: current, nextSlot: following) : .late
+      return lock?.token == ask.token ? taken(record, token: ask.token, slot: current, nextSlot: following) : .late
     }
     if let slot = record.slot, slot > now { record.slot = now }
     let slot = record.slot ?? 0
@@ -142,14 +142,15 @@ package struct ScheduleModel {
     lock = Lock(token: ask.token, expiry: now + ask.lease)
     record.token = ask.token
     record.started = now
-    return taken(record, slot: current, nextSlot: following)
+    return taken(record, token: ask.token, slot: current, nextSlot: following)
   }
 
-  private func taken(_ record: Record, slot: Int64, nextSlot: Int64) -> TakeAnswer {
+  private func taken(_ record: Record, token: String, slot: Int64, nextSlot: Int64) -> TakeAnswer {
     .taken(
-      RunTicket(
+      Run(
         epoch: record.epoch, slot: slot, nextSlot: nextSlot, failures: Int(record.failures ?? 0),
-        origin: record.origin ?? "", progress: record.progress))
+        origin: record.origin ?? "", progress: record.progress, token: token,
+        takenAt: MonotonicInstant(nanoseconds: 0)))
   }
 
   mutating func renew(token: String, lease: Int64, notAfter: Int64, at now: Int64) -> Bool {
@@ -167,51 +168,51 @@ package struct ScheduleModel {
   }
 
   mutating func complete(
-    _ completion: SweeperStateMachine.Completion, lease: Int64, interval: Int64, replica: String, at now: Int64
+    _ ended: EndedRun, lease: Int64, interval: Int64, replica: String, at now: Int64
   ) -> CompleteAnswer {
     expire(at: now)
-    let (grant, report) = (completion.grant, completion.report)
-    let mine = grant.ticket.epoch
-    if lock?.token == grant.token || omissions.tokenCheck { lock = nil }
+    let (run, result) = (ended.run, ended.result)
+    let mine = run.epoch
+    if lock?.token == run.token || omissions.tokenCheck { lock = nil }
     if let record, record.epoch > mine, record.token != nil { return .superseded }
     if let record, record.completed == mine {
       return .done(verdict: record.verdict ?? 0, failingFor: record.verdictFor ?? 0, failures: record.verdictRuns ?? 0)
     }
-    var record = self.record ?? Record(epoch: mine, notBefore: now + lease, origin: grant.token)
+    var record = self.record ?? Record(epoch: mine, notBefore: now + lease, origin: run.token)
     record.epoch = max(record.epoch, mine)
 
     var verdict: Int64 = 0
     let since = min(record.failingSince ?? now, now)
     var runs = record.failures ?? 0
-    switch report.outcome {
+    switch result {
     case .success:
-      record.slot = max(record.slot ?? 0, grant.ticket.slot)
+      record.slot = max(record.slot ?? 0, run.slot)
       record.nextTry = nil
-      if !report.isInconclusive {
+      if !result.isInconclusive {
         if record.failingSince != nil { verdict = 3 }
         (record.failures, record.failingSince, record.alerts, record.alertedAt) = (nil, nil, nil, nil)
       }
     case .failure:
-      if !report.isInconclusive { verdict = alert(&record, since: since, at: now) }
+      if !result.isInconclusive { verdict = alert(&record, since: since, at: now) }
       runs += 1
-      let phase = (now - grant.ticket.slot) % interval
+      let phase = (now - run.slot) % interval
       let following = now - (phase < 0 ? phase + interval : phase) + interval
-      record.nextTry = min(now + report.retryDelay.milliseconds, following)
+      record.nextTry = min(now + ended.retryDelay.milliseconds, following)
       record.failures = runs
     case .drained:
       break
     }
     record.completed = mine
-    record.outcome = report.outcome.rawValue
-    record.rows = Int64(report.rows)
-    record.duration = report.duration.milliseconds
+    record.outcome = result.name
+    record.rows = Int64(result.count.changed)
+    record.duration = ended.duration.milliseconds
     (record.verdict, record.verdictFor, record.verdictRuns) = (verdict, now - since, runs)
-    if let progress = report.progress { record.progress = progress }
+    if let progress = result.count.progress { record.progress = progress }
     self.record = record
     history.insert(
       Line(
-        epoch: mine, slot: grant.ticket.slot, outcome: report.outcome.rawValue, rows: Int64(report.rows),
-        duration: report.duration.milliseconds, replica: replica, finished: now), at: 0)
+        epoch: mine, slot: run.slot, outcome: result.name, rows: Int64(result.count.changed),
+        duration: ended.duration.milliseconds, replica: replica, finished: now), at: 0)
     if history.count > CoordinationScripts.historyLimit { history.removeLast() }
     return .done(verdict: verdict, failingFor: now - since, failures: runs)
   }

@@ -10,7 +10,7 @@ extension ScheduleModel {
     case take(Ask)
     case renew(token: String, lease: Int64, notAfter: Int64)
     case release(token: String)
-    case complete(SweeperStateMachine.Completion, lease: Int64, interval: Int64, replica: String)
+    case complete(EndedRun, lease: Int64, interval: Int64, replica: String)
   }
 
   enum Answer {
@@ -40,20 +40,28 @@ extension ScheduleModel {
     case CoordinationScripts.release.sha1:
       return .release(token: arguments[0])
     case CoordinationScripts.complete.sha1:
-      guard let outcome = RunReport.Outcome(rawValue: arguments[4]) else {
-        preconditionFailure("unknown outcome \(arguments[4])")
-      }
-      let ticket = RunTicket(epoch: number(1), slot: number(3), nextSlot: 0, failures: 0, origin: "")
-      let report = RunReport(
-        outcome: outcome, retryDelay: .milliseconds(number(5)), rows: Int(number(6)),
-        duration: .milliseconds(number(7)), progress: arguments[9].isEmpty ? nil : arguments[9],
-        isInconclusive: arguments[11] == "1")
-      let grant = RunGrant(ticket: ticket, token: arguments[0], takenAt: MonotonicInstant(nanoseconds: 0))
-      return .complete(
-        SweeperStateMachine.Completion(grant: grant, report: report), lease: number(2), interval: number(10),
-        replica: arguments[8])
+      let run = Run(
+        epoch: number(1), slot: number(3), nextSlot: 0, failures: 0, origin: "", token: arguments[0],
+        takenAt: MonotonicInstant(nanoseconds: 0))
+      let ended = EndedRun(
+        run: run, result: result(arguments), duration: .milliseconds(number(7)),
+        endedAt: WallClockTime(seconds: 0, nanoseconds: 0), retryDelay: .milliseconds(number(5)))
+      return .complete(ended, lease: number(2), interval: number(10), replica: arguments[8])
     default:
       preconditionFailure("the model does not know this script: \(script.source)")
+    }
+  }
+
+  private static func result(_ arguments: [String]) -> RunResult {
+    guard let rows = Int(arguments[6]) else { preconditionFailure("\(arguments[6]) rows are no number") }
+    let isInconclusive = arguments[11] == "1"
+    let count = SweepCount(
+      changed: rows, isLocked: isInconclusive, progress: arguments[9].isEmpty ? nil : arguments[9])
+    switch arguments[4] {
+    case "success": return .success(count)
+    case "failure": return .failure(RunFailure(reason: "", isPermanent: false, isOutage: isInconclusive), count)
+    case "drained": return .drained(.shutdown, count)
+    default: preconditionFailure("unknown outcome \(arguments[4])")
     }
   }
 
@@ -63,8 +71,8 @@ extension ScheduleModel {
     case .renew(let token, let lease, let notAfter):
       .renew(renew(token: token, lease: lease, notAfter: notAfter, at: now))
     case .release(let token): .release(release(token: token, at: now))
-    case .complete(let completion, let lease, let interval, let replica):
-      .complete(complete(completion, lease: lease, interval: interval, replica: replica, at: now))
+    case .complete(let ended, let lease, let interval, let replica):
+      .complete(complete(ended, lease: lease, interval: interval, replica: replica, at: now))
     }
   }
 }
@@ -83,10 +91,10 @@ extension ScheduleModel.Answer {
 
   private static func value(_ answer: TakeAnswer, _ now: Int64) -> RedisValue {
     switch answer {
-    case .taken(let ticket):
+    case .taken(let run):
       value(
-        "taken", now, [ticket.epoch, ticket.slot, ticket.nextSlot, Int64(ticket.failures)],
-        [ticket.origin, ticket.progress ?? ""])
+        "taken", now, [run.epoch, run.slot, run.nextSlot, Int64(run.failures)],
+        [run.origin, run.progress ?? ""])
     case .held(let slot, let remaining): value("held", now, [slot, remaining])
     case .idle(let slot, let due): value("idle", now, [slot, due])
     case .settling(let slot, let notBefore): value("settling", now, [slot, notBefore])

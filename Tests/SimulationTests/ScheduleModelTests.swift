@@ -52,7 +52,7 @@ import Testing
     var model = ScheduleModel()
     var random: SeededRandom
     var now: Int64 = 1_700_000_000_000
-    var grants: [RunGrant] = []
+    var runs: [Run] = []
     private let keys: [String]
     private let grids = [60_000, 7_000].map { SlotGrid(sweeper: "wraps-expired", interval: .milliseconds($0)) }
     private var tokens = 0
@@ -122,14 +122,12 @@ import Testing
           known?.origin ?? "", known?.text ?? "",
         ])
       if case .take(.paused(_, let seen)) = answer { pause = seen }
-      if case .take(.taken(let ticket)) = answer {
-        grants.append(RunGrant(ticket: ticket, token: token, takenAt: MonotonicInstant(nanoseconds: 0)))
-      }
+      if case .take(.taken(let run)) = answer { runs.append(run) }
       return texts
     }
 
     private var token: String {
-      grants.last.map { Bool.random(using: &random) ? $0.token : any(of: grants).token } ?? "nobody's"
+      runs.last.map { Bool.random(using: &random) ? $0.token : any(of: runs).token } ?? "nobody's"
     }
 
     private func renew() async throws -> (String, String, String) {
@@ -141,13 +139,13 @@ import Testing
     }
 
     private func complete() async throws -> (String, String, String) {
-      guard let last = grants.last else { return ("", "", "") }
-      let grant = Int.random(in: 0..<3, using: &random) > 0 ? last : any(of: grants)
-      let outcome = any(of: [RunReport.Outcome.success, .success, .failure, .failure, .failure, .drained])
+      guard let last = runs.last else { return ("", "", "") }
+      let run = Int.random(in: 0..<3, using: &random) > 0 ? last : any(of: runs)
+      let outcome = any(of: ["success", "success", "failure", "failure", "failure", "drained"])
       return try await ask(
         CoordinationScripts.complete, 3,
         [
-          grant.token, "\(grant.ticket.epoch)", "15000", "\(grant.ticket.slot)", outcome.rawValue,
+          run.token, "\(run.epoch)", "15000", "\(run.slot)", outcome,
           "\(any(of: [1_000, 90_000]))", "\(any(of: [0, 17]))", "42", "replica", any(of: ["", "page 7"]),
           "\(any(of: grids).intervalMilliseconds)", any(of: ["0", "0", "1"]),
         ]

@@ -109,11 +109,12 @@ struct ControlPlane: Sendable {
     beforeBatch: @escaping @EventLoop () -> Void = {}
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
-    let ticket = RunTicket(
-      epoch: epoch, slot: slot, nextSlot: slot + 60_000, isForced: isForced, failures: 0, origin: "o")
+    let run = Run(
+      epoch: epoch, slot: slot, nextSlot: slot + 60_000, isForced: isForced, failures: 0, origin: "o", token: "t",
+      takenAt: LoopClock.system.now)
     try await pool.withConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
-        connection: connection, held: held, clock: .system, name: Self.runName(sweeper.name), ticket: ticket,
+        connection: connection, held: held, clock: .system, name: Self.runName(sweeper.name), run: run,
         age: sweeper.work.age,
         isDraining: {
           beforeBatch()
@@ -127,7 +128,7 @@ struct ControlPlane: Sendable {
         ).run()
       case .discovery(let discovery):
         try await discovery.run(
-          ticket, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
+          run, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
       }
     }
     return tally.count

@@ -29,7 +29,7 @@ final class GuardedSession {
   private let held: HeldLease
   let clock: LoopClock
   private let name: RunName
-  private let ticket: RunTicket
+  private let run: Run
   private let ageMicroseconds: Int64
   private let isDraining: @EventLoop () -> Bool
   /// Called with each session that was ended because it held the advisory lock for an earlier run.
@@ -39,7 +39,7 @@ final class GuardedSession {
   private(set) var cutoffMicroseconds: Int64?
 
   init(
-    connection: any SweepConnection, held: HeldLease, clock: LoopClock, name: RunName, ticket: RunTicket,
+    connection: any SweepConnection, held: HeldLease, clock: LoopClock, name: RunName, run: Run,
     age: Duration, isDraining: @escaping @EventLoop () -> Bool,
     onTermination: @escaping @EventLoop (AdvisoryHolder) -> Void = { _ in }
   ) {
@@ -47,7 +47,7 @@ final class GuardedSession {
     self.held = held
     self.clock = clock
     self.name = name
-    self.ticket = ticket
+    self.run = run
     ageMicroseconds = age.nanoseconds / 1_000
     self.isDraining = isDraining
     self.onTermination = onTermination
@@ -93,7 +93,7 @@ final class GuardedSession {
       connection.serverVersion >= GuardStatements.transactionTimeoutVersion
         ? GuardStatements.openWithTransactionTimeout : GuardStatements.open,
       [
-        "\(deadline)", name.text(epoch: ticket.epoch), cutoffMicroseconds.map { "\($0)" }, "\(ageMicroseconds)",
+        "\(deadline)", name.text(epoch: run.epoch), cutoffMicroseconds.map { "\($0)" }, "\(ageMicroseconds)",
         "\(advisoryKey)",
       ], isPrepared: true)
     let begin = connection.prelude + [open]
@@ -171,7 +171,7 @@ final class GuardedSession {
     let results = try await connection.pipeline(
       [
         PostgresStatement(AdvisoryHolder.loginRole),
-        PostgresStatement(AdvisoryHolder.look, ["\(advisoryKey)", name.prefix, "\(ticket.epoch)"]),
+        PostgresStatement(AdvisoryHolder.look, ["\(advisoryKey)", name.prefix, "\(run.epoch)"]),
       ], by: held.lease.stopAt)
     let holders = AdvisoryHolder.all(in: results[1])
     for holder in holders where holder.isTerminated { onTermination(holder) }

@@ -1,6 +1,7 @@
 // Sweeps a table for a role that may read only some of its columns: by windows over the column that says since when a
 // row is due. Called by RowSweepRun. Invariant: as KeyWindows has it.
 
+import Coordination
 import Reactor
 
 /// One run over one table, by keys.

@@ -1,6 +1,7 @@
 // Sweeps a table by the index that leads to due rows, and by ranges of pages, as its route says. Called by RowSweepRun.
 // Invariants: as SweepRoute has them; every row that was due and stayed so is counted once, for the reason it stayed.
 
+import Coordination
 import Reactor
 
 /// One run over one table, or one part of it.

@@ -2,6 +2,7 @@
 // Invariants: a run that finds nothing due in a small table, or by its index, is one round trip once the process knows
 // the table; what was changed is counted whatever ends the run; a row that cannot be changed stops no other.
 
+import Coordination
 import Reactor
 
 /// One run of one row sweep.

@@ -1,6 +1,7 @@
 // One transaction of a row sweep: the statements between the guard and the verdict, and why it failed if it did.
 // Invariant: what can be tried in another way is a `Trouble`, and everything else is thrown as it is.
 
+import Coordination
 import Reactor
 
 /// Sends the batches of one sweep.

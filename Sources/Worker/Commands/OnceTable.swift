@@ -1,31 +1,14 @@
 // The results of `run --once`, one per sweeper, and their table. The table is pure text.
 
+import Coordination
 import Reactor
-
-/// The result of a sweeper's only slot.
-enum OnceResult: Sendable {
-  case ran(SweepCount)
-  /// Not due, paused, or run by another replica.
-  case notRun
-  /// A signal ended the process before or during the run: with what was changed before.
-  case drained(SweepCount = SweepCount())
-  /// The reason, and what was changed before it failed.
-  case failed(String, SweepCount = SweepCount())
-
-  /// Whether the sweeper's work was not done, here or elsewhere.
-  var isUndone: Bool {
-    switch self {
-    case .ran, .notRun: false
-    case .drained, .failed: true
-    }
-  }
-}
 
 /// The table of `run --once --table`.
 enum OnceTable {
   struct Row: Sendable {
     let sweeper: String
-    var result: OnceResult
+    /// Nil if it was not due, paused, or run by another replica.
+    let result: RunResult?
   }
 
   /// Prints the table to stdout.
@@ -50,17 +33,19 @@ enum OnceTable {
 
   /// Found, changed and skipped; what an unfinished run found is not known.
   private static func cells(
-    of result: OnceResult
+    of result: RunResult?
   ) -> (counts: [ReportTable.Cell], outcome: String, reason: String?) {
     func partial(_ count: SweepCount) -> [ReportTable.Cell] {
       [.missing, count.changed > 0 ? .number(count.changed) : .missing, .missing]
     }
     switch result {
-    case .ran(let count):
+    case .success(let count):
       return ([.number(count.found), .number(count.changed), .number(count.skipped)], "success", nil)
-    case .notRun: return ([.missing, .missing, .missing], "not due, paused, or another replica's", nil)
-    case .drained(let count): return (partial(count), "drained", "a signal ended it")
-    case .failed(let reason, let count): return (partial(count), "failure", reason)
+    case nil: return ([.missing, .missing, .missing], "not due, paused, or another replica's", nil)
+    case .drained(.shutdown, let count): return (partial(count), "drained", "a signal ended it")
+    case .drained(.readOnly, let count):
+      return (partial(count), "failure", RunResult.DrainReason.readOnly.rawValue)
+    case .failure(let failure, let count): return (partial(count), "failure", failure.reason)
     }
   }
 }

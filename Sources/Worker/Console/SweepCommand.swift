@@ -1,6 +1,7 @@
 // The verb sweep: what a run of one sweeper would change. Invariants: it only reads, in read-only transactions with a
 // timeout, and takes no lock; a row is due by the sweeper's own condition, as in a batch.
 
+import Coordination
 import Logging
 import Reactor
 

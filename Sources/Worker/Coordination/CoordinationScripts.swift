@@ -164,7 +164,7 @@ package enum CoordinationScripts {
   /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms),
   /// whether it says nothing of the sweeper's health (1). Idempotent by epoch: sent twice it changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
-  /// verdict is a `RunVerdict.Kind`, so that of all replicas the one whose run it was tells people, and no other.
+  /// verdict is a `AlertDecision.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   package static let complete = RedisScript(
     replicatingEffects
       + """

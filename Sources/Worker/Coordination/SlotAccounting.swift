@@ -18,7 +18,7 @@
 package struct SlotAccounting: Sendable {
   /// What to do now. Waits are in ms from now.
   package enum Action: Equatable {
-    case run(RunTicket)
+    case run(Run)
     case wait(milliseconds: Int64)
     /// The question came too late (the clocks disagreed): ask again at once.
     case askAgain
@@ -44,17 +44,17 @@ package struct SlotAccounting: Sendable {
   }
 
   /// Redis answered at `now` (ms of its clock).
-  package mutating func answered(_ answer: TakeAnswer, at now: Int64) -> (counts: [RunOutcome], action: Action) {
+  package mutating func answered(_ answer: TakeAnswer, at now: Int64) -> (counts: [SlotOutcome], action: Action) {
     noteTime(now)
     let wasLate = isLate
     isLate = answer == .late && !wasLate
     defer { if answer != .late { isLearning = false } }
     switch answer {
-    case .taken(let ticket):
-      let counts = settleOpen(before: ticket.slot)
+    case .taken(let run):
+      let counts = settleOpen(before: run.slot)
       open = nil
-      counted = max(counted, ticket.slot)
-      return (counts, .run(ticket))
+      counted = max(counted, run.slot)
+      return (counts, .run(run))
     case .held(let slot, let remaining):
       let counts = attend(slot)
       return (counts, .wait(milliseconds: max(1, min(remaining, grid.slot(after: now) - now))))
@@ -77,7 +77,7 @@ package struct SlotAccounting: Sendable {
   }
 
   /// Redis did not answer. `estimate` is its time in ms as far as known; nil: nothing is counted.
-  package mutating func unanswered(estimate: Int64?) -> [RunOutcome] {
+  package mutating func unanswered(estimate: Int64?) -> [SlotOutcome] {
     guard let estimate else { return [] }
     let slot = grid.slot(at: estimate)
     if isLearning {
@@ -94,7 +94,7 @@ package struct SlotAccounting: Sendable {
   }
 
   /// The replica drains: a slot that is still open ends here.
-  package mutating func drained() -> [RunOutcome] {
+  package mutating func drained() -> [SlotOutcome] {
     isStuck = false
     return settleOpen(before: .max)
   }
@@ -104,7 +104,7 @@ package struct SlotAccounting: Sendable {
     if counted > grid.slot(after: now) { counted = grid.slot(at: now) - grid.intervalMilliseconds }
   }
 
-  private mutating func attend(_ slot: Int64) -> [RunOutcome] {
+  private mutating func attend(_ slot: Int64) -> [SlotOutcome] {
     guard !isLearning, slot > counted else { return [] }
     let counts = settleOpen(before: slot)
     open = slot
@@ -112,7 +112,7 @@ package struct SlotAccounting: Sendable {
     return counts
   }
 
-  private mutating func settleOpen(before slot: Int64) -> [RunOutcome] {
+  private mutating func settleOpen(before slot: Int64) -> [SlotOutcome] {
     guard let attended = open, attended < slot else { return [] }
     open = nil
     counted = max(counted, attended)

@@ -17,7 +17,7 @@ import Reactor
 ///     │ drain                                  └─────────────────────────────────────┘
 ///     └──▶ settling accounts, for as long as a lock of ours can last ──▶ end
 ///
-/// Accounts are what Redis has not confirmed: the completion of the run that ended last, sent until it is answered, and
+/// Accounts are what Redis has not confirmed: the end of the last run, sent until it is answered, and
 /// the lock of a take that brought no answer, which is released by its token. There is never more than one of each, for
 /// no question is asked while either is open.
 package struct SweeperStateMachine: Sendable {
@@ -26,9 +26,9 @@ package struct SweeperStateMachine: Sendable {
     /// Ask whether this replica may run: `answered` or `unanswered`.
     case take(TakeMode)
     /// Run: `ended`.
-    case run(RunGrant)
+    case run(Run)
     /// Tell Redis how a run ended: `confirmed` or `unanswered`.
-    case complete(Completion)
+    case complete(EndedRun)
     /// Give back a lock that may be ours: `released` or `unanswered`.
     case release(token: String)
     /// Sleep until then, or until the worker drains.
@@ -38,17 +38,6 @@ package struct SweeperStateMachine: Sendable {
     /// Wait until Redis can be asked, until then, or until the worker drains: `woke`.
     case waitForRedis(until: MonotonicInstant)
     case end
-  }
-
-  /// A run that ended, as Redis is to be told.
-  package struct Completion: Equatable, Sendable {
-    package let grant: RunGrant
-    package let report: RunReport
-
-    package init(grant: RunGrant, report: RunReport) {
-      self.grant = grant
-      self.report = report
-    }
   }
 
   /// A take that brought no answer: the lock may be ours. Redis may execute it until its not-after, for it can be on
@@ -84,7 +73,7 @@ package struct SweeperStateMachine: Sendable {
 
   private enum Phase: Equatable, Sendable {
     case waiting(until: MonotonicInstant)
-    case granted(RunGrant)
+    case running(Run)
     case silent(pauseUntil: MonotonicInstant, until: MonotonicInstant)
   }
 
@@ -108,7 +97,7 @@ package struct SweeperStateMachine: Sendable {
   private var accounting: SlotAccounting
   private var phase: Phase
   private var silences = silence
-  private var completion: Completion?
+  private var unconfirmed: EndedRun?
   private var lostTake: LostTake?
   /// The slot that this replica ran with success, where no other one has run a later one since.
   private var ranSlot: Int64?
@@ -134,18 +123,21 @@ package struct SweeperStateMachine: Sendable {
   /// full refuses the one, and does the other.
   package var isSilent: Bool { silences.failures > 0 }
 
-  private var hasAccounts: Bool { completion != nil || lostTake != nil }
+  /// Whether a run has ended whose end Redis has not confirmed.
+  package var isConfirming: Bool { unconfirmed != nil }
+
+  private var hasAccounts: Bool { unconfirmed != nil || lostTake != nil }
 
   /// What to do now. Asked again after each step; the same until that step's event.
   package func next(at now: MonotonicInstant, isDraining: Bool) -> Step {
-    if case .granted(let grant) = phase { return .run(grant) }
+    if case .running(let run) = phase { return .run(run) }
     let isEnding = isDraining || (isOnce && isConcluded)
     let mustSettle = hasAccounts && !(isEnding && now >= accountsEnd)
     if case .silent(let pauseUntil, let until) = phase {
       if !isEnding { return now < pauseUntil ? .wait(until: pauseUntil) : .waitForRedis(until: until) }
       if mustSettle, now < pauseUntil { return .pause(until: pauseUntil) }
     }
-    if mustSettle, let completion { return .complete(completion) }
+    if mustSettle, let unconfirmed { return .complete(unconfirmed) }
     if mustSettle, let lostTake {
       let until = lostTake.executableUntil.advanced(by: .milliseconds(1))
       return now < until ? .pause(until: until) : .release(token: lostTake.token)
@@ -157,14 +149,13 @@ package struct SweeperStateMachine: Sendable {
 
   // MARK: Events
 
-  /// Redis answered a take that was sent at `sentAt` with `token`; `redisTime` is its clock in ms.
+  /// Redis answered a take; `redisTime` is its clock in ms.
   ///
   /// - Parameter chance: of the jitter, from 0 up to 1.
   /// - Returns: what is to be counted.
   package mutating func answered(
-    _ answer: TakeAnswer, token: String, sentAt: MonotonicInstant, redisTime: Int64, at now: MonotonicInstant,
-    chance: Double
-  ) -> [RunOutcome] {
+    _ answer: TakeAnswer, redisTime: Int64, at now: MonotonicInstant, chance: Double
+  ) -> [SlotOutcome] {
     silences.reset()
     notePause(answer)
     switch answer {
@@ -180,7 +171,7 @@ package struct SweeperStateMachine: Sendable {
     }
     let (counts, action) = accounting.answered(answer, at: redisTime)
     switch action {
-    case .run(let ticket): phase = .granted(RunGrant(ticket: ticket, token: token, takenAt: sentAt))
+    case .run(let run): phase = .running(run)
     case .wait(let milliseconds): wait(milliseconds, from: now, turn, chance)
     case .askAgain: phase = .waiting(until: now)
     }
@@ -195,17 +186,15 @@ package struct SweeperStateMachine: Sendable {
     }
   }
 
-  /// The run of `grant` ended.
-  package mutating func ended(
-    _ grant: RunGrant, _ report: RunReport, isPermanent: Bool, at now: MonotonicInstant, chance: Double
-  ) {
-    var report = report
-    if report.outcome == .failure {
+  /// The run ended.
+  package mutating func ended(_ run: EndedRun, at now: MonotonicInstant, chance: Double) {
+    var run = run
+    if let failure = run.result.failure {
       let interval = Duration.milliseconds(grid.intervalMilliseconds)
-      let delay = Self.retry.delay(afterFailures: grant.ticket.failures + 1, chance: chance)
-      report.retryDelay = isPermanent ? interval : min(interval, delay)
+      let delay = Self.retry.delay(afterFailures: run.run.failures + 1, chance: chance)
+      run.retryDelay = failure.isPermanent ? interval : min(interval, delay)
     }
-    completion = Completion(grant: grant, report: report)
+    unconfirmed = run
     accountsEnd = now.advanced(by: leaseDuration)
     phase = .waiting(until: now)
   }
@@ -213,13 +202,15 @@ package struct SweeperStateMachine: Sendable {
   /// Redis knows how the run ended.
   package mutating func confirmed(redisTime: Int64, at now: MonotonicInstant, chance: Double) {
     silences.reset()
-    guard let completion = completion.take() else { return }
-    let ticket = completion.grant.ticket
+    guard let ended = unconfirmed.take() else {
+      preconditionFailure("Redis confirmed the end of a run that it was not told of")
+    }
+    let run = ended.run
     // The slot that began while the run lasted is due at once; a clock that stepped back makes nobody wait longer.
-    let untilNextSlot = min(max(0, ticket.nextSlot - redisTime), grid.slot(after: redisTime) - redisTime)
-    ranSlot = completion.report.outcome == .success ? ticket.slot : nil
-    switch completion.report.outcome {
-    case .failure: wait(min(untilNextSlot, completion.report.retryDelay.milliseconds + 1), from: now, .last, chance)
+    let untilNextSlot = min(max(0, run.nextSlot - redisTime), grid.slot(after: redisTime) - redisTime)
+    ranSlot = ended.result.isSuccess ? run.slot : nil
+    switch ended.result {
+    case .failure: wait(min(untilNextSlot, ended.retryDelay.milliseconds + 1), from: now, .last, chance)
     case .success: wait(untilNextSlot, from: now, turn, chance)
     // The slot is still due.
     case .drained: wait(min(untilNextSlot, Self.givenBackDelay.milliseconds), from: now, .last, chance)
@@ -237,7 +228,7 @@ package struct SweeperStateMachine: Sendable {
   /// - Returns: what is to be counted.
   package mutating func unanswered(
     _ lostTake: LostTake? = nil, redisTime: Int64?, at now: MonotonicInstant, chance: Double
-  ) -> [RunOutcome] {
+  ) -> [SlotOutcome] {
     isConcluded = true
     if let lostTake {
       self.lostTake = lostTake
@@ -257,7 +248,7 @@ package struct SweeperStateMachine: Sendable {
   }
 
   /// The machine has ended: a slot that is still open ends here.
-  package mutating func finished() -> [RunOutcome] {
+  package mutating func finished() -> [SlotOutcome] {
     accounting.drained()
   }
 

@@ -10,14 +10,14 @@ struct TaskMetrics {
   /// Upper bounds of the duration's buckets, in seconds.
   static let durationBounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
-  private let runs: [RunOutcome: Counter]
+  private let runs: [SlotOutcome: Counter]
   private let duration: Histogram
   private let skippedLocks: Counter
   private let leftRows: Counter
 
   init(task: String, registry: MetricsRegistry) {
-    var runs: [RunOutcome: Counter] = [:]
-    for outcome in RunOutcome.allCases {
+    var runs: [SlotOutcome: Counter] = [:]
+    for outcome in SlotOutcome.allCases {
       runs[outcome] = registry.counter(
         "worker_scheduler_runs_total", help: "Slots by task and outcome.",
         labels: ["task": task, "outcome": outcome.rawValue])
@@ -36,7 +36,7 @@ struct TaskMetrics {
   }
 
   /// Counts an attended slot, or a retry within one.
-  func record(_ outcome: RunOutcome) {
+  func record(_ outcome: SlotOutcome) {
     runs[outcome]?.increment()
     if outcome == .skippedLock { skippedLocks.increment() }
   }
@@ -51,7 +51,7 @@ struct TaskMetrics {
     leftRows.increment(by: UInt64(count))
   }
 
-  func count(_ outcome: RunOutcome) -> UInt64 {
+  func count(_ outcome: SlotOutcome) -> UInt64 {
     runs[outcome]?.value ?? 0
   }
 }

@@ -4,25 +4,6 @@
 import Coordination
 import Reactor
 
-/// What a run's end means to people, as the schedule record has it: of a fleet's failures in a row the first is told,
-/// then some, then the recovery.
-struct RunVerdict: Equatable, Sendable {
-  enum Kind: Int64, Sendable {
-    /// Nobody is told.
-    case none
-    /// The first failure after a success, a further one long enough after the last that was told, the end of them.
-    case first, reminder, recovered
-  }
-
-  static let none = RunVerdict(kind: .none, failingFor: .zero, failures: 0)
-
-  let kind: Kind
-  /// Since the first of the failures in a row.
-  let failingFor: Duration
-  /// How many there were.
-  let failures: Int
-}
-
 /// Redis's clock as this process knows it. All sweepers share it: after an hour's wait a sample of one's own could have
 /// drifted so far that Redis refused the next question as too late, and had to be asked again.
 @EventLoop
@@ -79,11 +60,11 @@ final class Coordinator {
   /// - Parameters:
   ///   - pause: what this replica remembers of a pause.
   ///   - deadline: when it is given up, and refused where it arrives later; in `commandLimit` by default.
-  /// - Returns: the answer, Redis's time in ms when it was given, and when the question was sent.
+  /// - Returns: the answer, and Redis's time in ms when it was given.
   /// - Throws: `RedisError`; after an unknown outcome the lock may be ours until the deadline: then release the token.
   func take(
     token: String, mode: TakeMode, knowing pause: Pause? = nil, by deadline: MonotonicInstant? = nil
-  ) async throws -> (answer: TakeAnswer, now: Int64, sentAt: MonotonicInstant) {
+  ) async throws -> (answer: TakeAnswer, now: Int64) {
     let deadline = deadline ?? clock.now.advanced(by: Self.commandLimit)
     let notAfter = try await notAfter(deadline)
     let sentAt = clock.now
@@ -93,10 +74,12 @@ final class Coordinator {
         token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
         "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "",
       ], by: deadline)
-    return (try Self.takeAnswer(answer, isForced: mode == .force), answer.now, sentAt)
+    return (try Self.takeAnswer(answer, token: token, sentAt: sentAt, isForced: mode == .force), answer.now)
   }
 
-  private static func takeAnswer(_ answer: Answer, isForced: Bool) throws -> TakeAnswer {
+  private static func takeAnswer(
+    _ answer: Answer, token: String, sentAt: MonotonicInstant, isForced: Bool
+  ) throws -> TakeAnswer {
     func number(_ index: Int) throws -> Int64 {
       guard index < answer.numbers.count else { throw UnexpectedAnswer() }
       return answer.numbers[index]
@@ -109,9 +92,10 @@ final class Coordinator {
     case "taken":
       let (origin, progress) = (try text(0), try text(1))
       return .taken(
-        RunTicket(
+        Run(
           epoch: try number(0), slot: try number(1), nextSlot: try number(2), isForced: isForced,
-          failures: max(0, Int(try number(3))), origin: origin, progress: progress.isEmpty ? nil : progress))
+          failures: max(0, Int(try number(3))), origin: origin, progress: progress.isEmpty ? nil : progress,
+          token: token, takenAt: sentAt))
     case "held": return .held(slot: try number(0), remaining: try number(1))
     case "stuck": return .stuck(slot: try number(0))
     case "idle": return .idle(slot: try number(0), due: try number(1))
@@ -141,24 +125,25 @@ final class Coordinator {
 
   /// Ends a run: writes the record, and frees the lock.
   ///
-  /// - Returns: what people are to be told, nothing of a run that another one has taken over, and Redis's time in ms.
+  /// - Returns: whether people are told of it, never of a run that another one has taken over, and Redis's time in ms.
   /// - Throws: `RedisError`; sending it again is right, for it is idempotent by epoch.
-  func complete(_ grant: RunGrant, _ report: RunReport) async throws -> (verdict: RunVerdict, now: Int64) {
+  func complete(_ ended: EndedRun) async throws -> (decision: AlertDecision, now: Int64) {
+    let run = ended.run
     let answer = try await evaluate(
       CoordinationScripts.complete, keys: [lockKey, recordKey, historyKey],
       [
-        grant.token, "\(grant.ticket.epoch)", "\(leaseDuration.milliseconds)", "\(grant.ticket.slot)",
-        report.outcome.rawValue, "\(report.retryDelay.milliseconds)", "\(report.rows)",
-        "\(report.duration.milliseconds)", replica, report.progress ?? "", "\(grid.intervalMilliseconds)",
-        report.isInconclusive ? "1" : "0",
+        run.token, "\(run.epoch)", "\(leaseDuration.milliseconds)", "\(run.slot)", ended.result.name,
+        "\(ended.retryDelay.milliseconds)", "\(ended.result.count.changed)", "\(ended.duration.milliseconds)",
+        replica, ended.result.count.progress ?? "", "\(grid.intervalMilliseconds)",
+        ended.result.isInconclusive ? "1" : "0",
       ])
     guard answer.kind == "done" else { return (.none, answer.now) }
-    guard answer.numbers.count == 3, let kind = RunVerdict.Kind(rawValue: answer.numbers[0]) else {
+    guard answer.numbers.count == 3, let kind = AlertDecision.Kind(rawValue: answer.numbers[0]) else {
       throw UnexpectedAnswer()
     }
-    let verdict = RunVerdict(
+    let decision = AlertDecision(
       kind: kind, failingFor: .milliseconds(answer.numbers[1]), failures: Int(answer.numbers[2]))
-    return (verdict, answer.now)
+    return (decision, answer.now)
   }
 
   /// Which of the sweeper's keys holds another type of value than the scripts work with; nil where that cannot be told.

@@ -1,58 +1,39 @@
-// Why a run failed, in words for operators, and whether another try can help. Pure.
+// The reason of a failure by its error, in words for operators, and whether another try can help. Pure.
 // Invariant: no row's content, no host, no password; a class of errors is permanent only for a reason that stands here.
 
 import Coordination
 import Reactor
 
-/// A failed run.
-struct RunFailure: Equatable, Sendable {
-  let reason: String
-  /// Another try before the next slot cannot help.
-  let isPermanent: Bool
-  /// PostgreSQL could not be reached: an outage, which is told as one, and no failure of this sweeper's.
-  private(set) var isOutage = false
-
+extension RunFailure {
   /// - Parameter place: what was done where, such as "DELETE on public.secret_wraps".
   init(_ error: any Error, on place: String? = nil) {
     switch error {
     case let error as Discovery.SomeFailed:
-      reason = error.reason
-      isPermanent = error.isPermanent
-      isOutage = error.failures.allSatisfy { RunFailure($0.error).isOutage }
+      let isOutage = error.failures.allSatisfy { RunFailure($0.error).isOutage }
+      self.init(reason: error.reason, isPermanent: error.isPermanent, isOutage: isOutage)
     case let error as SweepRefusal:
-      reason = error.reason
       // Nothing of it changes before the next slot by itself.
-      isPermanent = true
+      self.init(reason: error.reason, isPermanent: true)
     case let error as PostgresError:
       let isStatement = if case .server = error { true } else { false }
-      reason = error.publicReason + (isStatement ? place.map { ": \($0)" } ?? "" : "")
-      isPermanent = error.sqlState.map(Self.isPermanent(sqlState:)) ?? false
-      isOutage = Self.isOutage(error)
+      self.init(
+        reason: error.publicReason + (isStatement ? place.map { ": \($0)" } ?? "" : ""),
+        isPermanent: error.sqlState.map(Self.isPermanent(sqlState:)) ?? false, isOutage: Self.isOutage(error))
     case RunInterruption.leaseLost:
-      reason = "the lease was lost"
-      isPermanent = false
+      self.init(reason: "the lease was lost", isPermanent: false)
     case RunInterruption.foreignWorker:
-      reason = "another worker sweeps these tables with another REDIS_NAMESPACE or Redis"
-      isPermanent = true
+      self.init(
+        reason: "another worker sweeps these tables with another REDIS_NAMESPACE or Redis", isPermanent: true)
     case RunInterruption.preparedTransaction:
-      reason =
-        "a prepared transaction holds this sweeper's advisory lock: find it in pg_prepared_xacts, and end it with "
-        + "COMMIT PREPARED or ROLLBACK PREPARED"
-      isPermanent = true
+      self.init(
+        reason:
+          "a prepared transaction holds this sweeper's advisory lock: find it in pg_prepared_xacts, and end it with "
+          + "COMMIT PREPARED or ROLLBACK PREPARED", isPermanent: true)
     case RunInterruption.superseded:
-      reason = "another run's session holds this sweeper's advisory lock"
-      isPermanent = false
+      self.init(reason: "another run's session holds this sweeper's advisory lock", isPermanent: false)
     default:
-      reason = "unexpected: \(error)"
-      isPermanent = false
+      self.init(reason: "unexpected: \(error)", isPermanent: false)
     }
-  }
-
-  /// The same, as an outage where the server, asked when it was in doubt, does not answer.
-  func told(serverIsAway: Bool) -> RunFailure {
-    var failure = self
-    failure.isOutage = isOutage || serverIsAway
-    return failure
   }
 
   /// Whether the server has to be asked: what broke the connection, or kept an answer back, may be its end, or this

@@ -1,45 +1,10 @@
-// One run of one sweeper, from the granted take to its report: the lease is renewed beside the work, and ends it.
+// One run of one sweeper, from the take to its result: the lease is renewed beside the work, and ends it.
 // Invariant: when `run` returns, no further batch is sent; one that was cut short is being cancelled on the server, and
 // is guarded there by its deadline and the advisory lock.
 
 import Coordination
 import Logging
 import Reactor
-
-/// How a run ended, with what the scheduler needs to tell Redis, the metrics and people.
-enum RunResult: Sendable {
-  case succeeded(SweepCount)
-  /// With what was changed before it failed.
-  case failed(RunFailure, SweepCount)
-  case drained(SweepCount)
-
-  var count: SweepCount {
-    switch self {
-    case .succeeded(let count), .failed(_, let count), .drained(let count): count
-    }
-  }
-
-  var failure: RunFailure? {
-    if case .failed(let failure, _) = self { failure } else { nil }
-  }
-
-  /// Whether it says nothing of the sweeper's health: PostgreSQL was away, or all that was due was locked by others.
-  var isInconclusive: Bool {
-    switch self {
-    case .succeeded(let count): count.isLocked
-    case .failed(let failure, _): failure.isOutage
-    case .drained: true
-    }
-  }
-
-  var outcome: RunReport.Outcome {
-    switch self {
-    case .succeeded: .success
-    case .failed: .failure
-    case .drained: .drained
-    }
-  }
-}
 
 /// What a run has done so far: it outlives whatever ends the run.
 @EventLoop
@@ -62,17 +27,17 @@ struct SweepRunner {
   private let memory = TableMemory()
 
   /// Does the sweeper's work.
-  func run(_ grant: RunGrant) async -> RunResult {
-    let held = HeldLease(Lease(duration: coordinator.leaseDuration, takenAt: grant.takenAt))
+  func run(_ run: Run) async -> RunResult {
+    let held = HeldLease(Lease(duration: coordinator.leaseDuration, takenAt: run.takenAt))
     let tally = RunTally()
     do {
       try await withThrowingTaskGroup(of: Bool.self) { group in
         group.addTask {
-          try await work(grant.ticket, held, tally)
+          try await work(run, held, tally)
           return true
         }
         group.addTask {
-          try await keep(held, token: grant.token)
+          try await keep(held, token: run.token)
           return false
         }
         group.addTask {
@@ -82,16 +47,15 @@ struct SweepRunner {
         defer { group.cancelAll() }
         guard try await group.next() == true else { throw RunInterruption.leaseLost }
       }
-      return .succeeded(tally.count)
+      return .success(tally.count)
     } catch RunInterruption.drained {
-      return .drained(tally.count)
+      return .drained(.shutdown, tally.count)
     } catch is CancellationError {
-      return .drained(tally.count)
+      return .drained(.shutdown, tally.count)
     } catch let error as PostgresError where error.isReadOnly {
-      // The pool knows of it, and nothing is taken before it can be written to again.
-      return .drained(tally.count)
+      return .drained(.readOnly, tally.count)
     } catch {
-      return .failed(await failure(error, held.lease), tally.count)
+      return .failure(await failure(error, held.lease), tally.count)
     }
   }
 
@@ -111,21 +75,21 @@ struct SweepRunner {
     return failure.told(serverIsAway: pool.outage != nil)
   }
 
-  private func work(_ ticket: RunTicket, _ held: HeldLease, _ tally: RunTally) async throws {
+  private func work(_ run: Run, _ held: HeldLease, _ tally: RunTally) async throws {
     try await pool.withSweepConnection(by: held.lease.stopAt) { connection in
       let session = GuardedSession(
         connection: connection, held: held, clock: clock,
-        name: RunName(namespace: namespace, origin: ticket.origin, sweeper: sweeper.name), ticket: ticket,
+        name: RunName(namespace: namespace, origin: run.origin, sweeper: sweeper.name), run: run,
         age: sweeper.work.age, isDraining: { shutdown.isDraining }, onTermination: told(of:))
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, every: sweeper.interval,
-          progress: ticket.progress, noting: tally
+          progress: run.progress, noting: tally
         ).run()
       case .discovery(let discovery):
         try await discovery.run(
-          ticket, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
+          run, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
       }
     }
   }

@@ -43,9 +43,13 @@ package final class SweepService {
     _ = await attend { await $0.attendSlots(runOnStart: runsOnStart) }
   }
 
-  /// Attends every sweeper once; nil for one that the shutdown cut short.
-  func attendOnce(_ mode: TakeMode) async -> [OnceResult?] {
-    await attend { await $0.attendOnce(mode) }
+  /// Attends every sweeper once.
+  ///
+  /// - Returns: each sweeper's result; nil for one that was not due, paused, or run by another replica.
+  func attendOnce(_ mode: TakeMode) async -> [RunResult?] {
+    let results = await attend { await $0.attendOnce(mode) }
+    // The shutdown cut short those that returned nothing.
+    return results.map { $0 ?? .drained() }
   }
 
   /// Has every sweeper's loop do `body`, and ends those that still do when the shutdown is over.
@@ -115,7 +119,7 @@ extension SweepService {
   }
 
   /// How many slots of the sweeper at this index were counted with this outcome.
-  package func count(_ outcome: RunOutcome, sweeper: Int) -> UInt64 {
+  package func count(_ outcome: SlotOutcome, sweeper: Int) -> UInt64 {
     loops[sweeper].metrics.count(outcome)
   }
 

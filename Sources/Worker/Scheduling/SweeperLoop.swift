@@ -18,22 +18,14 @@ final class SweeperLoop {
   let metrics: TaskMetrics
   private let sink: any EventReceiver
   private var logger: Logger
-  /// The run whose completion Redis has not confirmed, for what people hear of it.
-  private var unconfirmed: EndedRun?
   private var isOnce = false
-  /// How the only slot of `run --once` ended.
-  private var onceResult = OnceResult.drained()
+  /// How the only slot of `run --once` ended; nil if it was not due, paused, or run by another replica.
+  private var onceResult: RunResult? = .drained()
 
   /// The lock had no expiry when Redis last answered.
   private var isStuck = false
   /// What Redis refuses this sweeper, and whether people know.
   private var refusals = RefusalWatch()
-
-  private struct EndedRun {
-    let endedAt: WallClockTime
-    /// Why it failed, where it did.
-    let reason: String
-  }
 
   init(
     sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: any RedisScripts, clock: LoopClock,
@@ -59,7 +51,7 @@ final class SweeperLoop {
   }
 
   /// Attends once: what is due (or in any case, by `mode`) is tried once. Only a new Redis is waited for.
-  func attendOnce(_ mode: TakeMode) async -> OnceResult {
+  func attendOnce(_ mode: TakeMode) async -> RunResult? {
     isOnce = true
     await follow(stateMachine(mode: mode, once: true))
     return onceResult
@@ -90,13 +82,13 @@ final class SweeperLoop {
     case .take(let mode):
       if isOnce || !runner.pool.isReadOnly { return await take(mode, &machine) }
       await waitUntilWritable()
-    case .run(let grant):
-      await run(grant, &machine)
-    case .complete(let completion):
+    case .run(let run):
+      await self.run(run, &machine)
+    case .complete(let ended):
       await settle(&machine) { machine throws in
-        let (verdict, time) = try await self.coordinator.complete(completion.grant, completion.report)
+        let (decision, time) = try await self.coordinator.complete(ended)
         machine.confirmed(redisTime: time, at: self.clock.now, chance: self.chance)
-        if let run = self.unconfirmed.take() { self.tell(verdict, of: run) }
+        self.notify(decision, of: ended)
       }
     case .release(let token):
       await settle(&machine) { machine throws in
@@ -128,12 +120,10 @@ final class SweeperLoop {
     let token = Token.random(random)
     let limit = clock.now.advanced(by: Coordinator.commandLimit)
     do {
-      let (answer, time, sentAt) = try await coordinator.take(
+      let (answer, time) = try await coordinator.take(
         token: token, mode: mode, knowing: machine.pause, by: limit)
       note(answer)
-      count(
-        machine.answered(
-          answer, token: token, sentAt: sentAt, redisTime: time, at: clock.now, chance: chance))
+      count(machine.answered(answer, redisTime: time, at: clock.now, chance: chance))
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
@@ -145,8 +135,8 @@ final class SweeperLoop {
   /// Whether nothing is known yet of the only slot of `run --once`.
   private var isUnattended: Bool {
     switch onceResult {
-    case .notRun, .drained: true
-    case .ran, .failed: false
+    case nil, .drained(.shutdown, _): true
+    case .success, .failure, .drained(.readOnly, _): false
     }
   }
 
@@ -155,7 +145,7 @@ final class SweeperLoop {
     refusals.answered()
     if let told = refusals.untold() { tell(told) }
     switch answer {
-    case .held, .idle, .paused: onceResult = .notRun
+    case .held, .idle, .paused: onceResult = nil
     case .taken, .settling, .stuck, .late: break
     }
     if case .settling = answer { logger.debug("waiting for one lease: Redis has no schedule record") }
@@ -163,7 +153,7 @@ final class SweeperLoop {
       isStuck = false
       return
     }
-    if isUnattended { onceResult = .failed(Self.stuckLock) }
+    if isUnattended { onceResult = .failure(RunFailure(reason: Self.stuckLock, isPermanent: false)) }
     guard !isStuck else { return }
     isStuck = true
     logger.warning(
@@ -194,7 +184,9 @@ final class SweeperLoop {
     let refusal = RedisRefusal(error)
     let reason = refusal?.reason ?? (error as? RedisError)?.publicReason ?? "\(error)"
     // That a run's end could not be told does not make the run a failure.
-    if isUnattended, unconfirmed == nil { onceResult = .failed("Redis: \(reason)") }
+    if isUnattended, !machine.isConfirming {
+      onceResult = .failure(RunFailure(reason: "Redis: \(reason)", isPermanent: false))
+    }
     if !wasSilent { await say(refusal, reason) }
     refusals.met(refusal, isAgain: wasSilent, hasFailed: counts.contains(.failure), isOutage: redis.outage != nil)
     if let told = refusals.untold() { tell(told) }
@@ -243,39 +235,31 @@ final class SweeperLoop {
     }
   }
 
-  private func run(_ grant: RunGrant, _ machine: inout SweeperStateMachine) async {
+  private func run(_ run: Run, _ machine: inout SweeperStateMachine) async {
     let begin = clock.now
-    let result = await runner.run(grant)
+    let result = await runner.run(run)
     let end = clock.now
-    let report = RunReport(
-      outcome: result.outcome, rows: result.count.changed, duration: begin.duration(to: end),
-      progress: result.count.progress, isInconclusive: result.isInconclusive)
-    machine.ended(grant, report, isPermanent: result.failure?.isPermanent ?? false, at: end, chance: chance)
-    unconfirmed = EndedRun(endedAt: clock.wallTime, reason: result.failure?.reason ?? "")
-    tell(result, grant.ticket, report.duration)
-    switch result {
-    case .succeeded(let count): onceResult = .ran(count)
-    case .failed(let failure, let count): onceResult = .failed(failure.reason, count)
-    case .drained(let count):
-      onceResult = runner.pool.isReadOnly ? .failed("the database is read-only", count) : .drained(count)
-    }
+    let ended = EndedRun(run: run, result: result, duration: begin.duration(to: end), endedAt: clock.wallTime)
+    machine.ended(ended, at: end, chance: chance)
+    log(ended)
+    onceResult = result
   }
 
   private var chance: Double { random.fraction() }
 
-  private func count(_ outcomes: [RunOutcome]) {
+  private func count(_ outcomes: [SlotOutcome]) {
     for outcome in outcomes { metrics.record(outcome) }
   }
 }
 
-// MARK: - What people hear of a run
+// MARK: - Log lines, metrics and events of a run
 
 extension SweeperLoop {
-  private func tell(_ result: RunResult, _ ticket: RunTicket, _ duration: Duration) {
+  private func log(_ ended: EndedRun) {
+    let (result, count) = (ended.result, ended.result.count)
     var fields: Logger.Metadata = [
-      "epoch": .stringConvertible(ticket.epoch), "duration_ms": .stringConvertible(duration.milliseconds),
+      "epoch": .stringConvertible(ended.run.epoch), "duration_ms": .stringConvertible(ended.duration.milliseconds),
     ]
-    let count = result.count
     if count.changed > 0 || result.failure == nil {
       fields[sweeper.report.countName] = .stringConvertible(count.changed)
     }
@@ -283,76 +267,70 @@ extension SweeperLoop {
       metrics.leave(count.skipped)
       fields["skipped"] = .stringConvertible(count.skipped)
     }
-    metrics.record(result.outcome.counted)
-    if result.outcome != .drained { metrics.observe(duration) }
+    metrics.record(result.slotOutcome)
     switch result {
-    case .succeeded:
+    case .success:
+      metrics.observe(ended.duration)
       logger.log(level: count.found > 0 ? .info : .debug, "swept", metadata: fields)
-    case .failed(let failure, _):
+    case .failure(let failure, _):
+      metrics.observe(ended.duration)
       fields["error"] = "\(failure.reason)"
       fields["title"] = "\(sweeper.report.failureTitle)"
       // The existing worker's words, on which alerts match.
       logger.error("scheduler: task failed", metadata: fields)
-    case .drained:
-      let reason = runner.pool.isReadOnly ? "the database is read-only" : "the worker drains"
-      logger.info("run returned: \(reason)", metadata: fields)
+    case .drained(let reason, _):
+      logger.info("run returned: \(reason.rawValue)", metadata: fields)
     }
     // However the run ended: what it changed stays changed, and no later run counts it.
     if count.changed > 0 { report(count) }
   }
 
-  /// Of a fleet's failures in a row people hear of the first, of some later ones, and of their end. A run that drained
-  /// or was taken over by another replica is none.
-  private func tell(_ verdict: RunVerdict, of run: EndedRun) {
-    let failing = "failing for \(GoDuration.text(wholeSecondsOf: verdict.failingFor))"
-    let failures = Event.Count("failures", verdict.failures)
-    switch verdict.kind {
-    case .none:
-      break
-    case .first:
-      sink.accept(
-        Event(
-          id: Token.random(random), kind: .failure, time: run.endedAt, severity: .error, component: sweeper.name,
-          title: sweeper.report.failureTitle,
-          detail: run.reason))
-    case .reminder:
-      sink.accept(
-        Event(
-          id: Token.random(random), kind: .failure, time: run.endedAt, severity: .error, component: sweeper.name,
-          title: sweeper.report.failureTitle, detail: "\(failing): \(run.reason)", metadata: [failures]))
-    case .recovered:
-      sink.accept(
-        Event(
-          id: Token.random(random), kind: .recovery, time: run.endedAt, severity: .info, component: sweeper.name,
-          title: "\(sweeper.name) recovered", detail: "it was \(failing)", metadata: [failures]))
+  /// Sends the event that Redis decided on, if any.
+  private func notify(_ decision: AlertDecision, of ended: EndedRun) {
+    let failing = "failing for \(GoDuration.text(wholeSecondsOf: decision.failingFor))"
+    let failures = Event.Count("failures", decision.failures)
+    let reason = ended.result.failure?.reason ?? ""
+    switch decision.kind {
+    case .none: break
+    case .first: sendFailure(reason, at: ended.endedAt)
+    case .reminder: sendFailure("\(failing): \(reason)", at: ended.endedAt, metadata: [failures])
+    case .recovered: sendRecovery("it was \(failing)", at: ended.endedAt, metadata: [failures])
     }
   }
 
-  /// Redis has no record of a sweeper whose record it refuses: each replica tells for itself.
+  /// What Redis refuses this sweeper. Redis cannot decide for the fleet while it refuses the record, so that each
+  /// replica sends its own event.
   private func tell(_ news: RefusalWatch.News) {
     switch news {
     case .refused(let reason, let key):
-      sink.accept(
-        Event(
-          id: Token.random(random), kind: .failure, time: clock.wallTime, severity: .error, component: sweeper.name,
-          title: sweeper.report.failureTitle, detail: "Redis refuses its commands: \(reason): \(key)"))
-    case .answered:
-      sink.accept(
-        Event(
-          id: Token.random(random), kind: .recovery, time: clock.wallTime, severity: .info, component: sweeper.name,
-          title: "\(sweeper.name) recovered", detail: "Redis takes its commands again"))
+      sendFailure("Redis refuses its commands: \(reason): \(key)", at: clock.wallTime)
+    case .answered: sendRecovery("Redis takes its commands again", at: clock.wallTime)
     }
   }
 
   private func report(_ swept: SweepCount) {
+    let cutoff = swept.cutoffMicroseconds.map { "cutoff=\(WallClockTime(microsecondsSince1970: $0).rfc3339Seconds)" }
+    send(
+      .report, sweeper.report.severity, sweeper.report.title,
+      sweeper.report.showsCutoff ? cutoff ?? "" : sweeper.report.detail, at: clock.wallTime,
+      [Event.Count(sweeper.report.countName, swept.changed)])
+  }
+
+  private func sendFailure(_ detail: String, at time: WallClockTime, metadata: [Event.Count] = []) {
+    send(.failure, .error, sweeper.report.failureTitle, detail, at: time, metadata)
+  }
+
+  private func sendRecovery(_ detail: String, at time: WallClockTime, metadata: [Event.Count] = []) {
+    send(.recovery, .info, "\(sweeper.name) recovered", detail, at: time, metadata)
+  }
+
+  private func send(
+    _ kind: Event.Kind, _ severity: Event.Severity, _ title: String, _ detail: String, at time: WallClockTime,
+    _ metadata: [Event.Count]
+  ) {
     sink.accept(
       Event(
-        id: Token.random(random), kind: .report, time: clock.wallTime, severity: sweeper.report.severity,
-        component: sweeper.name,
-        title: sweeper.report.title,
-        detail: sweeper.report.showsCutoff
-          ? swept.cutoffMicroseconds.map { "cutoff=\(WallClockTime(microsecondsSince1970: $0).rfc3339Seconds)" } ?? ""
-          : sweeper.report.detail,
-        metadata: [Event.Count(sweeper.report.countName, swept.changed)]))
+        id: Token.random(random), kind: kind, time: time, severity: severity, component: sweeper.name, title: title,
+        detail: detail, metadata: metadata))
   }
 }

@@ -43,7 +43,7 @@ package struct Discovery: Sendable {
   /// - Throws: `SomeFailed`, `SweepRefusal`, `RunInterruption`, or `PostgresError` if the server cannot be reached.
   @EventLoop
   func run(
-    _ ticket: RunTicket, in session: GuardedSession, knowing memory: TableMemory, allowsRowSecurity: Bool = false,
+    _ run: Run, in session: GuardedSession, knowing memory: TableMemory, allowsRowSecurity: Bool = false,
     noting tally: RunTally
   ) async throws {
     // Looked at in each run: the name may lead to another table now, whose jobs the agents claim.
@@ -54,9 +54,9 @@ package struct Discovery: Sendable {
       let statement = PostgresStatement(
         insert,
         [
-          targets.document, Self.list(targets.targets.map { Self.jobID(target: $0.identity, slot: ticket.slot) }),
-          Self.list(targets.targets.map { Self.jobID(target: $0.identity, run: ticket.epoch) }),
-          ticket.isForced ? "true" : "false", pilesUp ? "true" : "false",
+          targets.document, Self.list(targets.targets.map { Self.jobID(target: $0.identity, slot: run.slot) }),
+          Self.list(targets.targets.map { Self.jobID(target: $0.identity, run: run.epoch) }),
+          run.isForced ? "true" : "false", pilesUp ? "true" : "false",
         ])
       let settings = TableStatements.settings(flushes: true, statementLimit: SweepBatches.noLimit)
       let answer = try await session.batch([settings, statement]).results[1]

@@ -70,23 +70,3 @@ package struct RowSweep: Sendable {
     var fullPassWithin: Duration?
   }
 }
-
-/// What a run found and changed.
-struct SweepCount: Equatable, Sendable {
-  var changed = 0
-  /// What was due and left: rows that someone else held locked, targets whose equal job is still queued.
-  var skipped = 0
-  /// Rows whose change PostgreSQL refused, and with which SQLSTATEs.
-  var refused = 0
-  var refusalStates: [String] = []
-  /// Rows that stayed due although their change succeeded.
-  var kept = 0
-  /// Whether all that was due was locked by others, so that the run did nothing.
-  var isLocked = false
-  /// The run's cutoff on PostgreSQL's clock, in µs since 1970, for the event.
-  var cutoffMicroseconds: Int64?
-  /// How far the sweep got, for the next run, in the sweep's own words.
-  var progress: String?
-
-  var found: Int { changed + skipped + refused + kept }
-}

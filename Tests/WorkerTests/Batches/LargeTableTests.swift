@@ -1,6 +1,7 @@
 // Sweeps of large tables on a real PostgreSQL: which rows the index finds, which the pages, and what is left to the
 // next full pass. Large is a matter of pages: a low fillfactor makes them of few rows.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,5 +1,6 @@
 // Sweeps of rows that take long to write, that are held, or that move meanwhile, on a real PostgreSQL.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

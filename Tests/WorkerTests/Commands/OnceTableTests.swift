@@ -1,5 +1,6 @@
 // What `run --once` prints of its results.
 
+import Coordination
 import Foundation
 import Testing
 
@@ -7,9 +8,11 @@ import Testing
 
 @Suite struct OnceTableTests {
   private static let rows = [
-    OnceTable.Row(sweeper: "wraps-expired", result: .ran(SweepCount(changed: 1_200, skipped: 3))),
-    OnceTable.Row(sweeper: "secrets-stale", result: .notRun),
-    OnceTable.Row(sweeper: "agents-stale", result: .failed("Redis: timed out", SweepCount(changed: 2))),
+    OnceTable.Row(sweeper: "wraps-expired", result: .success(SweepCount(changed: 1_200, skipped: 3))),
+    OnceTable.Row(sweeper: "secrets-stale", result: nil),
+    OnceTable.Row(
+      sweeper: "agents-stale",
+      result: .failure(RunFailure(reason: "Redis: timed out", isPermanent: false), SweepCount(changed: 2))),
     OnceTable.Row(sweeper: "jobs-recovery", result: .drained()),
   ]
 

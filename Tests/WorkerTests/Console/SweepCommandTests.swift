@@ -1,5 +1,6 @@
 // What a dry run of a sweeper says, and that a run then changes that and a dry run nothing.
 
+import Coordination
 import Foundation
 import Reactor
 import TestSupport

@@ -12,8 +12,10 @@ import Testing
   static let slot = grid.slot(at: 1_700_000_000_000)
   static let next = slot + 60_000
 
-  static func ticket(_ slot: Int64) -> RunTicket {
-    RunTicket(epoch: slot, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o")
+  static func run(_ slot: Int64) -> Run {
+    Run(
+      epoch: slot, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o", token: "t",
+      takenAt: MonotonicInstant(nanoseconds: 0))
   }
 
   /// One that has learned its grid.
@@ -50,9 +52,9 @@ import Testing
   @Test func aHeldSlotThatThisReplicaRunsAfterAllIsNoSkip() {
     var accounting = Self.learned()
     #expect(accounting.answered(.held(slot: Self.slot, remaining: 14_000), at: Self.slot + 10).counts == [])
-    let (counts, action) = accounting.answered(.taken(Self.ticket(Self.slot)), at: Self.slot + 14_020)
+    let (counts, action) = accounting.answered(.taken(Self.run(Self.slot)), at: Self.slot + 14_020)
     #expect(counts == [])
-    #expect(action == .run(Self.ticket(Self.slot)))
+    #expect(action == .run(Self.run(Self.slot)))
   }
 
   @Test func aHeldSlotThatEndsUnattendedIsASkipWhenTheNextOneBegins() {
@@ -94,7 +96,7 @@ import Testing
   @Test func aLockWithoutExpiryThatIsDeletedInTimeIsNoFailure() {
     var accounting = Self.learned()
     _ = accounting.answered(.stuck(slot: Self.slot), at: Self.slot + 10)
-    #expect(accounting.answered(.taken(Self.ticket(Self.slot)), at: Self.slot + 900).counts == [])
+    #expect(accounting.answered(.taken(Self.run(Self.slot)), at: Self.slot + 900).counts == [])
     #expect(accounting.drained() == [])
   }
 
@@ -155,7 +157,7 @@ import Testing
         default:
           // One run a slot here: a retry would be counted by itself.
           guard !attended.contains(slot) else { continue }
-          counted += accounting.answered(.taken(Self.ticket(slot)), at: now).counts.count
+          counted += accounting.answered(.taken(Self.run(slot)), at: now).counts.count
           runs.insert(slot)
         }
         attended.insert(slot)

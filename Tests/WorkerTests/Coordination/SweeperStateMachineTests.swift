@@ -21,23 +21,22 @@ import Testing
   }
 
   static let lost = SweeperStateMachine.LostTake(token: "lost", executableUntil: at(2_000))
-  static let ticket = RunTicket(epoch: 7, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o")
-  static let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
+  static let run = Run(
+    epoch: 7, slot: slot, nextSlot: slot + 60_000, failures: 0, origin: "o", token: "t", takenAt: at(0))
 
   /// One that was given the slot, and whose run ended at `end` ms.
   static func ran(
-    _ outcome: RunReport.Outcome, at end: Int64 = 100, isPermanent: Bool = false, failures: Int = 0
+    _ result: RunResult, at end: Int64 = 100, failures: Int = 0
   ) -> SweeperStateMachine {
     var machine = machine()
-    var ticket = ticket
-    ticket.failures = failures
-    _ = machine.answered(.taken(ticket), token: "t", sentAt: at(0), redisTime: slot + 1, at: at(1), chance: 0.5)
-    let grant = RunGrant(ticket: ticket, token: "t", takenAt: at(0))
-    machine.ended(grant, RunReport(outcome: outcome), isPermanent: isPermanent, at: at(end), chance: 0.5)
+    var run = run
+    run.failures = failures
+    _ = machine.answered(.taken(run), redisTime: slot + 1, at: at(1), chance: 0.5)
+    machine.ended(EndedRun(run, result), at: at(end), chance: 0.5)
     return machine
   }
 
-  static func completion(_ machine: SweeperStateMachine) throws -> SweeperStateMachine.Completion {
+  static func completion(_ machine: SweeperStateMachine) throws -> EndedRun {
     let step = machine.next(at: at(200), isDraining: false)
     guard case .complete(let completion) = step else { return try #require(nil, "not a completion: \(step)") }
     return completion
@@ -47,7 +46,7 @@ import Testing
     var machine = Self.machine()
     #expect(machine.next(at: Self.at(0), isDraining: false) == .take(.due))
     _ = machine.answered(
-      .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: Self.at(0), redisTime: Self.slot,
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot,
       at: Self.at(1), chance: 0.5)
     #expect(machine.next(at: Self.at(1), isDraining: false) == .wait(until: Self.at(60_501)))
     #expect(machine.next(at: Self.at(60_501), isDraining: false) == .take(.due))
@@ -56,12 +55,12 @@ import Testing
   @Test func aGrantIsRunWithItsTokenAndTheMomentOfItsSending() {
     var machine = Self.machine()
     _ = machine.answered(
-      .taken(Self.ticket), token: "t", sentAt: Self.at(0), redisTime: Self.slot, at: Self.at(5), chance: 0)
-    #expect(machine.next(at: Self.at(5), isDraining: false) == .run(Self.grant))
+      .taken(Self.run), redisTime: Self.slot, at: Self.at(5), chance: 0)
+    #expect(machine.next(at: Self.at(5), isDraining: false) == .run(Self.run))
   }
 
   @Test func aRunThatEndedIsToldUntilItIsConfirmedBeforeAnythingElseIsAsked() throws {
-    var machine = Self.ran(.success)
+    var machine = Self.ran(.success())
     let completion = try Self.completion(machine)
     var now: Int64 = 200
     for _ in 0..<20 {
@@ -108,23 +107,23 @@ import Testing
   }
 
   @Test func theDelayAfterAFailureIsTheOneThatRedisIsTold() throws {
-    var machine = Self.ran(.failure, failures: 2)
+    var machine = Self.ran(.failed, failures: 2)
     let completion = try Self.completion(machine)
-    #expect(completion.report.retryDelay == .seconds(4))
+    #expect(completion.retryDelay == .seconds(4))
     machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0.5)
     // What is added lies from 80% to all of a twentieth of it: others, who add less, come first.
     #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(4_301 + 180)))
   }
 
   @Test func noRetryIsLaterThanTheNextSlot() {
-    var machine = Self.ran(.failure, failures: 20)
+    var machine = Self.ran(.failed, failures: 20)
     machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
     #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
   }
 
   @Test func aPermanentFailureWaitsForTheNextSlot() throws {
-    var machine = Self.ran(.failure, isPermanent: true)
-    #expect(try Self.completion(machine).report.retryDelay == .seconds(60))
+    var machine = Self.ran(.permanentlyFailed)
+    #expect(try Self.completion(machine).retryDelay == .seconds(60))
     machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
     #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
   }
@@ -141,21 +140,21 @@ import Testing
     return both[0]...both[1]
   }
 
-  static func run(_ machine: inout SweeperStateMachine, _ outcome: RunReport.Outcome, _ chance: Double) {
-    _ = machine.answered(.taken(ticket), token: "t", sentAt: at(0), redisTime: slot, at: at(0), chance: chance)
-    machine.ended(grant, RunReport(outcome: outcome), isPermanent: true, at: at(100), chance: chance)
+  static func runSlot(_ machine: inout SweeperStateMachine, _ result: RunResult, _ chance: Double) {
+    _ = machine.answered(.taken(run), redisTime: slot, at: at(0), chance: chance)
+    machine.ended(EndedRun(run, result), at: at(100), chance: chance)
     machine.confirmed(redisTime: slot + 300, at: at(300), chance: chance)
   }
 
   static func answered(_ machine: inout SweeperStateMachine, _ answer: TakeAnswer, _ chance: Double) {
-    _ = machine.answered(answer, token: "t", sentAt: at(300), redisTime: slot + 300, at: at(300), chance: chance)
+    _ = machine.answered(answer, redisTime: slot + 300, at: at(300), chance: chance)
   }
 
   /// Whoever asked during another one's run would be told that it is held, and had to ask again.
   @Test func whoRanLastAsksFirstAndTheOthersWhenItsRunIsUsuallyOver() throws {
-    let incumbent = try Self.delays { Self.run(&$0, .success, $1) }
+    let incumbent = try Self.delays { Self.runSlot(&$0, .success(), $1) }
     let other = try Self.delays { Self.answered(&$0, .idle(slot: Self.slot, due: Self.slot + 60_000), $1) }
-    let failed = try Self.delays { Self.run(&$0, .failure, $1) }
+    let failed = try Self.delays { Self.runSlot(&$0, .permanentlyFailed, $1) }
     #expect(incumbent == 0...0)
     #expect(other == 200...799)
     #expect(failed == 800...999)
@@ -165,12 +164,11 @@ import Testing
     let (earlier, later) = (Self.slot - 60_000, Self.slot)
     func afterwards(_ answer: TakeAnswer) throws -> ClosedRange<Int64> {
       try Self.delays { machine, chance in
-        var ticket = Self.ticket
-        (ticket.slot, ticket.nextSlot) = (earlier, later)
-        let grant = RunGrant(ticket: ticket, token: "t", takenAt: Self.at(0))
+        var run = Self.run
+        (run.slot, run.nextSlot) = (earlier, later)
         _ = machine.answered(
-          .taken(ticket), token: "t", sentAt: Self.at(0), redisTime: earlier, at: Self.at(0), chance: chance)
-        machine.ended(grant, RunReport(outcome: .success), isPermanent: false, at: Self.at(100), chance: chance)
+          .taken(run), redisTime: earlier, at: Self.at(0), chance: chance)
+        machine.ended(EndedRun(run, .success()), at: Self.at(100), chance: chance)
         machine.confirmed(redisTime: earlier + 100, at: Self.at(200), chance: chance)
         Self.answered(&machine, answer, chance)
       }
@@ -193,7 +191,7 @@ import Testing
     #expect(machine.pause == pause, "neither says anything of the record")
     for answer in [
       TakeAnswer.idle(slot: Self.slot, due: Self.slot + 60_000), .held(slot: Self.slot, remaining: 5),
-      .stuck(slot: Self.slot), .settling(slot: Self.slot, notBefore: Self.slot + 5), .taken(Self.ticket),
+      .stuck(slot: Self.slot), .settling(slot: Self.slot, notBefore: Self.slot + 5), .taken(Self.run),
     ] {
       var machine = machine
       Self.answered(&machine, answer, 0)
@@ -202,7 +200,7 @@ import Testing
   }
 
   @Test func aRunLongerThanItsSlotIsFollowedByTheNextOneAtOnce() {
-    var machine = Self.ran(.success, at: 70_000)
+    var machine = Self.ran(.success(), at: 70_000)
     machine.confirmed(redisTime: Self.slot + 70_000, at: Self.at(70_000), chance: 0.9)
     #expect(machine.next(at: Self.at(70_000), isDraining: false) == .take(.due))
   }
@@ -214,11 +212,11 @@ import Testing
     machine.woke(at: Self.at(1_000), chance: 0)
     #expect(machine.next(at: Self.at(1_200), isDraining: false) == .take(.start))
     _ = machine.answered(
-      .settling(slot: Self.slot, notBefore: Self.slot + 15_000), token: "t", sentAt: Self.at(1_000),
+      .settling(slot: Self.slot, notBefore: Self.slot + 15_000),
       redisTime: Self.slot, at: Self.at(1_000), chance: 0)
     #expect(machine.next(at: Self.at(16_150), isDraining: false) == .take(.start))
     _ = machine.answered(
-      .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: Self.at(16_000),
+      .idle(slot: Self.slot, due: Self.slot + 60_000),
       redisTime: Self.slot + 15_000, at: Self.at(16_000), chance: 0)
     #expect(machine.next(at: Self.at(90_000), isDraining: false) == .take(.due))
   }
@@ -229,20 +227,20 @@ import Testing
   ])
   func onceIsOverWhenAnotherReplicaHasTheSlotOrNothingIsDue(answer: TakeAnswer) {
     var machine = Self.machine(once: true)
-    _ = machine.answered(answer, token: "t", sentAt: Self.at(0), redisTime: Self.slot, at: Self.at(0), chance: 0)
+    _ = machine.answered(answer, redisTime: Self.slot, at: Self.at(0), chance: 0)
     #expect(machine.next(at: Self.at(0), isDraining: false) == .end)
   }
 
   @Test func onceWaitsForANewRedisAndEndsWithTheConfirmationOfItsRun() throws {
     var machine = Self.machine(once: true)
     _ = machine.answered(
-      .settling(slot: Self.slot, notBefore: Self.slot + 15_000), token: "t", sentAt: Self.at(0), redisTime: Self.slot,
+      .settling(slot: Self.slot, notBefore: Self.slot + 15_000), redisTime: Self.slot,
       at: Self.at(0), chance: 0)
     #expect(machine.next(at: Self.at(0), isDraining: false) == .wait(until: Self.at(15_150)))
     _ = machine.answered(
-      .taken(Self.ticket), token: "t", sentAt: Self.at(15_000), redisTime: Self.slot + 15_000, at: Self.at(15_000),
+      .taken(Self.run), redisTime: Self.slot + 15_000, at: Self.at(15_000),
       chance: 0)
-    machine.ended(Self.grant, RunReport(outcome: .success), isPermanent: false, at: Self.at(15_100), chance: 0)
+    machine.ended(EndedRun(Self.run, .success()), at: Self.at(15_100), chance: 0)
     _ = try Self.completion(machine)
     machine.confirmed(redisTime: Self.slot + 15_100, at: Self.at(15_101), chance: 0)
     #expect(machine.next(at: Self.at(15_101), isDraining: false) == .end)
@@ -287,7 +285,7 @@ import Testing
     #expect(changes == 1, "what changes once is said once")
     #expect((20...30).contains(questions))
     _ = machine.answered(
-      .idle(slot: Self.slot, due: Self.slot + 60_000), token: "t", sentAt: now, redisTime: Self.slot, at: now,
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: now,
       chance: 0)
     #expect(!machine.isSilent)
   }
@@ -322,15 +320,19 @@ import Testing
             case 0: .idle(slot: slot, due: Self.grid.slot(after: time))
             case 1: .held(slot: slot, remaining: 9_000)
             case 2: .late
-            default: .taken(RunTicket(epoch: time, slot: slot, nextSlot: slot + 60_000, failures: 3, origin: "o"))
+            default:
+              .taken(
+                Run(
+                  epoch: time, slot: slot, nextSlot: slot + 60_000, failures: 3, origin: "o", token: "t",
+                  takenAt: Self.at(now)))
             }
           _ = machine.answered(
-            answer, token: "t", sentAt: Self.at(now), redisTime: time, at: Self.at(now), chance: chance)
-        case .run(let grant):
+            answer, redisTime: time, at: Self.at(now), chance: chance)
+        case .run(let run):
           now += Int64.random(in: 0...100_000, using: &random)
           open = 1
-          let outcome: RunReport.Outcome = Bool.random(using: &random) ? .success : .failure
-          machine.ended(grant, RunReport(outcome: outcome), isPermanent: false, at: Self.at(now), chance: chance)
+          let result: RunResult = Bool.random(using: &random) ? .success() : .failed
+          machine.ended(EndedRun(run, result), at: Self.at(now), chance: chance)
         case .complete:
           if isAnswered {
             open = 0

@@ -166,7 +166,7 @@ import Testing
       metrics[0].record(.failure)
       metrics[0].observe(.seconds(3))
       metrics[0].record(.skippedLock)
-      for outcome in RunOutcome.allCases { #expect(metrics[0].count(outcome) == 1) }
+      for outcome in SlotOutcome.allCases { #expect(metrics[0].count(outcome) == 1) }
       let shown = text(registry)
       #expect(shown.contains("worker_scheduler_lock_skipped_total{task=\"wraps-expired\"} 1\n"))
       #expect(shown.contains("worker_scheduler_run_duration_seconds_count{task=\"wraps-expired\"} 2\n"))

@@ -1,4 +1,4 @@
-// A run for tests that are about what comes after its take.
+// Runs for tests that are about what comes after the take, and results of runs.
 
 import Coordination
 import Reactor
@@ -9,14 +9,28 @@ import Testing
 
 extension Coordinator {
   /// Takes the lock, due or not, as soon as it is free.
-  func takeInAnyCase() async throws -> RunGrant {
+  func takeInAnyCase() async throws -> Run {
     let token = Token.random(.system)
-    var taken: RunGrant?
+    var taken: Run?
     try await eventually("the lock is free") {
-      let (answer, _, sentAt) = try await self.take(token: token, mode: .force)
-      if case .taken(let ticket) = answer { taken = RunGrant(ticket: ticket, token: token, takenAt: sentAt) }
+      if case .taken(let run) = try await self.take(token: token, mode: .force).answer { taken = run }
       return taken != nil
     }
     return try #require(taken)
   }
+}
+
+extension EndedRun {
+  init(_ run: Run, _ result: RunResult) {
+    self.init(
+      run: run, result: result, duration: .zero, endedAt: WallClockTime(seconds: 1_700_000_000, nanoseconds: 0))
+  }
+}
+
+extension RunResult {
+  static let failed = RunResult.failure(RunFailure(reason: "failed", isPermanent: false))
+  static let permanentlyFailed = RunResult.failure(RunFailure(reason: "failed", isPermanent: true))
+  static let outage = RunResult.failure(RunFailure(reason: "outage", isPermanent: false, isOutage: true))
+  /// Others had locked all that was due.
+  static let locked = RunResult.success(SweepCount(isLocked: true))
 }

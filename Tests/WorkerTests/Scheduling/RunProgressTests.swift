@@ -24,26 +24,29 @@ import Testing
     }
   }
 
-  @Test(arguments: [RunReport.Outcome.success, .failure, .drained])
-  func theNextRunIsToldHowFarTheLastOneGot(outcome: RunReport.Outcome) async throws {
+  @Test(arguments: [
+    RunResult.success(SweepCount(progress: "page 5000")),
+    .failure(RunFailure(reason: "failed", isPermanent: false), SweepCount(progress: "page 5000")),
+    .drained(.shutdown, SweepCount(progress: "page 5000")),
+  ])
+  func theNextRunIsToldHowFarTheLastOneGot(result: RunResult) async throws {
     try await withReplica { replica in
       let first = try await replica.takeInAnyCase()
-      #expect(first.ticket.progress == nil)
-      let report = RunReport(outcome: outcome, progress: "page 5000")
-      _ = try await replica.complete(first, report)
+      #expect(first.progress == nil)
+      _ = try await replica.complete(EndedRun(first, result))
       let second = try await replica.takeInAnyCase()
-      #expect(second.ticket.progress == "page 5000")
+      #expect(second.progress == "page 5000")
     }
   }
 
   @Test func aRunThatHasNothingToTellLeavesTheRecordAsItIs() async throws {
     try await withReplica { replica in
       let first = try await replica.takeInAnyCase()
-      _ = try await replica.complete(first, RunReport(outcome: .success, progress: "7"))
+      _ = try await replica.complete(EndedRun(first, .success(SweepCount(progress: "7"))))
       let second = try await replica.takeInAnyCase()
-      _ = try await replica.complete(second, RunReport(outcome: .success))
+      _ = try await replica.complete(EndedRun(second, .success()))
       let third = try await replica.takeInAnyCase()
-      #expect(third.ticket.progress == "7")
+      #expect(third.progress == "7")
     }
   }
 
@@ -51,10 +54,10 @@ import Testing
     try await withReplica { replica in
       let late = try await replica.takeInAnyCase()
       let newer = try await replica.takeInAnyCase()
-      _ = try await replica.complete(newer, RunReport(outcome: .success, progress: "newer"))
-      _ = try await replica.complete(late, RunReport(outcome: .success, progress: "late"))
+      _ = try await replica.complete(EndedRun(newer, .success(SweepCount(progress: "newer"))))
+      _ = try await replica.complete(EndedRun(late, .success(SweepCount(progress: "late"))))
       let next = try await replica.takeInAnyCase()
-      #expect(next.ticket.progress == "newer")
+      #expect(next.progress == "newer")
     }
   }
 }

@@ -1,6 +1,7 @@
 // Triggers that run behind the change of a row, on a real PostgreSQL: what they undo is not told as changed, and those
 // that write elsewhere, or write something else, are not blamed.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,6 +1,7 @@
 // A control plane whose rows' fate is known, swept by a role with the least grants that docs/sweepers.md promises.
 // Invariant: what loads and compares the rows is a session that began before any setting of the surroundings was made.
 
+import Coordination
 import Foundation
 import Reactor
 import TestSupport

@@ -1,6 +1,7 @@
 // The five sweepers on the tables, roles, schemas and databases that other people have: exactly the due rows change, or
 // a run fails and says why, and then no row has changed that was not due.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

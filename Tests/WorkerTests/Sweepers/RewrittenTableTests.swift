@@ -1,5 +1,6 @@
 // A table that becomes another file while it is swept, on a real PostgreSQL.
 
+import Coordination
 import Reactor
 import TestSupport
 import Testing

@@ -1,5 +1,6 @@
 // Each sweeper on a real PostgreSQL with the control plane's schema, row by row: what it changes, and what it leaves.
 
+import Coordination
 import Foundation
 import Reactor
 import TestSupport

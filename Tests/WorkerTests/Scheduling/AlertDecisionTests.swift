@@ -8,7 +8,7 @@ import Testing
 
 @testable import Worker
 
-@Suite struct RunVerdictTests {
+@Suite struct AlertDecisionTests {
   /// A fleet's sweeper: each run may be another replica's.
   @EventLoop
   private final class Fleet {
@@ -19,7 +19,7 @@ import Testing
 
     init(_ redis: RedisClient) {
       self.redis = redis
-      let namespace = "verdicts-\(Token.random(.system))"
+      let namespace = "decisions-\(Token.random(.system))"
       // So short a lease that a lock left behind is nobody's concern here.
       replicas = (0..<3).map { index in
         Coordinator(
@@ -30,24 +30,24 @@ import Testing
     }
 
     /// Takes the lock for the next replica in turn, due or not.
-    func take() async throws -> (by: Coordinator, grant: RunGrant) {
+    func take() async throws -> (by: Coordinator, run: Run) {
       let replica = replicas[turn % replicas.count]
       turn += 1
       return (replica, try await replica.takeInAnyCase())
     }
 
     /// One run, by the next replica in turn.
-    func run(_ outcome: RunReport.Outcome, isInconclusive: Bool = false) async throws -> RunVerdict {
-      let run = try await take()
-      return try await run.by.complete(run.grant, RunReport(outcome: outcome, isInconclusive: isInconclusive)).verdict
+    func run(_ result: RunResult) async throws -> AlertDecision {
+      let taken = try await take()
+      return try await taken.by.complete(EndedRun(taken.run, result)).decision
     }
 
     func run(
-      _ outcome: RunReport.Outcome, isInconclusive: Bool = false, tells kind: RunVerdict.Kind,
+      _ result: RunResult, tells kind: AlertDecision.Kind,
       sourceLocation: SourceLocation = #_sourceLocation
     ) async throws {
-      let verdict = try await run(outcome, isInconclusive: isInconclusive)
-      #expect(verdict.kind == kind, sourceLocation: sourceLocation)
+      let decision = try await run(result)
+      #expect(decision.kind == kind, sourceLocation: sourceLocation)
     }
 
     /// As if that much time passed.
@@ -79,21 +79,21 @@ import Testing
 
   @Test func theFirstFailureOfTheFleetIsToldAndThoseRightAfterItAreNot() async throws {
     try await withFleet { fleet in
-      try await fleet.run(.success, tells: .none)
-      try await fleet.run(.failure, tells: .first)
-      for _ in 0..<5 { try await fleet.run(.failure, tells: .none) }
+      try await fleet.run(.success(), tells: .none)
+      try await fleet.run(.failed, tells: .first)
+      for _ in 0..<5 { try await fleet.run(.failed, tells: .none) }
     }
   }
 
   @Test func theRecoveryIsToldOnceWithItsLengthAndTheFailures() async throws {
     try await withFleet { fleet in
-      for _ in 0..<3 { _ = try await fleet.run(.failure) }
+      for _ in 0..<3 { _ = try await fleet.run(.failed) }
       try await fleet.turn(minutes: 7)
-      let verdict = try await fleet.run(.success)
-      #expect(verdict.kind == .recovered && verdict.failures == 3)
-      #expect((420..<430).contains(verdict.failingFor.seconds), "\(verdict)")
-      try await fleet.run(.success, tells: .none)
-      try await fleet.run(.failure, tells: .first)
+      let decision = try await fleet.run(.success())
+      #expect(decision.kind == .recovered && decision.failures == 3)
+      #expect((420..<430).contains(decision.failingFor.seconds), "\(decision)")
+      try await fleet.run(.success(), tells: .none)
+      try await fleet.run(.failed, tells: .first)
     }
   }
 
@@ -101,7 +101,7 @@ import Testing
     try await withFleet { fleet in
       var told: [Int] = []
       for minute in 0..<(24 * 60) {
-        if try await fleet.run(.failure).kind != .none { told.append(minute) }
+        if try await fleet.run(.failed).kind != .none { told.append(minute) }
         try await fleet.turn(minutes: 1)
       }
       #expect(told.filter { $0 <= 30 } == [0, 5, 20])
@@ -112,12 +112,12 @@ import Testing
 
   @Test func aCompletionSentAgainIsAnsweredTheSame() async throws {
     try await withFleet { fleet in
-      for outcome in [RunReport.Outcome.failure, .failure, .success, .success, .drained] {
-        let run = try await fleet.take()
-        let report = RunReport(outcome: outcome)
-        let first = try await run.by.complete(run.grant, report).verdict
-        let again = try await run.by.complete(run.grant, report).verdict
-        #expect(first == again, "\(outcome)")
+      for result in [RunResult.failed, .failed, .success(), .success(), .drained()] {
+        let taken = try await fleet.take()
+        let ended = EndedRun(taken.run, result)
+        let first = try await taken.by.complete(ended).decision
+        let again = try await taken.by.complete(ended).decision
+        #expect(first == again, "\(result)")
       }
     }
   }
@@ -125,47 +125,47 @@ import Testing
   @Test func aRunThatAnotherOneTookOverAndOneThatDrainedTellNobody() async throws {
     try await withFleet { fleet in
       let frozen = try await fleet.take()
-      try await fleet.run(.success, tells: .none)
-      let verdict = try await frozen.by.complete(frozen.grant, RunReport(outcome: .failure)).verdict
-      #expect(verdict.kind == .none)
-      try await fleet.run(.drained, tells: .none)
+      try await fleet.run(.success(), tells: .none)
+      let decision = try await frozen.by.complete(EndedRun(frozen.run, .failed)).decision
+      #expect(decision.kind == .none)
+      try await fleet.run(.drained(), tells: .none)
       // Neither left a trace: the next failure is the first.
-      try await fleet.run(.failure, tells: .first)
-      try await fleet.run(.drained, tells: .none)
-      try await fleet.run(.success, tells: .recovered)
+      try await fleet.run(.failed, tells: .first)
+      try await fleet.run(.drained(), tells: .none)
+      try await fleet.run(.success(), tells: .recovered)
     }
   }
 
   @Test func whatAnOutageTellsIsNoFailureOfTheSweepersAndEndsNone() async throws {
     try await withFleet { fleet in
-      for _ in 0..<3 { try await fleet.run(.failure, isInconclusive: true, tells: .none) }
-      try await fleet.run(.success, tells: .none)
-      try await fleet.run(.failure, tells: .first)
+      for _ in 0..<3 { try await fleet.run(.outage, tells: .none) }
+      try await fleet.run(.success(), tells: .none)
+      try await fleet.run(.failed, tells: .first)
       try await fleet.turn(minutes: 10)
-      try await fleet.run(.failure, isInconclusive: true, tells: .none)
-      try await fleet.run(.failure, tells: .reminder)
-      try await fleet.run(.success, tells: .recovered)
+      try await fleet.run(.outage, tells: .none)
+      try await fleet.run(.failed, tells: .reminder)
+      try await fleet.run(.success(), tells: .recovered)
     }
   }
 
   /// All that was due was locked by others: the slot is done, and the failure goes on.
   @Test func aRunThatCouldDoNothingIsNoRecovery() async throws {
     try await withFleet { fleet in
-      try await fleet.run(.failure, tells: .first)
-      try await fleet.run(.success, isInconclusive: true, tells: .none)
+      try await fleet.run(.failed, tells: .first)
+      try await fleet.run(.locked, tells: .none)
       try await fleet.turn(minutes: 10)
-      try await fleet.run(.failure, tells: .reminder)
-      try await fleet.run(.success, tells: .recovered)
+      try await fleet.run(.failed, tells: .reminder)
+      try await fleet.run(.success(), tells: .recovered)
     }
   }
 
   @Test func aClockThatSteppedBackSilencesRemindersForOneGapAtMost() async throws {
     try await withFleet { fleet in
-      _ = try await fleet.run(.failure)
+      _ = try await fleet.run(.failed)
       try await fleet.turn(minutes: -600)
-      try await fleet.run(.failure, tells: .none)
+      try await fleet.run(.failed, tells: .none)
       try await fleet.turn(minutes: 5)
-      try await fleet.run(.failure, tells: .reminder)
+      try await fleet.run(.failed, tells: .reminder)
     }
   }
 }

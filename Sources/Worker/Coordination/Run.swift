@@ -1,0 +1,213 @@
+// The one model of a run: the run itself, its result, how Redis is told of it, and what its slot counts as. Values.
+// Invariant: nothing here decides or waits. Shared by the state machine, the loops, `run --once` and the simulator.
+
+import Reactor
+
+/// The right to run a sweeper once.
+package struct Run: Equatable, Sendable {
+  /// Fencing number: higher than that of any earlier run.
+  package var epoch: Int64
+  /// The slot that this run is for, and the one after it: starts in ms of Redis's clock.
+  package var slot: Int64
+  package var nextSlot: Int64
+  /// Whether an operator started it, whatever is due.
+  package var isForced: Bool
+  /// How many runs failed in a row before this one.
+  package var failures: Int
+  /// A random value that was made with the schedule record. The record of another Redis has another origin.
+  package var origin: String
+  /// How far earlier runs got, in the sweep's own words; nil if none left any.
+  package var progress: String?
+  /// The value of the lock.
+  package let token: String
+  /// The moment before the take was sent: the lease counts from it.
+  package var takenAt: MonotonicInstant
+
+  package init(
+    epoch: Int64, slot: Int64, nextSlot: Int64, isForced: Bool = false, failures: Int, origin: String,
+    progress: String? = nil, token: String, takenAt: MonotonicInstant
+  ) {
+    self.epoch = epoch
+    self.slot = slot
+    self.nextSlot = nextSlot
+    self.isForced = isForced
+    self.failures = failures
+    self.origin = origin
+    self.progress = progress
+    self.token = token
+    self.takenAt = takenAt
+  }
+}
+
+/// What a run found and changed.
+package struct SweepCount: Equatable, Sendable {
+  package var changed: Int
+  /// What was due and left: rows that others held locked, targets whose equal job is still queued.
+  package var skipped: Int
+  /// Rows whose change PostgreSQL refused, and with which SQLSTATEs.
+  package var refused = 0
+  package var refusalStates: [String] = []
+  /// Rows that stayed due although their change succeeded.
+  package var kept = 0
+  /// Whether others had locked all that was due, so that the run did nothing.
+  package var isLocked: Bool
+  /// The run's cutoff on PostgreSQL's clock, in µs since 1970, for the event.
+  package var cutoffMicroseconds: Int64?
+  /// How far the sweep got, for the next run, in the sweep's own words; nil leaves the record's as it is.
+  package var progress: String?
+
+  package var found: Int { changed + skipped + refused + kept }
+
+  package init(changed: Int = 0, skipped: Int = 0, isLocked: Bool = false, progress: String? = nil) {
+    self.changed = changed
+    self.skipped = skipped
+    self.isLocked = isLocked
+    self.progress = progress
+  }
+}
+
+/// Why a run failed, in words for operators.
+package struct RunFailure: Equatable, Sendable {
+  package let reason: String
+  /// Another try before the next slot cannot help.
+  package let isPermanent: Bool
+  /// PostgreSQL could not be reached. An outage has a notification of its own and is no failure of this sweeper's.
+  package private(set) var isOutage: Bool
+
+  package init(reason: String, isPermanent: Bool, isOutage: Bool = false) {
+    self.reason = reason
+    self.isPermanent = isPermanent
+    self.isOutage = isOutage
+  }
+
+  /// The same failure, as an outage if the server did not answer a ping after it.
+  package func told(serverIsAway: Bool) -> RunFailure {
+    var failure = self
+    failure.isOutage = isOutage || serverIsAway
+    return failure
+  }
+}
+
+/// How a run ended, with what it did until then.
+package enum RunResult: Equatable, Sendable {
+  /// Why a slot was given back.
+  package enum DrainReason: String, Sendable {
+    case shutdown = "the worker drains"
+    /// The pool knows it, and no lock is taken before PostgreSQL can be written to again.
+    case readOnly = "the database is read-only"
+  }
+
+  case success(SweepCount = SweepCount())
+  case failure(RunFailure, SweepCount = SweepCount())
+  /// The slot was given back. Neither a success nor a failure.
+  case drained(DrainReason = .shutdown, SweepCount = SweepCount())
+
+  package var count: SweepCount {
+    switch self {
+    case .success(let count), .failure(_, let count), .drained(_, let count): count
+    }
+  }
+
+  package var failure: RunFailure? {
+    if case .failure(let failure, _) = self { failure } else { nil }
+  }
+
+  package var isSuccess: Bool {
+    if case .success = self { true } else { false }
+  }
+
+  /// Whether it says nothing of the sweeper's health, and is neither a failure nor a recovery to people: PostgreSQL was
+  /// away, or others had locked all that was due.
+  package var isInconclusive: Bool {
+    switch self {
+    case .success(let count): count.isLocked
+    case .failure(let failure, _): failure.isOutage
+    case .drained: true
+    }
+  }
+
+  /// The word for it in the schedule record and in the history.
+  package var name: String {
+    switch self {
+    case .success: "success"
+    case .failure: "failure"
+    case .drained: "drained"
+    }
+  }
+
+  /// A drained run was left to another replica.
+  package var slotOutcome: SlotOutcome {
+    switch self {
+    case .success: .success
+    case .failure: .failure
+    case .drained: .skippedLock
+    }
+  }
+
+}
+
+/// A run that ended, as Redis is told of it.
+package struct EndedRun: Equatable, Sendable {
+  package let run: Run
+  package let result: RunResult
+  package let duration: Duration
+  package let endedAt: WallClockTime
+  /// Until the next try after a failure. SweeperStateMachine sets it.
+  package var retryDelay: Duration
+
+  package init(
+    run: Run, result: RunResult, duration: Duration, endedAt: WallClockTime, retryDelay: Duration = .zero
+  ) {
+    self.run = run
+    self.result = result
+    self.duration = duration
+    self.endedAt = endedAt
+    self.retryDelay = retryDelay
+  }
+}
+
+/// What an attended slot counts as in the metrics.
+package enum SlotOutcome: String, CaseIterable, Sendable {
+  case success, failure
+  /// Another replica held the lock or had done the work.
+  case skippedLock = "skipped_lock"
+}
+
+/// Whether people are told of a run's end. Redis decides it for the whole fleet from the schedule record: the first of
+/// several failures in a row is told, then some, then the recovery.
+package struct AlertDecision: Equatable, Sendable {
+  package enum Kind: Int64, Sendable {
+    /// Nobody is told.
+    case none
+    /// The first failure after a success; a further one, long enough after the last that was told; the end of them.
+    case first, reminder, recovered
+  }
+
+  package static let none = AlertDecision(kind: .none, failingFor: .zero, failures: 0)
+
+  package let kind: Kind
+  /// Since the first of the failures in a row.
+  package let failingFor: Duration
+  /// How many failures there were in a row.
+  package let failures: Int
+
+  package init(kind: Kind, failingFor: Duration, failures: Int) {
+    self.kind = kind
+    self.failingFor = failingFor
+    self.failures = failures
+  }
+}
+
+/// Why a run ended before its work was done.
+package enum RunInterruption: Error, Equatable, Sendable {
+  /// The lease was lost, or PostgreSQL's clock reached its deadline.
+  case leaseLost
+  /// An earlier run's session holds the advisory lock and could not be ended.
+  case superseded
+  /// A prepared transaction holds the advisory lock: it has no session that could be ended.
+  case preparedTransaction
+  /// A worker that uses another Redis or another namespace sweeps the same tables.
+  case foreignWorker
+  /// The worker drains: the slot is given back.
+  case drained
+}

@@ -1,0 +1,43 @@
+// A take: how a replica asks for a run, and what Redis answers. Values.
+// Invariant: nothing here decides or waits, so the worker and the simulator share it as it is.
+
+/// When a take counts a slot as due.
+package enum TakeMode: String, Sendable {
+  /// Where the schedule says so.
+  case due
+  /// At boot, too, unless the last run began less than a minute ago.
+  case start
+  /// In any case, for a run by hand.
+  case force
+}
+
+/// Redis's answer to the question whether this replica may run a sweeper now. Times in ms of Redis's clock.
+package enum TakeAnswer: Equatable, Sendable {
+  /// The lock is this replica's, until its lease ends.
+  case taken(Run)
+  /// Another replica has the lock; it expires in `remaining` ms unless renewed.
+  case held(slot: Int64, remaining: Int64)
+  /// Nothing is due before `due`.
+  case idle(slot: Int64, due: Int64)
+  /// Redis is empty or new: nobody may take a lock before `notBefore`, for whoever ran before may still be running.
+  case settling(slot: Int64, notBefore: Int64)
+  /// An operator has paused the sweeper.
+  case paused(slot: Int64, Pause)
+  /// Somebody holds the lock, and it has no expiry: it stays until it is deleted.
+  case stuck(slot: Int64)
+  /// The question arrived after its not-after and was refused.
+  case late
+}
+
+/// A pause, as a replica remembers it: where Redis loses its data, the replica brings it back.
+package struct Pause: Equatable, Sendable {
+  /// The origin of the record that it was in.
+  package let origin: String
+  /// What the operator wrote, cut to a bound.
+  package let text: String
+
+  package init(origin: String, text: String) {
+    self.origin = origin
+    self.text = text
+  }
+}
