@@ -67,8 +67,8 @@ final class Service {
       component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: notifier, clock: clock,
       random: .system)
     sweeping = SweepService(
-      Sweepers.all(settings), settings, redis: redis, pool: pool, notifier: notifier, shutdown: shutdown, clock: clock,
-      random: .system, replica: HostProcess.hostName, registry: registry, logger: logger)
+      Sweepers.declared(settings), settings, redis: redis, pool: pool, notifier: notifier, shutdown: shutdown,
+      clock: clock, random: .system, replica: HostProcess.hostName, registry: registry, logger: logger)
   }
 
   /// Runs until a signal asks to end, and returns the process's exit status.

@@ -199,7 +199,7 @@ package struct ScheduleModel {
       let following = now - (phase < 0 ? phase + interval : phase) + interval
       record.nextTry = min(now + ended.retryDelay.milliseconds, following)
       record.failures = runs
-    case .drained:
+    case .drained, .off:
       break
     }
     record.completed = mine

@@ -123,7 +123,8 @@ struct ControlPlane: Sendable {
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(
-          sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, every: sweeper.interval,
+          sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
+          every: sweeper.interval ?? .seconds(60),
           progress: progress, noting: tally
         ).run()
       case .discovery(let discovery):

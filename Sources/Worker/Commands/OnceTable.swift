@@ -46,6 +46,7 @@ enum OnceTable {
     case .drained(.readOnly, let count):
       return (partial(count), "failure", RunResult.DrainReason.readOnly.rawValue)
     case .failure(let failure, let count): return (partial(count), "failure", failure.reason)
+    case .off(let missing, let count): return (partial(count), "off", "no \(missing)")
     }
   }
 }

@@ -116,6 +116,11 @@ final class PostgresCheck {
     let settings = try await session.query(PostgresStatement(SessionSQL.settings), isLimited: false)
     check(settings, SettingOwner(login: login, database: database))
     for sweeper in sweepers {
+      let answer = try await session.query(SchemaLook.question(sweeper.requires))
+      if let lack = SchemaLook.lacks(in: answer, of: sweeper.requires).first?.lack {
+        tables.append(CheckSection(name: sweeper.name, findings: [.ok("off: the schema has no \(lack)")]))
+        continue
+      }
       let table = TableCheck(
         needs: SweepNeeds(sweeper.work), role: user, database: database, allowsRowSecurity: allowsRowSecurity)
       tables.append(CheckSection(name: sweeper.name, findings: try await table.findings(in: session)))

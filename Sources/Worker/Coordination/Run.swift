@@ -101,10 +101,12 @@ package enum RunResult: Equatable, Sendable {
   case failure(RunFailure, SweepCount = SweepCount())
   /// The slot was given back. Neither a success nor a failure.
   case drained(DrainReason = .shutdown, SweepCount = SweepCount())
+  /// The schema lacks what the sweeper requires: the slot was given back, and the sweeper is off.
+  case off(missing: String, SweepCount = SweepCount())
 
   package var count: SweepCount {
     switch self {
-    case .success(let count), .failure(_, let count), .drained(_, let count): count
+    case .success(let count), .failure(_, let count), .drained(_, let count), .off(_, let count): count
     }
   }
 
@@ -122,7 +124,7 @@ package enum RunResult: Equatable, Sendable {
     switch self {
     case .success(let count): count.isLocked
     case .failure(let failure, _): failure.isOutage
-    case .drained: true
+    case .drained, .off: true
     }
   }
 
@@ -131,19 +133,18 @@ package enum RunResult: Equatable, Sendable {
     switch self {
     case .success: "success"
     case .failure: "failure"
-    case .drained: "drained"
+    case .drained, .off: "drained"
     }
   }
 
-  /// A drained run was left to another replica.
+  /// A slot that was given back was left to another replica.
   package var slotOutcome: SlotOutcome {
     switch self {
     case .success: .success
     case .failure: .failure
-    case .drained: .skippedLock
+    case .drained, .off: .skippedLock
     }
   }
-
 }
 
 /// A run that ended, as Redis is told of it.

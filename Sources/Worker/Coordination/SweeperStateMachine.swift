@@ -213,7 +213,7 @@ package struct SweeperStateMachine: Sendable {
     case .failure: wait(min(untilNextSlot, ended.retryDelay.milliseconds + 1), from: now, .last, chance)
     case .success: wait(untilNextSlot, from: now, turn, chance)
     // The slot is still due.
-    case .drained: wait(min(untilNextSlot, Self.givenBackDelay.milliseconds), from: now, .last, chance)
+    case .drained, .off: wait(min(untilNextSlot, Self.givenBackDelay.milliseconds), from: now, .last, chance)
     }
   }
 

@@ -8,7 +8,9 @@ import Reactor
 enum StartingLine {
   static func fields(_ settings: Settings) -> Logger.Metadata {
     var sweepers: [String: Logger.MetadataValue] = [:]
-    for sweeper in Sweepers.all(settings) { sweepers[sweeper.name] = "every \(GoDuration.text(sweeper.interval))" }
+    for sweeper in Sweepers.all(settings) {
+      sweepers[sweeper.name] = sweeper.interval.map { "every \(GoDuration.text($0))" }
+    }
     for absence in Sweepers.absent(settings) { sweepers[absence.name] = "off: \(absence.reason)" }
     let sinks = SinkSet(settings, origin: NotificationOrigin(replica: "", namespace: "")).sinks
     return [

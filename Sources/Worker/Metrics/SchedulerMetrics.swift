@@ -14,6 +14,7 @@ struct TaskMetrics {
   private let duration: Histogram
   private let skippedLocks: Counter
   private let leftRows: Counter
+  private let enabled: Gauge
 
   init(task: String, registry: MetricsRegistry) {
     var runs: [SlotOutcome: Counter] = [:]
@@ -33,6 +34,22 @@ struct TaskMetrics {
       "worker_sweep_skipped_total",
       help: "Due items skipped: rows locked by another session, targets whose identical job is still queued.",
       labels: ["task": task])
+    enabled = Self.enabled(task: task, registry: registry)
+    enabled.set(1)
+  }
+
+  /// Whether a sweeper is on: registered alone for one that the settings turn off.
+  @discardableResult
+  static func enabled(task: String, registry: MetricsRegistry) -> Gauge {
+    registry.gauge(
+      "worker_sweeper_enabled",
+      help: "Whether the sweeper is on: 0 if the settings turn it off or the schema lacks what it requires.",
+      labels: ["task": task])
+  }
+
+  /// Records whether the schema has what the sweeper requires.
+  func setEnabled(_ isEnabled: Bool) {
+    enabled.set(isEnabled ? 1 : 0)
   }
 
   /// Counts an attended slot, or a retry within one.

@@ -46,6 +46,15 @@ extension RunFailure {
     }
   }
 
+  /// Whether a table or a column was not found.
+  static func isAboutSchema(_ error: any Error) -> Bool {
+    switch error {
+    case SweepRefusal.noTable: true
+    case let error as PostgresError: error.sqlState == "42P01" || error.sqlState == "42703"
+    default: false
+    }
+  }
+
   /// Whether nothing was begun. What happens in the middle of a statement may be that statement's doing.
   private static func isOutage(_ error: PostgresError) -> Bool {
     switch error {

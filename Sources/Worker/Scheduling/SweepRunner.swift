@@ -20,6 +20,7 @@ struct SweepRunner {
   let pool: any SweepPool
   let clock: LoopClock
   let shutdown: Shutdown
+  let schema: SchemaLook
   /// The Redis namespace, by which runs on PostgreSQL tell whose they are.
   let namespace: String
   let allowsRowSecurity: Bool
@@ -55,7 +56,19 @@ struct SweepRunner {
     } catch let error as PostgresError where error.isReadOnly {
       return .drained(.readOnly, tally.count)
     } catch {
+      if let missing = await missing(error) { return .off(missing: missing, tally.count) }
       return .failure(await failure(error, held.lease), tally.count)
+    }
+  }
+
+  /// What the schema lacks, if that is why the run failed. A trigger, too, may miss a column.
+  private func missing(_ error: any Error) async -> String? {
+    guard !sweeper.requires.isEmpty, RunFailure.isAboutSchema(error) else { return nil }
+    do {
+      return try await schema.missing(for: sweeper.name, maximumAge: .zero)
+    } catch {
+      // The run's own failure is told.
+      return nil
     }
   }
 
@@ -84,7 +97,8 @@ struct SweepRunner {
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(
-          sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, every: sweeper.interval,
+          sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
+          every: .milliseconds(coordinator.grid.intervalMilliseconds),
           progress: run.progress, noting: tally
         ).run()
       case .discovery(let discovery):

@@ -23,13 +23,19 @@ package final class SweepService {
     self.shutdown = shutdown
     runsOnStart = settings[.runOnStart]
     let redisClock = RedisClock()
-    loops = sweepers.map { sweeper in
+    let schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
+    loops = sweepers.compactMap { sweeper in
+      guard let interval = sweeper.interval else {
+        TaskMetrics.enabled(task: sweeper.name, registry: registry)
+        return nil
+      }
       let coordinator = Coordinator(
         redis: redis, redisClock: redisClock, clock: clock, namespace: settings[.redisNamespace],
-        sweeper: sweeper.name, interval: sweeper.interval, leaseDuration: settings[.lease], replica: replica)
+        sweeper: sweeper.name, interval: interval, leaseDuration: settings[.lease], replica: replica)
       let runner = SweepRunner(
         sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, shutdown: shutdown,
-        namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity], logger: logger)
+        schema: schema, namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity],
+        logger: logger)
       return SweeperLoop(
         sweeper: sweeper, coordinator: coordinator, runner: runner, redis: redis, clock: clock, random: random,
         shutdown: shutdown, metrics: TaskMetrics(task: sweeper.name, registry: registry), sink: notifier,

@@ -22,6 +22,9 @@ final class SweeperLoop {
   /// How the only slot of `run --once` ended; nil if it was not due, paused, or run by another replica.
   private var onceResult: RunResult? = .drained()
 
+  /// Whether the schema has what the sweeper requires.
+  private var schema: SchemaWatch
+
   /// The lock had no expiry when Redis last answered.
   private var isStuck = false
   /// What Redis refuses this sweeper, and whether people know.
@@ -42,6 +45,7 @@ final class SweeperLoop {
     self.sink = sink
     self.logger = logger
     self.logger[metadataKey: "task"] = "\(sweeper.name)"
+    schema = SchemaWatch(requiresAny: !sweeper.requires.isEmpty)
   }
 
   /// Attends slots until the shutdown begins, and then settles what Redis does not know yet. Cancelled, it ends at
@@ -53,6 +57,8 @@ final class SweeperLoop {
   /// Attends once: what is due (or in any case, by `mode`) is tried once. Only a new Redis is waited for.
   func attendOnce(_ mode: TakeMode) async -> RunResult? {
     isOnce = true
+    if schema.next(at: clock.now) == .look { await look() }
+    if let missing = schema.missing { return .off(missing: missing) }
     await follow(stateMachine(mode: mode, once: true))
     return onceResult
   }
@@ -80,6 +86,7 @@ final class SweeperLoop {
   private func perform(_ step: SweeperStateMachine.Step, of machine: inout SweeperStateMachine) async throws {
     switch step {
     case .take(let mode):
+      guard try await hasSchema() else { break }
       if isOnce || !runner.pool.isReadOnly { return await take(mode, &machine) }
       await waitUntilWritable()
     case .run(let run):
@@ -107,6 +114,31 @@ final class SweeperLoop {
     }
     try Task.checkCancellation()
   }
+
+  /// Whether slots are attended. Where the schema lacks something, that takes until it is to be looked at again, or
+  /// until the worker drains.
+  private func hasSchema() async throws -> Bool {
+    switch schema.next(at: clock.now) {
+    case .attend: return true
+    case .look: await look()
+    case .wait(let until): try await clock.sleep(until: until, orUntil: shutdown.draining)
+    }
+    return schema.missing == nil && !shutdown.isDraining
+  }
+
+  /// Looks at the schema, where PostgreSQL can be asked.
+  private func look() async {
+    do {
+      guard runner.pool.outage == nil else { return schema.unanswered(at: clock.now) }
+      let missing = try await runner.schema.missing(for: sweeper.name, maximumAge: Self.sharedLookAge)
+      tell(schema.looked(missing: missing, at: clock.now))
+    } catch {
+      schema.unanswered(at: clock.now)
+    }
+  }
+
+  /// Sweepers that lack something look at nearly the same time.
+  private static let sharedLookAge = Duration.seconds(10)
 
   /// While PostgreSQL cannot be written to no lock is taken: it may be this replica's way that leads to a standby.
   /// Until it can, or the worker drains.
@@ -136,7 +168,7 @@ final class SweeperLoop {
   private var isUnattended: Bool {
     switch onceResult {
     case nil, .drained(.shutdown, _): true
-    case .success, .failure, .drained(.readOnly, _): false
+    case .success, .failure, .drained(.readOnly, _), .off: false
     }
   }
 
@@ -242,6 +274,7 @@ final class SweeperLoop {
     let ended = EndedRun(run: run, result: result, duration: begin.duration(to: end), endedAt: clock.wallTime)
     machine.ended(ended, at: end, chance: chance)
     log(ended)
+    if case .off(let missing, _) = result { tell(schema.looked(missing: missing, at: clock.now)) }
     onceResult = result
   }
 
@@ -280,9 +313,23 @@ extension SweeperLoop {
       logger.error("scheduler: task failed", metadata: fields)
     case .drained(let reason, _):
       logger.info("run returned: \(reason.rawValue)", metadata: fields)
+    case .off:
+      // The line that says what is missing follows.
+      break
     }
     // However the run ended: what it changed stays changed, and no later run counts it.
     if count.changed > 0 { report(count) }
+  }
+
+  private func tell(_ news: SchemaWatch.News?) {
+    switch news {
+    case nil: return
+    case .off(let missing):
+      logger.info("sweeper is off: the schema lacks what it requires", metadata: ["missing": "\(missing)"])
+    case .on:
+      logger.info("sweeper is on: the schema has what it requires")
+    }
+    metrics.setEnabled(news == .on)
   }
 
   /// Sends the event that Redis decided on, if any.

@@ -4,7 +4,7 @@ import Reactor
 
 extension SweeperDeclaration {
   static let agentsStale = SweeperDeclaration(
-    settings: [Setting.agentsStaleInterval.row, Setting.agentsStaleAfter.row],
+    interval: .agentsStaleInterval, settings: [Setting.agentsStaleAfter.row],
     sweeper: Sweeper.agentsStale)
 }
 
@@ -28,12 +28,14 @@ extension Sweeper {
   }
 }
 
-extension Setting where Value == Duration {
+extension Setting where Value == Duration? {
   static var agentsStaleInterval: Setting {
-    .inheritedDuration(
+    .interval(
       "SB_WORKER_AGENTS_STALE_INTERVAL", default: .seconds(60), help: "Interval between searches for silent agents.")
   }
+}
 
+extension Setting where Value == Duration {
   static var agentsStaleAfter: Setting {
     .inheritedDuration(
       "SB_WORKER_AGENTS_STALE_AFTER", default: .seconds(300),

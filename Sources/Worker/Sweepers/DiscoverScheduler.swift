@@ -4,22 +4,18 @@ import Reactor
 
 extension SweeperDeclaration {
   static let discoverScheduler = SweeperDeclaration(
-    settings: [Setting.discoverInterval.row, Setting.discoverTargets.row, Setting.discoverPileUp.row],
-    sweeper: Sweeper.discoverScheduler,
-    absence: Absence(name: Sweeper.discoverSchedulerName, reason: "SB_DISCOVER_TARGETS_JSON has no target"))
+    interval: .discoverInterval, settings: [Setting.discoverTargets.row, Setting.discoverPileUp.row],
+    sweeper: Sweeper.discoverScheduler, absence: "SB_DISCOVER_TARGETS_JSON has no target")
 }
 
 extension Sweeper {
-  static let discoverSchedulerName = "discover-scheduler"
-
-  /// Off (nil) where no target is configured.
-  static func discoverScheduler(_ settings: Settings) -> Sweeper? {
+  /// Off where no target is configured.
+  static func discoverScheduler(_ settings: Settings) -> Sweeper {
     let targets = settings[.discoverTargets]
-    guard !targets.targets.isEmpty else { return nil }
     return Sweeper(
-      name: discoverSchedulerName,
+      name: "discover-scheduler",
       summary: "Queues one discover job for each configured target.",
-      interval: settings[.discoverInterval],
+      interval: targets.targets.isEmpty ? nil : settings[.discoverInterval],
       work: .discovery(Discovery(targets: targets, pilesUp: settings[.discoverPileUp])),
       report: Report(
         severity: .info, title: "discover jobs enqueued", countName: "enqueued",
@@ -27,9 +23,9 @@ extension Sweeper {
   }
 }
 
-extension Setting where Value == Duration {
+extension Setting where Value == Duration? {
   static var discoverInterval: Setting {
-    .inheritedDuration(
+    .interval(
       "SB_WORKER_DISCOVER_INTERVAL", default: .seconds(3_600), help: "Interval between discover jobs for each target.")
   }
 }

@@ -5,7 +5,7 @@ import Reactor
 
 extension SweeperDeclaration {
   static let jobsRecovery = SweeperDeclaration(
-    settings: [Setting.jobsRecoveryInterval.row, Setting.jobsRecoveryAction.row, Setting.jobsRecoveryGrace.row],
+    interval: .jobsRecoveryInterval, settings: [Setting.jobsRecoveryAction.row, Setting.jobsRecoveryGrace.row],
     sweeper: Sweeper.jobsRecovery)
 }
 
@@ -33,12 +33,14 @@ extension Sweeper {
   }
 }
 
-extension Setting where Value == Duration {
+extension Setting where Value == Duration? {
   static var jobsRecoveryInterval: Setting {
-    .inheritedDuration(
+    .interval(
       "SB_WORKER_JOBS_RECOVERY_INTERVAL", default: .seconds(30), help: "Interval between searches for stuck jobs.")
   }
+}
 
+extension Setting where Value == Duration {
   static var jobsRecoveryGrace: Setting {
     .duration(
       "SB_WORKER_JOBS_RECOVERY_GRACE", default: .zero, in: zeroOrMore,

@@ -4,7 +4,7 @@ import Reactor
 
 extension SweeperDeclaration {
   static let secretsStale = SweeperDeclaration(
-    settings: [Setting.secretsStaleInterval.row, Setting.secretsStaleAfter.row],
+    interval: .secretsStaleInterval, settings: [Setting.secretsStaleAfter.row],
     sweeper: Sweeper.secretsStale)
 }
 
@@ -28,12 +28,14 @@ extension Sweeper {
   }
 }
 
-extension Setting where Value == Duration {
+extension Setting where Value == Duration? {
   static var secretsStaleInterval: Setting {
-    .inheritedDuration(
+    .interval(
       "SB_WORKER_SECRETS_STALE_INTERVAL", default: .seconds(300), help: "Interval between searches for stale secrets.")
   }
+}
 
+extension Setting where Value == Duration {
   static var secretsStaleAfter: Setting {
     .inheritedDuration(
       "SB_WORKER_SECRETS_STALE_AFTER", default: .seconds(24 * 3_600),

@@ -9,7 +9,10 @@ package struct Sweeper: Sendable {
   package let name: String
   /// What it does, in one sentence.
   let summary: String
-  package let interval: Duration
+  /// Between two slots; nil if the sweeper is off.
+  package let interval: Duration?
+  /// What the schema must have, or the sweeper is off until it has. Empty if that is in every schema.
+  var requires: [RequiredTable] = []
   package let work: Work
   let report: Report
 
@@ -32,6 +35,17 @@ package struct Sweeper: Sendable {
     /// The event's detail where it is the same after every run.
     var detail = ""
     let failureTitle: String
+  }
+}
+
+/// A table that a sweeper uses, and the columns of it that it uses.
+struct RequiredTable: Sendable {
+  let name: String
+  let columns: [String]
+
+  init(_ name: String, _ columns: String...) {
+    self.name = name
+    self.columns = columns
   }
 }
 

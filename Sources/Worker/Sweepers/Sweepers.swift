@@ -2,19 +2,13 @@
 
 /// What a sweeper's file declares: its settings, and the sweeper that follows from them.
 struct SweeperDeclaration: Sendable {
-  /// In the order in which they are shown.
-  let settings: [SettingRow]
-  /// Nil where the settings turn it off.
-  let sweeper: @Sendable (Settings) -> Sweeper?
-  /// What is said where they do.
-  var absence: Absence?
-
-  struct Absence: Sendable {
-    /// The sweeper's name.
-    let name: String
-    /// Why it is off, by the name of the setting.
-    let reason: String
-  }
+  /// Turns the sweeper on and off.
+  let interval: Setting<Duration?>
+  /// The other settings, in the order in which they are shown.
+  var settings: [SettingRow] = []
+  let sweeper: @Sendable (Settings) -> Sweeper
+  /// Why it is off though it has an interval, by the name of the setting.
+  var absence = ""
 }
 
 /// The sweepers of this worker.
@@ -25,25 +19,39 @@ package enum Sweepers {
     .agentsStale,
     .jobsRecovery,
     .discoverScheduler,
+    .crossTeamFillWindowExpired,
   ]
 
+  /// Those that the settings leave on.
   package static func all(_ settings: Settings) -> [Sweeper] {
-    declarations.compactMap { $0.sweeper(settings) }
+    declared(settings).filter { $0.interval != nil }
   }
 
-  /// Those that the settings turn off.
-  static func absent(_ settings: Settings) -> [SweeperDeclaration.Absence] {
-    declarations.compactMap { $0.sweeper(settings) == nil ? $0.absence : nil }
+  /// All of them; one that is off has no interval.
+  static func declared(_ settings: Settings) -> [Sweeper] {
+    declarations.map { $0.sweeper(settings) }
+  }
+
+  /// Those that the settings turn off, and why.
+  static func absent(_ settings: Settings) -> [(name: String, reason: String)] {
+    declarations.compactMap { declaration in
+      let sweeper = declaration.sweeper(settings)
+      guard sweeper.interval == nil else { return nil }
+      let isTurnedOff = settings[declaration.interval] == nil
+      let reason = isTurnedOff ? "\(declaration.interval.name)=\(Setting.off)" : declaration.absence
+      return (sweeper.name, reason)
+    }
   }
 
   /// The names of all sweepers, on or off.
   static var names: [String] {
     guard let settings = Settings.defaults(SettingRow.sweepers) else { return [] }
-    return declarations.compactMap { $0.sweeper(settings)?.name ?? $0.absence?.name }
+    return declared(settings).map(\.name)
   }
 }
 
 extension SettingRow {
   /// The sweepers' settings, in the order in which they are shown.
-  static let sweepers: [SettingRow] = [Setting.allowRowSecurity.row] + Sweepers.declarations.flatMap(\.settings)
+  static let sweepers: [SettingRow] =
+    [Setting.allowRowSecurity.row] + Sweepers.declarations.flatMap { [$0.interval.row] + $0.settings }
 }

@@ -4,7 +4,7 @@ import Reactor
 
 extension SweeperDeclaration {
   static let wrapsExpired = SweeperDeclaration(
-    settings: [Setting.wrapsExpiredInterval.row, Setting.wrapsFullSweep.row],
+    interval: .wrapsExpiredInterval, settings: [Setting.wrapsFullSweep.row],
     sweeper: Sweeper.wrapsExpired)
 }
 
@@ -31,12 +31,14 @@ extension Sweeper {
   }
 }
 
-extension Setting where Value == Duration {
+extension Setting where Value == Duration? {
   static var wrapsExpiredInterval: Setting {
-    .inheritedDuration(
+    .interval(
       "SB_WORKER_WRAPS_EXPIRED_INTERVAL", default: .seconds(60), help: "Interval between purges of expired wraps.")
   }
+}
 
+extension Setting where Value == Duration {
   static var wrapsFullSweep: Setting {
     .duration(
       "SB_WORKER_WRAPS_FULL_SWEEP", default: .seconds(900),

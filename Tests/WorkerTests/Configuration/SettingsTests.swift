@@ -72,7 +72,7 @@ import Testing
         "SB_WORKER_GITOPS_TIMEOUT_INTERVAL", "SB_WORKER_GITOPS_BATCH_SIZE", "SB_WORKER_GITOPS_HTTP_TIMEOUT",
         "LOG_LEVEL", "SB_WORKER_LEASE", "SB_WORKER_JOBS_RECOVERY_ACTION", "SB_WORKER_JOBS_RECOVERY_GRACE",
         "SB_WORKER_RUN_ON_START", "SB_WORKER_NOTIFY_MIN_SEVERITY", "SB_WORKER_NOTIFY_CA_FILE",
-        "SB_WORKER_OUTAGE_AFTER", "SB_WORKER_ALLOW_ROW_SECURITY",
+        "SB_WORKER_OUTAGE_AFTER", "SB_WORKER_ALLOW_ROW_SECURITY", "SB_WORKER_CROSS_TEAM_FILL_EXPIRED_INTERVAL",
       ])
   }
 
@@ -117,12 +117,12 @@ import Testing
         "SB_ENV must be dev or production (got \"staging\")",
         "SB_WORKER_LEASE must be a duration from 3s to 5m, such as 90s or 2m30s (got \"1h\")",
         "SB_WORKER_WEBHOOK_URL must be a URL that begins with http:// or https://",
-        "SB_WORKER_AGENTS_STALE_INTERVAL must be a duration above zero, such as 90s or 2m30s (got \"-5m\")",
+        "SB_WORKER_AGENTS_STALE_INTERVAL must be a duration above zero, such as 90s or 2m30s, or off (got \"-5m\")",
       ])
   }
 
   @Test func everyDurationRefusesWhatMakesNoSense() {
-    for row in SettingRow.all where row.kind == "duration" && row.onlyWith == nil {
+    for row in SettingRow.all where row.kind.hasPrefix("duration") && row.onlyWith == nil {
       for text in ["1", "soon", "1d", "3000000h", " 1m", "1m ", "\"1m\"", "--1s", "1.2.3s", "s"] {
         #expect(Self.faults([row.name: text]).count == 1, "\(row.name)=\(text)")
       }

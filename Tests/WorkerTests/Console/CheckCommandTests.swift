@@ -12,7 +12,7 @@ import Testing
   /// The rights of a role that the sweepers need, and no others.
   private static let rights = [
     "SELECT, DELETE ON secret_wraps", "SELECT, UPDATE (status) ON secrets", "SELECT, UPDATE (status) ON agents",
-    "SELECT, UPDATE (status) ON sync_jobs",
+    "SELECT, UPDATE (status) ON sync_jobs", "SELECT, UPDATE (status) ON access_requests",
   ]
 
   private func check(
@@ -54,8 +54,8 @@ import Testing
     #expect(report.exitStatus == 0, "\(report.text(as: .text, isColoured: false))")
     #expect(
       report.sections.map(\.name) == [
-        "settings", "PostgreSQL", "wraps-expired", "secrets-stale", "agents-stale", "jobs-recovery", "Redis", "clocks",
-        "sinks",
+        "settings", "PostgreSQL", "wraps-expired", "secrets-stale", "agents-stale", "jobs-recovery",
+        "cross-team-fill-window-expired", "Redis", "clocks", "sinks",
       ])
     #expect(try redis.cli("DBSIZE").contains("0"))
     let process = try await WorkerProcess.start(
@@ -77,7 +77,7 @@ import Testing
     #expect(
       faults.first == "the role lacks SELECT (consumed_at), DELETE on public.secret_wraps RUN "
         + #"GRANT SELECT ("consumed_at"), DELETE ON "public"."secret_wraps" TO \#(role);"#)
-    #expect(faults.count == 3 && before.exitStatus == 1, "\(faults)")
+    #expect(faults.count == 4 && before.exitStatus == 1, "\(faults)")
     for finding in before.sections.flatMap(\.findings) { if let run = finding.remedy { try await plane.sql(run) } }
     let after = try await check(plane.url, ["SB_DISCOVER_TARGETS_JSON": targets])
     #expect(after.exitStatus == 0, "\(after.text(as: .text, isColoured: false))")
@@ -398,6 +398,7 @@ import Testing
         "SELECT (expires_at, consumed_at), DELETE", "SELECT (status, last_seen_at), UPDATE (status)",
         "SELECT (status, last_seen_at), UPDATE (status)",
         "SELECT (status, claim_expires_at), UPDATE (status, claimed_by, claim_expires_at)",
+        "SELECT (type, status, fill_expires_at), UPDATE (status)",
       ])
   }
 }

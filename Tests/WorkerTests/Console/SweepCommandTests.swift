@@ -122,6 +122,6 @@ import Testing
   }
 
   @Test func theNamesAreThoseOfAllSweepers() {
-    #expect(Sweepers.names == WorkerStage.sweepers + ["discover-scheduler"])
+    #expect(Sweepers.names == WorkerStage.sweepers + ["discover-scheduler", "cross-team-fill-window-expired"])
   }
 }

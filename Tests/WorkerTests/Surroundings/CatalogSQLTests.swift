@@ -43,8 +43,9 @@ import Testing
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
       DryRunSQL.limits,
+      SchemaLook.look,
     ]
-    for sweeper in Sweepers.all(settings) {
+    for sweeper in Sweepers.declared(settings) {
       guard case .rows(let sweep) = sweeper.work else { continue }
       for countsDue in [true, false] {
         let table = TableStatements(sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue)

@@ -191,7 +191,7 @@ import Testing
         \(kind) EXECUTE FUNCTION remove()
       """)
     let settings = try plane.settings(["SB_DISCOVER_TARGETS_JSON": SweeperTests.targets])
-    let sweeper = try #require(Sweeper.discoverScheduler(settings))
+    let sweeper = Sweeper.discoverScheduler(settings)
     try await onLoop {
       let tally = RunTally()
       let refusal = await #expect(throws: SweepRefusal.self) { try await plane.sweep(sweeper, noting: tally) }

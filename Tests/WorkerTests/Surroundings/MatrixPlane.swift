@@ -47,7 +47,7 @@ final class MatrixPlane {
     targets: String = FixedRows.targets, truncates: Bool = false
   ) async throws {
     let least = try await plane.limited(rights ?? Self.grants(in: schema), query: query)
-    let sweepers = Sweepers.all(try plane.settings(["SB_DISCOVER_TARGETS_JSON": targets]))
+    let sweepers = Sweepers.all(try plane.settings(["SB_DISCOVER_TARGETS_JSON": targets])).filter(\.requires.isEmpty)
     try await plane.sql(FixedRows.wanted(targets: targets))
     let admin = try await onLoop { try plane.pool(connections: 1) }
     (self.plane, self.least, self.schema, self.sweepers, self.admin) = (plane, least, schema, sweepers, admin)

@@ -395,7 +395,7 @@ import Testing
       [{"name": "a", "cluster": "c1", "provider_type": "vault", "provider_config": {"note": "日本"}},
        {"name": "b", "cluster": "c2", "provider_type": "vault", "provider_config": {"note": "ü"}}]
       """
-    let sweeper = try #require(Sweeper.discoverScheduler(try plane.settings(["SB_DISCOVER_TARGETS_JSON": targets])))
+    let sweeper = Sweeper.discoverScheduler(try plane.settings(["SB_DISCOVER_TARGETS_JSON": targets]))
     try await onLoop {
       let tally = RunTally()
       let failure = await #expect(throws: Discovery.SomeFailed.self) { try await plane.sweep(sweeper, noting: tally) }
@@ -408,8 +408,7 @@ import Testing
 
   @Test func aForcedRunEnqueuesOnceMoreUnlessTheSlotsJobStillWaits() async throws {
     let plane = try await ControlPlane.fresh()
-    let sweeper = try #require(
-      Sweeper.discoverScheduler(try plane.settings(["SB_DISCOVER_TARGETS_JSON": SweeperTests.targets])))
+    let sweeper = Sweeper.discoverScheduler(try plane.settings(["SB_DISCOVER_TARGETS_JSON": SweeperTests.targets]))
     try await onLoop {
       let pool = try plane.pool()
       #expect(try await plane.sweep(sweeper, through: pool, slot: 1_000, isForced: true).changed == 2)

@@ -134,7 +134,7 @@ import Testing
   func eachTargetGetsOneJobWithItsConfigUnchanged(migration: DevelopmentSchema) async throws {
     let plane = try await ControlPlane.fresh(at: migration)
     let settings = try plane.settings(["SB_DISCOVER_TARGETS_JSON": Self.targets])
-    let sweeper = try #require(Sweeper.discoverScheduler(settings))
+    let sweeper = Sweeper.discoverScheduler(settings)
     #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 2)
     #expect(
       try await plane.sql(
@@ -155,7 +155,7 @@ import Testing
     let settings = try plane.settings([
       "SB_DISCOVER_TARGETS_JSON": Self.targets, "SB_WORKER_DISCOVER_PILE_UP": "\(pilesUp)",
     ])
-    return try #require(Sweeper.discoverScheduler(settings))
+    return Sweeper.discoverScheduler(settings)
   }
 
   @Test func aTargetsSlotIsEnqueuedOnce() async throws {

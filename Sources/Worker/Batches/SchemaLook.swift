@@ -1,0 +1,118 @@
+// Which tables and columns that sweepers require are missing, read from the catalogue for all of them at once.
+// Invariant: sweepers that ask at the same time share one question. Asked by SweeperLoop.
+
+import Reactor
+
+/// The schema's answers to all sweepers of a process.
+@EventLoop
+final class SchemaLook {
+  /// How long a question may take, the wait for a connection included.
+  static let limit = Duration.seconds(2)
+
+  private let pool: any SweepPool
+  private let clock: LoopClock
+  private let required: [(sweeper: String, table: RequiredTable)]
+  /// What each sweeper lacks, and when that was asked.
+  private var answer: (missing: [String: String], askedAt: MonotonicInstant)?
+  /// Opens when the question that is being asked is over.
+  private var question: Latch?
+
+  init(_ sweepers: [Sweeper], pool: any SweepPool, clock: LoopClock) {
+    self.pool = pool
+    self.clock = clock
+    required = sweepers.flatMap { sweeper in sweeper.requires.map { (sweeper.name, $0) } }
+  }
+
+  /// The question that another sweeper asked brought no answer.
+  struct Unanswered: Error {}
+
+  /// What the schema lacks for the sweeper, such as "table sessions" or "column sessions.ip"; nil if it has all.
+  ///
+  /// - Parameter maximumAge: how old an answer to another sweeper may be.
+  /// - Throws: `PostgresError`, `Unanswered`, `CancellationError`.
+  func missing(for sweeper: String, maximumAge: Duration) async throws -> String? {
+    let oldest = clock.now.advanced(by: .zero - maximumAge)
+    if let answer, answer.askedAt >= oldest { return answer.missing[sweeper] }
+    guard let question else {
+      try await ask()
+      return answer?.missing[sweeper]
+    }
+    try await clock.sleep(until: clock.now.advanced(by: Self.limit), orUntil: question)
+    guard let answer, answer.askedAt >= oldest else { throw Unanswered() }
+    return answer.missing[sweeper]
+  }
+
+  private func ask() async throws {
+    let askedAt = clock.now
+    let latch = Latch()
+    question = latch
+    defer {
+      question = nil
+      latch.open()
+    }
+    let limit = askedAt.advanced(by: Self.limit)
+    try await pool.withSweepConnection(by: limit) { connection in
+      let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits)]
+      let results = try await connection.pipeline(
+        begin + [Self.question(self.required.map(\.table))], by: limit)
+      self.note(results[results.count - 1], askedAt)
+    }
+  }
+
+  private func note(_ result: PostgresResult, _ askedAt: MonotonicInstant) {
+    var missing: [String: String] = [:]
+    for (index, lack) in Self.lacks(in: result, of: required.map(\.table)) where missing[required[index].sweeper] == nil
+    {
+      missing[required[index].sweeper] = lack
+    }
+    answer = (missing, askedAt)
+  }
+
+  /// The question for these tables.
+  static func question(_ tables: [RequiredTable]) -> PostgresStatement {
+    var (numbers, names, columns) = ("", "", "")
+    for (index, table) in tables.enumerated() {
+      for column in table.columns {
+        let separator = numbers.isEmpty ? "" : ","
+        numbers += "\(separator)\(index)"
+        names += separator + table.name
+        columns += separator + column
+      }
+    }
+    return PostgresStatement(look, ["{\(numbers)}", "{\(names)}", "{\(columns)}"])
+  }
+
+  /// What the answer to it says is missing, with the indexes of the tables.
+  static func lacks(in answer: PostgresResult, of tables: [RequiredTable]) -> [(index: Int, lack: String)] {
+    (0..<answer.rowCount).compactMap { row in
+      guard let index = answer[row: row, column: 0].flatMap({ Int($0) }), tables.indices.contains(index) else {
+        return nil
+      }
+      let name = tables[index].name
+      return (index, answer[row: row, column: 1].map { "column \(name).\($0)" } ?? "table \(name)")
+    }
+  }
+
+  /// Parameters: for each required column a number, the table's name and the column's. Answers the numbers of those
+  /// that are missing, in their order, and the column's name where the table is there.
+  ///
+  /// Tables are found as `TableSurvey.look` finds them.
+  static let look = CatalogSQL.qualified(
+    """
+    SELECT required.number, CASE WHEN (named.oid IS NOT NULL) THEN required.name END
+      FROM ROWS FROM (unnest($1::int[]), unnest($2::name[]), unnest($3::name[])) WITH ORDINALITY
+        AS required (number, relation, name, position)
+      LEFT JOIN LATERAL (
+        SELECT class.oid
+          FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (schema, number)
+          JOIN "pg_catalog"."pg_namespace" AS space ON (space.nspname = path.schema)
+          JOIN "pg_catalog"."pg_class" AS class
+            ON (class.relnamespace = space.oid) AND (class.relname = required.relation)
+         WHERE (class.relkind = ANY ('{r,p,f,v,m}'::"char"[])) AND (class.relpersistence <> 't')
+         ORDER BY path.number LIMIT 1) AS named ON true
+     WHERE NOT EXISTS (
+       SELECT FROM "pg_catalog"."pg_attribute" AS "column"
+        WHERE ("column".attrelid = named.oid) AND ("column".attname = required.name) AND NOT "column".attisdropped)
+     ORDER BY required.position
+    """)
+}

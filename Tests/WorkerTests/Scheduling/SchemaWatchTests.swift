@@ -1,0 +1,80 @@
+// When a sweeper is on, by what the schema has: the state machine, and the question on real schemas.
+
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct SchemaWatchTests {
+  private let start = MonotonicInstant(nanoseconds: 0)
+
+  @Test func aSweeperThatRequiresNothingIsOnWithoutALook() {
+    #expect(SchemaWatch(requiresAny: false).next(at: start) == .attend)
+  }
+
+  @Test func aSchemaThatHasAllIsNotLookedAtAgain() {
+    var watch = SchemaWatch(requiresAny: true)
+    #expect(watch.next(at: start) == .look)
+    #expect(watch.looked(missing: nil, at: start) == nil)
+    #expect(watch.next(at: start.advanced(by: .seconds(86_400))) == .attend)
+  }
+
+  @Test func whatIsMissingIsToldOnceAndLookedForEveryFiveMinutes() {
+    var watch = SchemaWatch(requiresAny: true)
+    #expect(watch.looked(missing: "table a", at: start) == .off(missing: "table a"))
+    let next = start.advanced(by: .seconds(300))
+    #expect(watch.next(at: next.advanced(by: .nanoseconds(-1))) == .wait(until: next))
+    #expect(watch.next(at: next) == .look)
+    #expect(watch.looked(missing: "table a", at: next) == nil)
+    watch.unanswered(at: next)
+    #expect(watch.next(at: next) == .wait(until: next.advanced(by: .seconds(300))))
+    #expect(watch.looked(missing: nil, at: next) == .on)
+    #expect(watch.missing == nil && watch.next(at: next) == .attend)
+  }
+
+  @Test func aColumnThatVanishesTurnsTheSweeperOff() {
+    var watch = SchemaWatch(requiresAny: true)
+    _ = watch.looked(missing: nil, at: start)
+    #expect(watch.looked(missing: "column a.b", at: start) == .off(missing: "column a.b"))
+    #expect(watch.missing == "column a.b")
+  }
+
+  @Test func withoutAnAnswerAnUnknownSchemaIsLookedAtAgain() {
+    var watch = SchemaWatch(requiresAny: true)
+    watch.unanswered(at: start)
+    #expect(watch.missing == nil && watch.next(at: start) == .look)
+  }
+
+  /// What each sweeper lacks, in the order of `Sweepers.all`.
+  private func missing(_ plane: ControlPlane) async throws -> [String: String] {
+    let sweepers = Sweepers.all(try plane.settings())
+    return try await onLoop {
+      let pool = try plane.pool()
+      let look = SchemaLook(sweepers, pool: pool, clock: .system)
+      var missing: [String: String] = [:]
+      for sweeper in sweepers {
+        missing[sweeper.name] = try await look.missing(for: sweeper.name, maximumAge: .seconds(10))
+      }
+      await pool.close()
+      return missing
+    }
+  }
+
+  @Test func theOldestSchemaLacksTheTablesOfLaterSweepers() async throws {
+    let missing = try await missing(try await ControlPlane.fresh(at: .eleven))
+    #expect(missing["cross-team-fill-window-expired"] == "table access_requests")
+    #expect(missing["wraps-expired"] == nil)
+  }
+
+  @Test func theNewestSchemaLacksNothing() async throws {
+    #expect(try await missing(try await ControlPlane.fresh()) == [:])
+  }
+
+  @Test func aMissingColumnIsNamed() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql("ALTER TABLE access_requests DROP COLUMN fill_expires_at")
+    #expect(
+      try await missing(plane)["cross-team-fill-window-expired"] == "column access_requests.fill_expires_at")
+  }
+}
