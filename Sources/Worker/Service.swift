@@ -131,7 +131,7 @@ final class Service {
     }
     let rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1) }
     if let format = options.output { OnceTable.show(rows, as: format, clock: clock) }
-    let undone = results.count { $0.map { !$0.isSuccess } ?? false } + (fault == nil ? 0 : 1)
+    let undone = results.count { $0?.isUndone ?? false } + (fault == nil ? 0 : 1)
     if shutdown.isRequested, undone > 0 { logger.warning("interrupted by a signal before all sweepers had run") }
     return undone > 0 ? 1 : 0
   }

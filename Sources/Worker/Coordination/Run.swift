@@ -118,6 +118,14 @@ package enum RunResult: Equatable, Sendable {
     if case .success = self { true } else { false }
   }
 
+  /// Whether it leaves something to be done that the sweeper could do: it failed, or gave the slot back.
+  package var isUndone: Bool {
+    switch self {
+    case .success, .off: false
+    case .failure, .drained: true
+    }
+  }
+
   /// Whether it says nothing of the sweeper's health, and is neither a failure nor a recovery to people: PostgreSQL was
   /// away, or others had locked all that was due.
   package var isInconclusive: Bool {
