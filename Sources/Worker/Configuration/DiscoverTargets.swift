@@ -111,9 +111,13 @@ private struct CheckedTargets {
     let cluster = text(fields, index, .cluster)
     let providerType = text(fields, index, .providerType)
     for field in [TargetField.providerConfig, .scope] {
-      guard let kind = fields[field]?.kind, kind != .object, kind != .null else { continue }
+      guard let kind = fields[field]?.kind, kind != .null else { continue }
       // Agents decode a scope as a string.
       if field == .scope, kind == .string { continue }
+      if field == .scope, kind == .object {
+        warnings.append("[\(index)].scope is an object: agents expect a string, and reject the target's jobs")
+      }
+      if kind == .object { continue }
       faults.append("is invalid: [\(index)].\(field.rawValue) must be an object, null or absent")
     }
     guard let name, let cluster, let providerType else { return }

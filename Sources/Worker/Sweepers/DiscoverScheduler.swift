@@ -35,8 +35,8 @@ extension Setting where Value == DiscoverTargets {
     Setting(
       name: "SB_DISCOVER_TARGETS_JSON", kind: "JSON array", absence: .value(DiscoverTargets()),
       help: """
-        Discovery targets: [{"name", "cluster", "provider_type", "provider_config", "scope"}, …]. The last two are \
-        optional objects. Without targets the discover scheduler is off.
+        Discovery targets: [{"name", "cluster", "provider_type", "provider_config", "scope"}, …]. provider_config \
+        is an optional object, scope an optional string. Without targets the discover scheduler is off.
         """,
       // A provider's configuration should hold no credential; where one does, it is not for the log.
       isSecret: true, read: DiscoverTargets.read)

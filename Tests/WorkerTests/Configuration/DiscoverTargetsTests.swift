@@ -37,7 +37,8 @@ import Testing
         DiscoverTarget(name: "a", cluster: "c1", providerType: "vault"),
         DiscoverTarget(name: "b", cluster: "c2", providerType: "aws-sm"),
       ])
-    #expect(warnings.isEmpty)
+    #expect(
+      warnings.map(\.text) == ["[0].scope is an object: agents expect a string, and reject the target's jobs"])
   }
 
   @Test func everyMissingOrWrongFieldIsNamedWithItsIndex() {
@@ -91,7 +92,7 @@ import Testing
         [{"name":"first","cluster":"c2","provider_type":"v","provider_config":{"n": 1.50e2},\
         "scope":{"big": 12345678901234567890}}]
         """)
-    #expect(warnings.count == 8)
+    #expect(warnings.count == 9)
     #expect(warnings.contains { $0.text == "[0].Cluster is taken for cluster" })
     #expect(warnings.contains { $0.text == "[0].scope is given more than once: the last one counts" })
   }
