@@ -20,6 +20,7 @@ package enum Sweepers {
     .jobsRecovery,
     .discoverScheduler,
     .crossTeamFillWindowExpired,
+    .connectionsStuck,
   ]
 
   /// Those that the settings leave on.

@@ -13,6 +13,7 @@ import Testing
   private static let rights = [
     "SELECT, DELETE ON secret_wraps", "SELECT, UPDATE (status) ON secrets", "SELECT, UPDATE (status) ON agents",
     "SELECT, UPDATE (status) ON sync_jobs", "SELECT, UPDATE (status) ON access_requests",
+    "SELECT, UPDATE (last_discover_status, last_discover_error, last_discover_finished_at) ON provider_connections",
   ]
 
   private func check(
@@ -55,7 +56,7 @@ import Testing
     #expect(
       report.sections.map(\.name) == [
         "settings", "PostgreSQL", "wraps-expired", "secrets-stale", "agents-stale", "jobs-recovery",
-        "cross-team-fill-window-expired", "Redis", "clocks", "sinks",
+        "cross-team-fill-window-expired", "connections-stuck", "Redis", "clocks", "sinks",
       ])
     #expect(try redis.cli("DBSIZE").contains("0"))
     let process = try await WorkerProcess.start(
@@ -77,7 +78,7 @@ import Testing
     #expect(
       faults.first == "the role lacks SELECT (consumed_at), DELETE on public.secret_wraps RUN "
         + #"GRANT SELECT ("consumed_at"), DELETE ON "public"."secret_wraps" TO \#(role);"#)
-    #expect(faults.count == 4 && before.exitStatus == 1, "\(faults)")
+    #expect(faults.count == 5 && before.exitStatus == 1, "\(faults)")
     for finding in before.sections.flatMap(\.findings) { if let run = finding.remedy { try await plane.sql(run) } }
     let after = try await check(plane.url, ["SB_DISCOVER_TARGETS_JSON": targets])
     #expect(after.exitStatus == 0, "\(after.text(as: .text, isColoured: false))")
@@ -399,6 +400,8 @@ import Testing
         "SELECT (status, last_seen_at), UPDATE (status)",
         "SELECT (status, claim_expires_at), UPDATE (status, claimed_by, claim_expires_at)",
         "SELECT (type, status, fill_expires_at), UPDATE (status)",
+        "SELECT (last_discover_status, last_discover_started_at, discover_interval_seconds), "
+          + "UPDATE (last_discover_status, last_discover_finished_at, last_discover_error)",
       ])
   }
 }

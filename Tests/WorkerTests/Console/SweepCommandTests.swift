@@ -122,6 +122,9 @@ import Testing
   }
 
   @Test func theNamesAreThoseOfAllSweepers() {
-    #expect(Sweepers.names == WorkerStage.sweepers + ["discover-scheduler", "cross-team-fill-window-expired"])
+    #expect(
+      Sweepers.names == WorkerStage.sweepers + [
+        "discover-scheduler", "cross-team-fill-window-expired", "connections-stuck",
+      ])
   }
 }

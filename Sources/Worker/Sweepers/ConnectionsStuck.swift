@@ -1,0 +1,53 @@
+// The sweeper connections-stuck: a discovery that has brought no result in time is given up, so that its connection
+// does not stay "running" for ever.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let connectionsStuck = SweeperDeclaration(
+    interval: .connectionsStuckInterval, sweeper: Sweeper.connectionsStuck)
+}
+
+extension Sweeper {
+  static func connectionsStuck(_ settings: Settings) -> Sweeper {
+    Sweeper(
+      name: "connections-stuck",
+      summary: "Marks discoveries of connections failed that have brought no result in time.",
+      interval: settings[.connectionsStuckInterval],
+      requires: [
+        RequiredTable(
+          "provider_connections", "discover_interval_seconds", "last_discover_status", "last_discover_error",
+          "last_discover_started_at", "last_discover_finished_at")
+      ],
+      work: .rows(
+        RowSweep(
+          table: "provider_connections",
+          change: .update(
+            set: """
+              last_discover_status = 'failure', last_discover_finished_at = now(), \
+              last_discover_error = concat('no result within ', \(DiscoveryLimit.seconds), ' s')
+              """),
+          due: "last_discover_status = 'running' AND last_discover_started_at < (:cutoff - \(DiscoveryLimit.interval))",
+          key: "last_discover_started_at",
+          age: .zero)),
+      report: Report(
+        severity: .warn, title: "connection discoveries given up (no result in time)", countName: "given_up",
+        detail: "no agent has reported a result within twice the connection's interval, ten minutes at least",
+        failureTitle: "give up stuck connection discoveries failed"))
+  }
+}
+
+/// How long the discovery of a connection may run, in SQL over the columns of provider_connections: twice its interval,
+/// and ten minutes at least.
+enum DiscoveryLimit {
+  static let seconds = "greatest((discover_interval_seconds * 2), 600)"
+  static let interval = "(\(seconds) * '1 second'::interval)"
+}
+
+extension Setting where Value == Duration? {
+  static var connectionsStuckInterval: Setting {
+    .interval(
+      "SB_WORKER_CONNECTIONS_STUCK_INTERVAL", default: .seconds(60),
+      help: "Interval between searches for connections whose discovery has brought no result in time.")
+  }
+}
