@@ -2,24 +2,6 @@
 // Invariant: all members of a list have the same time limit, so the first is the next to expire. One timer serves all
 // connections, and none runs without a connection. Used by HTTPServer.
 
-/// What a connection waits for. Each state has its own limit and list.
-enum HTTPConnectionState: Int, CaseIterable {
-  /// The next request's first byte. The oldest of these is closed first if connections run out.
-  case idle
-  /// The rest of a request.
-  case receiving
-  /// The handler's later answer. No limit here: the handler limits its own waits.
-  case answering
-  /// The peer to read its answers.
-  case writing
-  /// The peer's close after the last answer: closing with unread bytes would reset the connection and lose that answer.
-  case lingering
-  /// The peer's close after a last answer that it has not read yet.
-  case flushing
-  /// Nothing; it is in no list.
-  case closed
-}
-
 @EventLoop
 final class HTTPConnectionLists {
   /// First and last member of a list. A list owns its members through `first` and each member's `next`.
@@ -74,41 +56,42 @@ final class HTTPConnectionLists {
     return nil
   }
 
-  func insert(_ connection: HTTPConnection, _ state: HTTPConnectionState, at now: MonotonicInstant) {
+  func insert(_ connection: HTTPConnection, at now: MonotonicInstant) {
     count += 1
-    append(connection, state, at: now)
+    append(connection, at: now)
   }
 
-  /// Moves a connection to the end of the list of `state`, even if it is already in it.
-  func move(_ connection: HTTPConnection, to state: HTTPConnectionState, at now: MonotonicInstant) {
-    if connection.state == state, connection.next == nil {
+  /// Moves a connection to the end of the list of its state, even if it is already in it.
+  func move(_ connection: HTTPConnection, at now: MonotonicInstant) {
+    if connection.list == connection.state, connection.next == nil {
       connection.since = now
       return
     }
     unlink(connection)
-    append(connection, state, at: now)
+    append(connection, at: now)
   }
 
   func remove(_ connection: HTTPConnection) {
     unlink(connection)
-    connection.state = .closed
+    connection.list = .closed
     count -= 1
   }
 
-  private func append(_ connection: HTTPConnection, _ state: HTTPConnectionState, at now: MonotonicInstant) {
-    connection.state = state
+  private func append(_ connection: HTTPConnection, at now: MonotonicInstant) {
+    let list = connection.state
+    connection.list = list
     connection.since = now
-    connection.previous = lists[state.rawValue].last
-    if let last = lists[state.rawValue].last {
+    connection.previous = lists[list.rawValue].last
+    if let last = lists[list.rawValue].last {
       last.next = connection
     } else {
-      lists[state.rawValue].first = connection
+      lists[list.rawValue].first = connection
     }
-    lists[state.rawValue].last = connection
+    lists[list.rawValue].last = connection
   }
 
   private func unlink(_ connection: HTTPConnection) {
-    let place = connection.state.rawValue
+    let place = connection.list.rawValue
     let next = connection.next
     if let next { next.previous = connection.previous } else { lists[place].last = connection.previous }
     connection.next = nil

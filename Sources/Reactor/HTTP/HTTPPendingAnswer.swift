@@ -23,8 +23,9 @@ final class HTTPInbox<Element: Sendable> {
 
   nonisolated init() {}
 
+  /// Appends an element. The queue must not be finished.
   func put(_ element: Element) {
-    guard !isFinished else { return }
+    precondition(!isFinished, "a finished queue takes nothing more")
     elements.append(element)
     wakeUp.fire()
   }

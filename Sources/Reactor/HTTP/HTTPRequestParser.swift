@@ -144,8 +144,7 @@ struct HTTPRequestParser {
       head.headByteCount = lineStart
       phase = .body
       return fields.conclude(&head, limit: bodyByteLimit)
-    case .body:
-      return nil
+    case .body: preconditionFailure("a body has no lines")
     }
   }
 

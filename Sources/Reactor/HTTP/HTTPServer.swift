@@ -1,5 +1,6 @@
-// An HTTP server for probes and metrics: listens, accepts, passes requests to one handler, and bounds everything.
-// Invariant: no task per connection, no allocation per request, no wake-up without a connection. Made by the worker.
+// An HTTP server for probes and metrics: listens, accepts, limits its connections' number and time, and drains.
+// Invariant: no task per connection, no wake-up without a connection. It acts on what its connections return, and they
+// know nothing of it. Made by the worker.
 
 import CReactor
 
@@ -18,16 +19,9 @@ public final class HTTPServer {
   /// Called once per request, on the loop. It must not wait; it returns `.later` for that.
   public typealias Handler = @EventLoop (borrowing HTTPRequest) -> HTTPReply
 
-  /// Bytes of answers gathered before they are written; one more answer may be added.
-  static let outputByteLimit = 32 * 1024
-  /// How much the kernel may keep buffering for a closed connection.
-  static let orphanByteLimit = 4 * 1024
-  /// Room for a read after the largest incomplete request.
-  private static let readByteCount = 8 * 1024
-
   private let limits: HTTPServerLimits
   private let clock: LoopClock
-  private let handler: Handler
+  let responder: HTTPResponder
   let connections: HTTPConnectionLists
   private let owed = HTTPInbox<(HTTPConnection, HTTPPendingAnswer)>()
   private let lastClosed = OneShot<Void>()
@@ -37,21 +31,14 @@ public final class HTTPServer {
   private var acceptPausedUntil: MonotonicInstant?
   private var timer: TimerWatcher?
   private(set) var timerDeadline: MonotonicInstant?
-  private var date = HTTPDateCache()
   private var counters = HTTPServerStatistics()
-
-  /// Whether it accepts nothing new and closes each connection after its pending answers.
-  private(set) var isDraining = false
-  /// Shared buffers for reading and for answers, used by one connection at a time; freed while there is no connection.
-  private(set) var input = UnsafeMutableBufferPointer<UInt8>(start: nil, count: 0)
-  var output = ByteBuffer()
 
   public init(
     limits: HTTPServerLimits = HTTPServerLimits(), clock: LoopClock, handler: @escaping Handler
   ) {
     self.limits = limits
     self.clock = clock
-    self.handler = handler
+    responder = HTTPResponder(limits: limits, clock: clock, handler: handler)
     connections = HTTPConnectionLists(limits: limits)
   }
 
@@ -78,6 +65,7 @@ public final class HTTPServer {
   public var statistics: HTTPServerStatistics {
     var copy = counters
     copy.openConnections = connections.count
+    copy.responsesByClass = responder.responsesByClass
     return copy
   }
 
@@ -86,7 +74,7 @@ public final class HTTPServer {
   /// Pending answers are its structured children: cancelled with it, and what they then return is still sent if the
   /// peer accepts it at once.
   public func run() async {
-    precondition(listener != nil || isDraining, "listen(on:) comes before run()")
+    precondition(listener != nil || responder.isDraining, "listen(on:) comes before run()")
     acceptWatcher = IOWatcher { [weak self] _ in self?.accept() }
     resumeAccepting()
     await withDiscardingTaskGroup { group in
@@ -97,7 +85,7 @@ public final class HTTPServer {
       stopAccepting()
     }
     for state in HTTPConnectionState.allCases {
-      while let connection = connections.first(state) { connection.close() }
+      while let connection = connections.first(state) { close(connection) }
     }
     // Accepting may be paused; its timer must find nothing to resume.
     disarm()
@@ -115,7 +103,7 @@ public final class HTTPServer {
   }
 
   private func stopAccepting() {
-    isDraining = true
+    responder.isDraining = true
     acceptWatcher?.stop()
     acceptWatcher = nil
     listener = nil
@@ -125,11 +113,11 @@ public final class HTTPServer {
       if !connection.isAtWork { idle.append(connection) }
       next = connection.next
     }
-    for connection in idle { connection.close() }
+    for connection in idle { close(connection) }
   }
 
   private func fulfil(_ pending: HTTPPendingAnswer, of connection: HTTPConnection) async {
-    connection.answer(await pending.make(), to: pending)
+    note(connection.answer(await pending.make()), of: connection)
   }
 
   // MARK: Accepting
@@ -144,14 +132,14 @@ public final class HTTPServer {
   func didAccept(_ accepted: Int32) {
     if accepted >= 0 {
       counters.acceptedConnections += 1
-      if input.baseAddress == nil {
-        input = .allocate(capacity: makeParser().byteLimit + Self.readByteCount)
-      }
-      let connection = HTTPConnection(accepted, server: self)
+      responder.allocateInput()
+      let connection = HTTPConnection(accepted, responder)
       let now = clock.now
-      connections.insert(connection, .idle, at: now)
+      connections.insert(connection, at: now)
       arm(for: now.advanced(by: limits.idleTimeout))
-      connection.start()
+      // Strong references, so no check at each request. Closing the connection breaks the cycle, and the server closes
+      // all connections.
+      connection.start { _ in self.note(connection.advance(), of: connection) }
     } else if [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(-accepted), !evictOldest() {
       // The connection stays in the backlog and the listener readable, so watching it would spin.
       pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
@@ -164,7 +152,7 @@ public final class HTTPServer {
     for state in [HTTPConnectionState.idle, .lingering, .flushing, .receiving, .writing] {
       guard let oldest = connections.first(state) else { continue }
       counters.evictedConnections += 1
-      oldest.close()
+      close(oldest)
       return true
     }
     return false
@@ -194,7 +182,7 @@ public final class HTTPServer {
     if let until = acceptPausedUntil, until <= now { resumeAccepting() }
     while let connection = connections.overdue(at: now) {
       counters.timedOutConnections += 1
-      connection.timeOut()
+      note(connection.timeOut(), of: connection)
     }
     if let deadline = connections.nextDeadline { arm(for: deadline) }
     if let until = acceptPausedUntil { arm(for: until) }
@@ -215,96 +203,39 @@ public final class HTTPServer {
     timerDeadline = nil
   }
 
-  // MARK: What connections ask for
+  // MARK: What becomes of connections
 
-  func makeParser() -> HTTPRequestParser {
-    HTTPRequestParser(headByteLimit: limits.headerByteLimit, bodyByteLimit: limits.bodyByteLimit)
-  }
-
-  /// The result of a request.
-  enum Outcome {
-    /// Answered; the connection continues.
-    case kept
-    /// Answered; the connection ends.
-    case ended
-    case owed(HTTPPendingAnswer)
-  }
-
-  /// Answers a request into `output`.
-  func answer(_ request: borrowing HTTPRequest, _ head: HTTPRequestHead) -> Outcome {
-    let form = HTTPAnswerForm(isHead: request.isHead, minorVersion: head.minorVersion, keepsAlive: head.keepsAlive)
-    guard request.method != .other else {
-      return append(.methodNotAllowed, as: form) ? .kept : .ended
-    }
-    switch handler(request) {
-    case .now(let response): return append(response, as: form) ? .kept : .ended
-    case .live(let response): return append(response, as: form) ? .kept : .ended
-    case .later(let make): return .owed(HTTPPendingAnswer(form: form, make: make))
+  /// Acts on what an event has changed.
+  private func note(_ change: HTTPConnection.Change, of connection: HTTPConnection) {
+    switch change {
+    case .nothing: break
+    case .state: move(connection)
+    case .owesAnswer:
+      move(connection)
+      // Without `run` there is no task that could make it.
+      guard !owed.isFinished, let pending = connection.pending else { return close(connection) }
+      owed.put((connection, pending))
+    case .closed: closed(connection)
     }
   }
 
-  func owes(_ pending: HTTPPendingAnswer, to connection: HTTPConnection) {
-    guard !owed.isFinished else { return connection.close() }
-    owed.put((connection, pending))
+  private func close(_ connection: HTTPConnection) {
+    note(connection.close(), of: connection)
   }
 
-  /// Writes the error answer to an unacceptable request to `output`. The connection then ends.
-  func refuse(_ status: HTTPStatus) {
-    let form = HTTPAnswerForm(isHead: false, minorVersion: 1, keepsAlive: false)
-    _ = append(HTTPResponse(status: status, text: "\(status.reason)\n"), as: form)
-  }
-
-  /// Writes `response` to `output`; returns whether the connection continues.
-  func append(_ response: HTTPResponse, as form: HTTPAnswerForm) -> Bool {
-    let keepsAlive = form.keepsAlive && !isDraining && !response.status.closesConnection
-    append(response.head, response.status, as: form, keepsAlive: keepsAlive, body: form.isHead ? [] : response.body)
-    return keepsAlive
-  }
-
-  /// The same with a body that is written now, even if only its length is wanted.
-  private func append(_ response: HTTPLiveResponse, as form: HTTPAnswerForm) -> Bool {
-    let keepsAlive = form.keepsAlive && !isDraining
-    let start = output.count
-    append(response.head, .ok, as: form, keepsAlive: keepsAlive, body: [])
-    let length = output.append(upTo: response.byteLimit(), response.write)
-    if form.isHead { output.removeLast(length) }
-    let lengthEnd = start + response.head.lengthEnd
-    output.replace((lengthEnd - response.lengthDigits)..<lengthEnd, withDigitsOf: length)
-    response.lengthWas(length)
-    return keepsAlive
-  }
-
-  private func append(
-    _ head: HTTPResponseHead, _ status: HTTPStatus, as form: HTTPAnswerForm, keepsAlive: Bool, body: [UInt8]
-  ) {
-    let end: StaticString =
-      !keepsAlive
-      ? "Connection: close\r\n\r\n" : form.minorVersion == 0 ? "Connection: keep-alive\r\n\r\n" : "\r\n"
-    // In one call, because each access to `output` is checked at run time.
-    output.append(head, dated: date.text(at: clock.turnBegan, on: clock), endingWith: end, body: body)
-    counters.responsesByClass[status.rawValue / 100] += 1
-  }
-
-  /// Empties `output`, and frees the memory of a large answer.
-  func discardOutput() {
-    output.removeAll(keepingUpTo: Self.outputByteLimit)
-  }
-
-  func move(_ connection: HTTPConnection, to state: HTTPConnectionState) {
+  private func move(_ connection: HTTPConnection) {
     let now = clock.turnBegan
-    connections.move(connection, to: state, at: now)
-    if let limit = connections.limit(state) { arm(for: now.advanced(by: limit)) }
-    if isAcceptPaused, state == .idle { resumeAccepting() }
+    connections.move(connection, at: now)
+    if let limit = connections.limit(connection.state) { arm(for: now.advanced(by: limit)) }
+    if isAcceptPaused, connection.state == .idle { resumeAccepting() }
   }
 
-  func closed(_ connection: HTTPConnection) {
+  private func closed(_ connection: HTTPConnection) {
     connections.remove(connection)
     if isAcceptPaused { resumeAccepting() }
     guard connections.count == 0 else { return }
     disarm()
-    input.deallocate()
-    input = UnsafeMutableBufferPointer(start: nil, count: 0)
-    output.release()
-    if isDraining { lastClosed.fire(()) }
+    responder.releaseBuffers()
+    if responder.isDraining { lastClosed.fire(()) }
   }
 }

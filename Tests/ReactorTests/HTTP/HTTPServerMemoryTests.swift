@@ -71,7 +71,7 @@ import Testing
       #expect(await server.connections.count <= 4)
       try await onLoop {
         try await eventually("the kernel holds little for connections that are closed") {
-          try orphanBytes(port: port).allSatisfy { $0 <= HTTPServer.orphanByteLimit }
+          try orphanBytes(port: port).allSatisfy { $0 <= HTTPConnection.orphanByteLimit }
         }
       }
     }

@@ -195,7 +195,7 @@ import Testing
       for client in clients { #expect(try client.hasEnded()) }
       try await onLoop { try await eventually("closed") { server.connections.count == 0 } }
       #expect(await server.timerDeadline == nil)
-      try await onLoop { #expect(server.input.baseAddress == nil) }
+      try await onLoop { #expect(server.responder.input.baseAddress == nil) }
     }
   }
 
