@@ -29,6 +29,9 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   var virtualTime: VirtualTime?
   /// How many descriptors are watched.
   var watchedDescriptors = 0
+  /// The watchers whose descriptors are ready, linked: the one that became ready first is at the front. Each is active,
+  /// so it is alive.
+  private var firstReady: Unmanaged<IOWatcher>?
 
   private enum ForeignWork {
     case job(UnownedJob)
@@ -66,6 +69,12 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     }
     wake.pointee.data = context
     ev_async_start(loop, wake)
+
+    ev_set_userdata(loop, context)
+    ev_set_invoke_pending_cb(loop) { loop in
+      ev_invoke_pending(loop)
+      LoopExecutor.from(ev_userdata(loop)).callReady()
+    }
   }
 
   private static func from(_ data: UnsafeMutableRawPointer?) -> LoopExecutor {
@@ -138,6 +147,49 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
       }
     }
   }
+
+  // MARK: Ready descriptors
+
+  /// Called by libev for each ready descriptor, the last one first. Called back in that order, a peer that is served
+  /// first in one turn would be served last in the next: half of them would wait for two turns. So they are called back
+  /// in the kernel's order.
+  func addReady(_ watcher: Unmanaged<IOWatcher>, for events: Int32) {
+    watcher._withUnsafeGuaranteedRef {
+      $0.readyEvents = events
+      $0.nextReady = firstReady
+    }
+    firstReady = watcher
+  }
+
+  /// Takes a watcher off the list, because it is stopped or changed.
+  func removeReady(_ watcher: IOWatcher) {
+    let next = watcher.nextReady
+    watcher.nextReady = nil
+    watcher.readyEvents = 0
+    var link = firstReady?.takeUnretainedValue()
+    guard link !== watcher else {
+      firstReady = next
+      return
+    }
+    while let before = link {
+      link = before.nextReady?.takeUnretainedValue()
+      if link === watcher {
+        before.nextReady = next
+        return
+      }
+    }
+    preconditionFailure("a watcher that is ready is in the list")
+  }
+
+  private func callReady() {
+    while let watcher = firstReady?.takeUnretainedValue() {
+      firstReady = watcher.nextReady
+      watcher.nextReady = nil
+      watcher.callBack()
+    }
+  }
+
+  // MARK: Jobs
 
   private func drain() {
     var budget = Self.jobsPerTurn

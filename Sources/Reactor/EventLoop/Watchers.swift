@@ -18,6 +18,12 @@ final class IOWatcher {
   // Safe: it checks at run time that it is called on the loop's thread.
   fileprivate nonisolated(unsafe) let callback: (Interest) -> Void
   private var selfReference: Unmanaged<IOWatcher>?
+  /// Its link in the executor's list of ready watchers.
+  // Safe: used only by the executor, on the loop's thread.
+  nonisolated(unsafe) var nextReady: Unmanaged<IOWatcher>?
+  /// The events that it is ready for; 0 if it is not in that list.
+  // Safe: used on the loop's thread.
+  nonisolated(unsafe) var readyEvents: Int32 = 0
   private var descriptor: Int32 = -1
   private var interest: Interest = []
 
@@ -36,6 +42,8 @@ final class IOWatcher {
     guard descriptor != self.descriptor || interest != self.interest else { return }
     let isSame = descriptor == self.descriptor && !self.interest.isEmpty
     if !self.interest.isEmpty { ev_io_stop(EventLoop.loop, watcher) }
+    // What it was ready for may no longer hold. As in libev, the next poll reports it again.
+    if readyEvents != 0 { EventLoop.shared.executor.removeReady(self) }
     self.descriptor = descriptor
     self.interest = interest
     if interest.isEmpty {
@@ -54,6 +62,13 @@ final class IOWatcher {
   /// Stops watching. Must be called before the descriptor is closed.
   func stop() {
     watch(-1, for: [])
+  }
+
+  /// Calls back for what it is ready for. Only the executor does this, after it has taken the watcher off its list.
+  nonisolated func callBack() {
+    let events = readyEvents
+    readyEvents = 0
+    callback(Interest(rawValue: events))
   }
 
   private func retain() {
@@ -76,8 +91,8 @@ final class IOWatcher {
 /// libev's callback. Not a closure in the initializer: its isolation would be checked at each call, and again by
 /// `callback`.
 private func descriptorIsReady(_ loop: OpaquePointer?, _ watcher: UnsafeMutablePointer<ev_io>?, _ events: Int32) {
-  guard let data = watcher?.pointee.data else { return }
-  Unmanaged<IOWatcher>.fromOpaque(data).takeUnretainedValue().callback(IOWatcher.Interest(rawValue: events))
+  guard let data = watcher?.pointee.data else { preconditionFailure("libev called a watcher that is stopped") }
+  EventLoop.shared.executor.addReady(Unmanaged<IOWatcher>.fromOpaque(data), for: events)
 }
 
 /// Calls back once, at an instant of its clock.
