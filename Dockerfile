@@ -1,9 +1,9 @@
-# The image in two stages: built where Swift is, run where only the libraries are that the binary links. No shell is
-# needed at run time; it runs as uid 65532 on a read-only root file system.
+# Builds the image in two stages; the final one has only the libraries that the binary links. The worker needs no shell
+# and runs as uid 65532 on a read-only root file system.
 #
-# Ubuntu 24.04 on both sides, not Debian 12: there hiredis is 0.14, which has no TLS, and rediss:// would be refused at
-# boot. Debian 13 does as well. Both bases can be replaced, as long as they are the same release; which packages the
-# binary needs at run time is read off the binary:
+# Both stages use Ubuntu 24.04. Debian 12's hiredis 0.14 has no TLS, so the worker would refuse rediss:// at startup;
+# Debian 13 also works. Both bases can be replaced if they are of the same release, because the packages that the
+# binary needs at run time are read from the binary:
 #   docker build --build-arg BUILD_BASE=swift:6.3.1-bookworm --build-arg RUNTIME_BASE=debian:bookworm-slim .
 ARG BUILD_BASE=docker.io/library/swift:6.3.1-noble
 ARG RUNTIME_BASE=docker.io/library/ubuntu:24.04
@@ -21,14 +21,14 @@ RUN ldd /secrets-bridge-worker | sed -nE 's|^.* => .*/([^ /]+) .*|*/\1|p' | xarg
 
 FROM ${RUNTIME_BASE}
 COPY --from=build /packages /usr/share/secrets-bridge-worker/packages
-# libcurl is loaded where a sink is configured, and linked by nothing.
+# libcurl is loaded at run time if a sink is configured; the binary does not link it.
 RUN apt-get update -qq \
   && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     ca-certificates libcurl4 $(cat /usr/share/secrets-bridge-worker/packages) \
   && rm -rf /var/lib/apt/lists/*
 COPY --from=build /secrets-bridge-worker /usr/local/bin/secrets-bridge-worker
 USER 65532:65532
-# In a container the metrics are asked for from outside of its network namespace.
+# Probes and metrics are requested from outside the container.
 ENV SB_WORKER_LOCAL_ADDR=0.0.0.0:8091
 EXPOSE 8091
 HEALTHCHECK --interval=10s --timeout=5s CMD ["/usr/local/bin/secrets-bridge-worker", "probe", "healthz"]
