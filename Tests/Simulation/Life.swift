@@ -179,7 +179,7 @@ extension Life {
   func answered(_ call: ScheduleModel.Call, _ answer: ScheduleModel.Answer, _ sweeper: Int) {
     observations[sweeper].isAsking = false
     switch (call, answer) {
-    case (.take(let ask), .take(let answer)):
+    case (.take(let ask), .take(let answer, _)):
       note("sweeper \(sweeper): \(answer)")
       observations[sweeper].openToken = nil
       observations[sweeper].books.answered(answer)

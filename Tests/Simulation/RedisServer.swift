@@ -73,13 +73,13 @@ final class RedisServer {
     if mutation == .noRelease, case .release = call { return .release(true) }
     let answer = sweepers[sweeper].execute(shortened(call), at: time)
     switch (call, answer) {
-    case (.take(let ask), .take(.taken(let run))):
+    case (.take(let ask), .take(.taken(let run), _)):
       judge.granted(run, sweeper, mode: ask.mode, isAwaited: life.awaits(ask.token, sweeper))
-    case (.take, .take(.held)):
+    case (.take, .take(.held, _)):
       if let holder = sweepers[sweeper].lock?.token, life.isAlive, life.tokens.contains(holder) {
         judge.keptOut(life.replica.number, sweeper)
       }
-    case (.renew(let token, _, _), .renew(true)):
+    case (.renew(let token, _, _, _), .renew(true)):
       judge.renewed(token: token)
     case (.complete(let ended, _, _, _), .complete(.done)):
       if ended.result.isSuccess { judge.completedSlot(ended.run.slot, sweeper) }
@@ -95,8 +95,9 @@ final class RedisServer {
     case .take(var ask):
       ask.lease -= Scenario.marginLeftOut
       return .take(ask)
-    case .renew(let token, let lease, let notAfter):
-      return .renew(token: token, lease: lease - Scenario.marginLeftOut, notAfter: notAfter)
+    case .renew(let token, let lease, let notAfter, let changed):
+      return .renew(
+        token: token, lease: lease - Scenario.marginLeftOut, notAfter: notAfter, changed: changed)
     case .release, .complete: return call
     }
   }

@@ -30,6 +30,10 @@ package struct ScheduleModel {
     let duration: Int64
     let replica: String
     let finished: Int64
+    let found: Int64
+    let skipped: Int64
+    let refused: Int64
+    let error: String
   }
 
   struct Record: Equatable {
@@ -54,6 +58,16 @@ package struct ScheduleModel {
     var verdict: Int64?
     var verdictFor: Int64?
     var verdictRuns: Int64?
+    var found: Int64?
+    var skipped: Int64?
+    var refused: Int64?
+    var error: String?
+    var ended: Int64?
+    var by: String?
+    var succeeded: Int64?
+    var replica: String?
+    var rowsSoFar: String?
+    var replicas: String?
   }
 
   struct Ask {
@@ -63,6 +77,8 @@ package struct ScheduleModel {
     let notAfter: Int64
     let mode: TakeMode
     var pause: Pause?
+    var replica = "replica"
+    var presence = "-"
   }
 
   enum CompleteAnswer: Equatable {
@@ -73,6 +89,8 @@ package struct ScheduleModel {
   private(set) var lock: Lock?
   var record: Record?
   private(set) var history: [Line] = []
+  /// What the last take was told of the fleet; nil if it was late.
+  private(set) var news: FleetNews?
   package var omissions = Omissions()
 
   package init() {}
@@ -97,6 +115,7 @@ package struct ScheduleModel {
 
   mutating func take(_ ask: Ask, at now: Int64) -> TakeAnswer {
     expire(at: now)
+    news = nil
     if now > ask.notAfter, !omissions.notAfter { return .late }
     let current = ask.grid.slot(at: now)
     let following = ask.grid.slot(after: now)
@@ -105,6 +124,7 @@ package struct ScheduleModel {
     defer { self.record = record }
     let origin = record.origin ?? ask.token
     record.origin = origin
+    noteReplica(ask, in: &record, at: now)
     if record.paused == nil, let pause = ask.pause, pause.origin != origin, pause.origin != record.pausedIn {
       (record.paused, record.pausedIn) = (pause.text, pause.origin)
     }
@@ -142,6 +162,8 @@ package struct ScheduleModel {
     lock = Lock(token: ask.token, expiry: now + ask.lease)
     record.token = ask.token
     record.started = now
+    record.replica = ask.replica
+    record.rowsSoFar = ""
     return taken(record, token: ask.token, slot: current, nextSlot: following)
   }
 
@@ -153,10 +175,26 @@ package struct ScheduleModel {
         takenAt: MonotonicInstant(nanoseconds: 0)))
   }
 
-  mutating func renew(token: String, lease: Int64, notAfter: Int64, at now: Int64) -> Bool {
+  /// Lists the replica that asks, and those that were seen not long ago.
+  private mutating func noteReplica(_ ask: Ask, in record: inout Record, at now: Int64) {
+    var lines = ["\(ask.replica) \(now) \(ask.presence)"]
+    let horizon = max(Int64(CoordinationScripts.presenceMilliseconds), 2 * ask.grid.intervalMilliseconds)
+    for line in (record.replicas ?? "").split(separator: ";") {
+      let words = line.split(separator: " ")
+      guard words.count > 2, let seen = Int64(words[1]), words[0] != ask.replica else { continue }
+      if now >= seen, now - seen < horizon, lines.count < CoordinationScripts.replicaLimit {
+        lines.append(String(line))
+      }
+    }
+    record.replicas = lines.joined(separator: ";") + ";"
+    news = FleetNews(replicas: lines.count, succeededAt: record.succeeded.map { min($0, now) })
+  }
+
+  mutating func renew(token: String, lease: Int64, notAfter: Int64, changed: String, at now: Int64) -> Bool {
     expire(at: now)
     guard now <= notAfter, let held = lock, held.token == token || omissions.tokenCheck else { return false }
     lock?.expiry = now + lease
+    if record?.token == token { record?.rowsSoFar = changed }
     return true
   }
 
@@ -188,6 +226,7 @@ package struct ScheduleModel {
     case .success:
       record.slot = max(record.slot ?? 0, run.slot)
       record.nextTry = nil
+      record.succeeded = now
       if !result.isInconclusive {
         if record.failingSince != nil { verdict = 3 }
         (record.failures, record.failingSince, record.alerts, record.alertedAt) = (nil, nil, nil, nil)
@@ -207,12 +246,17 @@ package struct ScheduleModel {
     record.rows = Int64(result.count.changed)
     record.duration = ended.duration.milliseconds
     (record.verdict, record.verdictFor, record.verdictRuns) = (verdict, now - since, runs)
+    let error = result.failure?.errorClass ?? ""
+    (record.found, record.skipped) = (Int64(result.count.found), Int64(result.count.skipped))
+    (record.refused, record.error) = (Int64(result.count.refused), error)
+    (record.ended, record.by) = (now, replica)
     if let progress = result.count.progress { record.progress = progress }
     self.record = record
     history.insert(
       Line(
         epoch: mine, slot: run.slot, outcome: result.name, rows: Int64(result.count.changed),
-        duration: ended.duration.milliseconds, replica: replica, finished: now), at: 0)
+        duration: ended.duration.milliseconds, replica: replica, finished: now, found: Int64(result.count.found),
+        skipped: Int64(result.count.skipped), refused: Int64(result.count.refused), error: error), at: 0)
     if history.count > CoordinationScripts.historyLimit { history.removeLast() }
     return .done(verdict: verdict, failingFor: now - since, failures: runs)
   }

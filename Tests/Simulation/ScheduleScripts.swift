@@ -8,13 +8,13 @@ extension ScheduleModel {
   /// One call of a script.
   enum Call {
     case take(Ask)
-    case renew(token: String, lease: Int64, notAfter: Int64)
+    case renew(token: String, lease: Int64, notAfter: Int64, changed: String)
     case release(token: String)
     case complete(EndedRun, lease: Int64, interval: Int64, replica: String)
   }
 
   enum Answer {
-    case take(TakeAnswer)
+    case take(TakeAnswer, FleetNews?)
     case renew(Bool)
     case release(Bool)
     case complete(CompleteAnswer)
@@ -34,9 +34,10 @@ extension ScheduleModel {
       return .take(
         Ask(
           token: arguments[0], lease: number(1), grid: grid, notAfter: number(4), mode: mode,
-          pause: arguments[6].isEmpty ? nil : Pause(origin: arguments[6], text: arguments[7])))
+          pause: arguments[6].isEmpty ? nil : Pause(origin: arguments[6], text: arguments[7]),
+          replica: arguments[8], presence: arguments[9]))
     case CoordinationScripts.renew.sha1:
-      return .renew(token: arguments[0], lease: number(1), notAfter: number(2))
+      return .renew(token: arguments[0], lease: number(1), notAfter: number(2), changed: arguments[3])
     case CoordinationScripts.release.sha1:
       return .release(token: arguments[0])
     case CoordinationScripts.complete.sha1:
@@ -53,23 +54,36 @@ extension ScheduleModel {
   }
 
   private static func result(_ arguments: [String]) -> RunResult {
-    guard let rows = Int(arguments[6]) else { preconditionFailure("\(arguments[6]) rows are no number") }
+    func rows(_ index: Int) -> Int {
+      guard let rows = Int(arguments[index]) else { preconditionFailure("\(arguments[index]) rows are no number") }
+      return rows
+    }
     let isInconclusive = arguments[11] == "1"
-    let count = SweepCount(
-      changed: rows, isLocked: isInconclusive, progress: arguments[9].isEmpty ? nil : arguments[9])
+    var count = SweepCount(
+      changed: rows(6), skipped: rows(13), isLocked: isInconclusive, progress: arguments[9].isEmpty ? nil : arguments[9]
+    )
+    count.refused = rows(14)
+    count.kept = rows(12) - count.found
     switch arguments[4] {
     case "success": return .success(count)
-    case "failure": return .failure(RunFailure(reason: "", isPermanent: false, isOutage: isInconclusive), count)
+    case "failure":
+      return .failure(
+        RunFailure(reason: "", isPermanent: false, isOutage: isInconclusive, errorClass: arguments[15]), count)
     case "drained": return .drained(.shutdown, count)
     default: preconditionFailure("unknown outcome \(arguments[4])")
     }
   }
 
+  private mutating func take(_ ask: Ask, at now: Int64) -> Answer {
+    let answer: TakeAnswer = take(ask, at: now)
+    return .take(answer, answer == .late ? nil : news)
+  }
+
   mutating func execute(_ call: Call, at now: Int64) -> Answer {
     switch call {
-    case .take(let ask): .take(take(ask, at: now))
-    case .renew(let token, let lease, let notAfter):
-      .renew(renew(token: token, lease: lease, notAfter: notAfter, at: now))
+    case .take(let ask): take(ask, at: now)
+    case .renew(let token, let lease, let notAfter, let changed):
+      .renew(renew(token: token, lease: lease, notAfter: notAfter, changed: changed, at: now))
     case .release(let token): .release(release(token: token, at: now))
     case .complete(let ended, let lease, let interval, let replica):
       .complete(complete(ended, lease: lease, interval: interval, replica: replica, at: now))
@@ -85,7 +99,8 @@ extension ScheduleModel.Answer {
     case .complete(.superseded): Self.value("superseded", now)
     case .complete(.done(let verdict, let failingFor, let failures)):
       Self.value("done", now, [verdict, failingFor, failures])
-    case .take(let answer): Self.value(answer, now)
+    case .take(let answer, let news):
+      Self.value(answer, now).appending(news.map { [Int64($0.replicas), $0.succeededAt ?? 0] } ?? [])
     }
   }
 
@@ -109,5 +124,11 @@ extension ScheduleModel.Answer {
   ) -> RedisValue {
     let head: [RedisValue] = [.string(Array(kind.utf8)), .integer(now)]
     return .array(head + numbers.map { .integer($0) } + texts.map { .string(Array($0.utf8)) })
+  }
+}
+
+extension RedisValue {
+  fileprivate func appending(_ numbers: [Int64]) -> RedisValue {
+    .array((array ?? []) + numbers.map { .integer($0) })
   }
 }

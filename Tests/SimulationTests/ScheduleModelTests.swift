@@ -119,10 +119,10 @@ import Testing
         CoordinationScripts.take, 2,
         [
           token, "\(lease)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)", "\(notAfter)", mode.rawValue,
-          known?.origin ?? "", known?.text ?? "",
+          known?.origin ?? "", known?.text ?? "", any(of: ["a", "b", "c"]), "\(grid.intervalMilliseconds) 1.0 ab12",
         ])
-      if case .take(.paused(_, let seen)) = answer { pause = seen }
-      if case .take(.taken(let run)) = answer { runs.append(run) }
+      if case .take(.paused(_, let seen), _) = answer { pause = seen }
+      if case .take(.taken(let run), _) = answer { runs.append(run) }
       return texts
     }
 
@@ -131,7 +131,10 @@ import Testing
     }
 
     private func renew() async throws -> (String, String, String) {
-      try await ask(CoordinationScripts.renew, 1, [token, "15000", "\(now + any(of: [2_000, 2_000, 0, -1]))"]).texts
+      try await ask(
+        CoordinationScripts.renew, 2,
+        [token, "15000", "\(now + any(of: [2_000, 2_000, 0, -1]))", any(of: ["0", "25"])]
+      ).texts
     }
 
     private func release() async throws -> (String, String, String) {
@@ -147,7 +150,8 @@ import Testing
         [
           run.token, "\(run.epoch)", "15000", "\(run.slot)", outcome,
           "\(any(of: [1_000, 90_000]))", "\(any(of: [0, 17]))", "42", "replica", any(of: ["", "page 7"]),
-          "\(any(of: grids).intervalMilliseconds)", any(of: ["0", "0", "1"]),
+          "\(any(of: grids).intervalMilliseconds)", any(of: ["0", "0", "1"]), "\(any(of: [30, 31]))", "3", "2",
+          outcome == "failure" ? any(of: ["42501", "lease-lost"]) : "",
         ]
       ).texts
     }
@@ -237,10 +241,13 @@ extension ScheduleModel {
       ("rows", record.rows), ("duration", record.duration),
       ("failing_since", record.failingSince), ("alerts", record.alerts), ("alerted_at", record.alertedAt),
       ("verdict", record.verdict), ("verdict_for", record.verdictFor), ("verdict_runs", record.verdictRuns),
+      ("found", record.found), ("skipped", record.skipped), ("refused", record.refused), ("ended", record.ended),
+      ("succeeded", record.succeeded),
     ]
     let texts = [
       ("token", record.token), ("outcome", record.outcome), ("progress", record.progress), ("origin", record.origin),
-      ("paused", record.paused), ("paused_in", record.pausedIn),
+      ("paused", record.paused), ("paused_in", record.pausedIn), ("error", record.error), ("by", record.by),
+      ("replica", record.replica), ("rows_so_far", record.rowsSoFar), ("replicas", record.replicas),
     ]
     return numbers.compactMap { name, value in value.map { "\(name)=\($0)" } }
       + texts.compactMap { name, value in value.map { "\(name)=\($0)" } }
@@ -252,6 +259,7 @@ extension ScheduleModel.Line {
     [
       "\"epoch\":\"\(epoch)\"", "\"slot\":\"\(slot)\"", "\"outcome\":\"\(outcome)\"", "\"rows\":\(rows)",
       "\"duration_ms\":\(duration)", "\"replica\":\"\(replica)\"", "\"finished\":\"\(finished)\"",
+      "\"found\":\(found)", "\"skipped\":\(skipped)", "\"refused\":\(refused)", "\"error\":\"\(error)\"",
     ].sorted().joined(separator: ",")
   }
 }

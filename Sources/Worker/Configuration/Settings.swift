@@ -7,6 +7,9 @@ package struct Settings: Sendable {
   static let prefix = "SB_WORKER_"
 
   private let values: [String: any Sendable]
+  /// Four hexadecimal digits for each setting that holds no credential, in the order of the table: replicas compare
+  /// their settings by them.
+  let digest: String
 
   /// The value of a setting. Its row must have been loaded.
   subscript<Value>(_ setting: Setting<Value>) -> Value {
@@ -32,8 +35,9 @@ package struct Settings: Sendable {
     }
   }
 
-  private init(values: [String: any Sendable]) {
+  private init(values: [String: any Sendable], digest: String) {
     self.values = values
+    self.digest = digest
   }
 
   /// Reads all `rows` from `environment`, where an empty variable counts as unset.
@@ -43,6 +47,7 @@ package struct Settings: Sendable {
     environment: [String: String], rows: [SettingRow] = SettingRow.all
   ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
     var values: [String: any Sendable] = [:]
+    var digest = ""
     var warnings: [ConfigurationWarning] = []
     var faults: [ConfigurationFault] = []
     for row in rows {
@@ -59,6 +64,7 @@ package struct Settings: Sendable {
       switch row.load(given) {
       case .accepted(let slot, let texts):
         values[row.name] = slot
+        if !row.isSecret { digest += SettingDigest.text(of: slot, given: given ?? row.defaultText ?? "") }
         for text in texts { warnings.append(ConfigurationWarning(variable: variable, text: text)) }
       case .refused(let rules):
         for rule in rules {
@@ -69,7 +75,7 @@ package struct Settings: Sendable {
     }
     warnings += unknownVariables(environment, rows: rows)
     guard faults.isEmpty else { throw ConfigurationFaults(faults: faults, warnings: warnings) }
-    return (Settings(values: values), warnings)
+    return (Settings(values: values, digest: digest), warnings)
   }
 
   private static func missingCompanions(

@@ -20,6 +20,13 @@ import Reactor
 ///         paused       set by an operator: nothing is due (empty, 0 and false: not paused)
 ///         paused_in    origin of the lost record that the pause was brought from
 ///         outcome, rows, duration   of the last completed run
+///         found, skipped, refused   rows of that run that were due, left locked, and refused
+///         error        the class of its failure
+///         ended, by    when that run was completed, ms, and by which replica
+///         succeeded    when a run last succeeded, ms
+///         replica      which replica began the last run
+///         rows_so_far  how many rows that run had changed at its last renewal; empty: none yet
+///         replicas     who attends the sweeper: for each replica "name seen interval version settings;", times in ms
 ///         progress     how far the sweep got, in its own words
 ///         failing_since   when the first of the failures in a row was completed, ms
 ///         alerts, alerted_at   how often people were told of these failures, and when last, ms
@@ -27,7 +34,14 @@ import Reactor
 ///     <namespace>:history:{<lock key>}                    a list, newest first, one line a run
 package enum CoordinationScripts {
   /// Lines of history kept a sweeper.
-  package static let historyLimit = 100
+  package static let historyLimit = 200
+
+  /// For how long a replica that asked counts as one that attends the sweeper, in ms; for two intervals if that is
+  /// longer.
+  package static let presenceMilliseconds = 600_000
+
+  /// The most replicas that a record lists.
+  package static let replicaLimit = 50
 
   /// A run that was asked for at boot is not due if the last one began less than this before, in ms.
   package static let runOnStartQuietMilliseconds = 60_000
@@ -44,9 +58,11 @@ package enum CoordinationScripts {
   /// Before Redis 5 a script that has read the clock may write only where its effects are replicated, not its text.
   private static let replicatingEffects = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
-  /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), and what the
-  /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text.
-  /// Answers {kind, now, …}, see `Coordinator.take`. Asked again with the same token it answers the same.
+  /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), what the
+  /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text; its name, and what
+  /// it says of itself: interval, version, settings.
+  /// Answers {kind, now, …}, see `Coordinator.take`; but for "late" the last two numbers are how many replicas attend
+  /// the sweeper, and when a run last succeeded (0: never). Asked again with the same token it answers the same.
   package static let take = RedisScript(
     replicatingEffects
       + """
@@ -59,7 +75,7 @@ package enum CoordinationScripts {
       local current = now - (now - offset) % interval
       local following = current + interval
       local record = redis.call('HMGET', KEYS[2], 'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started',
-        'paused', 'token', 'progress', 'origin', 'paused_in')
+        'paused', 'token', 'progress', 'origin', 'paused_in', 'replicas', 'succeeded')
       local epoch, origin, paused = tonumber(record[1]), record[10], record[7]
       if not epoch then
         redis.call('HSET', KEYS[2], 'epoch', text(now), 'not_before', text(now + lease))
@@ -69,6 +85,23 @@ package enum CoordinationScripts {
         redis.call('HSET', KEYS[2], 'origin', origin)
       end
 
+      local replicas, attending = ARGV[9] .. ' ' .. text(now) .. ' ' .. ARGV[10] .. ';', 1
+      for line in string.gmatch(record[12] or '', '[^;]+') do
+        local name, seen = string.match(line, '^(%S+) (%d+) ')
+        local age = now - (tonumber(seen) or 0)
+        if name and name ~= ARGV[9] and age >= 0 and age < math.max(PRESENCE, 2 * interval)
+          and attending < REPLICA_LIMIT then
+          replicas, attending = replicas .. line .. ';', attending + 1
+        end
+      end
+      redis.call('HSET', KEYS[2], 'replicas', replicas)
+      local succeeded = math.min(tonumber(record[13]) or 0, now)
+      local function answer(parts)
+        parts[#parts + 1] = attending
+        parts[#parts + 1] = succeeded
+        return parts
+      end
+
       -- A pause outlives the record that it was set in: a replica that saw it there brings it here. Where another one
       -- has brought the same, and it is gone, it was lifted.
       if not paused and ARGV[7] ~= '' and ARGV[7] ~= origin and ARGV[7] ~= record[11] then
@@ -76,12 +109,12 @@ package enum CoordinationScripts {
         redis.call('HSET', KEYS[2], 'paused', paused, 'paused_in', ARGV[7])
       end
       if paused and paused ~= '' and paused ~= '0' and string.lower(paused) ~= 'false' then
-        return {'paused', now, current, origin, string.sub(paused, 1, PAUSE_LIMIT)}
+        return answer({'paused', now, current, origin, string.sub(paused, 1, PAUSE_LIMIT)})
       end
-      if not epoch then return {'settling', now, current, now + lease} end
+      if not epoch then return answer({'settling', now, current, now + lease}) end
 
       local function taken(number)
-        return {'taken', now, number, current, following, tonumber(record[5]) or 0, origin, record[9] or ''}
+        return answer({'taken', now, number, current, following, tonumber(record[5]) or 0, origin, record[9] or ''})
       end
       if record[8] == ARGV[1] then
         -- The same question again, for its answer was lost. Where its lock is gone, so is its run.
@@ -107,19 +140,19 @@ package enum CoordinationScripts {
         -- A retry that was set before the clock stepped back would be put off by one slot after the other.
         if (tonumber(record[6]) or 0) > now then due = now end
       end
-      if due > now then return {'idle', now, current, due} end
+      if due > now then return answer({'idle', now, current, due}) end
 
       if redis.call('EXISTS', KEYS[1]) == 1 then
         -- Whose it is does not matter: a worker of the other kind may fail, so its lock does not make the slot done.
         local remaining = redis.call('PTTL', KEYS[1])
-        if remaining < 0 then return {'stuck', now, current} end
+        if remaining < 0 then return answer({'stuck', now, current}) end
         if remaining > LONGEST_LEASE then
           -- It was set before the clock stepped back. A holder that lives renews it; without one it would last for as
           -- long as the step was.
           remaining = LONGEST_LEASE
           redis.call('PEXPIRE', KEYS[1], remaining)
         end
-        return {'held', now, current, remaining}
+        return answer({'held', now, current, remaining})
       end
       local notBefore = tonumber(record[3]) or 0
       if notBefore > now + LONGEST_LEASE then
@@ -128,25 +161,32 @@ package enum CoordinationScripts {
         redis.call('HSET', KEYS[2], 'not_before', text(notBefore))
       end
       notBefore = math.min(notBefore, now + lease)
-      if notBefore > now then return {'settling', now, current, notBefore} end
+      if notBefore > now then return answer({'settling', now, current, notBefore}) end
 
       epoch = math.max(epoch + 1, now)
       redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-      redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now))
+      redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now), 'replica', ARGV[9],
+        'rows_so_far', '')
       return taken(epoch)
       """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)")
+      .replacingFirst("PRESENCE", with: "\(presenceMilliseconds)")
+      .replacingFirst("REPLICA_LIMIT", with: "\(replicaLimit)")
       .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)"))
 
-  /// KEYS lock. ARGV token, lease, not-after (ms). Answers {1, now} where renewed, {0, now} where the lock is not ours.
+  /// KEYS lock, record. ARGV token, lease, not-after (ms), how many rows the run has changed so far. Answers {1, now}
+  /// where renewed, {0, now} where the lock is not ours.
   package static let renew = RedisScript(
     replicatingEffects + """
       local time = redis.call('TIME')
       local now = time[1] * 1000 + math.floor(time[2] / 1000)
       if now > tonumber(ARGV[3]) or redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
       redis.call('PEXPIRE', KEYS[1], ARGV[2])
+      if redis.call('HMGET', KEYS[2], 'token')[1] == ARGV[1] then
+        redis.call('HSET', KEYS[2], 'rows_so_far', ARGV[4])
+      end
       return {1, now}
       """)
 
@@ -162,7 +202,8 @@ package enum CoordinationScripts {
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
   /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms),
-  /// whether it says nothing of the sweeper's health (1). Idempotent by epoch: sent twice it changes nothing more.
+  /// whether it says nothing of the sweeper's health (1), rows found, skipped and refused, and the class of the failure
+  /// (empty: none). Idempotent by epoch: sent twice it changes nothing more.
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `AlertDecision.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   package static let complete = RedisScript(
@@ -194,7 +235,8 @@ package enum CoordinationScripts {
       -- before the clock stepped back.
       local verdict, since, runs = 0, math.min(tonumber(record[4]) or now, now), tonumber(record[7]) or 0
       if outcome == 'success' then
-        redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))))
+        redis.call('HSET', KEYS[2], 'slot', text(math.max(tonumber(record[3]) or 0, tonumber(ARGV[4]))),
+          'succeeded', text(now))
         redis.call('HDEL', KEYS[2], 'next_try')
         if ARGV[12] ~= '1' then
           if record[4] then verdict = 3 end
@@ -219,10 +261,12 @@ package enum CoordinationScripts {
         redis.call('HSET', KEYS[2], 'next_try', text(math.min(now + tonumber(ARGV[6]), following)), 'failures', runs)
       end
       redis.call('HSET', KEYS[2], 'completed', text(mine), 'outcome', outcome, 'rows', ARGV[7], 'duration', ARGV[8],
-        'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs)
+        'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs, 'found', ARGV[13],
+        'skipped', ARGV[14], 'refused', ARGV[15], 'error', ARGV[16], 'ended', text(now), 'by', ARGV[9])
       if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'progress', ARGV[10]) end
       redis.call('LPUSH', KEYS[3], cjson.encode({epoch = text(mine), slot = ARGV[4], outcome = outcome,
-        rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now)}))
+        rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now),
+        found = tonumber(ARGV[13]), skipped = tonumber(ARGV[14]), refused = tonumber(ARGV[15]), error = ARGV[16]}))
       redis.call('LTRIM', KEYS[3], 0, HISTORY_LAST)
       return {'done', now, verdict, now - since, runs}
       """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)")

@@ -73,11 +73,14 @@ package struct RunFailure: Equatable, Sendable {
   package let isPermanent: Bool
   /// PostgreSQL could not be reached. An outage has a notification of its own and is no failure of this sweeper's.
   package private(set) var isOutage: Bool
+  /// What kind of failure it is, for the history: a SQLSTATE, or a word such as `lease-lost`.
+  package let errorClass: String
 
-  package init(reason: String, isPermanent: Bool, isOutage: Bool = false) {
+  package init(reason: String, isPermanent: Bool, isOutage: Bool = false, errorClass: String = "other") {
     self.reason = reason
     self.isPermanent = isPermanent
     self.isOutage = isOutage
+    self.errorClass = errorClass
   }
 
   /// The same failure, as an outage if the server did not answer a ping after it.

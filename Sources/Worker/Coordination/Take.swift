@@ -29,6 +29,34 @@ package enum TakeAnswer: Equatable, Sendable {
   case late
 }
 
+/// What a take's answer tells of the fleet.
+package struct FleetNews: Equatable, Sendable {
+  /// How many replicas attend the sweeper, this one included.
+  package let replicas: Int
+  /// When a run of the sweeper last succeeded, in ms of Redis's clock; nil if none has.
+  package let succeededAt: Int64?
+
+  package init(replicas: Int, succeededAt: Int64?) {
+    self.replicas = replicas
+    self.succeededAt = succeededAt
+  }
+}
+
+/// A replica's name as the schedule record has it.
+package enum ReplicaName {
+  /// The longest name, in bytes.
+  package static let limit = 64
+
+  /// `name` without what separates names in the record, and cut to the limit.
+  package static func text(_ name: String) -> String {
+    var bytes: [UInt8] = []
+    for byte in name.utf8.prefix(limit) {
+      bytes.append((0x21...0x7E).contains(byte) && byte != UInt8(ascii: ";") ? byte : UInt8(ascii: "_"))
+    }
+    return bytes.isEmpty ? "unknown" : String(decoding: bytes, as: UTF8.self)
+  }
+}
+
 /// A pause, as a replica remembers it: where Redis loses its data, the replica brings it back.
 package struct Pause: Equatable, Sendable {
   /// The origin of the record that it was in.

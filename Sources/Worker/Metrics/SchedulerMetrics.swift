@@ -14,7 +14,15 @@ struct TaskMetrics {
   private let duration: Histogram
   private let skippedLocks: Counter
   private let leftRows: Counter
+  private let rows: [RowResult: Counter]
+  private let lastSuccess: Gauge
+  private let nextDue: Gauge
   private let enabled: Gauge
+
+  /// What became of a due row.
+  enum RowResult: String, CaseIterable {
+    case found, changed, skipped, refused
+  }
 
   init(task: String, registry: MetricsRegistry) {
     var runs: [SlotOutcome: Counter] = [:]
@@ -34,6 +42,19 @@ struct TaskMetrics {
       "worker_sweep_skipped_total",
       help: "Due items skipped: rows locked by another session, targets whose identical job is still queued.",
       labels: ["task": task])
+    rows = Dictionary(
+      uniqueKeysWithValues: RowResult.allCases.map { result in
+        let counter = registry.counter(
+          "worker_sweep_rows_total", help: "Rows that this replica's runs found due, and what became of them.",
+          labels: ["task": task, "result": result.rawValue])
+        return (result, counter)
+      })
+    lastSuccess = registry.gauge(
+      "worker_sweep_last_success_timestamp_seconds",
+      help: "When a run of any replica last succeeded, in seconds since 1970; 0 if none has.", labels: ["task": task])
+    nextDue = registry.gauge(
+      "worker_sweep_next_due_timestamp_seconds",
+      help: "When the next run is due, in seconds since 1970; 0 until Redis has said so.", labels: ["task": task])
     enabled = Self.enabled(task: task, registry: registry)
     enabled.set(1)
   }
@@ -63,9 +84,23 @@ struct TaskMetrics {
     self.duration.observe(duration.seconds)
   }
 
-  /// Records what a run found due and left.
-  func leave(_ count: Int) {
-    leftRows.increment(by: UInt64(count))
+  /// Records what a run found and changed.
+  func record(_ count: SweepCount) {
+    leftRows.increment(by: UInt64(count.skipped))
+    rows[.found]?.increment(by: UInt64(count.found))
+    rows[.changed]?.increment(by: UInt64(count.changed))
+    rows[.skipped]?.increment(by: UInt64(count.skipped))
+    rows[.refused]?.increment(by: UInt64(count.refused))
+  }
+
+  /// Records when a run last succeeded, in ms since 1970.
+  func succeeded(at milliseconds: Int64) {
+    lastSuccess.set(Double(milliseconds) / 1_000)
+  }
+
+  /// Records when the next run is due, in ms since 1970.
+  func isDue(at milliseconds: Int64) {
+    nextDue.set(Double(milliseconds) / 1_000)
   }
 
   func count(_ outcome: SlotOutcome) -> UInt64 {

@@ -32,17 +32,20 @@ final class Coordinator {
   let recordKey: String
   private let historyKey: String
   private let replica: String
+  /// What this replica says of itself in a take.
+  private let presence: String
   private let redisClock: RedisClock
 
   init(
     redis: any RedisScripts, redisClock: RedisClock, clock: LoopClock, namespace: String, sweeper name: String,
-    interval: Duration, leaseDuration: Duration, replica: String
+    interval: Duration, leaseDuration: Duration, replica: String, settings digest: String = "-"
   ) {
     self.redis = redis
     self.redisClock = redisClock
     self.clock = clock
     self.leaseDuration = leaseDuration
-    self.replica = replica
+    self.replica = ReplicaName.text(replica)
+    presence = "\(max(1, interval.milliseconds)) \(Version.number) \(digest.isEmpty ? "-" : digest)"
     grid = SlotGrid(sweeper: name, interval: interval)
     (lockKey, recordKey, historyKey) = CoordinationScripts.keys(namespace: namespace, sweeper: name)
   }
@@ -60,11 +63,11 @@ final class Coordinator {
   /// - Parameters:
   ///   - pause: what this replica remembers of a pause.
   ///   - deadline: when it is given up, and refused where it arrives later; in `commandLimit` by default.
-  /// - Returns: the answer, and Redis's time in ms when it was given.
+  /// - Returns: the answer, what it tells of the fleet, and Redis's time in ms when it was given.
   /// - Throws: `RedisError`; after an unknown outcome the lock may be ours until the deadline: then release the token.
   func take(
     token: String, mode: TakeMode, knowing pause: Pause? = nil, by deadline: MonotonicInstant? = nil
-  ) async throws -> (answer: TakeAnswer, now: Int64) {
+  ) async throws -> (answer: TakeAnswer, fleet: FleetNews?, now: Int64) {
     let deadline = deadline ?? clock.now.advanced(by: Self.commandLimit)
     let notAfter = try await notAfter(deadline)
     let sentAt = clock.now
@@ -72,9 +75,10 @@ final class Coordinator {
       CoordinationScripts.take, keys: [lockKey, recordKey],
       [
         token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
-        "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "",
+        "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "", replica, presence,
       ], by: deadline)
-    return (try Self.takeAnswer(answer, token: token, sentAt: sentAt, isForced: mode == .force), answer.now)
+    let taken = try Self.takeAnswer(answer, token: token, sentAt: sentAt, isForced: mode == .force)
+    return (taken, taken == .late ? nil : try Self.fleetNews(answer), answer.now)
   }
 
   private static func takeAnswer(
@@ -106,15 +110,23 @@ final class Coordinator {
     }
   }
 
+  private static func fleetNews(_ answer: Answer) throws -> FleetNews {
+    guard answer.numbers.count >= 2 else { throw UnexpectedAnswer() }
+    let (replicas, succeeded) = (answer.numbers[answer.numbers.count - 2], answer.numbers[answer.numbers.count - 1])
+    return FleetNews(replicas: Int(max(0, replicas)), succeededAt: succeeded > 0 ? succeeded : nil)
+  }
+
   /// Renews the lock.
   ///
+  /// - Parameter changed: how many rows the run has changed so far.
   /// - Returns: whether it is still the token's.
   /// - Throws: `RedisError`, where nothing is known.
-  func renew(token: String, by deadline: MonotonicInstant) async throws -> Bool {
+  func renew(token: String, changed: Int = 0, by deadline: MonotonicInstant) async throws -> Bool {
     let limit = min(deadline, clock.now.advanced(by: Self.commandLimit))
     let notAfter = try await notAfter(limit)
     let answer = try await evaluate(
-      CoordinationScripts.renew, keys: [lockKey], [token, "\(leaseDuration.milliseconds)", "\(notAfter)"], by: limit)
+      CoordinationScripts.renew, keys: [lockKey, recordKey],
+      [token, "\(leaseDuration.milliseconds)", "\(notAfter)", "\(changed)"], by: limit)
     return answer.kind == "1"
   }
 
@@ -128,14 +140,15 @@ final class Coordinator {
   /// - Returns: whether people are told of it, never of a run that another one has taken over, and Redis's time in ms.
   /// - Throws: `RedisError`; sending it again is right, for it is idempotent by epoch.
   func complete(_ ended: EndedRun) async throws -> (decision: AlertDecision, now: Int64) {
-    let run = ended.run
+    let (run, count) = (ended.run, ended.result.count)
     let answer = try await evaluate(
       CoordinationScripts.complete, keys: [lockKey, recordKey, historyKey],
       [
         run.token, "\(run.epoch)", "\(leaseDuration.milliseconds)", "\(run.slot)", ended.result.name,
-        "\(ended.retryDelay.milliseconds)", "\(ended.result.count.changed)", "\(ended.duration.milliseconds)",
-        replica, ended.result.count.progress ?? "", "\(grid.intervalMilliseconds)",
-        ended.result.isInconclusive ? "1" : "0",
+        "\(ended.retryDelay.milliseconds)", "\(count.changed)", "\(ended.duration.milliseconds)",
+        replica, count.progress ?? "", "\(grid.intervalMilliseconds)",
+        ended.result.isInconclusive ? "1" : "0", "\(count.found)", "\(count.skipped)", "\(count.refused)",
+        ended.result.failure?.errorClass ?? "",
       ])
     guard answer.kind == "done" else { return (.none, answer.now) }
     guard answer.numbers.count == 3, let kind = AlertDecision.Kind(rawValue: answer.numbers[0]) else {

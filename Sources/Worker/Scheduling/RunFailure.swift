@@ -10,29 +10,45 @@ extension RunFailure {
     switch error {
     case let error as Discovery.SomeFailed:
       let isOutage = error.failures.allSatisfy { RunFailure($0.error).isOutage }
-      self.init(reason: error.reason, isPermanent: error.isPermanent, isOutage: isOutage)
+      let first = error.failures.first.map { RunFailure($0.error).errorClass }
+      self.init(
+        reason: error.reason, isPermanent: error.isPermanent, isOutage: isOutage, errorClass: first ?? "other")
     case let error as SweepRefusal:
       // Nothing of it changes before the next slot by itself.
-      self.init(reason: error.reason, isPermanent: true)
+      self.init(reason: error.reason, isPermanent: true, errorClass: "refused")
     case let error as PostgresError:
       let isStatement = if case .server = error { true } else { false }
       self.init(
         reason: error.publicReason + (isStatement ? place.map { ": \($0)" } ?? "" : ""),
-        isPermanent: error.sqlState.map(Self.isPermanent(sqlState:)) ?? false, isOutage: Self.isOutage(error))
+        isPermanent: error.sqlState.map(Self.isPermanent(sqlState:)) ?? false, isOutage: Self.isOutage(error),
+        errorClass: Self.errorClass(of: error))
     case RunInterruption.leaseLost:
-      self.init(reason: "the lease was lost", isPermanent: false)
+      self.init(reason: "the lease was lost", isPermanent: false, errorClass: "lease-lost")
     case RunInterruption.foreignWorker:
       self.init(
-        reason: "another worker sweeps these tables with another REDIS_NAMESPACE or Redis", isPermanent: true)
+        reason: "another worker sweeps these tables with another REDIS_NAMESPACE or Redis", isPermanent: true,
+        errorClass: "foreign-worker")
     case RunInterruption.preparedTransaction:
       self.init(
         reason:
           "a prepared transaction holds this sweeper's advisory lock: find it in pg_prepared_xacts, and end it with "
-          + "COMMIT PREPARED or ROLLBACK PREPARED", isPermanent: true)
+          + "COMMIT PREPARED or ROLLBACK PREPARED", isPermanent: true, errorClass: "prepared-transaction")
     case RunInterruption.superseded:
-      self.init(reason: "another run's session holds this sweeper's advisory lock", isPermanent: false)
+      self.init(
+        reason: "another run's session holds this sweeper's advisory lock", isPermanent: false,
+        errorClass: "superseded")
     default:
       self.init(reason: "unexpected: \(error)", isPermanent: false)
+    }
+  }
+
+  private static func errorClass(of error: PostgresError) -> String {
+    if let state = error.sqlState { return state }
+    return switch error {
+    case .unavailable, .timedOut(.resolving), .timedOut(.connecting): "unavailable"
+    case .connectionLost: "connection-lost"
+    case .timedOut(.statement): "timed-out"
+    case .server, .poolExhausted, .poolClosed, .busy: "other"
     }
   }
 

@@ -38,7 +38,7 @@ struct SweepRunner {
           return true
         }
         group.addTask {
-          try await keep(held, token: run.token)
+          try await keep(held, token: run.token, tally)
           return false
         }
         group.addTask {
@@ -115,7 +115,7 @@ struct SweepRunner {
   }
 
   /// Renews the lease until it is lost; then returns, which ends the work.
-  private func keep(_ held: HeldLease, token: String) async throws {
+  private func keep(_ held: HeldLease, token: String, _ tally: RunTally) async throws {
     while true {
       switch held.lease.action(at: clock.now) {
       case .wait(let until):
@@ -123,7 +123,7 @@ struct SweepRunner {
       case .renew:
         let sentAt = clock.now
         do {
-          if try await coordinator.renew(token: token, by: held.lease.stopAt) {
+          if try await coordinator.renew(token: token, changed: tally.count.changed, by: held.lease.stopAt) {
             held.lease.renewed(sentAt: sentAt)
           } else {
             held.lease.refused()

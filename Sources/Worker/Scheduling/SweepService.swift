@@ -24,6 +24,10 @@ package final class SweepService {
     runsOnStart = settings[.runOnStart]
     let redisClock = RedisClock()
     let schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
+    let replicas = registry.gauge(
+      "worker_replicas", help: "Replicas that share this Redis and namespace, as Redis last said; 0 until it has.")
+    // The one that asks most often is the first to notice a replica that has gone.
+    let mostFrequent = sweepers.filter { $0.interval != nil }.min { $0.interval ?? .zero < $1.interval ?? .zero }?.name
     loops = sweepers.compactMap { sweeper in
       guard let interval = sweeper.interval else {
         TaskMetrics.enabled(task: sweeper.name, registry: registry)
@@ -31,15 +35,16 @@ package final class SweepService {
       }
       let coordinator = Coordinator(
         redis: redis, redisClock: redisClock, clock: clock, namespace: settings[.redisNamespace],
-        sweeper: sweeper.name, interval: interval, leaseDuration: settings[.lease], replica: replica)
+        sweeper: sweeper.name, interval: interval, leaseDuration: settings[.lease], replica: replica,
+        settings: settings.digest)
       let runner = SweepRunner(
         sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, shutdown: shutdown,
         schema: schema, namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity],
         logger: logger)
       return SweeperLoop(
         sweeper: sweeper, coordinator: coordinator, runner: runner, redis: redis, clock: clock, random: random,
-        shutdown: shutdown, metrics: TaskMetrics(task: sweeper.name, registry: registry), sink: notifier,
-        logger: logger)
+        shutdown: shutdown, metrics: TaskMetrics(task: sweeper.name, registry: registry),
+        replicas: sweeper.name == mostFrequent ? replicas : nil, sink: notifier, logger: logger)
     }
   }
 

@@ -16,6 +16,8 @@ final class SweeperLoop {
   private let random: Random
   private let shutdown: Shutdown
   let metrics: TaskMetrics
+  /// How many replicas there are; only one of the sweepers tells.
+  private let replicas: Gauge?
   private let sink: any EventReceiver
   private var logger: Logger
   private var isOnce = false
@@ -32,7 +34,7 @@ final class SweeperLoop {
 
   init(
     sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: any RedisScripts, clock: LoopClock,
-    random: Random, shutdown: Shutdown, metrics: TaskMetrics, sink: any EventReceiver, logger: Logger
+    random: Random, shutdown: Shutdown, metrics: TaskMetrics, replicas: Gauge?, sink: any EventReceiver, logger: Logger
   ) {
     self.sweeper = sweeper
     self.coordinator = coordinator
@@ -42,6 +44,7 @@ final class SweeperLoop {
     self.random = random
     self.shutdown = shutdown
     self.metrics = metrics
+    self.replicas = replicas
     self.sink = sink
     self.logger = logger
     self.logger[metadataKey: "task"] = "\(sweeper.name)"
@@ -95,6 +98,7 @@ final class SweeperLoop {
       await settle(&machine) { machine throws in
         let (decision, time) = try await self.coordinator.complete(ended)
         machine.confirmed(redisTime: time, at: self.clock.now, chance: self.chance)
+        if ended.result.isSuccess { self.metrics.succeeded(at: time) }
         self.notify(decision, of: ended)
       }
     case .release(let token):
@@ -152,15 +156,28 @@ final class SweeperLoop {
     let token = Token.random(random)
     let limit = clock.now.advanced(by: Coordinator.commandLimit)
     do {
-      let (answer, time) = try await coordinator.take(
+      let (answer, fleet, time) = try await coordinator.take(
         token: token, mode: mode, knowing: machine.pause, by: limit)
       note(answer)
+      if let fleet { note(fleet, answer, at: time) }
       count(machine.answered(answer, redisTime: time, at: clock.now, chance: chance))
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
       await silence(
         error, isUnknown ? SweeperStateMachine.LostTake(token: token, executableUntil: limit) : nil, &machine)
+    }
+  }
+
+  /// Notes in the metrics what an answer tells of the fleet.
+  private func note(_ fleet: FleetNews, _ answer: TakeAnswer, at redisTime: Int64) {
+    replicas?.set(Double(fleet.replicas))
+    if let succeededAt = fleet.succeededAt { metrics.succeeded(at: succeededAt) }
+    switch answer {
+    case .idle(_, let due): metrics.isDue(at: due)
+    case .settling(_, let notBefore): metrics.isDue(at: notBefore)
+    case .taken, .held, .stuck, .paused: metrics.isDue(at: coordinator.grid.slot(after: redisTime))
+    case .late: break
     }
   }
 
@@ -296,10 +313,8 @@ extension SweeperLoop {
     if count.changed > 0 || result.failure == nil {
       fields[sweeper.report.countName] = .stringConvertible(count.changed)
     }
-    if count.skipped > 0 {
-      metrics.leave(count.skipped)
-      fields["skipped"] = .stringConvertible(count.skipped)
-    }
+    if count.skipped > 0 { fields["skipped"] = .stringConvertible(count.skipped) }
+    metrics.record(count)
     metrics.record(result.slotOutcome)
     switch result {
     case .success:

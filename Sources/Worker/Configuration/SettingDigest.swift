@@ -1,0 +1,38 @@
+// Digests of settings, by which replicas compare what they were given without telling it. Pure.
+// Invariant: a setting that may hold a credential has no digest, so nothing of it can be guessed from one.
+
+import Coordination
+import Reactor
+
+/// The digest of one setting's value.
+enum SettingDigest {
+  /// Hexadecimal digits of each.
+  static let length = 4
+
+  /// Two texts that mean the same duration have the same digest; of other values the text counts.
+  static func text(of slot: any Sendable, given: String) -> String {
+    let value =
+      switch slot {
+      case let slot as SettingSlot<Duration>: "\(slot.value.nanoseconds)"
+      case let slot as SettingSlot<Duration?>: slot.value.map { "\($0.nanoseconds)" } ?? "off"
+      case let slot as SettingSlot<Bool>: slot.value ? "true" : "false"
+      default: given
+      }
+    let hash = StableHash.fnv1a(value)
+    let digits = String((hash >> 16) ^ (hash & 0xFFFF), radix: 16)
+    return String(repeating: "0", count: length - digits.utf8.count) + digits
+  }
+
+  /// The settings that have a digest, in the order of a process's digests.
+  static let names = SettingRow.all.filter { !$0.isSecret }.map(\.name)
+
+  /// The settings whose digests differ; nil if the two lists are of different tables.
+  static func differences(_ one: String, _ other: String) -> [String]? {
+    let (one, other) = (Array(one.utf8), Array(other.utf8))
+    guard one.count == names.count * length, one.count == other.count else { return nil }
+    return names.indices.filter { index in
+      let range = index * length..<(index + 1) * length
+      return one[range] != other[range]
+    }.map { names[$0] }
+  }
+}
