@@ -69,15 +69,9 @@ final class RedisCheck {
 
   /// One attempt: its failure is the finding.
   private func connect() async throws(RedisError) {
-    let attempt = OneShot<ServerAvailability>()
-    client.onStateChange = { attempt.fire($0) }
     let dialTimeout = configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout
     let limit = min(deadline, clock.now.advanced(by: dialTimeout + .seconds(1)))
-    switch await attempt.wait(until: limit, on: clock) {
-    case .ready: return
-    case .unavailable(let reason): throw .notSent(reason)
-    case nil: throw .notSent("timed out")
-    }
+    try await client.firstConnection(by: limit, on: clock)
   }
 
   private func send(_ command: [String]) async -> Result<RedisValue, RedisError> {

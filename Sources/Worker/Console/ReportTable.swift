@@ -17,12 +17,17 @@ struct ReportTable: Sendable {
     case missing
 
     init(_ text: String?) { self = text.map { .text($0) } ?? .missing }
+    init(_ number: Int64?) { self = number.map { .number(Int($0)) } ?? .missing }
   }
 
   /// The columns' titles, which are the keys in JSON.
   var columns: [String]
   /// Each with a cell for each column.
   var rows: [[Cell]] = []
+  /// Whether the lines begin with the titles.
+  var hasTitles = true
+  /// The least widths of the columns, so that lines that are printed later go with the earlier ones.
+  var leastWidths: [Int] = []
 
   init(_ columns: [String]) {
     self.columns = columns
@@ -42,6 +47,12 @@ struct ReportTable: Sendable {
   /// Appends an array with an object for each row.
   func write(to json: inout JSONWriter) {
     json.beginArray()
+    writeObjects(to: &json)
+    json.endArray()
+  }
+
+  /// Appends an object for each row.
+  func writeObjects(to json: inout JSONWriter) {
     for row in rows {
       json.beginObject()
       for (column, cell) in zip(columns, row) {
@@ -58,13 +69,14 @@ struct ReportTable: Sendable {
       }
       json.endObject()
     }
-    json.endArray()
   }
 
   /// Two spaces between columns; numbers are aligned on the right, and the last column is not padded.
   private var lines: String {
-    let lines = [columns] + rows.map { $0.map(Self.shown) }
-    let widths = columns.indices.map { column in lines.map { $0[column].count }.max() ?? 0 }
+    let lines = (hasTitles ? [columns] : []) + rows.map { $0.map(Self.shown) }
+    let widths = columns.indices.map { column in
+      max(lines.map { $0[column].count }.max() ?? 0, column < leastWidths.count ? leastWidths[column] : 0)
+    }
     let areNumbers = columns.indices.map { column in
       rows.contains { if case .number = $0[column] { true } else { false } }
     }

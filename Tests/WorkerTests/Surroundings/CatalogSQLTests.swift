@@ -42,6 +42,7 @@ import Testing
       TableSurvey.statement("a", key: "b", event: .delete).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
+      StatusSQL.runs, StatusSQL.holders,
       DryRunSQL.limits,
       SchemaLook.look,
     ]

@@ -1,0 +1,232 @@
+// The report of the verb status: both servers, the sweepers, the replicas, and who holds a sweep up. Pure.
+
+import Coordination
+import Reactor
+
+/// What is known of the fleet.
+struct FleetStatus: Sendable {
+  static let unreachableStatus: Int32 = 1
+  static let attentionStatus: Int32 = 2
+
+  /// A server, and why it cannot be asked.
+  struct Server: Sendable {
+    let name: String
+    var fault: String?
+    /// What it is, such as its version.
+    var detail = ""
+  }
+
+  /// A session of PostgreSQL that a run uses, by the role's view.
+  struct Run: Sendable {
+    let process: String
+    let sweeper: String
+    let epoch: String
+    let state: String?
+    let seconds: Int?
+    /// Whose locks it waits for.
+    let blockers: [String]
+  }
+
+  /// A session that locks a swept table, or has held rows of it for long.
+  struct Holder: Sendable {
+    let process: String
+    let user: String?
+    /// Nil if the role may not see it.
+    let state: String?
+    let seconds: Int?
+    let relation: String
+    let mode: String
+    /// The first word of its last statement.
+    let statement: String?
+    var isBlocking = false
+
+    /// Locks of rows that may be held for a moment only are nothing unusual.
+    var needsAttention: Bool { isBlocking || seconds != nil || !mode.hasPrefix("Row") }
+  }
+
+  var servers: [Server] = []
+  /// Redis's time in ms; nil if Redis did not answer.
+  var redisTime: Int64?
+  var sweepers: [SweeperStatus] = []
+  /// Nil if PostgreSQL did not answer.
+  var runs: [Run]?
+  var holders: [Holder] = []
+  /// What to run so that the role sees other roles' sessions; nil if it does.
+  var grant: String?
+
+  /// The replicas, each as it was last seen by any sweeper.
+  var replicas: [SweeperRecord.Replica] {
+    var latest: [String: SweeperRecord.Replica] = [:]
+    for replica in sweepers.flatMap(\.record.replicas) where (latest[replica.name]?.seenAt ?? .min) < replica.seenAt {
+      latest[replica.name] = replica
+    }
+    return latest.values.sorted { $0.name < $1.name }
+  }
+
+  /// In what a replica's settings differ from those of the one that was seen last; nil if they cannot be compared.
+  func differences(of replica: SweeperRecord.Replica) -> [String]? {
+    guard let last = replicas.max(by: { $0.seenAt < $1.seenAt }) else { return nil }
+    if last.settings == replica.settings { return [] }
+    return SettingDigest.differences(replica.settings, last.settings)
+  }
+
+  private var haveDifferences: Bool {
+    replicas.contains { differences(of: $0) != [] || $0.version != replicas[0].version }
+  }
+
+  var exitStatus: Int32 {
+    if servers.contains(where: { $0.fault != nil }) { return Self.unreachableStatus }
+    let needsAttention = sweepers.contains(where: \.needsAttention) || holders.contains(where: \.needsAttention)
+    return needsAttention || haveDifferences ? Self.attentionStatus : 0
+  }
+
+  // MARK: Text
+
+  func text(as format: ReportTable.Format) -> String { format == .json ? json : lines }
+
+  private var lines: String {
+    var table = ReportTable(["server", "state", "detail"])
+    for server in servers {
+      table.rows.append([.text(server.name), .text(server.fault ?? "ok"), .text(server.detail)])
+    }
+    var text = table.text(as: .text)
+    if redisTime != nil {
+      text += "\n" + sweeperTable.text(as: .text)
+      let notes = sweepers.flatMap { status in
+        status.notes.map { "\(status.record.sweeper): \(ReportTable.printable($0))\n" }
+      }
+      if !notes.isEmpty { text += "\n" + notes.joined() }
+      text += "\n" + (replicas.isEmpty ? "No replica has asked Redis lately.\n" : replicaTable.text(as: .text))
+    }
+    if let runs, !runs.isEmpty { text += "\nRuns in PostgreSQL:\n" + Self.table(of: runs).text(as: .text) }
+    if !holders.isEmpty { text += "\nSessions that lock swept tables:\n" + holderTable.text(as: .text) }
+    if let grant { text += "The role may not see what these sessions do. Run: \(grant)\n" }
+    return text
+  }
+
+  private var sweeperTable: ReportTable {
+    var table = ReportTable([
+      "sweeper", "state", "every", "last run", "by", "outcome", "found", "changed", "took", "next due",
+    ])
+    for status in sweepers {
+      let record = status.record
+      table.rows.append([
+        .text(record.sweeper), .text(status.state.rawValue), .init(status.interval.map(Self.duration)),
+        .init(record.number("ended").map(Self.time)), .init(record.text("by")), .init(record.text("outcome")),
+        .init(record.number("found")), .init(record.number("rows")),
+        .init(record.number("duration").map(Self.duration)),
+        .init(status.due.map(whenDue)),
+      ])
+    }
+    return table
+  }
+
+  private func whenDue(_ due: Int64) -> String {
+    let left = due - (redisTime ?? due)
+    return left <= 0 ? "now" : "in " + GoDuration.text(wholeSecondsOf: .milliseconds(left + 999))
+  }
+
+  private var replicaTable: ReportTable {
+    var table = ReportTable(["replica", "seen", "version", "settings"])
+    for replica in replicas {
+      let age = GoDuration.text(wholeSecondsOf: .milliseconds(max(0, (redisTime ?? 0) - replica.seenAt)))
+      let settings: ReportTable.Cell =
+        switch differences(of: replica) {
+        case nil: .text("cannot be compared: another version")
+        case []?: .text("as the others")
+        case let names?: .list(names.map { "differs: \($0)" })
+        }
+      table.rows.append([.text(replica.name), .text("\(age) ago"), .text(replica.version), settings])
+    }
+    return table
+  }
+
+  private static func table(of runs: [Run]) -> ReportTable {
+    var table = ReportTable(["pid", "sweeper", "epoch", "state", "for", "waits for"])
+    for run in runs {
+      table.rows.append([
+        .text(run.process), .text(run.sweeper), .text(run.epoch), .init(run.state), .init(run.seconds.map(seconds)),
+        .list(run.blockers),
+      ])
+    }
+    return table
+  }
+
+  private var holderTable: ReportTable {
+    var table = ReportTable(["pid", "user", "state", "for", "relation", "lock", "statement", "blocks a sweep"])
+    for holder in holders {
+      table.rows.append([
+        .text(holder.process), .init(holder.user), .init(holder.state), .init(holder.seconds.map(Self.seconds)),
+        .text(holder.relation), .text(holder.mode), .init(holder.statement), .text(holder.isBlocking ? "yes" : "no"),
+      ])
+    }
+    return table
+  }
+
+  static func time(_ milliseconds: Int64) -> String {
+    WallClockTime(microsecondsSince1970: milliseconds * 1_000).rfc3339Seconds
+  }
+
+  static func duration(_ milliseconds: Int64) -> String { GoDuration.text(.milliseconds(milliseconds)) }
+
+  private static func seconds(_ count: Int) -> String { GoDuration.text(.seconds(count)) }
+
+  // MARK: JSON
+
+  private var json: String {
+    var json = JSONWriter()
+    json.beginObject()
+    json.field("exit_status", exitStatus)
+    json.key("redis_time")
+    if let redisTime { json.string(Self.time(redisTime)) } else { json.null() }
+    for (name, table) in jsonTables {
+      json.key(name)
+      table.write(to: &json)
+    }
+    json.endObject()
+    return String(decoding: json.bytes, as: UTF8.self) + "\n"
+  }
+
+  private var jsonTables: [(String, ReportTable)] {
+    var servers = ReportTable(["server", "fault", "detail"])
+    for server in self.servers { servers.rows.append([.text(server.name), .init(server.fault), .text(server.detail)]) }
+    var replicas = ReportTable(["replica", "seen", "version", "differing_settings"])
+    for replica in self.replicas {
+      replicas.rows.append([
+        .text(replica.name), .text(Self.time(replica.seenAt)), .text(replica.version),
+        differences(of: replica).map { .list($0) } ?? .missing,
+      ])
+    }
+    var runs = Self.table(of: self.runs ?? [])
+    runs.columns = ["pid", "sweeper", "epoch", "state", "age", "blocking_pids"]
+    var holders = holderTable
+    holders.columns = ["pid", "user", "state", "age", "relation", "lock", "statement", "blocks"]
+    return [
+      ("servers", servers), ("sweepers", sweeperJSON), ("replicas", replicas), ("runs", runs),
+      ("lock_holders", holders),
+    ]
+  }
+
+  private var sweeperJSON: ReportTable {
+    var table = ReportTable([
+      "sweeper", "state", "needs_attention", "interval_ms", "last_run", "by", "outcome", "found", "changed", "skipped",
+      "refused", "error", "duration_ms", "last_success", "next_due", "failing_since", "failures", "paused",
+      "running_on",
+      "epoch", "started", "changed_so_far", "notes",
+    ])
+    for status in sweepers {
+      let (record, isRunning) = (status.record, status.record.isRunning)
+      func number(_ field: String) -> ReportTable.Cell { .init(record.number(field)) }
+      func time(_ field: String) -> ReportTable.Cell { .init(record.number(field).map(Self.time)) }
+      table.rows.append([
+        .text(record.sweeper), .text(status.state.rawValue), .text(status.needsAttention ? "yes" : "no"),
+        .init(status.interval), time("ended"), .init(record.text("by")), .init(record.text("outcome")),
+        number("found"), number("rows"), number("skipped"), number("refused"), .init(record.text("error")),
+        number("duration"), time("succeeded"), .init(status.due.map(Self.time)), time("failing_since"),
+        number("failures"), .init(record.pause), .init(isRunning ? record.text("replica") : nil), number("epoch"),
+        isRunning ? time("started") : .missing, isRunning ? number("rows_so_far") : .missing, .list(status.notes),
+      ])
+    }
+    return table
+  }
+}

@@ -1,0 +1,58 @@
+// A connection to Redis for a command: one attempt, whose failure is told and not retried.
+
+import Reactor
+
+extension RedisClient {
+  /// Waits until the first attempt to connect has succeeded or failed. `run` must be running.
+  ///
+  /// - Throws: `RedisError.notSent` with the reason.
+  func firstConnection(by deadline: MonotonicInstant, on clock: LoopClock) async throws(RedisError) {
+    let attempt = OneShot<ServerAvailability>()
+    onStateChange = { attempt.fire($0) }
+    switch await attempt.wait(until: deadline, on: clock) {
+    case .ready: return
+    case .unavailable(let reason): throw .notSent(reason)
+    case nil: throw .notSent("timed out")
+    }
+  }
+}
+
+/// A visit to Redis by a command.
+@EventLoop
+struct RedisVisit {
+  let configuration: RedisConfiguration
+  let clock: LoopClock
+
+  /// Settings that a visit needs.
+  nonisolated static let rows = [Setting.redisURL.row, Setting.redisNamespace.row, Setting.redisDialTimeout.row]
+
+  init(_ settings: Settings, clock: LoopClock) {
+    var configuration = settings[.redisURL]
+    configuration.dialTimeout = configuration.dialTimeout ?? settings[.redisDialTimeout]
+    self.configuration = configuration
+    self.clock = clock
+  }
+
+  /// Connects, and does `body` with the connection.
+  ///
+  /// - Throws: `RedisError` if Redis cannot be reached, and what `body` throws.
+  func use<Result: Sendable>(
+    _ body: @escaping @EventLoop @Sendable (RedisClient) async throws -> Result
+  ) async throws -> Result {
+    let client = RedisClient(configuration, clock: clock)
+    let limit = clock.now.advanced(
+      by: (configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout) + .seconds(1))
+    return try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { await client.run() }
+      defer { group.cancelAll() }
+      try await client.firstConnection(by: limit, on: clock)
+      return try await body(client)
+    }
+  }
+
+  /// Why a command of Redis failed, in words for an operator, with what to do about a missing right.
+  nonisolated static func reason(_ error: any Error) -> String {
+    guard let error = error as? RedisError else { return "\(error)" }
+    return CertificateHint.added(to: error.publicReason)
+  }
+}

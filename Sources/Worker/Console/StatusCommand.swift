@@ -1,0 +1,215 @@
+// The verb status: what the whole fleet does, from any host with the two URLs.
+// Invariants: it changes nothing; each server has a deadline of its own, and what one knows is told without the other.
+
+import Coordination
+import Reactor
+
+extension Verb {
+  static let status = Verb(
+    name: "status",
+    help: """
+      Show the fleet: both servers; each sweeper with its last run, what it does now and when it is due; what fails, \
+      since when and how often; the replicas and in which settings they differ; sessions that lock swept tables. \
+      Changes nothing.
+      """,
+    options: [.json],
+    statuses: [
+      ExitStatus(0, "Every sweeper is well."),
+      ExitStatus(FleetStatus.unreachableStatus, "A server did not answer: what the other one knows was printed."),
+      ExitStatus(
+        FleetStatus.attentionStatus,
+        "A sweeper fails, is paused, held up or attended by no replica, or replicas differ."),
+    ],
+    perform: { arguments, context in
+      let rows =
+        [Setting.databaseURL.row, Setting.databaseConnectTimeout.row, Setting.logLevel.row] + RedisVisit.rows
+        + SettingRow.sweepers
+      guard let settings = context.settings(rows, isAlone: true) else { return ConfigurationFaults.exitStatus }
+      return EventLoop.run {
+        let status = await StatusCommand(settings: settings, clock: context.clock).status()
+        let shown = context.show(status.text(as: arguments.has(.json) ? .json : .text))
+        return shown == 0 ? status.exitStatus : shown
+      }
+    })
+}
+
+/// Asks both servers.
+@EventLoop
+struct StatusCommand {
+  /// How long one server may take in all, once it is connected.
+  private static let limit = Duration.seconds(10)
+  /// From which age a transaction that holds rows is shown.
+  var longTransaction = Duration.seconds(30)
+
+  let settings: Settings
+  let clock: LoopClock
+
+  init(settings: Settings, clock: LoopClock, longTransaction: Duration = .seconds(30)) {
+    self.settings = settings
+    self.clock = clock
+    self.longTransaction = longTransaction
+  }
+
+  /// What PostgreSQL knows.
+  private struct Database: Sendable {
+    var server = FleetStatus.Server(name: "PostgreSQL")
+    var runs: [FleetStatus.Run]?
+    var holders: [FleetStatus.Holder] = []
+    var grant: String?
+    /// What each sweeper's schema lacks.
+    var lacks: [String: String] = [:]
+  }
+
+  func status() async -> FleetStatus {
+    async let database = askPostgres()
+    let (redis, time, records) = await askRedis()
+    let known = await database
+    var status = FleetStatus()
+    status.servers = [known.server, redis]
+    (status.runs, status.holders, status.grant) = (known.runs, known.holders, known.grant)
+    status.redisTime = time
+    guard let time else { return status }
+    let absences = Sweepers.absent(settings)
+    let intervals = Sweepers.all(settings)
+    status.sweepers = records.map { record in
+      let lack = known.lacks[record.sweeper].map { "the schema has no \($0)" }
+      return SweeperStatus(
+        record, at: time, lockKey: keys(record.sweeper).lock,
+        ownInterval: intervals.first { $0.name == record.sweeper }?.interval?.milliseconds,
+        absence: lack
+          ?? absences.first { $0.name == record.sweeper }.map { "\($0.reason), by this command's settings" })
+    }
+    return status
+  }
+
+  private func keys(_ sweeper: String) -> (lock: String, record: String, history: String) {
+    CoordinationScripts.keys(namespace: settings[.redisNamespace], sweeper: sweeper)
+  }
+
+  // MARK: Redis
+
+  private func askRedis() async -> (FleetStatus.Server, Int64?, [SweeperRecord]) {
+    var server = FleetStatus.Server(name: "Redis", detail: settings[.redisURL].redactedURL)
+    do {
+      let (time, records) = try await RedisVisit(settings, clock: clock).use { try await self.look($0) }
+      return (server, time, records)
+    } catch {
+      server.fault = RedisVisit.reason(error)
+      return (server, nil, [])
+    }
+  }
+
+  private func look(_ client: RedisClient) async throws -> (Int64, [SweeperRecord]) {
+    let names = Sweepers.names
+    let keys = names.flatMap { [self.keys($0).lock, self.keys($0).record] }
+    let answer = try await client.evaluate(
+      CoordinationScripts.look, keys: keys, arguments: SweeperRecord.fields,
+      by: clock.now.advanced(by: Coordinator.commandLimit))
+    guard let parts = answer.array, parts.count == names.count + 1, let time = parts[0].integer else {
+      throw Coordinator.UnexpectedAnswer()
+    }
+    return (time, zip(names, parts.dropFirst()).map { SweeperRecord(sweeper: $0, $1) })
+  }
+
+  // MARK: PostgreSQL
+
+  private func askPostgres() async -> Database {
+    var database = Database()
+    database.server.detail = settings[.databaseURL].redactedURL
+    do {
+      let limit = clock.now.advanced(by: settings[.databaseConnectTimeout])
+      let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: clock)
+      defer { connection.close() }
+      let session = ReadOnlySession(
+        connection: connection, clock: clock, deadline: clock.now.advanced(by: Self.limit),
+        questionLimit: DeploymentCheck.questionLimit)
+      try await look(session, &database)
+    } catch {
+      database.server.fault = CertificateHint.added(to: (error as? PostgresError)?.publicReason ?? "\(error)")
+    }
+    return database
+  }
+
+  private func look(_ session: ReadOnlySession, _ database: inout Database) async throws {
+    let role = try await session.query(PostgresStatement(SessionSQL.role))
+    if role[row: 0, column: 5] == "t" { database.server.fault = "a standby: nothing is swept through it" }
+    let runs = try await session.query(PostgresStatement(StatusSQL.runs))
+    database.runs = (0..<runs.rowCount).compactMap { Self.run(runs, $0) }
+    let sweepers = Sweepers.declared(settings)
+    var tables: [String] = []
+    for sweeper in sweepers {
+      let table = SweepNeeds(sweeper.work).table
+      if !tables.contains(table) { tables.append(table) }
+      guard !sweeper.requires.isEmpty else { continue }
+      let lacks = try await session.query(SchemaLook.question(sweeper.requires))
+      database.lacks[sweeper.name] = SchemaLook.lacks(in: lacks, of: sweeper.requires).first?.lack
+    }
+    let holders = try await session.query(
+      PostgresStatement(StatusSQL.holders, ["{\(tables.joined(separator: ","))}", "\(longTransaction.milliseconds)"]))
+    let blocking = Set((database.runs ?? []).flatMap(\.blockers))
+    database.holders = (0..<holders.rowCount).map { row in
+      var holder = Self.holder(holders, row)
+      holder.isBlocking = blocking.contains(holder.process)
+      return holder
+    }
+    if database.holders.contains(where: { $0.state == nil }) {
+      database.grant = "GRANT pg_read_all_stats TO \(SQLName.quoted(role[row: 0, column: 0] ?? ""));"
+    }
+  }
+
+  private static func run(_ result: PostgresResult, _ row: Int) -> FleetStatus.Run? {
+    let words = (result[row: row, column: 1] ?? "").split(separator: " ")
+    guard words.count == 4 else { return nil }
+    return FleetStatus.Run(
+      process: result[row: row, column: 0] ?? "", sweeper: String(words[2]), epoch: String(words[3]),
+      state: result[row: row, column: 2], seconds: result[row: row, column: 3].flatMap { Int($0) },
+      blockers: (result[row: row, column: 4] ?? "").split(separator: " ").map(String.init))
+  }
+
+  private static func holder(_ result: PostgresResult, _ row: Int) -> FleetStatus.Holder {
+    // Only letters: what follows may quote a row.
+    let statement = (result[row: row, column: 6] ?? "").prefix { $0.isASCII && $0.isLetter }.prefix(20)
+    return FleetStatus.Holder(
+      process: result[row: row, column: 0] ?? "", user: result[row: row, column: 1], state: result[row: row, column: 2],
+      seconds: result[row: row, column: 3].flatMap { Int($0) }, relation: result[row: row, column: 4] ?? "",
+      mode: result[row: row, column: 5] ?? "", statement: statement.isEmpty ? nil : statement.uppercased())
+  }
+}
+
+/// The questions about sessions.
+enum StatusSQL {
+  /// Answers pid, application_name, state, age of the transaction in s, and the pids that it waits for, of the sessions
+  /// in which sweepers run.
+  static let runs = CatalogSQL.qualified(
+    """
+    SELECT activity.pid, activity.application_name, activity.state,
+           (extract(epoch FROM (clock_timestamp() - activity.xact_start)))::bigint,
+           array_to_string(pg_blocking_pids(activity.pid), ' ')
+      FROM "pg_catalog"."pg_stat_activity" AS activity
+     WHERE (activity.datname = current_database()) AND (activity.state <> 'idle')
+       AND starts_with(activity.application_name, 'sb-worker ')
+     ORDER BY activity.pid LIMIT 20
+    """)
+
+  /// Parameters: the tables' names, and the age in ms from which a transaction that may hold rows is shown. Answers
+  /// pid, user, state, age of the transaction in s, table, lock mode and the statement's first word of sessions that
+  /// lock one of the tables: of those that lock it as a whole whatever their age. State, age and statement are null,
+  /// and the age counts as reached, where the role may not see them.
+  static let holders = CatalogSQL.qualified(
+    """
+    SELECT lock.pid, activity.usename, min(activity.state),
+           min((extract(epoch FROM (clock_timestamp() - activity.xact_start)))::bigint), class.relname, max(lock.mode),
+           min(split_part(ltrim(activity.query), ' ', 1))
+      FROM "pg_catalog"."pg_locks" AS lock
+      JOIN "pg_catalog"."pg_class" AS class ON (class.oid = lock.relation) AND (class.relname = ANY ($1::name[]))
+      JOIN "pg_catalog"."pg_database" AS base ON (base.oid = lock.database) AND (base.datname = current_database())
+      LEFT JOIN "pg_catalog"."pg_stat_activity" AS activity ON (activity.pid = lock.pid)
+     WHERE (lock.locktype = 'relation') AND lock.granted AND (lock.pid <> pg_backend_pid())
+       AND NOT starts_with(coalesce(activity.application_name, ''), 'sb-worker ')
+       AND ((lock.mode = ANY ('{ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[]))
+         OR ((lock.mode = ANY ('{RowShareLock,RowExclusiveLock}'::text[]))
+           AND coalesce(((clock_timestamp() - activity.xact_start) >= ($2::int * '1 millisecond'::interval)), true)))
+     GROUP BY lock.pid, activity.usename, class.relname
+     ORDER BY lock.pid LIMIT 20
+    """)
+}

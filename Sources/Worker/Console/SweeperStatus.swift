@@ -1,0 +1,102 @@
+// The state of one sweeper, from what Redis knows of it and what this command was configured with. Pure.
+
+import Coordination
+import Reactor
+
+/// What status says of one sweeper.
+struct SweeperStatus: Sendable {
+  enum State: String, Sendable {
+    case running, idle, due, failing, paused, settling
+    /// Somebody else has the lock: for a while, or without an expiry.
+    case held, stuck
+    case off
+    /// No replica asks for it.
+    case unattended
+    /// A key holds something that no worker wrote.
+    case unreadable
+  }
+
+  let record: SweeperRecord
+  let state: State
+  /// In ms; nil if no replica attends and this command's settings have none.
+  let interval: Int64?
+  /// When the next run is due, in ms of Redis's clock; nil if none will be.
+  let due: Int64?
+  /// What else there is to say, a sentence each.
+  let notes: [String]
+
+  /// - Parameters:
+  ///   - now: Redis's time in ms.
+  ///   - ownInterval: the interval by this command's settings, in ms; nil if they turn the sweeper off.
+  ///   - absence: why the sweeper is off by these settings, or what the schema lacks.
+  init(_ record: SweeperRecord, at now: Int64, lockKey: String, ownInterval: Int64?, absence: String?) {
+    self.record = record
+    interval = record.intervalMilliseconds ?? ownInterval
+    let isAttended = !record.replicas.isEmpty
+    let nextDue = interval.map { record.due(interval: $0, at: now) }
+    state = Self.state(of: record, at: now, due: nextDue, isAttended: isAttended, absence: absence)
+    switch state {
+    case .off, .unattended, .paused, .unreadable, .stuck: due = nil
+    default: due = nextDue
+    }
+    var notes = Self.notes(on: record, state, at: now, lockKey: lockKey)
+    switch state {
+    case .off: notes.append("off: \(absence ?? "")")
+    case .unattended: notes.append("no replica has asked for it in the last 10 minutes")
+    default: break
+    }
+    self.notes = notes
+  }
+
+  /// Whether an operator should look at it.
+  var needsAttention: Bool {
+    switch state {
+    case .failing, .paused, .held, .stuck, .unattended, .unreadable: true
+    case .running, .idle, .due, .settling, .off: record.pause != nil || record.number("failing_since") != nil
+    }
+  }
+
+  private static func state(
+    of record: SweeperRecord, at now: Int64, due: Int64?, isAttended: Bool, absence: String?
+  ) -> State {
+    if record.fault != nil { return .unreadable }
+    if record.isRunning { return .running }
+    if record.pause != nil { return .paused }
+    if record.lock != nil { return record.lockRemaining == nil ? .stuck : .held }
+    if !isAttended { return absence == nil ? .unattended : .off }
+    if record.number("failing_since") != nil { return .failing }
+    if let notBefore = record.number("not_before"), notBefore > now { return .settling }
+    return due.map { $0 <= now } ?? false ? .due : .idle
+  }
+
+  private static func notes(on record: SweeperRecord, _ state: State, at now: Int64, lockKey: String) -> [String] {
+    var notes: [String] = []
+    func since(_ field: String) -> String {
+      GoDuration.text(wholeSecondsOf: .milliseconds(max(0, now - (record.number(field) ?? now))))
+    }
+    switch state {
+    case .unreadable: notes.append("its keys in Redis cannot be read: \(record.fault ?? "")")
+    case .running:
+      let rows = record.text("rows_so_far").map { ", \($0) rows changed so far" } ?? ""
+      notes.append(
+        "running for \(since("started")) on \(record.text("replica") ?? "an unknown replica"), epoch "
+          + "\(record.text("epoch") ?? "unknown")\(rows)")
+    case .stuck: notes.append("the lock has no expiry, so no worker set it. Find out who did, then: DEL \(lockKey)")
+    case .held:
+      let remaining = GoDuration.text(wholeSecondsOf: .milliseconds(record.lockRemaining ?? 0))
+      notes.append("another process holds the lock, for \(remaining) unless it renews it")
+    case .settling: notes.append("Redis has no record of earlier runs, and one may still be active")
+    default: break
+    }
+    if let pause = record.pause { notes.append("paused: \(pause)") }
+    if record.number("failing_since") != nil {
+      let error = record.text("error").map { ", the last with \($0)" } ?? ""
+      notes.append("failing for \(since("failing_since")), \(record.number("failures") ?? 0) runs in a row\(error)")
+    }
+    let (skipped, refused) = (record.number("skipped") ?? 0, record.number("refused") ?? 0)
+    if skipped + refused > 0 {
+      notes.append("the last run left \(skipped) rows locked by others, and \(refused) refused")
+    }
+    return notes
+  }
+}

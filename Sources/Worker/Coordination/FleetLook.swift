@@ -1,0 +1,120 @@
+// What a command reads in Redis of the whole fleet: one script for the locks and records of all sweepers.
+// Invariant: it writes nothing, and uses only what the worker's own scripts use, so their rights suffice.
+
+import Reactor
+
+extension CoordinationScripts {
+  /// KEYS lock and record of each sweeper. ARGV the record's fields. Answers Redis's time in ms, and for each sweeper
+  /// the lock's value (empty: free), how long it lasts in ms (-1: without expiry) and the fields' values. A key of
+  /// another type is answered with its error.
+  package static let look = RedisScript(
+    """
+    local time = redis.call('TIME')
+    local answer = {time[1] * 1000 + math.floor(time[2] / 1000)}
+    for index = 1, #KEYS, 2 do
+      local lock = redis.pcall('GET', KEYS[index])
+      local remaining = lock and redis.call('PTTL', KEYS[index]) or -2
+      answer[#answer + 1] = {lock or '', remaining, redis.pcall('HMGET', KEYS[index + 1], unpack(ARGV))}
+    end
+    return answer
+    """)
+}
+
+/// What Redis knows of one sweeper at one moment. Times are in ms of Redis's clock, since 1970.
+package struct SweeperRecord: Sendable {
+  /// A replica that attends the sweeper.
+  package struct Replica: Equatable, Sendable {
+    package let name: String
+    package let seenAt: Int64
+    package let intervalMilliseconds: Int64
+    package let version: String
+    /// Digests of its settings.
+    package let settings: String
+  }
+
+  /// What is read of the record, as `CoordinationScripts` describes it.
+  package static let fields = [
+    "epoch", "token", "slot", "started", "not_before", "next_try", "failures", "paused", "failing_since", "outcome",
+    "rows", "found", "skipped", "refused", "error", "duration", "ended", "by", "succeeded", "replica", "rows_so_far",
+    "replicas",
+  ]
+
+  package let sweeper: String
+  /// The lock's value; nil if it is free.
+  package let lock: String?
+  /// How long the lock lasts unless it is renewed; nil if it has no expiry.
+  package let lockRemaining: Int64?
+  /// Why a key cannot be read: it is of another type.
+  package let fault: String?
+  private let values: [String: String]
+
+  /// - Parameter answer: the script's answer for this sweeper.
+  package init(sweeper: String, _ answer: RedisValue) {
+    self.sweeper = sweeper
+    let parts = answer.array ?? []
+    var values: [String: String] = [:]
+    var fault: String?
+    for part in parts { if case .error(let code, _) = part { fault = code } }
+    if parts.count == 3, let list = parts[2].array, list.count == Self.fields.count {
+      for (name, value) in zip(Self.fields, list) { values[name] = value.text }
+    } else {
+      fault = fault ?? "an unexpected answer"
+    }
+    self.fault = fault
+    self.values = values
+    let lock = parts.first?.text ?? ""
+    self.lock = lock.isEmpty ? nil : lock
+    let remaining = parts.count > 1 ? parts[1].integer ?? -2 : -2
+    lockRemaining = remaining >= 0 ? remaining : nil
+  }
+
+  /// A field that is a text; nil if it is missing or empty.
+  package func text(_ field: String) -> String? {
+    guard let text = values[field], !text.isEmpty else { return nil }
+    return text
+  }
+
+  /// A field that is a number.
+  package func number(_ field: String) -> Int64? { text(field).flatMap { Int64($0) } }
+
+  /// Whether the lock is that of the last run that began.
+  package var isRunning: Bool { lock != nil && lock == text("token") }
+
+  /// What an operator wrote when the sweeper was paused; nil if it is not paused.
+  package var pause: String? {
+    guard let text = text("paused"), text != "0", text.lowercased() != "false" else { return nil }
+    return text
+  }
+
+  /// The replicas that attend the sweeper, by name.
+  package var replicas: [Replica] {
+    var replicas: [Replica] = []
+    for line in (text("replicas") ?? "").split(separator: ";") {
+      let words = line.split(separator: " ")
+      guard words.count == 5, let seenAt = Int64(words[1]), let interval = Int64(words[2]), interval > 0 else {
+        continue
+      }
+      replicas.append(
+        Replica(
+          name: String(words[0]), seenAt: seenAt, intervalMilliseconds: interval, version: String(words[3]),
+          settings: String(words[4])))
+    }
+    return replicas.sorted { $0.name < $1.name }
+  }
+
+  /// The interval that a replica asked with last; nil if none attends.
+  package var intervalMilliseconds: Int64? {
+    replicas.max { $0.seenAt < $1.seenAt }?.intervalMilliseconds
+  }
+
+  /// When the next run is due, as a take would have it; a time that has passed if one is due.
+  ///
+  /// - Parameter interval: in ms.
+  package func due(interval: Int64, at now: Int64) -> Int64 {
+    let grid = SlotGrid(sweeper: sweeper, interval: .milliseconds(interval))
+    let following = grid.slot(after: now)
+    let notBefore = number("not_before") ?? 0
+    if let slot = number("slot"), min(slot, now) >= grid.slot(at: now) { return following }
+    return max(notBefore, min(number("next_try") ?? grid.slot(at: now), following))
+  }
+}

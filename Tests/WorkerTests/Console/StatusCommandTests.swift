@@ -1,0 +1,240 @@
+// What the verbs status and history show of a fleet on real servers.
+
+import Coordination
+import Foundation
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite(.serialized) struct StatusCommandTests {
+  private static let namespace = "secrets-bridge"
+
+  /// A control plane and a Redis, and replicas of a sweeper there.
+  private struct Fleet: Sendable {
+    let plane: ControlPlane
+    let redis: PrivateRedis
+
+    static func make() async throws -> Fleet { Fleet(plane: try await .fresh(), redis: try PrivateRedis()) }
+
+    func settings(_ more: [String: String] = [:]) throws -> Settings {
+      try plane.settings(["REDIS_URL": redis.url].merging(more) { $1 })
+    }
+
+    func status(_ more: [String: String] = [:], longTransaction: Duration = .seconds(30)) async throws -> FleetStatus {
+      let settings = try settings(more)
+      return try await onLoop {
+        await StatusCommand(settings: settings, clock: .system, longTransaction: longTransaction).status()
+      }
+    }
+
+    /// Does `body` with a replica of this name and these settings.
+    @EventLoop
+    func with(
+      _ name: String, sweeper: String = "agents-stale", _ more: [String: String] = [:],
+      _ body: @escaping @EventLoop @Sendable (Coordinator) async throws -> Void
+    ) async throws {
+      let settings = try settings(more)
+      let interval = Sweepers.all(settings).first { $0.name == sweeper }?.interval ?? .seconds(60)
+      let client = RedisClient(try RedisConfiguration(url: redis.url), clock: .system)
+      try await withThrowingTaskGroup(of: Void.self) { group in
+        group.addTask { await client.run() }
+        try await body(
+          Coordinator(
+            redis: client, redisClock: RedisClock(), clock: .system, namespace: StatusCommandTests.namespace,
+            sweeper: sweeper, interval: interval, leaseDuration: .milliseconds(600), replica: name,
+            settings: settings.digest))
+        group.cancelAll()
+      }
+    }
+  }
+
+  private static func find(_ sweeper: String, in status: FleetStatus) throws -> SweeperStatus {
+    try #require(status.sweepers.first { $0.record.sweeper == sweeper })
+  }
+
+  private static let swept: SweepCount = {
+    var count = SweepCount(changed: 12, skipped: 2)
+    count.refused = 1
+    return count
+  }()
+
+  @Test func aNewFleetIsUnattendedAndWhatSettingsTurnOffIsOff() async throws {
+    let fleet = try await Fleet.make()
+    let status = try await fleet.status()
+    #expect(status.servers.map(\.fault) == [nil, nil] && status.exitStatus == FleetStatus.attentionStatus)
+    #expect(try Self.find("agents-stale", in: status).state == .unattended)
+    let off = try Self.find("discover-scheduler", in: status)
+    #expect(off.state == .off && off.notes.first?.contains("SB_DISCOVER_TARGETS_JSON") == true)
+    #expect(try fleet.redis.cli("DBSIZE").contains("0"), "it writes nothing")
+  }
+
+  @Test func aRunIsShownWhileItLastsAndWithItsCountsAfterwards() async throws {
+    let fleet = try await Fleet.make()
+    try await fleet.with("pod-a") { replica in
+      let run = try await replica.takeInAnyCase()
+      _ = try await replica.renew(token: run.token, changed: 7, by: LoopClock.system.now.advanced(by: .seconds(2)))
+      let running = try Self.find("agents-stale", in: try await fleet.status())
+      #expect(running.state == .running && running.record.text("replica") == "pod-a")
+      #expect(running.notes.contains { $0.hasSuffix("on pod-a, epoch \(run.epoch), 7 rows changed so far") })
+      _ = try await replica.complete(
+        EndedRun(
+          run: run, result: .success(Self.swept), duration: .milliseconds(31),
+          endedAt: WallClockTime(seconds: 0, nanoseconds: 0)))
+    }
+    let status = try await fleet.status()
+    let ended = try Self.find("agents-stale", in: status)
+    #expect(ended.state == .idle && !ended.needsAttention && ended.due ?? 0 > status.redisTime ?? 0)
+    #expect(ended.record.number("rows") == 12 && ended.record.number("found") == 15)
+    #expect(ended.record.text("by") == "pod-a" && ended.record.number("succeeded") != nil)
+    let line = try #require(status.text(as: .text).split(separator: "\n").first { $0.hasPrefix("agents-stale ") })
+    #expect(line.contains("idle") && line.contains("pod-a") && line.contains("31ms") && line.contains("in "))
+    let text = status.text(as: .text)
+    #expect(text.contains("agents-stale: the last run left 2 rows locked by others, and 1 refused\n"))
+    let json = try #require(
+      JSONSerialization.jsonObject(with: Data(status.text(as: .json).utf8)) as? [String: Any])
+    let rows = try #require(json["sweepers"] as? [[String: Any]])
+    let row = try #require(rows.first { $0["sweeper"] as? String == "agents-stale" })
+    #expect(row["changed"] as? Int == 12 && row["refused"] as? Int == 1 && row["state"] as? String == "idle")
+  }
+
+  @Test func aFailureIsShownWithItsClassAndHowOften() async throws {
+    let fleet = try await Fleet.make()
+    try await fleet.with("pod-a") { replica in
+      for _ in 0..<3 {
+        let failure = RunFailure(PostgresError.server(sqlState: "42501", message: "denied"), on: nil)
+        _ = try await replica.complete(EndedRun(try await replica.takeInAnyCase(), .failure(failure)))
+      }
+    }
+    let status = try await fleet.status()
+    let failing = try Self.find("agents-stale", in: status)
+    #expect(failing.state == .failing && status.exitStatus == FleetStatus.attentionStatus)
+    #expect(failing.notes.contains { $0.hasSuffix("3 runs in a row, the last with 42501") }, "\(failing.notes)")
+  }
+
+  @Test func replicasAreListedWithTheSettingsInWhichTheyDiffer() async throws {
+    let fleet = try await Fleet.make()
+    for (name, more) in [
+      ("pod-a", [:]), ("pod-b", ["SB_WORKER_AGENTS_STALE_AFTER": "10m", "SB_WORKER_WEBHOOK_URL": "http://h/secret"]),
+      ("pod-c", ["SB_WORKER_AGENTS_STALE_AFTER": "300s"]),
+    ] {
+      try await fleet.with(name, more) { _ = try await $0.take(token: Token.random(.system), mode: .due) }
+    }
+    let status = try await fleet.status()
+    #expect(status.replicas.map(\.name) == ["pod-a", "pod-b", "pod-c"])
+    #expect(status.differences(of: status.replicas[0]) == [], "5m is 300s")
+    #expect(status.differences(of: status.replicas[1]) == ["SB_WORKER_AGENTS_STALE_AFTER"])
+    #expect(status.text(as: .text).contains("differs: SB_WORKER_AGENTS_STALE_AFTER"))
+    #expect(status.exitStatus == FleetStatus.attentionStatus)
+  }
+
+  @Test func pausesStrangersLocksAndSpoiltKeysAreNamed() async throws {
+    let fleet = try await Fleet.make()
+    func keys(_ name: String) -> (lock: String, record: String, history: String) {
+      CoordinationScripts.keys(namespace: Self.namespace, sweeper: name)
+    }
+    try fleet.redis.cli("HSET", keys("agents-stale").record, "paused", "ticket 17")
+    try fleet.redis.cli("SET", keys("wraps-expired").lock, "another's")
+    try fleet.redis.cli("SET", keys("secrets-stale").lock, "another's", "PX", "60000")
+    try fleet.redis.cli("SET", keys("jobs-recovery").record, "text")
+    let status = try await fleet.status()
+    func state(_ name: String) throws -> SweeperStatus.State { try Self.find(name, in: status).state }
+    #expect(try state("agents-stale") == .paused && state("wraps-expired") == .stuck)
+    #expect(try state("secrets-stale") == .held && state("jobs-recovery") == .unreadable)
+    let text = status.text(as: .text)
+    #expect(text.contains("agents-stale: paused: ticket 17\n"))
+    #expect(text.contains("then: DEL secrets-bridge:lock:worker:sweeper:wraps-expired\n"))
+    #expect(text.contains("jobs-recovery: its keys in Redis cannot be read: WRONGTYPE\n"))
+  }
+
+  @Test func aSessionThatBlocksASweepIsNamedWithoutItsStatement() async throws {
+    let fleet = try await Fleet.make()
+    let holder = Task.detached {
+      try await fleet.plane.sql("BEGIN; UPDATE agents SET scope = '{\"hunter2\": 1}'; SELECT pg_sleep(60)")
+    }
+    defer { holder.cancel() }
+    var seen: FleetStatus?
+    for _ in 0..<200 where seen == nil {
+      let status = try await fleet.status(longTransaction: .zero)
+      if !status.holders.isEmpty { seen = status }
+    }
+    let status = try #require(seen)
+    let session = try #require(status.holders.first)
+    #expect(session.relation == "agents" && session.statement == "BEGIN" && session.state == "active")
+    #expect(status.grant == nil && status.exitStatus == FleetStatus.attentionStatus)
+    #expect(!status.text(as: .json).contains("hunter2"))
+    // A role without rights sees that there is one, and is told how to see more.
+    let limited = try await fleet.plane.limited("SELECT ON agents")
+    let blind = try await Fleet(plane: limited, redis: fleet.redis).status()
+    #expect(blind.holders.first?.state == nil && blind.holders.first?.process == session.process)
+    #expect(blind.text(as: .text).contains("Run: GRANT pg_read_all_stats TO \"\(limited.user)\";\n"))
+    try await fleet.plane.sql("SELECT pg_terminate_backend(\(session.process))")
+    await #expect(throws: (any Error).self) { try await holder.value }
+  }
+
+  @Test func whatPostgreSQLKnowsIsToldWithoutRedis() async throws {
+    let stage = try await WorkerStage.set()
+    let worker = try await stage.startStuck()
+    try stage.settle()
+    let environment = try await stage.environment.merging(["REDIS_URL": "redis://127.0.0.1:1"]) { $1 }
+    let status = try await WorkerProcess.start(["status"], environment: environment)
+    #expect(try await status.waitForExit() == .exited(1))
+    #expect(status.output.contains("Redis       connection refused"), "\(status.everything)")
+    #expect(status.output.contains("Runs in PostgreSQL:") && status.output.contains("wraps-expired"))
+    worker.signal(SIGKILL)
+  }
+
+  @Test func theProgramShowsARunningFleet() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    try await stage.addExpiredWrap()
+    let worker = try await stage.start()
+    try await onLoop {
+      try await eventually("it sweeps") { try await worker.runs("wraps-expired", "success") > 0 }
+    }
+    let environment = try await stage.environment
+    let status = try await WorkerProcess.start(["status"], environment: environment)
+    #expect(try await status.waitForExit() == .exited(0), "\(status.everything)")
+    #expect(status.output.contains("\(HostProcess.hostName)"))
+    let history = try await WorkerProcess.start(
+      ["history", "wraps-expired", "--json", "--limit", "200"], environment: ["REDIS_URL": stage.redis.url])
+    #expect(try await history.waitForExit() == .exited(0), "\(history.everything)")
+    let runs = try #require(JSONSerialization.jsonObject(with: Data(history.output.utf8)) as? [[String: Any]])
+    #expect(runs.contains { $0["changed"] as? Int == 1 && $0["found"] as? Int == 1 && $0["error"] is NSNull })
+    // What follows is printed as it happens.
+    let follower = try await WorkerProcess.start(
+      ["history", "wraps-expired", "--follow"], environment: ["REDIS_URL": stage.redis.url])
+    try await onLoop {
+      try await eventually("it has shown the last runs") { follower.output.hasPrefix("finished ") }
+      let before = follower.output.count
+      try await eventually("it shows a run that has ended since") { follower.output.count > before }
+    }
+    follower.signal(SIGINT)
+    #expect(try await follower.waitForExit() == .exited(0))
+    #expect(try await worker.metric("worker_replicas") == 1)
+    #expect(try await worker.metric(#"worker_sweep_rows_total{task="wraps-expired",result="changed"}"#) == 1)
+    let success = try await worker.metric(#"worker_sweep_last_success_timestamp_seconds{task="wraps-expired"}"#) ?? 0
+    #expect(abs(success - Date().timeIntervalSince1970) < 60)
+    #expect(try await worker.metric(#"worker_sweep_next_due_timestamp_seconds{task="wraps-expired"}"#) ?? 0 > success)
+    #expect(try await worker.stop() == .exited(0))
+  }
+
+  @Test func linesOfEarlierVersionsAndOfStrangersDoNotDisturbAHistory() {
+    let old = #"{"epoch":"17","slot":"1","outcome":"success","rows":3,"duration_ms":5,"replica":"a","finished":"9000"}"#
+    let run = PastRun(old)
+    #expect(run?.changed == 3 && run?.found == nil && run?.error == nil && run?.finished == 9_000)
+    for line in ["", "[]", "not JSON", #"{"epoch":"x"}"#] { #expect(PastRun(line) == nil) }
+  }
+
+  @Test func aRightThatHistoryNeedsIsNamed() async throws {
+    let redis = try PrivateRedis()
+    try redis.cli("ACL", "SETUSER", "worker", "on", ">hunter2", "~*", "+@all", "-lrange")
+    let history = try await WorkerProcess.start(
+      ["history", "wraps-expired"], environment: ["REDIS_URL": "redis://worker:hunter2@127.0.0.1:\(redis.port)"])
+    #expect(try await history.waitForExit() == .exited(1))
+    #expect(history.log.first?["error"]?.contains("lrange") == true, "\(history.everything)")
+    let limit = try await WorkerProcess.start(["history", "wraps-expired", "--limit", "0"], environment: [:])
+    #expect(try await limit.waitForExit() == .exited(64))
+  }
+}
