@@ -32,12 +32,15 @@ final class Service {
   private let postgresNotice: OutageNotice
   private let redisNotice: OutageNotice
   private let sweeping: SweepService
+  private let managerReport: ManagerReport
   /// Whether it was not ready at boot, and has not been since.
   private var isReadyAwaited = false
   /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
   private var signals: [SignalWatcher] = []
 
-  init(_ settings: Settings, notifications: Notifications, clock: LoopClock, logger: Logger) {
+  init(
+    _ settings: Settings, notifications: Notifications, manager: ServiceManager?, clock: LoopClock, logger: Logger
+  ) {
     self.settings = settings
     self.clock = clock
     self.logger = logger
@@ -53,6 +56,7 @@ final class Service {
       clock: clock)
     shutdown = Shutdown(grace: settings[.shutdownGrace], clock: clock)
     readiness = Readiness(pool: pool, redis: redis, clock: clock, shutdown: shutdown)
+    managerReport = ManagerReport(manager, clock: clock)
     processMetrics = ProcessMetrics(clock: clock)
     processMetrics.register(in: registry, namespace: settings[.redisNamespace])
     ProcessMetrics.registerLoop(in: registry)
@@ -94,6 +98,7 @@ final class Service {
       group.addTask { await self.notifier.run() }
       group.addTask { await self.postgresNotice.run() }
       group.addTask { await self.redisNotice.run() }
+      group.addTask { await self.managerReport.run() }
       // First the answer whether it is ready, which takes 2 s at most. A connection's handshake costs more than a run
       // with nothing to do: sweeps that began beside it would each open one; after it they use its.
       await boot()
@@ -184,6 +189,7 @@ final class Service {
     case .notReady(let failing):
       logger.warning("not ready", metadata: ["failing": .dictionary(failing.mapValues { "\($0)" })])
       isReadyAwaited = true
+      reportServers()
     }
   }
 
@@ -191,6 +197,7 @@ final class Service {
   private func sayReady() {
     isReadyAwaited = false
     logger.info("worker ready")
+    managerReport.becameReady()
   }
 
   /// A server that has not answered a cancellation by the end of the grace is not waited for.
@@ -203,6 +210,7 @@ final class Service {
       guard let self else { return }
       if self.shutdown.isDraining { HostProcess.exit(Self.killedStatus) }
       self.logger.info("shutting down: signal received")
+      self.managerReport.stops()
       self.shutdown.request()
     }
     signals = [
@@ -245,6 +253,19 @@ final class Service {
       logger.info("\(server) is ready")
       if isReadyAwaited, pool.outage == nil, redis.outage == nil { sayReady() }
     }
+    if readiness.hasBooted { reportServers() }
     notice.changed(to: outage)
+  }
+
+  /// Tells the service manager which servers are away, if any. The worker may have been ready before.
+  private func reportServers() {
+    var failing: [(server: String, reason: String)] = []
+    if let outage = pool.outage { failing.append(("PostgreSQL", outage)) }
+    if let outage = redis.outage { failing.append(("Redis", outage)) }
+    if !failing.isEmpty {
+      managerReport.becameUnready(failing)
+    } else if !isReadyAwaited {
+      managerReport.becameReady()
+    }
   }
 }

@@ -10,6 +10,9 @@ public enum SmallFile {
     public let reason: String
   }
 
+  /// Whether there is anything at `path`, readable or not.
+  public static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
   /// The content of the file at `path`.
   ///
   /// - Throws: `Unreadable`, also if it is not a regular file (a pipe could block) or is longer than `byteLimit`.

@@ -32,9 +32,11 @@ extension Verb {
     perform: { arguments, context in
       guard let settings = context.settings() else { return ConfigurationFaults.exitStatus }
       let options = RunOptions(arguments)
+      let manager = ServiceManager(environment: context.environment)
       return context.withNotifications(settings) { notifications in
         let service = Service(
-          settings, notifications: notifications, clock: context.clock, logger: context.logger(settings))
+          settings, notifications: notifications, manager: manager, clock: context.clock,
+          logger: context.logger(settings))
         return options.once ? await service.runOnce(options) : await service.run()
       }
     })

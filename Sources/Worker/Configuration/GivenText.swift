@@ -10,34 +10,62 @@ extension SettingRow {
   /// The variable that names a file with the text; nil if the setting is not a secret.
   var fileVariable: String? { isSecret ? name + "_FILE" : nil }
 
+  /// The systemd credential with the text, as systemd names the files of a directory that is loaded as `worker`; nil if
+  /// the setting is not a secret.
+  var credential: String? { isSecret ? "worker_" + name : nil }
+
   /// The text that an environment gives for a row.
   enum Given {
     case nothing
-    /// The text and the variable that it comes from.
+    /// The text and the variable or credential that it comes from.
     case text(String, from: String)
     case fault(ConfigurationFault)
   }
 
-  /// Reads the variable, or the file that the other variable names. An empty variable counts as unset.
+  /// Reads the variable, or the file that the other variable names, or the credential in systemd's directory. An empty
+  /// variable counts as unset.
   func given(in environment: [String: String]) -> Given {
     let text = environment[name].flatMap { $0.isEmpty ? nil : $0 }
+    let credentialPath = credentialPath(in: environment)
     guard let fileVariable, let path = environment[fileVariable], !path.isEmpty else {
-      return text.map { .text($0, from: name) } ?? .nothing
+      switch (text, credentialPath) {
+      case (let text?, nil): return .text(text, from: name)
+      case (nil, let path?): return content(of: path, from: credential ?? name)
+      case (nil, nil): return .nothing
+      case (_?, _?): return fault("must not be set while there is a credential \(credential ?? "")", of: name)
+      }
     }
-    func fault(_ rule: String) -> Given {
-      .fault(ConfigurationFault(variable: fileVariable, rule: rule, given: nil))
+    if text != nil { return fault("must not be set together with \(name)", of: fileVariable) }
+    if credentialPath != nil {
+      return fault("must not be set while there is a credential \(credential ?? "")", of: fileVariable)
     }
-    if text != nil { return fault("must not be set together with \(name)") }
+    return content(of: path, from: fileVariable)
+  }
+
+  /// The path of the credential; nil if there is none. systemd sets CREDENTIALS_DIRECTORY where a unit has any.
+  private func credentialPath(in environment: [String: String]) -> String? {
+    guard let credential, let directory = environment["CREDENTIALS_DIRECTORY"], !directory.isEmpty else { return nil }
+    let path = "\(directory)/\(credential)"
+    return SmallFile.exists(path) ? path : nil
+  }
+
+  /// - Parameter source: the variable or credential that the text comes from.
+  private func content(of path: String, from source: String) -> Given {
+    func fault(_ rule: String) -> Given { self.fault(rule, of: source) }
     do {
       let bytes = try SmallFile.contents(of: path, byteLimit: Self.byteLimit)
       if FileText.isUTF16(bytes) { return fault("names a file in UTF-16; it must be in UTF-8") }
       let content = FileText.content(of: bytes)
       if content.isEmpty { return fault("names an empty file") }
-      return .text(String(decoding: content, as: UTF8.self), from: fileVariable)
+      return .text(String(decoding: content, as: UTF8.self), from: source)
     } catch {
       if GivenText.hasQuotationMark(path) { return fault("must be a path, but \(GivenText.quotedText)") }
       return fault("names a file that cannot be read: \(error.reason)")
     }
+  }
+
+  private func fault(_ rule: String, of source: String) -> Given {
+    .fault(ConfigurationFault(variable: source, rule: rule, given: nil))
   }
 }
 

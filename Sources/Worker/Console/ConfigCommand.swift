@@ -38,7 +38,7 @@ extension Verb {
 /// The settings as an environment gives them.
 struct ConfigReport: Sendable {
   enum Source: String, Sendable {
-    case environment, file, `default`
+    case environment, file, credential, `default`
   }
 
   struct Row: Sendable {
@@ -72,7 +72,7 @@ struct ConfigReport: Sendable {
     isValid = faults.isEmpty
     var known: [String] = []
     rows = table.map { row in
-      let names = [row.name] + (row.fileVariable.map { [$0] } ?? [])
+      let names = [row.name] + [row.fileVariable, row.credential].compactMap { $0 }
       known += names
       return Row(
         row, environment, faults: faults.filter { names.contains($0.variable) }.map(\.rule),
@@ -122,7 +122,7 @@ extension ConfigReport.Row {
     case .fault:
       (source, value, isDifferent) = (.file, nil, true)
     case .text(let text, let variable):
-      source = variable == row.name ? .environment : .file
+      source = variable == row.name ? .environment : variable == row.credential ? .credential : .file
       value = row.shown(text)
       isDifferent = !faults.isEmpty || !row.isDefault(text)
     }

@@ -62,7 +62,8 @@ final class Readiness {
 
   private let postgres: CoalescedCheck
   private let redis: CoalescedCheck
-  private var isBooting = true
+  /// Whether both servers have been checked for the first time.
+  private(set) var hasBooted = false
   private let shutdown: Shutdown
 
   init(pool: PostgresPool, redis: RedisClient, clock: LoopClock, shutdown: Shutdown) {
@@ -90,7 +91,7 @@ final class Readiness {
   /// Checks both servers for the first time. Until this has finished, the worker is booting.
   func boot() async -> State {
     let state = await ask()
-    isBooting = false
+    hasBooted = true
     return state
   }
 
@@ -102,7 +103,7 @@ final class Readiness {
   /// The state if no check is needed to know it, otherwise nil.
   var knownState: State? {
     if shutdown.isDraining { return .draining }
-    if isBooting { return .booting }
+    if !hasBooted { return .booting }
     guard let postgresReason = postgres.fresh, let redisReason = redis.fresh else { return nil }
     return state(postgresReason, redisReason)
   }
