@@ -33,13 +33,15 @@ final class Service {
   private let redisNotice: OutageNotice
   private let sweeping: SweepService
   private let managerReport: ManagerReport
+  private let sandbox: Sandbox
   /// Whether it was not ready at boot, and has not been since.
   private var isReadyAwaited = false
   /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
   private var signals: [SignalWatcher] = []
 
   init(
-    _ settings: Settings, notifications: Notifications, manager: ServiceManager?, clock: LoopClock, logger: Logger
+    _ settings: Settings, notifications: Notifications, manager: ServiceManager?, sandbox: Sandbox, clock: LoopClock,
+    logger: Logger
   ) {
     self.settings = settings
     self.clock = clock
@@ -56,6 +58,7 @@ final class Service {
       clock: clock)
     shutdown = Shutdown(grace: settings[.shutdownGrace], clock: clock)
     readiness = Readiness(pool: pool, redis: redis, clock: clock, shutdown: shutdown)
+    self.sandbox = sandbox
     managerReport = ManagerReport(manager, clock: clock)
     processMetrics = ProcessMetrics(clock: clock)
     processMetrics.register(in: registry, namespace: settings[.redisNamespace])
@@ -89,7 +92,9 @@ final class Service {
         metadata: ["variable": "\(Setting.localAddress.name)", "error": "\(Setting.localAddress.name): \(error)"])
       return ConfigurationFaults.exitStatus
     }
-    logger.info("starting", metadata: StartingLine.fields(settings))
+    // Everything is loaded, the listener is there, and no server has been contacted.
+    let confinement = sandbox.enter()
+    logger.info("starting", metadata: StartingLine.fields(settings, sandbox: confinement))
     watchServers()
     await withTaskGroup { group in
       group.addTask { await self.redis.run() }
@@ -117,6 +122,7 @@ final class Service {
   /// or if a server did not answer, whether anything was due or not.
   func runOnce(_ options: RunOptions) async -> Int32 {
     watchSignals()
+    _ = sandbox.enter()
     let (results, fault) = await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }

@@ -39,7 +39,8 @@ struct CountedWorker {
   /// Starts it and waits until it is ready. `library`: of `Instruments.compileAllocations`.
   init(_ instruments: Instruments, _ library: String, _ settings: [String: String] = [:]) async throws {
     report = instruments.file("allocations.report")
-    let counting = ["LD_PRELOAD": library, "ALLOCATIONS": report]
+    // The counter writes its report from within the worker, which the sandbox refuses.
+    let counting = ["LD_PRELOAD": library, "ALLOCATIONS": report, "SB_WORKER_SANDBOX": "off"]
     process = try await instruments.startWorker(settings.merging(counting) { $1 })
   }
 

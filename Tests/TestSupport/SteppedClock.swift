@@ -10,7 +10,8 @@ public struct SteppedClock: Sendable {
   /// Whether there is a C compiler: Swift comes with one.
   public static let isAvailable = compiler != nil
 
-  private static let compiler: String? = {
+  /// The compiler; nil if there is none.
+  public static let compiler: String? = {
     let path = ProcessInfo.processInfo.environment["PATH"] ?? ""
     let candidates = ["clang", "cc", "gcc"].flatMap { name in path.split(separator: ":").map { "\($0)/\(name)" } }
     return candidates.first { FileManager.default.isExecutableFile(atPath: $0) }

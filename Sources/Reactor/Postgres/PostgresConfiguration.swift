@@ -237,6 +237,18 @@ public struct PostgresConfiguration: Sendable {
     return parameters
   }
 
+  /// The files and directories that connections read: certificates, keys, revocation lists, passwords. Those that libpq
+  /// looks for by itself are among them, whether they exist or not.
+  public var filePaths: [String] {
+    let known = PostgresKnownParameters.ofLibpq
+    var paths = known.homeFiles
+    for name in PostgresParameterNames.files {
+      guard let path = base.first(where: { $0.name == name })?.value ?? known.values[name] else { continue }
+      if !path.isEmpty, path != "system", path != PostgresParameterNames.noFile { paths.append(path) }
+    }
+    return paths
+  }
+
   /// Where it leads, for logs: user, hosts, ports, database. No password, nothing else of the query.
   public var redactedURL: String {
     func value(_ name: String) -> String? { base.first { $0.name == name }?.value }

@@ -18,6 +18,8 @@ struct PostgresKnownParameters: Sendable {
   var hasOwnCertificate = true
   /// Whether others can read ~/.pgpass: libpq ignores it then, and writes so on stderr at each connection.
   var hasOpenPasswordFile = false
+  /// What libpq reads in the home directory, there or not.
+  var homeFiles: [String] = []
   /// What PGTZ, PGDATESTYLE and PGGEQO ask for.
   var settings: [PostgresSetting] = []
 
@@ -40,6 +42,7 @@ struct PostgresKnownParameters: Sendable {
     let home =
       getenv("HOME").map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
       ?? getpwuid(geteuid()).map { String(cString: $0.pointee.pw_dir) }
+    known.homeFiles = home.map { ["\($0)/.postgresql", "\($0)/.pgpass", "\($0)/.pg_service.conf"] } ?? []
     known.hasOwnRootCertificate = home.map { access("\($0)/.postgresql/root.crt", R_OK) == 0 } ?? false
     known.hasOwnCertificate = home.map { access("\($0)/.postgresql/postgresql.crt", F_OK) == 0 } ?? false
     var status = stat()
@@ -81,6 +84,9 @@ enum PostgresParameterNames {
   static func isPublic(_ text: String) -> Bool {
     values.contains { $0.key == text || $0.value.contains(text) } || whole.contains(text)
   }
+
+  /// Parameters that name a file or directory which each connection reads.
+  static let files = ["sslrootcert", "sslcert", "sslkey", "sslcrl", "sslcrldir", "passfile"]
 
   /// Parameters whose values name places, people or secrets.
   static let secret: Set<String> = [

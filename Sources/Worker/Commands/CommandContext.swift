@@ -13,6 +13,8 @@ struct CommandContext: Sendable {
   let log: LogOutput
   /// Whether standard output is a terminal.
   let isTerminal: Bool
+  /// Confines this process; does nothing in a test.
+  var confine: Sandbox.Confine = { _ in [] }
 
   var environment: [String: String] { readEnvironment() }
 

@@ -7,12 +7,14 @@ import Reactor
 /// The program: secrets-bridge-worker.
 package enum Program {
   /// Does what the arguments ask for, and returns the process's exit status.
-  package static func run(_ arguments: [String]) -> Int32 {
+  ///
+  /// - Parameter confine: gives up what the worker does not need once it has started.
+  package static func run(_ arguments: [String], confine: @escaping Sandbox.Confine) -> Int32 {
     // The clock of the process, which is passed to everything below.
     let clock = EventLoop.clock
     let context = CommandContext(
       readEnvironment: { HostProcess.environment }, clock: clock, log: LogOutput.standardError(clock),
-      isTerminal: StandardStream.output.isTerminal)
+      isTerminal: StandardStream.output.isTerminal, confine: confine)
     switch Invocation.parse(arguments) {
     case .run(let verb, let arguments): return verb.perform(arguments, context)
     case .help(nil): return context.show(HelpText.text(rows: SettingRow.all))

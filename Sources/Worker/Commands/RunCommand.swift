@@ -32,10 +32,12 @@ extension Verb {
     perform: { arguments, context in
       guard let settings = context.settings() else { return ConfigurationFaults.exitStatus }
       let options = RunOptions(arguments)
-      let manager = ServiceManager(environment: context.environment)
+      let environment = context.environment
+      let manager = ServiceManager(environment: environment)
+      let sandbox = Sandbox(settings, environment: environment, confine: context.confine)
       return context.withNotifications(settings) { notifications in
         let service = Service(
-          settings, notifications: notifications, manager: manager, clock: context.clock,
+          settings, notifications: notifications, manager: manager, sandbox: sandbox, clock: context.clock,
           logger: context.logger(settings))
         return options.once ? await service.runOnce(options) : await service.run()
       }

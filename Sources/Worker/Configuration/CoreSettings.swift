@@ -175,7 +175,7 @@ extension SettingRow {
     Setting.databaseConnectTimeout.row,
     Setting.redisURL.row, Setting.redisNamespace.row, Setting.redisDialTimeout.row, Setting.redisPoolSize.row,
     Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row,
-    Setting.lease.row, Setting.runOnStart.row, Setting.shutdownGrace.row,
+    Setting.lease.row, Setting.runOnStart.row, Setting.shutdownGrace.row, Setting.sandbox.row,
     Setting.gitOpsEnabled.row, Setting.gitOpsPollInterval.row, Setting.gitOpsTimeoutInterval.row,
     Setting.gitOpsBatchSize.row, Setting.gitOpsHTTPTimeout.row,
   ]

@@ -6,7 +6,8 @@ import Reactor
 
 /// The fields of the line "starting".
 enum StartingLine {
-  static func fields(_ settings: Settings) -> Logger.Metadata {
+  /// - Parameter sandbox: what of it is in effect.
+  static func fields(_ settings: Settings, sandbox: String) -> Logger.Metadata {
     var sweepers: [String: Logger.MetadataValue] = [:]
     for sweeper in Sweepers.all(settings) {
       sweepers[sweeper.name] = sweeper.interval.map { "every \(GoDuration.text($0))" }
@@ -16,6 +17,7 @@ enum StartingLine {
     return [
       "version": "\(Version.number)", "address": "\(settings[.localAddress])",
       "postgres": "\(settings[.databaseURL].redactedURL)", "redis": "\(settings[.redisURL].redactedURL)",
+      "sandbox": "\(sandbox)",
       "namespace": "\(settings[.redisNamespace])", "lease": "\(GoDuration.text(settings[.lease]))",
       "sweepers": .dictionary(sweepers), "sinks": .array(sinks.map { "\($0.name)" }),
     ]

@@ -13,8 +13,9 @@ import Testing
         "SB_WORKER_AGENTS_STALE_INTERVAL": "90s", "SB_WORKER_SLACK_WEBHOOK_URL": "https://h/hunter2",
       ]
     ).settings
-    let fields = StartingLine.fields(settings)
+    let fields = StartingLine.fields(settings, sandbox: "system calls")
     #expect(!"\(fields)".contains("hunter2"))
+    #expect(fields["sandbox"] == "system calls")
     #expect(fields["lease"] == "15s" && fields["sinks"] == ["slack"])
     guard case .dictionary(let sweepers)? = fields["sweepers"] else {
       Issue.record("no sweepers: \(fields)")

@@ -1,0 +1,64 @@
+// What the worker gives up once it has started: system calls and files. CWorkerStart has the kernel's side; here is
+// what this configuration still reads. Invariant: a file that the settings name, or that libpq finds by itself, stays
+// readable, also after it is replaced.
+
+import Reactor
+
+extension Setting where Value == SandboxSetting {
+  static var sandbox: Setting {
+    .choice(
+      "SB_WORKER_SANDBOX", default: .on,
+      help: """
+        Whether the process gives up what it does not need: core dumps, new programs and threads, most system calls, \
+        and all files but certificates and the resolver's. Turn it off for a profiler or a debugger.
+        """)
+  }
+}
+
+/// Whether the worker confines itself. CWorkerStart reads the same variable at the start of main.
+enum SandboxSetting: String, CaseIterable, Sendable {
+  case on, off
+}
+
+/// The confinement of this process.
+package struct Sandbox: Sendable {
+  /// The parts that are in effect. The raw values are CWorkerStart's.
+  package struct Parts: OptionSet, Sendable {
+    package let rawValue: Int32
+    package static let systemCalls = Parts(rawValue: 1)
+    package static let files = Parts(rawValue: 2)
+
+    package init(rawValue: Int32) { self.rawValue = rawValue }
+  }
+
+  /// Confines the process for ever; the files at these paths, or below them, stay readable.
+  package typealias Confine = @Sendable (_ readable: [String]) -> Parts
+
+  /// Files named by variables that the libraries read themselves.
+  private static let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF", "PGSERVICEFILE", "PGSYSCONFDIR"]
+
+  /// Nil if the sandbox is off.
+  private let confine: Confine?
+  let readablePaths: [String]
+
+  init(_ settings: Settings, environment: [String: String], confine: @escaping Confine) {
+    self.confine = settings[.sandbox] == .on ? confine : nil
+    var paths = settings[.databaseURL].filePaths
+    if let authorities = settings[.notifyAuthorityFile] { paths.append(authorities) }
+    for name in Self.variables {
+      if let path = environment[name], !path.isEmpty { paths.append(path) }
+    }
+    readablePaths = paths
+  }
+
+  /// Enters the sandbox, and returns what is in effect, for the log.
+  func enter() -> String {
+    guard let confine else { return "off" }
+    return switch confine(readablePaths) {
+    case [.systemCalls, .files]: "system calls and files"
+    case .systemCalls: "system calls"
+    case .files: "files"
+    default: "not available"
+    }
+  }
+}
