@@ -89,13 +89,13 @@ enum HelpText {
     verb.name + (verb.operands.usage.isEmpty ? "" : " " + verb.operands.usage)
   }
 
-  private static func heading(_ option: CommandOption) -> String {
+  static func heading(_ option: CommandOption) -> String {
     let letter = option.letter.map { "-" + String(UnicodeScalar($0)) + ", " } ?? ""
     let argument = option.argument.map { option.isArgumentOptional ? "[=\($0)]" : " \($0)" } ?? ""
     return letter + "--" + option.name + argument
   }
 
-  private static func absence(_ row: SettingRow) -> String {
+  static func absence(_ row: SettingRow) -> String {
     if row.isRequired { return "required" }
     return row.defaultText.map { "default \($0)" } ?? "unset"
   }

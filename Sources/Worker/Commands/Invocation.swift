@@ -8,6 +8,7 @@ enum Invocation: Sendable {
   /// The help of a verb; nil: of the program.
   case help(Verb?)
   case helpAsMarkdown
+  case manualPage
   case version
   /// Invalid, and why.
   case fault(String)
@@ -60,8 +61,9 @@ enum Invocation: Sendable {
   private static func help(_ argument: String?, of verb: Verb?) -> Invocation {
     switch argument {
     case nil: .help(verb)
-    case CommandOption.help.argument: .helpAsMarkdown
-    default: .fault("--help knows \"markdown\" only")
+    case "markdown": .helpAsMarkdown
+    case "man": .manualPage
+    default: .fault("--help knows \"markdown\" and \"man\" only")
     }
   }
 

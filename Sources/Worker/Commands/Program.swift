@@ -20,6 +20,7 @@ package enum Program {
     case .help(nil): return context.show(HelpText.text(rows: SettingRow.all))
     case .help(let verb?): return context.show(HelpText.text(of: verb))
     case .helpAsMarkdown: return context.show(HelpText.markdown(rows: SettingRow.all))
+    case .manualPage: return context.show(ManualPage.text(rows: SettingRow.all))
     case .version: return context.show(Version.text + "\n")
     case .fault(let text):
       Logger.worker(output: context.log).error("invalid command line", metadata: ["error": .string(text)])

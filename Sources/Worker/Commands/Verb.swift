@@ -14,8 +14,9 @@ struct CommandOption: Sendable {
   let help: String
 
   static let help = CommandOption(
-    name: "help", letter: UInt8(ascii: "h"), argument: "markdown", isArgumentOptional: true,
-    help: "Show this help, or the settings as a Markdown table. After a command: show the command's help.")
+    name: "help", letter: UInt8(ascii: "h"), argument: "markdown|man", isArgumentOptional: true,
+    help:
+      "Show this help, the settings as a Markdown table, or the manual page. After a command: show the command's help.")
   static let version = CommandOption(name: "version", help: "Show the version.")
   static let json = CommandOption(name: "json", help: "Print JSON instead of a table.")
 

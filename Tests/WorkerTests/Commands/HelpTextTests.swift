@@ -17,7 +17,7 @@ import Testing
         #expect(lines.contains("    --\(option.name)" + (option.argument.map { " \($0)" } ?? "")))
       }
     }
-    #expect(lines.contains("  -h, --help[=markdown]"))
+    #expect(lines.contains("  -h, --help[=markdown|man]"))
     for row in Self.rows {
       let line = lines.first { $0.hasPrefix("  \(row.name)\(row.isSecret ? "[_FILE]" : "")  ") }
       #expect(line?.contains(row.kind) == true)
@@ -42,6 +42,20 @@ import Testing
       #expect(text.contains("\n  78\n") == verb.needsValidSettings)
     }
     #expect(HelpText.text(of: .run).contains("\n  143\n"))
+  }
+
+  @Test func theManualPageShowsEveryVerbOptionAndSettingAndNothingIsTakenForARequest() {
+    let page = ManualPage.text(rows: Self.rows)
+    for verb in Verb.all {
+      #expect(page.contains(".TP\n\\fB\(ManualPage.escaped(verb.name))"))
+      for option in verb.options { #expect(page.contains("\\fB" + ManualPage.escaped(HelpText.heading(option)))) }
+    }
+    for row in Self.rows { #expect(page.contains("\\fB" + ManualPage.escaped(row.name)), "\(row.name)") }
+    let requests: Set = [".TH", ".SH", ".SS", ".TP", ".RS", ".RE", ".B", ".BR"]
+    for line in page.split(separator: "\n") where line.hasPrefix(".") || line.hasPrefix("'") {
+      #expect(requests.contains(String(line.prefix { $0 != " " })), "\(line)")
+    }
+    #expect(ManualPage.escaped(".a\n'b -\\") == "\\&.a\n\\&'b \\-\\e")
   }
 
   @Test func textIsWrappedAtSpaces() {

@@ -13,6 +13,7 @@ import Testing
       return ([verb.name] + options + given.operands).joined(separator: " ")
     case .help(let verb): return "help" + (verb.map { " of \($0.name)" } ?? "")
     case .helpAsMarkdown: return "help as Markdown"
+    case .manualPage: return "manual page"
     case .version: return "version"
     case .fault(let text): return "fault: \(text)"
     }
@@ -58,6 +59,7 @@ import Testing
     #expect(parsed(["run", "--once", "--help"]) == "help of run")
     #expect(parsed(["--help", "completion"]) == "help of completion")
     #expect(parsed(["--help=markdown"]) == "help as Markdown")
+    #expect(parsed(["--help=man"]) == "manual page")
     #expect(parsed(["--version"]) == "version")
   }
 
@@ -78,7 +80,7 @@ import Testing
     (["postgres://u:hunter2@h/"], "unknown command (not shown), see --help"),
     (["run", "twice"], "\"twice\" was not expected"), (["--force"], "--force goes with --once only"),
     (["--table"], "--table goes with --once only"), (["--json"], "--json goes with --once only"),
-    (["--help=html"], "--help knows \"markdown\" only"),
+    (["--help=html"], "--help knows \"markdown\" and \"man\" only"),
     (["--once=hunter2"], "unknown option --once, did you mean --once?"), ([""], "unknown command \"\", see --help"),
   ]) func anInvalidCommandLineIsAFault(arguments: [String], text: String) {
     #expect(parsed(arguments) == "fault: \(text)")
