@@ -36,6 +36,7 @@ final class KnownStatements {
     for sweeper in sweepers {
       switch sweeper.work {
       case .rows(let sweep): add(TableStatements(sweep: sweep, table: Self.quoted(sweep.table), countsDue: false))
+      case .connections: preconditionFailure("\(sweeper.name) is not simulated")
       case .discovery: add(DiscoveryStatements.insert(into: Self.quoted(Discovery.table)), .insert)
       }
     }

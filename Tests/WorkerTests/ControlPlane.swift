@@ -86,12 +86,13 @@ struct ControlPlane: Sendable {
   @EventLoop
   func sweep(
     _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,
-    progress: String? = nil, noting tally: RunTally = RunTally(), allowsRowSecurity: Bool = false
+    progress: String? = nil, noting tally: RunTally = RunTally(), allowsRowSecurity: Bool = false,
+    tellCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
     let count = try await sweep(
       sweeper, through: pool, lease: lease, epoch: epoch, slot: slot, progress: progress, noting: tally,
-      allowsRowSecurity: allowsRowSecurity)
+      allowsRowSecurity: allowsRowSecurity, tellCovered: tellCovered)
     await pool.close()
     return count
   }
@@ -106,7 +107,7 @@ struct ControlPlane: Sendable {
     _ sweeper: Sweeper, through pool: PostgresPool, lease: Duration = .seconds(15), epoch: Int64 = 7,
     slot: Int64 = 1_700_000_000_000, isForced: Bool = false, progress: String? = nil,
     noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false,
-    beforeBatch: @escaping @EventLoop () -> Void = {}
+    beforeBatch: @escaping @EventLoop () -> Void = {}, tellCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
     let run = Run(
@@ -130,8 +131,28 @@ struct ControlPlane: Sendable {
       case .discovery(let discovery):
         try await discovery.run(
           run, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
+      case .connections(let discovery):
+        try await withLocks { locks in
+          try await ConnectionDiscoveryRun(
+            discovery, in: session, knowing: ConnectionMemory(), locks: locks, allowsRowSecurity: allowsRowSecurity,
+            noting: tally
+          ).run(tellCovered: tellCovered)
+        }
       }
     }
     return tally.count
+  }
+
+  /// The locks of this database's connections, in a namespace that no other database has.
+  @EventLoop
+  func withLocks(
+    _ redis: PrivateRedis = .shared, _ body: @EventLoop (DiscoverLocks) async throws -> Void
+  ) async throws {
+    let client = RedisClient(try RedisConfiguration(url: redis.url), clock: .system)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      group.addTask { await client.run() }
+      try await body(DiscoverLocks(redis: client, clock: .system, random: .system, namespace: name))
+      group.cancelAll()
+    }
   }
 }

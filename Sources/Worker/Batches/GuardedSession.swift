@@ -63,8 +63,9 @@ final class GuardedSession {
 
   /// Runs `statements` between the guard and the verdict, in one round trip and one transaction.
   ///
+  /// - Parameter limit: an instant before the lease's end from which on nothing of it may be committed.
   /// - Throws: `RunInterruption`, `SweepRefusal`, or `PostgresError` as a statement failed.
-  func batch(_ statements: [PostgresStatement]) async throws -> Batch {
+  func batch(_ statements: [PostgresStatement], notAfter limit: MonotonicInstant? = nil) async throws -> Batch {
     var entry = BatchGuard()
     while true {
       let sample = connection.attachment as? ClockSample
@@ -72,7 +73,8 @@ final class GuardedSession {
       case .sample:
         try await readClock()
       case .send(let deadline):
-        if let batch = try await attempt(statements, deadline) { return batch }
+        let earlier = limit.flatMap { instant in sample.map { $0.earliest(at: instant) } }
+        if let batch = try await attempt(statements, min(deadline, earlier ?? deadline)) { return batch }
         entry.contended()
       case .evict:
         try await evict()

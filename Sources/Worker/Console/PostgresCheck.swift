@@ -121,9 +121,12 @@ final class PostgresCheck {
         tables.append(CheckSection(name: sweeper.name, findings: [.ok("off: the schema has no \(lack)")]))
         continue
       }
-      let table = TableCheck(
-        needs: SweepNeeds(sweeper.work), role: user, database: database, allowsRowSecurity: allowsRowSecurity)
-      tables.append(CheckSection(name: sweeper.name, findings: try await table.findings(in: session)))
+      var section = CheckSection(name: sweeper.name, findings: [])
+      for needs in SweepNeeds.all(sweeper.work) {
+        let table = TableCheck(needs: needs, role: user, database: database, allowsRowSecurity: allowsRowSecurity)
+        section.findings += try await table.findings(in: session)
+      }
+      tables.append(section)
     }
   }
 

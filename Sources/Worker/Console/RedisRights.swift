@@ -55,8 +55,9 @@ struct RedisRights: Sendable {
   /// Whether replicas agree on who tells of an outage, which they do where a sink is configured.
   let tellsOutages: Bool
 
-  /// The number that stands for the key of PostgreSQL's outage.
+  /// The number that stands for the key of PostgreSQL's outage, and that for the lock of a connection.
   private static let outageKey = 4
+  private static let connectionKey = 5
 
   private enum Verdict {
     case allowed, commandDenied, keyDenied
@@ -71,7 +72,9 @@ struct RedisRights: Sendable {
     let user = if case .success(let value) = await send(["ACL", "WHOAMI"]) { value.text } else { String?.none }
     var canAsk = user != nil
     let outageUses = ["GET", "SET"].map { Use(command: $0, key: Self.outageKey) }
-    for use in Self.uses + (tellsOutages ? outageUses : []) {
+    let locksConnections = sweepers.contains(Sweeper.discoverConnectionsName)
+    let connectionUses = ["GET", "SET", "DEL"].map { Use(command: $0, key: Self.connectionKey) }
+    for use in Self.uses + (tellsOutages ? outageUses : []) + (locksConnections ? connectionUses : []) {
       for sweeper in owners(of: use) {
         let key = use.key.map { self.key($0, of: sweeper) }
         var verdict = Verdict.unknown("")
@@ -94,7 +97,7 @@ struct RedisRights: Sendable {
 
   /// Whose keys a use is asked for: all commands on the health check's keys, and one command on each sweeper's.
   private func owners(of use: Use) -> [String] {
-    guard let key = use.key, key != Self.outageKey else { return [""] }
+    guard let key = use.key, key < Self.outageKey else { return [""] }
     let isFirst = Self.uses.first { $0.key == key } == use
     return [CoordinationScripts.healthName] + (isFirst ? sweepers : [])
   }
@@ -116,6 +119,7 @@ struct RedisRights: Sendable {
 
   private func key(_ number: Int, of sweeper: String) -> String {
     if number == Self.outageKey { return "\(namespace):outage:postgres" }
+    if number == Self.connectionKey { return DiscoverLocks.key(namespace: namespace, connection: "check") }
     let keys = CoordinationScripts.keys(namespace: namespace, sweeper: sweeper)
     return [keys.lock, keys.record, keys.history][number - 1]
   }
@@ -126,6 +130,7 @@ struct RedisRights: Sendable {
     case 1: key(1, of: "*")
     case 2: "\(namespace):schedule:*"
     case Self.outageKey: "\(namespace):outage:*"
+    case Self.connectionKey: DiscoverLocks.key(namespace: namespace, connection: "*")
     default: "\(namespace):history:*"
     }
   }

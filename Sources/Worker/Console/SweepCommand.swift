@@ -74,8 +74,22 @@ struct DryRun {
     switch sweeper.work {
     case .discovery(let discovery): result.targets = discovery.targets.targets.map(\.name)
     case .rows(let sweep): try await look(sweep, survey, session, &result)
+    case .connections(let discovery): try await look(discovery, survey, session, &result)
     }
     return result
+  }
+
+  private func look(
+    _ discovery: ConnectionDiscovery, _ connections: TableSurvey, _ session: ReadOnlySession,
+    _ result: inout DryRunResult
+  ) async throws {
+    guard let needs = SweepNeeds.all(sweeper.work).last, let jobs = try await session.survey(needs) else {
+      throw SweepRefusal.noTable(Discovery.table)
+    }
+    let statements = discovery.statements(on: connections, jobs)
+    let due = try await session.query(PostgresStatement(statements.due, ["\(ConnectionPages.claimLimit)", "0"]))
+    result.due = due.rowCount
+    result.rows = (0..<min(due.rowCount, Self.idLimit)).map { (due[row: $0, column: 0] ?? "", due.moment(row: $0, 1)) }
   }
 
   private func look(
@@ -230,6 +244,7 @@ extension Sweeper.Work {
     switch self {
     case .rows(let sweep): sweep.deletes ? "DELETE" : "UPDATE"
     case .discovery: "INSERT"
+    case .connections: "UPDATE"
     }
   }
 }

@@ -27,11 +27,19 @@ struct SweepNeeds: Equatable, Sendable {
   let usesIndex: Bool
   let needs: [SweepNeed]
 
+  /// What is needed of the table that is searched for what is due.
   init(_ work: Sweeper.Work) {
     switch work {
     case .rows(let sweep): self.init(sweep)
     case .discovery: self = Self.discovery
+    case .connections: self = Self.connections
     }
+  }
+
+  /// What is needed of every table.
+  static func all(_ work: Sweeper.Work) -> [SweepNeeds] {
+    if case .connections = work { return [connections, connectionJobs] }
+    return [SweepNeeds(work)]
   }
 
   private init(
@@ -63,12 +71,33 @@ struct SweepNeeds: Equatable, Sendable {
       table: sweep.table, key: sweep.key, event: sweep.event, usesIndex: sweep.index != nil, reads: reads, writes)
   }
 
+  private static let jobColumns = ["job_type", "status", "correlation_id", "agent_scope", "payload"]
+
   /// As `DiscoveryStatements.insert` has it.
   private static var discovery: SweepNeeds {
-    let columns = ["job_type", "status", "correlation_id", "agent_scope", "payload"]
-    return SweepNeeds(
-      table: Discovery.table, key: "created_at", event: .insert, usesIndex: false, reads: columns,
-      columns.map { SweepNeed(privilege: .insert, column: $0) })
+    SweepNeeds(
+      table: Discovery.table, key: "created_at", event: .insert, usesIndex: false, reads: jobColumns,
+      jobColumns.map { SweepNeed(privilege: .insert, column: $0) })
+  }
+
+  /// As `ConnectionStatements` has it.
+  private static var connections: SweepNeeds {
+    SweepNeeds(
+      table: ConnectionDiscovery.table, key: "last_discover_at", event: .update, usesIndex: false,
+      reads: [
+        "id", "type", "scope", "status", "cluster_name", "discover_enabled", "discover_interval_seconds",
+        "last_discover_at", "last_discover_status", "last_discover_started_at",
+      ],
+      ["last_discover_status", "last_discover_started_at", "last_discover_error"].map {
+        SweepNeed(privilege: .update, column: $0)
+      })
+  }
+
+  private static var connectionJobs: SweepNeeds {
+    SweepNeeds(
+      table: Discovery.table, key: "created_at", event: .insert, usesIndex: false,
+      reads: ["job_type", "status", "correlation_id", "payload"],
+      (["id"] + jobColumns).map { SweepNeed(privilege: .insert, column: $0) })
   }
 }
 

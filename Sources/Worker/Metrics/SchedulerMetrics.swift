@@ -40,7 +40,10 @@ struct TaskMetrics {
       labels: ["task": task])
     leftRows = registry.counter(
       "worker_sweep_skipped_total",
-      help: "Due items skipped: rows locked by another session, targets whose identical job is still queued.",
+      help: """
+        Due items skipped: rows locked by another session, targets whose identical job is still queued, connections \
+        whose lock is held.
+        """,
       labels: ["task": task])
     rows = Dictionary(
       uniqueKeysWithValues: RowResult.allCases.map { result in

@@ -22,6 +22,11 @@ extension RunFailure {
         reason: error.publicReason + (isStatement ? place.map { ": \($0)" } ?? "" : ""),
         isPermanent: error.sqlState.map(Self.isPermanent(sqlState:)) ?? false, isOutage: Self.isOutage(error),
         errorClass: Self.errorClass(of: error))
+    case let error as RedisError:
+      let isRefusal = if case .server = error { true } else { false }
+      self.init(
+        reason: "Redis: \(error.publicReason)", isPermanent: isRefusal, isOutage: !isRefusal,
+        errorClass: isRefusal ? "redis-refused" : "redis-unavailable")
     case RunInterruption.leaseLost:
       self.init(reason: "the lease was lost", isPermanent: false, errorClass: "lease-lost")
     case RunInterruption.foreignWorker:

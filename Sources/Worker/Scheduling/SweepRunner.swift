@@ -24,8 +24,11 @@ struct SweepRunner {
   /// The Redis namespace, by which runs on PostgreSQL tell whose they are.
   let namespace: String
   let allowsRowSecurity: Bool
+  /// Of single connections.
+  let locks: DiscoverLocks
   let logger: Logger
   private let memory = TableMemory()
+  private let connectionMemory = ConnectionMemory()
 
   /// Does the sweeper's work.
   func run(_ run: Run) async -> RunResult {
@@ -75,7 +78,7 @@ struct SweepRunner {
   /// Why the run failed. Where its connection broke or hung, the server is asked as long as the lease lasts: is it
   /// there?
   private func failure(_ error: any Error, _ lease: Lease) async -> RunFailure {
-    let failure = RunFailure(error, on: sweeper.work.place(memory.survey))
+    let failure = RunFailure(error, on: sweeper.work.place(memory.survey ?? connectionMemory.connections.survey))
     guard RunFailure.isInDoubt(error) else { return failure }
     do {
       try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.questionLimit)))
@@ -104,8 +107,23 @@ struct SweepRunner {
       case .discovery(let discovery):
         try await discovery.run(
           run, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
+      case .connections(let discovery):
+        try await ConnectionDiscoveryRun(
+          discovery, in: session, knowing: connectionMemory, locks: locks, allowsRowSecurity: allowsRowSecurity,
+          noting: tally
+        ).run(tellCovered: tell(covered:))
       }
     }
+  }
+
+  /// The most targets that are named in one line.
+  private static let namedTargetLimit = 20
+
+  private func tell(covered targets: [String]) {
+    let named = targets.prefix(Self.namedTargetLimit).map { Logger.MetadataValue.string($0) }
+    logger.warning(
+      "targets in SB_DISCOVER_TARGETS_JSON are provider connections, too, and are discovered twice",
+      metadata: ["targets": .array(named), "count": .stringConvertible(targets.count)])
   }
 
   private func told(of session: AdvisoryHolder) {
@@ -148,6 +166,7 @@ extension Sweeper.Work {
     switch self {
     case .rows(let sweep): "\(sweep.deletes ? "DELETE" : "UPDATE") on \(survey?.displayName ?? sweep.table)"
     case .discovery: "INSERT on \(survey?.displayName ?? Discovery.table)"
+    case .connections: "claim on \(survey?.displayName ?? ConnectionDiscovery.table)"
     }
   }
 
@@ -155,7 +174,7 @@ extension Sweeper.Work {
   var age: Duration {
     switch self {
     case .rows(let sweep): sweep.age
-    case .discovery: .zero
+    case .discovery, .connections: .zero
     }
   }
 }

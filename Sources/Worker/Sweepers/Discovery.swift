@@ -13,10 +13,12 @@ package struct Discovery: Sendable {
   /// Whether a target gets another job while an equal one of an earlier slot is still queued.
   let pilesUp: Bool
 
-  /// One target or more could not be enqueued; the others were.
+  /// One target or more, or one connection or more, could not be enqueued; the others were.
   struct SomeFailed: Error {
     /// Names and reasons in the order of the targets.
     let failures: [(target: String, error: any Error)]
+    /// What failed: targets, or connections.
+    var label = "target"
     /// Where the jobs were to be put, as people write it.
     var table: String?
 
@@ -28,7 +30,7 @@ package struct Discovery: Sendable {
       var text = ""
       for failure in failures.prefix(Self.toldLimit) {
         let reason = RunFailure(failure.error, on: table.map { "INSERT on \($0)" }).reason
-        text += (text.isEmpty ? "" : "; ") + "target=\(failure.target): \(reason)"
+        text += (text.isEmpty ? "" : "; ") + "\(label)=\(failure.target): \(reason)"
       }
       let rest = failures.count - Self.toldLimit
       return rest > 0 ? text + "; and \(rest) more" : text

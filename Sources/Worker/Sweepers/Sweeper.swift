@@ -21,6 +21,8 @@ package struct Sweeper: Sendable {
     case rows(RowSweep)
     /// Inserts one discover job a target.
     case discovery(Discovery)
+    /// Claims provider connections that are due, and inserts a discover job for each.
+    case connections(ConnectionDiscovery)
   }
 
   /// The texts of the event that follows a run.

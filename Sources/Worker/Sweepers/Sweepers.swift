@@ -19,6 +19,7 @@ package enum Sweepers {
     .agentsStale,
     .jobsRecovery,
     .discoverScheduler,
+    .discoverConnections,
     .crossTeamFillWindowExpired,
     .connectionsStuck,
   ]

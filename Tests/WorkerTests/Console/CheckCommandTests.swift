@@ -13,7 +13,10 @@ import Testing
   private static let rights = [
     "SELECT, DELETE ON secret_wraps", "SELECT, UPDATE (status) ON secrets", "SELECT, UPDATE (status) ON agents",
     "SELECT, UPDATE (status) ON sync_jobs", "SELECT, UPDATE (status) ON access_requests",
-    "SELECT, UPDATE (last_discover_status, last_discover_error, last_discover_finished_at) ON provider_connections",
+    """
+    SELECT, UPDATE (last_discover_status, last_discover_error, last_discover_started_at, last_discover_finished_at)
+      ON provider_connections
+    """, "INSERT ON sync_jobs",
   ]
 
   private func check(
@@ -56,6 +59,7 @@ import Testing
     #expect(
       report.sections.map(\.name) == [
         "settings", "PostgreSQL", "wraps-expired", "secrets-stale", "agents-stale", "jobs-recovery",
+        "discover-connections",
         "cross-team-fill-window-expired", "connections-stuck", "Redis", "clocks", "sinks",
       ])
     #expect(try redis.cli("DBSIZE").contains("0"))
@@ -78,7 +82,7 @@ import Testing
     #expect(
       faults.first == "the role lacks SELECT (consumed_at), DELETE on public.secret_wraps RUN "
         + #"GRANT SELECT ("consumed_at"), DELETE ON "public"."secret_wraps" TO \#(role);"#)
-    #expect(faults.count == 5 && before.exitStatus == 1, "\(faults)")
+    #expect(faults.count == 7 && before.exitStatus == 1, "\(faults)")
     for finding in before.sections.flatMap(\.findings) { if let run = finding.remedy { try await plane.sql(run) } }
     let after = try await check(plane.url, ["SB_DISCOVER_TARGETS_JSON": targets])
     #expect(after.exitStatus == 0, "\(after.text(as: .text, isColoured: false))")
@@ -393,12 +397,17 @@ import Testing
         "DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h", "SB_WORKER_JOBS_RECOVERY_ACTION": "requeue",
       ]
     ).settings
-    let needs = Sweepers.all(settings).map { SweepNeeds($0.work) }
+    let needs = Sweepers.all(settings).flatMap { SweepNeeds.all($0.work) }
     #expect(
       needs.map { TableCheck.list($0.needs, quoted: false) } == [
         "SELECT (expires_at, consumed_at), DELETE", "SELECT (status, last_seen_at), UPDATE (status)",
         "SELECT (status, last_seen_at), UPDATE (status)",
         "SELECT (status, claim_expires_at), UPDATE (status, claimed_by, claim_expires_at)",
+        "SELECT (id, type, scope, status, cluster_name, discover_enabled, discover_interval_seconds, last_discover_at, "
+          + "last_discover_status, last_discover_started_at), "
+          + "UPDATE (last_discover_status, last_discover_started_at, last_discover_error)",
+        "SELECT (job_type, status, correlation_id, payload), "
+          + "INSERT (id, job_type, status, correlation_id, agent_scope, payload)",
         "SELECT (type, status, fill_expires_at), UPDATE (status)",
         "SELECT (last_discover_status, last_discover_started_at, discover_interval_seconds), "
           + "UPDATE (last_discover_status, last_discover_finished_at, last_discover_error)",

@@ -124,7 +124,7 @@ import Testing
   @Test func theNamesAreThoseOfAllSweepers() {
     #expect(
       Sweepers.names == WorkerStage.sweepers + [
-        "discover-scheduler", "cross-team-fill-window-expired", "connections-stuck",
+        "discover-scheduler", "discover-connections", "cross-team-fill-window-expired", "connections-stuck",
       ])
   }
 }

@@ -44,8 +44,13 @@ import Testing
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
       StatusSQL.runs, StatusSQL.holders,
       DryRunSQL.limits,
-      SchemaLook.look,
+      SchemaLook.look, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
     ]
+    for pilesUp in [true, false] {
+      let statements = ConnectionStatements(
+        connections: "\"s\".\"provider_connections\"", jobs: "\"s\".\"sync_jobs\"", pilesUp: pilesUp, patience: .zero)
+      texts += [statements.due, statements.insert, statements.mark]
+    }
     for sweeper in Sweepers.declared(settings) {
       guard case .rows(let sweep) = sweeper.work else { continue }
       for countsDue in [true, false] {

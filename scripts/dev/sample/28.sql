@@ -3,11 +3,11 @@
 
 BEGIN;
 
--- Discovery by connection: sample-vault has never been discovered and is due; the running one has had no result for a
--- day, which is more than connections-stuck allows.
+-- Discovery by connection: sample-vault has never been discovered and is due. sample-gcp has been running without a
+-- result for a day, which is more than connections-stuck allows; its discovery was turned off meanwhile.
 UPDATE provider_connections SET cluster_name = 'sample-east', discover_enabled = true WHERE name = 'sample-vault';
 UPDATE provider_connections
-   SET cluster_name = 'sample-west', discover_enabled = true, last_discover_status = 'running',
+   SET cluster_name = 'sample-west', discover_enabled = false, last_discover_status = 'running',
        last_discover_started_at = now() - interval '1 day', last_discover_at = now() - interval '1 day'
  WHERE name = 'sample-gcp';
 

@@ -1,0 +1,97 @@
+// The locks of single connections in Redis, which keep a claim and the api's "discover now" apart, and a replica of the
+// existing worker. Invariants: a lock is deleted by its own token only; one that is left behind expires within seconds.
+
+import Coordination
+import Reactor
+
+/// Takes and gives back the locks `<namespace>:lock:discover:<connection>`.
+@EventLoop
+struct DiscoverLocks {
+  /// How long a lock lasts if nobody gives it back.
+  static let duration = Duration.seconds(10)
+  /// How long before its end a lock is not relied on any more.
+  static let margin = Duration.seconds(1)
+
+  /// Locks that were taken together.
+  struct Held: Sendable {
+    let connections: [String]
+    /// From here on nothing may be committed under these locks.
+    let usableUntil: MonotonicInstant
+    fileprivate let token: String
+  }
+
+  let redis: any RedisScripts
+  let clock: LoopClock
+  let random: Random
+  let namespace: String
+
+  nonisolated static func key(namespace: String, connection: String) -> String {
+    "\(namespace):lock:discover:\(connection)"
+  }
+
+  /// KEYS lock. ARGV token, duration (ms). Answers {1} where the lock is the token's now, else {0}. Sent twice, it
+  /// answers the same.
+  static let take = RedisScript(
+    """
+    if redis.call('GET', KEYS[1]) == ARGV[1] then return {1} end
+    if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1} end
+    return {0}
+    """)
+
+  /// Takes the locks that are free.
+  ///
+  /// - Throws: `RedisError` if one of the answers did not come, or is a refusal. No lock is held then, as far as Redis
+  ///   can be asked.
+  func take(_ connections: [String]) async throws -> Held {
+    let token = Token.random(random)
+    let usableUntil = clock.now.advanced(by: Self.duration - Self.margin)
+    var taken = [Bool](repeating: false, count: connections.count)
+    var failure: (any Error)?
+    await withTaskGroup(of: (Int, Result<Bool, any Error>).self) { group in
+      for (index, connection) in connections.enumerated() {
+        group.addTask { (index, await take(connection, token)) }
+      }
+      for await (index, result) in group {
+        switch result {
+        case .success(let isTaken): taken[index] = isTaken
+        case .failure(let error): failure = error
+        }
+      }
+    }
+    if let failure {
+      await release(Held(connections: connections, usableUntil: usableUntil, token: token))
+      throw failure
+    }
+    return Held(
+      connections: zip(connections, taken).filter(\.1).map(\.0), usableUntil: usableUntil, token: token)
+  }
+
+  private func take(_ connection: String, _ token: String) async -> Result<Bool, any Error> {
+    do {
+      let answer = try await redis.evaluate(
+        Self.take, keys: [Self.key(namespace: namespace, connection: connection)],
+        arguments: [token, "\(Self.duration.milliseconds)"], isRepeatable: true,
+        by: clock.now.advanced(by: Coordinator.commandLimit))
+      return .success(answer.array?.first?.integer == 1)
+    } catch {
+      return .failure(error)
+    }
+  }
+
+  /// Gives the locks back.
+  func release(_ held: Held) async {
+    await withTaskGroup { group in
+      for connection in held.connections { group.addTask { await release(connection, held.token) } }
+    }
+  }
+
+  private func release(_ connection: String, _ token: String) async {
+    do {
+      _ = try await redis.evaluate(
+        CoordinationScripts.release, keys: [Self.key(namespace: namespace, connection: connection)],
+        arguments: [token], isRepeatable: true, by: clock.now.advanced(by: Coordinator.commandLimit))
+    } catch {
+      // It expires by itself within seconds.
+    }
+  }
+}

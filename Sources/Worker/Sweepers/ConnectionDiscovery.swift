@@ -1,0 +1,257 @@
+// Discovery by connection: claims due connections and enqueues their jobs, some at a time, each claim in one guarded
+// transaction and under the connection's lock in Redis, which the api's "discover now" takes too.
+// Invariant: a due time has one job at the most, whatever dies in between. Called by the scheduler's run.
+
+import Coordination
+import Reactor
+
+/// Discovery of provider connections, as declared.
+package struct ConnectionDiscovery: Sendable {
+  /// What is claimed.
+  static let table = "provider_connections"
+
+  /// The configured targets: one that a connection covers too is worth a warning.
+  let targets: DiscoverTargets
+  /// Whether a connection gets another job while one of its jobs is queued.
+  let pilesUp: Bool
+  /// How long a discovery without a result is left to connections-stuck.
+  let patience: Duration
+
+  @EventLoop
+  func statements(on connections: TableSurvey, _ jobs: TableSurvey) -> ConnectionStatements {
+    ConnectionStatements(
+      connections: connections.quotedName, jobs: jobs.quotedName, pilesUp: pilesUp, patience: patience)
+  }
+}
+
+/// Which due connections a run looks at next: at first those that are overdue for longest, then those behind the ones
+/// that it had to leave. Pure.
+struct ConnectionPages: Equatable, Sendable {
+  /// The most connections that one run claims.
+  static let claimLimit = 100
+  /// The most looks of one run.
+  static let lookLimit = 50
+
+  private(set) var claimed = 0
+  private var left = 0
+  private var looks = 0
+  private var isLast = false
+
+  /// How many connections to look for, and how many to pass over; nil if the run is over.
+  var next: (limit: Int, skipping: Int)? {
+    guard !isLast, claimed < Self.claimLimit, looks < Self.lookLimit else { return nil }
+    return (Self.claimLimit - claimed, left)
+  }
+
+  /// So many were due, and so many of them were claimed.
+  mutating func looked(found: Int, claimed: Int) {
+    looks += 1
+    isLast = found < Self.claimLimit - self.claimed
+    self.claimed += claimed
+    left += found - claimed
+  }
+}
+
+/// What a process remembers of discovery by connection.
+@EventLoop
+final class ConnectionMemory {
+  let connections = TableMemory()
+  let jobs = TableMemory()
+  /// Whether targets that a connection covers too were looked for.
+  fileprivate var hasComparedTargets = false
+
+  /// Forgets both tables, and returns what was known of them.
+  fileprivate func forget() -> [TableSurvey] {
+    defer { (connections.survey, jobs.survey) = (nil, nil) }
+    return [connections.survey, jobs.survey].compactMap { $0 }
+  }
+}
+
+/// One run.
+@EventLoop
+final class ConnectionDiscoveryRun {
+  /// How long each statement of a claim may take.
+  private static let statementLimit = Duration.seconds(2)
+
+  private let discovery: ConnectionDiscovery
+  private let session: GuardedSession
+  private let memory: ConnectionMemory
+  private let locks: DiscoverLocks
+  private let allowsRowSecurity: Bool
+  private let tally: RunTally
+  private var failures: [(target: String, error: any Error)] = []
+  /// Jobs that are not there, and connections that were not marked, though the statements succeeded.
+  private var swallowed = 0
+  private var unmarked = 0
+
+  init(
+    _ discovery: ConnectionDiscovery, in session: GuardedSession, knowing memory: ConnectionMemory,
+    locks: DiscoverLocks, allowsRowSecurity: Bool = false, noting tally: RunTally
+  ) {
+    self.discovery = discovery
+    self.session = session
+    self.memory = memory
+    self.locks = locks
+    self.allowsRowSecurity = allowsRowSecurity
+    self.tally = tally
+  }
+
+  /// Enqueues what is due, and notes as skipped the connections whose lock someone else holds.
+  ///
+  /// - Parameter tellCovered: called once a process with the names of targets that a connection covers too.
+  /// - Throws: `Discovery.SomeFailed`, `SweepRefusal`, `RunInterruption`, `RedisError`, or `PostgresError`.
+  func run(tellCovered: @EventLoop ([String]) -> Void) async throws {
+    do {
+      try await compareTargets(tellCovered)
+      try await enqueue()
+    } catch let error as PostgresError where error.sqlState != nil {
+      // Perhaps a table is not what it was: the next run looks at both again.
+      let tables = memory.forget()
+      for table in tables where table.isRefusedByRule(error) { throw SweepRefusal.rule(table.displayName) }
+      throw error
+    }
+    try conclude()
+  }
+
+  private func conclude() throws {
+    let (jobs, connections) = (memory.jobs.survey?.displayName, memory.connections.survey?.displayName)
+    if !failures.isEmpty {
+      throw Discovery.SomeFailed(failures: failures, label: "connection", table: jobs ?? Discovery.table)
+    }
+    if swallowed > 0 { throw SweepRefusal.swallowed(swallowed, table: jobs ?? Discovery.table) }
+    if unmarked > 0 { throw SweepRefusal.kept(unmarked, table: connections ?? ConnectionDiscovery.table) }
+  }
+
+  private func enqueue() async throws {
+    var statements = try await survey(isFresh: false)
+    var pages = ConnectionPages()
+    var isFirst = true
+    while let page = pages.next {
+      let answer = try await session.query(
+        PostgresStatement(statements.due, ["\(page.limit)", "\(page.skipping)"], isPrepared: true))
+      guard answer.rowCount > 0 else { return }
+      // The names may lead to other tables by now, whose jobs the agents claim.
+      if isFirst { statements = try await survey(isFresh: true) }
+      isFirst = false
+      let due = (0..<answer.rowCount).compactMap { answer[row: $0, column: 0] }
+      pages.looked(found: due.count, claimed: try await claim(due, statements))
+    }
+  }
+
+  /// The statements on the tables as they were met lately, or as they are now.
+  private func survey(isFresh: Bool) async throws -> ConnectionStatements {
+    func look(
+      _ table: String, _ key: String, _ event: TableSurvey.Event, _ memory: TableMemory
+    ) async throws -> TableSurvey {
+      let known = isFresh ? nil : memory.checkable(at: session.clock.now)
+      let survey =
+        if let known { known } else { try await session.look(at: table, key: key, event: event, for: memory) }
+      if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+      return survey
+    }
+    let jobs = try await look(Discovery.table, "created_at", .insert, memory.jobs)
+    let connections = try await look(ConnectionDiscovery.table, "last_discover_at", .update, memory.connections)
+    session.schema = connections.schema
+    return discovery.statements(on: connections, jobs)
+  }
+
+  /// Claims those of the connections whose lock is free.
+  ///
+  /// - Returns: how many were claimed.
+  private func claim(_ due: [String], _ statements: ConnectionStatements) async throws -> Int {
+    let held = try await locks.take(due)
+    tally.count.skipped += due.count - held.connections.count
+    var claimed = 0
+    do {
+      if !held.connections.isEmpty { claimed = try await claimTogether(held, statements) }
+    } catch {
+      // What may still be committed is left to the locks' expiry.
+      if Self.isSettled(error) { await locks.release(held) }
+      throw error
+    }
+    await locks.release(held)
+    return claimed
+  }
+
+  /// One that cannot be enqueued keeps no other from it.
+  private func claimTogether(_ held: DiscoverLocks.Held, _ statements: ConnectionStatements) async throws -> Int {
+    do {
+      return try await claim(held.connections, until: held.usableUntil, statements)
+    } catch let error as PostgresError where Self.isAboutRows(error) {
+      var claimed = 0
+      for connection in held.connections {
+        do {
+          claimed += try await claim([connection], until: held.usableUntil, statements)
+        } catch let error as PostgresError where Self.isAboutRows(error) {
+          failures.append((connection, error))
+        }
+      }
+      return claimed
+    }
+  }
+
+  private func claim(
+    _ connections: [String], until limit: MonotonicInstant, _ statements: ConnectionStatements
+  ) async throws -> Int {
+    let list = "{" + connections.joined(separator: ",") + "}"
+    let results = try await session.batch(
+      [
+        TableStatements.settings(flushes: true, statementLimit: Self.statementLimit),
+        PostgresStatement(statements.insert, [list]), PostgresStatement(statements.mark),
+      ], notAfter: limit
+    ).results
+    let (wanted, fresh) = (results[1].number(0), results[1].number(1))
+    let (enqueued, marked) = (results[2].number(0), results[2].number(1))
+    tally.count.changed += max(0, fresh - (wanted - enqueued))
+    swallowed += wanted - enqueued
+    unmarked += enqueued - marked
+    tally.count.kept += wanted - marked
+    return marked
+  }
+
+  /// Whether the claim is over on the server, too: it answered that nothing of it was done, or was never sent.
+  private static func isSettled(_ error: any Error) -> Bool {
+    switch error {
+    case is RunInterruption: true
+    case PostgresError.server: true
+    default: false
+    }
+  }
+
+  /// Whether the statement failed for a row's values (classes 22 and 23), or for what a trigger says of it.
+  private static func isAboutRows(_ error: PostgresError) -> Bool {
+    guard case .server(let state, _, _, _) = error else { return false }
+    return error.isRaised || state.hasPrefix("22") || state.hasPrefix("23")
+  }
+
+  // MARK: Targets that are connections, too
+
+  private func compareTargets(_ tell: @EventLoop ([String]) -> Void) async throws {
+    let targets = discovery.targets.targets
+    guard !memory.hasComparedTargets, !targets.isEmpty else { return }
+    _ = try await survey(isFresh: false)
+    guard let connections = memory.connections.survey else { return }
+    var pairs = JSONWriter()
+    pairs.beginArray()
+    for target in targets {
+      pairs.beginArray()
+      pairs.string(target.cluster)
+      pairs.string(target.providerType)
+      pairs.endArray()
+    }
+    pairs.endArray()
+    let answer: PostgresResult
+    do {
+      answer = try await session.query(
+        PostgresStatement(
+          ConnectionStatements.covered(by: connections.quotedName), [String(decoding: pairs.bytes, as: UTF8.self)]))
+    } catch let error as PostgresError where Self.isAboutRows(error) {
+      // A name that the database cannot hold: discover-scheduler's run says so.
+      memory.hasComparedTargets = true
+      return
+    }
+    memory.hasComparedTargets = true
+    let covered = (0..<answer.rowCount).compactMap { answer[row: $0, column: 0].flatMap { Int($0) } }
+    if !covered.isEmpty { tell(covered.map { targets[$0 - 1].name }) }
+  }
+}

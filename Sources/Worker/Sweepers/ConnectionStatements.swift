@@ -1,0 +1,149 @@
+// The SQL of discovery by connection. Pure text.
+// Invariants: a job's id follows from its connection and from what the row says of earlier discoveries, which every
+// claim and every result changes; a connection is marked as running only where its job is there.
+
+import Reactor
+
+/// The statements on one pair of tables.
+@EventLoop
+struct ConnectionStatements {
+  /// Begins what a job's id is made of, so that nothing else makes the same ids. Never changed.
+  static let idNamespace = "secrets-bridge-worker discover connection"
+
+  /// provider_connections and sync_jobs, as SQL writes them.
+  let connections: String
+  let jobs: String
+  /// Whether a connection gets another job while one of its jobs is queued.
+  let pilesUp: Bool
+  /// How long after its limit a discovery without a result no longer keeps its connection from being due.
+  let patience: Duration
+
+  /// Parameters: how many connections, and how many are passed over. Answers id and last_discover_at (µs; null: never)
+  /// of those that are due, the longest overdue first.
+  var due: String {
+    CatalogSQL.qualified(
+      """
+      SELECT connection.id::text, \(TableStatements.key("connection.last_discover_at"))
+        FROM \(connections) AS connection
+       WHERE \(isDue)
+       ORDER BY \(Self.order) LIMIT $1::bigint OFFSET $2::bigint
+      """)
+  }
+
+  /// Parameter: ids of connections. Inserts a job for each that is due and not locked, and leaves the ids of these
+  /// connections to `mark`. Answers how many there are, and how many of their jobs were not there before.
+  ///
+  /// No index need make the job's id unique: the connection's row is locked, and the guard's advisory lock was taken in
+  /// a statement before this one.
+  var insert: String {
+    CatalogSQL.qualified(
+      """
+      WITH due AS MATERIALIZED (
+        SELECT connection.id, connection.cluster_name, connection.type, connection.scope,
+               connection.last_discover_at, connection.last_discover_started_at
+          FROM \(connections) AS connection
+         WHERE \(GuardStatements.filter) AND (connection.id = ANY ($1::uuid[])) AND \(isDue)
+         ORDER BY \(Self.order)
+           FOR UPDATE SKIP LOCKED),
+      job AS MATERIALIZED (
+        SELECT connection.id AS connection_id, named.id AS id,
+               jsonb_build_object('cluster_name', connection.cluster_name) AS agent_scope,
+               jsonb_build_object('connection_id', connection.id, 'target_provider_type', connection.type,
+                                  'target_provider_config', connection.scope,
+                                  'cluster_name', connection.cluster_name) AS payload
+          FROM due AS connection CROSS JOIN LATERAL (SELECT \(Self.jobID) AS id) AS named),
+      fresh AS MATERIALIZED (
+        SELECT id, agent_scope, payload FROM job
+         WHERE NOT EXISTS (
+                 SELECT FROM \(jobs) AS earlier
+                  WHERE (earlier.correlation_id = job.id) AND (earlier.job_type = 'discover'))),
+      inserted AS (
+        INSERT INTO \(jobs) (id, job_type, status, correlation_id, agent_scope, payload)
+        SELECT id, 'discover', 'queued', id, agent_scope, payload FROM fresh
+            ON CONFLICT DO NOTHING)
+      SELECT (SELECT count(*) FROM job), (SELECT count(*) FROM fresh),
+             set_config('sb.claimed', coalesce((SELECT array_agg(connection_id)::text FROM job), '{}'), true)
+      """)
+  }
+
+  /// Marks the connections of `insert` as running, in the same transaction. Answers how many of their jobs are there,
+  /// and how many connections were marked.
+  var mark: String {
+    CatalogSQL.qualified(
+      """
+      WITH enqueued AS MATERIALIZED (
+        SELECT connection.id
+          FROM \(connections) AS connection CROSS JOIN LATERAL (SELECT \(Self.jobID) AS id) AS named
+         WHERE \(GuardStatements.filter) AND (connection.id = ANY (current_setting('sb.claimed')::uuid[]))
+           AND EXISTS (
+                 SELECT FROM \(jobs) AS job
+                  WHERE (job.correlation_id = named.id) AND (job.job_type = 'discover'))),
+      marked AS (
+        UPDATE \(connections) AS connection
+           SET last_discover_status = 'running', last_discover_started_at = clock_timestamp(),
+               last_discover_error = NULL
+         WHERE (connection.id = ANY (ARRAY(SELECT id FROM enqueued)))
+        RETURNING 1)
+      SELECT (SELECT count(*) FROM enqueued), (SELECT count(*) FROM marked)
+      """)
+  }
+
+  /// Parameter: a JSON array of pairs of a cluster and a type. Answers the numbers of those, from 1, that a connection
+  /// with discovery has too.
+  static func covered(by connections: String) -> String {
+    CatalogSQL.qualified(
+      """
+      SELECT configured.number
+        FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS configured (target, number)
+       WHERE EXISTS (
+               SELECT FROM \(connections) AS connection
+                WHERE connection.discover_enabled AND (connection.status = 'active')
+                  AND (connection.cluster_name = (configured.target ->> 0))
+                  AND (connection.type = (configured.target ->> 1)))
+       ORDER BY configured.number
+      """)
+  }
+
+  private static let order = "connection.last_discover_at NULLS FIRST, connection.id"
+
+  /// A running discovery keeps its connection from being due until it is given up.
+  private var isDue: String {
+    """
+    (connection.status = 'active' AND connection.discover_enabled AND (connection.cluster_name <> '')
+      AND (connection.last_discover_at IS NULL
+        OR ((connection.last_discover_at + (connection.discover_interval_seconds * '1 second'::interval)) <= now()))
+      AND (connection.last_discover_status IS NULL OR (connection.last_discover_status <> 'running')
+        OR connection.last_discover_started_at IS NULL
+        OR (connection.last_discover_started_at
+          < (now() - (\(DiscoveryLimit.interval) + '\(patience.milliseconds) ms'::interval))))\(hasNoQueuedJob))
+    """
+  }
+
+  private var hasNoQueuedJob: String {
+    if pilesUp { return "" }
+    return """
+
+        AND NOT EXISTS (
+          SELECT FROM \(jobs) AS earlier
+           WHERE (earlier.status = 'queued') AND (earlier.job_type = 'discover')
+             AND ((earlier.payload ->> 'connection_id') = connection.id::text))
+      """
+  }
+
+  /// A version 8 UUID (RFC 9562, section 5.8) of the connection and of when it was last discovered and last claimed.
+  ///
+  /// A result moves last_discover_at and a claim last_discover_started_at, so the id is another one for each due time;
+  /// and where someone writes an old state of the row back, it is the one of the job that is there already.
+  private static let jobID = """
+    (SELECT concat(substr(digest, 1, 12), '8', substr(digest, 14, 3), '8', substr(digest, 18, 15))::uuid
+       FROM (SELECT encode(sha256(convert_to(concat('\(idNamespace) ', connection.id, ' ',
+               \(moment("connection.last_discover_at")), ' ', \(moment("connection.last_discover_started_at"))),
+               'UTF8')), 'hex') AS digest) AS hashed)
+    """
+
+  /// A moment as text that no session setting changes.
+  private static func moment(_ column: String) -> String {
+    "CASE WHEN isfinite(\(column)) THEN \(GuardStatements.microseconds(column))::text"
+      + " ELSE coalesce(\(column)::text, 'never') END"
+  }
+}
