@@ -75,9 +75,11 @@ struct ChaosRun: Sendable {
     try await Task.sleep(for: cluster.options.lease + .seconds(1))
     var watches = try await Self.each(cluster) { PlaneWatch(first: try await samples(of: $0)) }
     let begin = Moment.now
+    let now = DiscoverNow()
     let driver = FaultDriver(cluster: cluster) { journal.write($0) }
     let disturbances = try await withThrowingTaskGroup(of: Void.self) { group in
       for plane in cluster.planes { group.addTask { await Workload.run(on: cluster, schema: plane.schema) } }
+      group.addTask { await now.run(on: cluster, cluster.planes[0]) }
       let (incidents, loads) = try await driver.perform(plan)
       let felt = Disturbances(
         incidents: incidents, loads: loads, stalls: [], replicas: cluster.replicas.count,
@@ -106,6 +108,7 @@ struct ChaosRun: Sendable {
     let end = Moment.now
     try await cluster.stopFleet()
     stalls.stop()
+    watches[0].nows = now.nows
     return try await gather(cluster, plan, disturbances, watches, begin...end, stalls, directory)
   }
 
@@ -146,7 +149,7 @@ struct ChaosRun: Sendable {
       guard let due = sweep.due(lag: time) else { continue }
       try await sleep(until: calm.advanced(by: time))
       for (index, plane) in cluster.planes.enumerated() {
-        let count = try await cluster.sql("SELECT count(*) FROM \(sweep.table) WHERE \(due)", schema: plane.schema)
+        let count = try await cluster.sql("SELECT count(*) FROM \(sweep.dueTable) WHERE \(due)", schema: plane.schema)
         left[index][sweep.rawValue] = Int(count) ?? -1
       }
     }

@@ -36,6 +36,7 @@ struct PlaneWatch: Sendable {
   var quietEnd: [Sample] = []
   var left: [String: Int] = [:]
   var unready: [Int] = []
+  var nows: [ConnectionHistory.Now] = []
 }
 
 /// The witnesses' accounts.
@@ -64,6 +65,7 @@ struct Evidence: Sendable {
   let unready: [Int]
   /// Every text that left a worker or reached Redis, with the name of where it was seen.
   let texts: [(place: String, text: String)]
+  var connections = ConnectionHistory()
 
   var runs: [Run] { logs.flatMap(\.log.runs) }
 
@@ -79,7 +81,10 @@ struct Evidence: Sendable {
       restarts: restarts.map(\.ended))
     let rows = try await cluster.sql(WriteHistory.query(schema: plane.schema))
     let jobs = try await cluster.sql(
-      "SELECT correlation_id, count(*) FROM sync_jobs WHERE job_type = 'discover' GROUP BY 1", schema: plane.schema)
+      """
+      SELECT correlation_id, count(*) FROM sync_jobs
+       WHERE job_type = 'discover' AND NOT payload ? 'connection_id' GROUP BY 1
+      """, schema: plane.schema)
     let lives = plane.replicas.flatMap { replica in replica.lives.map { (replica.index, $0) } }
     let logs = lives.map { ($0.1, LogHistory($0.1.process.log, replica: $0.0)) }
     let samples = [watch.first, watch.quietBegin, watch.quietEnd]
@@ -93,12 +98,13 @@ struct Evidence: Sendable {
       longestStall: stalls.longest, locks: locks, unexpectedGaps: max(0, cluster.monitor.gaps - restarts.count),
       writes: try WriteHistory(rows: rows), statements: statements, logs: logs, first: watch.first,
       quietBegin: watch.quietBegin, quietEnd: watch.quietEnd, jobs: Self.counts(jobs), left: watch.left,
-      unready: watch.unready, texts: texts)
+      unready: watch.unready, texts: texts,
+      connections: try await ConnectionHistory.gather(plane, of: cluster, nows: watch.nows))
   }
 
   /// All checks of this control plane. Those of another than the first have its name before theirs.
   var checks: [Check] {
-    let all = lockChecks + writeChecks + runChecks
+    let all = lockChecks + writeChecks + connectionChecks + runChecks
     if kind == .first { return all + surroundingChecks + [witnesses] }
     return all.map {
       Check(name: "\(kind.rawValue)-\($0.name)", claim: $0.claim, figures: $0.figures, faults: $0.faults)

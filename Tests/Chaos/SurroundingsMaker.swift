@@ -31,6 +31,7 @@ struct SurroundingsMaker: Sendable {
         """)
       let shaping = Self.tables.map { shape($0, in: schema) }.joined()
       try await sql("SET search_path = \(schema); SET default_tablespace = '\(isSmall ? "small" : "")'; \(shaping)")
+      try await sql("SET search_path = \(schema); \(Workload.connections)")
       try await sql("CALL chaos.record('\(schema)'); \(grants(in: schema))")
     }
     try await set()
@@ -55,10 +56,13 @@ struct SurroundingsMaker: Sendable {
         "SELECT (status, last_seen_at), UPDATE (status) ON \(schema).agents",
         "SELECT (status, claim_expires_at, correlation_id, job_type, agent_scope, payload), UPDATE (status), INSERT "
           + "ON \(schema).sync_jobs",
+        "SELECT, UPDATE (last_discover_status, last_discover_started_at, last_discover_error) "
+          + "ON \(schema).provider_connections",
       ]
       : [
         "SELECT, DELETE, UPDATE ON \(schema).secret_wraps", "SELECT, UPDATE ON \(schema).secrets",
         "SELECT, UPDATE ON \(schema).agents", "SELECT, UPDATE, INSERT ON \(schema).sync_jobs",
+        "SELECT, UPDATE ON \(schema).provider_connections",
       ]
     let setup =
       surroundings.role == .switched

@@ -1,4 +1,4 @@
-// What the harness knows of the five sweepers, by itself: names, tables, intervals, grids, job ids.
+// What the harness knows of the sweepers that it runs, by itself: names, tables, intervals, grids, job ids.
 // Invariant: it is written from the design, not from the worker's code, so that the two can disagree.
 
 import Foundation
@@ -11,21 +11,25 @@ enum Sweep: String, CaseIterable, Sendable {
   case agents = "agents-stale"
   case jobs = "jobs-recovery"
   case discover = "discover-scheduler"
+  case connections = "discover-connections"
 
-  /// The table that it writes.
+  /// The table that it writes, or puts jobs into.
   var table: String {
     switch self {
     case .wraps: "secret_wraps"
     case .secrets: "secrets"
     case .agents: "agents"
-    case .jobs, .discover: "sync_jobs"
+    case .jobs, .discover, .connections: "sync_jobs"
     }
   }
+
+  /// The table that has its due rows.
+  var dueTable: String { self == .connections ? "provider_connections" : table }
 
   /// Its interval in the chaos: short, so that much happens.
   var interval: Duration {
     switch self {
-    case .wraps, .jobs: .seconds(2)
+    case .wraps, .jobs, .connections: .seconds(2)
     case .agents: .milliseconds(2_500)
     case .secrets: .seconds(3)
     case .discover: .seconds(4)
@@ -39,10 +43,11 @@ enum Sweep: String, CaseIterable, Sendable {
     case .agents: "SB_WORKER_AGENTS_STALE_INTERVAL"
     case .jobs: "SB_WORKER_JOBS_RECOVERY_INTERVAL"
     case .discover: "SB_WORKER_DISCOVER_INTERVAL"
+    case .connections: "SB_WORKER_DISCOVER_CONNECTIONS_INTERVAL"
     }
   }
 
-  /// A SQL condition for its due rows, `lag` after they became due. Discovery has none.
+  /// A SQL condition for its due rows, `lag` after they became due. Discovery of targets has none.
   func due(lag: Duration) -> String? {
     let before = "clock_timestamp() - interval '\(lag.milliseconds) milliseconds'"
     switch self {
@@ -50,6 +55,8 @@ enum Sweep: String, CaseIterable, Sendable {
     case .secrets: return "status = 'present' AND last_seen_at < \(before) - interval '24 hours'"
     case .agents: return "status = 'active' AND last_seen_at < \(before) - interval '5 minutes'"
     case .jobs: return "status = 'claimed' AND claim_expires_at < \(before)"
+    case .connections:
+      return "last_discover_status IS DISTINCT FROM 'running' AND last_discover_at + interval '60 s' < \(before)"
     case .discover: return nil
     }
   }

@@ -40,6 +40,21 @@ enum Workload {
       WHERE id = (SELECT id FROM sync_jobs WHERE status = 'claimed' AND claim_expires_at < now()
         AND NOT payload ? 'poison' LIMIT 1 FOR UPDATE SKIP LOCKED);
     DELETE FROM agents WHERE name LIKE 'slow%' AND status = 'stale';
+    WITH done AS (
+      UPDATE sync_jobs SET status = 'succeeded'
+       WHERE job_type = 'discover' AND status = 'queued' AND payload ? 'connection_id' AND random() < 0.5
+      RETURNING (payload->>'connection_id')::uuid AS id)
+    UPDATE provider_connections AS connection
+       SET last_discover_status = 'success', last_discover_at = clock_timestamp() - interval '58500 ms'
+      FROM done WHERE connection.id = done.id;
+    """
+
+  /// Connections whose discovery is done soon and due again a moment later: see `tick`.
+  static let connections = """
+    INSERT INTO provider_connections (name, type, auth_method, scope, discover_enabled, cluster_name,
+      discover_interval_seconds)
+    SELECT 'connection ' || n, 'vault', 'token', '{"token": "\(Planted.mark)scope"}', true, 'c', 60
+      FROM generate_series(1, 12) AS n;
     """
 
   /// How many rows a load has. Each takes 5 ms, though a batch at most a second: the sweep takes longer than the lease.

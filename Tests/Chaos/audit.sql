@@ -21,6 +21,16 @@ CREATE TABLE chaos.writes (
   wrong        INTEGER NOT NULL
 );
 
+-- One row a claim of a connection by a worker, with the id that its job must have.
+CREATE TABLE chaos.claims (
+  schema      TEXT NOT NULL,
+  connection  UUID NOT NULL,
+  job         UUID NOT NULL,
+  at          TIMESTAMPTZ NOT NULL,
+  -- The connection was not due, or became something else than running.
+  wrong       BOOLEAN NOT NULL
+);
+
 -- Until when the workers' writes to a table of the first control plane fail.
 CREATE TABLE chaos.failing (relation TEXT PRIMARY KEY, until TIMESTAMPTZ NOT NULL);
 
@@ -37,6 +47,28 @@ BEGIN
           clock_timestamp(),
           EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted),
           changed, wrong);
+  RETURN NULL;
+END $$;
+
+CREATE FUNCTION chaos.moment(at TIMESTAMPTZ) RETURNS TEXT LANGUAGE sql SET search_path = pg_catalog
+  RETURN coalesce((extract(epoch FROM at) * 1000000)::bigint::text, 'never');
+
+CREATE FUNCTION chaos.claim() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+  digest TEXT;
+BEGIN
+  IF session_user <> 'locked' THEN RETURN NULL; END IF;
+  digest := encode(sha256(convert_to(format('secrets-bridge-worker discover connection %s %s %s', OLD.id,
+    chaos.moment(OLD.last_discover_at), chaos.moment(OLD.last_discover_started_at)), 'UTF8')), 'hex');
+  INSERT INTO chaos.claims (schema, connection, job, at, wrong)
+  VALUES (TG_TABLE_SCHEMA, OLD.id,
+          (substr(digest, 1, 12) || '8' || substr(digest, 14, 3) || '8' || substr(digest, 18, 15))::uuid,
+          clock_timestamp(),
+          coalesce(OLD.last_discover_status = 'running', false)
+            OR coalesce(OLD.last_discover_at + OLD.discover_interval_seconds * interval '1 s' > clock_timestamp(),
+                        false)
+            OR NEW.last_discover_status <> 'running' OR NEW.last_discover_error IS NOT NULL
+            OR NEW.last_discover_at IS DISTINCT FROM OLD.last_discover_at);
   RETURN NULL;
 END $$;
 
@@ -193,4 +225,6 @@ BEGIN
       CALL chaos.record(part, name, part <> format('%I.%I', schema, name)::regclass);
     END LOOP;
   END LOOP;
+  EXECUTE format('CREATE TRIGGER zz_claim AFTER UPDATE ON %I.provider_connections FOR EACH ROW
+    EXECUTE FUNCTION chaos.claim()', schema);
 END $$;
