@@ -101,7 +101,12 @@ public struct PostgresConfiguration: Sendable {
     case "host", "hostaddr", "port", "options":
       return
     case "service", "replication":
-      faults.append("\(name) is not supported: write what it stands for into the URL")
+      return Self.takeUnsupported(name, value, faults: &faults)
+    case "sslnegotiation" where !known.names.contains(name):
+      // libpq has it since version 17, with this default.
+      if !value.isEmpty, value != "postgres" {
+        faults.append("sslnegotiation must be postgres: libpq \(known.version) has no other way")
+      }
       return
     case "client_encoding":
       if !value.isEmpty && value.lowercased() != "utf8" && value.lowercased() != "utf-8" {
@@ -127,6 +132,15 @@ public struct PostgresConfiguration: Sendable {
       if !value.isEmpty { base.append(PostgresParameter(name: name, value: value)) }
     } else if !takePoolSetting(name, value, faults: &faults) {
       takeServerSetting(name, value, known: known, faults: &faults)
+    }
+  }
+
+  /// What libpq knows and the worker has no use for.
+  private static func takeUnsupported(_ name: String, _ value: String, faults: inout [String]) {
+    if name == "service" {
+      faults.append("service is not supported: write what it stands for into the URL")
+    } else if !value.isEmpty, !PostgresServerSettings.isOff(value) {
+      faults.append("replication must be off: a replication connection cannot run transactions")
     }
   }
 

@@ -108,7 +108,7 @@ struct PostgresServerSettings: Sendable {
   }
 
   /// Whether the server reads `value` as false: a beginning of off, false or no that says which, or 0.
-  private static func isOff(_ value: String) -> Bool {
+  static func isOff(_ value: String) -> Bool {
     let lower = value.lowercased()
     guard !lower.isEmpty else { return false }
     return lower == "0" || "false".hasPrefix(lower) || "no".hasPrefix(lower)

@@ -134,6 +134,23 @@ private func faults(_ url: String) -> [String] {
       ])
   }
 
+  @Test func parametersThatNeedNothingOfLibpqAreAcceptedAtTheirDefaults() {
+    let accepted = ["replication=", "replication=off", "replication=false", "replication=0", "sslnegotiation=postgres"]
+    for query in accepted {
+      #expect(faults("postgres://u@h/d?\(query)") == [], "\(query)")
+    }
+    for value in ["true", "database", "1"] {
+      #expect(
+        faults("postgres://u@h/d?replication=\(value)") == [
+          "replication must be off: a replication connection cannot run transactions"
+        ])
+    }
+    #expect(
+      faults("postgres://u@h/d?sslnegotiation=direct") == [
+        "sslnegotiation must be postgres: libpq 15 has no other way"
+      ])
+  }
+
   @Test(arguments: [
     "", "mysql://u:hunter2@h/d", "postgres://u:hunter2@h:x/d", "postgres://u:hunter2@h:0/d",
     "postgres://u:hunter2@h:65536/d", "postgres://u:hunter2%@h/d", "postgres://u:hunter2%zz@h/d",
