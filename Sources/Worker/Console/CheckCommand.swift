@@ -104,7 +104,7 @@ struct DeploymentCheck {
   }
 
   private func checkRedis() async -> ([CheckFinding], ServerClock?) {
-    guard let url = settings([Setting.redisURL.row]), let others = settings(SettingRow.house.filter { !$0.isRequired }),
+    guard let url = settings([Setting.redisURL.row]), let others = settings(SettingRow.core.filter { !$0.isRequired }),
       let sweeping = settings(SettingRow.sweepers)
     else { return ([.fault("not checked: REDIS_URL is missing or invalid")], nil) }
     var configuration = url[.redisURL]

@@ -52,3 +52,70 @@ struct MailSink: Sink {
     return text + "\n-- \n\(Version.program) \(Version.number)\n"
   }
 }
+
+extension Setting where Value == String? {
+  static var smtpURL: Setting {
+    var setting = Setting.optional(
+      "SB_WORKER_SMTP_URL", kind: "smtp or smtps URL", isSecret: true,
+      help: "Mail server for notifications: smtp://user:password@host:587 or smtps://….",
+      check: { WebURL.expectation($0, schemes: ["smtp", "smtps"]) })
+    setting.needs = ["SB_WORKER_SMTP_FROM", "SB_WORKER_SMTP_TO"]
+    return setting
+  }
+
+  static var smtpFrom: Setting {
+    .optional("SB_WORKER_SMTP_FROM", kind: "mail address", help: "Sender address of notification mails.") {
+      MailAddress.isOne($0) ? nil : "an address in ASCII such as worker@example.com"
+    }
+  }
+
+  static var smtpHelo: Setting {
+    .optional(
+      "SB_WORKER_SMTP_HELO", kind: "host name",
+      help: """
+        Client name sent to the mail server in EHLO. Defaults to the path of SB_WORKER_SMTP_URL, the host's name if it \
+        has a dot, or its address as [192.0.2.1].
+        """
+    ) {
+      MailAddress.isClientName($0) ? nil : "a name with a dot, such as worker.example.com, or an address in brackets"
+    }
+  }
+}
+
+extension Setting where Value == [String] {
+  static var smtpTo: Setting {
+    Setting(
+      name: "SB_WORKER_SMTP_TO", kind: "mail addresses", absence: .value([]),
+      help: "Comma-separated recipients of notification mails."
+    ) { text in
+      let addresses = MailAddress.list(text)
+      let areGood = !addresses.isEmpty && addresses.count <= MailAddress.countLimit
+      guard areGood, addresses.allSatisfy(MailAddress.isOne) else {
+        return .mustBe(
+          "1 to \(MailAddress.countLimit) comma-separated ASCII addresses such as ops@example.com")
+      }
+      return .accepted(addresses)
+    }
+  }
+}
+
+extension Setting where Value == TransferRequest.MailEncryption {
+  static var smtpStartTLS: Setting {
+    .choice(
+      "SB_WORKER_SMTP_STARTTLS", default: .required,
+      help:
+        "Use of STARTTLS with an smtp:// server: required, preferred (plaintext if it is not offered) or never."
+    )
+  }
+}
+
+extension Setting where Value == Event.Severity? {
+  static var smtpMinSeverity: Setting { .minSeverity("SB_WORKER_SMTP_MIN_SEVERITY", of: "e-mail") }
+}
+
+extension SettingRow {
+  static let mail: [SettingRow] = [
+    Setting.smtpURL.row, Setting.smtpStartTLS.row, Setting.smtpFrom.row, Setting.smtpTo.row, Setting.smtpHelo.row,
+    Setting.smtpMinSeverity.row,
+  ]
+}

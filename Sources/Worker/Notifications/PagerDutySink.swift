@@ -94,3 +94,42 @@ struct PagerDutySink: Sink {
     json.endObject()
   }
 }
+
+extension Setting where Value == String? {
+  static var pagerDutyRoutingKey: Setting {
+    .optional(
+      "SB_WORKER_PAGERDUTY_ROUTING_KEY", kind: "routing key", isSecret: true,
+      help:
+        "Integration key of a PagerDuty service (Events API v2). Failures trigger incidents, recoveries resolve them."
+    ) { isVisibleASCII($0) && $0.utf8.count <= 100 ? nil : "at most 100 visible ASCII characters" }
+  }
+
+  private static func isVisibleASCII(_ text: String) -> Bool {
+    text.utf8.allSatisfy { (0x21...0x7E).contains($0) }
+  }
+}
+
+extension Setting where Value == String {
+  static var pagerDutyURL: Setting {
+    Setting(
+      name: "SB_WORKER_PAGERDUTY_URL", kind: "http or https URL",
+      absence: .text("https://events.pagerduty.com/v2/enqueue"),
+      help: "URL of the Events API. The EU service region has its own.", isSecret: true
+    ) { text in
+      WebURL.expectation(text).map { .mustBe($0) } ?? .accepted(text)
+    }
+  }
+}
+
+extension Setting where Value == Event.Severity? {
+  /// A page wakes people, so only failures are sent by default.
+  static var pagerDutyMinSeverity: Setting {
+    .minSeverity("SB_WORKER_PAGERDUTY_MIN_SEVERITY", of: "PagerDuty", default: .error)
+  }
+}
+
+extension SettingRow {
+  static let pagerDuty: [SettingRow] = [
+    Setting.pagerDutyRoutingKey.row, Setting.pagerDutyURL.row, Setting.pagerDutyMinSeverity.row,
+  ]
+}

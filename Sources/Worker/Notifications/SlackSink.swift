@@ -84,3 +84,20 @@ struct SlackSink: Sink {
     json.endObject()
   }
 }
+
+extension Setting where Value == String? {
+  static var slackURL: Setting {
+    .optional(
+      "SB_WORKER_SLACK_WEBHOOK_URL", kind: "http or https URL", isSecret: true,
+      help: "Slack incoming webhook; receives notifications as Block Kit messages.",
+      check: { WebURL.expectation($0) })
+  }
+}
+
+extension Setting where Value == Event.Severity? {
+  static var slackMinSeverity: Setting { .minSeverity("SB_WORKER_SLACK_MIN_SEVERITY", of: "Slack") }
+}
+
+extension SettingRow {
+  static let slack: [SettingRow] = [Setting.slackURL.row, Setting.slackMinSeverity.row]
+}

@@ -41,3 +41,49 @@ struct WebhookSink: Sink {
     return headers + ["webhook-signature: v1,\(Base64.text(HMACSHA256.signature(of: signed, key: key)))"]
   }
 }
+
+extension Setting where Value == String? {
+  static var webhookURL: Setting {
+    .optional(
+      "SB_WORKER_WEBHOOK_URL", kind: "http or https URL", isSecret: true,
+      help: "URL that notifications are posted to as JSON. Without any sink they are only logged.",
+      check: { WebURL.expectation($0) })
+  }
+}
+
+extension Setting where Value == Bool {
+  static var webhookSlackFormat: Setting {
+    .boolean(
+      "SB_WORKER_WEBHOOK_SLACK_FORMAT", default: false,
+      help: "Post Slack's {\"text\": …} to the webhook instead of the flat JSON object.")
+  }
+}
+
+extension Setting where Value == [UInt8]? {
+  /// The bytes of the key.
+  static var webhookSecret: Setting {
+    Setting(
+      name: "SB_WORKER_WEBHOOK_SECRET", kind: "whsec_ and base64", absence: .value(nil),
+      help: "Key that webhook requests are signed with, as specified by Standard Webhooks.",
+      isSecret: true
+    ) { text in
+      // https://www.standardwebhooks.com: 24 to 64 bytes in base64 after a prefix.
+      let prefix = "whsec_"
+      let encoded = text.hasPrefix(prefix) ? String(text.dropFirst(prefix.utf8.count)) : text
+      guard let key = Base64.bytes(encoded), (24...64).contains(key.count) else {
+        return .mustBe("24 to 64 bytes in base64, optionally after \(prefix)")
+      }
+      return .accepted(key)
+    }
+  }
+}
+
+extension Setting where Value == Event.Severity? {
+  static var webhookMinSeverity: Setting { .minSeverity("SB_WORKER_WEBHOOK_MIN_SEVERITY", of: "the webhook") }
+}
+
+extension SettingRow {
+  static let webhook: [SettingRow] = [
+    Setting.webhookURL.row, Setting.webhookSlackFormat.row, Setting.webhookSecret.row, Setting.webhookMinSeverity.row,
+  ]
+}

@@ -1,5 +1,6 @@
 // The settings table: defaults, what each kind accepts and refuses, and all faults at once.
 
+import Foundation
 import Reactor
 import Testing
 
@@ -58,7 +59,7 @@ import Testing
   @Test func everyVariableOfTheControlPlaneIsInTheTableOnce() {
     let all = SettingRow.all.map(\.name)
     #expect(Set(all).count == all.count)
-    let names = (SettingRow.house + SettingRow.sweepers).map(\.name) + SettingRow.notifications.prefix(5).map(\.name)
+    let names = (SettingRow.core + SettingRow.sweepers).map(\.name) + SettingRow.notifications.prefix(5).map(\.name)
     #expect(
       Set(names) == [
         "DATABASE_URL", "DATABASE_MAX_CONNS", "DATABASE_CONN_LIFETIME", "DATABASE_CONNECT_TIMEOUT", "REDIS_URL",
@@ -281,5 +282,18 @@ import Testing
     let own = Setting.duration("SB_WORKER_OWN_INTERVAL", default: .seconds(7), help: "Of a sweeper.")
     let (settings, _) = try Settings.load(environment: ["SB_WORKER_OWN_INTERVAL": "9s"], rows: [own.row])
     #expect(settings[own] == .seconds(9))
+  }
+
+  /// Reading a setting that has no row ends the process.
+  @Test func everySettingHasItsRow() throws {
+    let declaration = try NSRegularExpression(pattern: #"static var \w+: Setting(<[^>]+>)? \{[^"]*"([A-Z_]+)""#)
+    var declared: [String] = []
+    for file in try SourceTree.swift("Sources/Worker") {
+      let whole = file.text as NSString
+      for match in declaration.matches(in: file.text, range: NSRange(location: 0, length: whole.length)) {
+        declared.append(whole.substring(with: match.range(at: 2)))
+      }
+    }
+    #expect(declared.sorted() == SettingRow.all.map(\.name).sorted())
   }
 }

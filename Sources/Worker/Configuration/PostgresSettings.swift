@@ -1,0 +1,63 @@
+// How PostgreSQL is reached. Parsing contacts no server.
+// Invariant: a URL may contain a password and is shown only in its redacted form.
+
+import Reactor
+
+extension Setting where Value == PostgresConfiguration {
+  static var databaseURL: Setting {
+    Setting(
+      name: "DATABASE_URL", kind: "PostgreSQL URL", absence: .fault,
+      help: "URL of the control plane's database: postgres://user:password@host:port/database?parameters",
+      isSecret: true
+    ) { text in
+      do throws(PostgresURLFault) {
+        let configuration = try PostgresConfiguration(url: text, applicationName: Version.program)
+        if configuration.expectsReadOnly {
+          return .refused(["is invalid: target_session_attrs selects servers that cannot be written to"])
+        }
+        return .accepted(configuration, warnings: configuration.warnings)
+      } catch {
+        return .refused(error.faults.map { "is invalid: \($0)" })
+      }
+    }
+  }
+}
+
+extension Setting where Value == Int {
+  // PostgreSQL itself allows no more than 262,143 connections.
+  static var databaseMaxConnections: Setting {
+    .inheritedInteger(
+      "DATABASE_MAX_CONNS", default: 10, upTo: 262_143,
+      help: """
+        Maximum number of connections to PostgreSQL. pool_max_conns in the URL takes precedence. Connections are \
+        opened on demand; an idle worker holds at most one.
+        """)
+  }
+}
+
+extension Setting where Value == Duration {
+  static var databaseConnectionLifetime: Setting {
+    .inheritedDuration(
+      "DATABASE_CONN_LIFETIME", default: .seconds(30 * 60), zeroOrBelow: .isDefault,
+      help: """
+        Maximum age of a PostgreSQL connection; an older one is replaced when it becomes idle. pool_max_conn_lifetime \
+        in the URL takes precedence.
+        """)
+  }
+
+  static var databaseConnectTimeout: Setting {
+    .duration(
+      "DATABASE_CONNECT_TIMEOUT", default: .seconds(10),
+      help: """
+        Timeout for connecting to PostgreSQL, including TLS and login, over all addresses. connect_timeout in the URL \
+        limits each address.
+        """)
+  }
+}
+
+extension SettingRow {
+  static let postgres: [SettingRow] = [
+    Setting.databaseURL.row, Setting.databaseMaxConnections.row, Setting.databaseConnectionLifetime.row,
+    Setting.databaseConnectTimeout.row,
+  ]
+}

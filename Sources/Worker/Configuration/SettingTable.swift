@@ -1,0 +1,12 @@
+// The table of all settings, in the order in which they are shown. A setting is declared beside what it configures;
+// a test looks for those that have no row here.
+
+extension SettingRow {
+  /// The complete table.
+  static let all = core + notifications + sweepers
+
+  /// The settings that belong to no sweeper and no sink.
+  static let core: [SettingRow] =
+    postgres + redis + [Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row] + scheduling
+    + [Setting.sandbox.row] + gitOps
+}
