@@ -83,6 +83,7 @@ final class Cluster: Sendable {
     var environment = [
       "LOG_LEVEL": "debug", "SB_WORKER_CROSS_TEAM_FILL_EXPIRED_INTERVAL": "off",
       "SB_WORKER_CONNECTIONS_STUCK_INTERVAL": "off",
+      "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL": "off",
       "SB_WORKER_LEASE": "\(options.lease.milliseconds)ms",
       "SB_WORKER_SHUTDOWN_GRACE": "\(grace.milliseconds)ms", "SB_DISCOVER_TARGETS_JSON": Targets.json,
       // The jobs of the chaos stay in the queue: nobody claims them.

@@ -209,9 +209,13 @@ final class TableMemory {
   /// As the last run met it.
   var survey: TableSurvey?
   var lookedAt = MonotonicInstant(nanoseconds: 0)
+  /// The table of linked rows, where the sweep has any.
+  var second: TableSurvey?
+  var secondLookedAt = MonotonicInstant(nanoseconds: 0)
   /// How far the full pass of each part got (`FullPass.Record`, as text), where parts are swept by themselves.
   var passes: [String: String] = [:]
   private var statements: TableStatements?
+  private var linkedStatements: (second: TableSurvey, texts: LinkedStatements)?
 
   /// What a check suffices for; nil if the table is to be looked at.
   func checkable(at now: MonotonicInstant) -> TableSurvey? {
@@ -231,6 +235,16 @@ extension TableMemory {
     if let statements, statements.table == target, statements.countsDue == countsDue { return statements }
     let made = TableStatements(sweep: sweep, table: target, countsDue: countsDue)
     statements = made
+    linkedStatements = nil
+    return made
+  }
+
+  /// The same for a sweep with linked rows in the table `second`.
+  func statements(of linked: LinkedRows, _ second: TableSurvey, with rows: TableStatements) -> LinkedStatements {
+    if let linkedStatements, linkedStatements.second.hasSameShape(as: second) { return linkedStatements.texts }
+    let made = LinkedStatements(
+      linked, of: rows, linkedTable: second.quotedName, identifier: second.identifier, hidesRows: second.hidesRows)
+    linkedStatements = (second, made)
     return made
   }
 }
@@ -256,6 +270,22 @@ extension GuardedSession {
   ) async throws -> TableSurvey {
     let answer = try await query(TableSurvey.statement(table, key: key, event: event))
     return try note(TableSurvey(table: table, answer), of: table, in: memory)
+  }
+
+  /// The table of linked rows, looked at where nothing is known of it or the last look is old.
+  ///
+  /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
+  func survey(_ linked: LinkedRows, knownTo memory: TableMemory) async throws -> TableSurvey {
+    if let second = memory.second, !second.hasParts,
+      memory.secondLookedAt.duration(to: clock.now) < TableMemory.lookLimit
+    {
+      return second
+    }
+    let answer = try await query(TableSurvey.statement(linked.table, key: linked.key, event: .update))
+    guard let second = TableSurvey(table: linked.table, answer) else { throw SweepRefusal.noTable(linked.table) }
+    memory.second = second
+    memory.secondLookedAt = clock.now
+    return second
   }
 
   /// Remembers what a look at the table saw.

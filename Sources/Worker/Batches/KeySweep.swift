@@ -67,7 +67,7 @@ struct KeySweep {
 
   private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout KeyWindows) async throws {
     // A window of no rows.
-    guard try await batches.isAboutRows(trouble, window(windows.after, limit: 0)) else { throw trouble.cause }
+    guard try await batches.isAboutRows(trouble, [window(windows.after, limit: 0)]) else { throw trouble.cause }
     if windows.shrink() { return }
     do {
       let first = try await firstKey(windows.after)

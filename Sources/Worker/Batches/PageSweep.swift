@@ -91,7 +91,7 @@ final class PageSweep {
       throw trouble.cause
     default: break
     }
-    guard try await batches.isAboutRows(trouble, statements.statement(statements.write, 0..<0)) else {
+    guard try await batches.isAboutRows(trouble, [statements.statement(statements.write, 0..<0)]) else {
       throw trouble.cause
     }
     let isRefused = if case .refused = trouble.kind { true } else { false }

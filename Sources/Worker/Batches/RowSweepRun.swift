@@ -47,21 +47,30 @@ final class RowSweepRun {
       do {
         try await sweepAll(table)
       } catch let error as PostgresError where error.sqlState != nil {
-        // Perhaps the table is not what it was: the next run looks at it again.
+        // Perhaps a table is not what it was: the next run looks at it again.
         memory.survey = nil
+        memory.second = nil
         throw table.isRefusedByRule(error) ? SweepRefusal.rule(table.displayName) : error
       }
-      guard let seen = memory.survey, !seen.hasSameShape(as: table) else { return try conclude(table) }
+      let isSecondKnown = sweep.linked == nil || memory.second != nil
+      guard let seen = memory.survey, !(isSecondKnown && seen.hasSameShape(as: table)) else {
+        return try conclude(table)
+      }
     }
     throw SweepRefusal.changing(survey.displayName)
   }
 
   private func sweepAll(_ table: TableSurvey) async throws {
+    let second = try await second()
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
     for target in targets {
       let statements = memory.statements(of: target, for: sweep, countsDue: table.canKeepRows)
-      if table.canReadPlaces {
+      if let linked = sweep.linked, let second {
+        try await LinkedSweep(
+          linked, statements, of: table, second: second, in: session, knowing: memory, noting: tally
+        ).run()
+      } else if table.canReadPlaces {
         let record = table.foreignParts == nil ? progress.pass : memory.passes[target]
         let pass = sweep.index?.fullPassWithin.map { FullPass(promise: $0, interval: interval, record: record) }
         let run = PageSweep(
@@ -73,6 +82,14 @@ final class RowSweepRun {
         try await KeySweep(statements, of: table, in: session, knowing: memory, noting: tally).run()
       }
     }
+  }
+
+  /// The table of linked rows, where the sweep has any.
+  private func second() async throws -> TableSurvey? {
+    guard let linked = sweep.linked else { return nil }
+    let second = try await session.survey(linked, knownTo: memory)
+    if let refusal = second.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+    return second
   }
 
   /// The schedule record has room for one pass. Where parts are swept by themselves, the process remembers theirs:
@@ -106,7 +123,10 @@ final class RowSweepRun {
     progress.lockedSlots = lockedSlots
     if progress.pass != nil || lockedSlots > 0 || wasLocked { tally.count.progress = progress.text }
     if count.refused > 0 { throw SweepRefusal.rows(count.refused, states: count.refusalStates) }
-    if count.kept > 0 { throw SweepRefusal.kept(count.kept, table: table.displayName) }
+    if count.kept > 0 {
+      let second = memory.second.map { " or \($0.displayName)" } ?? ""
+      throw SweepRefusal.kept(count.kept, table: table.displayName + second)
+    }
     if let parts = table.foreignParts { throw SweepRefusal.foreignParts(parts) }
     if lockedSlots >= SweepProgress.lockedSlotLimit { throw SweepRefusal.locked(count.skipped, slots: lockedSlots) }
   }

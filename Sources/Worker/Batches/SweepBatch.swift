@@ -129,15 +129,15 @@ final class SweepBatches {
     }
   }
 
-  /// Whether `trouble` is about rows, and not about the statement: `statement` is tried on no row at all.
+  /// Whether `trouble` is about rows, and not about the statements: `statements` are tried on no row at all.
   ///
   /// - Throws: `SweepRefusal` if the server lets nothing be written.
-  func isAboutRows(_ trouble: Trouble, _ statement: PostgresStatement) async throws -> Bool {
+  func isAboutRows(_ trouble: Trouble, _ statements: [PostgresStatement]) async throws -> Bool {
     guard case .refused(let state) = trouble.kind else { return true }
     if state.utf8.starts(with: Self.limitClass.utf8) { try await proveTransactions() }
     guard !isProved else { return true }
     do {
-      _ = try await send([statement])
+      _ = try await send(statements)
       isProved = true
       return true
     } catch is Trouble {

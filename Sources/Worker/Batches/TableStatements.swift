@@ -230,7 +230,7 @@ package final class TableStatements {
   }
 
   /// Of a row that was written: whether it is no longer due. A trigger may have put it back to what it was.
-  private var isChanged: String {
+  var isChanged: String {
     switch sweep.change {
     case .delete: "true AS is_changed"
     case .update: "\(isDue) IS NOT TRUE AS is_changed"
@@ -240,20 +240,23 @@ package final class TableStatements {
   /// How many rows were written; null where each of them was changed.
   private var written: String { countsDue ? "(SELECT count(*) FROM changed)" : "NULL" }
 
-  private static let changed = "(SELECT count(*) FROM changed WHERE is_changed)"
+  static let changed = "(SELECT count(*) FROM changed WHERE is_changed)"
 
   private static let isInRange = "(target.ctid >= $1::tid) AND (target.ctid < $2::tid)"
 
-  private var verb: String {
+  var verb: String {
     switch sweep.change {
     case .delete: "DELETE FROM \(table) AS target"
-    case .update(let set): "UPDATE \(table) AS target SET \(set)"
+    case .update(let set): "UPDATE \(table) AS target SET \(Self.withCutoff(set))"
     }
   }
 
   /// Whether a row is due, by the cutoff in the transaction's setting sb.cutoff.
-  var isDue: String {
-    "(" + sweep.due.replacingFirst(":cutoff", with: GuardStatements.cutoff) + ")"
+  var isDue: String { "(\(Self.withCutoff(sweep.due)))" }
+
+  /// A declaration's text with the cutoff in its place.
+  static func withCutoff(_ text: String) -> String {
+    text.replacingFirst(":cutoff", with: GuardStatements.cutoff)
   }
 
   /// A place is one row's in one part of a table only.
@@ -279,7 +282,7 @@ package final class TableStatements {
   }
 
   /// The moment that a key stands for.
-  private static func keyed(_ parameter: String) -> String {
+  static func keyed(_ parameter: String) -> String {
     """
     (CASE WHEN (\(parameter)::bigint = \(beforeAll)) THEN '-infinity'::timestamptz
           ELSE \(GuardStatements.moment("\(parameter)::bigint")) END)

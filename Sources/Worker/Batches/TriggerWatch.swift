@@ -36,7 +36,7 @@ struct TriggerWatch: Sendable {
 
   /// Behind them. The last one's answer is for `note`.
   var closing: [PostgresStatement] {
-    (settlesConstraints ? [PostgresStatement(Self.settle)] : [])
+    (settlesConstraints ? [Self.settle] : [])
       + [PostgresStatement(Self.close, ["\(table)"], isPrepared: true)]
   }
 
@@ -97,5 +97,5 @@ struct TriggerWatch: Sendable {
 
   /// What would run when the transaction ends, out of reach of any count, runs now. Within a block, for a warning is
   /// logged of the bare statement outside of an explicit transaction.
-  private static let settle = "DO LANGUAGE plpgsql 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'"
+  static let settle = PostgresStatement("DO LANGUAGE plpgsql 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'")
 }

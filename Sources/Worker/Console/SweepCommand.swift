@@ -79,6 +79,14 @@ struct DryRun {
     return result
   }
 
+  /// The table of linked rows; nil if the sweeper has none.
+  private func second(_ session: ReadOnlySession) async throws -> TableSurvey? {
+    guard let needs = SweepNeeds(linkedTo: sweeper.work) else { return nil }
+    guard let survey = try await session.survey(needs) else { throw SweepRefusal.noTable(needs.table) }
+    if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+    return survey
+  }
+
   private func look(
     _ discovery: ConnectionDiscovery, _ connections: TableSurvey, _ session: ReadOnlySession,
     _ result: inout DryRunResult
@@ -95,7 +103,8 @@ struct DryRun {
   private func look(
     _ sweep: RowSweep, _ survey: TableSurvey, _ session: ReadOnlySession, _ result: inout DryRunResult
   ) async throws {
-    let sql = DryRunSQL(sweep, on: survey)
+    let second = try await second(session)
+    let sql = DryRunSQL(sweep, on: survey, second: second)
     func limits(cutoff: String?) -> [PostgresStatement] {
       [
         PostgresStatement(
@@ -110,9 +119,13 @@ struct DryRun {
     result.cutoff = counted.moment(row: 0, 3)
     let estimate = counted.number(4)
     result.estimatedRows = estimate >= 0 ? estimate : nil
+    let sameCutoff = limits(cutoff: counted[row: 0, column: 3])
+    if let second, let count = sql.linked {
+      let linked = try await session.query(PostgresStatement(count), after: sameCutoff, isLimited: false)
+      result.linked = (second.displayName, linked.number(0))
+    }
     do {
-      let rows = try await session.query(
-        PostgresStatement(sql.first), after: limits(cutoff: counted[row: 0, column: 3]), isLimited: false)
+      let rows = try await session.query(PostgresStatement(sql.first), after: sameCutoff, isLimited: false)
       for row in 0..<rows.rowCount {
         result.rows.append((rows[row: row, column: 0] ?? "", rows.moment(row: row, 1)))
       }
@@ -142,8 +155,10 @@ struct DryRunSQL {
   let count: String
   /// Answers id and key of the rows that have been due for longest.
   let first: String
+  /// Answers how many linked rows change with the due rows; nil if the sweep has none.
+  let linked: String?
 
-  init(_ sweep: RowSweep, on survey: TableSurvey) {
+  init(_ sweep: RowSweep, on survey: TableSurvey, second: TableSurvey? = nil) {
     let statements = TableStatements(sweep: sweep, table: survey.quotedName, countsDue: false)
     count = CatalogSQL.qualified(
       """
@@ -157,6 +172,17 @@ struct DryRunSQL {
       SELECT target.id::text, \(TableStatements.key("target.\(sweep.key)"))
         FROM \(survey.quotedName) AS target WHERE \(statements.isDue)
        ORDER BY target.\(sweep.key), target.id LIMIT \(DryRun.idLimit)
+      """)
+    guard let rows = sweep.linked, let second else {
+      linked = nil
+      return
+    }
+    linked = CatalogSQL.qualified(
+      """
+      SELECT count(*) FROM \(second.quotedName) AS linked
+       WHERE (linked.\(rows.id) = ANY (ARRAY(
+               SELECT unnest(target.\(rows.references)) FROM \(survey.quotedName) AS target WHERE \(statements.isDue))))
+         AND (\(TableStatements.withCutoff(rows.due)))
       """)
   }
 }
@@ -179,6 +205,8 @@ struct DryRunResult: Sendable {
   var rows: [(id: String, key: String?)] = []
   /// Whether the role may not read ids.
   var hidesIDs = false
+  /// The table of linked rows, and how many of them change with the due rows.
+  var linked: (table: String, due: Int)?
   /// For discovery: whose jobs a run enqueues, unless an identical one is queued.
   var targets: [String]?
 
@@ -187,7 +215,7 @@ struct DryRunResult: Sendable {
   }
 
   private var lines: String {
-    var text = "\(sweeper): \(summary)\nNothing was changed. A run would \(phrase) \(table).\n\n"
+    var text = "\(sweeper): \(summary)\nNothing was changed. A run would \(phrase) \(table)\(linkedPhrase).\n\n"
     if let targets {
       var table = ReportTable(["target", "job"])
       for target in targets {
@@ -212,6 +240,10 @@ struct DryRunResult: Sendable {
     }
   }
 
+  private var linkedPhrase: String {
+    linked.map { ", and with them \($0.due) \($0.due == 1 ? "row" : "rows") of \($0.table)" } ?? ""
+  }
+
   private var firstRows: ReportTable {
     var table = ReportTable(["id", key])
     for row in rows { table.rows.append([.text(row.id), .init(row.key)]) }
@@ -220,12 +252,15 @@ struct DryRunResult: Sendable {
 
   private var json: String {
     var facts = ReportTable(
-      ["sweeper", "table", "change", "cutoff", "due", "estimated_rows", "oldest", "newest", "targets"])
+      [
+        "sweeper", "table", "change", "cutoff", "due", "estimated_rows", "oldest", "newest", "targets", "linked_table",
+        "linked_due",
+      ])
     facts.rows = [
       [
         .text(sweeper), .text(table), .text(change), .init(cutoff), .number(due),
         estimatedRows.map { .number($0) } ?? .missing, .init(oldest), .init(newest),
-        targets.map { .list($0) } ?? .missing,
+        targets.map { .list($0) } ?? .missing, .init(linked?.table), linked.map { .number($0.due) } ?? .missing,
       ]
     ]
     var json = JSONWriter()

@@ -1,4 +1,4 @@
-// What a sweeper needs of its table: the columns that it reads and writes, and the privileges for that. Pure: all of it
+// What a sweeper needs of its tables: the columns that it reads and writes, and the privileges for that. Pure: it all
 // follows from the sweeper's declaration.
 
 import Reactor
@@ -39,7 +39,16 @@ struct SweepNeeds: Equatable, Sendable {
   /// What is needed of every table.
   static func all(_ work: Sweeper.Work) -> [SweepNeeds] {
     if case .connections = work { return [connections, connectionJobs] }
-    return [SweepNeeds(work)]
+    return [SweepNeeds(work), SweepNeeds(linkedTo: work)].compactMap { $0 }
+  }
+
+  /// Of the table of linked rows; nil if the sweeper has none.
+  init?(linkedTo work: Sweeper.Work) {
+    guard case .rows(let sweep) = work, let linked = sweep.linked else { return nil }
+    let assigned = SQLColumns.assigned(in: linked.set)
+    self.init(
+      table: linked.table, key: linked.key, event: .update, usesIndex: false,
+      reads: [linked.id] + SQLColumns.read(in: linked.due), assigned.map { SweepNeed(privilege: .update, column: $0) })
   }
 
   private init(
@@ -59,6 +68,7 @@ struct SweepNeeds: Equatable, Sendable {
   private init(_ sweep: RowSweep) {
     var reads = SQLColumns.read(in: sweep.due) + [sweep.key]
     if let index = sweep.index { reads += SQLColumns.read(in: index.reaches) }
+    if let linked = sweep.linked { reads += ["id", linked.references] }
     let writes: [SweepNeed]
     switch sweep.change {
     case .delete: writes = [SweepNeed(privilege: .delete, column: "")]

@@ -42,6 +42,8 @@ package struct Run: Equatable, Sendable {
 /// What a run found and changed.
 package struct SweepCount: Equatable, Sendable {
   package var changed: Int
+  /// Rows of a second table that were changed with them.
+  package var linked = 0
   /// What was due and left: rows that others held locked, targets whose equal job is still queued.
   package var skipped: Int
   /// Rows whose change PostgreSQL refused, and with which SQLSTATEs.

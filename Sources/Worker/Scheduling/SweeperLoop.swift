@@ -311,7 +311,7 @@ extension SweeperLoop {
       "epoch": .stringConvertible(ended.run.epoch), "duration_ms": .stringConvertible(ended.duration.milliseconds),
     ]
     if count.changed > 0 || result.failure == nil {
-      fields[sweeper.report.countName] = .stringConvertible(count.changed)
+      for count in counts(of: count) { fields[count.name] = .stringConvertible(count.count) }
     }
     if count.skipped > 0 { fields["skipped"] = .stringConvertible(count.skipped) }
     metrics.record(count)
@@ -333,7 +333,7 @@ extension SweeperLoop {
       break
     }
     // However the run ended: what it changed stays changed, and no later run counts it.
-    if count.changed > 0 { report(count) }
+    if count.changed + count.linked > 0 { report(count) }
   }
 
   private func tell(_ news: SchemaWatch.News?) {
@@ -374,8 +374,13 @@ extension SweeperLoop {
     let cutoff = swept.cutoffMicroseconds.map { "cutoff=\(WallClockTime(microsecondsSince1970: $0).rfc3339Seconds)" }
     send(
       .report, sweeper.report.severity, sweeper.report.title,
-      sweeper.report.showsCutoff ? cutoff ?? "" : sweeper.report.detail, at: clock.wallTime,
-      [Event.Count(sweeper.report.countName, swept.changed)])
+      sweeper.report.showsCutoff ? cutoff ?? "" : sweeper.report.detail, at: clock.wallTime, counts(of: swept))
+  }
+
+  /// What a run changed, by the names that people know.
+  private func counts(of swept: SweepCount) -> [Event.Count] {
+    [Event.Count(sweeper.report.countName, swept.changed)]
+      + (sweeper.report.linkedCountName.map { [Event.Count($0, swept.linked)] } ?? [])
   }
 
   private func sendFailure(_ detail: String, at time: WallClockTime, metadata: [Event.Count] = []) {

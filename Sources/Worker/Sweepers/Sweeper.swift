@@ -32,6 +32,8 @@ package struct Sweeper: Sendable {
     let title: String
     /// What the count of changed rows is called in the event's metadata.
     let countName: String
+    /// The same of linked rows, where the sweeper has any.
+    var linkedCountName: String?
     /// Whether the cutoff is told as the event's detail.
     var showsCutoff = false
     /// The event's detail where it is the same after every run.
@@ -57,7 +59,7 @@ struct RequiredTable: Sendable {
 package struct RowSweep: Sendable {
   enum Change: Sendable {
     case delete
-    /// The SET list.
+    /// The SET list, in which `:cutoff` stands for the cutoff, too.
     case update(set: String)
   }
 
@@ -71,6 +73,8 @@ package struct RowSweep: Sendable {
   let age: Duration
   /// Finds due rows without a look at the whole table.
   var index: Index?
+  /// Rows of a second table that change with a due row.
+  var linked: LinkedRows?
 
   var deletes: Bool { if case .delete = change { true } else { false } }
 
@@ -85,4 +89,22 @@ package struct RowSweep: Sendable {
     /// enough for that. Nil if the index has every due row.
     var fullPassWithin: Duration?
   }
+}
+
+/// Rows of a second table to which the due rows of a sweep refer, and what becomes of them.
+///
+/// Both changes are one transaction. A due row changes only if none of its linked rows is still due then, so no
+/// committed row has one: where another session holds a linked row locked, its due row waits for the next run.
+package struct LinkedRows: Sendable {
+  let table: String
+  /// The column of the swept table that has the ids of the linked rows: an array.
+  let references: String
+  /// The column that these are the values of.
+  let id: String
+  /// The SET list.
+  let set: String
+  /// The condition of a linked row that changes, written as `CatalogSQL` wants it.
+  let due: String
+  /// The column, of type timestamptz, that the condition compares with the cutoff.
+  let key: String
 }

@@ -22,6 +22,7 @@ package enum Sweepers {
     .discoverConnections,
     .crossTeamFillWindowExpired,
     .connectionsStuck,
+    .revealSessionsExpired,
   ]
 
   /// Those that the settings leave on.

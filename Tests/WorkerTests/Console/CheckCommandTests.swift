@@ -17,6 +17,7 @@ import Testing
     SELECT, UPDATE (last_discover_status, last_discover_error, last_discover_started_at, last_discover_finished_at)
       ON provider_connections
     """, "INSERT ON sync_jobs",
+    "SELECT, UPDATE (expired_at, expired_reason) ON reveal_sessions", "UPDATE (expires_at) ON secret_wraps",
   ]
 
   private func check(
@@ -59,8 +60,8 @@ import Testing
     #expect(
       report.sections.map(\.name) == [
         "settings", "PostgreSQL", "wraps-expired", "secrets-stale", "agents-stale", "jobs-recovery",
-        "discover-connections",
-        "cross-team-fill-window-expired", "connections-stuck", "Redis", "clocks", "sinks",
+        "discover-connections", "cross-team-fill-window-expired", "connections-stuck", "reveal-sessions-expired",
+        "Redis", "clocks", "sinks",
       ])
     #expect(try redis.cli("DBSIZE").contains("0"))
     let process = try await WorkerProcess.start(
@@ -82,7 +83,7 @@ import Testing
     #expect(
       faults.first == "the role lacks SELECT (consumed_at), DELETE on public.secret_wraps RUN "
         + #"GRANT SELECT ("consumed_at"), DELETE ON "public"."secret_wraps" TO \#(role);"#)
-    #expect(faults.count == 7 && before.exitStatus == 1, "\(faults)")
+    #expect(faults.count == 9 && before.exitStatus == 1, "\(faults)")
     for finding in before.sections.flatMap(\.findings) { if let run = finding.remedy { try await plane.sql(run) } }
     let after = try await check(plane.url, ["SB_DISCOVER_TARGETS_JSON": targets])
     #expect(after.exitStatus == 0, "\(after.text(as: .text, isColoured: false))")
@@ -124,8 +125,8 @@ import Testing
 
   @Test func aRuleIsNamed() async throws {
     let plane = try await limited()
-    try await plane.sql("CREATE RULE keeper AS ON DELETE TO secret_wraps DO ALSO NOTHING")
-    expectOnly(.warning, "rule keeper on public.secret_wraps may rewrite", in: try await check(plane.url))
+    try await plane.sql("CREATE RULE keeper AS ON UPDATE TO secrets DO ALSO NOTHING")
+    expectOnly(.warning, "rule keeper on public.secrets may rewrite", in: try await check(plane.url))
   }
 
   @Test func aSessionThatLocksATableIsNamedAndTheOtherTablesAreChecked() async throws {
@@ -411,6 +412,12 @@ import Testing
         "SELECT (type, status, fill_expires_at), UPDATE (status)",
         "SELECT (last_discover_status, last_discover_started_at, discover_interval_seconds), "
           + "UPDATE (last_discover_status, last_discover_finished_at, last_discover_error)",
+        "SELECT (expired_at, expires_at, id, wrap_ids), UPDATE (expired_at, expired_reason)",
+      ])
+    let linked = Sweepers.all(settings).compactMap { SweepNeeds(linkedTo: $0.work) }
+    #expect(
+      linked.map { TableCheck.list($0.needs, quoted: false) } == [
+        "SELECT (id, consumed_at, expires_at), UPDATE (expires_at)"
       ])
   }
 }

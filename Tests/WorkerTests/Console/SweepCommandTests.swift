@@ -125,6 +125,7 @@ import Testing
     #expect(
       Sweepers.names == WorkerStage.sweepers + [
         "discover-scheduler", "discover-connections", "cross-team-fill-window-expired", "connections-stuck",
+        "reveal-sessions-expired",
       ])
   }
 }

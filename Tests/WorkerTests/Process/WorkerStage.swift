@@ -33,6 +33,7 @@ struct WorkerStage: Sendable {
         "REDIS_URL": redis.url.replacingOccurrences(of: ":\(redis.port)", with: ":\(redisProxy.port)"),
         "SB_WORKER_LEASE": "3s", "SB_WORKER_CROSS_TEAM_FILL_EXPIRED_INTERVAL": "off",
         "SB_WORKER_CONNECTIONS_STUCK_INTERVAL": "off", "SB_WORKER_DISCOVER_CONNECTIONS_INTERVAL": "off",
+        "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL": "off",
       ]
       for name in ["WRAPS_EXPIRED", "SECRETS_STALE", "AGENTS_STALE", "JOBS_RECOVERY"] {
         environment["SB_WORKER_\(name)_INTERVAL"] = "500ms"

@@ -62,7 +62,18 @@ import Testing
         ]
         let survey = TableSurvey(
           table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 11)]))
-        if let survey { texts += [DryRunSQL(sweep, on: survey).count, DryRunSQL(sweep, on: survey).first] }
+        if let survey {
+          let dryRun = DryRunSQL(sweep, on: survey, second: survey)
+          texts += [dryRun.count, dryRun.first] + (dryRun.linked.map { [$0] } ?? [])
+        }
+        if let linked = sweep.linked {
+          let second = LinkedStatements(
+            linked, of: table, linkedTable: "\"s\".\"l\"", identifier: 1, hidesRows: false)
+          texts += [
+            second.writeLinked, second.writeLinkedSkippingLocked, second.write, second.writeSkippingLocked,
+            second.firstKey,
+          ]
+        }
         guard sweep.index != nil else { continue }
         texts += [table.walk, table.walkSkippingLocked, table.gather, table.gatherSkippingLocked]
       }
@@ -74,7 +85,7 @@ import Testing
   /// read from left to right, whatever was meant.
   private static let separators: Set<String> = [
     "AND", "OR", "NOT", "SELECT", "FROM", "WHERE", "WHEN", "THEN", "ELSE", "END", "CASE", "AS", "ON", "LIMIT", "OFFSET",
-    "BY", "SET", "RETURNING", "JOIN", "IS", "DESC", "FOR",
+    "BY", "SET", "RETURNING", "JOIN", "IS", "DESC", "FOR", "OVER",
   ]
 
   @Test func noOperationDependsOnTheOrderOfOperators() async throws {

@@ -1,0 +1,124 @@
+// The SQL of a sweep that changes rows of a second table with each due row. Pure text.
+// Invariant: a due row is marked only where a snapshot taken after the linked rows' change has none of them due.
+
+import Reactor
+
+/// The statements of a window: the due rows that follow each other by key, as many as have so many linked rows.
+///
+/// A window is swept by two statements of one transaction: the linked rows change first, then the due rows that have
+/// none left. The second statement sees what the first one did, what its triggers made of that, and what other sessions
+/// committed meanwhile. So it marks no row whose linked row was locked, or was kept as it is by a trigger.
+///
+/// Parameters of each: the key at which the window begins (µs; null: at the first), how many due rows from there are
+/// passed over, and how many rows it has at the most, linked ones included. A window has at least one due row.
+@EventLoop
+package final class LinkedStatements {
+  private let sweep: RowSweep
+  private let linked: LinkedRows
+  private let rows: TableStatements
+  private let linkedTable: String
+  /// True for as long as row security is what the survey saw: rows that it hides would seem not to be there.
+  private let seesRows: String
+
+  /// - Parameters:
+  ///   - rows: of the swept table.
+  ///   - linkedTable: as SQL writes it, and its identifier.
+  ///   - hidesRows: whether row security may hide linked rows.
+  package init(
+    _ linked: LinkedRows, of rows: TableStatements, linkedTable: String, identifier: Int64, hidesRows: Bool
+  ) {
+    self.linked = linked
+    self.rows = rows
+    self.linkedTable = linkedTable
+    sweep = rows.sweep
+    seesRows = hidesRows ? "true" : "(SELECT NOT row_security_active('\(identifier)'::oid))"
+  }
+
+  /// Changes the linked rows of a window. Answers how many changed, and how many of those that were written are still
+  /// due.
+  package private(set) lazy var writeLinked = writingLinked(among: "SELECT unnest(links) FROM sought")
+
+  /// The same without those that another session holds.
+  package private(set) lazy var writeLinkedSkippingLocked = writingLinked(
+    among: "SELECT id FROM held",
+    """
+    ,
+      held AS MATERIALIZED (
+        SELECT linked.\(linked.id) AS id FROM \(linkedTable) AS linked
+         WHERE (linked.\(linked.id) = ANY (ARRAY(SELECT unnest(links) FROM sought))) AND \(isLinkedDue)
+           FOR NO KEY UPDATE SKIP LOCKED)
+    """)
+
+  private func writingLinked(among ids: String, _ more: String = "") -> String {
+    CatalogSQL.qualified(
+      """
+      \(window)\(more),
+        written AS (
+          UPDATE \(linkedTable) AS linked SET \(TableStatements.withCutoff(linked.set))
+           WHERE (linked.\(linked.id) = ANY (ARRAY(\(ids)))) AND \(isLinkedDue)
+          RETURNING \(isLinkedDue) AS is_due)
+      SELECT (SELECT count(*) FROM written WHERE is_due IS NOT TRUE), (SELECT count(*) FROM written WHERE is_due)
+      """)
+  }
+
+  /// Changes the due rows of a window that have no due linked row. Answers how many rows were due, how many were
+  /// changed, the last row's key, how many rows with that key are still due, and how many were written.
+  package private(set) lazy var write = writing(skippingLocked: false)
+  package private(set) lazy var writeSkippingLocked = writing(skippingLocked: true)
+
+  private func writing(skippingLocked: Bool) -> String {
+    let free = """
+      free AS MATERIALIZED (
+          SELECT target.id AS id FROM \(rows.table) AS target
+           WHERE (target.id = ANY (ARRAY(SELECT id FROM ready))) AND \(rows.isDue) FOR NO KEY UPDATE SKIP LOCKED),
+      """
+    return CatalogSQL.qualified(
+      """
+      \(window),
+        blocking AS MATERIALIZED (
+          SELECT linked.\(linked.id) AS id FROM \(linkedTable) AS linked
+           WHERE (linked.\(linked.id) = ANY (ARRAY(SELECT unnest(links) FROM sought))) AND \(isLinkedDue)),
+        ready AS MATERIALIZED (
+          SELECT id FROM sought WHERE coalesce((links && ARRAY(SELECT id FROM blocking)), false) IS FALSE),
+        \(skippingLocked ? free : "")
+        changed AS (
+          \(rows.verb)
+           WHERE (target.id = ANY (ARRAY(SELECT id FROM \(skippingLocked ? "free" : "ready")))) AND \(rows.isDue)
+          RETURNING target.\(sweep.key) AS key, \(rows.isChanged)),
+        last AS MATERIALIZED (SELECT max(key) AS key FROM sought)
+      SELECT (SELECT count(*) FROM sought), \(TableStatements.changed),
+             (SELECT \(TableStatements.key("key")) FROM last),
+             (SELECT count(*) FROM sought WHERE key = (SELECT key FROM last))
+               - (SELECT count(*) FROM changed WHERE is_changed AND key = (SELECT key FROM last)),
+             (SELECT count(*) FROM changed)
+      """)
+  }
+
+  /// Answers the key of a window's first row. The third parameter is not used.
+  package private(set) lazy var firstKey = CatalogSQL.qualified(
+    """
+    \(window) SELECT \(TableStatements.key("min(key)")) FROM sought
+    """)
+
+  // MARK: Parts
+
+  private var isLinkedDue: String { "(\(TableStatements.withCutoff(linked.due)))" }
+
+  /// Rows in the order of their keys, until their number and that of their linked rows is the limit.
+  private var window: String {
+    """
+    WITH ahead AS MATERIALIZED (
+        SELECT target.id AS id, target.\(sweep.key) AS key, target.\(linked.references) AS links
+          FROM \(rows.table) AS target
+         WHERE \(GuardStatements.filter) AND \(seesRows) AND \(rows.isDue)
+           AND (target.\(sweep.key) >= coalesce(\(TableStatements.keyed("$1")), '-infinity'::timestamptz))
+         ORDER BY target.\(sweep.key) LIMIT $3::bigint OFFSET $2::bigint),
+      counted AS (
+        SELECT id, key, links, row_number() OVER () AS number,
+               sum(1 + coalesce(cardinality(links), 0)) OVER (ROWS UNBOUNDED PRECEDING) AS size
+          FROM ahead),
+      sought AS MATERIALIZED (
+        SELECT id, key, links FROM counted WHERE ((number = 1) OR (size <= $3::bigint)) AND ($3::bigint > 0))
+    """
+  }
+}

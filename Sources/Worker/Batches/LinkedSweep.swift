@@ -1,0 +1,115 @@
+// Sweeps a table whose due rows change together with rows of a second one, window after window. Called by RowSweepRun.
+// Invariants: as LinkedWindows and LinkedStatements have them.
+
+import Coordination
+import Reactor
+
+/// One run over one table and the rows of a second one.
+@EventLoop
+struct LinkedSweep {
+  /// How long a lock is waited for. A wrap is held for the time of a short transaction; its session is the next run's
+  /// if it takes longer.
+  static let lockMilliseconds = 100
+
+  private let statements: LinkedStatements
+  private let rows: TableStatements
+  private let second: TableSurvey
+  private let batches: SweepBatches
+  private let memory: TableMemory
+  private let tally: RunTally
+  private let canKeepRows: Bool
+  private let goal: Duration?
+
+  /// - Parameter second: the linked rows' table.
+  init(
+    _ linked: LinkedRows, _ rows: TableStatements, of table: TableSurvey, second: TableSurvey,
+    in session: GuardedSession, knowing memory: TableMemory, noting tally: RunTally
+  ) {
+    self.rows = rows
+    self.second = second
+    self.memory = memory
+    self.tally = tally
+    statements = memory.statements(of: linked, second, with: rows)
+    canKeepRows = table.canKeepRows || second.canKeepRows || second.hasLateTriggers
+    goal = table.hasIndex ? PageRanges.goal : nil
+    batches = SweepBatches(rows.sweep, on: table, in: session, knowing: memory, noting: tally)
+  }
+
+  func run() async throws {
+    var windows = LinkedWindows(goal: goal)
+    var isFirst = true
+    while !windows.isDone {
+      do {
+        let done = try await send(windows, isFirst: isFirst)
+        isFirst = false
+        note(done, &windows)
+      } catch let trouble as SweepBatches.Trouble {
+        try await retreat(from: trouble, &windows)
+      }
+    }
+    try await settle()
+  }
+
+  /// The first batch also measures the swept table, and checks that the second one is what it was.
+  private func send(_ windows: LinkedWindows, isFirst: Bool) async throws -> SweepBatches.Answers {
+    var options = SweepBatches.Options(measures: isFirst)
+    options.lockMilliseconds = Self.lockMilliseconds
+    if windows.limit == LinkedWindows.limits.lowerBound { options.statementLimit = SweepBatches.noLimit }
+    // A table with parts was looked at for this run.
+    let isChecked = isFirst && !second.hasParts
+    let done = try await batches.send(statements(for: windows) + (isChecked ? [second.check] : []), options)
+    if isChecked, second.checked(by: done.results[done.results.count - 1]) == nil { memory.second = nil }
+    return done
+  }
+
+  private func statements(for windows: LinkedWindows) -> [PostgresStatement] {
+    let parameters = [windows.from.map { "\($0)" }, "\(windows.passedOver)", "\(windows.limit)"]
+    func statement(_ text: String) -> PostgresStatement { PostgresStatement(text, parameters, isPrepared: true) }
+    let writeLinked = windows.skipsLocked ? statements.writeLinkedSkippingLocked : statements.writeLinked
+    let write = windows.skipsLocked ? statements.writeSkippingLocked : statements.write
+    // What waits for the transaction's end could undo the linked rows' change after the due row was marked.
+    let settle = second.hasDeferredTriggers ? [TriggerWatch.settle] : []
+    return [statement(writeLinked)] + settle + [statement(write)]
+  }
+
+  private func note(_ done: SweepBatches.Answers, _ windows: inout LinkedWindows) {
+    let write = done.results[second.hasDeferredTriggers ? 2 : 1]
+    tally.count.linked += done.results[0].number(0)
+    let answer = LinkedWindows.Answer(
+      due: write.number(0), changed: write.number(1), lastKey: write.key(2), dueAtLastKey: write.number(3))
+    tally.count.changed += answer.changed
+    batches.watch?.noteChange(answer.changed, written: write.number(4), byIndex: true)
+    let hadLocked = windows.skipsLocked
+    guard let left = windows.swept(answer, in: done.duration) else { return }
+    if canKeepRows, !hadLocked { tally.count.kept += left } else { tally.count.skipped += left }
+  }
+
+  /// Takes back what was told as changed and is due again: of the rows that are due now, those that nothing else kept.
+  private func settle() async throws {
+    guard let watch = batches.watch, watch.isInDoubt else { return }
+    guard let due = try await batches.countUndone(PostgresStatement(rows.dueAtAll)) else { return }
+    let known = tally.count.skipped + tally.count.refused + tally.count.kept
+    let undone = min(watch.changedByIndex, max(0, due - known))
+    tally.count.changed -= watch.overcount(undone: undone)
+    tally.count.kept += undone
+  }
+
+  private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout LinkedWindows) async throws {
+    if trouble.kind == .locked {
+      // Where locked rows are left out it is the table that is locked, or a row that only a trigger knows.
+      guard windows.stayedLocked() else { throw trouble.cause }
+      return
+    }
+    let nothing = [nil, "0", "0"]
+    let isAboutRows = try await batches.isAboutRows(
+      trouble,
+      [PostgresStatement(statements.writeLinked, nothing), PostgresStatement(statements.write, nothing)])
+    guard isAboutRows else { throw trouble.cause }
+    if windows.shrink() { return }
+    let first = PostgresStatement(
+      statements.firstKey, [windows.from.map { "\($0)" }, "\(windows.passedOver)", "1"])
+    let key = try await batches.send([first]).results[0].key(0)
+    if key != nil { batches.giveUp(1, trouble) }
+    windows.giveUp(key)
+  }
+}

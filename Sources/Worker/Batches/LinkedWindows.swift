@@ -1,0 +1,108 @@
+// Which due rows a batch changes together with their linked rows, as a pure struct: windows over the column that says
+// since when a row is due. Invariant: each window changes rows, or gets further; a row that stays due is met once or
+// twice a run.
+
+import Reactor
+
+/// Walks the due rows from the oldest on.
+///
+///                 swept: the next window
+///                    ┌──────┐
+///                    ▼      │
+///     first key ─▶ trying ──┘── a row stayed locked ──▶ the same without locked rows ──▶ the next window
+///                   │    │
+///                   │    └── failed ──▶ a smaller window ── one row ──▶ given up, and the next window follows
+///                   └── no row is due ──▶ done
+///
+/// Rows with one key can be many more than a window holds. So the next window begins at the last one's key, and passes
+/// over as many rows there as stayed due.
+struct LinkedWindows: Equatable, Sendable {
+  /// What the statements of a window answered.
+  struct Answer: Equatable, Sendable {
+    let due: Int
+    let changed: Int
+    /// The last row's key in µs since 1970, and how many rows with it are still due; nil if no row was due.
+    let lastKey: Int64?
+    let dueAtLastKey: Int
+  }
+
+  /// Rows of one transaction, linked ones included; a row with more linked ones is alone.
+  static let limits = 1...4_000
+  static let initialLimit = 500
+  /// The most that a window grows or shrinks at a time, as a factor.
+  static let growthLimit = 4
+
+  /// What one transaction should take; nil where the time says nothing of the window's size, for each reads the whole
+  /// table.
+  private let goal: Duration?
+  /// The window begins at this key, in µs since 1970, behind so many due rows with it; nil at the beginning.
+  private(set) var from: Int64?
+  private(set) var passedOver = 0
+  private(set) var limit: Int
+  private(set) var isDone = false
+  /// Whether rows that other sessions hold are left out.
+  private(set) var skipsLocked = false
+  /// Whether the window was tried and left rows due that nobody was seen to hold.
+  private var isAgain = false
+
+  init(goal: Duration?) {
+    self.goal = goal
+    limit = goal == nil ? Self.limits.upperBound : Self.initialLimit
+  }
+
+  /// The window was swept by a transaction that took `duration`.
+  ///
+  /// - Returns: how many rows of it are left due; nil if the window is tried once more, for another session may have
+  ///   changed a row meanwhile.
+  mutating func swept(_ answer: Answer, in duration: Duration) -> Int? {
+    guard answer.due > 0, let lastKey = answer.lastKey else {
+      isDone = true
+      return 0
+    }
+    if answer.changed < answer.due, !skipsLocked, !isAgain {
+      isAgain = true
+      return nil
+    }
+    pass(to: lastKey, answer.dueAtLastKey)
+    if let goal { adapt(to: goal, duration) }
+    return answer.due - answer.changed
+  }
+
+  /// A row of the window stayed locked for too long. False if locked rows were left out: it is another lock.
+  mutating func stayedLocked() -> Bool {
+    guard !skipsLocked else { return false }
+    skipsLocked = true
+    return true
+  }
+
+  /// The window's statements failed. False if the window cannot be any smaller.
+  mutating func shrink() -> Bool {
+    guard limit > Self.limits.lowerBound else { return false }
+    limit = max(Self.limits.lowerBound, limit / (2 * Self.growthLimit))
+    return true
+  }
+
+  /// The window's first row, with `key`, is left as it is; nil if no row is due any more.
+  mutating func giveUp(_ key: Int64?) {
+    guard let key else {
+      isDone = true
+      return
+    }
+    pass(to: key, 1)
+    limit = Self.growthLimit
+  }
+
+  private mutating func pass(to key: Int64, _ left: Int) {
+    passedOver = (key == from ? passedOver : 0) + left
+    from = key
+    skipsLocked = false
+    isAgain = false
+  }
+
+  private mutating func adapt(to goal: Duration, _ duration: Duration) {
+    let factor = Double(goal.nanoseconds) / Double(max(1, duration.nanoseconds))
+    let bound = Double(Self.growthLimit)
+    let wanted = Int(Double(limit) * min(bound, max(1 / bound, factor)))
+    limit = min(Self.limits.upperBound, max(Self.limits.lowerBound, wanted))
+  }
+}

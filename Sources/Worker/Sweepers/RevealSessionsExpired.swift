@@ -1,0 +1,45 @@
+// The sweeper reveal-sessions-expired: when a user's time to look at values is over, no wrap shows them any more.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let revealSessionsExpired = SweeperDeclaration(
+    interval: .revealSessionsExpiredInterval, sweeper: Sweeper.revealSessionsExpired)
+}
+
+extension Sweeper {
+  static func revealSessionsExpired(_ settings: Settings) -> Sweeper {
+    Sweeper(
+      name: "reveal-sessions-expired",
+      summary: "Ends reveal sessions past their expiry, and with each its unconsumed wraps.",
+      interval: settings[.revealSessionsExpiredInterval],
+      requires: [
+        RequiredTable("reveal_sessions", "id", "expires_at", "expired_at", "expired_reason", "wrap_ids")
+      ],
+      work: .rows(
+        RowSweep(
+          table: "reveal_sessions",
+          change: .update(set: "expired_at = :cutoff, expired_reason = 'ttl'"),
+          due: "expired_at IS NULL AND expires_at <= :cutoff",
+          key: "expires_at",
+          age: .zero,
+          index: .init(reaches: "expired_at IS NULL AND expires_at <= :cutoff"),
+          // The api checks only a wrap's own expiry before it shows the value.
+          linked: LinkedRows(
+            table: "secret_wraps", references: "wrap_ids", id: "id",
+            set: "expires_at = :cutoff",
+            due: "consumed_at IS NULL AND expires_at > :cutoff",
+            key: "expires_at"))),
+      report: Report(
+        severity: .info, title: "reveal sessions expired", countName: "sessions_swept",
+        linkedCountName: "wraps_expired", failureTitle: "sweep expired reveal sessions failed"))
+  }
+}
+
+extension Setting where Value == Duration? {
+  static var revealSessionsExpiredInterval: Setting {
+    .interval(
+      "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL", default: .seconds(5),
+      help: "Interval between searches for expired reveal sessions, whose wraps can be read until they are found.")
+  }
+}
