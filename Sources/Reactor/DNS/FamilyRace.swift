@@ -39,6 +39,7 @@ struct FamilyRace {
   }
 
   mutating func answered(_ family: Family, _ answer: Answer, at now: MonotonicInstant) -> Action {
+    precondition(answers[family] == nil, "a query is answered once")
     answers[family] = answer
     guard answers.count < Family.allCases.count else { return .settle(verdict) }
     switch answer {

@@ -119,8 +119,9 @@ final class NameQuery {
   }
 
   private func ended(_ status: Int32, _ result: UnsafeMutablePointer<ares_addrinfo>?) {
-    // A callback from destroying the channel is not an answer.
-    guard answer == nil, !isStopped else { return }
+    // Destroying the channel of a query that was stopped calls back too; that is not an answer.
+    if isStopped { return }
+    precondition(answer == nil, "c-ares ends a query once")
     switch status {
     case creactor_ares_success:
       let found = AresAddresses.texts(of: result)

@@ -113,7 +113,7 @@ final class TimerWatcher {
     creactor_timer_init(
       watcher,
       { _, watcher, _ in
-        guard let data = watcher?.pointee.data else { return }
+        guard let data = watcher?.pointee.data else { preconditionFailure("libev called a timer that is stopped") }
         let owner = Unmanaged<TimerWatcher>.fromOpaque(data)
         EventLoop.assumeIsolated { owner.takeUnretainedValue().reached() }
       }, 0)

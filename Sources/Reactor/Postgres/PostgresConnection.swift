@@ -241,7 +241,7 @@ public final class PostgresConnection {
 
   private func deliver() {
     timer?.stop()
-    guard let flight else { return }
+    guard let flight else { preconditionFailure("an answer to statements that were not sent") }
     // Callers expect a result for each statement.
     guard flight.error != nil || flight.results.count == flight.count else { return end(with: Self.nonsense) }
     self.flight = nil

@@ -56,11 +56,17 @@ struct PostgresConnectionState: Equatable {
     return true
   }
 
-  /// The caller left before the answer. If the answer came in the same turn of the loop, there is nothing to do.
+  /// The caller left before the answer.
   mutating func abandoned() -> Action {
-    guard phase == .running else { return .nothing }
-    phase = .draining
-    return .askCancel
+    switch phase {
+    case .running:
+      phase = .draining
+      return .askCancel
+    // A race: the answer came, or the connection was lost, in the same turn of the loop.
+    case .idle, .closed: return .nothing
+    // A race: it left at its deadline already, and was cancelled in the same turn.
+    case .draining, .answered, .cancelled: return .nothing
+    }
   }
 
   /// The server answered everything that was sent.
@@ -75,8 +81,9 @@ struct PostgresConnectionState: Equatable {
     case .cancelled:
       phase = .idle
       return .reportClean
-    case .idle, .answered, .closed:
-      return .nothing
+    // Only a server that violates the protocol answers twice.
+    case .answered: return closed()
+    case .idle, .closed: preconditionFailure("nothing is read without a statement in flight")
     }
   }
 
@@ -90,8 +97,10 @@ struct PostgresConnectionState: Equatable {
       return .reportClean
     case (.draining, .notSent), (.draining, .unknown), (.answered, .unknown):
       return closed()
-    case (.idle, _), (.running, _), (.cancelled, _), (.closed, _):
-      return .nothing
+    // A race: the connection was lost while the request was under way.
+    case (.closed, _): return .nothing
+    case (.idle, _), (.running, _), (.cancelled, _):
+      preconditionFailure("a cancel request ends once, while its statement is being cancelled")
     }
   }
 
@@ -99,11 +108,11 @@ struct PostgresConnectionState: Equatable {
   mutating func limitReached() -> Action {
     switch phase {
     case .draining, .answered, .cancelled: closed()
-    case .idle, .running, .closed: .nothing
+    case .idle, .running, .closed: preconditionFailure("only a connection that is being cleaned has this limit")
     }
   }
 
-  /// The connection was lost, or its owner closes it.
+  /// The connection was lost, or its owner closes it, which may close it again.
   mutating func closed() -> Action {
     guard phase != .closed else { return .nothing }
     phase = .closed

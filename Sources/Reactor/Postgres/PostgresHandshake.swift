@@ -93,6 +93,7 @@ final class PostgresHandshake {
     }
   }
 
+  /// Ends the attempt. A race: it can be abandoned in the turn in which it ended; the first end counts.
   private func end(_ result: Result<OpaquePointer, any Error>) {
     guard let completion else { return }
     self.completion = nil

@@ -304,13 +304,14 @@ extension RedisClient {
     state = .ready
     let waiting = pipeline.opened()
     trial.opened(trial.isSuspicious ? waiting.compactMap(ownersKind) : [], at: clock.now)
+    // Before anything else can cancel one of them: the pipeline counts them as sent.
+    for identifier in waiting { transmit(identifier) }
     if !trial.isOn {
       change(.ready)
     } else if let reason = trial.reason {
       change(.unavailable(reason: reason))
     }
     for signal in readyWaiters { signal.fire(true) }
-    for identifier in waiting { transmit(identifier) }
     armTimer()
     connection.flush()
 

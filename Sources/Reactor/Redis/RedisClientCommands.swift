@@ -108,7 +108,9 @@ extension RedisClient {
   }
 
   func transmit(_ identifier: RedisPipeline.Identifier) {
-    guard let entry = pending[identifier], let command = entry.command else { return }
+    guard let entry = pending[identifier], let command = entry.command else {
+      preconditionFailure("a command is kept until it is sent for the last time")
+    }
     if !entry.isRepeatable { pending[identifier]?.command = nil }
     connection?.send(command)
   }
@@ -118,7 +120,6 @@ extension RedisClient {
     switch pipeline.answered() {
     case .drop: break
     case .deliver(let identifier): deliver(value, to: identifier)
-    case .unexpected: return abandonConnection(.misconduct(.unsolicited))
     }
     if case .error(let code, let message) = value { doubt(RedisErrorReply(code: code, message: message)) }
     settle()
@@ -142,7 +143,7 @@ extension RedisClient {
   }
 
   private func finish(_ identifier: RedisPipeline.Identifier, _ result: Result<RedisValue, RedisError>) {
-    guard let entry = pending.removeValue(forKey: identifier) else { return }
+    guard let entry = pending.removeValue(forKey: identifier) else { preconditionFailure("a command ends once") }
     pendingBytes -= entry.byteCount
     switch entry.receiver {
     case .caller(let continuation): continuation.resume(returning: result)
@@ -151,6 +152,8 @@ extension RedisClient {
   }
 
   private func cancel(_ identifier: RedisPipeline.Identifier) {
+    // A race: it has ended, or another thread cancelled its task before it was admitted; then it ends by its deadline.
+    guard pending[identifier] != nil else { return }
     switch pipeline.cancel(identifier) {
     case .notSent: fail([identifier], .notSent("cancelled"))
     case .unknownOutcome: fail([identifier], .unknownOutcome("cancelled"))

@@ -33,13 +33,11 @@ struct RedisPipeline {
     case deliver(Identifier)
     /// Its caller has left.
     case drop
-    /// No command is in flight: the connection cannot be used any more.
-    case unexpected
   }
 
   enum Cancelled: Equatable {
     case notSent, unknownOutcome
-    /// It has ended already: its answer came in the same turn of the loop.
+    /// A race: it ended in the same turn of the loop, by its answer, its deadline or the loss of its connection.
     case tooLate
   }
 
@@ -99,7 +97,7 @@ struct RedisPipeline {
 
   /// The connection is open. Returns the commands to send now, in order.
   mutating func opened() -> [Identifier] {
-    precondition(inFlight.count == 0)
+    precondition(!isOpen && inFlight.count == 0, "a connection opens after the last one is lost")
     isOpen = true
     var sent: [Identifier] = []
     while let command = waiting.popFirst() {
@@ -116,9 +114,10 @@ struct RedisPipeline {
     isOpen = false
   }
 
-  /// An answer came.
+  /// An answer came to the command that was sent first.
   mutating func answered() -> Answered {
-    guard let command = inFlight.popFirst() else { return .unexpected }
+    // hiredis delivers a reply only to a command, and RedisEvents ends a connection with replies beyond those.
+    guard let command = inFlight.popFirst() else { preconditionFailure("an answer without a command in flight") }
     settleWakeAt()
     return command.isAbandoned ? .drop : .deliver(command.identifier)
   }

@@ -34,13 +34,14 @@ struct RedisTrial: Sendable {
   private var innocents: [Kind] = []
   /// Connections lost in a row with one of them in flight.
   private(set) var losses = 0
-  /// Whether the open connection has yet to prove itself.
-  private(set) var isOn = false
-  /// When a trial ends without an answer.
+  /// When a trial ends without an answer; nil if there is none.
   private(set) var endsAt: MonotonicInstant?
+  /// When the open connection opened.
   private var openedAt: MonotonicInstant?
   private var explanation: String?
 
+  /// Whether the open connection has yet to prove itself.
+  var isOn: Bool { endsAt != nil }
   /// Whether an answer can change anything.
   var isSuspicious: Bool { !suspects.isEmpty }
 
@@ -55,7 +56,7 @@ struct RedisTrial: Sendable {
   mutating func lost(_ commands: [Kind], _ failure: RedisConnectionFailure, isIdle: Bool, at now: MonotonicInstant) {
     if let openedAt, openedAt.advanced(by: Self.quietLimit) <= now { clear() }
     // An idle connection that is replaced changes nothing: the trial continues.
-    if !isIdle || !commands.isEmpty { (isOn, endsAt) = (false, nil) }
+    if !isIdle || !commands.isEmpty { endsAt = nil }
     openedAt = nil
     guard !commands.isEmpty else { return }
     let unproven = commands.filter { !innocents.contains($0) }
@@ -69,11 +70,11 @@ struct RedisTrial: Sendable {
   ///
   /// - Parameter commands: what is sent again on it at once.
   mutating func opened(_ commands: [Kind], at now: MonotonicInstant) {
+    precondition(openedAt == nil, "a connection opens after the last one is lost")
     openedAt = now
     suspects.removeAll { $0 == Self.check }
     if suspects.isEmpty { clear() }
     guard isSuspicious, !isOn, losses > 1 || commands.contains(where: suspects.contains) else { return }
-    isOn = true
     endsAt = now.advanced(by: Self.quietLimit)
   }
 
@@ -81,11 +82,12 @@ struct RedisTrial: Sendable {
   ///
   /// - Returns: whether that ended a trial.
   mutating func answered(_ command: Kind) -> Bool {
+    precondition(openedAt != nil, "an answer without a connection")
     if isSuspicious { Self.add(command, to: &innocents) }
     guard let index = suspects.firstIndex(of: command) else { return false }
     suspects.remove(at: index)
     let wasOn = isOn
-    (isOn, endsAt, losses) = (false, nil, min(losses, 1))
+    (endsAt, losses) = (nil, min(losses, 1))
     if suspects.isEmpty { clear() }
     return wasOn
   }
@@ -95,13 +97,12 @@ struct RedisTrial: Sendable {
   /// - Returns: whether that ended a trial.
   mutating func passed(at now: MonotonicInstant) -> Bool {
     guard let endsAt, endsAt <= now else { return false }
-    let wasOn = isOn
     clear()
-    return wasOn
+    return true
   }
 
   private mutating func clear() {
-    (suspects, innocents, losses, isOn, endsAt, explanation) = ([], [], 0, false, nil, nil)
+    (suspects, innocents, losses, endsAt, explanation) = ([], [], 0, nil, nil)
   }
 
   private static func add(_ command: Kind, to list: inout [Kind]) {

@@ -190,8 +190,8 @@ public final class TransferClient {
     .failed(code: Int32(code), reason: library.text(of: Int32(code)), status: 0)
   }
 
-  /// Removes the transfer from libcurl and wakes its caller. A transfer can end and be cancelled in the same turn of
-  /// the loop: the first counts.
+  /// Removes the transfer from libcurl and wakes its caller. A race: a transfer can end and be cancelled in the same
+  /// turn of the loop; the first end counts.
   private func end(_ transfer: Transfer, _ result: Result<TransferAnswer, any Error>) {
     if transfers.removeValue(forKey: transfer.easy) != nil {
       _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, transfer.easy) }
@@ -276,13 +276,15 @@ public final class TransferClient {
 
   /// Lets libcurl continue, then resumes the callers of finished transfers.
   private func act(_ socket: Int32, _ events: Int32) {
-    guard let multi else { return }
+    guard let multi else { preconditionFailure("a socket or timer of a libcurl handle that is closed") }
     var running: Int32 = 0
     _ = withCleanTLS { library.curl.pointee.multi_socket_action(multi, socket, events, &running) }
     var ended: [(transfer: Transfer, code: Int32)] = []
     var waiting: Int32 = 0
     while let message = library.curl.pointee.multi_info_read(multi, &waiting) {
-      guard let easy = message.pointee.easy, let transfer = transfers[easy] else { continue }
+      guard let easy = message.pointee.easy, let transfer = transfers[easy] else {
+        preconditionFailure("libcurl ended a transfer that it does not have")
+      }
       ended.append((transfer, message.pointee.data.result))
     }
     for (transfer, code) in ended { end(transfer, transfer.result(code).mapError { $0 }) }

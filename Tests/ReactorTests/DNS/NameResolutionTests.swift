@@ -300,6 +300,43 @@ import Testing
     #expect(race.answered(.ipv4, .noName, at: Self.instant(1)) == .wait(until: Self.instant(51)))
     #expect(race.timeIsUp() == .noName)
   }
+
+  /// Two answers of any kind at any time, with the timer and the caller's deadline between them.
+  @Test func noOrderOfAnswersHidesAnAddressOrProlongsTheWaitForOne() {
+    for seed in 0..<20_000 {
+      var random = SeededRandom(seed: UInt64(seed))
+      let reachable = Set(FamilyRace.Family.allCases.filter { _ in Bool.random(using: &random) })
+      var race = Self.race(reaching: reachable)
+      let deadline = Int64.random(in: 1...3_000, using: &random)
+      let kinds: [(FamilyRace.Family) -> FamilyRace.Answer] = [
+        { .found(["\($0)"]) }, { _ in .noAddress }, { _ in .noName }, { _ in .timedOut }, { _ in .failed("x") },
+      ]
+      let events = FamilyRace.Family.allCases.shuffled(using: &random)
+        .map { (Int64.random(in: 0...3_000, using: &random), $0, kinds.randomElement(using: &random)!($0)) }
+        .sorted { $0.0 < $1.0 }
+      var limit = deadline
+      var answers: [FamilyRace.Answer] = []
+      var result: (answer: FamilyRace.Answer, at: Int64)?
+      for (time, family, answer) in events where result == nil && time < limit {
+        answers.append(answer)
+        switch race.answered(family, answer, at: Self.instant(time)) {
+        case .settle(let verdict): result = (verdict, time)
+        case .wait(let until): if let until { limit = min(limit, until.nanoseconds / 1_000_000) }
+        }
+        if case .found = answer, reachable.contains(family) {
+          #expect(limit <= time + 500 || answers.count == 2, "seed \(seed): waits long with an address in hand")
+        }
+      }
+      let (verdict, _) = result ?? (race.timeIsUp(), limit)
+      let found = answers.contains { if case .found = $0 { true } else { false } }
+      if case .found(let addresses) = verdict {
+        #expect(found && addresses == addresses.sorted(), "seed \(seed): \(verdict)")
+      } else {
+        #expect(!found, "seed \(seed): an address is hidden by \(answers)")
+        #expect(answers.count == 2 || verdict == .timedOut || verdict == .noName, "seed \(seed): \(verdict)")
+      }
+    }
+  }
 }
 
 @Suite struct AddressOrderTests {

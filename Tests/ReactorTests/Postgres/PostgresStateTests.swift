@@ -63,7 +63,7 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
             canArrive = outcome == .unknown
             action = state.cancelSettled(outcome)
           }
-        case 6: action = state.limitReached()
+        case 6: if [.draining, .answered, .cancelled].contains(state.phase) { action = state.limitReached() }
         default: if Int.random(in: 0..<10, using: &random) == 0 { action = state.closed() }
         }
         switch action {
@@ -86,7 +86,7 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
         if state.phase == .closed { break }
       }
       // A server that answers nothing any more: the limit ends all but who never left.
-      if state.phase != .idle && state.phase != .running { _ = state.limitReached() }
+      if ![.idle, .running, .closed].contains(state.phase) { _ = state.limitReached() }
       #expect([.idle, .running, .closed].contains(state.phase), "seed \(seed)")
     }
   }
