@@ -21,7 +21,7 @@ struct FamilyRace {
   enum Action: Equatable {
     /// Wait for the other answer, until the instant if there is one.
     case wait(until: MonotonicInstant?)
-    case settle(Answer)
+    case finish(Answer)
   }
 
   /// RFC 8305's Resolution Delay.
@@ -41,7 +41,7 @@ struct FamilyRace {
   mutating func answered(_ family: Family, _ answer: Answer, at now: MonotonicInstant) -> Action {
     precondition(answers[family] == nil, "a query is answered once")
     answers[family] = answer
-    guard answers.count < Family.allCases.count else { return .settle(verdict) }
+    guard answers.count < Family.allCases.count else { return .finish(verdict) }
     switch answer {
     case .found(let addresses) where isReachable(family, addresses):
       limit = now.advanced(by: family == .ipv4 ? Self.delay : Self.delayOfIPv4)

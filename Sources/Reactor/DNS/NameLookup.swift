@@ -5,17 +5,17 @@
 final class NameLookup {
   private let name: String
   private let settings: NameQuery.Settings
-  private let asksInTurn: Bool
+  private let queriesInTurn: Bool
   private let clock: LoopClock
   private var race = FamilyRace { _, addresses in addresses.contains { AddressOrder.source(for: $0) != nil } }
   private var queries: [NameQuery] = []
   private var timer: TimerWatcher?
   private let end = OneShot<FamilyRace.Answer>()
 
-  init(_ name: String, _ settings: NameQuery.Settings, _ asksInTurn: Bool, clock: LoopClock) {
+  init(_ name: String, _ settings: NameQuery.Settings, _ queriesInTurn: Bool, clock: LoopClock) {
     self.name = name
     self.settings = settings
-    self.asksInTurn = asksInTurn
+    self.queriesInTurn = queriesInTurn
     self.clock = clock
   }
 
@@ -26,7 +26,7 @@ final class NameLookup {
       guard let self else { return }
       self.end.fire(self.race.timeIsUp())
     }
-    for family in asksInTurn ? [.ipv4] : FamilyRace.Family.allCases { ask(family) }
+    for family in queriesInTurn ? [.ipv4] : FamilyRace.Family.allCases { query(family) }
     let answer = await end.wait(until: deadline, on: clock) ?? race.timeIsUp()
     timer?.stop()
     for query in queries { query.stop() }
@@ -34,7 +34,7 @@ final class NameLookup {
     return Task.isCancelled ? .timedOut : answer
   }
 
-  private func ask(_ family: FamilyRace.Family) {
+  private func query(_ family: FamilyRace.Family) {
     let query = NameQuery(name, family, settings, clock: clock) { [weak self] answer in self?.answered(family, answer) }
     queries.append(query)
     query.start()
@@ -42,10 +42,10 @@ final class NameLookup {
 
   private func answered(_ family: FamilyRace.Family, _ answer: FamilyRace.Answer) {
     switch race.answered(family, answer, at: clock.now) {
-    case .settle(let verdict):
+    case .finish(let verdict):
       end.fire(verdict)
     case .wait(let limit):
-      if asksInTurn { ask(.ipv6) }
+      if queriesInTurn { query(.ipv6) }
       if let limit { timer?.start(at: limit) }
     }
   }

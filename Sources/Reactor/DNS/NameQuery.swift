@@ -1,5 +1,5 @@
 // One DNS query: one name, one family. It has its own c-ares channel and so its own socket, because some routers drop
-// the second of two queries from one port. Invariant: callbacks only record; `settle` reports the answer after c-ares
+// the second of two queries from one port. Invariant: callbacks only record; `report` reports the answer after c-ares
 // has returned, so the owner may stop the query there. Used by NameLookup.
 
 import CReactor
@@ -39,8 +39,8 @@ final class NameQuery {
 
   func start() {
     timer = TimerWatcher(clock) { [weak self] in self?.process(-1, []) }
-    ask()
-    settle()
+    send()
+    report()
   }
 
   /// Ends the query, answered or not; nothing more is reported.
@@ -54,7 +54,7 @@ final class NameQuery {
     ares_destroy(channel)
   }
 
-  private func ask() {
+  private func send() {
     let context = Unmanaged.passUnretained(self).toOpaque()
     let status = open(context)
     guard status == creactor_ares_success else { return ended(status, nil) }
@@ -115,7 +115,7 @@ final class NameQuery {
     guard let channel else { return }
     let none = ares_socket_t(-1)
     ares_process_fd(channel, ready.contains(.read) ? socket : none, ready.contains(.write) ? socket : none)
-    settle()
+    report()
   }
 
   private func ended(_ status: Int32, _ result: UnsafeMutablePointer<ares_addrinfo>?) {
@@ -134,7 +134,7 @@ final class NameQuery {
   }
 
   /// Reports the answer, once. Without one, waits for whatever c-ares waits for next.
-  private func settle() {
+  private func report() {
     guard !isStopped else { return }
     guard let answer else { return rearm() }
     stop()

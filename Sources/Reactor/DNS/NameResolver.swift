@@ -69,7 +69,7 @@ public enum NameResolver {
       case .dns:
         if isLocalhost(host) { continue }
         do throws(NameResolutionError) {
-          return AddressOrder.sorted(try await ask(host, configuration, by: deadline, on: clock, options))
+          return AddressOrder.sorted(try await query(host, configuration, by: deadline, on: clock, options))
         } catch {
           failure = error
         }
@@ -81,7 +81,7 @@ public enum NameResolver {
   }
 
   /// Queries DNS for each name that `host` can mean, until one exists.
-  private static func ask(
+  private static func query(
     _ host: String, _ configuration: ResolverConfiguration, by deadline: MonotonicInstant, on clock: LoopClock,
     _ options: Options
   ) async throws(NameResolutionError) -> [String] {
@@ -89,7 +89,7 @@ public enum NameResolver {
     let servers = options.servers ?? rotated(configuration)
     for name in configuration.candidates(for: host) where name.utf8.count <= 253 {
       let settings = channel(configuration, servers, timeLeft: clock.now.duration(to: deadline), options)
-      let lookup = NameLookup(name, settings, configuration.asksInTurn, clock: clock)
+      let lookup = NameLookup(name, settings, configuration.queriesInTurn, clock: clock)
       switch await lookup.run(by: deadline) {
       case .found(let addresses): return addresses
       case .noAddress, .noName: continue

@@ -35,7 +35,7 @@ struct ResolverConfiguration: Equatable, Sendable {
   var rounds: Int?
   var rotatesServers = false
   /// Whether IPv6 addresses are queried only after the answer about IPv4.
-  var asksInTurn = false
+  var queriesInTurn = false
   var usesTCP = false
   var sources: [Source] = [.files, .dns]
 
@@ -80,7 +80,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     for option in options {
       switch option {
       case "rotate": rotatesServers = true
-      case "single-request": asksInTurn = true
+      case "single-request": queriesInTurn = true
       case "use-vc": usesTCP = true
       default: takeNumber(option)
       }

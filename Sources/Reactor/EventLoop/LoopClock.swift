@@ -82,12 +82,12 @@ public final class LoopClock: Clock {
 
   /// Advances a manual clock and fires all timers up to then, in the order of their instants.
   public func advance(by duration: Duration) {
-    guard let simulated else { preconditionFailure("the kernel's clock cannot be turned") }
+    guard let simulated else { preconditionFailure("the kernel's clock cannot be advanced") }
     simulated.time.advance(by: duration)
   }
 
-  /// How many tasks sleep on this clock, if it is simulated. A test waits for the tasks that it expects, then advances
-  /// the clock.
+  /// The number of tasks that sleep on this clock, if it is simulated. A test waits for the tasks that it expects, then
+  /// advances the clock.
   public var sleeping: Int { simulated?.time.sleeperCount ?? 0 }
 
   /// When the next timer of this clock fires, if it is simulated; nil if none is set.

@@ -1,11 +1,11 @@
-// Time that no kernel counts: it stands still until a test turns it, or it passes when the loop has nothing to do.
-// Invariant: timers fire in the order of their instants, and those of one instant in the order in which they were
-// started: a run on one loop is the same each time. Used by LoopClock and TimerWatcher.
+// Simulated time: it stands still until a test advances it, or jumps ahead when the loop has nothing to do. Invariant:
+// timers fire in the order of their instants, and those of one instant in the order in which they were started, so a
+// run on one loop is the same each time. Used by LoopClock and TimerWatcher.
 
-/// The instants and the timers of clocks that are not the kernel's.
+/// The time and the timers of simulated clocks.
 @EventLoop
 public final class VirtualTime {
-  /// The wall clock's time when the monotonic clock shows nothing: a day in 2023.
+  /// The wall clock's time at the monotonic clock's zero: a day in 2023.
   private static let wallSeconds: Int64 = 1_700_000_000
 
   private struct Entry {
@@ -19,10 +19,10 @@ public final class VirtualTime {
 
   /// True time: a clock may deviate from it.
   public private(set) var now = MonotonicInstant(nanoseconds: 1_000_000_000)
-  /// How many tasks sleep.
+  /// The number of sleeping tasks.
   var sleeperCount = 0
   nonisolated let passesWhenIdle: Bool
-  /// A binary heap. What was stopped stays in it until its instant.
+  /// A binary heap. A stopped timer stays in it until its instant.
   private var heap: [Entry] = []
   private var bodies: [UInt64: @EventLoop () -> Void] = [:]
   private var lastNumber: UInt64 = 0
@@ -37,21 +37,21 @@ public final class VirtualTime {
     self.passesWhenIdle = passesWhenIdle
   }
 
-  /// A clock that shows this time, more or less.
+  /// A clock that shows this time, with a deviation.
   ///
   /// - Parameters:
-  ///   - partsPerMillion: by how much it runs too fast.
-  ///   - offset: what it is ahead by.
+  ///   - partsPerMillion: how much faster it runs.
+  ///   - offset: how far it is ahead.
   public func clock(partsPerMillion: Int64 = 0, offset: Duration = .zero) -> LoopClock {
     LoopClock(SimulatedClock(self, partsPerMillion: partsPerMillion, offset: offset.nanoseconds))
   }
 
-  /// Calls `body` at `instant`, or as soon as nothing else is to be done where that has passed.
+  /// Calls `body` at `instant`; if that has passed, as soon as the loop has nothing else to do.
   public func at(_ instant: MonotonicInstant, _ body: @escaping @EventLoop () -> Void) {
     _ = start(at: instant, body)
   }
 
-  /// Forgets all that has not happened.
+  /// Drops all timers that have not fired.
   public func clear() {
     heap = []
     bodies = [:]
@@ -68,7 +68,7 @@ public final class VirtualTime {
     return heap.first?.instant
   }
 
-  /// The number that is returned stops it.
+  /// Starts a timer, and returns the number that stops it.
   func start(at instant: MonotonicInstant, _ body: @escaping @EventLoop () -> Void) -> UInt64 {
     lastNumber += 1
     bodies[lastNumber] = body
@@ -84,13 +84,13 @@ public final class VirtualTime {
     tellLoop()
   }
 
-  /// Turns the time forward, and fires what is due then.
+  /// Advances the time and fires the timers that are due by then.
   func advance(by duration: Duration) {
     now = now.advanced(by: duration)
     fireDue()
   }
 
-  /// Goes on to the next timer, since nothing else will happen before it. Called by the loop.
+  /// Jumps to the next timer, because nothing else will happen before it. Called by the loop.
   func jump() {
     dropStopped()
     guard let next = heap.first else { return }
@@ -109,7 +109,7 @@ public final class VirtualTime {
     tellLoop()
   }
 
-  /// The loop goes on by itself for as long as a timer will fire.
+  /// The loop continues without the kernel as long as a timer is set.
   private func tellLoop() {
     guard passesWhenIdle else { return }
     let executor = EventLoop.shared.executor
@@ -157,13 +157,13 @@ public final class VirtualTime {
   }
 }
 
-/// A clock in simulated time. It may run a little wrong, be set, and stand still as for a stopped process.
+/// A clock in simulated time. It may drift, be set, and be held as in a stopped process.
 @EventLoop
 final class SimulatedClock {
   let time: VirtualTime
   private nonisolated let partsPerMillion: Int64
   private var offset: Int64
-  /// While it is held, what is due waits here, in its order.
+  /// Timers that became due while the clock is held, in order.
   private var due: [(number: UInt64, timer: TimerWatcher)] = []
   private var isHeld = false
 
@@ -184,7 +184,7 @@ final class SimulatedClock {
     partsPerMillion == 0 ? 0 : nanoseconds / 1_000_000 * partsPerMillion
   }
 
-  /// Has `timer` fire at `deadline`. The number that is returned stops it.
+  /// Starts `timer`, and returns the number that stops it.
   func start(_ timer: TimerWatcher, at deadline: MonotonicInstant) -> UInt64 {
     time.start(at: instant(of: deadline)) { [self] in reached(timer) }
   }
@@ -194,18 +194,18 @@ final class SimulatedClock {
     if let index = due.firstIndex(where: { $0.number == number }) { due.remove(at: index) }
   }
 
-  /// Stops it, as SIGSTOP stops a process: time goes on, and what is due comes when it is released.
+  /// Stops the clock's timers, as SIGSTOP stops a process. Time goes on; what becomes due fires at `release`.
   func hold() {
     isHeld = true
   }
 
-  /// Lets it go on; `lost` is what it did not count of the time since it was held.
+  /// Fires what became due. `lost` is the time since `hold` that the clock did not count.
   func release(losing lost: Duration = .zero) {
     isHeld = false
     offset -= lost.nanoseconds
     let waiting = due
     due = []
-    // One that was stopped meanwhile, or started anew, has another number.
+    // A timer that was stopped or started again meanwhile has another number.
     for entry in waiting where entry.timer.simulatedNumber == entry.number { entry.timer.reached() }
   }
 
@@ -213,7 +213,7 @@ final class SimulatedClock {
     if isHeld { due.append((timer.simulatedNumber, timer)) } else { timer.reached() }
   }
 
-  /// True time at which this clock shows `deadline`, or a moment later.
+  /// The true time at which this clock shows `deadline`, or a moment later.
   private func instant(of deadline: MonotonicInstant) -> MonotonicInstant {
     let (shown, isBeyond) = deadline.nanoseconds.subtractingReportingOverflow(offset)
     guard deadline < .never, !isBeyond else { return .never }

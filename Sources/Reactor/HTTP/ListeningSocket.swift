@@ -33,7 +33,8 @@ final class ListeningSocket {
     switch address.host {
     case .ipv4(let host) where host.contains(where: { $0 != 0 }): return try bindIPv4(host, address)
     case .ipv6(let host) where host.contains(where: { $0 != 0 }): return try bindIPv6(host, address, alsoIPv4: false)
-    case .name: throw .unresolved(address.description, reason: "a host name is resolved first, by resolved(by:)")
+    case .name:
+      throw .unresolved(address.description, reason: "a host name must be resolved first, by resolved(by:on:)")
     case .any, .ipv4, .ipv6:
       do {
         return try bindIPv6([UInt8](repeating: 0, count: 16), address, alsoIPv4: true)

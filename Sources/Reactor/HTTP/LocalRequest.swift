@@ -34,7 +34,7 @@ public final class LocalRequest {
     _ path: String, at address: ListenAddress, by deadline: MonotonicInstant, on clock: LoopClock
   ) async throws(LocalRequestFailure) -> Answer {
     guard let target = address.loopback else {
-      throw LocalRequestFailure(description: "a host name is resolved first, by resolved(by:on:)")
+      throw LocalRequestFailure(description: "a host name must be resolved first, by resolved(by:on:)")
     }
     let descriptor = creactor_socket(target.family)
     guard descriptor >= 0 else { throw failure(-descriptor) }
@@ -82,7 +82,7 @@ public final class LocalRequest {
     let line = Array("HTTP/1.1 ".utf8)
     guard bytes.starts(with: line),
       let status = Int(String(decoding: bytes.dropFirst(line.count).prefix(3), as: UTF8.self))
-    else { throw LocalRequestFailure(description: "who listens there does not speak HTTP") }
+    else { throw LocalRequestFailure(description: "the listener does not speak HTTP") }
     var end = 0
     while end + 4 <= bytes.count, bytes[end..<(end + 4)] != [13, 10, 13, 10] { end += 1 }
     return Answer(status: status, body: String(decoding: bytes.dropFirst(end + 4), as: UTF8.self))

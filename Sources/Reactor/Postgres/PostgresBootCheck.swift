@@ -1,12 +1,15 @@
-// What libpq would find wrong with a configuration only when it connects. Invariant: no server is touched, and no fault
-// contains a path, a name or a password. Called at boot, once the URL itself is understood.
+// Finds faults of a configuration that libpq reports only when it connects. Invariant: no server is contacted, and no
+// fault contains a path, a name or a password. Called at boot, after the URL has been parsed.
 
 import CReactor
 
 /// The check of a configuration against this host: its files, its account, the libpq in use.
 enum PostgresBootCheck {
-  /// What is wrong, each with the parameter's name. `parameters` are what libpq is told, `defaults` what it has for
-  /// those that are missing.
+  /// The faults, each with the parameter's name.
+  ///
+  /// - Parameters:
+  ///   - parameters: what libpq is given.
+  ///   - defaults: what it uses for parameters that are missing.
   static func faults(of parameters: [PostgresParameter], defaults: [String: String]) -> [String] {
     func value(_ name: String) -> String? {
       let given = parameters.first { $0.name == name }?.value ?? defaults[name]
@@ -33,22 +36,22 @@ enum PostgresBootCheck {
     return faults.isEmpty ? trial(parameters) : faults
   }
 
-  /// Why a file cannot be used.
+  /// Why a file cannot be used; nil if it can.
   private static func fault(ofFile path: String, _ name: String) -> String? {
     if path == PostgresParameterNames.noFile || (name == "sslrootcert" && path == "system") { return nil }
-    // A key can lie in an engine of OpenSSL's: "engine:name".
+    // A key can be in an OpenSSL engine: "engine:name".
     if name == "sslkey", path.utf8.contains(UInt8(ascii: ":")) { return nil }
     let descriptor = creactor_open_read(path)
     guard descriptor >= 0 else { return "the file cannot be read: \(String(cString: strerror(-descriptor)))" }
     defer { close(descriptor) }
     var status = stat()
     guard name == "sslkey", fstat(descriptor, &status) == 0 else { return nil }
-    // As libpq has it: a group may read a key that is root's.
+    // libpq's rule: a group may read a key that root owns.
     return status.st_mode & (status.st_uid == 0 ? 0o037 : 0o077) == 0
       ? nil : "the key is readable by others: its permissions must be 0600, or 0640 if it is root's"
   }
 
-  /// Has libpq read the parameters, as it does before it connects, with a port that no server can have.
+  /// Lets libpq parse the parameters, as it does before connecting, with a port that no server can have.
   private static func trial(_ parameters: [PostgresParameter]) -> [String] {
     let place = ["host", "hostaddr", "port"]
     let trial =

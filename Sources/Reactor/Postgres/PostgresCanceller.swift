@@ -19,7 +19,7 @@ struct PostgresBackendIdentity: Sendable {
 /// over a connection of its own, because `PQcancel` blocks.
 @EventLoop
 final class PostgresCanceller {
-  /// The time limit of a request. Less than `PostgresConnection.drainLimit`.
+  /// The time limit of a request. Less than `PostgresConnection.cleanUpLimit`.
   static let attemptLimit = Duration.seconds(2)
   /// Whether the libpq in use cancels without blocking. The session's secret key then identifies the session.
   nonisolated static var isByProtocol: Bool { creactor_has_cancel() == 1 }
@@ -67,7 +67,7 @@ final class PostgresCanceller {
     attempt.begin { [weak self, weak target] outcome in
       guard let target else { return }
       if let self, self.current?.target === target { self.current = nil }
-      target.cancelSettled(outcome)
+      target.cancelEnded(outcome)
       self?.next()
     }
   }
@@ -112,12 +112,12 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
 
   func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void) {
     self.report = report
-    guard let statement else { return settle(.notSent) }
+    guard let statement else { return end(.notSent) }
     handshake = PostgresHandshake(candidate, by: .init(deadline, among: 1, at: clock.now), on: clock) {
       [weak self] result in
       switch result {
       case .success(let pointer): self?.send(statement, on: pointer)
-      case .failure: self?.settle(.notSent)
+      case .failure: self?.end(.notSent)
       }
     }
   }
@@ -131,14 +131,14 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
       [weak self] result in
       switch result {
       // No row: the session has ended, or its number belongs to another one. No signal was sent.
-      case .success(let results): self?.settle(results[2].rowCount == 1 ? .concluded : .notSent)
+      case .success(let results): self?.end(results[2].rowCount == 1 ? .concluded : .notSent)
       // The failure does not matter, because the connection is closed in any case.
-      case .failure: self?.settle(.unknown)
+      case .failure: self?.end(.unknown)
       }
     }
   }
 
-  private func settle(_ outcome: PostgresConnectionState.CancelOutcome) {
+  private func end(_ outcome: PostgresConnectionState.CancelOutcome) {
     let report = report.take()
     abandon()
     report?(outcome)
@@ -172,10 +172,10 @@ private final class PostgresCancelRequest: PostgresCancelAttempt {
 
   func begin(_ report: @escaping @EventLoop (PostgresConnectionState.CancelOutcome) -> Void) {
     self.report = report
-    guard let request, creactor_cancel_start(request) == 1 else { return settle(.notSent) }
+    guard let request, creactor_cancel_start(request) == 1 else { return end(.notSent) }
     isSent = true
     let watcher = IOWatcher { [weak self] _ in self?.poll() }
-    let timer = TimerWatcher(clock) { [weak self] in self?.settle(.unknown) }
+    let timer = TimerWatcher(clock) { [weak self] in self?.end(.unknown) }
     self.watcher = watcher
     self.timer = timer
     timer.start(at: deadline)
@@ -190,12 +190,12 @@ private final class PostgresCancelRequest: PostgresCancelAttempt {
     switch creactor_cancel_poll(request) {
     case PGRES_POLLING_READING: watcher?.watch(creactor_cancel_socket(request), for: .read)
     case PGRES_POLLING_WRITING: watcher?.watch(creactor_cancel_socket(request), for: .write)
-    case PGRES_POLLING_OK: settle(.concluded)
-    default: settle(.unknown)
+    case PGRES_POLLING_OK: end(.concluded)
+    default: end(.unknown)
     }
   }
 
-  private func settle(_ outcome: PostgresConnectionState.CancelOutcome) {
+  private func end(_ outcome: PostgresConnectionState.CancelOutcome) {
     let report = report.take()
     abandon()
     report?(outcome)

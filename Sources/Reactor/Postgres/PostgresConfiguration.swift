@@ -3,7 +3,7 @@
 
 import CReactor
 
-/// What is wrong with a connection URL: everything at once, and nothing of the password.
+/// All faults of a connection URL. None contains the password.
 public struct PostgresURLFault: Error, Sendable, Equatable, CustomStringConvertible {
   public let faults: [String]
 
@@ -14,11 +14,11 @@ public struct PostgresURLFault: Error, Sendable, Equatable, CustomStringConverti
   }
 }
 
-/// A place where the server can be.
+/// An address of the server.
 struct PostgresHost: Sendable, Equatable {
   /// A name, an address or a socket's directory; nil is libpq's default directory.
   var name: String?
-  /// A numeric address that the URL gave beside the name.
+  /// A numeric address given in the URL beside the name.
   var address: String?
   var port: String
 
@@ -29,21 +29,21 @@ struct PostgresHost: Sendable, Equatable {
 
 /// The settings of a connection, read from a URL (`postgres://`, `postgresql://`) or from `name=value` pairs.
 ///
-/// Accepted are the parameters of the libpq in use, those of the Go driver pgx, and the server's own settings, which
-/// each transaction sets for itself.
+/// It accepts the parameters of the libpq in use, those of the Go driver pgx, and server settings, which each
+/// transaction applies to itself.
 public struct PostgresConfiguration: Sendable {
-  /// What was ignored, and why.
+  /// What is ignored, and why.
   public private(set) var warnings: [String] = []
-  /// `pool_max_conns`, where given.
+  /// `pool_max_conns`, if given.
   public var maximumConnections: Int?
-  /// `pool_max_conn_lifetime`, where given.
+  /// `pool_max_conn_lifetime`, if given.
   public var connectionLifetime: Duration?
 
-  /// In the order in which they are tried.
+  /// The server's addresses, in the order in which they are tried.
   private(set) var hosts: [PostgresHost] = []
-  /// `connect_timeout`: the most that one address may take. libpq's non-blocking side leaves it to us.
+  /// `connect_timeout`: the time limit for one address. libpq's non-blocking functions do not apply it.
   private(set) var connectTimeout: Duration?
-  /// What `target_session_attrs` is in each round through the hosts.
+  /// The value of `target_session_attrs` in each round through the hosts.
   private(set) var sessionRounds: [String?] = [nil]
   /// Whether `target_session_attrs` asks for servers that cannot be written to.
   public private(set) var expectsReadOnly = false
@@ -66,13 +66,13 @@ public struct PostgresConfiguration: Sendable {
     }
   }
 
-  /// `known` is what libpq knows and what the environment (PGHOST, …) gives it.
+  /// - Parameter known: libpq's parameters and their values from the environment (PGHOST, …).
   init(url: String, applicationName: String, known: PostgresKnownParameters) throws(PostgresURLFault) {
     var faults: [String] = []
     let pairs: [PostgresParameter]
     switch PostgresURL.parameters(of: url) {
     case .success(let found): pairs = found
-    // With the URL's parts unsure, nothing of it is repeated: a part of the password could be among them.
+    // The URL could not be parsed, so no part of it is repeated: it could be a part of the password.
     case .failure(let fault): throw fault
     }
     var given: [String: String] = [:]
@@ -81,7 +81,7 @@ public struct PostgresConfiguration: Sendable {
         warnings.append("\(pair.name) is given more than once; the first one counts")
       }
     }
-    // As on the server, a setting of its own goes before one of the command line's, and both before the environment's.
+    // As on the server, a named setting takes precedence over one in `options`, and both over the environment's.
     for setting in known.settings { serverSettings.add(setting.name, setting.value) }
     serverSettings.add(options: given["options"] ?? known.values["options"] ?? "")
     for name in given.keys.sorted() {
@@ -144,7 +144,7 @@ public struct PostgresConfiguration: Sendable {
     }
   }
 
-  /// What the Go driver's pool and statement cache understand.
+  /// The parameters of the Go driver's pool and statement cache.
   private mutating func takePoolSetting(_ name: String, _ value: String, faults: inout [String]) -> Bool {
     switch name {
     case "pool_max_conns":
@@ -205,11 +205,11 @@ public struct PostgresConfiguration: Sendable {
 
   // MARK: - Defaults
 
-  /// What is set where neither the URL nor the environment says otherwise.
+  /// The defaults for what neither the URL nor the environment sets.
   ///
-  /// - gssencmode: Kerberos would look for credentials in files and on the network while everything waits.
-  /// - keepalives and tcp_user_timeout: a peer that is gone without a word is noticed within a minute.
-  /// - sslrootcert: the Go driver verifies with the system's roots, libpq looks in the home directory only.
+  /// - gssencmode: Kerberos would block the loop while it looks for credentials in files and on the network.
+  /// - keepalives and tcp_user_timeout: a peer that has vanished is noticed within a minute.
+  /// - sslrootcert: the Go driver verifies with the system's roots; libpq looks only in the home directory.
   private mutating func setDefaults(
     _ given: [String: String], applicationName: String, known: PostgresKnownParameters
   ) {
@@ -230,7 +230,7 @@ public struct PostgresConfiguration: Sendable {
       let takesSystem = known.version >= 16 && mode == "verify-full"
       setDefault("sslrootcert", takesSystem ? "system" : PostgresParameterNames.systemRoots)
     }
-    // Where a home cannot be looked into, libpq would not connect with TLS at all, or with sslmode=prefer without it.
+    // If the home directory cannot be read, libpq would refuse TLS or, with sslmode=prefer, connect without it.
     if !known.hasOwnCertificate { setDefault("sslcert", PostgresParameterNames.noFile) }
     if known.hasOpenPasswordFile, given["password"] == nil {
       warnings.append("the password file is ignored: others can read it")
@@ -241,7 +241,7 @@ public struct PostgresConfiguration: Sendable {
 
   // MARK: - Use
 
-  /// What libpq is told for one address of one host.
+  /// libpq's parameters for one address of one host.
   func parameters(host: PostgresHost, address: String?, session: String?) -> [PostgresParameter] {
     var parameters = base
     if let name = host.name { parameters.append(PostgresParameter(name: "host", value: name)) }
@@ -263,7 +263,7 @@ public struct PostgresConfiguration: Sendable {
     return paths
   }
 
-  /// Where it leads, for logs: user, hosts, ports, database. No password, nothing else of the query.
+  /// User, hosts, ports and database, for logs. Neither the password nor the rest of the query.
   public var redactedURL: String {
     func value(_ name: String) -> String? { base.first { $0.name == name }?.value }
     var places = ""

@@ -11,30 +11,30 @@ extension PostgresConnection {
   ///
   /// - Parameters:
   ///   - clock: what `deadline` and all of the connection's own limits are measured on.
-  ///   - mustBeWritable: whether a server that cannot be written to is as good as one that is away.
+  ///   - mustBeWritable: whether a server that cannot be written to counts as unavailable.
   /// - Throws: `PostgresError`, or `CancellationError` as soon as the task is cancelled.
   public static func connect(
     _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock,
     mustBeWritable: Bool = false
   ) async throws -> PostgresConnection {
     try await connect(
-      configuration, by: deadline, on: clock, opening: .greeting, mustBeWritable: mustBeWritable,
+      configuration, by: deadline, on: clock, for: .use, mustBeWritable: mustBeWritable,
       canceller: PostgresCanceller(clock: clock))
   }
 
-  /// The first statement of a connection. Until it is answered, nothing proves that there is a server: a pooler accepts
-  /// connections without one.
-  enum Opening {
-    /// For use: identifies the session on the server and prepares its settings.
-    case greeting
-    /// To learn whether the server answers. Unlike the greeting, it needs no catalogue lookups, which cost a new
-    /// session milliseconds.
-    case question
+  /// What a connection is opened for, which decides its first statement. Until that is answered, nothing proves that
+  /// there is a server: a pooler accepts connections without one.
+  enum Purpose {
+    /// To run statements: the first one identifies the session and learns which settings a transaction can set.
+    case use
+    /// To learn whether the server answers. Unlike setting up the session, this needs no catalogue lookups, which cost
+    /// a new session milliseconds.
+    case ping
   }
 
   /// With `mustBeWritable`, a server that cannot be written to counts as unavailable, and the next one is tried.
   static func connect(
-    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock, opening: Opening,
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock, for purpose: Purpose,
     mustBeWritable: Bool, canceller: PostgresCanceller
   ) async throws -> PostgresConnection {
     var failure: PostgresError?
@@ -47,7 +47,7 @@ extension PostgresConnection {
         do throws(PostgresError) {
           return try await connect(
             configuration, to: host, session: session, by: Limits(deadline, among: left, at: clock.now), on: clock,
-            opening: opening, mustBeWritable: mustBeWritable, canceller: canceller)
+            for: purpose, mustBeWritable: mustBeWritable, canceller: canceller)
         } catch {
           failure = moreTelling(failure, error)
           try Task.checkCancellation()
@@ -88,7 +88,7 @@ extension PostgresConnection {
 
   private static func connect(
     _ configuration: PostgresConfiguration, to host: PostgresHost, session: String?, by limits: Limits,
-    on clock: LoopClock, opening: Opening, mustBeWritable: Bool, canceller: PostgresCanceller
+    on clock: LoopClock, for purpose: Purpose, mustBeWritable: Bool, canceller: PostgresCanceller
   ) async throws(PostgresError) -> PostgresConnection {
     let addresses = try await addresses(of: host, by: limits.reached, on: clock)
     var failure: PostgresError?
@@ -98,9 +98,9 @@ extension PostgresConnection {
       if let most = configuration.connectTimeout { limits.end(by: clock.now.advanced(by: most)) }
       do throws(PostgresError) {
         let connection = try await open(candidate, by: limits, on: clock, canceller: canceller)
-        switch opening {
-        case .greeting: try await connection.greet(configuration, by: limits.open)
-        case .question: try await connection.askFirst(by: limits.open)
+        switch purpose {
+        case .use: try await connection.setUpSession(configuration, by: limits.open)
+        case .ping: try await connection.pingFirst(by: limits.open)
         }
         guard mustBeWritable, connection.isReadOnly else { return connection }
         connection.close()
@@ -156,9 +156,9 @@ extension PostgresConnection {
 
   /// The round trip before a connection is used: learns the session's identity, for cancel requests, and which settings
   /// a transaction can set. Does not change the session.
-  func greet(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
-    let answer = try await first([PostgresServerSettings.asLogin, .greeting], by: deadline)
-    isGreeted = true
+  func setUpSession(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
+    let answer = try await first([PostgresServerSettings.asLogin, .sessionSetup], by: deadline)
+    isSetUp = true
     isReadOnly = answer.saysReadOnly(column: 3)
     prelude = configuration.serverSettings.prelude(checksClient: answer[row: 0, column: 2] == "t")
     // Not the process that the protocol named: there is a pooler, which may lend the session to others.
@@ -170,8 +170,8 @@ extension PostgresConnection {
     }
   }
 
-  private func askFirst(by deadline: MonotonicInstant) async throws(PostgresError) {
-    isReadOnly = try await first([.question], by: deadline).saysReadOnly(column: 0)
+  private func pingFirst(by deadline: MonotonicInstant) async throws(PostgresError) {
+    isReadOnly = try await first([.ping], by: deadline).saysReadOnly(column: 0)
   }
 
   /// Runs statements as a part of connecting and returns the last result. Closes a connection that does not answer.
@@ -215,13 +215,13 @@ extension PostgresStatement {
   /// The cheapest statement that shows whether a server answers and can be written to: "on" on a hot standby and if
   /// transactions are read-only by default. It is not a query: that needs a snapshot, which a standby refuses to a
   /// session that is serializable by default, and could call a user's function.
-  static let question = PostgresStatement("SHOW transaction_read_only")
+  static let ping = PostgresStatement("SHOW transaction_read_only")
 
   /// The process, its start in µs since 1970, whether client_connection_check_interval can be set (PostgreSQL 14 or
   /// later, on Linux, and not set already), and whether the server is read-only.
   ///
   /// Not from pg_stat_activity, whose other tables a new session would have to look up, which took a millisecond more.
-  static let greeting = PostgresStatement(
+  static let sessionSetup = PostgresStatement(
     """
     SELECT pg_catalog.pg_backend_pid(), \(PostgresBackendIdentity.microseconds),
            pg_catalog.current_setting('client_connection_check_interval'::pg_catalog.text, true)

@@ -10,7 +10,7 @@ import CReactor
 @EventLoop
 public final class PostgresConnection {
   /// How long a connection may take to become clean after an interruption before it is closed.
-  static let drainLimit = Duration.seconds(3)
+  static let cleanUpLimit = Duration.seconds(3)
 
   /// The server knows no prepared statement of that name (invalid_sql_statement_name), or a table has changed so that
   /// it cannot be used any more (feature_not_supported).
@@ -41,10 +41,10 @@ public final class PostgresConnection {
   var observer: (@EventLoop (PostgresConnection, Event) -> Void)?
 
   let candidate: [PostgresParameter]
-  /// The session's identity, for cancel requests; nil until the greeting is answered.
+  /// The session's identity, for cancel requests; nil until the session is set up.
   var identity: PostgresBackendIdentity?
   /// Whether its identity and prelude are known. Before that it can only be used to ping the server.
-  var isGreeted = false
+  var isSetUp = false
   /// Whether the server's last answer was that it cannot be written to.
   var isReadOnly = false
   /// When it last answered.
@@ -58,7 +58,7 @@ public final class PostgresConnection {
   private var flight: Flight?
   private var flightNumber: UInt64 = 0
   private var parameters = PostgresParameterBuffer()
-  private var kept = PreparedStatements()
+  private var prepared = PreparedStatements()
 
   typealias Completion = @EventLoop (Result<[PostgresResult], any Error>) -> Void
 
@@ -139,8 +139,8 @@ public final class PostgresConnection {
   /// connection can be used again.
   ///
   /// - Returns: a result for each statement.
-  /// - Throws: as `query`; `PostgresError.server` has the number of the statement that failed, which is that of no
-  ///   statement where the transaction's end failed (a deferred constraint).
+  /// - Throws: as `query`. `PostgresError.server` has the index of the statement that failed, or their number if the
+  ///   transaction's end failed (a deferred constraint).
   public func pipeline(_ statements: [PostgresStatement], by deadline: MonotonicInstant) async throws
     -> [PostgresResult]
   {
@@ -181,7 +181,7 @@ public final class PostgresConnection {
   }
 
   private func send(_ statement: PostgresStatement, _ index: Int, on connection: OpaquePointer) throws(PostgresError) {
-    let name = statement.isPrepared ? try keptName(of: statement.sql, index, on: connection) : nil
+    let name = statement.isPrepared ? try preparedName(of: statement.sql, index, on: connection) : nil
     let isSent = parameters.with(statement.parameters) { count, values in
       if let name { return PQsendQueryPrepared(connection, name, count, values, nil, nil, 0) }
       return PQsendQueryParams(connection, statement.sql, count, nil, values, nil, nil, 0)
@@ -191,12 +191,12 @@ public final class PostgresConnection {
 
   /// The statement's name on the server; prepares it if it is new. Nil behind a pooler, where the next pipeline may
   /// reach another session, and if too many are prepared.
-  private func keptName(
+  private func preparedName(
     of text: String, _ index: Int, on connection: OpaquePointer
   ) throws(PostgresError) -> String? {
     guard identity != nil else { return nil }
-    if let name = kept.name(of: text) { return name }
-    guard let name = kept.add(text) else { return nil }
+    if let name = prepared.name(of: text) { return name }
+    guard let name = prepared.add(text) else { return nil }
     guard PQsendPrepare(connection, name, text, 0, nil) == 1 else { throw loss(of: connection) }
     flight?.preparations.append(index)
     return name
@@ -208,14 +208,14 @@ public final class PostgresConnection {
     let action = state.abandoned()
     guard action != .nothing else { return }
     let completion = flight?.completion.take()
-    timer?.start(at: clock.now.advanced(by: Self.drainLimit))
+    timer?.start(at: clock.now.advanced(by: Self.cleanUpLimit))
     perform(action)
     completion?(.failure(error))
   }
 
   /// Reports how an attempt to cancel the current statement ended. Called by the canceller.
-  func cancelSettled(_ outcome: PostgresConnectionState.CancelOutcome) {
-    perform(state.cancelSettled(outcome))
+  func cancelEnded(_ outcome: PostgresConnectionState.CancelOutcome) {
+    perform(state.cancelEnded(outcome))
   }
 
   /// Closes the socket at once, whatever is in flight. Never waits for the server.
@@ -227,10 +227,10 @@ public final class PostgresConnection {
     switch action {
     case .nothing: break
     case .deliver: deliver()
-    case .askCancel:
+    case .requestCancel:
       if let canceller { canceller.request(for: self) } else { close() }
     case .withdrawCancel:
-      if canceller?.withdraw(self) ?? true { cancelSettled(.notSent) }
+      if canceller?.withdraw(self) ?? true { cancelEnded(.notSent) }
     case .reportClean:
       timer?.stop()
       flight = nil
@@ -335,12 +335,12 @@ public final class PostgresConnection {
       switch PQresultStatus(result) {
       case PGRES_COMMAND_OK where flight!.isPreparing:
         PQclear(result)
-        kept.confirmed()
+        prepared.confirmed()
       case PGRES_TUPLES_OK, PGRES_COMMAND_OK, PGRES_EMPTY_QUERY:
         flight?.results.append(PostgresResult(result))
       case PGRES_PIPELINE_SYNC:
         PQclear(result)
-        kept.settled()
+        prepared.pipelineEnded()
         perform(state.synced())
         return self.connection != nil
       case PGRES_PIPELINE_ABORTED:
@@ -348,7 +348,7 @@ public final class PostgresConnection {
       case PGRES_FATAL_ERROR:
         let error = serverError(result, statement: flight?.index ?? 0)
         if let error, let state = error.sqlState, !error.isRaised, Self.lostStatementStates.contains(state) {
-          kept.lost()
+          prepared.lost()
         }
         if flight?.error == nil { flight?.error = error }
         if flight?.index == flight?.count { flight?.isEndRefused = true }

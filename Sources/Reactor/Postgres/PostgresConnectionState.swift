@@ -6,21 +6,21 @@
 ///              began                    synced: deliver
 ///     idle ─────────────▶ running ─────────────────────────▶ idle
 ///                            │
-///                            │ abandoned (deadline, task cancelled): the caller is released, askCancel
+///                            │ abandoned (deadline, task cancelled): the caller is released, requestCancel
 ///                            ▼
-///                        draining ── synced ──▶ answered ──┐
-///                            │                             │ cancel settled: clean ──▶ idle
+///                        cancelling ── synced ──▶ answered ─┐
+///                            │                             │ cancel ended: clean ──▶ idle
 ///                            │ cancel concluded            │
 ///                            ▼                             │
 ///                        cancelled ── synced: clean ───────┴──▶ idle
 ///
-///     draining, cancelled, answered: limit reached, or it is unknown whether the cancellation was sent ──▶ closed
+///     cancelling, cancelled, answered: limit reached, or it is unknown whether the cancellation was sent ──▶ closed
 ///     any: lost or closed by its owner ──▶ closed
 ///
 /// A cancellation that arrives after its statement has ended would cancel the next one. `answered` prevents that.
 struct PostgresConnectionState: Equatable {
   enum Phase: Equatable {
-    case idle, running, draining, answered, cancelled, closed
+    case idle, running, cancelling, answered, cancelled, closed
   }
 
   /// How a cancel request ended.
@@ -37,9 +37,9 @@ struct PostgresConnectionState: Equatable {
     case nothing
     /// Deliver the results to the caller.
     case deliver
-    /// Cancel the statement on the server; report the outcome with `cancelSettled`.
-    case askCancel
-    /// The statement ended by itself: withdraw the request if it has not been sent, and report with `cancelSettled`.
+    /// Cancel the statement on the server; report the outcome with `cancelEnded`.
+    case requestCancel
+    /// The statement ended by itself: withdraw the request if it has not been sent, and report with `cancelEnded`.
     case withdrawCancel
     /// The connection can be used again.
     case reportClean
@@ -60,12 +60,12 @@ struct PostgresConnectionState: Equatable {
   mutating func abandoned() -> Action {
     switch phase {
     case .running:
-      phase = .draining
-      return .askCancel
+      phase = .cancelling
+      return .requestCancel
     // A race: the answer came, or the connection was lost, in the same turn of the loop.
     case .idle, .closed: return .nothing
     // A race: it left at its deadline already, and was cancelled in the same turn.
-    case .draining, .answered, .cancelled: return .nothing
+    case .cancelling, .answered, .cancelled: return .nothing
     }
   }
 
@@ -75,7 +75,7 @@ struct PostgresConnectionState: Equatable {
     case .running:
       phase = .idle
       return .deliver
-    case .draining:
+    case .cancelling:
       phase = .answered
       return .withdrawCancel
     case .cancelled:
@@ -87,15 +87,15 @@ struct PostgresConnectionState: Equatable {
     }
   }
 
-  mutating func cancelSettled(_ outcome: CancelOutcome) -> Action {
+  mutating func cancelEnded(_ outcome: CancelOutcome) -> Action {
     switch (phase, outcome) {
-    case (.draining, .concluded):
+    case (.cancelling, .concluded):
       phase = .cancelled
       return .nothing
     case (.answered, .concluded), (.answered, .notSent):
       phase = .idle
       return .reportClean
-    case (.draining, .notSent), (.draining, .unknown), (.answered, .unknown):
+    case (.cancelling, .notSent), (.cancelling, .unknown), (.answered, .unknown):
       return closed()
     // A race: the connection was lost while the request was under way.
     case (.closed, _): return .nothing
@@ -107,7 +107,7 @@ struct PostgresConnectionState: Equatable {
   /// The time limit for becoming clean has passed.
   mutating func limitReached() -> Action {
     switch phase {
-    case .draining, .answered, .cancelled: closed()
+    case .cancelling, .answered, .cancelled: closed()
     case .idle, .running, .closed: preconditionFailure("only a connection that is being cleaned has this limit")
     }
   }

@@ -1,40 +1,40 @@
-// What can go wrong with PostgreSQL, each case with what the operator can do. Invariant: no case holds a password, a
-// row's contents, DETAIL, HINT or CONTEXT, and `description` names no host, user or database. Thrown by this folder.
+// The errors of PostgreSQL, each case with what the operator can do. Invariant: no case holds a password, a row's
+// contents, DETAIL, HINT or CONTEXT, and `description` names no host, user or database. Thrown by this folder.
 
 /// A failure of the client, the connection or a statement.
 public enum PostgresError: Error, Sendable, Equatable {
-  /// No connection could be made: the server is away, refuses, or its name is unknown. Start it or correct the URL.
+  /// No connection could be made: the server is down or refuses, or its name is unknown. Start it or correct the URL.
   ///
-  /// `reason` is for the operator's log: where the server said why, its primary message, which can name the user, the
-  /// database and the client's address; `sqlState` is then its code. What others see is `publicReason`.
+  /// `reason` is for the operator's log. If the server gave one, it is the primary message, which can name the user,
+  /// the database and the client's address, and `sqlState` is its code. Others see `publicReason`.
   case unavailable(reason: String, sqlState: String? = nil)
   /// An open connection ended. The outcome of a statement that was under way is unknown. Look for a restart.
   case connectionLost(reason: String, sqlState: String? = nil)
-  /// Nothing came before the deadline: the server, or what is between, hangs. Look at its load and its locks.
+  /// No answer by the deadline: the server, or something in between, hangs. Look at its load and its locks.
   case timedOut(PostgresStage)
-  /// The server refused statement number `statement` (from 0) of those sent together. `message` is the primary one, and
-  /// may quote a row; `place` names what was concerned, and may be shown to anyone.
+  /// The server refused the statement at index `statement` of a pipeline. `message` is the primary message and may
+  /// quote a row; `place` names the object and may be shown to anyone.
   case server(sqlState: String, message: String, statement: Int = 0, place: PostgresErrorPlace = PostgresErrorPlace())
   /// All connections were in use until the deadline. Raise the limit, or look for what holds them.
   case poolExhausted
   /// The pool was closed.
   case poolClosed
-  /// The connection was asked for a second thing while it does a first one: a mistake in the calling code.
+  /// The connection was given a second task during its first: a mistake in the calling code.
   case busy
 
-  /// The server answers and cannot be written to: a hot standby, or read-only by default.
+  /// The server answers but cannot be written to: a hot standby, or read-only by default.
   static let readOnly = PostgresError.unavailable(reason: readOnlyReason)
   static let readOnlyReason = "the database is read-only"
   /// read_only_sql_transaction
   static let readOnlyState = "25006"
 
-  /// Whether the server answers and lets nothing be written: a standby, or read-only by default.
+  /// Whether the server answers but cannot be written to: a standby, or read-only by default.
   public var isReadOnly: Bool { self == Self.readOnly || (sqlState == Self.readOnlyState && !isRaised) }
 
   /// Whether a function in the database raised it: see `PostgresErrorPlace.isRaised`.
   public var isRaised: Bool { if case .server(_, _, _, let place) = self { place.isRaised } else { false } }
 
-  /// The server's error code, where the server said why.
+  /// The server's error code; nil if the server gave none.
   public var sqlState: String? {
     switch self {
     case .server(let state, _, _, _): state
@@ -43,7 +43,7 @@ public enum PostgresError: Error, Sendable, Equatable {
     }
   }
 
-  /// Why, in words that may leave the process: no host, address, user, database or password.
+  /// The reason, in words that may leave the process: no host, address, user, database or password.
   public var publicReason: String {
     switch self {
     case .unavailable(let reason, nil), .connectionLost(let reason, nil): reason
@@ -63,7 +63,7 @@ public enum PostgresError: Error, Sendable, Equatable {
   }
 }
 
-/// What a deadline cut short.
+/// What was under way at the deadline.
 public enum PostgresStage: String, Sendable {
   case resolving = "resolving the host's name"
   case connecting = "connecting"

@@ -1,20 +1,19 @@
-// What errors of the server and texts of libpq are called where anyone may read it. Invariant: nothing that is said
-// here contains a host, an address, a user, a database, a path, a password or a row. Used by PostgresError, and where
-// a connection fails.
+// Public words for errors of the server and texts of libpq. Invariant: they contain no host, address, user, database,
+// path, password or row. Used by PostgresError, and when a connection fails.
 
-/// What an error of the server was about: identifiers, which are no secrets.
+/// What a server error is about: identifiers, which are no secrets.
 public struct PostgresErrorPlace: Sendable, Equatable {
   public var schema: String?
   public var table: String?
   public var column: String?
   public var constraint: String?
-  /// What the server names in no field of its own: "table agents", "setting work_mem".
+  /// An object that the server names only in a text: "table agents", "setting work_mem".
   public var object: String?
   /// Whether a function in the database, such as a trigger's, raised the error with a code of its choice, or passed it
-  /// on from another server. Then the code says nothing of this server, its sessions or its transactions.
+  /// on from another server. The code then says nothing about this server, its sessions or its transactions.
   public var isRaised: Bool
 
-  /// Whether the table is published, and the publication does not let its rows be changed.
+  /// Whether the table is published, and the publication forbids changing its rows.
   var isPublication = false
 
   public init(
@@ -29,7 +28,7 @@ public struct PostgresErrorPlace: Sendable, Equatable {
     self.isRaised = isRaised
   }
 
-  /// `meaning` with what it is about: "permission denied on table agents", "foreign key violated on public.agents, by
+  /// `meaning` with the object: "permission denied on table agents", "foreign key violated on public.agents, by
   /// agents_owner_fkey".
   func text(_ meaning: String) -> String {
     var text = meaning
@@ -40,14 +39,14 @@ public struct PostgresErrorPlace: Sendable, Equatable {
     return text
   }
 
-  /// The functions of the server's source by which PL/pgSQL, PL/Python, PL/Tcl, PL/Perl, postgres_fdw and dblink raise
-  /// errors whose code is not the server's own.
+  /// The functions in the server's source with which PL/pgSQL, PL/Python, PL/Tcl, PL/Perl, postgres_fdw and dblink
+  /// raise errors whose code is not the server's own.
   static func isRaised(sourceFunction: String) -> Bool { raising.contains(sourceFunction) }
 
-  /// The function of the server's source that checks a published table before its rows are changed: no code says so.
+  /// The function in the server's source that checks a published table before its rows are changed. It has no code.
   static let publicationCheck = "CheckCmdReplicaIdentity"
 
-  /// What the code of an error says here.
+  /// The meaning of an error's code.
   func meaning(of state: String) -> String {
     if isPublication { return Self.publication }
     return PostgresError.meaning(of: isRaised ? PostgresError.raisedState : state)
@@ -62,8 +61,8 @@ public struct PostgresErrorPlace: Sendable, Equatable {
     "pgfdw_report_error", "dblink_connstr_check", "dblink_get_conn", "dblink_res_error", "dblink_res_internalerror",
   ]
 
-  /// What the server's text of a refusal names: "permission denied for table agents". Only of a text that the server's
-  /// own code made, where nothing but identifiers varies; one that a function in the database raised can hold anything.
+  /// The object in a refusal such as "permission denied for table agents". Only for texts of the server's own code, in
+  /// which nothing but identifiers varies; a text that a function in the database raised can contain anything.
   static func object(inMessage message: String, sourceFunction: String) -> String? {
     let beginnings = [
       ("aclcheck_error", "permission denied for ", ""), ("aclcheck_error_col", "permission denied for ", ""),
@@ -78,8 +77,8 @@ public struct PostgresErrorPlace: Sendable, Equatable {
     return nil
   }
 
-  /// The relation in whose row a statement waited for another transaction, which the server names only in the innermost
-  /// line of the context: `while updating tuple (0,1) in relation "agents"`.
+  /// The relation in which a statement waited for a locked row. The server names it only in the innermost line of the
+  /// context: `while updating tuple (0,1) in relation "agents"`.
   static func lockedRelation(inContext context: String) -> String? {
     let line = Array(context.utf8.prefix { $0 != UInt8(ascii: "\n") })
     let middle = Array(" in relation \"".utf8)
@@ -99,7 +98,7 @@ public struct PostgresErrorPlace: Sendable, Equatable {
 }
 
 extension PostgresError {
-  /// What a code says, by itself or by its class: PostgreSQL's Appendix A.
+  /// The meaning of a code or of its class: PostgreSQL's Appendix A.
   static func meaning(of state: String) -> String {
     meanings[state] ?? classMeanings[String(state.prefix(2))] ?? "server error"
   }
@@ -145,10 +144,10 @@ extension PostgresError {
 
   // MARK: - Texts of poolers
 
-  /// The code for everything that PgBouncer says of itself (protocol_violation).
+  /// The code of all of PgBouncer's own errors (protocol_violation).
   private static let poolersState = "08P01"
 
-  /// What a login that was refused, or a session that was ended, with this code and message means.
+  /// The meaning of a refused login or an ended session with this code and message.
   static func meaning(of state: String, inText message: String) -> String {
     (state == poolersState ? phrase(inPoolersText: message) : nil) ?? meaning(of: state)
   }
@@ -163,7 +162,7 @@ extension PostgresError {
   }
 
   private static let poolersPhrases = [
-    // The server's own, of a login that it refused to the pooler.
+    // The server's own error, for a login that it refused to the pooler.
     ("could not access file", meaning(of: "58P01")), ("password authentication failed", meaning(of: "28P01")),
     ("is not permitted to log in", meaning(of: "28000")), ("too many connections for", meaning(of: "53300")),
     ("too many clients already", meaning(of: "53300")), ("remaining connection slots", meaning(of: "53300")),
@@ -188,7 +187,7 @@ extension PostgresError {
     ("transaction blocks not allowed", "the pooler is in statement pooling mode, which has no transactions"),
   ]
 
-  /// What libpq sends when a session starts, also because of the environment.
+  /// Parameters that libpq sends when a session starts, also from the environment.
   private static let startupParameters = [
     "application_name", "client_encoding", "datestyle", "extra_float_digits", "fallback_application_name", "geqo",
     "options", "replication", "timezone",
@@ -204,11 +203,11 @@ extension PostgresError {
 
   // MARK: - Texts of libpq
 
-  /// Why a connection failed: the server's primary message and its SQLSTATE, or what libpq says of it itself.
+  /// Why a connection failed: the server's primary message and its SQLSTATE, or libpq's own text.
   typealias Reason = (text: String, sqlState: String?)
 
-  /// The reason in a text of libpq about a connection that failed: the server's own first line, or libpq's first line
-  /// without what must not be shown: the `secrets` that the connection was made with, and whatever is quoted.
+  /// The reason in libpq's text about a failed connection: the server's first line, or libpq's own first line without
+  /// quotations and without the connection's `secrets`.
   static func reason(inClientText text: String, hiding secrets: [String] = []) -> Reason {
     let bytes = Array(text.utf8)
     if let said = serverLine(in: bytes) { return said }
@@ -218,21 +217,21 @@ extension PostgresError {
     return (rest.isEmpty ? "connection failed" : rest, nil)
   }
 
-  /// Whether a reason says no more than that nobody is there.
+  /// Whether a reason says only that no server is there.
   static func isAbsence(_ reason: String) -> Bool {
     absences.contains { $0.1 == reason }
   }
 
-  /// What the C library says of an address at which nobody is.
+  /// The C library's texts for an address without a server.
   private static let absences = [
     ("Connection refused", "connection refused"), ("Connection timed out", "connection timed out"),
     ("No route to host", "no route to host"), ("Network is unreachable", "network is unreachable"),
   ]
 
-  /// What has better words than libpq's, and what is said in the middle of its texts.
+  /// Phrases of libpq's texts, with better words.
   private static let knownPhrases =
     absences + [
-      // libpq compares the names itself: OpenSSL knows nothing of it.
+      // libpq compares the names itself, not OpenSSL.
       ("does not match host name", "certificate refused: hostname mismatch"),
       ("Connection reset by peer", "connection reset by peer"), ("Broken pipe", "broken pipe"),
       ("Too many open files", "too many open files"),
@@ -247,7 +246,7 @@ extension PostgresError {
       ("expected authentication request from server", "not the PostgreSQL protocol"),
     ]
 
-  /// Without "connection to server at "host" (address), port 5432 failed: ".
+  /// The text without "connection to server at "host" (address), port 5432 failed: ".
   private static func withoutPlace(_ line: ArraySlice<UInt8>) -> ArraySlice<UInt8> {
     let end = Array(" failed: ".utf8)
     guard line.starts(with: "connection to server ".utf8), line.count > end.count else { return line }
@@ -258,10 +257,10 @@ extension PostgresError {
     return line
   }
 
-  /// The longest text of libpq that is passed on.
+  /// The most bytes of libpq's text that are passed on.
   private static let textLimit = 200
 
-  /// `line` with … for each of `secrets` that stands by itself, and for what is quoted, but for names of parameters.
+  /// `line` with … in place of each whole word in `secrets` and of quotations that are not names of parameters.
   private static func hidden(_ line: String, _ secrets: [String]) -> String {
     var text: [UInt8] = []
     let bytes = Array(line.utf8.prefix(textLimit))
@@ -284,7 +283,7 @@ extension PostgresError {
     return String(decoding: text, as: UTF8.self)
   }
 
-  /// Whether `part` is there, and is no part of a longer word.
+  /// Whether `part` occurs as a whole word.
   private static func stands(_ part: [UInt8], at index: Int, in bytes: [UInt8]) -> Bool {
     func isWord(_ byte: UInt8) -> Bool {
       (48...57).contains(byte) || (97...122).contains(byte | 0x20) || byte == UInt8(ascii: "_") || byte >= 0x80

@@ -1,30 +1,30 @@
-// The names that may stand in a connection URL: libpq's, the Go driver's, the server's. Invariant: what libpq knows is
-// asked of the libpq in use. Read by PostgresConfiguration.
+// The parameter names of connection URLs: libpq's, the Go driver's, the server's. Invariant: libpq's come from the
+// libpq in use. Read by PostgresConfiguration.
 
 import CReactor
 
-/// What the libpq in use knows, and what the environment (PGHOST, PGSSLMODE, …) gives it.
+/// The parameters of the libpq in use, and their values from the environment (PGHOST, PGSSLMODE, …).
 struct PostgresKnownParameters: Sendable {
   var names: Set<String>
   /// Defaults, compiled in or from the environment.
   var values: [String: String]
-  /// Those whose value comes from the environment.
+  /// The parameters whose value comes from the environment.
   var fromEnvironment: Set<String>
   /// libpq's major version.
   var version: Int
-  /// Whether ~/.postgresql/root.crt exists: then libpq and the Go driver both take it.
+  /// Whether ~/.postgresql/root.crt exists: libpq and the Go driver both use it.
   var hasOwnRootCertificate: Bool
-  /// Whether ~/.postgresql/postgresql.crt exists, which libpq shows to servers.
+  /// Whether ~/.postgresql/postgresql.crt exists, which libpq presents to servers.
   var hasOwnCertificate = true
-  /// Whether others can read ~/.pgpass: libpq ignores it then, and writes so on stderr at each connection.
+  /// Whether others can read ~/.pgpass: libpq then ignores it, and warns on stderr at each connection.
   var hasOpenPasswordFile = false
   /// What libpq reads in the home directory, there or not.
   var homeFiles: [String] = []
-  /// What PGTZ, PGDATESTYLE and PGGEQO ask for.
+  /// The settings that PGTZ, PGDATESTYLE and PGGEQO ask for.
   var settings: [PostgresSetting] = []
 
-  /// Asked once: what libpq would send of the environment as start-up parameters is taken out of it, because a pooler
-  /// refuses such a parameter or gives the setting to others.
+  /// Read once. Variables that libpq would send as start-up parameters are removed from the environment, because a
+  /// pooler refuses such a parameter or applies the setting to other clients.
   static let ofLibpq: PostgresKnownParameters = {
     var known = PostgresKnownParameters(
       names: [], values: [:], fromEnvironment: [], version: Int(PQlibVersion() / 10_000), hasOwnRootCertificate: false)
@@ -38,7 +38,7 @@ struct PostgresKnownParameters: Sendable {
       if let variable = option.pointee.envvar, getenv(variable) != nil { known.fromEnvironment.insert(name) }
       option += 1
     }
-    // As libpq finds it.
+    // Where libpq looks for it.
     let home =
       getenv("HOME").map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
       ?? getpwuid(geteuid()).map { String(cString: $0.pointee.pw_dir) }
@@ -55,20 +55,20 @@ struct PostgresKnownParameters: Sendable {
       unsetenv(variable)
     }
     unsetenv("PGOPTIONS")
-    // libpq would go there in place of a socket of the URL. Where the address counts, it is given beside the host.
+    // libpq would prefer it to a socket in the URL. Where the address is meant, it is passed beside the host.
     unsetenv("PGHOSTADDR")
     return known
   }()
 }
 
 enum PostgresParameterNames {
-  /// A path at which nothing can be: libpq takes that for "no file", where an empty one would be its default.
+  /// A path at which no file can be, which means "no file"; an empty one would mean libpq's default.
   static let noFile = "/dev/null/none"
 
   /// Debian's bundle of root certificates.
   static let systemRoots = "/etc/ssl/certs/ca-certificates.crt"
 
-  /// Parameters with few values. libpq would refuse others only when it connects.
+  /// Parameters with a fixed set of values. libpq refuses others only when it connects.
   static let values: [String: [String]] = [
     "sslmode": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
     "gssencmode": ["disable", "prefer", "require"],
@@ -80,7 +80,7 @@ enum PostgresParameterNames {
     "ssl_max_protocol_version": ["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"],
   ]
 
-  /// Whether a text that libpq quotes is a parameter's name, or one of the few values that a parameter can have.
+  /// Whether a text that libpq quotes is a parameter's name, or one of a parameter's fixed values.
   static func isPublic(_ text: String) -> Bool {
     values.contains { $0.key == text || $0.value.contains(text) } || whole.contains(text)
   }
@@ -99,15 +99,14 @@ enum PostgresParameterNames {
     "connect_timeout", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
   ]
 
-  /// What pgx and pgxpool take out of a URL for themselves, beside the pool's limit and lifetime.
+  /// Parameters that only pgx and pgxpool use, apart from the pool's limit and lifetime.
   static let ofGoDriver: Set<String> = [
     "pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime_jitter", "pool_max_conn_idle_time",
     "pool_health_check_period", "default_query_exec_mode", "statement_cache_capacity", "statement_cache_mode",
     "description_cache_capacity", "min_read_buffer_size", "prefer_simple_protocol", "krbspn", "servicefile",
   ]
 
-  /// Whether `name`, a plain one, is a setting that a session can have: one of PostgreSQL's, or an extension's (with a
-  /// dot).
+  /// Whether the plain name `name` is a setting of a session: one of PostgreSQL's, or an extension's (with a dot).
   static func isServerSetting(_ name: String) -> Bool {
     let lower = name.lowercased()
     if serverSettings.contains(lower) || atSessionStart.contains(lower) { return true }
@@ -115,14 +114,14 @@ enum PostgresParameterNames {
     return serverPrefixes.contains { lower.utf8.starts(with: $0.utf8) }
   }
 
-  /// Settings that the server takes at the start of a session only, or that do nothing later (`pg_settings`, context
+  /// Settings that can be set only at the start of a session, or have no effect later (`pg_settings`, context
   /// backend and superuser-backend, and the lists of libraries to load).
   static let atSessionStart: Set<String> = [
     "ignore_system_indexes", "jit_debugging_support", "jit_profiling_support", "local_preload_libraries",
     "log_connections", "log_disconnections", "post_auth_delay", "session_preload_libraries",
   ]
 
-  /// Whether `name` is made of letters, digits, underscores and dots, and begins with none of the digits and dots.
+  /// Whether `name` consists of letters, digits, underscores and dots, and begins with a letter or an underscore.
   static func isPlain(_ name: String) -> Bool {
     func isLetter(_ byte: UInt8) -> Bool { (97...122).contains(byte | 0x20) || byte == UInt8(ascii: "_") }
     guard let first = name.utf8.first, isLetter(first) else { return false }
@@ -130,7 +129,7 @@ enum PostgresParameterNames {
       && name.utf8.allSatisfy { isLetter($0) || (48...57).contains($0) || $0 == UInt8(ascii: ".") }
   }
 
-  /// What the server keeps of a name (NAMEDATALEN - 1).
+  /// The longest name that the server keeps, in bytes (NAMEDATALEN - 1).
   private static let nameByteLimit = 63
 
   private static let serverPrefixes = ["enable_", "geqo", "jit", "lc_", "log_", "vacuum_", "debug_", "track_"]

@@ -18,7 +18,7 @@ public final class PostgresPool {
     /// Connections that are not in use.
     public var idle = 0
     /// Connections whose last statement is being cancelled.
-    public var draining = 0
+    public var cancelling = 0
     /// Callers that wait for a connection.
     public var waiting = 0
     /// Connections established since the start.
@@ -30,14 +30,14 @@ public final class PostgresPool {
   }
 
   /// The time limit of a ping.
-  public nonisolated static let questionLimit = Duration.seconds(2)
+  public nonisolated static let pingLimit = Duration.seconds(2)
 
   /// Called when the server becomes ready, unavailable, or unavailable for another reason: once per change, not per
   /// attempt.
   public var onStateChange: (@EventLoop (ServerAvailability) -> Void)?
 
   /// The time limit of the check of a connection that was not used for a while.
-  private static let lookLimit = Duration.seconds(1)
+  private static let checkLimit = Duration.seconds(1)
   /// A connection that was used within this time is lent unchecked.
   private static let trustedFor = Duration.seconds(2)
 
@@ -49,8 +49,8 @@ public final class PostgresPool {
   private var connections: [PostgresPoolState.ConnectionID: PostgresConnection] = [:]
   private var waiters: [PostgresPoolState.RequestID: PostgresPoolWaiter] = [:]
   private var lastRequestID: PostgresPoolState.RequestID = 0
-  /// Waiting requests that only ask whether the server answers. An answer on another connection ends them too.
-  var questions: Set<PostgresPoolState.RequestID> = []
+  /// Waiting requests that only ping the server. An answer on another connection ends them too.
+  var pings: Set<PostgresPoolState.RequestID> = []
   private var counts = Statistics()
   private var expiryTimer: TimerWatcher?
   private var expiryTimerAt: MonotonicInstant?
@@ -96,7 +96,7 @@ public final class PostgresPool {
     var statistics = counts
     statistics.open = state.open
     statistics.idle = state.idle
-    statistics.draining = state.draining
+    statistics.cancelling = state.cancelling
     statistics.waiting = state.waiting
     return statistics
   }
@@ -113,7 +113,7 @@ public final class PostgresPool {
   /// Records what a connection met: reports a change, and wakes the task that checks the server when doubt begins.
   func note(_ event: PostgresHealth.Event) {
     if event == .answered {
-      for requestID in questions { leave(requestID, AnsweredElsewhere()) }
+      for requestID in pings { leave(requestID, AnsweredElsewhere()) }
     }
     let wasInDoubt = health.isInDoubt
     let change = health.met(event)
@@ -134,9 +134,9 @@ public final class PostgresPool {
   public func withConnection<Value: Sendable>(
     by deadline: MonotonicInstant, _ body: @EventLoop (PostgresConnection) async throws -> Value
   ) async throws -> Value {
-    let (connectionID, connection, _) = try await take(by: deadline, opening: .greeting)
+    let (connectionID, connection, _) = try await take(by: deadline, for: .use)
     defer { giveBack(connectionID, connection) }
-    if !connection.isGreeted { try await greet(connection, by: deadline) }
+    if !connection.isSetUp { try await setUpSession(connection, by: deadline) }
     return try await body(connection)
   }
 
@@ -148,8 +148,8 @@ public final class PostgresPool {
     expiryTimer?.stop()
     ordered.fire(())
     doubted.fire(())
-    // Draining has its own time limit. A cancelled task waits too, because the statement must end on the server.
-    if state.draining > 0 {
+    // Cancelling has its own time limit. A cancelled task waits too, because the statement must end on the server.
+    if state.cancelling > 0 {
       let closer = OneShot<Void>()
       closers.append(closer)
       _ = await closer.waitThroughCancellation()
@@ -159,7 +159,7 @@ public final class PostgresPool {
   /// From now on closes connections whose last statement is being cancelled, instead of waiting for the server.
   public func waitNoLonger() {
     isPatient = false
-    for (connectionID, connection) in connections where state.isDraining(connectionID) {
+    for (connectionID, connection) in connections where state.isCancelling(connectionID) {
       discard(connectionID, connection)
     }
   }
@@ -170,11 +170,11 @@ public final class PostgresPool {
   struct AnsweredElsewhere: Error {}
 
   func take(
-    by deadline: MonotonicInstant, opening: PostgresConnection.Opening
+    by deadline: MonotonicInstant, for purpose: PostgresConnection.Purpose
   ) async throws -> (connectionID: PostgresPoolState.ConnectionID, connection: PostgresConnection, isNew: Bool) {
     while true {
       try Task.checkCancellation()
-      let (connectionID, isNew) = try await grant(by: deadline, opening)
+      let (connectionID, isNew) = try await grant(by: deadline, purpose)
       guard let connection = connections[connectionID] else { continue }
       if isNew { return (connectionID, connection, true) }
       // The server may have closed it while it was idle.
@@ -197,8 +197,8 @@ public final class PostgresPool {
   ) async throws -> Bool {
     let observer = connection.observer.take()
     do {
-      let limit = min(deadline, clock.now.advanced(by: Self.lookLimit))
-      let answer = try await connection.query(.question, by: limit)
+      let limit = min(deadline, clock.now.advanced(by: Self.checkLimit))
+      let answer = try await connection.query(.ping, by: limit)
       connection.observer = observer
       connection.answeredAt = clock.now
       try check(answer.saysReadOnly(column: 0), connection)
@@ -215,7 +215,7 @@ public final class PostgresPool {
   }
 
   private func grant(
-    by deadline: MonotonicInstant, _ opening: PostgresConnection.Opening
+    by deadline: MonotonicInstant, _ purpose: PostgresConnection.Purpose
   ) async throws -> PostgresPoolGrant {
     // `run` may have been started but not scheduled yet.
     if !isRunning { await Task.yield() }
@@ -223,10 +223,10 @@ public final class PostgresPool {
     let requestID = lastRequestID
     let waiter = PostgresPoolWaiter()
     waiters[requestID] = waiter
-    if opening == .question { questions.insert(requestID) }
+    if purpose == .ping { pings.insert(requestID) }
     defer {
       waiters[requestID] = nil
-      questions.remove(requestID)
+      pings.remove(requestID)
     }
     perform(state.request(requestID, now: clock.now))
     waiter.expire(at: deadline, on: clock) { [weak self] in self?.expire(requestID) }
@@ -261,7 +261,7 @@ public final class PostgresPool {
     let connectionID = order.connectionID
     do {
       let connection = try await PostgresConnection.connect(
-        configuration, by: deadline, on: clock, opening: order.opening,
+        configuration, by: deadline, on: clock, for: order.purpose,
         mustBeWritable: !configuration.expectsReadOnly, canceller: canceller)
       if state.isClosed {
         connection.close()
@@ -284,9 +284,9 @@ public final class PostgresPool {
   }
 
   /// Sets up the session of a connection that was opened for a ping.
-  private func greet(_ connection: PostgresConnection, by deadline: MonotonicInstant) async throws {
+  private func setUpSession(_ connection: PostgresConnection, by deadline: MonotonicInstant) async throws {
     do {
-      try await connection.greet(configuration, by: deadline)
+      try await connection.setUpSession(configuration, by: deadline)
     } catch {
       try Task.checkCancellation()
       throw error
@@ -296,8 +296,8 @@ public final class PostgresPool {
 
   func giveBack(_ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection) {
     switch connection.state.phase {
-    case .draining, .answered, .cancelled:
-      isPatient ? state.returnedDraining(connectionID) : discard(connectionID, connection)
+    case .cancelling, .answered, .cancelled:
+      isPatient ? state.returnedUnclean(connectionID) : discard(connectionID, connection)
     case .idle where connection.isClean && (!connection.isReadOnly || configuration.expectsReadOnly):
       perform(state.returned(connectionID, now: clock.now))
     case .idle, .running, .closed:
@@ -327,7 +327,7 @@ public final class PostgresPool {
     case .clean:
       // It may still be lent; `giveBack` then reads its phase.
       if connection.isReusable {
-        perform(state.drained(connectionID, now: clock.now))
+        perform(state.becameClean(connectionID, now: clock.now))
       } else {
         discard(connectionID, connection)
       }
@@ -342,7 +342,7 @@ public final class PostgresPool {
   }
 
   private func resumeClosers() {
-    guard state.draining == 0 else { return }
+    guard state.cancelling == 0 else { return }
     let closers = self.closers
     self.closers = []
     for closer in closers { closer.fire(()) }
@@ -362,12 +362,12 @@ public final class PostgresPool {
         waiters[requestID]?.end(.success((connectionID, isNew: connectionID == opened)))
       case .open(let connectionID, let requestID):
         let order = PostgresPoolOrder(
-          connectionID: connectionID, opening: questions.contains(requestID) ? .question : .greeting)
+          connectionID: connectionID, purpose: pings.contains(requestID) ? .ping : .use)
         if isRunning {
           orders.append(order)
           ordered.fire(())
         } else {
-          waiters[requestID]?.ask(toOpen: order)
+          waiters[requestID]?.tell(toOpen: order)
         }
       case .refuse(let requestID):
         waiters[requestID]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted))

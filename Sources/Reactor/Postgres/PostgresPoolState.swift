@@ -8,8 +8,8 @@
 ///                           │                        │                        │
 ///                           │ failed                 │ abandoned              │ aged, unused, lost
 ///                           ▼                        ▼                        ▼
-///                         (none)                  draining ── clean ──▶ idle or lent
-///                                                    └────── closed ─▶ (none)
+///                         (none)                 cancelling ── clean ──▶ idle or lent
+///                                                    └─────── closed ─▶ (none)
 ///
 /// A request that finds no idle connection waits in a queue; a connection that becomes free goes to the head of the
 /// queue. A connection is opened for one request and outlives it: if the caller leaves, the next request gets the
@@ -39,7 +39,7 @@ struct PostgresPoolState {
     case opening(for: RequestID?)
     case lent
     case idle(since: MonotonicInstant)
-    case draining
+    case cancelling
   }
 
   private struct Entry {
@@ -66,12 +66,12 @@ struct PostgresPoolState {
   /// Established connections.
   var open: Int { entries.count { !isOpening($0) } }
   var opening: Int { entries.count { isOpening($0) } }
-  var draining: Int { entries.count { $0.use == .draining } }
+  var cancelling: Int { entries.count { $0.use == .cancelling } }
   var lent: Int { entries.count { $0.use == .lent } }
   var idle: Int { entries.count { isIdle($0) } }
 
   func isLent(_ connectionID: ConnectionID) -> Bool { index(of: connectionID, .lent) != nil }
-  func isDraining(_ connectionID: ConnectionID) -> Bool { index(of: connectionID, .draining) != nil }
+  func isCancelling(_ connectionID: ConnectionID) -> Bool { index(of: connectionID, .cancelling) != nil }
 
   private func isIdle(_ entry: Entry) -> Bool {
     if case .idle = entry.use { true } else { false }
@@ -154,14 +154,14 @@ struct PostgresPoolState {
   }
 
   /// A lent connection came back with a statement under way.
-  mutating func returnedDraining(_ connectionID: ConnectionID) {
-    entries[lentEntry(connectionID)].use = .draining
+  mutating func returnedUnclean(_ connectionID: ConnectionID) {
+    entries[lentEntry(connectionID)].use = .cancelling
   }
 
-  /// A draining connection became clean.
-  mutating func drained(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+  /// A connection whose statement was cancelled became clean.
+  mutating func becameClean(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
     // The server can answer before the caller gives the connection back: it is still lent then.
-    guard let index = index(of: connectionID, .draining) else { return [] }
+    guard let index = index(of: connectionID, .cancelling) else { return [] }
     return becameFree(index, now)
   }
 

@@ -7,7 +7,7 @@ typealias PostgresPoolGrant = (connectionID: PostgresPoolState.ConnectionID, isN
 /// A connection to open.
 struct PostgresPoolOrder: Sendable {
   let connectionID: PostgresPoolState.ConnectionID
-  let opening: PostgresConnection.Opening
+  let purpose: PostgresConnection.Purpose
 }
 
 /// One request's caller.
@@ -35,7 +35,7 @@ final class PostgresPoolWaiter {
     self.timer = timer
   }
 
-  func ask(toOpen order: PostgresPoolOrder) {
+  func tell(toOpen order: PostgresPoolOrder) {
     self.order = order
     wakeUp?.fire(())
   }

@@ -1,5 +1,5 @@
-// A statement with its parameters, and what the server answered. Invariant: the memory of libpq's result lives exactly
-// as long as the object. Made by the connection, read by its callers.
+// A statement with its parameters, and the server's answer. Invariant: libpq's result is freed with its object. Made by
+// the connection, read by its callers.
 
 import CReactor
 
@@ -9,8 +9,8 @@ public struct PostgresStatement: Sendable {
   public var sql: String
   /// The parameters' values as text; nil is NULL.
   public var parameters: [String?]
-  /// Whether the server keeps it prepared for the rest of the connection: worth it for a text that is sent again and
-  /// again and whose plan does not depend on its parameters. Ignored behind a pooler.
+  /// Whether it stays prepared for the rest of the connection: for a text that is sent repeatedly and whose plan does
+  /// not depend on its parameters. Ignored behind a pooler.
   public var isPrepared = false
 
   public init(_ sql: String, _ parameters: [String?] = [], isPrepared: Bool = false) {
@@ -22,7 +22,7 @@ public struct PostgresStatement: Sendable {
   /// The protocol counts parameters in 16 bits.
   private static let mostParameters = 65_535
 
-  /// Why it cannot be sent at all, with the code that the server would give.
+  /// Why it cannot be sent, with the code that the server would use; nil if it can.
   var fault: PostgresError? {
     if parameters.count > Self.mostParameters { return .server(sqlState: "54023", message: "too many parameters") }
     // C's strings end at NUL, and the server's text cannot contain it.
@@ -47,9 +47,9 @@ public final class PostgresResult {
     self.result = result
   }
 
-  /// Rows that no server sent, and what the statement would say of them, such as "DELETE 3": for a modelled server.
+  /// Rows for a modelled server, and the command tag, such as "DELETE 3".
   ///
-  /// - Parameter rows: of one length; nil is NULL.
+  /// - Parameter rows: all of the same length; nil is NULL.
   package convenience init(rows: [[String?]], command: String = "SELECT") {
     let result = PQmakeEmptyPGresult(nil, PGRES_TUPLES_OK)!
     var name = Array("column".utf8CString)
@@ -67,7 +67,7 @@ public final class PostgresResult {
         }
       }
     }
-    // libpq has the command's text in the result itself, with room for 64 bytes.
+    // libpq keeps the command tag in the result itself, with room for 64 bytes.
     for (index, byte) in command.utf8CString.enumerated() { PQcmdStatus(result)[index] = byte }
     self.init(result)
   }
@@ -80,7 +80,7 @@ public final class PostgresResult {
 
   public var columnCount: Int { Int(PQnfields(result)) }
 
-  /// The value as text; nil is NULL, or a place that the server did not send. Row and column count from 0.
+  /// The value as text; nil for NULL, and for a row or column that does not exist. Both count from 0.
   public subscript(row row: Int, column column: Int) -> String? {
     guard (0..<rowCount).contains(row), (0..<columnCount).contains(column) else { return nil }
     if PQgetisnull(result, Int32(row), Int32(column)) != 0 { return nil }
@@ -91,22 +91,22 @@ public final class PostgresResult {
     }
   }
 
-  /// Rows that the statement inserted, updated, deleted or selected; 0 where the server does not say.
+  /// The number of rows that the statement inserted, updated, deleted or selected; 0 if the server does not say.
   public var affectedRows: Int {
     PQcmdTuples(result).flatMap { Int(String(cString: $0)) } ?? 0
   }
 }
 
-/// The parameters of a statement as C wants them. Its memory is used again for the next one.
+/// The parameters of a statement as C strings. Its memory is reused for the next one.
 struct PostgresParameterBuffer: ~Copyable {
-  /// Memory beyond this is given back after use.
+  /// Memory beyond this many bytes is freed after use.
   private static let keptBytes = 64 * 1024
 
   private var bytes: [UInt8] = []
   private var offsets: [Int] = []
   private var pointers: [UnsafePointer<CChar>?] = []
 
-  /// Calls `send` with the values, each ended by NUL. None of them contains one: see `PostgresStatement.fault`.
+  /// Calls `send` with the values, each NUL-terminated. None contains a NUL: see `PostgresStatement.fault`.
   mutating func with<Value>(
     _ parameters: [String?], _ send: (_ count: Int32, _ values: UnsafePointer<UnsafePointer<CChar>?>?) -> Value
   ) -> Value {
@@ -120,7 +120,7 @@ struct PostgresParameterBuffer: ~Copyable {
         continue
       }
       offsets.append(bytes.count)
-      // In one piece where the text lies in one piece, as it nearly always does.
+      // Copied at once if the text is contiguous, as it nearly always is.
       let isCopied: Void? = parameter.utf8.withContiguousStorageIfAvailable { bytes.append(contentsOf: $0) }
       if isCopied == nil { bytes.append(contentsOf: parameter.utf8) }
       bytes.append(0)

@@ -1,6 +1,6 @@
-// The settings of the server that a URL asks for, and how a transaction gets them. Invariant: each lasts for one
-// transaction; nothing is left behind in a session, which a pooler gives to other clients. Pure; PostgresConfiguration
-// collects them, PostgresConnection sends them.
+// The server settings in a URL, and how a transaction applies them. Invariant: each lasts for one transaction; nothing
+// is left behind in a session, which a pooler gives to other clients. Pure; PostgresConfiguration collects them,
+// PostgresConnection sends them.
 
 /// A setting of the server, such as `search_path`, and its value.
 public struct PostgresSetting: Sendable, Equatable {
@@ -16,12 +16,12 @@ public struct PostgresSetting: Sendable, Equatable {
 /// The settings of a URL, in the order in which they are set.
 struct PostgresServerSettings: Sendable {
   private(set) var list: [PostgresSetting] = []
-  /// The name of the session, where `options` has one.
+  /// The session's name, if `options` has one.
   private(set) var applicationName: String?
   private(set) var warnings: [String] = []
   private(set) var faults: [String] = []
 
-  /// Takes in one setting; the last value of a name counts, as on the server.
+  /// Adds a setting; the last value of a name counts, as on the server.
   mutating func add(_ name: String, _ value: String) {
     let lower = name.lowercased()
     switch lower {
@@ -47,8 +47,8 @@ struct PostgresServerSettings: Sendable {
     }
   }
 
-  /// Takes in `options`: switches of the server's command line, of which only those that set something can be had in a
-  /// transaction.
+  /// Adds the settings in `options`: switches of the server's command line. Only those that set something can be
+  /// applied in a transaction.
   mutating func add(options: String) {
     var words = Self.words(options)[...]
     while let word = words.popFirst() {
@@ -67,7 +67,7 @@ struct PostgresServerSettings: Sendable {
     guard let equals = text.utf8.firstIndex(of: UInt8(ascii: "=")) else {
       return faults.append("options: a setting lacks its value")
     }
-    // As on the server's command line, where a name is written with either.
+    // As on the server's command line, where both are allowed in a name.
     let name = String(text[..<equals].map { $0 == "-" ? "_" : $0 })
     guard PostgresParameterNames.isPlain(name) else {
       return faults.append("options: a setting's name is not made of letters, digits, underscores and dots")
@@ -75,7 +75,7 @@ struct PostgresServerSettings: Sendable {
     add(name, String(text[text.utf8.index(after: equals)...]))
   }
 
-  /// A switch is named by its letter; what else stands there can be a value that is nobody's business.
+  /// Names a switch by its letter only, because the rest may be a confidential value.
   private static func refusal(of word: String) -> String {
     let letters = word.unicodeScalars.prefix(2)
     guard letters.count == 2, letters.first == "-", let letter = letters.last, letter.properties.isAlphabetic else {
@@ -84,7 +84,7 @@ struct PostgresServerSettings: Sendable {
     return "options: -\(letter) is not supported: settings are written as -c name=value"
   }
 
-  /// The server's own way to take `options` apart: at white space, and a backslash takes the next character as it is.
+  /// Splits `options` as the server does: at white space; a backslash escapes the next character.
   static func words(_ options: String) -> [String] {
     var words: [String] = []
     var word: [UInt8]?
@@ -107,7 +107,7 @@ struct PostgresServerSettings: Sendable {
     return words
   }
 
-  /// Whether the server reads `value` as false: a beginning of off, false or no that says which, or 0.
+  /// Whether the server reads `value` as false: an unambiguous prefix of off, false or no, or 0.
   static func isOff(_ value: String) -> Bool {
     let lower = value.lowercased()
     guard !lower.isEmpty else { return false }
@@ -117,31 +117,29 @@ struct PostgresServerSettings: Sendable {
 
   // MARK: - Use
 
-  /// The first statement of every transaction, whatever the session's default is: a role's or a database's can be
-  /// serializable. By the setting and not by SET TRANSACTION, which outside of a block the server logs a warning for.
-  /// It lasts until the transaction ends. A utility statement, because any other would be a query, after which the
-  /// level cannot be changed.
+  /// The first statement of every transaction: makes it read committed, because a role's or database's default can be
+  /// serializable. It sets the variable, because the server logs a warning for SET TRANSACTION outside a block, and is
+  /// a utility statement, because the level cannot be changed after a query. It lasts until the transaction ends.
   static let isolation = PostgresStatement("SET transaction_isolation = 'read committed'", isPrepared: true)
 
-  /// For what is asked of sessions: as the role that a login, a database or a URL sets, a session neither sees nor may
-  /// cancel its own login's.
+  /// For queries about sessions: under a role that a login, a database or a URL sets, a session can neither see nor
+  /// cancel the sessions of its own login.
   static let asLogin = PostgresStatement("SELECT pg_catalog.set_config('role', 'none', true)")
 
-  /// How often a server looks, during a statement, whether its client still lives: a statement of a dead worker ends
-  /// this long after it.
+  /// How often the server checks, during a statement, whether its client is still connected: a dead worker's statement
+  /// ends this long after it.
   static let clientCheck = PostgresSetting(name: "client_connection_check_interval", value: "5000")
 
-  /// What a transaction begins with. `checksClient`: whether the server can look after its client and nobody has said
-  /// how often.
+  /// The first statements of a transaction: two small ones, which cost 15 µs of the server's time and no round trip.
   ///
-  /// Two small statements beside those of a batch: 15 µs of the server's time, no round trip.
+  /// - Parameter checksClient: whether the server can check its client during a statement, and has no interval set.
   func prelude(checksClient: Bool) -> [PostgresStatement] {
     var settings = list
     if checksClient, !settings.contains(where: { $0.name.lowercased() == Self.clientCheck.name }) {
       settings.append(Self.clientCheck)
     }
     guard !settings.isEmpty else { return [Self.isolation] }
-    // The role comes last: what the login may set, the role perhaps may not.
+    // The role comes last, because it may not be allowed to set what the login may.
     settings = settings.filter { $0.name.lowercased() != "role" } + settings.filter { $0.name.lowercased() == "role" }
     var columns = ""
     var parameters: [String?] = []
@@ -156,7 +154,7 @@ struct PostgresServerSettings: Sendable {
 }
 
 extension PostgresStatement {
-  /// Of the settings that this one sets, the one that the server's text names.
+  /// The setting, of those that this statement sets, that the server's text names.
   func setting(namedIn message: String) -> String? {
     for index in stride(from: 0, to: parameters.count, by: 2) {
       guard let name = parameters[index] else { continue }

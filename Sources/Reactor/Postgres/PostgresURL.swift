@@ -1,5 +1,5 @@
-// The text of a connection URL, or of "name=value" pairs, taken apart. Invariant: no fault repeats a part of the text
-// but parameter names. Pure; called by PostgresConfiguration.
+// Parses a connection URL, or "name=value" pairs. Invariant: of the text, faults repeat only parameter names. Pure;
+// called by PostgresConfiguration.
 
 /// The grammar of connection strings: RFC 3986 for the URL as Go's parser reads it, libpq's for the pairs.
 enum PostgresURL {
@@ -28,7 +28,7 @@ enum PostgresURL {
   // MARK: - URL
 
   private static func url(_ rest: ArraySlice<UInt8>) throws(Fault) -> [PostgresParameter] {
-    // As Go, which the URLs in use were written for. A secret's file that ends with its line does it.
+    // As in Go, which existing URLs were written for. A newline at the end of a secret's file is one.
     if rest.contains(where: { $0 < 0x20 || $0 == 0x7f }) {
       throw Fault("the URL contains a control character, perhaps the end of a line")
     }
@@ -86,13 +86,13 @@ enum PostgresURL {
     return (hosts, hasPort ? ports : "")
   }
 
-  /// As Go reads a query, for the URLs in use were written for it: a plus sign is a space.
+  /// As in Go, which existing URLs were written for: a plus sign is a space.
   private static func query(_ text: ArraySlice<UInt8>) throws(Fault) -> [PostgresParameter] {
     var found: [PostgresParameter] = []
     for part in split(text, at: UInt8(ascii: "&")) where !part.isEmpty {
       let equals = part.firstIndex(of: UInt8(ascii: "=")) ?? part.endIndex
       let name = try decoded(part[..<equals], plusIsSpace: true, "name of a parameter")
-      // It may be the rest of a password that was not encoded, and is not repeated.
+      // Not repeated: it may be the rest of a password that was not encoded.
       guard PostgresParameterNames.isPlain(name) else {
         throw Fault("a parameter's name is not made of letters, digits, underscores and dots; \(escapeHint)")
       }
@@ -106,7 +106,7 @@ enum PostgresURL {
     PostgresParameter(name: name, value: try decoded(text, plusIsSpace: false, name))
   }
 
-  /// pgx calls the database so too.
+  /// Also pgx's name for the database.
   private static func canonical(_ name: String) -> String { name == "database" ? "dbname" : name }
 
   private static func decoded(_ text: ArraySlice<UInt8>, plusIsSpace: Bool, _ what: String) throws(Fault) -> String {
@@ -147,7 +147,7 @@ enum PostgresURL {
 
   // MARK: - Pairs
 
-  /// libpq's `name = value`: a value can be in single quotes; a backslash takes the next character as it is.
+  /// libpq's `name = value`: a value can be in single quotes; a backslash escapes the next character.
   private static func pairs(_ bytes: [UInt8]) throws(Fault) -> [PostgresParameter] {
     var found: [PostgresParameter] = []
     var index = 0
@@ -160,8 +160,7 @@ enum PostgresURL {
       while index < bytes.count, bytes[index] != UInt8(ascii: "="), !isSpace(bytes[index]) { index += 1 }
       let name = String(decoding: bytes[start..<index], as: UTF8.self)
       skipSpace()
-      // What stands there could be a URL with a fault in its beginning, or a piece of a password that was not quoted:
-      // it is not repeated.
+      // Not repeated: it could be a URL with a fault at its beginning, or a part of a password that was not quoted.
       guard index < bytes.count, bytes[index] == UInt8(ascii: "="), PostgresParameterNames.isPlain(name) else {
         throw Fault("expected a URL, or name=value pairs with spaces between them and quotes around values with spaces")
       }

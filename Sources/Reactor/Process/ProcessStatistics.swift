@@ -8,10 +8,10 @@ public struct ProcessStatistics: Equatable, Sendable {
   /// User and system time, in seconds.
   public var cpuSeconds = 0.0
   public var openDescriptors = 0
-  /// The soft limit; `UInt64.max` where there is none.
+  /// The soft limit; `UInt64.max` if there is none.
   public var maximalDescriptors: UInt64 = 0
   public var virtualBytes: UInt64 = 0
-  /// The soft limit; `UInt64.max` where there is none.
+  /// The soft limit; `UInt64.max` if there is none.
   public var maximalVirtualBytes: UInt64 = 0
   public var residentBytes: UInt64 = 0
   /// In seconds since 1970-01-01T00:00:00Z.

@@ -20,7 +20,7 @@ public final class Random {
 
   private init() {}
 
-  /// Numbers of `generator`, for tests and simulations: whoever knows its seed knows them.
+  /// The numbers of `generator`, for tests and simulations. They follow from its seed.
   public init(from generator: any RandomNumberGenerator) {
     self.generator = generator
   }

@@ -1,4 +1,4 @@
-// A random generator that a seed determines, so that a failing order of events can be had again. Pure.
+// A random generator that a seed determines, so that a failing order of events can be repeated. Pure.
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 public struct SeededRandom: RandomNumberGenerator {

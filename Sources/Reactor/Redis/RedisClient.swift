@@ -45,11 +45,11 @@ public final class RedisClient {
 
   /// A connection without an answer for this long is idle. If an idle connection is closed, that is not an outage.
   static let idleAfter: Duration = .seconds(1)
-  /// After this long without an answer, the next answer gets a deadline of its own, because a NAT or firewall may have
-  /// dropped the connection silently.
-  static let lookAfter: Duration = .seconds(5)
+  /// After this long without an answer, the connection may be stale: a NAT or firewall may have dropped it silently.
+  /// The next answer then gets a deadline of its own.
+  static let staleAfter: Duration = .seconds(5)
   /// That deadline, unless connecting took longer.
-  static let lookLimit: Duration = .milliseconds(700)
+  static let staleAnswerLimit: Duration = .milliseconds(700)
 
   public internal(set) var state: RedisState = .idle
   public internal(set) var statistics = RedisStatistics()
@@ -80,10 +80,10 @@ public final class RedisClient {
   var timer: TimerWatcher?
   var timerAt: MonotonicInstant?
   /// When the last answer came.
-  var heardAt = MonotonicInstant(nanoseconds: .min)
-  /// When the first command after a long silence must be answered; nil if there is no such deadline.
-  var lookUntil: MonotonicInstant?
-  private var helloTook = Duration.zero
+  var answeredAt = MonotonicInstant(nanoseconds: .min)
+  /// The deadline of the first answer on a connection that may be stale; nil if there is none.
+  var staleAnswerDeadline: MonotonicInstant?
+  private var handshakeTook = Duration.zero
   private var isUsed = false
 
   var health = Health()
@@ -109,7 +109,7 @@ public final class RedisClient {
   struct Health {
     /// When the check last succeeded.
     var provenAt = MonotonicInstant(nanoseconds: .min)
-    var isAsked = false
+    var isChecking = false
     /// The source was sent, because the server did not know the script.
     var isSourceSent = false
     var waiters: [OneShot<Result<RedisValue, RedisError>>] = []
@@ -122,9 +122,8 @@ public final class RedisClient {
     case idle(String)
   }
 
-  /// - Parameter healthCheck: what has to succeed on a connection: the client is unavailable until it does.
-  ///   It is run on each new connection, by `checkHealth`, and where an answer tells that the server refuses its work.
-  ///   Nil: a server that answers a PING is well.
+  /// - Parameter healthCheck: the client is unavailable until this has succeeded. It is run on each new connection, by
+  ///   `checkHealth`, and after an error reply that concerns the server. Nil: a PING is enough.
   public init(
     _ configuration: RedisConfiguration, healthCheck: RedisHealthCheck? = nil, clock: LoopClock,
     backoff: Backoff = RedisClient.defaultBackoff
@@ -249,7 +248,7 @@ extension RedisClient {
       // Each address gets a share of the time, so that one that hangs does not keep the next from being tried.
       let now = clock.now
       let share = now.advanced(by: now.duration(to: deadline) / (addresses.count - index))
-      switch await greet(address, by: share) {
+      switch await open(address, by: share) {
       case .success(let connection): return .success(connection)
       case .failure(let failure):
         // A timeout or an error from one address tells more than a refused connection at another.
@@ -267,26 +266,26 @@ extension RedisClient {
   }
 
   /// Opens one connection and completes its handshake.
-  private func greet(
+  private func open(
     _ address: RedisAddress, by deadline: MonotonicInstant
   ) async -> Result<RedisConnection, ConnectFailure> {
-    var asksForMode = true
+    var sendsHello = true
     while true {
       let began = clock.now
       let connection = RedisConnection(
-        address: address, tls: tls, handshake: configuration.handshake(healthCheck, asksForMode: asksForMode))
-      guard let failure = await connection.greeting(by: deadline, on: clock) else {
-        helloTook = began.duration(to: clock.now)
+        address: address, tls: tls, handshake: configuration.handshake(healthCheck, sendsHello: sendsHello))
+      guard let failure = await connection.handshakeEnd(by: deadline, on: clock) else {
+        handshakeTook = began.duration(to: clock.now)
         return .success(connection)
       }
       let (isAwaitingMode, isAwaitingCheck) = (connection.isAwaitingMode, connection.isAwaitingCheck)
       connection.close()
-      guard asksForMode, isAwaitingMode, failure == .closed(.endOfStream), !Task.isCancelled else {
+      guard sendsHello, isAwaitingMode, failure == .closed(.endOfStream), !Task.isCancelled else {
         let isCutOff = isAwaitingCheck && failure.isClosing
         return .failure(ConnectFailure(cause: failure, isCheckCutOff: isCutOff))
       }
       // Some proxies close the connection on an unknown command.
-      asksForMode = false
+      sendsHello = false
     }
   }
 
@@ -296,7 +295,7 @@ extension RedisClient {
     let ended = OneShot<Ending>()
     self.ended = ended
     self.connection = connection
-    (retireReason, isUsed, heardAt) = (nil, false, clock.now)
+    (retireReason, isUsed, answeredAt) = (nil, false, clock.now)
     if healthCheck != nil { health.provenAt = clock.now }
     connection.onAnswer = { [weak self] value in self?.answered(value) }
     connection.onEnd = { [weak self] failure in self?.connectionEnded(failure) }
@@ -356,7 +355,7 @@ extension RedisClient {
     guard connection != nil else { return }
     let isIdle =
       retireReason == nil && !failure.isMisconduct && pipeline.isOpen
-      && heardAt.duration(to: clock.now) >= Self.idleAfter
+      && answeredAt.duration(to: clock.now) >= Self.idleAfter
       && pipeline.isAllRepeatable
     lost(failure, isIdle: isIdle)
   }
@@ -364,7 +363,7 @@ extension RedisClient {
   /// - Parameter overdue: commands that have not been answered in time.
   private func lost(_ failure: RedisConnectionFailure, isIdle: Bool, overdue: [RedisTrial.Kind] = []) {
     connection = nil
-    lookUntil = nil
+    staleAnswerDeadline = nil
     noteLoss(failure, isIdle: isIdle, overdue)
     guard !isIdle else {
       state = .connecting
@@ -402,7 +401,7 @@ extension RedisClient {
   }
 
   /// Ends a retired connection if no more answers are awaited on it, and sets the timer.
-  func settle() {
+  func endIfRetired() {
     if connection != nil, !pipeline.isOpen, pipeline.awaitedCount == 0 {
       ended?.fire(.failed(retireReason.map(RedisConnectionFailure.other) ?? .stopped))
     }
@@ -410,16 +409,16 @@ extension RedisClient {
   }
 
   /// An answer came.
-  func heard() {
-    heardAt = clock.now
-    lookUntil = nil
+  func noteAnswer() {
+    answeredAt = clock.now
+    staleAnswerDeadline = nil
     isUsed = true
   }
 
   /// A command goes out alone: after a long silence, its answer gets a deadline.
-  func lookOut(forRepeatable isRepeatable: Bool) {
+  func limitFirstAnswer(isRepeatable: Bool) {
     let now = clock.now
-    guard isRepeatable, heardAt.duration(to: now) >= Self.lookAfter else { return }
-    lookUntil = now.advanced(by: max(Self.lookLimit, helloTook))
+    guard isRepeatable, answeredAt.duration(to: now) >= Self.staleAfter else { return }
+    staleAnswerDeadline = now.advanced(by: max(Self.staleAnswerLimit, handshakeTook))
   }
 }

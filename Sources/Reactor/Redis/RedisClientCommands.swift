@@ -15,8 +15,8 @@ extension RedisClient {
   /// no blocking commands such as BLPOP, and use scripts instead of MULTI.
   ///
   /// - Parameters:
-  ///   - isRepeatable: executed twice it does no harm: where the connection is lost before its answer came, it is sent
-  ///     once more over the next one, until its deadline.
+  ///   - isRepeatable: whether executing it twice does no harm. If the connection is lost before the answer, it is then
+  ///     sent once more over the next one, within its deadline.
   ///   - deadline: on the client's clock.
   /// - Throws: `RedisError`. A cancelled task's command ends at once: not sent, or of unknown outcome. A command that
   ///   changes what others mean on the connection (MULTI, SELECT, SUBSCRIBE, …) and an empty one are not sent.
@@ -48,7 +48,7 @@ extension RedisClient {
     let short = RedisCommand(["EVALSHA", script.sha1] + rest)
     do {
       return try await submit(short, isRepeatable, by: deadline)
-    } catch .server(let code, let message) where RedisErrorReply(code: code, message: message).asksForSource {
+    } catch .server(let code, let message) where RedisErrorReply(code: code, message: message).needsSource {
       return try await submit(
         RedisCommand(["EVAL", script.source] + rest), kind: short.kind, isRepeatable, by: deadline)
     }
@@ -99,7 +99,7 @@ extension RedisClient {
       command: command, isRepeatable: isRepeatable, byteCount: command.bytes.count, kind: kind, receiver: receiver)
     pendingBytes += command.bytes.count
     if !isSent { wakeFromRest() }
-    if isSent, pipeline.inFlightCount == 1 { lookOut(forRepeatable: isRepeatable) }
+    if isSent, pipeline.inFlightCount == 1 { limitFirstAnswer(isRepeatable: isRepeatable) }
     armTimer()
     guard isSent else { return }
     transmit(identifier)
@@ -116,13 +116,13 @@ extension RedisClient {
   }
 
   func answered(_ value: RedisValue) {
-    heard()
+    noteAnswer()
     switch pipeline.answered() {
     case .drop: break
     case .deliver(let identifier): deliver(value, to: identifier)
     }
     if case .error(let code, let message) = value { doubt(RedisErrorReply(code: code, message: message)) }
-    settle()
+    endIfRetired()
   }
 
   private func deliver(_ value: RedisValue, to identifier: RedisPipeline.Identifier) {
@@ -139,7 +139,7 @@ extension RedisClient {
   private static func isProof(_ value: RedisValue) -> Bool {
     guard case .error(let code, let message) = value else { return true }
     let error = RedisErrorReply(code: code, message: message)
-    return !error.asksForSource && !error.tellsOfTheServer
+    return !error.needsSource && !error.concernsServer
   }
 
   private func finish(_ identifier: RedisPipeline.Identifier, _ result: Result<RedisValue, RedisError>) {
@@ -159,7 +159,7 @@ extension RedisClient {
     case .unknownOutcome: fail([identifier], .unknownOutcome("cancelled"))
     case .tooLate: break
     }
-    settle()
+    endIfRetired()
   }
 
   private func timerFired() {
@@ -172,12 +172,12 @@ extension RedisClient {
     fail(expired.unknownOutcome, .unknownOutcome("timed out"))
     // An answer is overdue: the peer hangs, and a late answer must not be taken for that of another command.
     if expired.isConnectionSuspect { abandonConnection(.timedOut, overdue: overdue) }
-    if let lookUntil, lookUntil <= now {
-      self.lookUntil = nil
+    if let staleAnswerDeadline, staleAnswerDeadline <= now {
+      self.staleAnswerDeadline = nil
       if pipeline.isAllRepeatable { abandonForgottenConnection() }
     }
     if trial.passed(at: now) { endTrial() }
-    settle()
+    endIfRetired()
   }
 
   func fail(_ identifiers: [RedisPipeline.Identifier], _ error: RedisError) {
@@ -187,7 +187,7 @@ extension RedisClient {
 
   func armTimer() {
     var wakeAt = pipeline.wakeAt
-    if let lookUntil { wakeAt = min(wakeAt ?? lookUntil, lookUntil) }
+    if let staleAnswerDeadline { wakeAt = min(wakeAt ?? staleAnswerDeadline, staleAnswerDeadline) }
     if let endsAt = trial.endsAt { wakeAt = min(wakeAt ?? endsAt, endsAt) }
     guard wakeAt != timerAt else { return }
     timerAt = wakeAt

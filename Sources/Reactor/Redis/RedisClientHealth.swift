@@ -12,12 +12,12 @@ extension RedisClient {
   ///
   /// - Throws: `RedisError` with what is wrong.
   public func checkHealth(by deadline: MonotonicInstant) async throws(RedisError) {
-    try await askForHealth(by: deadline)
+    try await runHealthCheck(by: deadline)
     // It answers the check, but not the owner's commands.
     if trial.isOn, let outage { throw .notSent(outage) }
   }
 
-  private func askForHealth(by deadline: MonotonicInstant) async throws(RedisError) {
+  private func runHealthCheck(by deadline: MonotonicInstant) async throws(RedisError) {
     guard healthCheck != nil else {
       try await command(["PING"], isRepeatable: true, by: deadline)
       return
@@ -30,7 +30,7 @@ extension RedisClient {
     if health.provenAt.duration(to: clock.now) < Self.provenFor { return }
     let signal = OneShot<Result<RedisValue, RedisError>>()
     health.waiters.append(signal)
-    askHealth()
+    sendHealthCheck()
     let result = await signal.wait(until: deadline, on: clock)
     health.waiters.removeAll { $0 === signal }
     _ = try result?.get()
@@ -41,15 +41,15 @@ extension RedisClient {
   /// connection.
   func doubt(_ error: RedisErrorReply) {
     if healthCheck != nil {
-      if error.tellsOfTheServer { askHealth() }
-    } else if error.asksForAnotherConnection {
+      if error.concernsServer { sendHealthCheck() }
+    } else if error.needsNewConnection {
       retire(error.explanation)
     }
   }
 
-  private func askHealth() {
-    guard let healthCheck, !health.isAsked else { return }
-    health.isAsked = true
+  private func sendHealthCheck() {
+    guard let healthCheck, !health.isChecking else { return }
+    health.isChecking = true
     sendCheck(healthCheck.commandByDigest)
   }
 
@@ -65,13 +65,13 @@ extension RedisClient {
   func healthChecked(_ result: Result<RedisValue, RedisError>) {
     if case .failure(.server(let code, let message)) = result {
       let error = RedisErrorReply(code: code, message: message)
-      if error.asksForSource, let healthCheck, !health.isSourceSent {
+      if error.needsSource, let healthCheck, !health.isSourceSent {
         health.isSourceSent = true
         return sendCheck(healthCheck.commandBySource)
       }
       retire(error.explanation)
     }
-    (health.isAsked, health.isSourceSent) = (false, false)
+    (health.isChecking, health.isSourceSent) = (false, false)
     if case .success = result { health.provenAt = clock.now }
     let waiters = health.waiters
     health.waiters = []

@@ -1,8 +1,8 @@
-// What a Redis URL says: where to connect, as whom, to which database. Pure.
+// Where to connect, as whom and to which database, parsed from a Redis URL. Pure.
 // Invariant: no fault, no warning and no redacted form contains the password or anything else of unknown meaning.
 // Read once at boot; used by RedisClient.
 
-/// Everything that is wrong with a Redis URL, each with what was expected.
+/// Every fault of a Redis URL, each with what was expected.
 public struct RedisURLFault: Error, Sendable, Equatable {
   public let faults: [String]
 }
@@ -14,14 +14,14 @@ public struct RedisConfiguration: Sendable, Equatable {
 
   public internal(set) var host = "localhost"
   public internal(set) var port = defaultPort
-  /// Of a unix domain socket, in place of host and port.
+  /// The path of a Unix domain socket, instead of host and port.
   public internal(set) var socketPath: String?
   public internal(set) var usesTLS = false
   public internal(set) var database = 0
   public internal(set) var clientName: String?
   var user: String?
   var password: String?
-  /// The bound on one attempt to connect, from the name's resolution to the answered PING: `dial_timeout`, where given.
+  /// The time limit of one attempt to connect, from name resolution to the answered PING: the URL's `dial_timeout`.
   /// Nil: `defaultDialTimeout`.
   public var dialTimeout: Duration?
   /// Settings in the URL that have no effect here, each with the reason.
@@ -30,7 +30,7 @@ public struct RedisConfiguration: Sendable, Equatable {
   /// Reads `redis://[user[:password]@]host[:port][/database][?settings]`, `rediss://` for TLS, or
   /// `unix://[user[:password]@]/path/of/a.sock[?db=database]`.
   ///
-  /// The settings are those of the go-redis client: db, client_name and dial_timeout are used; the others that it knows
+  /// The settings are those of the go-redis client: db, client_name and dial_timeout are used; its other settings
   /// are ignored with a warning.
   ///
   /// - Throws: `RedisURLFault` with every fault of the URL.
@@ -47,7 +47,7 @@ public struct RedisConfiguration: Sendable, Equatable {
 
   init() {}
 
-  /// The URL without password and settings. A user without a password may be one in the wrong place, and is left out.
+  /// The URL without password and settings. A user without a password may be a misplaced password, and is omitted.
   public var redactedURL: String {
     let login = password == nil ? "" : "\(user ?? ""):***@"
     if let socketPath { return "unix://\(login)\(socketPath)?db=\(database)" }
@@ -56,9 +56,9 @@ public struct RedisConfiguration: Sendable, Equatable {
     return text + ":\(port)/\(database)"
   }
 
-  func handshake(_ healthCheck: RedisHealthCheck?, asksForMode: Bool) -> RedisHandshake {
+  func handshake(_ healthCheck: RedisHealthCheck?, sendsHello: Bool) -> RedisHandshake {
     RedisHandshake(
       user: user, password: password, database: database, clientName: clientName, healthCheck: healthCheck,
-      asksForMode: asksForMode)
+      sendsHello: sendsHello)
   }
 }

@@ -29,8 +29,8 @@ struct RedisCommand: Sendable {
     lengths.append(word.count)
   }
 
-  /// Equal for commands that do the same with the same key: a hash of the name and the first argument, for a script of
-  /// its digest or source and its keys. FNV-1a; a collision does no harm.
+  /// Equal for commands that do the same thing to the same key: a hash of the name and the first argument or, for a
+  /// script, of its digest or source and its keys. FNV-1a; a collision does no harm.
   var kind: UInt64 {
     var hash: UInt64 = 0xcbf2_9ce4_8422_2325
     for byte in bytes.prefix(min(Self.kindByteLimit, lengths.prefix(kindWordCount).reduce(0, +))) {
@@ -39,7 +39,7 @@ struct RedisCommand: Sendable {
     return hash
   }
 
-  /// How much of a command is hashed.
+  /// The most bytes of a command that are hashed.
   private static let kindByteLimit = 1_024
 
   private var kindWordCount: Int {
@@ -82,8 +82,8 @@ final class RedisConnection {
   private var events: RedisEvents?
   private var handshake: RedisHandshake
   private var isReady = false
-  /// Fires nil when the server is ready for commands, otherwise the failure.
-  private let greeted = OneShot<RedisConnectionFailure?>()
+  /// Fires nil if the server is ready for commands, otherwise the failure.
+  private let handshakeEnded = OneShot<RedisConnectionFailure?>()
 
   /// How long sent bytes may stay unacknowledged, and keepalive probes unanswered, before the kernel drops the
   /// connection.
@@ -145,9 +145,9 @@ final class RedisConnection {
 
   /// Waits for the end of the handshake.
   ///
-  /// - Returns: nil where it is ready for commands, else why it is not.
-  func greeting(by deadline: MonotonicInstant, on clock: LoopClock) async -> RedisConnectionFailure? {
-    guard let answer = await greeted.wait(until: deadline, on: clock) else { return .timedOut }
+  /// - Returns: nil if the server is ready for commands, otherwise why it is not.
+  func handshakeEnd(by deadline: MonotonicInstant, on clock: LoopClock) async -> RedisConnectionFailure? {
+    guard let answer = await handshakeEnded.wait(until: deadline, on: clock) else { return .timedOut }
     return answer
   }
 
@@ -206,7 +206,7 @@ final class RedisConnection {
     let connection = Unmanaged<RedisConnection>.fromOpaque(data).takeUnretainedValue()
     EventLoop.assumeIsolated {
       // It is unknown which answer is the surplus one, so none counts.
-      let isDoubtful = connection.events?.isMoreThanAskedFor ?? false
+      let isDoubtful = connection.events?.hasSurplus ?? false
       isDoubtful ? connection.end(.misconduct(.unsolicited)) : connection.answered(value)
     }
   }
@@ -228,9 +228,9 @@ final class RedisConnection {
     case .send(let command): send(RedisCommand(command))
     case .ready:
       isReady = true
-      greeted.fire(nil)
+      handshakeEnded.fire(nil)
     case .refused(let reason):
-      greeted.fire(.other(reason))
+      handshakeEnded.fire(.other(reason))
     }
   }
 
@@ -244,7 +244,7 @@ final class RedisConnection {
 
   private func finish(_ failure: RedisConnectionFailure) {
     self.failure = failure
-    greeted.fire(failure)
+    handshakeEnded.fire(failure)
     onEnd?(failure)
   }
 

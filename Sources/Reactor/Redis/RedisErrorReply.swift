@@ -1,16 +1,16 @@
-// Error replies of Redis: what they mean to an operator, and what they say of the server. Pure.
+// Error replies of Redis: what they mean to an operator, and whether they concern the server. Pure.
 // Invariant: no text names a user, a password, a key or an argument. Used by RedisValue, RedisHandshake, RedisClient.
 
 /// One error reply.
 struct RedisErrorReply: Equatable {
-  /// As much of a reply is looked at.
+  /// The most bytes of a reply that are read.
   static let byteLimit = 1_024
   private static let codeLimit = 32
   private static let messageLimit = 200
 
-  /// The first word, in capitals; ERR where there is none.
+  /// The first word, in capitals; ERR if there is none.
   let code: String
-  /// The rest, cut before what it may quote.
+  /// The rest, up to the first word that may be a quotation or an address.
   let message: String
 
   init(code: String, message: String) {
@@ -20,7 +20,7 @@ struct RedisErrorReply: Equatable {
 
   init(_ reply: String) {
     var (code, rest) = Self.split(Substring(reply))
-    // Before Redis 7 the reply that a script's command met stands in the middle of one about the script.
+    // Before Redis 7, the error of a script's command is inside an error about the script.
     if code == "ERR", rest.hasPrefix("Error running script"), let inner = Self.innerReply(rest) {
       (code, rest) = inner
     }
@@ -44,12 +44,12 @@ struct RedisErrorReply: Equatable {
       let (code, inner) = split(rest)
       if code != "ERR", !inner.isEmpty { return (code, inner) }
     }
-    // Without a code of its own it is the last part that says what was wrong.
+    // Without a code, the last part is the error.
     let last = text[(text.lastIndex(of: ":").map { text.index(after: $0) } ?? text.startIndex)...]
     return ("ERR", last.drop { $0 == " " })
   }
 
-  /// Redis has several texts for it, none with a code of its own.
+  /// Redis has several texts for this and no code.
   private static func deniedInScript(_ message: Substring) -> Bool {
     message.hasPrefix("ACL failure in script") || message.hasPrefix("The user executing the script can't")
   }
@@ -65,7 +65,7 @@ struct RedisErrorReply: Equatable {
     }
     var text: [UInt8] = []
     for word in message.utf8.prefix(messageLimit).split(separator: UInt8(ascii: " ")) {
-      // From here on it may quote, or name an address.
+      // What follows may be a quotation or an address.
       guard word.allSatisfy({ $0 > 0x20 && !quoting.contains($0) }),
         !word.dropLast().contains(where: { addressing.contains($0) })
       else { break }
@@ -78,7 +78,7 @@ struct RedisErrorReply: Equatable {
   private static let quoting = Array("'`\"".utf8)
   private static let addressing = Array(".:@/=".utf8)
 
-  /// What a user was denied: the command's name where there is one, for it is no secret.
+  /// What the user may not do. A command's name is no secret.
   private static func denied(_ message: Substring) -> String {
     if let quote = message.firstIndex(of: "'") {
       let name = message[message.index(after: quote)...].prefix { $0 != "'" }
@@ -94,7 +94,7 @@ struct RedisErrorReply: Equatable {
     return "do this"
   }
 
-  /// What it means to an operator.
+  /// The error in words for an operator.
   var explanation: String {
     switch code {
     case "NOAUTH": "a password is required (NOAUTH)"
@@ -115,7 +115,7 @@ struct RedisErrorReply: Equatable {
     }
   }
 
-  /// Of replies without a code, by what they begin with.
+  /// For replies without a code, by their first words.
   private var otherExplanation: String {
     for (beginning, meaning) in Self.meanings where message.hasPrefix(beginning) { return "\(meaning) (\(code))" }
     return message.isEmpty ? "the server answered \(code)" : "the server answered: \(message) (\(code))"
@@ -139,14 +139,14 @@ struct RedisErrorReply: Equatable {
   /// The server does not say which command.
   private static let unknownInScript = "a command that the worker's scripts run is unknown to the server, or renamed"
 
-  /// With what to do: a cluster's nodes each refuse most of the keys.
+  /// Says what to do, because each node of a cluster refuses most keys.
   static let clusterNode =
     "the URL leads to a Redis Cluster node, which is not supported: use a standalone server or a proxy"
   static let sentinel =
     "the URL leads to a Redis Sentinel, which has no data: use the address of the master that it watches"
 
-  /// Whether it tells of the server, or of what its user may do, and not of this one command: the server is in doubt.
-  var tellsOfTheServer: Bool {
+  /// Whether it is about the server or the user's permissions, not only about this command.
+  var concernsServer: Bool {
     switch code {
     case "READONLY", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "NOPERM", "NOAUTH", "MOVED",
       "ASK",
@@ -159,11 +159,11 @@ struct RedisErrorReply: Equatable {
   /// Whether the command is renamed, switched off, or newer than the server.
   var isUnknownCommand: Bool { code == "ERR" && message.hasPrefix("unknown command") }
 
-  /// Whether a script has to be sent as a whole.
-  var asksForSource: Bool { code == "NOSCRIPT" || isUnknownCommand }
+  /// Whether the script's source must be sent.
+  var needsSource: Bool { code == "NOSCRIPT" || isUnknownCommand }
 
-  /// Whether another connection, to another address perhaps, is the way on.
-  var asksForAnotherConnection: Bool {
+  /// Whether a new connection, perhaps to another address, may help.
+  var needsNewConnection: Bool {
     code == "READONLY" || code == "LOADING" || code == "MASTERDOWN"
   }
 }

@@ -82,9 +82,9 @@ final class RedisEvents {
     boundAnswers()
   }
 
-  /// What an answer is made of is allocated as it comes, which no look at the bytes that wait can bound: hiredis'
-  /// functions that make its replies are used but for what goes beyond the budget. Without a reply hiredis ends the
-  /// connection, as where memory is short.
+  /// hiredis allocates the parts of an answer as they arrive, so a bound on unread bytes does not bound them. Its own
+  /// functions make them until the budget is spent; then none is made, and hiredis ends the connection as it does
+  /// without memory.
   private func boundAnswers() {
     guard let reader = context.pointee.c.reader, let own = reader.pointee.fn else { return }
     functions.initialize(to: own.pointee)
@@ -124,24 +124,24 @@ final class RedisEvents {
     watcher?.watch(context.pointee.c.fd, for: interest)
   }
 
-  /// The context is being freed; its reader goes after this.
+  /// The context is being freed; its reader is freed after this.
   private func end() {
     watcher?.stop()
     watcher = nil
     if let reader = context.pointee.c.reader, reader.pointee.fn == functions { reader.pointee.fn = budget.pointee.own }
   }
 
-  /// The most reads at a time of what TLS has taken off the socket already.
+  /// The most reads in a row of bytes that TLS has already taken off the socket.
   private static let pendingReadLimit = 64
 
   private func continueIO(_ ready: IOWatcher.Interest) {
     if ready.contains(.read) {
-      if isUnasked { return misconduct(.unsolicited) }
+      if isUnsolicited { return misconduct(.unsolicited) }
       var reads = 0
       repeat {
         clearErrors()
         redisAsyncHandleRead(context)
-        // Freed meanwhile, where there is no watcher any more.
+        // Without a watcher, the context was freed meanwhile.
         guard watcher != nil else { return }
         if isBeyondLimit { return misconduct(.tooLarge) }
         reads += 1
@@ -161,8 +161,8 @@ final class RedisEvents {
   /// Whether TLS holds bytes that do not make the socket readable.
   private var isPending: Bool { session.map { SSL_pending($0) > 0 } ?? false }
 
-  /// Whether bytes have come while no answer is due. hiredis detects the end of the connection.
-  private var isUnasked: Bool {
+  /// Whether bytes arrived while no answer is due. The end of the connection is left to hiredis.
+  private var isUnsolicited: Bool {
     guard context.pointee.replies.head == nil else { return false }
     var byte: UInt8 = 0
     if let session {
@@ -172,8 +172,8 @@ final class RedisEvents {
     return recv(context.pointee.c.fd, &byte, 1, Int32(MSG_PEEK)) > 0
   }
 
-  /// Whether more has come after the last answer that is due. Called in hiredis' reply callback.
-  var isMoreThanAskedFor: Bool {
+  /// Whether bytes follow the last answer that is due. Called in hiredis' reply callback.
+  var hasSurplus: Bool {
     context.pointee.replies.head == nil && waitingBytes > 0
   }
 
@@ -182,7 +182,7 @@ final class RedisEvents {
     guard waiting > Self.lineByteLimit, let reader = context.pointee.c.reader, let bytes = reader.pointee.buf else {
       return false
     }
-    // A string's length stands before it, in a line of some 20 digits at most. What is a line itself has no end yet.
+    // A string is preceded by its length, a line of at most about 20 digits. Anything else is a line without an end.
     let isString = memchr(bytes + Int(reader.pointee.pos), Int32(UInt8(ascii: "\n")), 32) != nil
     return !isString || waiting > (reader.pointee.ridx > 0 ? budget.pointee.bytesLeft : Self.answerByteLimit) + 32
   }

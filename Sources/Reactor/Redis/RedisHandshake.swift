@@ -17,7 +17,7 @@ struct RedisHandshake {
     case checkSource = "EVAL"
   }
 
-  enum Verdict: Equatable {
+  enum Action: Equatable {
     case more, ready
     /// Send this too.
     case send([String])
@@ -31,11 +31,11 @@ struct RedisHandshake {
   private var answers = 0
 
   /// - Parameters:
-  ///   - healthCheck: what has to succeed; nil: a PING.
-  ///   - asksForMode: false for a peer that closes its connection on a HELLO.
+  ///   - healthCheck: what must succeed; nil: a PING.
+  ///   - sendsHello: false for a peer that closes its connection on a HELLO.
   init(
     user: String?, password: String?, database: Int, clientName: String?, healthCheck: RedisHealthCheck? = nil,
-    asksForMode: Bool = true
+    sendsHello: Bool = true
   ) {
     self.healthCheck = healthCheck
     var commands: [[String]] = []
@@ -45,7 +45,7 @@ struct RedisHandshake {
       steps.append(step)
     }
     if let password { add(.authenticate, user.map { ["AUTH", $0, password] } ?? ["AUTH", password]) }
-    if healthCheck != nil, asksForMode { add(.mode, ["HELLO", "2"]) }
+    if healthCheck != nil, sendsHello { add(.mode, ["HELLO", "2"]) }
     if database != 0 { add(.select, ["SELECT", String(database)]) }
     if let clientName { add(.setName, ["CLIENT", "SETNAME", clientName]) }
     if let healthCheck { add(.check, healthCheck.commandByDigest) } else { add(.ping, ["PING"]) }
@@ -61,35 +61,35 @@ struct RedisHandshake {
     answers < steps.count && (steps[answers] == .check || steps[answers] == .checkSource)
   }
 
-  mutating func answered(_ value: RedisValue) -> Verdict {
+  mutating func answered(_ value: RedisValue) -> Action {
     guard answers < steps.count else { return .refused(RedisEvents.Misconduct.unsolicited.rawValue) }
     let step = steps[answers]
     answers += 1
-    let verdict = verdict(on: value, at: step)
-    guard verdict == .more, answers == steps.count else { return verdict }
+    let action = action(on: value, at: step)
+    guard action == .more, answers == steps.count else { return action }
     return .ready
   }
 
-  private mutating func verdict(on value: RedisValue, at step: Step) -> Verdict {
+  private mutating func action(on value: RedisValue, at step: Step) -> Action {
     if case .error(let code, let message) = value {
-      return verdict(on: RedisErrorReply(code: code, message: message), at: step)
+      return action(on: RedisErrorReply(code: code, message: message), at: step)
     }
     switch step {
-    case .mode: return Self.verdict(onMode: Self.mode(inHello: value))
-    case .information: return Self.verdict(onMode: Self.mode(inInformation: value.text ?? ""))
+    case .mode: return Self.action(onMode: Self.mode(inHello: value))
+    case .information: return Self.action(onMode: Self.mode(inInformation: value.text ?? ""))
     case .ping: return value == .status("PONG") ? .more : .refused(RedisEvents.Misconduct.notRedis.rawValue)
     case .authenticate, .select, .setName, .check, .checkSource: return .more
     }
   }
 
-  private mutating func verdict(on error: RedisErrorReply, at step: Step) -> Verdict {
+  private mutating func action(on error: RedisErrorReply, at step: Step) -> Action {
     switch step {
     // The name only helps operators; a user that may not set it can still work.
     case .setName, .information: return .more
     case .mode:
       steps.append(.information)
       return .send(["INFO", "server"])
-    case .check where error.asksForSource:
+    case .check where error.needsSource:
       guard let healthCheck else { return .more }
       steps.append(.checkSource)
       return .send(healthCheck.commandBySource)
@@ -98,7 +98,7 @@ struct RedisHandshake {
     }
   }
 
-  private static func verdict(onMode mode: String?) -> Verdict {
+  private static func action(onMode mode: String?) -> Action {
     switch mode {
     case "cluster": .refused(RedisErrorReply.clusterNode)
     case "sentinel": .refused(RedisErrorReply.sentinel)

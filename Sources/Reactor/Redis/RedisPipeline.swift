@@ -1,5 +1,5 @@
-// What becomes of each command on the one connection, as a pure struct: who waits, who was sent, whose answer is next.
-// Invariant: every command meets exactly one fate, and "not sent" only where it never went out. Driven by RedisClient.
+// The commands of the one connection, as a pure struct: which wait, which are in flight, and whose answer is next.
+// Invariant: every command ends exactly once, and as "not sent" only if it never was. Driven by RedisClient.
 //
 //                  submit                     opened
 //      (refused) <-------- … -> waiting ------------------> in flight ---- answered --> delivered
@@ -8,8 +8,8 @@
 //                                  |                            |
 //                cancel, expire, stop: not sent       cancel, expire, lost: outcome unknown
 //
-// A repeatable command that was sent once and waits again ends as one in flight: its outcome is unknown.
-// A command that was cancelled or expired in flight keeps its place: its answer is still to come, and is dropped.
+// A repeatable command that waits to be sent again ends like one in flight: its outcome is unknown.
+// A command that was cancelled or has expired in flight keeps its place: its answer will still come, and is dropped.
 
 struct RedisPipeline {
   typealias Identifier = UInt64
@@ -20,7 +20,7 @@ struct RedisPipeline {
   enum Admission: Equatable {
     /// Send it now.
     case send(Identifier)
-    /// It is sent when the connection opens, or expires.
+    /// It is sent when the connection opens, unless it expires first.
     case wait(Identifier)
     case refused(Refusal)
   }
@@ -77,7 +77,7 @@ struct RedisPipeline {
   /// Whether all awaited commands may be sent again over another connection.
   var isAllRepeatable: Bool { inFlight.allSatisfy { ($0.isRepeatable && !$0.wasSent) || $0.isAbandoned } }
 
-  /// - Parameter isRepeatable: the command may be sent once more where the connection is lost before its answer.
+  /// - Parameter isRepeatable: whether it may be sent once more if the connection is lost before its answer.
   mutating func submit(
     deadline: MonotonicInstant, now: MonotonicInstant, isRepeatable: Bool = false
   ) -> Admission {
@@ -105,7 +105,7 @@ struct RedisPipeline {
       inFlight.append(command)
       sent.append(command.identifier)
     }
-    settleWakeAt()
+    updateWakeAt()
     return sent
   }
 
@@ -118,13 +118,13 @@ struct RedisPipeline {
   mutating func answered() -> Answered {
     // hiredis delivers a reply only to a command, and RedisEvents ends a connection with replies beyond those.
     guard let command = inFlight.popFirst() else { preconditionFailure("an answer without a command in flight") }
-    settleWakeAt()
+    updateWakeAt()
     return command.isAbandoned ? .drop : .deliver(command.identifier)
   }
 
   mutating func cancel(_ identifier: Identifier) -> Cancelled {
     if let command = waiting.abandon(identifier) {
-      settleWakeAt()
+      updateWakeAt()
       return command.wasSent ? .unknownOutcome : .notSent
     }
     return inFlight.abandon(identifier) != nil ? .unknownOutcome : .tooLate
@@ -146,7 +146,7 @@ struct RedisPipeline {
     expired.unknownOutcome += overdue.awaited.map(\.identifier)
     expired.isConnectionSuspect = overdue.isAny
     wakeAt = earliest
-    settleWakeAt()
+    updateWakeAt()
     return expired
   }
 
@@ -166,7 +166,7 @@ struct RedisPipeline {
       }
     }
     waiting.prepend(again)
-    settleWakeAt()
+    updateWakeAt()
     return unknown
   }
 
@@ -179,12 +179,12 @@ struct RedisPipeline {
       guard !command.isAbandoned else { continue }
       if command.wasSent { unknown.append(command.identifier) } else { notSent.append(command.identifier) }
     }
-    settleWakeAt()
+    updateWakeAt()
     return (notSent, unknown)
   }
 
   /// Cancelled commands that were never sent need no wake-up.
-  private mutating func settleWakeAt() {
+  private mutating func updateWakeAt() {
     if waiting.count == waiting.abandoned { waiting.removeAll() }
     if waiting.count == 0 && inFlight.count == 0 { wakeAt = nil }
   }

@@ -1,4 +1,4 @@
-// A Lua script and its digest, by which Redis finds it again. Made once a script, at start.
+// A Lua script and the digest by which Redis finds it. Each is made once, at start.
 
 /// A script for `RedisClient.evaluate`.
 public struct RedisScript: Sendable {
@@ -18,8 +18,8 @@ public struct RedisScript: Sendable {
   }
 }
 
-/// A script that has to succeed for the server to be well: one that does what the owner's commands do, in keys of its
-/// own. Whether a server is there says nothing of whether it takes writes.
+/// A script that must succeed for the server to count as available. It does what the owner's commands do, on keys of
+/// its own: a server that answers a PING may still refuse writes.
 public struct RedisHealthCheck: Sendable {
   public let script: RedisScript
   public let keys: [String]

@@ -1,5 +1,5 @@
-// Takes a Redis URL apart, byte by byte. Pure. Invariant: it goes on after a fault, so that all are reported at once,
-// and quotes nothing but names of settings that cannot be part of a password. Called by RedisConfiguration.
+// Parses a Redis URL, byte by byte. Pure. Invariant: it continues after a fault, so that all are reported at once, and
+// quotes nothing but names of settings that cannot be part of a password. Called by RedisConfiguration.
 
 struct RedisURLParser {
   private(set) var configuration = RedisConfiguration()
@@ -55,10 +55,10 @@ struct RedisURLParser {
   }
 
   private static let unixScheme = "unix://"
-  /// What a socket's address holds, less the zero at its end.
+  /// The longest path in a socket's address (sockaddr_un), without the NUL.
   private static let socketPathByteLimit = 107
 
-  /// As go-redis has it: user and password before the path, and no host.
+  /// As in go-redis: user and password before the path, and no host.
   private mutating func parseSocket(_ authority: ArraySlice<UInt8>, _ path: ArraySlice<UInt8>) {
     if let at = authority.lastIndex(of: Self.at) { parseUserInformation(authority[..<at]) }
     let host = authority[(authority.lastIndex(of: Self.at).map { $0 + 1 } ?? authority.startIndex)...]

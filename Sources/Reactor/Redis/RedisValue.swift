@@ -1,9 +1,9 @@
-// What Redis answers, and what may go wrong, as values. Invariant: no text of an error names a host, a user, a password
-// or an argument of a command. Made by RedisConnection from hiredis' replies.
+// Redis's answers and errors, as values. Invariant: no error's text names a host, a user, a password or an argument of
+// a command. Made by RedisConnection from hiredis' replies.
 
 import CReactor
 
-/// One answer of Redis. Strings are bytes: Redis does not promise UTF-8.
+/// An answer of Redis. Strings are bytes, because Redis does not guarantee UTF-8.
 public enum RedisValue: Sendable, Equatable {
   case null
   case integer(Int64)
@@ -11,10 +11,10 @@ public enum RedisValue: Sendable, Equatable {
   case status(String)
   case string([UInt8])
   case array([RedisValue])
-  /// An error inside of an array, as EXEC has it. On its own an error is thrown.
+  /// An error inside an array, as in EXEC's answer. An error on its own is thrown.
   case error(code: String, message: String)
 
-  /// A string or status as text; nil for other values and for bytes that are no UTF-8.
+  /// A string or status as text; nil for other values and for invalid UTF-8.
   public var text: String? {
     switch self {
     case .status(let text): text
@@ -23,7 +23,7 @@ public enum RedisValue: Sendable, Equatable {
     }
   }
 
-  /// A string's or status' bytes.
+  /// The bytes of a string or status; nil for other values.
   public var bytes: [UInt8]? {
     switch self {
     case .status(let text): Array(text.utf8)
@@ -32,7 +32,7 @@ public enum RedisValue: Sendable, Equatable {
     }
   }
 
-  /// An integer, or a string that is one in decimal.
+  /// An integer, or a string that is a decimal integer; nil for other values.
   public var integer: Int64? {
     if case .integer(let number) = self { return number }
     return text.flatMap { Int64($0) }
@@ -49,16 +49,16 @@ public enum RedisValue: Sendable, Equatable {
   public var isOK: Bool { self == .status("OK") }
 }
 
-/// Why a command has no answer, in the terms that matter to who sent it: may Redis have executed it?
+/// Why a command has no answer. The case says whether Redis may have executed it.
 public enum RedisError: Error, Sendable, Equatable {
-  /// Surely not executed: it never left this process.
+  /// Not executed: it never left this process.
   case notSent(String)
-  /// It was sent, as far as this side can tell, and no answer came: executed, not executed, or executed later.
+  /// It may have been sent, and no answer came: it may have been executed, or may still be.
   case unknownOutcome(String)
   /// Redis refused it: NOAUTH, WRONGPASS, NOSCRIPT, READONLY, LOADING, OOM, ….
   case server(code: String, message: String)
 
-  /// What may be shown to anyone, on a probe for instance.
+  /// The reason, in words that may be shown to anyone, for example on a probe.
   public var publicReason: String {
     switch self {
     case .notSent(let reason): reason
@@ -69,7 +69,7 @@ public enum RedisError: Error, Sendable, Equatable {
 }
 
 extension RedisValue {
-  /// What hiredis read, copied: the reply is freed when its callback returns.
+  /// Copies a reply, which hiredis frees when its callback returns.
   init(_ reply: redisReply) {
     switch reply.type {
     case REDIS_REPLY_NIL:

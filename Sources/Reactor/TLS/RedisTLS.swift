@@ -1,9 +1,10 @@
 // TLS sessions for rediss:// connections. Invariant: a session verifies the certificate's chain and its name, so
-// nothing is sent to a server that is not the one of the URL. Used by RedisConnection.
+// nothing is sent to another server than the URL's. Used by RedisConnection.
 
 import CReactor
 
-/// Makes one session a connection; the system's certificate authorities are read once (SSL_CERT_FILE names others).
+/// Makes a session for each connection. The system's certificate authorities are read once (SSL_CERT_FILE overrides
+/// them).
 @EventLoop
 final class RedisTLS {
   /// Whether this build's hiredis can do TLS.
@@ -12,7 +13,7 @@ final class RedisTLS {
   private let context: OpaquePointer
   private let host: String
 
-  /// - Parameter host: the name in the URL, which the certificate must bear.
+  /// - Parameter host: the name in the URL, which the certificate must contain.
   init?(host: String) {
     guard let context = SSL_CTX_new(TLS_client_method()) else { return nil }
     self.context = context
@@ -25,10 +26,10 @@ final class RedisTLS {
     SSL_CTX_free(context)
   }
 
-  /// Starts TLS on a connection that may still be connecting, and returns the session, which hiredis owns; else why
-  /// the certificate was refused, for the other side may have answered already.
+  /// Starts TLS on a connection that may still be connecting. Returns the session, which hiredis owns, or why the
+  /// certificate was refused: the peer may have answered already.
   func start(on connection: UnsafeMutablePointer<redisAsyncContext>) -> (session: OpaquePointer?, refusal: String?) {
-    // What an earlier connection left in OpenSSL's queue would be taken for this one's failure.
+    // Errors that an earlier connection left in OpenSSL's queue would be taken for this one's.
     creactor_clear_tls_errors()
     guard let session = SSL_new(context) else { return (nil, nil) }
     guard bindToHost(session), creactor_redis_start_tls(connection, session) == REDIS_OK else {

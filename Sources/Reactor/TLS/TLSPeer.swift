@@ -1,9 +1,9 @@
-// What a TLS session says of the other side: the protocol, the certificate's name and how long it is valid. Invariant:
+// What a TLS session says about the peer: the protocol, the certificate's name and how long it is valid. Invariant:
 // it only reads; whether the certificate was accepted is the session's own decision. Used by PostgresConnection.
 
 import CReactor
 
-/// The other side of a TLS session.
+/// The peer of a TLS session.
 public struct TLSPeer: Sendable, Equatable {
   /// As OpenSSL writes it: `TLSv1.3`.
   public let protocolVersion: String
@@ -18,8 +18,8 @@ public struct TLSPeer: Sendable, Equatable {
 
   /// - Parameters:
   ///   - session: an `SSL *` whose handshake is complete.
-  ///   - host: the name or address that was asked for; nil: none was.
-  /// Nil if the other side showed no certificate.
+  ///   - host: the requested name or address; nil if there is none.
+  /// Nil if the peer presented no certificate.
   init?(_ session: OpaquePointer, host: String?, at now: WallClockTime) {
     guard let certificate = SSL_get1_peer_certificate(session) else { return nil }
     defer { X509_free(certificate) }
@@ -56,8 +56,8 @@ extension PostgresConnection {
     return TLSPeer(OpaquePointer(session), host: candidate.first { $0.name == "host" }?.value, at: now)
   }
 
-  /// Whether a pooler is in between: the session that answers is not the one that the protocol named.
-  public var isPooled: Bool { isGreeted && identity == nil }
+  /// Whether there is a pooler in between: another session answers than the one that the protocol named.
+  public var isPooled: Bool { isSetUp && identity == nil }
 }
 
 extension RedisClient {
@@ -68,7 +68,7 @@ extension RedisClient {
 }
 
 extension PostgresConfiguration {
-  /// The names or addresses that are resolved and tried, in order, with their ports; no sockets' directories.
+  /// The names or addresses that are resolved and tried, in order, with their ports; without socket directories.
   public var endpoints: [(host: String, port: String)] {
     hosts.compactMap { host in
       guard !host.isLocalSocket || host.address != nil else { return nil }

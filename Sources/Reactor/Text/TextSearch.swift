@@ -1,5 +1,5 @@
-// Finds or replaces one occurrence of a text. Pure. The standard library's `contains` and `replacing` for texts come
-// with its regular expressions: a megabyte of code, and 55 kB of memory that every process has to itself.
+// Finds or replaces one occurrence of a text. Pure. The standard library's `contains` and `replacing` for texts link
+// its regular expressions: a megabyte of code, and 55 kB of private memory.
 
 extension [UInt8] {
   /// The index at which the bytes of `text` first occur; nil if they do not, or if `text` is empty.

@@ -13,9 +13,9 @@ public final class TransferClient {
   /// The maximum length of a response body that is read, in bytes.
   public nonisolated static let bodyLimit = 64 * 1024
   /// The number of idle connections that are kept.
-  private static let warmConnectionLimit = 4
+  private static let idleConnectionLimit = 4
   /// How long they are kept; then they and the memory used for sending are released.
-  private static let warmFor = Duration.seconds(20)
+  private static let idleLimit = Duration.seconds(20)
 
   private let library: TransferLibrary
   private let proxies: ProxyRules
@@ -27,7 +27,7 @@ public final class TransferClient {
   private var transfers: [UnsafeMutableRawPointer: Transfer] = [:]
   private var sockets: [Int32: IOWatcher] = [:]
   private var timer: TimerWatcher?
-  private var coolingTimer: TimerWatcher?
+  private var idleTimer: TimerWatcher?
 
   /// - Parameters:
   ///   - authorityFile: PEM file of the certificates that are trusted instead of the system's.
@@ -51,15 +51,15 @@ public final class TransferClient {
     self.resolving = resolving
     authorities = CertificateAuthorities(file: authorityFile)
     timer = TimerWatcher(clock) { [weak self] in self?.act(creactor_curl_socket_timeout, 0) }
-    coolingTimer = TimerWatcher(clock) { [weak self] in self?.cool() }
+    idleTimer = TimerWatcher(clock) { [weak self] in self?.closeIdle() }
   }
 
   isolated deinit {
     timer?.stop()
-    coolingTimer?.stop()
+    idleTimer?.stop()
     for easy in transfers.keys { _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, easy) } }
     transfers.removeAll()
-    cool()
+    closeIdle()
   }
 
   /// Sends `request` and returns the answer, whatever its status.
@@ -179,8 +179,8 @@ public final class TransferClient {
   }
 
   private func begin(_ transfer: Transfer) {
-    coolingTimer?.stop()
-    guard let multi = warmMulti(), library.curl.pointee.multi_add_handle(multi, transfer.easy) == 0 else {
+    idleTimer?.stop()
+    guard let multi = openMulti(), library.curl.pointee.multi_add_handle(multi, transfer.easy) == 0 else {
       return end(transfer, .failure(failure(creactor_curl_no_memory)))
     }
     transfers[transfer.easy] = transfer
@@ -196,7 +196,7 @@ public final class TransferClient {
     if transfers.removeValue(forKey: transfer.easy) != nil {
       _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, transfer.easy) }
     }
-    if transfers.isEmpty { coolingTimer?.start(at: clock.now.advanced(by: Self.warmFor)) }
+    if transfers.isEmpty { idleTimer?.start(at: clock.now.advanced(by: Self.idleLimit)) }
     transfer.ended.fire(result)
   }
 
@@ -210,7 +210,7 @@ public final class TransferClient {
     return call()
   }
 
-  private func warmMulti() -> UnsafeMutableRawPointer? {
+  private func openMulti() -> UnsafeMutableRawPointer? {
     if let multi { return multi }
     guard let made = library.curl.pointee.multi_init() else { return nil }
     let owner = Unmanaged.passUnretained(self).toOpaque()
@@ -225,7 +225,7 @@ public final class TransferClient {
         let client = Unmanaged<TransferClient>.fromOpaque(owner!)
         EventLoop.assumeIsolated { client.takeUnretainedValue().wait(milliseconds) }
         return 0
-      }, Self.warmConnectionLimit)
+      }, Self.idleConnectionLimit)
     precondition(refusal == creactor_curl_ok, "libcurl has no multi-socket interface")
     multi = made
     return made
@@ -233,10 +233,10 @@ public final class TransferClient {
 
   /// Closes idle connections. The memory that sending used in libcurl, TLS and the heap is released too, because in an
   /// idle process it is a third of the whole. The next transfer restores it in a millisecond.
-  private func cool() {
-    guard transfers.isEmpty, let cooled = multi else { return }
+  private func closeIdle() {
+    guard transfers.isEmpty, let closed = multi else { return }
     multi = nil
-    _ = withCleanTLS { library.curl.pointee.multi_cleanup(cooled) }
+    _ = withCleanTLS { library.curl.pointee.multi_cleanup(closed) }
     timer?.stop()
     for watcher in sockets.values { watcher.stop() }
     sockets.removeAll()

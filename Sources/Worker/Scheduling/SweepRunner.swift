@@ -81,7 +81,7 @@ struct SweepRunner {
     let failure = RunFailure(error, on: sweeper.work.place(memory.survey ?? connectionMemory.connections.survey))
     guard RunFailure.isInDoubt(error) else { return failure }
     do {
-      try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.questionLimit)))
+      try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.pingLimit)))
     } catch PostgresError.unavailable {
       // Away, or not yet reached again after it broke off or hung.
       return failure.told(serverIsAway: true)

@@ -224,7 +224,7 @@ import Testing
     #expect(read.servers == ["10.0.0.1", "fd00::1", "fe80::1%eth0"])
     #expect(read.search == ["a.test", "b.test"] && read.dotCount == 5)
     #expect(read.timeout == .seconds(2) && read.rounds == 3)
-    #expect(read.rotatesServers && read.asksInTurn && read.usesTCP)
+    #expect(read.rotatesServers && read.queriesInTurn && read.usesTCP)
     #expect(Self.read("options timeout:0 attempts:0 ndots:99").timeout == .seconds(1))
     #expect(Self.read("options timeout:99 attempts:99 ndots:99").dotCount == 15)
     #expect(Self.read("search a.test\ndomain b.test").search == ["b.test"])
@@ -264,10 +264,10 @@ import Testing
     var race = Self.race()
     #expect(race.answered(.ipv4, .found(["a"]), at: Self.instant(10)) == .wait(until: Self.instant(60)))
     #expect(race.timeIsUp() == .found(["a"]))
-    #expect(race.answered(.ipv6, .found(["b"]), at: Self.instant(20)) == .settle(.found(["a", "b"])))
+    #expect(race.answered(.ipv6, .found(["b"]), at: Self.instant(20)) == .finish(.found(["a", "b"])))
     race = Self.race()
     #expect(race.answered(.ipv6, .found(["b"]), at: Self.instant(10)) == .wait(until: Self.instant(510)))
-    #expect(race.answered(.ipv4, .failed("x"), at: Self.instant(20)) == .settle(.found(["b"])))
+    #expect(race.answered(.ipv4, .failed("x"), at: Self.instant(20)) == .finish(.found(["b"])))
   }
 
   @Test func whatCannotBeReachedOrIsEmptyWaitsForTheOtherWithoutALimit() {
@@ -279,7 +279,7 @@ import Testing
     }
     race = Self.race()
     #expect(race.answered(.ipv6, .noName, at: Self.instant(10)) == .wait(until: nil))
-    #expect(race.answered(.ipv4, .found(["a"]), at: Self.instant(900)) == .settle(.found(["a"])))
+    #expect(race.answered(.ipv4, .found(["a"]), at: Self.instant(900)) == .finish(.found(["a"])))
   }
 
   @Test func aFailureSaysMoreThanAnEmptyAnswer() {
@@ -290,7 +290,7 @@ import Testing
     ] {
       var race = Self.race()
       _ = race.answered(.ipv4, left, at: Self.instant(1))
-      #expect(race.answered(.ipv6, right, at: Self.instant(2)) == .settle(verdict))
+      #expect(race.answered(.ipv6, right, at: Self.instant(2)) == .finish(verdict))
     }
     #expect(Self.race().timeIsUp() == .timedOut)
     var race = Self.race()
@@ -320,7 +320,7 @@ import Testing
       for (time, family, answer) in events where result == nil && time < limit {
         answers.append(answer)
         switch race.answered(family, answer, at: Self.instant(time)) {
-        case .settle(let verdict): result = (verdict, time)
+        case .finish(let verdict): result = (verdict, time)
         case .wait(let until): if let until { limit = min(limit, until.nanoseconds / 1_000_000) }
         }
         if case .found = answer, reachable.contains(family) {

@@ -157,7 +157,7 @@ import Testing
           }
         }
         try await eventually("the pool asked, and the statement was cancelled") {
-          pool.statistics.idle >= 1 && pool.statistics.draining == 0
+          pool.statistics.idle >= 1 && pool.statistics.cancelling == 0
         }
         #expect(changes.list == [.ready])
       }

@@ -202,7 +202,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
         }
         for _ in 0..<3 { _ = try await use(pool) }
       }
-      try await eventually("all are clean") { pool.statistics.draining == 0 }
+      try await eventually("all are clean") { pool.statistics.cancelling == 0 }
       #expect(pool.statistics.connectsTotal == 3)
       #expect(pool.statistics.lost == 0)
       let running = try await server.psql(
@@ -242,7 +242,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
         server.pause()
         _ = await postgresError { _ = try await connection.query(one, by: soon(.milliseconds(100))) }
       }
-      #expect(pool.statistics.draining == (isToldAfterwards ? 1 : 0))
+      #expect(pool.statistics.cancelling == (isToldAfterwards ? 1 : 0))
       if isToldAfterwards { pool.waitNoLonger() }
       let start = LoopClock.system.now
       await pool.close()

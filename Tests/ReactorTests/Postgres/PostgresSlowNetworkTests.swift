@@ -28,7 +28,7 @@ import Testing
         }
         try await other
         #expect(name == PrivatePostgres.lockedUser)
-        for _ in 0..<3 { try await pool.ping(by: soon(PostgresPool.questionLimit)) }
+        for _ in 0..<3 { try await pool.ping(by: soon(PostgresPool.pingLimit)) }
         #expect(changes.list == [.ready] && pool.statistics.failedConnects == 0)
         #expect(pool.statistics.connectsTotal <= 2, "\(pool.statistics)")
       }
@@ -84,7 +84,7 @@ import Testing
   /// The number of the connection that the pool lends, within 2 s of `clock`.
   @EventLoop private static func number(_ pool: PostgresPool, _ clock: LoopClock, isAsked: Bool) async throws -> UInt64
   {
-    let deadline = clock.now.advanced(by: PostgresPool.questionLimit)
+    let deadline = clock.now.advanced(by: PostgresPool.pingLimit)
     if isAsked { try await pool.ping(by: deadline) }
     return try await pool.withConnection(by: deadline) { connection in
       _ = try await connection.query(PostgresStatement("SELECT 1"), by: deadline)

@@ -14,11 +14,11 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
     var state = PostgresConnectionState()
     #expect(state.began() == true)
     #expect(state.began() == false)
-    #expect(state.abandoned() == .askCancel)
+    #expect(state.abandoned() == .requestCancel)
     #expect(state.abandoned() == .nothing)
     #expect(state.synced() == .withdrawCancel)
     #expect(state.began() == false)
-    #expect(state.cancelSettled(.notSent) == .reportClean)
+    #expect(state.cancelEnded(.notSent) == .reportClean)
     #expect(state.began() == true)
   }
 
@@ -28,7 +28,7 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
       _ = state.began()
       _ = state.abandoned()
       if endsFirst { _ = state.synced() }
-      #expect(state.cancelSettled(.unknown) == .close)
+      #expect(state.cancelEnded(.unknown) == .close)
       #expect(state.phase == .closed)
     }
   }
@@ -61,20 +61,20 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
             let outcome = [PostgresConnectionState.CancelOutcome.concluded, .notSent, .unknown]
               .randomElement(using: &random)!
             canArrive = outcome == .unknown
-            action = state.cancelSettled(outcome)
+            action = state.cancelEnded(outcome)
           }
-        case 6: if [.draining, .answered, .cancelled].contains(state.phase) { action = state.limitReached() }
+        case 6: if [.cancelling, .answered, .cancelled].contains(state.phase) { action = state.limitReached() }
         default: if Int.random(in: 0..<10, using: &random) == 0 { action = state.closed() }
         }
         switch action {
-        case .askCancel:
+        case .requestCancel:
           isRequested = true
           canArrive = true
         case .withdrawCancel:
           if isRequested, Bool.random(using: &random) {
             isRequested = false
             canArrive = false
-            #expect(state.cancelSettled(.notSent) == .reportClean, "seed \(seed)")
+            #expect(state.cancelEnded(.notSent) == .reportClean, "seed \(seed)")
           }
         case .reportClean: #expect(!isRunning && !canArrive && state.phase == .idle, "seed \(seed)")
         case .deliver: #expect(state.phase == .idle && !isRunning, "seed \(seed)")
@@ -171,7 +171,7 @@ private struct PoolWorld {
   var opening: Set<UInt64> = []
   var lent: Set<UInt64> = []
   var idle: Set<UInt64> = []
-  var draining: Set<UInt64> = []
+  var cancelling: Set<UInt64> = []
   var bornAt: [UInt64: Int64] = [:]
 
   init(seed: UInt64) {
@@ -187,9 +187,9 @@ private struct PoolWorld {
     case 0...3: request()
     case 4, 5: connect()
     case 6, 7: giveBack()
-    case 8: drain()
+    case 8: clean()
     case 9: if let connectionID = opening.randomElement(using: &random) { fail(connectionID) }
-    case 10: if let connectionID = idle.union(draining).randomElement(using: &random) { remove(connectionID) }
+    case 10: if let connectionID = idle.union(cancelling).randomElement(using: &random) { remove(connectionID) }
     case 11: if let requestID = queue.randomElement(using: &random) { leave(requestID) }
     case 12: apply(state.closeExpired(instant(now)))
     case 13: apply(state.closeIdle(now: instant(now)))
@@ -221,24 +221,24 @@ private struct PoolWorld {
     guard let connectionID = lent.randomElement(using: &random) else { return }
     lent.remove(connectionID)
     if Int.random(in: 0..<4, using: &random) == 0 {
-      draining.insert(connectionID)
-      state.returnedDraining(connectionID)
+      cancelling.insert(connectionID)
+      state.returnedUnclean(connectionID)
     } else {
       idle.insert(connectionID)
       apply(state.returned(connectionID, now: instant(now)))
     }
   }
 
-  private mutating func drain() {
-    guard let connectionID = draining.randomElement(using: &random) else { return }
-    draining.remove(connectionID)
+  private mutating func clean() {
+    guard let connectionID = cancelling.randomElement(using: &random) else { return }
+    cancelling.remove(connectionID)
     idle.insert(connectionID)
-    apply(state.drained(connectionID, now: instant(now)))
+    apply(state.becameClean(connectionID, now: instant(now)))
   }
 
   private mutating func remove(_ connectionID: UInt64) {
     idle.remove(connectionID)
-    draining.remove(connectionID)
+    cancelling.remove(connectionID)
     apply(state.removed(connectionID, now: instant(now)))
   }
 
@@ -280,11 +280,11 @@ private struct PoolWorld {
   }
 
   private func check() {
-    let total = opening.count + lent.count + idle.count + draining.count
+    let total = opening.count + lent.count + idle.count + cancelling.count
     hold(total <= state.limit, "the books differ")
     hold(state.waiting == queue.count, "the books differ")
     hold(state.idle == idle.count && state.lent == lent.count, "the books differ")
-    hold(state.draining == draining.count && state.opening == opening.count, "the books differ")
+    hold(state.cancelling == cancelling.count && state.opening == opening.count, "the books differ")
     hold(queue.isEmpty || idle.isEmpty, "waits for nothing")
     let served = queue.count { state.isOpening(for: $0) }
     hold(served == queue.count || total == state.limit, "waits for nothing")
@@ -294,10 +294,10 @@ private struct PoolWorld {
 
   /// Everybody finishes: nobody is left waiting, and after the idle timeout at most one connection is kept.
   mutating func settle() {
-    while !(opening.isEmpty && lent.isEmpty && draining.isEmpty && queue.isEmpty) {
+    while !(opening.isEmpty && lent.isEmpty && cancelling.isEmpty && queue.isEmpty) {
       connect()
       giveBack()
-      drain()
+      clean()
       check()
     }
     now += 200

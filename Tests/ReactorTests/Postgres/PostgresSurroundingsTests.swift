@@ -134,7 +134,7 @@ import Testing
     try await onLoop {
       let configuration = try PostgresConfiguration(url: url + query, applicationName: "surroundings")
       let connection = try await PostgresConnection.connect(
-        configuration, by: soon(), on: .system, opening: .greeting, mustBeWritable: true,
+        configuration, by: soon(), on: .system, for: .use, mustBeWritable: true,
         canceller: PostgresCanceller(clock: .system))
       defer { connection.close() }
       #expect(connection.identity?.processID == String(connection.backendPID))

@@ -15,7 +15,7 @@ import Testing
     let lost = kept.add("b")
     #expect(kept.name(of: "b") == lost)
     kept.confirmed()
-    kept.settled()
+    kept.pipelineEnded()
     #expect(kept.name(of: "a") == first)
     #expect(kept.name(of: "b") == nil)
     let again = kept.add("b")

@@ -106,11 +106,11 @@ import Testing
           ["GET", "k"], isRepeatable: true, by: clock.now.advanced(by: .seconds(5))
         ).text
         #expect(answer2 == "1")
-        clock.advance(by: RedisClient.lookAfter)
+        clock.advance(by: RedisClient.staleAfter)
         async let again = redis.command(["GET", "k"], isRepeatable: true, by: clock.now.advanced(by: .seconds(5)))
-        let look = clock.now.advanced(by: RedisClient.lookLimit)
+        let look = clock.now.advanced(by: RedisClient.staleAnswerLimit)
         try await eventually("an answer is looked out for") { clock.nextTimer == look }
-        clock.advance(by: RedisClient.lookLimit)
+        clock.advance(by: RedisClient.staleAnswerLimit)
         let answer3 = try await again.text
         #expect(answer3 == "2")
         #expect(changes.list == [.ready] && changes.idleEnds == ["timed out while idle"])
@@ -125,7 +125,7 @@ import Testing
       let clock = LoopClock.manual()
       try await withRedis("redis://127.0.0.1:\(peer.port)", clock: clock) { redis in
         try await redis.command(["GET", "k"], by: clock.now.advanced(by: .seconds(5)))
-        clock.advance(by: RedisClient.lookAfter)
+        clock.advance(by: RedisClient.staleAfter)
         let deadline = clock.now.advanced(by: .seconds(1))
         async let lost = redis.command(["GET", "k"], by: deadline)
         try await eventually("the answer is waited for") { clock.nextTimer == deadline }

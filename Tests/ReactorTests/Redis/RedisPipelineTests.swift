@@ -280,9 +280,9 @@ extension RedisPipelineTests {
   private static let check = RedisHealthCheck(script: RedisScript("return 1"), keys: ["k"], arguments: ["a"])
   private static let digest = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db"
 
-  private static func checking(asksForMode: Bool = true) -> RedisHandshake {
+  private static func checking(sendsHello: Bool = true) -> RedisHandshake {
     RedisHandshake(
-      user: nil, password: nil, database: 0, clientName: nil, healthCheck: check, asksForMode: asksForMode)
+      user: nil, password: nil, database: 0, clientName: nil, healthCheck: check, sendsHello: sendsHello)
   }
 
   private static func hello(mode: String) -> RedisValue {
@@ -298,14 +298,14 @@ extension RedisPipelineTests {
 
   @Test func aScriptThatTheServerDoesNotKnowIsSentAsAWhole() {
     for error in [RedisValue.error(code: "NOSCRIPT", message: ""), .error(code: "ERR", message: "unknown command")] {
-      var handshake = Self.checking(asksForMode: false)
+      var handshake = Self.checking(sendsHello: false)
       #expect(handshake.answered(error) == .send(["EVAL", "return 1", "1", "k", "a"]))
       #expect(handshake.answered(.integer(1)) == .ready)
     }
   }
 
   @Test func whatRefusesTheCheckIsNotReady() {
-    var handshake = Self.checking(asksForMode: false)
+    var handshake = Self.checking(sendsHello: false)
     #expect(
       handshake.answered(.error(code: "READONLY", message: ""))
         == .refused("the server is a read-only replica (READONLY)"))

@@ -50,7 +50,7 @@ import Testing
     }
     let cases = [
       (try freePort(), "Connection refused"), (silent.port, "timed out"),
-      (other.port, "who listens there does not speak HTTP"),
+      (other.port, "the listener does not speak HTTP"),
     ]
     for (port, reason) in cases {
       let probe = try await ask("127.0.0.1:\(port)")

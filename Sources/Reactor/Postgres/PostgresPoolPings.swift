@@ -24,7 +24,7 @@ extension PostgresPool {
   public func run() async {
     isRunning = true
     await withDiscardingTaskGroup { group in
-      group.addTask { await self.keepAsking() }
+      group.addTask { await self.keepPinging() }
       while !state.isClosed, !Task.isCancelled {
         for order in orders {
           group.addTask { await self.open(order, by: self.clock.now.advanced(by: self.connectTimeout)) }
@@ -39,11 +39,11 @@ extension PostgresPool {
     await close()
   }
 
-  private func keepAsking() async {
+  private func keepPinging() async {
     while !state.isClosed, !Task.isCancelled {
       var pause: Duration?
       if health.isInDoubt {
-        await ask()
+        await pingInDoubt()
         guard health.isInDoubt else { continue }
         pause = health.pause(chance: Random.system.fraction())
       }
@@ -56,9 +56,9 @@ extension PostgresPool {
     }
   }
 
-  private func ask() async {
+  private func pingInDoubt() async {
     do {
-      try await ping(by: clock.now.advanced(by: Self.questionLimit))
+      try await ping(by: clock.now.advanced(by: Self.pingLimit))
     } catch {
       // The failure was recorded where it happened.
     }
@@ -85,12 +85,12 @@ extension PostgresPool {
 
   /// Pings over one connection. Returns false if the connection was lost and another one should be tried.
   private func isAnswered(by deadline: MonotonicInstant) async throws -> Bool {
-    let (connectionID, connection, isNew) = try await take(by: deadline, opening: .question)
+    let (connectionID, connection, isNew) = try await take(by: deadline, for: .ping)
     defer { giveBack(connectionID, connection) }
     // A connection that was opened for this has just answered.
     if isNew { return true }
     do {
-      try check(try await connection.query(.question, by: deadline).saysReadOnly(column: 0), connection)
+      try check(try await connection.query(.ping, by: deadline).saysReadOnly(column: 0), connection)
       return true
     } catch PostgresError.connectionLost {
       return false
