@@ -48,6 +48,7 @@ public actor EventLoop {
   }
 
   /// Calls `operation` at once. Traps if the caller is not on the loop's thread; C callbacks are.
+  @inline(__always)
   package nonisolated static func assumeIsolated<T>(_ operation: @EventLoop () throws -> T) rethrows -> T {
     shared.executor.checkIsolated()
     // As MainActor.assumeIsolated does it: isolation was checked above, so it can be removed from the type.

@@ -55,7 +55,7 @@ extension RedisClient {
   }
 
   /// Commands that change the meaning of other commands on the shared connection.
-  private static let refused: Set<String> = [
+  private static let refused: [StaticString] = [
     "AUTH", "CLIENT REPLY", "DISCARD", "EXEC", "HELLO", "MONITOR", "MULTI", "PSUBSCRIBE", "PSYNC", "PUNSUBSCRIBE",
     "QUIT", "RESET", "SCRIPT DEBUG", "SELECT", "SSUBSCRIBE", "SUBSCRIBE", "SUNSUBSCRIBE", "SYNC", "UNSUBSCRIBE",
     "UNWATCH", "WATCH",
@@ -65,8 +65,9 @@ extension RedisClient {
     _ command: RedisCommand, kind: RedisTrial.Kind? = nil, _ isRepeatable: Bool, by deadline: MonotonicInstant
   ) async throws(RedisError) -> RedisValue {
     guard !command.lengths.isEmpty else { throw .notSent("an empty command") }
-    let name = command.name
-    guard !Self.refused.contains(name) else { throw .notSent("\(name) is not possible on a shared connection") }
+    for name in Self.refused where command.begins(with: name) {
+      throw .notSent("\(name) is not possible on a shared connection")
+    }
     statistics.commands += 1
     if Task.isCancelled { throw .notSent("cancelled") }
     guard command.bytes.count <= Self.pendingByteLimit - pendingBytes else { throw .notSent("too many bytes wait") }
@@ -95,18 +96,21 @@ extension RedisClient {
     _ identifier: RedisPipeline.Identifier, _ command: RedisCommand, _ kind: RedisTrial.Kind, _ isRepeatable: Bool,
     _ isSent: Bool, _ receiver: Pending.Receiver
   ) {
+    // What is sent now and never again need not be kept.
     pending[identifier] = Pending(
-      command: command, isRepeatable: isRepeatable, byteCount: command.bytes.count, kind: kind, receiver: receiver)
+      command: isSent && !isRepeatable ? nil : command, isRepeatable: isRepeatable, byteCount: command.bytes.count,
+      kind: kind, receiver: receiver)
     pendingBytes += command.bytes.count
     if !isSent { wakeFromRest() }
     if isSent, pipeline.inFlightCount == 1 { limitFirstAnswer(isRepeatable: isRepeatable) }
     armTimer()
     guard isSent else { return }
-    transmit(identifier)
+    connection?.send(command)
     // With others in flight, the loop's next turn sends a batch. A single command is sent at once.
     if pipeline.inFlightCount == 1 { connection?.flush() }
   }
 
+  /// Sends a command that has waited.
   func transmit(_ identifier: RedisPipeline.Identifier) {
     guard let entry = pending[identifier], let command = entry.command else {
       preconditionFailure("a command is kept until it is sent for the last time")

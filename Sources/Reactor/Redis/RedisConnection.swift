@@ -16,17 +16,26 @@ struct RedisCommand: Sendable {
   private(set) var bytes: [UInt8] = []
   private(set) var lengths: [Int] = []
 
+  // A command is made for every round trip: each array is allocated once, at its final size.
+
   init(_ words: [String]) {
-    for word in words { append(word.utf8) }
+    lengths.reserveCapacity(words.count)
+    var byteCount = 0
+    for word in words {
+      lengths.append(word.utf8.count)
+      byteCount += word.utf8.count
+    }
+    bytes.reserveCapacity(byteCount)
+    for var word in words { word.withUTF8 { bytes.append(contentsOf: $0) } }
   }
 
   init(_ words: [[UInt8]]) {
-    for word in words { append(word) }
-  }
-
-  private mutating func append(_ word: some Collection<UInt8>) {
-    bytes.append(contentsOf: word)
-    lengths.append(word.count)
+    lengths.reserveCapacity(words.count)
+    bytes.reserveCapacity(words.reduce(0) { $0 + $1.count })
+    for word in words {
+      lengths.append(word.count)
+      bytes.append(contentsOf: word)
+    }
   }
 
   /// Equal for commands that do the same thing to the same key: a hash of the name and the first argument or, for a
@@ -53,15 +62,27 @@ struct RedisCommand: Sendable {
     bytes.prefix(4).elementsEqual("EVAL".utf8) { $0 & 0xdf == $1 }
   }
 
-  /// The command's name in upper case; for CLIENT and SCRIPT with the subcommand.
-  var name: String {
-    let first = word(0)
-    return lengths.count > 1 && (first == "CLIENT" || first == "SCRIPT") ? "\(first) \(word(1))" : first
+  /// Whether the command begins with the words of `name`, which is in upper case and has single spaces.
+  func begins(with name: StaticString) -> Bool {
+    let letters = UnsafeBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount)
+    var index = 0
+    var place = 0
+    var end = lengths.first ?? 0
+    for letter in letters {
+      if letter == ASCII.space {
+        index += 1
+        guard place == end, index < lengths.count else { return false }
+        end += lengths[index]
+        continue
+      }
+      guard place < end, Self.upperCase(bytes[place]) == letter else { return false }
+      place += 1
+    }
+    return place == end && !letters.isEmpty
   }
 
-  private func word(_ index: Int) -> String {
-    let word = bytes.dropFirst(lengths[..<index].reduce(0, +)).prefix(lengths[index])
-    return String(decoding: word.map { $0 >= 97 && $0 <= 122 ? $0 - 32 : $0 }, as: UTF8.self)
+  private static func upperCase(_ byte: UInt8) -> UInt8 {
+    byte >= 97 && byte <= 122 ? byte - 32 : byte
   }
 }
 

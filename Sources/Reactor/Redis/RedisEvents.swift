@@ -21,7 +21,8 @@ final class RedisEvents {
   private let session: OpaquePointer?
   private let misconduct: @EventLoop (Misconduct) -> Void
   private var watcher: IOWatcher?
-  private var interest: IOWatcher.Interest = []
+  // Safe: used on the loop's thread, in hiredis' callbacks.
+  private nonisolated(unsafe) var interest: IOWatcher.Interest = []
   private let functions = UnsafeMutablePointer<redisReplyObjectFunctions>.allocate(capacity: 1)
   private let budget = UnsafeMutablePointer<Budget>.allocate(capacity: 1)
 
@@ -71,10 +72,10 @@ final class RedisEvents {
     self.misconduct = misconduct
     watcher = IOWatcher { [weak self] ready in self?.continueIO(ready) }
     context.pointee.ev.data = Unmanaged.passRetained(self).toOpaque()
-    context.pointee.ev.addRead = { RedisEvents.of($0) { $0.want($0.interest.union(.read)) } }
-    context.pointee.ev.delRead = { RedisEvents.of($0) { $0.want($0.interest.subtracting(.read)) } }
-    context.pointee.ev.addWrite = { RedisEvents.of($0) { $0.want($0.interest.union(.write)) } }
-    context.pointee.ev.delWrite = { RedisEvents.of($0) { $0.want($0.interest.subtracting(.write)) } }
+    context.pointee.ev.addRead = { RedisEvents.want($0, adding: .read) }
+    context.pointee.ev.delRead = { RedisEvents.want($0, removing: .read) }
+    context.pointee.ev.addWrite = { RedisEvents.want($0, adding: .write) }
+    context.pointee.ev.delWrite = { RedisEvents.want($0, removing: .write) }
     context.pointee.ev.cleanup = { data in
       RedisEvents.of(data) { $0.end() }
       if let data { Unmanaged<RedisEvents>.fromOpaque(data).release() }
@@ -119,8 +120,19 @@ final class RedisEvents {
     EventLoop.assumeIsolated { body(events) }
   }
 
-  private func want(_ interest: IOWatcher.Interest) {
-    self.interest = interest
+  /// hiredis asks for reads after each read and each write: mostly nothing changes, which costs no closure.
+  private nonisolated static func want(
+    _ data: UnsafeMutableRawPointer?, adding added: IOWatcher.Interest = [], removing removed: IOWatcher.Interest = []
+  ) {
+    guard let data else { return }
+    let events = Unmanaged<RedisEvents>.fromOpaque(data).takeUnretainedValue()
+    let wanted = events.interest.union(added).subtracting(removed)
+    guard wanted != events.interest else { return }
+    events.interest = wanted
+    EventLoop.assumeIsolated { events.watch() }
+  }
+
+  private func watch() {
     watcher?.watch(context.pointee.c.fd, for: interest)
   }
 
