@@ -70,6 +70,9 @@ let package = Package(
     .executableTarget(
       name: "Measure", dependencies: ["TestSupport"], path: "Tests/Measure", swiftSettings: strict),
     .testTarget(name: "MeasureTests", dependencies: ["Measure"], swiftSettings: strict),
+    // What scripts/fuzz runs, with libFuzzer's own main.
+    .target(
+      name: "Fuzz", dependencies: ["CReactor", "Reactor", "Worker"], path: "Tests/Fuzz", swiftSettings: strict),
     // What scripts/bench measures of the library by itself.
     .executableTarget(
       name: "RoundTripBenchmark", dependencies: ["Reactor"], path: "Tests/Benchmarks", swiftSettings: strict),

@@ -1,6 +1,7 @@
-// The fuzzer's door to the HTTP request parser; built by scripts/fuzz together with the parser's own files, not by the
-// package. What must hold for any bytes: however they are cut the outcome is the same, nothing is read outside of them
-// (the sanitizer sees to it), and no more is kept than the parser's bound.
+// Fuzzes the HTTP request parser. What must hold for any bytes: however they are cut the outcome is the same, and no
+// more is kept than the parser's bound.
+
+@testable import Reactor
 
 /// What came out of the parser, comparable.
 private enum Outcome: Equatable {
@@ -12,21 +13,21 @@ private enum Outcome: Equatable {
 private let headByteLimit = 256
 private let bodyByteLimit = 32
 
-@_cdecl("LLVMFuzzerTestOneInput")
-public func fuzzOneInput(_ data: UnsafePointer<UInt8>?, _ count: Int) -> Int32 {
-  // The first byte draws the cuts, so the fuzzer can search for them too.
-  guard let data, count > 1 else { return 0 }
-  let bytes = Array(UnsafeBufferPointer(start: data + 1, count: count - 1))
-  let whole = outcomes(of: bytes) { $0 }
-  let single = outcomes(of: bytes) { _ in 1 }
-  var state = UInt64(data[0])
-  let drawn = outcomes(of: bytes) { rest in
-    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-    return 1 + Int(state >> 33) % rest
+extension FuzzTarget {
+  /// The first byte draws the cuts, so the fuzzer can search for them too.
+  static let http = FuzzTarget(name: "http") { input in
+    guard let cuts = input.first, input.count > 1 else { return }
+    let bytes = Array(input.dropFirst())
+    let whole = outcomes(of: bytes) { $0 }
+    let single = outcomes(of: bytes) { _ in 1 }
+    var state = UInt64(cuts)
+    let drawn = outcomes(of: bytes) { rest in
+      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      return 1 + Int(state >> 33) % rest
+    }
+    precondition(whole == single, "byte by byte the outcome differs")
+    precondition(whole == drawn, "in pieces the outcome differs")
   }
-  precondition(whole == single, "byte by byte the outcome differs")
-  precondition(whole == drawn, "in pieces the outcome differs")
-  return 0
 }
 
 /// Hands `bytes` over in pieces, each as long as `piece` says of how many are left.
