@@ -212,6 +212,9 @@ final class TableMemory {
   /// The table of linked rows, where the sweep has any.
   var second: TableSurvey?
   var secondLookedAt = MonotonicInstant(nanoseconds: 0)
+  /// The other tables that its sweep names, and the look at the table after which they were looked at.
+  var related: RelatedTables?
+  var relatedLookedAt = MonotonicInstant(nanoseconds: 0)
   /// How far the full pass of each part got (`FullPass.Record`, as text), where parts are swept by themselves.
   var passes: [String: String] = [:]
   private var statements: TableStatements?
@@ -231,9 +234,13 @@ extension TableMemory {
   }
 
   /// The statements by which `target` is swept: those of the last call, where it was about the same.
-  func statements(of target: String, for sweep: RowSweep, countsDue: Bool) -> TableStatements {
-    if let statements, statements.table == target, statements.countsDue == countsDue { return statements }
-    let made = TableStatements(sweep: sweep, table: target, countsDue: countsDue)
+  func statements(
+    of target: String, for sweep: RowSweep, countsDue: Bool, related: RelatedTables
+  ) -> TableStatements {
+    if let statements, statements.table == target, statements.countsDue == countsDue, statements.related == related {
+      return statements
+    }
+    let made = TableStatements(sweep: sweep, table: target, countsDue: countsDue, related: related)
     statements = made
     linkedStatements = nil
     return made

@@ -19,6 +19,8 @@ final class PageSweep {
   private var skippedOnPages = 0
   /// Rows that stayed due though they were written, or that a statement left out.
   private var kept = 0
+  /// What the last statement that locks rows answered: how many were due, and how many of them it locked.
+  private var lastLock: (due: Int, locked: Int)?
   /// How far the pass got, once the disk has it.
   private(set) var record: String?
 
@@ -114,6 +116,7 @@ final class PageSweep {
     case .pages(let range): try await notePages(range, step, results, done)
     case .dueRows: route.listed(Self.places(in: results[0]), table: done.table)
     case .rows:
+      skippedOnPages += lastLock.map { max(0, $0.due - $0.locked) } ?? 0
       let changed = table.canKeepRows ? results[0].number(1) : results[0].affectedRows
       noteChange(changed, written: table.canKeepRows ? changed + results[0].number(2) : changed)
       route.finishedRows(table: done.table)
@@ -148,12 +151,21 @@ final class PageSweep {
     if results.count > 1 {
       page = PageRanges.stop(of: range, changes: changes, in: done.duration)
     } else {
-      page = done.wasStopped ? try await firstDuePage(in: range) : nil
+      page = mayHaveLeft(done, changed: changed) ? try await firstDuePage(in: range) : nil
     }
     if table.canKeepRows, page == nil, changed < results.reduce(0, { $0 + $1.number(0) }) {
       try await countKept(in: range, atLeast: results.reduce(0) { $0 + $1.number(2) })
     }
     route.swept(range, until: page, changed: changed, in: done.duration, table: done.table)
+  }
+
+  /// Whether due rows of a range may be left that the next batch can change. Where none of those that could be locked
+  /// is left, the others are skipped.
+  private func mayHaveLeft(_ done: SweepBatches.Answers, changed: Int) -> Bool {
+    guard let lastLock else { return done.wasStopped }
+    if changed > 0, done.wasStopped || lastLock.locked == TableStatements.lockLimit { return true }
+    skippedOnPages += max(0, lastLock.due - lastLock.locked)
+    return false
   }
 
   /// Rows that stay due though a statement left none out. It is made again first: a transaction that changed a row
@@ -163,9 +175,10 @@ final class PageSweep {
     var options = SweepBatches.Options()
     options.plansOnce = true
     do {
-      let again = try await batches.send([statements.statement(statements.write, range)], options)
-      let (due, changed) = (again.results[0].number(0), again.results[0].number(1))
-      noteChange(changed, written: changed + again.results[0].number(2))
+      let again = try await batches.send(write(range), options)
+      let answer = again.results[again.results.count - 1]
+      let (due, changed) = (answer.number(0), answer.number(1))
+      noteChange(changed, written: changed + answer.number(2))
       var left = written
       if changed < due, !again.wasStopped {
         let rest = try await batches.send([statements.statement(statements.countDue, range)])
@@ -222,7 +235,20 @@ extension PageSweep {
       options.lockMilliseconds = SweepBatches.singleRowLockMilliseconds
       if rows.count == 1 { options.statementLimit = SweepBatches.noLimit }
     }
-    return try await batches.send(steps.flatMap(statements(for:)), options)
+    let done = try await batches.send(steps.flatMap(statements(for:)), options)
+    guard statements.sweep.leavesReferenced, let reads = steps.first?.reads else { return done }
+    switch reads {
+    case .pages, .rows:
+      lastLock = (done.results[0].number(1), done.results[0].number(2))
+      return done.withoutFirst
+    case .walk, .gather, .look, .dueRows: return done
+    }
+  }
+
+  /// The statements that change the due rows of pages.
+  private func write(_ range: Range<Int>, skipsLocked: Bool = false) -> [PostgresStatement] {
+    let write = statements.statement(skipsLocked ? statements.writeSkippingLocked : statements.write, range)
+    return statements.sweep.leavesReferenced ? [statements.statement(statements.lock, range), write] : [write]
   }
 
   private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
@@ -233,18 +259,18 @@ extension PageSweep {
       return [PostgresStatement(walk, [key.map { "\($0)" }, "\(pages)"])]
     case .gather(let key):
       return [PostgresStatement(step.skipsLocked ? statements.gatherSkippingLocked : statements.gather, ["\(key)"])]
-    case .pages(let range) where step.parts > 1 && batches.watch == nil:
+    case .pages(let range) where step.parts > 1 && batches.watch == nil && !statements.sweep.leavesReferenced:
       return PageRanges.parts(of: range, count: step.parts).map { statements.statement(statements.writePart, $0) }
     case .pages(let range):
-      return [statements.statement(step.skipsLocked ? statements.writeSkippingLocked : statements.write, range)]
+      return write(range, skipsLocked: step.skipsLocked)
     case .look:
       return [PostgresStatement(statements.look)]
     case .dueRows(let page):
       return [statements.statement(statements.dueRows, page..<(page + 1))]
     case .rows(let rows):
-      return [
-        PostgresStatement(statements.writeRows, [Self.list(rows.map { "\($0.table)" }), Self.list(rows.map(\.place))])
-      ]
+      let places = [Self.list(rows.map { "\($0.table)" }), Self.list(rows.map(\.place))]
+      let write = PostgresStatement(statements.writeRows, places)
+      return statements.sweep.leavesReferenced ? [PostgresStatement(statements.lockRows, places), write] : [write]
     }
   }
 

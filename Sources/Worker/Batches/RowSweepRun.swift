@@ -62,10 +62,15 @@ final class RowSweepRun {
 
   private func sweepAll(_ table: TableSurvey) async throws {
     let second = try await second()
+    let related = try await session.related(to: table, for: sweep, knownTo: memory)
+    if sweep.leavesReferenced, !table.canLockRows { throw SweepRefusal.cannotLock(table.displayName) }
+    // What is noted of a changed row, its statement has to know of.
+    let table = sweep.audit == nil ? table : table.countingChanges
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
     for target in targets {
-      let statements = memory.statements(of: target, for: sweep, countsDue: table.canKeepRows)
+      let statements = memory.statements(
+        of: target, for: sweep, countsDue: table.canKeepRows, related: related)
       if let linked = sweep.linked, let second {
         try await LinkedSweep(
           linked, statements, of: table, second: second, in: session, knowing: memory, noting: tally
@@ -104,9 +109,10 @@ final class RowSweepRun {
     tally.count.progress = progress.text
   }
 
-  /// What is swept by itself: the table with all its parts, or, where some have no pages, each of the others.
+  /// What is swept by itself: the table with all its parts, or each part, where some have no pages or where a row's
+  /// place has to be one row's only.
   private func targets(of table: TableSurvey) async throws -> [String] {
-    guard table.foreignParts != nil else { return [table.quotedName] }
+    guard table.foreignParts != nil || (sweep.leavesReferenced && table.hasParts) else { return [table.quotedName] }
     let parts = try await session.query(PostgresStatement(TableSurvey.pagedParts, ["\(table.identifier)"]))
     return (0..<parts.rowCount).map { row in
       "ONLY " + TableSurvey.quoted(parts[row: row, column: 0] ?? "", parts[row: row, column: 1] ?? "")

@@ -57,6 +57,12 @@ final class SweepBatches {
 
     /// Whether the clock may have stopped it.
     var wasStopped: Bool { duration >= PageRanges.writeLimit }
+
+    /// Without the answer of the first statement.
+    var withoutFirst: Answers {
+      Answers(
+        results: Array(results.dropFirst()), table: table, beganAt: beganAt, duration: duration, isFlushed: isFlushed)
+    }
   }
 
   /// Why a batch failed that may succeed in another way.

@@ -12,6 +12,10 @@ enum SweepRefusal: Error, Equatable, Sendable {
   case unusableKey(String, table: String)
   /// Row security hides rows from the role, and nobody said that this is meant.
   case rowSecurity(String)
+  /// Row security hides rows of a table whose foreign key refers to the swept one.
+  case hiddenReferences(String)
+  /// The role may not lock rows, without which a row could be deleted that something begins to refer to.
+  case cannotLock(String)
   /// The name leads to another table, or the role's rights change, each time that it is looked at.
   case changing(String)
   /// Parts of the table have no pages here; the others were swept.
@@ -44,6 +48,11 @@ enum SweepRefusal: Error, Equatable, Sendable {
     case .rowSecurity(let name):
       "row security is in force for this role on \(name): grant it BYPASSRLS or a policy for all rows, or set "
         + "SB_WORKER_ALLOW_ROW_SECURITY=true if it is to see only some of them"
+    case .hiddenReferences(let name):
+      "row security is in force for this role on \(name), whose rows may refer to what would be deleted: grant it "
+        + "BYPASSRLS or a policy for all rows"
+    case .cannotLock(let name):
+      "the role may not lock rows of \(name): grant it SELECT on the table and UPDATE on one of its columns"
     case .changing(let name): "\(name) was replaced or altered again and again during the run"
     case .foreignParts(let names): "foreign tables cannot be swept: \(names)"
     case .rows(let count, let states):

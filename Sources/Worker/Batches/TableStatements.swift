@@ -14,10 +14,14 @@ package final class TableStatements {
   /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
   let countsDue: Bool
 
-  package init(sweep: RowSweep, table: String, countsDue: Bool) {
+  /// The other tables that the statements name.
+  let related: RelatedTables
+
+  package init(sweep: RowSweep, table: String, countsDue: Bool, related: RelatedTables = RelatedTables()) {
     self.sweep = sweep
     self.table = table
     self.countsDue = countsDue
+    self.related = related
   }
 
   /// Parameters: whether the disk must have it before the server says so, the longest time that a statement may take in
@@ -58,12 +62,13 @@ package final class TableStatements {
   /// changed, and how many were written and are due still; else the number of changed rows is the command's.
   package private(set) lazy var write = sql(
     counting(
-      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) AND \(Self.hasTime)"))
+      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isWritten)"
+        + (sweep.leavesReferenced ? "" : " AND \(Self.hasTime)")))
 
   /// The same for a part of a range: all due rows, or none where the clock says stop.
   package private(set) lazy var writePart = sql(
     counting(
-      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isDue)"))
+      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isWritten)"))
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
   /// changed, and how many were written.
@@ -71,8 +76,8 @@ package final class TableStatements {
     """
     WITH free AS MATERIALIZED (
         SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
-         WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue) FOR UPDATE SKIP LOCKED),
-      changed AS (\(verb) WHERE \(Self.isAmong("free")) AND \(isDue) RETURNING \(isChanged))
+         WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isWritten) FOR UPDATE SKIP LOCKED),
+      \(changing("WHERE \(Self.isAmong("free")) AND \(isWritten)"))
     SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
              (SELECT count(*) FROM changed)
     """)
@@ -98,7 +103,7 @@ package final class TableStatements {
   /// Parameters: identifiers and places. Changes these rows where they are still due, and answers as `write` does.
   package private(set) lazy var writeRows: String = {
     let isAmong = "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))"
-    return sql(counting("\(verb) WHERE \(GuardStatements.filter) AND \(isAmong) AND \(isDue)", among: isAmong))
+    return sql(counting("\(verb) WHERE \(GuardStatements.filter) AND \(isAmong) AND \(isWritten)", among: isAmong))
   }()
 
   // MARK: All pages
@@ -166,9 +171,8 @@ package final class TableStatements {
   }
 
   private func changingSought(_ skippingLocked: Bool) -> String {
-    let changed =
-      "changed AS (\(verb) WHERE \(Self.isAmong(skippingLocked ? "free" : "sought")) AND \(isDue)"
-      + " AND \(Self.hasTime) RETURNING \(isChanged))"
+    let changed = changing(
+      "WHERE \(Self.isAmong(skippingLocked ? "free" : "sought")) AND \(isDue) AND \(Self.hasTime)")
     guard skippingLocked else { return changed }
     return """
       free AS MATERIALIZED (
@@ -192,9 +196,7 @@ package final class TableStatements {
             SELECT \(sweep.key) AS key FROM \(table) AS target
              WHERE \(GuardStatements.filter) AND \(isDue) AND \(isBehind)
              ORDER BY \(sweep.key) LIMIT $2::bigint) AS ahead),
-        changed AS (
-          \(verb) WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))
-          RETURNING \(isChanged))
+        \(changing("WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))"))
       SELECT (SELECT \(Self.key("key")) FROM ending),
              (SELECT count(*) FROM \(table) AS target
                WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))), \(Self.changed),
@@ -223,9 +225,24 @@ package final class TableStatements {
   private func counting(_ write: String, among rows: String = isInRange) -> String {
     guard countsDue else { return write }
     return """
-      WITH changed AS (\(write) RETURNING \(isChanged))
-      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(rows) AND \(isDue)), \(Self.changed),
+      WITH \(returning(write))
+      SELECT (SELECT count(*) FROM \(table) AS target WHERE \(rows) AND \(isWritten)), \(Self.changed),
              (SELECT count(*) FROM changed WHERE NOT is_changed)
+      """
+  }
+
+  /// The change of the rows that `condition` selects, as `changed`, and what is noted of them.
+  private func changing(_ condition: String) -> String { returning("\(verb) \(condition)") }
+
+  private func returning(_ write: String) -> String {
+    guard let audit = sweep.audit else { return "changed AS (\(write) RETURNING \(isChanged))" }
+    return """
+      changed AS (\(write) RETURNING \(isChanged), target.id AS id),
+      noted AS (
+        INSERT INTO \(related.quotedName(of: AuditNote.table)) (\(AuditNote.columns.joined(separator: ", ")))
+        SELECT 'worker', '\(audit.action)', concat('\(audit.resource):', changed.id), '\(audit.status)',
+               gen_random_uuid(), \(audit.metadata)
+          FROM changed WHERE changed.is_changed)
       """
   }
 
@@ -252,12 +269,52 @@ package final class TableStatements {
   }
 
   /// Whether a row is due, by the cutoff in the transaction's setting sb.cutoff.
-  var isDue: String { "(\(Self.withCutoff(sweep.due)))" }
+  var isDue: String { "(" + Self.withCutoff(sweep.dueCondition(among: related)) + ")" }
 
   /// A declaration's text with the cutoff in its place.
   static func withCutoff(_ text: String) -> String {
     text.replacingFirst(":cutoff", with: GuardStatements.cutoff)
   }
+
+  /// Whether a row is due and, where rows are locked before they are written, was locked by this transaction.
+  private var isWritten: String {
+    sweep.leavesReferenced ? "\(isDue) AND \(Self.isLocked) AND \(related.hasSameReferences)" : isDue
+  }
+
+  // MARK: Locks, taken before a write where rows that something refers to stay
+  //
+  // The write is a statement of its own: its snapshot is younger than the locks, so it sees whatever referred to a row
+  // before it was locked, and nothing can begin to refer to it afterwards.
+
+  /// The most rows that are locked before one write.
+  package static let lockLimit = 1_000
+
+  /// Locks due rows of pages until the clock says stop. Answers nothing, how many rows were due, and how many of them
+  /// were locked.
+  package private(set) lazy var lock = locking(Self.isInRange)
+
+  /// Parameters: as for `writeRows`.
+  package private(set) lazy var lockRows = locking(
+    "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))")
+
+  private func locking(_ rows: String) -> String {
+    sql(
+      """
+      WITH locked AS MATERIALIZED (
+          SELECT ctid AS row_id FROM \(table) AS target
+           WHERE \(GuardStatements.filter) AND \(rows) AND \(isDue) AND \(Self.hasTime)
+           LIMIT \(Self.lockLimit) FOR UPDATE SKIP LOCKED)
+      SELECT set_config('sb.locked', coalesce((SELECT array_agg(row_id)::text FROM locked), '{}'), true) <> '',
+             (SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(rows) AND \(isDue)),
+             (SELECT count(*) FROM locked)
+      """)
+  }
+
+  /// After the transaction the setting is empty, or was never there.
+  private static let isLocked = """
+    (target.ctid = ANY (CASE WHEN (current_setting('sb.locked', true) <> '')
+      THEN current_setting('sb.locked', true)::tid[] END))
+    """
 
   /// A place is one row's in one part of a table only.
   private static func isAmong(_ rows: String) -> String {

@@ -19,7 +19,7 @@ package struct TableSurvey: Equatable, Sendable {
   /// Whether the role may lock rows, which SKIP LOCKED needs.
   let canLockRows: Bool
   /// Whether a row trigger or a rule can keep a row as it is while the statement succeeds.
-  let canKeepRows: Bool
+  private(set) var canKeepRows: Bool
   /// Whether a trigger runs behind the change of a row, and so can undo it.
   let hasLateTriggers: Bool
   /// Whether one of them waits for the transaction's end, and can be made to run before.
@@ -49,9 +49,16 @@ package struct TableSurvey: Equatable, Sendable {
       && foreignParts == other.foreignParts && unusableKey == other.unusableKey
   }
 
+  /// The same table, with its changes counted row by row whether or not rows can be kept.
+  var countingChanges: TableSurvey {
+    var survey = self
+    survey.canKeepRows = true
+    return survey
+  }
+
   static func quoted(_ schema: String, _ name: String) -> String { "\(quoted(schema)).\(quoted(name))" }
 
-  private static func quoted(_ identifier: String) -> String {
+  static func quoted(_ identifier: String) -> String {
     var text = "\""
     for character in identifier.unicodeScalars {
       if character == "\"" { text += "\"" }

@@ -30,6 +30,16 @@ struct ReadOnlySession {
     return results[results.count - 1]
   }
 
+  /// The tables that a sweep of `table` names besides.
+  ///
+  /// - Throws: `SweepRefusal` if a run would be refused for one of them; `PostgresError`.
+  func related(to table: TableSurvey, for sweep: RowSweep) async throws -> RelatedTables {
+    guard sweep.needsRelatedTables else { return RelatedTables() }
+    let related = RelatedTables(try await query(sweep.relatedTables(of: table)))
+    if let refusal = related.refusal(of: sweep) { throw refusal }
+    return related
+  }
+
   /// The table as the session finds it by its name; nil if the search path leads to none.
   func survey(_ needs: SweepNeeds) async throws -> TableSurvey? {
     let look = TableSurvey.statement(needs.table, key: needs.key, event: needs.event)

@@ -22,8 +22,9 @@ struct TableCheck: Sendable {
       guard let survey = try await session.survey(needs) else { return [try await missing(in: session)] }
       if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { return [rowSecurity(refusal, survey)] }
       var findings = shape(of: survey)
-      findings += privileges(
-        on: survey, try await session.query(TableSQL.privileges(needs.needs, on: survey)))
+      findings += try await privileges(
+        needs.needs, on: (survey.identifier, survey.displayName, survey.quotedName), in: session)
+      findings += try await others(survey, in: session)
       findings += triggers(on: survey, try await session.query(TableSQL.triggers(on: survey, needs.event)))
       findings += try await holders(in: session)
       return findings
@@ -101,12 +102,47 @@ struct TableCheck: Sendable {
     return findings
   }
 
-  /// - Parameter answer: for each need, whether the column is there and whether the privilege is.
+  /// What the sweeper needs of other tables: those that its statements name, and those whose foreign keys refer to its
+  /// own.
   @EventLoop
-  private func privileges(on survey: TableSurvey, _ answer: PostgresResult) -> [CheckFinding] {
+  private func others(_ survey: TableSurvey, in session: ReadOnlySession) async throws -> [CheckFinding] {
+    guard needs.readsReferences || !needs.others.isEmpty else { return [] }
+    let look = RelatedTables.statement(
+      needs.others.map(\.table), referencesTo: needs.readsReferences ? survey.identifier : nil)
+    let related = RelatedTables(try await session.query(look))
+    var findings: [CheckFinding] = []
+    for other in needs.others {
+      guard let table = related.tables[other.table] else {
+        findings.append(.fault(SweepRefusal.noTable(other.table).reason))
+        continue
+      }
+      findings += try await privileges(
+        other.needs, on: (table.identifier, table.displayName, table.quotedName), in: session)
+    }
+    for reference in related.references {
+      let table = reference.table
+      if table.hidesRows {
+        let reason = SweepRefusal.hiddenReferences(table.displayName).reason
+        findings.append(.fault(reason, run: "ALTER ROLE \(SQLName.quoted(role)) BYPASSRLS;"))
+        continue
+      }
+      findings += try await privileges(
+        reference.columns.map { SweepNeed(privilege: .select, column: $0.own) },
+        on: (table.identifier, table.displayName, table.quotedName), in: session)
+    }
+    return findings
+  }
+
+  /// Whether the columns are there, and the privileges on them.
+  @EventLoop
+  private func privileges(
+    _ needs: [SweepNeed], on table: (identifier: Int64, displayName: String, quotedName: String),
+    in session: ReadOnlySession
+  ) async throws -> [CheckFinding] {
+    let answer = try await session.query(TableSQL.privileges(needs, on: table.identifier))
     var lacking: [String] = []
     var denied: [SweepNeed] = []
-    for (row, need) in needs.needs.enumerated() {
+    for (row, need) in needs.enumerated() {
       if answer[row: row, column: 0] != "t" {
         if !lacking.contains(need.column) { lacking.append(need.column) }
       } else if answer[row: row, column: 1] != "t" {
@@ -114,27 +150,30 @@ struct TableCheck: Sendable {
       }
     }
     var findings = lacking.map {
-      CheckFinding.fault("\(survey.displayName) has no column \($0): apply the control plane's migrations")
+      CheckFinding.fault("\(table.displayName) has no column \($0): apply the control plane's migrations")
     }
     if !denied.isEmpty {
       let names = Self.list(denied, quoted: false)
       findings.append(
         .fault(
-          "the role lacks \(names) on \(survey.displayName)",
-          run: "GRANT \(Self.list(denied, quoted: true)) ON \(survey.quotedName) TO \(SQLName.quoted(role));"))
+          "the role lacks \(names) on \(table.displayName)",
+          run: "GRANT \(Self.list(denied, quoted: true)) ON \(table.quotedName) TO \(SQLName.quoted(role));"))
     }
-    if findings.isEmpty { findings.append(.ok("privileges: \(Self.list(needs.needs, quoted: false))")) }
+    if findings.isEmpty {
+      let place = table.displayName.hasSuffix(".\(self.needs.table)") ? "" : " on \(table.displayName)"
+      findings.append(.ok("privileges: \(Self.list(needs, quoted: false))\(place)"))
+    }
     return findings
   }
 
-  /// `SELECT (a, b), UPDATE (c), DELETE`.
+  /// `SELECT (a, b), UPDATE (c), DELETE`. A privilege on the whole table is the table's alone.
   static func list(_ needs: [SweepNeed], quoted: Bool) -> String {
     var text = ""
     for privilege in [SweepNeed.Privilege.select, .insert, .update, .delete] {
       let columns = needs.filter { $0.privilege == privilege }.map(\.column)
       if columns.isEmpty { continue }
       text += (text.isEmpty ? "" : ", ") + privilege.rawValue
-      if privilege == .delete { continue }
+      if columns.contains("") { continue }
       var names = ""
       for column in columns { names += (names.isEmpty ? "" : ", ") + (quoted ? SQLName.quoted(column) : column) }
       text += " (\(names))"
@@ -176,7 +215,7 @@ enum TableSQL {
     """)
 
   /// Answers for each need whether its column is there, and whether the role has the privilege.
-  static func privileges(_ needs: [SweepNeed], on survey: TableSurvey) -> PostgresStatement {
+  static func privileges(_ needs: [SweepNeed], on table: Int64) -> PostgresStatement {
     func list(_ texts: [String]) -> String {
       var list = "{"
       for text in texts { list += (list == "{" ? "\"" : ",\"") + text + "\"" }
@@ -184,13 +223,13 @@ enum TableSQL {
     }
     return PostgresStatement(
       privileges,
-      ["\(survey.identifier)", list(needs.map(\.privilege.rawValue)), list(needs.map(\.column))])
+      ["\(table)", list(needs.map(\.privilege.rawValue)), list(needs.map(\.column))])
   }
 
   static let privileges = CatalogSQL.qualified(
     """
-    SELECT (need.privilege = 'DELETE') OR (attribute.attnum IS NOT NULL),
-           CASE WHEN (need.privilege = 'DELETE') THEN has_table_privilege($1::oid, 'DELETE')
+    SELECT (need.name = '') OR (attribute.attnum IS NOT NULL),
+           CASE WHEN (need.name = '') THEN has_table_privilege($1::oid, need.privilege)
                 ELSE coalesce(has_column_privilege($1::oid, attribute.attnum, need.privilege), false) END
       FROM ROWS FROM (unnest($2::text[]), unnest($3::text[])) WITH ORDINALITY AS need (privilege, name, number)
       LEFT JOIN "pg_catalog"."pg_attribute" AS attribute

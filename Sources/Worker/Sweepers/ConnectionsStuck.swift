@@ -10,7 +10,8 @@ extension SweeperDeclaration {
 
 extension Sweeper {
   static func connectionsStuck(_ settings: Settings) -> Sweeper {
-    Sweeper(
+    let audit = settings[.auditEvents] ? AuditNote.discoveryGivenUp : nil
+    return Sweeper(
       name: "connections-stuck",
       summary: "Marks discoveries of connections failed that have brought no result in time.",
       interval: settings[.connectionsStuckInterval],
@@ -18,7 +19,7 @@ extension Sweeper {
         RequiredTable(
           "provider_connections", "discover_interval_seconds", "last_discover_status", "last_discover_error",
           "last_discover_started_at", "last_discover_finished_at")
-      ],
+      ] + (audit == nil ? [] : [AuditNote.requirement]),
       work: .rows(
         RowSweep(
           table: "provider_connections",
@@ -29,12 +30,20 @@ extension Sweeper {
               """),
           due: "last_discover_status = 'running' AND last_discover_started_at < (:cutoff - \(DiscoveryLimit.interval))",
           key: "last_discover_started_at",
-          age: .zero)),
+          age: .zero,
+          audit: audit)),
       report: Report(
         severity: .warn, title: "connection discoveries given up (no result in time)", countName: "given_up",
         detail: "no agent has reported a result within twice the connection's interval, ten minutes at least",
         failureTitle: "give up stuck connection discoveries failed"))
   }
+}
+
+extension AuditNote {
+  /// As the api notes the end of a discovery that failed.
+  fileprivate static let discoveryGivenUp = AuditNote(
+    action: "provider_connection.discover_finished", resource: "provider_connection", status: "failure",
+    metadata: "jsonb_build_object('connection_id', changed.id, 'status', 'failure', 'has_error', true)")
 }
 
 /// How long the discovery of a connection may run, in SQL over the columns of provider_connections: twice its interval,

@@ -48,6 +48,10 @@ struct RequiredTable: Sendable {
   let columns: [String]
 
   init(_ name: String, _ columns: String...) {
+    self.init(name, columns)
+  }
+
+  init(_ name: String, _ columns: [String]) {
     self.name = name
     self.columns = columns
   }
@@ -75,6 +79,12 @@ package struct RowSweep: Sendable {
   var index: Index?
   /// Rows of a second table that change with a due row.
   var linked: LinkedRows?
+  /// A value of another table that `due` uses.
+  var lookup: Lookup?
+  /// Whether a row that a foreign key of any table refers to stays, whatever that key does on delete.
+  var leavesReferenced = false
+  /// What the audit trail says of each changed row, in the same transaction.
+  var audit: AuditNote?
 
   var deletes: Bool { if case .delete = change { true } else { false } }
 
@@ -89,6 +99,37 @@ package struct RowSweep: Sendable {
     /// enough for that. Nil if the index has every due row.
     var fullPassWithin: Duration?
   }
+
+  /// One value of one row of another table, for each swept row.
+  struct Lookup: Sendable {
+    /// Stands for the value in `due`, such as ":request_ttl".
+    let placeholder: String
+    /// An expression over the other table's columns.
+    let value: String
+    let table: String
+    /// Its unique column, and the swept table's column that has the same value.
+    let key: String
+    let foreignKey: String
+  }
+
+  /// The other tables that its statements name.
+  var otherTables: [String] { (lookup.map { [$0.table] } ?? []) + (audit == nil ? [] : [AuditNote.table]) }
+}
+
+/// A line of the audit trail about one changed row, in the form of the api's own lines.
+struct AuditNote: Sendable {
+  static let table = "audit_events"
+  /// The columns that are written; the others have defaults.
+  static let columns = ["actor", "action", "resource", "status", "correlation_id", "metadata"]
+  /// What a schema must have for it.
+  static let requirement = RequiredTable(table, columns)
+
+  let action: String
+  /// What the row is called: the resource is this, a colon, and the row's id.
+  let resource: String
+  var status = "success"
+  /// Its metadata, as SQL that knows the row's id as changed.id.
+  var metadata = "'{}'::jsonb"
 }
 
 /// Rows of a second table to which the due rows of a sweep refer, and what becomes of them.

@@ -2,7 +2,7 @@
 
 /// What a sweeper's file declares: its settings, and the sweeper that follows from them.
 struct SweeperDeclaration: Sendable {
-  /// Turns the sweeper on and off.
+  /// Turns the sweeper on and off: nil is off.
   let interval: Setting<Duration?>
   /// The other settings, in the order in which they are shown.
   var settings: [SettingRow] = []
@@ -23,6 +23,13 @@ package enum Sweepers {
     .crossTeamFillWindowExpired,
     .connectionsStuck,
     .revealSessionsExpired,
+    .requestsExpired,
+    .sessionsRetention,
+    .enrollmentTokensRetention,
+    .revealSessionsRetention,
+    .jobsRetention,
+    .secretsMissingRetention,
+    .gitopsObservationsRetention,
   ]
 
   /// Those that the settings leave on.
@@ -56,5 +63,6 @@ package enum Sweepers {
 extension SettingRow {
   /// The sweepers' settings, in the order in which they are shown.
   static let sweepers: [SettingRow] =
-    [Setting.allowRowSecurity.row] + Sweepers.declarations.flatMap { [$0.interval.row] + $0.settings }
+    [Setting.allowRowSecurity.row, Setting.auditEvents.row]
+    + Sweepers.declarations.flatMap { [$0.interval.row] + $0.settings }
 }

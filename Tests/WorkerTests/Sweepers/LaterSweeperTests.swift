@@ -87,4 +87,107 @@ import Testing
     }
     #expect(try await plane.sql("SELECT last_discover_status FROM provider_connections") == "success")
   }
+
+  @Test func whereAskedToADiscoveryGivenUpLeavesALineInTheAuditTrail() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO provider_connections (name, type, auth_method, last_discover_started_at, last_discover_status)
+      VALUES ('a', 'vault', 'token', now() - interval '1 day', 'running')
+      """)
+    let sweeper = Sweeper.connectionsStuck(try plane.settings(["SB_WORKER_AUDIT_EVENTS": "true"]))
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 1)
+    #expect(
+      try await plane.sql(
+        """
+        SELECT actor, action, status, resource = 'provider_connection:' || connection.id,
+          event.metadata = jsonb_build_object('connection_id', connection.id, 'status', 'failure', 'has_error', true)
+        FROM audit_events AS event, provider_connections AS connection
+        """) == "worker|provider_connection.discover_finished|failure|t|t")
+  }
+
+  // MARK: requests-expired
+
+  private static let on = ["SB_WORKER_REQUESTS_EXPIRED_INTERVAL": "1m"]
+
+  @Test(arguments: migrations)
+  func aPendingRequestExpiresAfterItsWorkflowsTime(migration: DevelopmentSchema) async throws {
+    let plane = try await ControlPlane.fresh(at: migration)
+    try await plane.sql(
+      """
+      ALTER TABLE workflow_definitions ALTER COLUMN request_ttl DROP NOT NULL;
+      INSERT INTO workflow_definitions (name, request_ttl) VALUES
+        ('slow', '14 days'), ('fast', '1 hour'), ('month', '1 month'), ('none', NULL), ('huge', '170000000 years'),
+        ('below zero', '-170000000 years');
+      INSERT INTO access_requests (requester_id, type, status, workflow_id, created_at)
+      SELECT kind.name, kind.type, kind.status, workflow.id, created
+      FROM (VALUES
+        ('due', 'read', 'pending', 'slow', now() - interval '15 days'),
+        ('boundary', 'read', 'pending', 'fast', now() - interval '1 hour'),
+        ('other type', 'cross_team', 'pending', 'fast', now() - interval '2 hours'),
+        ('a month', 'update', 'pending', 'month', now() - interval '32 days'),
+        ('below zero', 'read', 'pending', 'below zero', now()),
+        ('younger', 'read', 'pending', 'fast', now() - interval '59 minutes'),
+        ('slow', 'read', 'pending', 'slow', now() - interval '13 days'),
+        ('no month', 'read', 'pending', 'month', now() - interval '27 days'),
+        ('no time', 'read', 'pending', 'none', now() - interval '9 years'),
+        ('huge', 'read', 'pending', 'huge', now() - interval '9 years'),
+        ('executed', 'read', 'executed', 'fast', now() - interval '9 years')
+      ) AS kind (name, type, status, workflow, created)
+      JOIN workflow_definitions AS workflow ON workflow.name = kind.workflow;
+      INSERT INTO access_requests (requester_id, type, created_at)
+      VALUES ('no workflow', 'read', now() - interval '9 years')
+      """)
+    let sweeper = Sweeper.requestsExpired(try plane.settings(Self.on))
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 5)
+    #expect(
+      try await plane.sql(
+        "SELECT string_agg(requester_id, ',' ORDER BY requester_id) FROM access_requests WHERE status = 'expired'")
+        == "a month,below zero,boundary,due,other type")
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 0)
+    #expect(try await plane.sql("SELECT count(*) FROM audit_events") == "0")
+  }
+
+  /// Days and months are UTC's. In Berlin the day at whose end the clocks went back has 25 hours.
+  @Test func aWorkflowsTimeIsTheSameInEveryTimeZone() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO workflow_definitions (name, request_ttl) SELECT 'w', (now() - '2025-10-25 22:00Z') - interval '30 min';
+      INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
+      SELECT 'r', 'read', id, '2025-10-25 22:00Z' FROM workflow_definitions
+      """)
+    try await plane.set("TimeZone", "Europe/Berlin")
+    let sweeper = Sweeper.requestsExpired(try plane.settings(Self.on))
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 1)
+  }
+
+  @Test func whereAskedToEachExpiredRequestLeavesALineInTheAuditTrail() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO workflow_definitions (name, request_ttl) VALUES ('fast', '1 hour');
+      INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
+      SELECT 'r' || number, 'read', id, now() - interval '40 minutes' * number
+      FROM workflow_definitions, generate_series(1, 5) AS number
+      """)
+    let settings = try plane.settings(Self.on.merging(["SB_WORKER_AUDIT_EVENTS": "true"]) { $1 })
+    #expect(try await onLoop { try await plane.sweep(Sweeper.requestsExpired(settings)) }.changed == 4)
+    let expected = try await plane.sql(
+      "SELECT string_agg('access_request:' || id, ',' ORDER BY id) FROM access_requests WHERE status = 'expired'")
+    #expect(
+      try await plane.sql(
+        """
+        SELECT string_agg(resource, ',' ORDER BY resource), count(DISTINCT correlation_id), min(actor), max(actor),
+          min(action), max(status) FROM audit_events
+        """) == "\(expected)|4|worker|worker|request.expired|success")
+    // Without the right to insert, nothing expires: a change that the trail lacks would be worse than a late one.
+    try await plane.sql("UPDATE access_requests SET status = 'pending'")
+    let limited = try await plane.limited(
+      "SELECT, UPDATE (status) ON access_requests", "SELECT (id, request_ttl) ON workflow_definitions")
+    await #expect(throws: PostgresError.self) {
+      try await onLoop { try await limited.sweep(Sweeper.requestsExpired(settings)) }
+    }
+    #expect(try await plane.sql("SELECT count(*) FROM access_requests WHERE status = 'expired'") == "0")
+  }
 }

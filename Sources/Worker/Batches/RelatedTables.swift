@@ -1,0 +1,186 @@
+// The other tables that a sweep's statements name: those that it looks values up in or notes changes in, and those whose
+// foreign keys refer to the swept one. Read from the catalogue.
+// Invariant: a row is deleted only if every foreign key that exists when it is deleted was known before.
+
+import Reactor
+
+/// Other tables as the session's role meets them.
+package struct RelatedTables: Equatable, Sendable {
+  struct Table: Equatable, Sendable {
+    let schema: String
+    let name: String
+    let identifier: Int64
+    /// Whether row security hides rows from the role.
+    let hidesRows: Bool
+
+    /// As SQL writes it.
+    var quotedName: String { TableSurvey.quoted(schema, name) }
+    /// As people write it.
+    var displayName: String { "\(schema).\(name)" }
+  }
+
+  /// A foreign key that refers to the swept table.
+  struct Reference: Equatable, Sendable {
+    let identifier: Int64
+    let table: Table
+    /// Its columns, and those that they refer to.
+    fileprivate(set) var columns: [(own: String, referenced: String)]
+
+    static func == (one: Reference, other: Reference) -> Bool {
+      one.identifier == other.identifier && one.table == other.table
+        && one.columns.elementsEqual(other.columns, by: ==)
+    }
+  }
+
+  /// By their names.
+  private(set) var tables: [String: Table] = [:]
+  private(set) var references: [Reference] = []
+  /// The swept table and its parts, by their identifiers, where references to them were asked for.
+  private var parts: [Int64] = []
+
+  package init() {}
+
+  /// As SQL writes a table's name. Without a look, for texts that nobody executes, that is the bare name.
+  func quotedName(of table: String) -> String {
+    tables[table]?.quotedName ?? TableSurvey.quoted(table)
+  }
+
+  // MARK: Conditions on a row of the swept table, `target`
+
+  /// Whether no foreign key refers to it: to be added to another condition.
+  var isUnreferenced: String {
+    var text = ""
+    for reference in references {
+      text += " AND NOT EXISTS (SELECT FROM \(reference.table.quotedName) AS reference WHERE "
+      for (index, column) in reference.columns.enumerated() {
+        let (own, referenced) = (TableSurvey.quoted(column.own), TableSurvey.quoted(column.referenced))
+        text += "\(index == 0 ? "" : " AND ")(reference.\(own) = target.\(referenced))"
+      }
+      text += ")"
+    }
+    return text
+  }
+
+  /// Whether the foreign keys are still those that were found. A new one needs a lock on the swept table that no
+  /// statement which deletes from it lets through, and a statement reads the catalogue after it took its own lock.
+  var hasSameReferences: String {
+    var (sum, list): (Int64, String) = (0, "")
+    for reference in references { sum += reference.identifier }
+    for part in parts { list += (list.isEmpty ? "" : ",") + "\(part)" }
+    return """
+      ((SELECT coalesce(sum(key.oid::bigint), 0) FROM "pg_catalog"."pg_constraint" AS key
+         WHERE (key.contype = 'f') AND (key.conparentid = 0) AND (key.confrelid = ANY ('{\(list)}'::oid[])))
+        = '\(sum)'::numeric)
+      """
+  }
+
+  // MARK: The look
+
+  /// Parameters: names of tables, and the swept table's identifier if references to it are wanted, or 0.
+  ///
+  /// Tables are found as `TableSurvey.look` finds them.
+  package static let look = CatalogSQL.qualified(
+    """
+    WITH RECURSIVE tree AS (
+      SELECT $2::oid AS oid
+       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid)),
+    found AS (
+      SELECT 1 AS kind, wanted.number, class.oid, 0::bigint AS key, '' AS own, '' AS referenced
+        FROM unnest($1::name[]) WITH ORDINALITY AS wanted (name, number)
+       CROSS JOIN LATERAL (
+         SELECT class.oid
+           FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (schema, number)
+           JOIN "pg_catalog"."pg_namespace" AS space ON (space.nspname = path.schema)
+           JOIN "pg_catalog"."pg_class" AS class ON (class.relnamespace = space.oid) AND (class.relname = wanted.name)
+          WHERE (class.relkind = ANY ('{r,p,f,v,m}'::"char"[])) AND (class.relpersistence <> 't')
+          ORDER BY path.number LIMIT 1) AS class
+       UNION ALL
+      SELECT 2, "column".number, key.conrelid, key.oid::bigint, own.attname, referenced.attname
+        FROM "pg_catalog"."pg_constraint" AS key
+       CROSS JOIN LATERAL ROWS FROM (unnest(key.conkey), unnest(key.confkey)) WITH ORDINALITY
+         AS "column" (own, referenced, number)
+        JOIN "pg_catalog"."pg_attribute" AS own ON (own.attrelid = key.conrelid) AND (own.attnum = "column".own)
+        JOIN "pg_catalog"."pg_attribute" AS referenced
+          ON (referenced.attrelid = key.confrelid) AND (referenced.attnum = "column".referenced)
+       WHERE (key.contype = 'f') AND (key.conparentid = 0) AND (key.confrelid = ANY (ARRAY(SELECT oid FROM tree)))
+       UNION ALL
+      SELECT 3, 0, tree.oid, 0, '', '' FROM tree WHERE (tree.oid <> 0))
+    SELECT found.kind, space.nspname, class.relname, found.oid::bigint, row_security_active(found.oid), found.key,
+           found.own, found.referenced
+      FROM found
+      JOIN "pg_catalog"."pg_class" AS class ON (class.oid = found.oid)
+      JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace)
+     ORDER BY found.kind, found.key, found.number
+    """)
+
+  static func statement(_ names: [String], referencesTo table: Int64?) -> PostgresStatement {
+    var list = "{"
+    for name in names { list += (list == "{" ? "" : ",") + name }
+    return PostgresStatement(look, [list + "}", "\(table ?? 0)"])
+  }
+
+  /// Reads the answer of `look`.
+  @EventLoop
+  init(_ answer: PostgresResult) {
+    for row in 0..<answer.rowCount {
+      func text(_ column: Int) -> String { answer[row: row, column: column] ?? "" }
+      let table = Table(
+        schema: text(1), name: text(2), identifier: Int64(text(3)) ?? 0, hidesRows: text(4) == "t")
+      let key = Int64(text(5)) ?? 0
+      switch text(0) {
+      case "1": tables[table.name] = table
+      case "2" where references.last?.identifier == key:
+        references[references.count - 1].columns.append((text(6), text(7)))
+      case "2": references.append(Reference(identifier: key, table: table, columns: [(text(6), text(7))]))
+      default: parts.append(table.identifier)
+      }
+    }
+  }
+}
+
+extension RelatedTables {
+  /// Why the sweep cannot be done with them, in words that say what to do.
+  func refusal(of sweep: RowSweep) -> SweepRefusal? {
+    for name in sweep.otherTables where tables[name] == nil { return .noTable(name) }
+    for reference in references where reference.table.hidesRows {
+      return .hiddenReferences(reference.table.displayName)
+    }
+    return nil
+  }
+}
+
+extension RowSweep {
+  /// The condition of a due row, without its cutoff.
+  func dueCondition(among related: RelatedTables) -> String {
+    guard let lookup else { return due + related.isUnreferenced }
+    let value = """
+      (SELECT \(lookup.value) FROM \(related.quotedName(of: lookup.table)) AS looked_up
+        WHERE (looked_up.\(lookup.key) = target.\(lookup.foreignKey)))
+      """
+    return due.replacingFirst(lookup.placeholder, with: value) + related.isUnreferenced
+  }
+
+  /// Whether its statements name other tables, or have to know of those that refer to its own.
+  var needsRelatedTables: Bool { leavesReferenced || !otherTables.isEmpty }
+
+  /// The look at them.
+  func relatedTables(of table: TableSurvey) -> PostgresStatement {
+    RelatedTables.statement(otherTables, referencesTo: leavesReferenced ? table.identifier : nil)
+  }
+}
+
+extension GuardedSession {
+  /// The tables that the sweep's statements name besides `table`. References are looked for in each run, other tables
+  /// as often as the swept one.
+  ///
+  /// - Throws: `SweepRefusal` if there is no such table, or if the role does not see all references; `PostgresError`.
+  func related(to table: TableSurvey, for sweep: RowSweep, knownTo memory: TableMemory) async throws -> RelatedTables {
+    guard sweep.needsRelatedTables else { return RelatedTables() }
+    if !sweep.leavesReferenced, let known = memory.related, memory.relatedLookedAt == memory.lookedAt { return known }
+    let related = RelatedTables(try await query(sweep.relatedTables(of: table)))
+    if let refusal = related.refusal(of: sweep) { throw refusal }
+    memory.related = related
+    memory.relatedLookedAt = memory.lookedAt
+    return related
+  }
+}

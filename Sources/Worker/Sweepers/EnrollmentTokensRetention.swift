@@ -1,0 +1,26 @@
+// The sweeper enrollment-tokens-retention: agents' enrollment tokens are not kept for ever.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let enrollmentTokensRetention = SweeperDeclaration(
+    interval: .retainEnrollmentTokens, sweeper: Sweeper.enrollmentTokensRetention)
+}
+
+extension Sweeper {
+  /// A token ends when it is consumed, when it is revoked, or when it expires: whatever comes first.
+  static func enrollmentTokensRetention(_ settings: Settings) -> Sweeper {
+    .retention(
+      "enrollment-tokens-retention", of: "used enrollment tokens", in: "agent_enrollment_tokens",
+      retained: settings[.retainEnrollmentTokens],
+      requires: [RequiredTable("agent_enrollment_tokens", "id", "expires_at", "consumed_at", "revoked_at")],
+      ended: "least(expires_at, consumed_at, revoked_at) <= :cutoff",
+      key: "expires_at")
+  }
+}
+
+extension Setting where Value == Duration? {
+  static var retainEnrollmentTokens: Setting {
+    .retention("SB_WORKER_RETAIN_ENROLLMENT_TOKENS", of: "used enrollment tokens")
+  }
+}

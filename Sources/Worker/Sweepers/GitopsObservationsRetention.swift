@@ -1,0 +1,26 @@
+// The sweeper gitops-observations-retention: finished observations of GitOps applications are not kept for ever.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let gitopsObservationsRetention = SweeperDeclaration(
+    interval: .retainGitopsObservations, sweeper: Sweeper.gitopsObservationsRetention)
+}
+
+extension Sweeper {
+  /// An observation ends at terminal_at, in one of the states that nothing polls any more.
+  static func gitopsObservationsRetention(_ settings: Settings) -> Sweeper {
+    .retention(
+      "gitops-observations-retention", of: "finished GitOps observations", in: "gitops_observations",
+      retained: settings[.retainGitopsObservations],
+      requires: [RequiredTable("gitops_observations", "id", "polling_state", "terminal_at")],
+      ended: "polling_state = ANY ('{applied,applied_unverified,failed}'::text[]) AND terminal_at <= :cutoff",
+      key: "terminal_at")
+  }
+}
+
+extension Setting where Value == Duration? {
+  static var retainGitopsObservations: Setting {
+    .retention("SB_WORKER_RETAIN_GITOPS_OBSERVATIONS", of: "finished GitOps observations")
+  }
+}

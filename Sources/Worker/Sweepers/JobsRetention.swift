@@ -1,0 +1,23 @@
+// The sweeper jobs-retention: finished jobs are not kept for ever. Those that a request refers to stay.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let jobsRetention = SweeperDeclaration(interval: .retainJobs, sweeper: Sweeper.jobsRetention)
+}
+
+extension Sweeper {
+  /// A job ends when it becomes succeeded, failed or expired. Nothing changes it after that, so updated_at is its end.
+  static func jobsRetention(_ settings: Settings) -> Sweeper {
+    .retention(
+      "jobs-retention", of: "finished jobs", in: "sync_jobs", retained: settings[.retainJobs],
+      ended: "status = ANY ('{succeeded,failed,expired}'::text[]) AND updated_at <= :cutoff",
+      key: "updated_at")
+  }
+}
+
+extension Setting where Value == Duration? {
+  static var retainJobs: Setting {
+    .retention("SB_WORKER_RETAIN_JOBS", of: "finished jobs", note: " Jobs that a request refers to stay.")
+  }
+}

@@ -1,0 +1,61 @@
+// The sweeper requests-expired: a request expires that has been pending for longer than its workflow allows.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let requestsExpired = SweeperDeclaration(
+    interval: .requestsExpiredInterval, sweeper: Sweeper.requestsExpired)
+}
+
+extension Sweeper {
+  static func requestsExpired(_ settings: Settings) -> Sweeper {
+    let audit = settings[.auditEvents] ? AuditNote(action: "request.expired", resource: "access_request") : nil
+    return Sweeper(
+      name: "requests-expired",
+      summary: "Expires requests that have been pending for longer than their workflow allows.",
+      interval: settings[.requestsExpiredInterval],
+      requires: [
+        RequiredTable("access_requests", "id", "status", "created_at", "workflow_id"),
+        RequiredTable("workflow_definitions", "id", "request_ttl"),
+      ] + (audit == nil ? [] : [AuditNote.requirement]),
+      work: .rows(
+        RowSweep(
+          table: "access_requests",
+          change: .update(set: "status = 'expired'"),
+          // In UTC, or days and months would be as long as the session's time zone has them.
+          due: """
+            status = 'pending'
+              AND (timezone('UTC'::text, (timezone('UTC'::text, created_at) + :request_ttl)) <= :cutoff)
+            """,
+          key: "created_at",
+          age: .zero,
+          lookup: .init(
+            placeholder: ":request_ttl",
+            // Within what can be added to any moment of these centuries. A request without a workflow never expires.
+            value: "greatest(least(request_ttl, '1000 years'::interval), '0 seconds'::interval)",
+            table: "workflow_definitions", key: "id", foreignKey: "workflow_id"),
+          audit: audit)),
+      report: Report(
+        severity: .info, title: "pending requests expired", countName: "requests_swept",
+        failureTitle: "sweep expired requests failed"))
+  }
+}
+
+extension Setting where Value == Duration? {
+  static var requestsExpiredInterval: Setting {
+    .interval(
+      "SB_WORKER_REQUESTS_EXPIRED_INTERVAL", default: nil,
+      help: "Interval between searches for requests that have been pending for longer than their workflow allows.")
+  }
+}
+
+extension Setting where Value == Bool {
+  static var auditEvents: Setting {
+    .boolean(
+      "SB_WORKER_AUDIT_EVENTS", default: false,
+      help: """
+        Insert a row into audit_events for each request that expires and each discovery of a connection that is given \
+        up, in the same transaction.
+        """)
+  }
+}

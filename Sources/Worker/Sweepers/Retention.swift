@@ -1,0 +1,51 @@
+// What the retention sweepers have in common: each deletes the rows of one table that ended long ago.
+// Invariant: a row that is not ended, or that a foreign key refers to, is never deleted.
+
+import Reactor
+
+extension Sweeper {
+  /// Between two runs. What is kept for days is not missed for an hour.
+  private static let retentionInterval = Duration.seconds(3_600)
+
+  /// - Parameters:
+  ///   - rows: what is deleted, in the event's words.
+  ///   - retained: how long after its end a row is kept; nil if the sweeper is off.
+  ///   - requires: what the schema may lack.
+  ///   - ended: the condition of a row that ended before `:cutoff`.
+  ///   - key: a column of type timestamptz by which rows are shown.
+  static func retention(
+    _ name: String, of rows: String, in table: String, retained: Duration?, requires: [RequiredTable] = [],
+    ended: String, key: String
+  ) -> Sweeper {
+    Sweeper(
+      name: name,
+      summary: "Deletes \(rows) whose end lies longer ago than they are to be kept.",
+      interval: retained.map { _ in retentionInterval },
+      requires: requires,
+      work: .rows(
+        RowSweep(
+          table: table, change: .delete, due: ended, key: key, age: retained ?? .zero, leavesReferenced: true)),
+      report: Report(
+        severity: .info, title: "\(rows) deleted", countName: "deleted", showsCutoff: true,
+        failureTitle: "delete \(rows) failed"))
+  }
+}
+
+extension Setting where Value == Duration? {
+  /// The least time that rows are kept after their end.
+  private static var leastRetention: Duration { .seconds(24 * 3_600) }
+
+  /// How long ended rows are kept; nil if they are kept for ever.
+  static func retention(_ name: String, of rows: String, note: String = "") -> Setting {
+    let help = "Delete \(rows) this long after their end, at least 24h.\(note)"
+    let given = Setting<Duration>.duration(
+      name, default: leastRetention, in: leastRetention...Setting<Duration>.aboveZero.upperBound, help: help)
+    return Setting(name: name, kind: "duration or off", absence: .text(off), help: help) { text in
+      if text == off { return .accepted(nil) }
+      return switch given.read(text) {
+      case .accepted(let value, let warnings): .accepted(value, warnings: warnings)
+      case .refused(let rules): .refused(rules.map { $0 + ", or off" })
+      }
+    }
+  }
+}

@@ -1,0 +1,26 @@
+// The sweeper secrets-missing-retention: secrets that are long gone leave the catalogue. Those that a project is bound to stay.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let secretsMissingRetention = SweeperDeclaration(
+    interval: .retainSecretsMissing, sweeper: Sweeper.secretsMissingRetention)
+}
+
+extension Sweeper {
+  /// A secret ends when it becomes missing, which sets updated_at. A later change of another column only keeps it longer.
+  static func secretsMissingRetention(_ settings: Settings) -> Sweeper {
+    .retention(
+      "secrets-missing-retention", of: "missing secrets", in: "secrets", retained: settings[.retainSecretsMissing],
+      ended: "status = 'missing' AND greatest(last_seen_at, updated_at) <= :cutoff",
+      key: "updated_at")
+  }
+}
+
+extension Setting where Value == Duration? {
+  static var retainSecretsMissing: Setting {
+    .retention(
+      "SB_WORKER_RETAIN_SECRETS_MISSING", of: "missing secrets",
+      note: " Secrets that a project is bound to stay.")
+  }
+}

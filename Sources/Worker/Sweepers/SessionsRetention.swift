@@ -1,0 +1,24 @@
+// The sweeper sessions-retention: users' sessions are not kept for ever, for they hold personal data.
+
+import Reactor
+
+extension SweeperDeclaration {
+  static let sessionsRetention = SweeperDeclaration(interval: .retainSessions, sweeper: Sweeper.sessionsRetention)
+}
+
+extension Sweeper {
+  /// A session ends when it is revoked, when it expires, or when it has been idle for too long: whatever comes first.
+  static func sessionsRetention(_ settings: Settings) -> Sweeper {
+    .retention(
+      "sessions-retention", of: "ended sessions", in: "sessions", retained: settings[.retainSessions],
+      requires: [RequiredTable("sessions", "id", "expires_at", "idle_expires_at", "revoked_at")],
+      ended: "least(expires_at, idle_expires_at, revoked_at) <= :cutoff",
+      key: "expires_at")
+  }
+}
+
+extension Setting where Value == Duration? {
+  static var retainSessions: Setting {
+    .retention("SB_WORKER_RETAIN_SESSIONS", of: "ended sessions")
+  }
+}
