@@ -37,6 +37,8 @@ final class KnownStatements {
       switch sweeper.work {
       case .rows(let sweep): add(TableStatements(sweep: sweep, table: Self.quoted(sweep.table), countsDue: false))
       case .connections: preconditionFailure("\(sweeper.name) is not simulated")
+      // No simulated fleet has it.
+      case .watch: break
       case .discovery: add(DiscoveryStatements.insert(into: Self.quoted(Discovery.table)), .insert)
       }
     }

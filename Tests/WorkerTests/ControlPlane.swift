@@ -128,6 +128,9 @@ struct ControlPlane: Sendable {
           every: sweeper.interval ?? .seconds(60),
           progress: progress, noting: tally
         ).run()
+      case .watch(let watch):
+        try await watch.run(
+          in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, progress: progress, noting: tally)
       case .discovery(let discovery):
         try await discovery.run(
           run, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)

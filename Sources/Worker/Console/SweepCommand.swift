@@ -75,6 +75,8 @@ struct DryRun {
     case .discovery(let discovery): result.targets = discovery.targets.targets.map(\.name)
     case .rows(let sweep): try await look(sweep, survey, session, &result)
     case .connections(let discovery): try await look(discovery, survey, session, &result)
+    case .watch(let watch):
+      result.due = QueueWatch.waits(in: try await session.query(watch.statement(on: survey))).reduce(0) { $0 + $1.jobs }
     }
     return result
   }
@@ -104,7 +106,8 @@ struct DryRun {
     _ sweep: RowSweep, _ survey: TableSurvey, _ session: ReadOnlySession, _ result: inout DryRunResult
   ) async throws {
     let second = try await second(session)
-    let sql = DryRunSQL(sweep, on: survey, second: second)
+    let related = try await session.related(to: survey, for: sweep)
+    let sql = DryRunSQL(sweep, on: survey, second: second, related)
     func limits(cutoff: String?) -> [PostgresStatement] {
       [
         PostgresStatement(
@@ -158,8 +161,10 @@ struct DryRunSQL {
   /// Answers how many linked rows change with the due rows; nil if the sweep has none.
   let linked: String?
 
-  init(_ sweep: RowSweep, on survey: TableSurvey, second: TableSurvey? = nil) {
-    let statements = TableStatements(sweep: sweep, table: survey.quotedName, countsDue: false)
+  init(
+    _ sweep: RowSweep, on survey: TableSurvey, second: TableSurvey? = nil, _ related: RelatedTables = RelatedTables()
+  ) {
+    let statements = TableStatements(sweep: sweep, table: survey.quotedName, countsDue: false, related: related)
     count = CatalogSQL.qualified(
       """
       SELECT count(*), \(TableStatements.key("min(\(sweep.key))")), \(TableStatements.key("max(\(sweep.key))")),
@@ -236,6 +241,7 @@ struct DryRunResult: Sendable {
     switch change {
     case "DELETE": "delete these rows of"
     case "INSERT": "insert these jobs into"
+    case "SELECT": "warn of these rows of"
     default: "update these rows of"
     }
   }
@@ -280,6 +286,7 @@ extension Sweeper.Work {
     case .rows(let sweep): sweep.deletes ? "DELETE" : "UPDATE"
     case .discovery: "INSERT"
     case .connections: "UPDATE"
+    case .watch: "SELECT"
     }
   }
 }

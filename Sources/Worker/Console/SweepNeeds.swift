@@ -13,7 +13,7 @@ struct SweepNeed: Equatable, Sendable {
   }
 
   let privilege: Privilege
-  /// Empty for DELETE, which is a table's.
+  /// Empty for the whole table, as DELETE always is.
   let column: String
 }
 
@@ -26,6 +26,10 @@ struct SweepNeeds: Equatable, Sendable {
   /// Whether an index on `key` finds due rows.
   let usesIndex: Bool
   let needs: [SweepNeed]
+  /// What it needs of other tables that its statements name.
+  private(set) var others: [OtherNeeds] = []
+  /// Whether it needs to read the columns of foreign keys that refer to the table.
+  private(set) var readsReferences = false
 
   /// What is needed of the table that is searched for what is due.
   init(_ work: Sweeper.Work) {
@@ -33,6 +37,7 @@ struct SweepNeeds: Equatable, Sendable {
     case .rows(let sweep): self.init(sweep)
     case .discovery: self = Self.discovery
     case .connections: self = Self.connections
+    case .watch: self = Self.queue
     }
   }
 
@@ -67,9 +72,11 @@ struct SweepNeeds: Equatable, Sendable {
 
   private init(_ sweep: RowSweep) {
     var reads = SQLColumns.read(in: sweep.due) + [sweep.key]
+    if let lookup = sweep.lookup { reads.append(lookup.foreignKey) }
+    if sweep.audit != nil { reads.append("id") }
     if let index = sweep.index { reads += SQLColumns.read(in: index.reaches) }
     if let linked = sweep.linked { reads += ["id", linked.references] }
-    let writes: [SweepNeed]
+    var writes: [SweepNeed]
     switch sweep.change {
     case .delete: writes = [SweepNeed(privilege: .delete, column: "")]
     case .update(let set):
@@ -77,8 +84,21 @@ struct SweepNeeds: Equatable, Sendable {
       writes = assigned.map { SweepNeed(privilege: .update, column: $0) }
       reads += SQLColumns.read(in: set).filter { !assigned.contains($0) }
     }
+    if sweep.leavesReferenced {
+      // Rows are locked, by their places.
+      reads.append("")
+      writes.append(SweepNeed(privilege: .update, column: "id"))
+    }
     self.init(
       table: sweep.table, key: sweep.key, event: sweep.event, usesIndex: sweep.index != nil, reads: reads, writes)
+    others = OtherNeeds.all(of: sweep)
+    readsReferences = sweep.leavesReferenced
+  }
+
+  /// As `QueueWatch.look` has it.
+  private static var queue: SweepNeeds {
+    SweepNeeds(
+      table: QueueWatch.table, key: "created_at", event: .update, usesIndex: false, reads: QueueWatch.columns, [])
   }
 
   private static let jobColumns = ["job_type", "status", "correlation_id", "agent_scope", "payload"]
@@ -108,6 +128,27 @@ struct SweepNeeds: Equatable, Sendable {
       table: Discovery.table, key: "created_at", event: .insert, usesIndex: false,
       reads: ["job_type", "status", "correlation_id", "payload"],
       (["id"] + jobColumns).map { SweepNeed(privilege: .insert, column: $0) })
+  }
+}
+
+/// Another table as a sweeper's statements use it.
+struct OtherNeeds: Equatable, Sendable {
+  let table: String
+  let needs: [SweepNeed]
+
+  static func all(of sweep: RowSweep) -> [OtherNeeds] {
+    var others: [OtherNeeds] = []
+    if let lookup = sweep.lookup {
+      let columns = [lookup.key] + SQLColumns.read(in: lookup.value)
+      others.append(
+        OtherNeeds(table: lookup.table, needs: columns.map { SweepNeed(privilege: .select, column: $0) }))
+    }
+    if sweep.audit != nil {
+      others.append(
+        OtherNeeds(
+          table: AuditNote.table, needs: AuditNote.columns.map { SweepNeed(privilege: .insert, column: $0) }))
+    }
+    return others
   }
 }
 

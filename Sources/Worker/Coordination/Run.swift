@@ -58,6 +58,9 @@ package struct SweepCount: Equatable, Sendable {
   /// How far the sweep got, for the next run, in the sweep's own words; nil leaves the record's as it is.
   package var progress: String?
 
+  /// Which jobs have waited for too long, where that is what was looked for.
+  package var waits: [QueueWait] = []
+
   package var found: Int { changed + skipped + refused + kept }
 
   package init(changed: Int = 0, skipped: Int = 0, isLocked: Bool = false, progress: String? = nil) {
@@ -65,6 +68,31 @@ package struct SweepCount: Equatable, Sendable {
     self.skipped = skipped
     self.isLocked = isLocked
     self.progress = progress
+  }
+}
+
+/// The queued jobs of one type that have waited for too long.
+package struct QueueWait: Equatable, Sendable {
+  package enum News: Sendable {
+    case none, began, ended
+  }
+
+  package let jobType: String
+  package let jobs: Int
+  /// How long the oldest has waited.
+  package let oldest: Duration
+  package private(set) var news = News.none
+
+  package init(jobType: String, jobs: Int, oldest: Duration) {
+    self.jobType = jobType
+    self.jobs = jobs
+    self.oldest = oldest
+  }
+
+  package func with(_ news: News) -> QueueWait {
+    var wait = self
+    wait.news = news
+    return wait
   }
 }
 

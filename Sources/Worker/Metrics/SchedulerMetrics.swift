@@ -18,13 +18,16 @@ struct TaskMetrics {
   private let lastSuccess: Gauge
   private let nextDue: Gauge
   private let enabled: Gauge
+  /// Where the task watches the queue.
+  let queue: QueueMetrics?
 
   /// What became of a due row.
   enum RowResult: String, CaseIterable {
     case found, changed, skipped, refused
   }
 
-  init(task: String, registry: MetricsRegistry) {
+  init(task: String, watchesQueue: Bool = false, registry: MetricsRegistry) {
+    queue = watchesQueue ? QueueMetrics(registry: registry) : nil
     var runs: [SlotOutcome: Counter] = [:]
     for outcome in SlotOutcome.allCases {
       runs[outcome] = registry.counter(
@@ -79,7 +82,10 @@ struct TaskMetrics {
   /// Counts an attended slot, or a retry within one.
   func record(_ outcome: SlotOutcome) {
     runs[outcome]?.increment()
-    if outcome == .skippedLock { skippedLocks.increment() }
+    guard outcome == .skippedLock else { return }
+    skippedLocks.increment()
+    // Another replica has looked since.
+    queue?.set([])
   }
 
   /// Records the duration of a run that held the lock.

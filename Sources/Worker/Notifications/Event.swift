@@ -43,6 +43,8 @@ struct Event: Equatable, Sendable {
   var detail: String
   /// Counts in the order in which they are shown.
   var metadata: [Count]
+  /// The severity of the failure that a recovery ends.
+  var endedSeverity = Severity.error
 
   /// A named count.
   struct Count: Equatable, Sendable {

@@ -24,7 +24,7 @@ extension Sink {
     switch event.kind {
     case .test: true
     // A sink that got a failure also gets its recovery, which is less severe.
-    case .recovery: minSeverity <= .error
+    case .recovery: event.endedSeverity >= minSeverity
     case .report, .failure: event.severity >= minSeverity
     }
   }

@@ -104,6 +104,9 @@ struct SweepRunner {
           every: .milliseconds(coordinator.grid.intervalMilliseconds),
           progress: run.progress, noting: tally
         ).run()
+      case .watch(let watch):
+        try await watch.run(
+          in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, progress: run.progress, noting: tally)
       case .discovery(let discovery):
         try await discovery.run(
           run, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity, noting: tally)
@@ -167,14 +170,17 @@ extension Sweeper.Work {
     case .rows(let sweep): "\(sweep.deletes ? "DELETE" : "UPDATE") on \(survey?.displayName ?? sweep.table)"
     case .discovery: "INSERT on \(survey?.displayName ?? Discovery.table)"
     case .connections: "claim on \(survey?.displayName ?? ConnectionDiscovery.table)"
+    case .watch: "SELECT on \(survey?.displayName ?? QueueWatch.table)"
     }
   }
+
+  var watchesQueue: Bool { if case .watch = self { true } else { false } }
 
   /// How far a run's cutoff lies before now.
   var age: Duration {
     switch self {
     case .rows(let sweep): sweep.age
-    case .discovery, .connections: .zero
+    case .discovery, .connections, .watch: .zero
     }
   }
 }

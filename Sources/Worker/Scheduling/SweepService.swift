@@ -44,7 +44,8 @@ package final class SweepService {
         logger: logger)
       return SweeperLoop(
         sweeper: sweeper, coordinator: coordinator, runner: runner, redis: redis, clock: clock, random: random,
-        shutdown: shutdown, metrics: TaskMetrics(task: sweeper.name, registry: registry),
+        shutdown: shutdown,
+        metrics: TaskMetrics(task: sweeper.name, watchesQueue: sweeper.work.watchesQueue, registry: registry),
         replicas: sweeper.name == mostFrequent ? replicas : nil, sink: notifier, logger: logger)
     }
   }

@@ -334,6 +334,10 @@ extension SweeperLoop {
     }
     // However the run ended: what it changed stays changed, and no later run counts it.
     if count.changed + count.linked > 0 { report(count) }
+    if result.isSuccess, let queue = metrics.queue {
+      queue.set(count.waits)
+      for wait in count.waits { tell(wait) }
+    }
   }
 
   private func tell(_ news: SchemaWatch.News?) {
@@ -345,6 +349,24 @@ extension SweeperLoop {
       logger.info("sweeper is on: the schema has what it requires")
     }
     metrics.setEnabled(news == .on)
+  }
+
+  /// Queued jobs of one type have begun to wait for too long, or no longer do. Each type is a component of its own, so
+  /// that a sink that has incidents has one for each.
+  private func tell(_ wait: QueueWait) {
+    let component = "\(sweeper.name)/\(wait.jobType)"
+    switch wait.news {
+    case .none: break
+    case .began:
+      send(
+        .failure, sweeper.report.severity, sweeper.report.title,
+        "job_type=\(wait.jobType): the oldest has waited for \(GoDuration.text(wholeSecondsOf: wait.oldest))",
+        at: clock.wallTime, [Event.Count(sweeper.report.countName, wait.jobs)], component: component)
+    case .ended:
+      send(
+        .recovery, .info, "queued jobs no longer wait for too long", "job_type=\(wait.jobType)", at: clock.wallTime, [],
+        component: component, ends: sweeper.report.severity)
+    }
   }
 
   /// Sends the event that Redis decided on, if any.
@@ -393,11 +415,12 @@ extension SweeperLoop {
 
   private func send(
     _ kind: Event.Kind, _ severity: Event.Severity, _ title: String, _ detail: String, at time: WallClockTime,
-    _ metadata: [Event.Count]
+    _ metadata: [Event.Count], component: String? = nil, ends endedSeverity: Event.Severity = .error
   ) {
-    sink.accept(
-      Event(
-        id: Token.random(random), kind: kind, time: time, severity: severity, component: sweeper.name, title: title,
-        detail: detail, metadata: metadata))
+    var event = Event(
+      id: Token.random(random), kind: kind, time: time, severity: severity, component: component ?? sweeper.name,
+      title: title, detail: detail, metadata: metadata)
+    event.endedSeverity = endedSeverity
+    sink.accept(event)
   }
 }

@@ -23,6 +23,8 @@ package struct Sweeper: Sendable {
     case discovery(Discovery)
     /// Claims provider connections that are due, and inserts a discover job for each.
     case connections(ConnectionDiscovery)
+    /// Reads how long queued jobs have waited.
+    case watch(QueueWatch)
   }
 
   /// The texts of the event that follows a run.

@@ -24,6 +24,7 @@ package enum Sweepers {
     .connectionsStuck,
     .revealSessionsExpired,
     .requestsExpired,
+    .queueWatch,
     .sessionsRetention,
     .enrollmentTokensRetention,
     .revealSessionsRetention,

@@ -126,6 +126,8 @@ import Testing
       Sweepers.names == WorkerStage.sweepers + [
         "discover-scheduler", "discover-connections", "cross-team-fill-window-expired", "connections-stuck",
         "reveal-sessions-expired",
+        "requests-expired", "queue-watch", "sessions-retention", "enrollment-tokens-retention",
+        "reveal-sessions-retention", "jobs-retention", "secrets-missing-retention", "gitops-observations-retention",
       ])
   }
 }

@@ -34,6 +34,7 @@ import Testing
       environment: [
         "DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h",
         "SB_DISCOVER_TARGETS_JSON": #"[{"name": "a", "cluster": "b", "provider_type": "c"}]"#,
+        "SB_WORKER_AUDIT_EVENTS": "true",
       ]
     ).settings
     var texts = [
@@ -45,6 +46,7 @@ import Testing
       StatusSQL.runs, StatusSQL.holders,
       DryRunSQL.limits,
       SchemaLook.look, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
+      RelatedTables.look, QueueWatch.look(at: "\"s\".\"sync_jobs\""),
     ]
     for pilesUp in [true, false] {
       let statements = ConnectionStatements(
@@ -54,11 +56,17 @@ import Testing
     for sweeper in Sweepers.declared(settings) {
       guard case .rows(let sweep) = sweeper.work else { continue }
       for countsDue in [true, false] {
-        let table = TableStatements(sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue)
+        let related = RelatedTables(
+          PostgresResult(
+            rows: [
+              ["2", "s", "r", "1", "f", "2", "own", "id"], ["2", "s", "r", "1", "f", "2", "other", "created_at"],
+            ]))
+        let table = TableStatements(
+          sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue || sweep.audit != nil, related: related)
         texts += [
           table.write, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue, table.dueRows,
           table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
-          table.dueAtAll,
+          table.dueAtAll, table.lock, table.lockRows,
         ]
         let survey = TableSurvey(
           table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 11)]))
