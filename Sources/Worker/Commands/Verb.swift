@@ -76,7 +76,9 @@ struct Verb: Sendable {
   let perform: @Sendable (CommandArguments, CommandContext) -> Int32
 
   /// In the order in which they are shown; the first is the default.
-  static var all: [Verb] { [.run, .status, .history, .check, .sweep, .config, .notifyTest, .probe, .completion] }
+  static var all: [Verb] {
+    [.run, .status, .history, .check, .grants, .sweep, .config, .notifyTest, .probe, .completion]
+  }
 
   /// All exit statuses, in order.
   var allStatuses: [ExitStatus] {

@@ -205,6 +205,16 @@ enum SessionSQL {
 
 /// Quotes an identifier.
 enum SQLName {
+  /// A text as SQL's constant.
+  static func literal(_ text: String) -> String {
+    var literal = "'"
+    for scalar in text.unicodeScalars {
+      if scalar == "'" { literal += "'" }
+      literal.unicodeScalars.append(scalar)
+    }
+    return literal + "'"
+  }
+
   static func quoted(_ name: String) -> String {
     var text = "\""
     for scalar in name.unicodeScalars {

@@ -1,0 +1,100 @@
+// The verb grants: the privileges that a role needs in PostgreSQL, as SQL, for the sweepers that the settings turn on.
+// Invariant: all of it follows from what `check` looks for, so what is granted is what is needed.
+
+import Logging
+import Reactor
+
+extension Verb {
+  static let grants = Verb(
+    name: "grants",
+    help: """
+      Print the SQL that grants a role what the sweepers need that the settings turn on, and nothing else. Contacts no \
+      server: run it in the control plane's database, as the owner of its tables.
+      """,
+    operands: Operands(name: "ROLE", count: 1...1),
+    statuses: [ExitStatus(0, "The SQL was printed.")],
+    perform: { arguments, context in
+      let rows = [Setting.logLevel.row] + SettingRow.sweepers
+      guard let settings = context.settings(rows, isAlone: true) else { return ConfigurationFaults.exitStatus }
+      return context.show(GrantScript(Sweepers.all(settings), role: arguments.operands[0]).text)
+    })
+}
+
+/// The SQL that grants a role what some sweepers need.
+struct GrantScript: Sendable {
+  private let sweepers: [Sweeper]
+  /// As SQL writes it.
+  private let role: String
+
+  init(_ sweepers: [Sweeper], role: String) {
+    self.sweepers = sweepers
+    self.role = SQLName.quoted(role)
+  }
+
+  var text: String {
+    var text = """
+      -- What secrets-bridge-worker needs of PostgreSQL for these sweepers, and nothing else. Printed by
+      -- `secrets-bridge-worker grants ROLE`, which other settings print other grants for. To be run in the control
+      -- plane's database as the owner of its tables, with their schema first in the search path; again after a
+      -- migration. Swept tables are read as a whole, by the place of their rows: the columns alone would do, slowly.
+      BEGIN;
+      DO $grants$ BEGIN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', current_schema(), \(SQLName.literal(role)));
+      END $grants$;
+
+      """
+    for sweeper in sweepers { text += "\n-- \(sweeper.name): \(sweeper.summary)\n" + grants(to: sweeper) }
+    return text + "\nCOMMIT;\n"
+  }
+
+  private func grants(to sweeper: Sweeper) -> String {
+    let needs = SweepNeeds(sweeper.work)
+    var lines = [grant(Self.wholeTable(needs, sweeper.work), on: needs.table)]
+    for other in needs.others { lines.append(grant(other.needs, on: other.table)) }
+    var text = ""
+    if sweeper.requires.isEmpty {
+      for line in lines { text += line + "\n" }
+    } else {
+      text += "DO $grants$ BEGIN\n  IF \(Self.isThere(sweeper.requires)) THEN\n"
+      for line in lines { text += "    \(line)\n" }
+      text += "  END IF;\nEND $grants$;\n"
+    }
+    return text + (needs.readsReferences ? references(to: needs.table) : "")
+  }
+
+  private func grant(_ needs: [SweepNeed], on table: String) -> String {
+    "GRANT \(TableCheck.list(needs, quoted: false)) ON \(table) TO \(role);"
+  }
+
+  /// Rows are swept by their place, which only who may read the whole row may see.
+  private static func wholeTable(_ needs: SweepNeeds, _ work: Sweeper.Work) -> [SweepNeed] {
+    guard case .rows = work else { return needs.needs }
+    return [SweepNeed(privilege: .select, column: "")] + needs.needs.filter { $0.privilege != .select }
+  }
+
+  /// Whether the schema has what not every schema has.
+  private static func isThere(_ tables: [RequiredTable]) -> String {
+    var text = ""
+    for table in tables {
+      let columns = table.columns.map { "'\($0)'" }.joined(separator: ", ")
+      text += text.isEmpty ? "" : "\n     AND "
+      text += "(SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('\(table.name)')\n"
+      text += "          AND NOT attisdropped AND attname IN (\(columns))) = \(table.columns.count)"
+    }
+    return text
+  }
+
+  /// What refers to a row is looked for in whatever tables have such a foreign key.
+  private func references(to table: String) -> String {
+    """
+    DO $grants$ DECLARE key record; BEGIN
+      FOR key IN SELECT conrelid::regclass AS referring, attname FROM pg_constraint
+        JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY (conkey)
+        WHERE contype = 'f' AND confrelid = to_regclass('\(table)') LOOP
+        EXECUTE format('GRANT SELECT (%I) ON %s TO %s', key.attname, key.referring, \(SQLName.literal(role)));
+      END LOOP;
+    END $grants$;
+
+    """
+  }
+}

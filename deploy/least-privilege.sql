@@ -1,0 +1,38 @@
+-- What secrets-bridge-worker needs of PostgreSQL for these sweepers, and nothing else. Printed by
+-- `secrets-bridge-worker grants ROLE`, which other settings print other grants for. To be run in the control
+-- plane's database as the owner of its tables, with their schema first in the search path; again after a
+-- migration. Swept tables are read as a whole, by the place of their rows: the columns alone would do, slowly.
+BEGIN;
+DO $grants$ BEGIN
+  EXECUTE format('GRANT USAGE ON SCHEMA %I TO %s', current_schema(), '"secrets_bridge_worker"');
+END $grants$;
+
+-- wraps-expired: Deletes secret wraps past their expiry, consumed or not.
+GRANT SELECT, DELETE ON secret_wraps TO "secrets_bridge_worker";
+
+-- secrets-stale: Marks present secrets missing that no discovery has seen for long.
+GRANT SELECT, UPDATE (status) ON secrets TO "secrets_bridge_worker";
+
+-- agents-stale: Marks active agents stale whose last heartbeat is too old.
+GRANT SELECT, UPDATE (status) ON agents TO "secrets_bridge_worker";
+
+-- jobs-recovery: Expires jobs whose claim ran out, or puts them back in the queue.
+GRANT SELECT, UPDATE (status) ON sync_jobs TO "secrets_bridge_worker";
+
+-- cross-team-fill-window-expired: Expires cross-team requests whose values were not filled in in time.
+DO $grants$ BEGIN
+  IF (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('access_requests')
+          AND NOT attisdropped AND attname IN ('type', 'status', 'fill_expires_at')) = 3 THEN
+    GRANT SELECT, UPDATE (status) ON access_requests TO "secrets_bridge_worker";
+  END IF;
+END $grants$;
+
+-- connections-stuck: Marks discoveries of connections failed that have brought no result in time.
+DO $grants$ BEGIN
+  IF (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('provider_connections')
+          AND NOT attisdropped AND attname IN ('discover_interval_seconds', 'last_discover_status', 'last_discover_error', 'last_discover_started_at', 'last_discover_finished_at')) = 5 THEN
+    GRANT SELECT, UPDATE (last_discover_status, last_discover_finished_at, last_discover_error) ON provider_connections TO "secrets_bridge_worker";
+  END IF;
+END $grants$;
+
+COMMIT;
