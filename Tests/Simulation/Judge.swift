@@ -37,6 +37,8 @@ final class Judge {
   private var successes: [[Int64: Int]]
   private var jobs: Set<Job> = []
   private var jobCounts: [Int64: [Int: Int]] = [:]
+  /// Which sweepers an operator has paused, as far as Redis has not forgotten.
+  private var pausedSweepers: Set<Int> = []
   /// What each sweeper works on.
   let tables: [ModelledTable]
   /// Each run's token and slot, by its epoch.
@@ -96,6 +98,7 @@ final class Judge {
 
   /// A take was granted by Redis. `isAwaited`: its sender still waits for the answer, or knows that it does not know.
   func granted(_ run: Run, _ sweeper: Int, mode: TakeMode, isAwaited: Bool) {
+    if pausedSweepers.contains(sweeper) { violated("sweeper \(sweeper) began a run while it was paused") }
     tokens[run.token] = Token(sweeper: sweeper, takenAt: world.now, expiry: redisTime + scenario.leaseMilliseconds)
     grants[sweeper][run.epoch] = (run.token, run.slot)
     if !isAwaited { violated("a ghost has the lock of sweeper \(sweeper): its sender settled that token before") }
@@ -123,6 +126,14 @@ final class Judge {
     guard slot <= redisTime else { return }
     completedSlots[sweeper] = max(completedSlots[sweeper], slot)
   }
+
+  // MARK: Pauses
+
+  func paused(_ sweeper: Int) { pausedSweepers.insert(sweeper) }
+
+  func resumed(_ sweeper: Int) { pausedSweepers.remove(sweeper) }
+
+  func isPaused(_ sweeper: Int) -> Bool { pausedSweepers.contains(sweeper) }
 
   // MARK: Writes
 
@@ -225,6 +236,7 @@ final class Judge {
   }
 
   private func forget() {
+    pausedSweepers = []
     for sweeper in completedSlots.indices {
       completedSlots[sweeper] = .min
       // Not promised: epochs follow the clock, and this one stepped back before the data was lost.

@@ -291,7 +291,7 @@ private struct WatchedLog: LogHandler {
 
 /// What a life attended, and what has to be counted for it.
 struct SlotBooks {
-  private enum Entry { case open, left, ran, failed }
+  private enum Entry { case open, left, ran, failed, paused }
 
   private var entries: [Int64: Entry] = [:]
   private var isLearning = true
@@ -306,7 +306,10 @@ struct SlotBooks {
     case .late: return
     case .taken: break
     case .held(let slot, _), .stuck(let slot), .settling(let slot, _): if !isLearning { enter(slot, .open) }
-    case .idle(let slot, _), .paused(let slot, _):
+    case .paused(let slot, _):
+      for (open, entry) in entries where entry == .open && open < slot { entries[open] = .left }
+      if !isLearning { enter(slot, .paused) }
+    case .idle(let slot, _):
       if !isLearning { enter(slot, .left) }
       for (open, entry) in entries where entry == .open { entries[open] = .left }
     }
@@ -324,7 +327,7 @@ struct SlotBooks {
   private mutating func enter(_ slot: Int64, _ entry: Entry) {
     switch entries[slot] {
     case nil, .open: entries[slot] = entry
-    case .left, .ran, .failed: break
+    case .left, .ran, .failed, .paused: break
     }
   }
 }

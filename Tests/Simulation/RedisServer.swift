@@ -42,6 +42,7 @@ final class RedisServer {
     case .noNotBefore: omissions.notBefore = true
     case .noNotAfter: omissions.notAfter = true
     case .epochFromOne: omissions.epochFollowsTime = true
+    case .pauseIgnored: omissions.pauses = true
     default: break
     }
     return omissions
@@ -79,7 +80,7 @@ final class RedisServer {
       if let holder = sweepers[sweeper].lock?.token, life.isAlive, life.tokens.contains(holder) {
         judge.keptOut(life.replica.number, sweeper)
       }
-    case (.renew(let token, _, _, _), .renew(true)):
+    case (.renew(let token, _, _, _), .renew(1)):
       judge.renewed(token: token)
     case (.complete(let ended, _, _, _), .complete(.done)):
       if ended.result.isSuccess { judge.completedSlot(ended.run.slot, sweeper) }
@@ -134,6 +135,27 @@ final class RedisServer {
     world.note("Redis's clock steps by \(microseconds / 1_000) ms")
     clock.offset += microseconds
     judge.redisClockStepped(by: microseconds)
+  }
+
+  /// An operator pauses a sweeper that Redis knows, and resumes it later.
+  func pause(_ sweeper: Int) {
+    guard sweepers[sweeper].record != nil else { return }
+    world.note("sweeper \(sweeper) is paused")
+    sweepers[sweeper].record?.paused = "by an operator"
+    judge.paused(sweeper)
+  }
+
+  /// A pause that an older state or a replica that was cut off brings back is lifted again, while the run lasts.
+  func resume(_ sweeper: Int) {
+    if judge.isPaused(sweeper) { world.note("sweeper \(sweeper) is resumed") }
+    judge.resumed(sweeper)
+    lift(sweeper)
+  }
+
+  private func lift(_ sweeper: Int) {
+    guard !judge.isPaused(sweeper) else { return }
+    if let paused = sweepers[sweeper].record?.paused, !paused.isEmpty { sweepers[sweeper].record?.paused = "0" }
+    world.after(5_000_000) { [self] in lift(sweeper) }
   }
 
   /// A worker of the other kind, or an operator, holds a lock.

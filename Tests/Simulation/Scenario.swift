@@ -31,6 +31,8 @@ package enum Mutation: String, CaseIterable, Sendable {
   case verdictIgnored = "verdict-ignored"
   /// What a take without an answer may hold is not released.
   case noRelease = "no-release"
+  /// A paused sweeper is swept.
+  case pauseIgnored = "pause-ignored"
 }
 
 /// The parameters of one virtual run. Times in ms.

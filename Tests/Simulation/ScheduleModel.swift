@@ -12,6 +12,7 @@ package struct ScheduleModel {
     package var notBefore = false
     package var notAfter = false
     package var epochFollowsTime = false
+    package var pauses = false
 
     package init() {}
   }
@@ -68,6 +69,10 @@ package struct ScheduleModel {
     var replica: String?
     var rowsSoFar: String?
     var replicas: String?
+    var pauseTold: String?
+    var noticeFor: String?
+    var notice: Int64?
+    var stop: String?
   }
 
   struct Ask {
@@ -128,7 +133,8 @@ package struct ScheduleModel {
     if record.paused == nil, let pause = ask.pause, pause.origin != origin, pause.origin != record.pausedIn {
       (record.paused, record.pausedIn) = (pause.text, pause.origin)
     }
-    if let paused = record.paused, !["", "0", "false"].contains(paused) {
+    let paused = pause(ask, &record, at: now)
+    if let paused, !omissions.pauses {
       return .paused(slot: current, Pause(origin: origin, text: paused))
     }
     if isNew { return .settling(slot: current, notBefore: now + ask.lease) }
@@ -190,12 +196,41 @@ package struct ScheduleModel {
     news = FleetNews(replicas: lines.count, succeededAt: record.succeeded.map { min($0, now) })
   }
 
-  mutating func renew(token: String, lease: Int64, notAfter: Int64, changed: String, at now: Int64) -> Bool {
+  /// Whether the sweeper is paused, by what; who tells of it; and who has the lock for it.
+  private mutating func pause(_ ask: Ask, _ record: inout Record, at now: Int64) -> String? {
+    if let text = record.paused, let until = Pause(origin: "", text: text).until, until <= now { record.paused = "" }
+    let paused = record.paused.flatMap { ["", "0", "false"].contains($0) ? nil : $0 }
+    let told = record.pauseTold.flatMap { Int64($0) }
+    var notice = PauseNotice.none
+    if record.noticeFor == ask.token {
+      notice = record.notice.flatMap { PauseNotice(rawValue: $0) } ?? .none
+    } else if paused != nil {
+      let isDue = told.map { now - $0 >= Int64(CoordinationScripts.pauseReminderMilliseconds) || $0 > now } ?? true
+      notice = told == nil ? .begun : isDue ? .reminder : .none
+    } else if told != nil {
+      notice = .ended
+    }
+    if notice != .none, record.noticeFor != ask.token {
+      (record.noticeFor, record.notice) = (ask.token, notice.rawValue)
+      record.pauseTold = notice == .ended ? "" : "\(now)"
+    }
+    let isFree = lock == nil || lock?.token == CoordinationScripts.pauseToken
+    if paused != nil, isFree, !omissions.pauses {
+      lock = Lock(
+        token: CoordinationScripts.pauseToken, expiry: now + 2 * ask.grid.intervalMilliseconds + ask.lease)
+    } else if lock?.token == CoordinationScripts.pauseToken {
+      lock = nil
+    }
+    news = news.map { FleetNews(replicas: $0.replicas, succeededAt: $0.succeededAt, pause: notice) }
+    return paused
+  }
+
+  mutating func renew(token: String, lease: Int64, notAfter: Int64, changed: String, at now: Int64) -> Int64 {
     expire(at: now)
-    guard now <= notAfter, let held = lock, held.token == token || omissions.tokenCheck else { return false }
+    guard now <= notAfter, let held = lock, held.token == token || omissions.tokenCheck else { return 0 }
     lock?.expiry = now + lease
     if record?.token == token { record?.rowsSoFar = changed }
-    return true
+    return record?.stop == token ? 2 : 1
   }
 
   mutating func release(token: String, at now: Int64) -> Bool {

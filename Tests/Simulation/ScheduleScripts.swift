@@ -15,7 +15,7 @@ extension ScheduleModel {
 
   enum Answer {
     case take(TakeAnswer, FleetNews?)
-    case renew(Bool)
+    case renew(Int64)
     case release(Bool)
     case complete(CompleteAnswer)
   }
@@ -95,12 +95,14 @@ extension ScheduleModel.Answer {
   /// The answer as the script gives it at `now`.
   func value(at now: Int64) -> RedisValue {
     switch self {
-    case .renew(let isDone), .release(let isDone): .array([.integer(isDone ? 1 : 0), .integer(now)])
+    case .renew(let code): .array([.integer(code), .integer(now)])
+    case .release(let isDone): .array([.integer(isDone ? 1 : 0), .integer(now)])
     case .complete(.superseded): Self.value("superseded", now)
     case .complete(.done(let verdict, let failingFor, let failures)):
       Self.value("done", now, [verdict, failingFor, failures])
     case .take(let answer, let news):
-      Self.value(answer, now).appending(news.map { [Int64($0.replicas), $0.succeededAt ?? 0] } ?? [])
+      Self.value(answer, now).appending(
+        news.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue] } ?? [])
     }
   }
 

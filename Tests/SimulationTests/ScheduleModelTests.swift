@@ -169,8 +169,11 @@ import Testing
         try await command(expiry.map { ["SET", keys[0] + ":expiry", "\($0)"] } ?? ["DEL", keys[0] + ":expiry"])
       default:
         guard model.record != nil else { return ("", "", "") }
-        let value = any(of: [nil, nil, "1", "0", "", "false", "paused by an operator"])
+        let value = any(of: [nil, nil, "1", "0", "", "false", "by an operator", "until=\(now + 5_000) by an operator"])
         model.record?.paused = value
+        let stop = token
+        model.record?.stop = stop
+        try await command(["HSET", keys[1], "stop", stop])
         try await command(value.map { ["HSET", keys[1], "paused", $0] } ?? ["HDEL", keys[1], "paused"])
       }
       return ("disturbed", "", "")
@@ -188,6 +191,8 @@ import Testing
       }
       let history = (parts[3].array ?? []).map { ScheduleModelTests.line($0.text ?? "") }
       let isExpired = parts[1].integer.map { now > $0 } ?? false
+      // Expired on both sides, also if the next question turns the clock back.
+      if isExpired { try await command(["DEL", keys[0], keys[0] + ":expiry"]) }
       let real =
         ["lock=\(isExpired ? " " : "\(parts[0].text ?? "") \(parts[1].text ?? "")")"] + fields.sorted() + history
       model.expire(at: now)
@@ -242,12 +247,13 @@ extension ScheduleModel {
       ("failing_since", record.failingSince), ("alerts", record.alerts), ("alerted_at", record.alertedAt),
       ("verdict", record.verdict), ("verdict_for", record.verdictFor), ("verdict_runs", record.verdictRuns),
       ("found", record.found), ("skipped", record.skipped), ("refused", record.refused), ("ended", record.ended),
-      ("succeeded", record.succeeded),
+      ("succeeded", record.succeeded), ("notice", record.notice),
     ]
     let texts = [
       ("token", record.token), ("outcome", record.outcome), ("progress", record.progress), ("origin", record.origin),
       ("paused", record.paused), ("paused_in", record.pausedIn), ("error", record.error), ("by", record.by),
       ("replica", record.replica), ("rows_so_far", record.rowsSoFar), ("replicas", record.replicas),
+      ("pause_told", record.pauseTold), ("notice_for", record.noticeFor), ("stop", record.stop),
     ]
     return numbers.compactMap { name, value in value.map { "\(name)=\($0)" } }
       + texts.compactMap { name, value in value.map { "\(name)=\($0)" } }

@@ -8,6 +8,8 @@ import Reactor
 @EventLoop
 final class HeldLease {
   var lease: Lease
+  /// Whether the run is to stop after its batch: the sweeper was paused.
+  var isToStop = false
 
   init(_ lease: Lease) {
     self.lease = lease

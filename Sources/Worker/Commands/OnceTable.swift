@@ -43,6 +43,7 @@ enum OnceTable {
       return ([.number(count.found), .number(count.changed), .number(count.skipped)], "success", nil)
     case nil: return ([.missing, .missing, .missing], "not due, paused, or another replica's", nil)
     case .drained(.shutdown, let count): return (partial(count), "drained", "a signal ended it")
+    case .drained(.paused, let count): return (partial(count), "drained", RunResult.DrainReason.paused.rawValue)
     case .drained(.readOnly, let count):
       return (partial(count), "failure", RunResult.DrainReason.readOnly.rawValue)
     case .failure(let failure, let count): return (partial(count), "failure", failure.reason)

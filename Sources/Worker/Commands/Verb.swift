@@ -77,7 +77,9 @@ struct Verb: Sendable {
 
   /// In the order in which they are shown; the first is the default.
   static var all: [Verb] {
-    [.run, .status, .history, .check, .grants, .sweep, .config, .notifyTest, .probe, .completion]
+    [
+      .run, .status, .history, .pause, .resume, .check, .grants, .sweep, .config, .notifyTest, .probe, .completion,
+    ]
   }
 
   /// All exit statuses, in order.

@@ -88,7 +88,7 @@ struct SweeperStatus: Sendable {
     case .settling: notes.append("Redis has no record of earlier runs, and one may still be active")
     default: break
     }
-    if let pause = record.pause { notes.append("paused: \(pause)") }
+    if let pause = record.pause { notes.append(Pause(origin: "", text: pause).description) }
     if record.number("failing_since") != nil {
       let error = record.text("error").map { ", the last with \($0)" } ?? ""
       notes.append("failing for \(since("failing_since")), \(record.number("failures") ?? 0) runs in a row\(error)")

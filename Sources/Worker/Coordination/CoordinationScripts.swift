@@ -17,8 +17,12 @@ import Reactor
 ///         next_try     after a failure: not due earlier, ms; never beyond the slot after it
 ///         failures     runs that failed in a row
 ///         origin       a random value of the record's creation: it tells this record from another Redis' one
-///         paused       set by an operator: nothing is due (empty, 0 and false: not paused)
+///         paused       set by an operator: nothing is due (empty, 0 and false: not paused). It begins with "until=", a
+///                      time in ms and a space where it ends by itself
 ///         paused_in    origin of the lost record that the pause was brought from
+///         pause_told   when people were last told of the pause, ms; empty: not yet
+///         notice_for, notice   token of the take that was answered to tell people of a pause, and of what
+///         stop         lock token of a run that is to stop after its batch
 ///         outcome, rows, duration   of the last completed run
 ///         found, skipped, refused   rows of that run that were due, left locked, and refused
 ///         error        the class of its failure
@@ -61,8 +65,9 @@ package enum CoordinationScripts {
   /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), what the
   /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text; its name, and what
   /// it says of itself: interval, version, settings.
-  /// Answers {kind, now, …}, see `Coordinator.take`; but for "late" the last two numbers are how many replicas attend
-  /// the sweeper, and when a run last succeeded (0: never). Asked again with the same token it answers the same.
+  /// Answers {kind, now, …}, see `Coordinator.take`; but for "late" the last three numbers are how many replicas
+  /// attend the sweeper, when a run last succeeded (0: never), and a `PauseNotice`.
+  /// Asked again with the same token it answers the same.
   package static let take = RedisScript(
     replicatingEffects
       + """
@@ -75,7 +80,8 @@ package enum CoordinationScripts {
       local current = now - (now - offset) % interval
       local following = current + interval
       local record = redis.call('HMGET', KEYS[2], 'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started',
-        'paused', 'token', 'progress', 'origin', 'paused_in', 'replicas', 'succeeded')
+        'paused', 'token', 'progress', 'origin', 'paused_in', 'replicas', 'succeeded',
+        'pause_told', 'notice_for', 'notice')
       local epoch, origin, paused = tonumber(record[1]), record[10], record[7]
       if not epoch then
         redis.call('HSET', KEYS[2], 'epoch', text(now), 'not_before', text(now + lease))
@@ -95,10 +101,11 @@ package enum CoordinationScripts {
         end
       end
       redis.call('HSET', KEYS[2], 'replicas', replicas)
-      local succeeded = math.min(tonumber(record[13]) or 0, now)
+      local succeeded, notice = math.min(tonumber(record[13]) or 0, now), 0
       local function answer(parts)
         parts[#parts + 1] = attending
         parts[#parts + 1] = succeeded
+        parts[#parts + 1] = notice
         return parts
       end
 
@@ -108,7 +115,37 @@ package enum CoordinationScripts {
         paused = ARGV[8]
         redis.call('HSET', KEYS[2], 'paused', paused, 'paused_in', ARGV[7])
       end
-      if paused and paused ~= '' and paused ~= '0' and string.lower(paused) ~= 'false' then
+      local ends = tonumber(string.match(paused or '', '^until=(%d+) '))
+      if ends and ends <= now then
+        paused = ''
+        redis.call('HSET', KEYS[2], 'paused', paused)
+      end
+      local isPaused = paused and paused ~= '' and paused ~= '0' and string.lower(paused) ~= 'false'
+
+      -- One replica tells people that a pause has begun, lasts, or is over.
+      local told = tonumber(record[14])
+      if record[15] == ARGV[1] then
+        notice = tonumber(record[16]) or 0
+      elseif isPaused and not told then
+        notice = 1
+      elseif isPaused and (now - told >= PAUSE_REMINDER or told > now) then
+        notice = 2
+      elseif told and not isPaused then
+        notice = 3
+      end
+      if notice > 0 and record[15] ~= ARGV[1] then
+        redis.call('HSET', KEYS[2], 'notice_for', ARGV[1], 'notice', notice,
+          'pause_told', notice < 3 and text(now) or '')
+      end
+
+      -- A worker of the other kind knows no pauses: the lock keeps it out.
+      local lock = redis.call('GET', KEYS[1])
+      if isPaused and (not lock or lock == 'PAUSE_TOKEN') then
+        redis.call('SET', KEYS[1], 'PAUSE_TOKEN', 'PX', text(2 * interval + lease))
+      elseif lock == 'PAUSE_TOKEN' then
+        redis.call('DEL', KEYS[1])
+      end
+      if isPaused then
         return answer({'paused', now, current, origin, string.sub(paused, 1, PAUSE_LIMIT)})
       end
       if not epoch then return answer({'settling', now, current, now + lease}) end
@@ -171,23 +208,26 @@ package enum CoordinationScripts {
       """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)")
       .replacingFirst("PRESENCE", with: "\(presenceMilliseconds)")
       .replacingFirst("REPLICA_LIMIT", with: "\(replicaLimit)")
+      .replacingFirst("PAUSE_REMINDER", with: "\(pauseReminderMilliseconds)")
+      .replacingFirst("PAUSE_TOKEN", with: pauseToken)
+      .replacingFirst("PAUSE_TOKEN", with: pauseToken)
+      .replacingFirst("PAUSE_TOKEN", with: pauseToken)
       .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)"))
 
   /// KEYS lock, record. ARGV token, lease, not-after (ms), how many rows the run has changed so far. Answers {1, now}
-  /// where renewed, {0, now} where the lock is not ours.
+  /// where renewed, {2, now} where the run is also to stop after its batch, {0, now} where the lock is not ours.
   package static let renew = RedisScript(
     replicatingEffects + """
       local time = redis.call('TIME')
       local now = time[1] * 1000 + math.floor(time[2] / 1000)
       if now > tonumber(ARGV[3]) or redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
       redis.call('PEXPIRE', KEYS[1], ARGV[2])
-      if redis.call('HMGET', KEYS[2], 'token')[1] == ARGV[1] then
-        redis.call('HSET', KEYS[2], 'rows_so_far', ARGV[4])
-      end
-      return {1, now}
+      local record = redis.call('HMGET', KEYS[2], 'token', 'stop')
+      if record[1] == ARGV[1] then redis.call('HSET', KEYS[2], 'rows_so_far', ARGV[4]) end
+      return {record[2] == ARGV[1] and 2 or 1, now}
       """)
 
   /// KEYS lock. ARGV token. Deletes the lock where it is the token's.

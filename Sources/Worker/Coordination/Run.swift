@@ -128,6 +128,8 @@ package enum RunResult: Equatable, Sendable {
     case shutdown = "the worker drains"
     /// The pool knows it, and no lock is taken before PostgreSQL can be written to again.
     case readOnly = "the database is read-only"
+    /// An operator paused the sweeper and did not let the run end by itself.
+    case paused = "the sweeper was paused"
   }
 
   case success(SweepCount = SweepCount())
@@ -213,6 +215,8 @@ package enum SlotOutcome: String, CaseIterable, Sendable {
   case success, failure
   /// Another replica held the lock or had done the work.
   case skippedLock = "skipped_lock"
+  /// The sweeper was paused.
+  case paused
 }
 
 /// Whether people are told of a run's end. Redis decides it for the whole fleet from the schedule record: the first of

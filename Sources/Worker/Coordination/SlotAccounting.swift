@@ -69,8 +69,7 @@ package struct SlotAccounting: Sendable {
       let counts = attend(slot) + settleOpen(before: .max)
       return (counts, .wait(milliseconds: max(1, due - now)))
     case .paused(let slot, _):
-      let counts = attend(slot) + settleOpen(before: .max)
-      return (counts, .wait(milliseconds: max(1, grid.slot(after: now) - now)))
+      return (pause(slot), .wait(milliseconds: max(1, grid.slot(after: now) - now)))
     case .late:
       return ([], wasLate ? .wait(milliseconds: 1_000) : .askAgain)
     }
@@ -110,6 +109,14 @@ package struct SlotAccounting: Sendable {
     open = slot
     isStuck = false
     return counts
+  }
+
+  /// A slot in which the sweeper is paused, also one that was held before.
+  private mutating func pause(_ slot: Int64) -> [SlotOutcome] {
+    let counts = settleOpen(before: slot)
+    guard !isLearning, slot > counted else { return counts }
+    (open, counted, isStuck) = (nil, slot, false)
+    return counts + [.paused]
   }
 
   private mutating func settleOpen(before slot: Int64) -> [SlotOutcome] {

@@ -1,6 +1,8 @@
 // A take: how a replica asks for a run, and what Redis answers. Values.
 // Invariant: nothing here decides or waits, so the worker and the simulator share it as it is.
 
+import Reactor
+
 /// When a take counts a slot as due.
 package enum TakeMode: String, Sendable {
   /// Where the schedule says so.
@@ -35,11 +37,30 @@ package struct FleetNews: Equatable, Sendable {
   package let replicas: Int
   /// When a run of the sweeper last succeeded, in ms of Redis's clock; nil if none has.
   package let succeededAt: Int64?
+  /// What this replica is to tell people of a pause.
+  package let pause: PauseNotice
 
-  package init(replicas: Int, succeededAt: Int64?) {
+  package init(replicas: Int, succeededAt: Int64?, pause: PauseNotice = .none) {
     self.replicas = replicas
     self.succeededAt = succeededAt
+    self.pause = pause
   }
+}
+
+/// What people are told of a pause, by one replica of the fleet.
+package enum PauseNotice: Int64, Sendable {
+  case none
+  /// It has begun; it has lasted for another day; it is over.
+  case begun, reminder, ended
+}
+
+/// What Redis answered to a renewal.
+package enum Renewal: Equatable, Sendable {
+  case renewed
+  /// Renewed, and the run is to stop after its batch.
+  case stop
+  /// The lock is another one's.
+  case refused
 }
 
 /// A replica's name as the schedule record has it.
@@ -58,7 +79,7 @@ package enum ReplicaName {
 }
 
 /// A pause, as a replica remembers it: where Redis loses its data, the replica brings it back.
-package struct Pause: Equatable, Sendable {
+package struct Pause: Equatable, Sendable, CustomStringConvertible {
   /// The origin of the record that it was in.
   package let origin: String
   /// What the operator wrote, cut to a bound.
@@ -68,4 +89,23 @@ package struct Pause: Equatable, Sendable {
     self.origin = origin
     self.text = text
   }
+
+  /// When it ends by itself, in ms of Redis's clock; nil if it lasts until it is lifted.
+  package var until: Int64? {
+    guard text.hasPrefix(Self.untilPrefix), let space = text.firstIndex(of: " ") else { return nil }
+    return Int64(text[text.index(text.startIndex, offsetBy: Self.untilPrefix.count)..<space])
+  }
+
+  /// What the operator wrote, without the end.
+  package var reason: String {
+    guard until != nil, let space = text.firstIndex(of: " ") else { return text }
+    return String(text[text.index(after: space)...])
+  }
+
+  package var description: String {
+    guard let until else { return "paused: \(text)" }
+    return "paused until \(WallClockTime(microsecondsSince1970: until * 1_000).rfc3339Seconds): \(reason)"
+  }
+
+  private static let untilPrefix = "until="
 }

@@ -20,6 +20,7 @@ struct TaskMetrics {
   private let enabled: Gauge
   /// Where the task watches the queue.
   let queue: QueueMetrics?
+  private let paused: Gauge
 
   /// What became of a due row.
   enum RowResult: String, CaseIterable {
@@ -61,6 +62,8 @@ struct TaskMetrics {
     nextDue = registry.gauge(
       "worker_sweep_next_due_timestamp_seconds",
       help: "When the next run is due, in seconds since 1970; 0 until Redis has said so.", labels: ["task": task])
+    paused = registry.gauge(
+      "worker_sweeper_paused", help: "Whether an operator has paused the sweeper.", labels: ["task": task])
     enabled = Self.enabled(task: task, registry: registry)
     enabled.set(1)
   }
@@ -77,6 +80,11 @@ struct TaskMetrics {
   /// Records whether the schema has what the sweeper requires.
   func setEnabled(_ isEnabled: Bool) {
     enabled.set(isEnabled ? 1 : 0)
+  }
+
+  /// Records whether the sweeper is paused.
+  func setPaused(_ isPaused: Bool) {
+    paused.set(isPaused ? 1 : 0)
   }
 
   /// Counts an attended slot, or a retry within one.

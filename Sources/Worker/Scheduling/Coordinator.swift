@@ -111,9 +111,13 @@ final class Coordinator {
   }
 
   private static func fleetNews(_ answer: Answer) throws -> FleetNews {
-    guard answer.numbers.count >= 2 else { throw UnexpectedAnswer() }
-    let (replicas, succeeded) = (answer.numbers[answer.numbers.count - 2], answer.numbers[answer.numbers.count - 1])
-    return FleetNews(replicas: Int(max(0, replicas)), succeededAt: succeeded > 0 ? succeeded : nil)
+    let numbers = answer.numbers.suffix(3)
+    guard numbers.count == 3, let notice = PauseNotice(rawValue: numbers[numbers.startIndex + 2]) else {
+      throw UnexpectedAnswer()
+    }
+    let (replicas, succeeded) = (numbers[numbers.startIndex], numbers[numbers.startIndex + 1])
+    return FleetNews(
+      replicas: Int(max(0, replicas)), succeededAt: succeeded > 0 ? succeeded : nil, pause: notice)
   }
 
   /// Renews the lock.
@@ -122,12 +126,23 @@ final class Coordinator {
   /// - Returns: whether it is still the token's.
   /// - Throws: `RedisError`, where nothing is known.
   func renew(token: String, changed: Int = 0, by deadline: MonotonicInstant) async throws -> Bool {
+    try await renewal(token: token, changed: changed, by: deadline) != .refused
+  }
+
+  /// Renews the lock, and tells whether the run is to stop after its batch.
+  ///
+  /// - Throws: `RedisError`, where nothing is known.
+  func renewal(token: String, changed: Int = 0, by deadline: MonotonicInstant) async throws -> Renewal {
     let limit = min(deadline, clock.now.advanced(by: Self.commandLimit))
     let notAfter = try await notAfter(limit)
     let answer = try await evaluate(
       CoordinationScripts.renew, keys: [lockKey, recordKey],
       [token, "\(leaseDuration.milliseconds)", "\(notAfter)", "\(changed)"], by: limit)
-    return answer.kind == "1"
+    switch answer.kind {
+    case "1": return .renewed
+    case "2": return .stop
+    default: return .refused
+    }
   }
 
   /// Deletes the lock where it is the token's.

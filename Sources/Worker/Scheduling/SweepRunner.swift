@@ -53,7 +53,7 @@ struct SweepRunner {
       }
       return .success(tally.count)
     } catch RunInterruption.drained {
-      return .drained(.shutdown, tally.count)
+      return .drained(held.isToStop && !shutdown.isDraining ? .paused : .shutdown, tally.count)
     } catch is CancellationError {
       return .drained(.shutdown, tally.count)
     } catch let error as PostgresError where error.isReadOnly {
@@ -96,7 +96,7 @@ struct SweepRunner {
       let session = GuardedSession(
         connection: connection, held: held, clock: clock,
         name: RunName(namespace: namespace, origin: run.origin, sweeper: sweeper.name), run: run,
-        age: sweeper.work.age, isDraining: { shutdown.isDraining }, onTermination: told(of:))
+        age: sweeper.work.age, isDraining: { shutdown.isDraining || held.isToStop }, onTermination: told(of:))
       switch sweeper.work {
       case .rows(let sweep):
         try await RowSweepRun(
@@ -144,10 +144,14 @@ struct SweepRunner {
       case .renew:
         let sentAt = clock.now
         do {
-          if try await coordinator.renew(token: token, changed: tally.count.changed, by: held.lease.stopAt) {
+          switch try await coordinator.renewal(
+            token: token, changed: tally.count.changed, by: held.lease.stopAt)
+          {
+          case .refused: held.lease.refused()
+          case .renewed: held.lease.renewed(sentAt: sentAt)
+          case .stop:
             held.lease.renewed(sentAt: sentAt)
-          } else {
-            held.lease.refused()
+            held.isToStop = true
           }
         } catch is CancellationError {
           throw CancellationError()

@@ -29,6 +29,8 @@ final class SweeperLoop {
 
   /// The lock had no expiry when Redis last answered.
   private var isStuck = false
+  /// What is known, and was told, of a pause.
+  private var pauses = PauseState()
   /// What Redis refuses this sweeper, and whether people know.
   private var refusals = RefusalWatch()
 
@@ -159,6 +161,7 @@ final class SweeperLoop {
       let (answer, fleet, time) = try await coordinator.take(
         token: token, mode: mode, knowing: machine.pause, by: limit)
       note(answer)
+      tell(pauses.answered(answer, at: clock.now))
       if let fleet { note(fleet, answer, at: time) }
       count(machine.answered(answer, redisTime: time, at: clock.now, chance: chance))
     } catch {
@@ -172,6 +175,7 @@ final class SweeperLoop {
   /// Notes in the metrics what an answer tells of the fleet.
   private func note(_ fleet: FleetNews, _ answer: TakeAnswer, at redisTime: Int64) {
     replicas?.set(Double(fleet.replicas))
+    notify(fleet.pause, answer)
     if let succeededAt = fleet.succeededAt { metrics.succeeded(at: succeededAt) }
     switch answer {
     case .idle(_, let due): metrics.isDue(at: due)
@@ -185,7 +189,7 @@ final class SweeperLoop {
   private var isUnattended: Bool {
     switch onceResult {
     case nil, .drained(.shutdown, _): true
-    case .success, .failure, .drained(.readOnly, _), .off: false
+    case .success, .failure, .drained(.readOnly, _), .drained(.paused, _), .off: false
     }
   }
 
@@ -389,6 +393,30 @@ extension SweeperLoop {
     case .refused(let reason, let key):
       sendFailure("Redis refuses its commands: \(reason): \(key)", at: clock.wallTime)
     case .answered: sendRecovery("Redis takes its commands again", at: clock.wallTime)
+    }
+  }
+
+  private func tell(_ news: PauseState.News?) {
+    switch news {
+    case nil: return
+    case .begun(let pause): logger.warning("sweeper is paused", metadata: ["reason": "\(pause)"])
+    case .lasts(let pause, let length):
+      let hours = GoDuration.text(wholeSecondsOf: length)
+      logger.warning("sweeper is still paused", metadata: ["reason": "\(pause)", "for": "\(hours)"])
+    case .ended(let length):
+      logger.info("sweeper is resumed", metadata: ["paused_for": "\(GoDuration.text(wholeSecondsOf: length))"])
+    }
+    metrics.setPaused(pauses.isPaused)
+  }
+
+  /// Tells people of a pause, if Redis chose this replica to.
+  private func notify(_ notice: PauseNotice, _ answer: TakeAnswer) {
+    let detail = if case .paused(_, let pause) = answer { pause.description } else { "" }
+    switch notice {
+    case .none: break
+    case .begun: send(.report, .warn, "\(sweeper.name) is paused", detail, at: clock.wallTime, [])
+    case .reminder: send(.report, .warn, "\(sweeper.name) is still paused", detail, at: clock.wallTime, [])
+    case .ended: send(.report, .info, "\(sweeper.name) is resumed", detail, at: clock.wallTime, [])
     }
   }
 

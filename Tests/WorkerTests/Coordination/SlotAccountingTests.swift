@@ -126,11 +126,11 @@ import Testing
     #expect(accounting.answered(.idle(slot: earlier, due: earlier + 60_000), at: earlier + 900).counts == [])
   }
 
-  @Test func aPausedSlotIsSkipped() {
+  @Test func aPausedSlotIsCountedAsPaused() {
     var accounting = Self.learned()
     let (counts, action) = accounting.answered(
       .paused(slot: Self.slot, Pause(origin: "o", text: "1")), at: Self.slot + 100)
-    #expect(counts == [.skippedLock])
+    #expect(counts == [.paused])
     #expect(action == .wait(milliseconds: 59_900))
   }
 

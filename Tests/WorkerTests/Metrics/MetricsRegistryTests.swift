@@ -146,7 +146,7 @@ import Testing
     try await onLoop {
       let shown = text(Self.registry().0)
       for task in Self.tasks {
-        for outcome in ["success", "failure", "skipped_lock"] {
+        for outcome in ["success", "failure", "skipped_lock", "paused"] {
           #expect(shown.contains("worker_scheduler_runs_total{task=\"\(task)\",outcome=\"\(outcome)\"} 0\n"))
         }
         #expect(shown.contains("worker_scheduler_lock_skipped_total{task=\"\(task)\"} 0\n"))
@@ -166,6 +166,7 @@ import Testing
       metrics[0].record(.failure)
       metrics[0].observe(.seconds(3))
       metrics[0].record(.skippedLock)
+      metrics[0].record(.paused)
       for outcome in SlotOutcome.allCases { #expect(metrics[0].count(outcome) == 1) }
       let shown = text(registry)
       #expect(shown.contains("worker_scheduler_lock_skipped_total{task=\"wraps-expired\"} 1\n"))
