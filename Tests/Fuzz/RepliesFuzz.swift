@@ -23,7 +23,7 @@ extension FuzzTarget {
     switch value {
     case .error(let code, let message):
       let reply = RedisErrorReply(code: code, message: message)
-      _ = (reply.explanation, reply.tellsOfTheServer, reply.asksForSource, reply.asksForAnotherConnection)
+      _ = (reply.explanation, reply.concernsServer, reply.needsSource, reply.needsNewConnection)
     case .array(let elements): for element in elements { inspect(element) }
     default: _ = (value.text, value.integer, value.isOK)
     }
