@@ -19,6 +19,15 @@ GRANT SELECT, UPDATE (status) ON agents TO "secrets_bridge_worker";
 -- jobs-recovery: Expires jobs whose claim ran out, or puts them back in the queue.
 GRANT SELECT, UPDATE (status) ON sync_jobs TO "secrets_bridge_worker";
 
+-- discover-connections: Queues one discover job for each provider connection that is due.
+DO $grants$ BEGIN
+  IF (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('provider_connections')
+          AND NOT attisdropped AND attname IN ('cluster_name', 'discover_enabled', 'discover_interval_seconds', 'last_discover_at', 'last_discover_status', 'last_discover_error', 'last_discover_started_at')) = 7 THEN
+    GRANT SELECT (id, type, scope, status, cluster_name, discover_enabled, discover_interval_seconds, last_discover_at, last_discover_status, last_discover_started_at), UPDATE (last_discover_status, last_discover_started_at, last_discover_error) ON provider_connections TO "secrets_bridge_worker";
+    GRANT SELECT (job_type, status, correlation_id, payload), INSERT (id, job_type, status, correlation_id, agent_scope, payload) ON sync_jobs TO "secrets_bridge_worker";
+  END IF;
+END $grants$;
+
 -- cross-team-fill-window-expired: Expires cross-team requests whose values were not filled in in time.
 DO $grants$ BEGIN
   IF (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('access_requests')
@@ -32,6 +41,15 @@ DO $grants$ BEGIN
   IF (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('provider_connections')
           AND NOT attisdropped AND attname IN ('discover_interval_seconds', 'last_discover_status', 'last_discover_error', 'last_discover_started_at', 'last_discover_finished_at')) = 5 THEN
     GRANT SELECT, UPDATE (last_discover_status, last_discover_finished_at, last_discover_error) ON provider_connections TO "secrets_bridge_worker";
+  END IF;
+END $grants$;
+
+-- reveal-sessions-expired: Ends reveal sessions past their expiry, and with each its unconsumed wraps.
+DO $grants$ BEGIN
+  IF (SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('reveal_sessions')
+          AND NOT attisdropped AND attname IN ('id', 'expires_at', 'expired_at', 'expired_reason', 'wrap_ids')) = 5 THEN
+    GRANT SELECT, UPDATE (expired_at, expired_reason) ON reveal_sessions TO "secrets_bridge_worker";
+    GRANT SELECT (id, consumed_at, expires_at), UPDATE (expires_at) ON secret_wraps TO "secrets_bridge_worker";
   END IF;
 END $grants$;
 

@@ -1,5 +1,5 @@
-// The other tables that a sweep's statements name: those that it looks values up in or notes changes in, and those whose
-// foreign keys refer to the swept one. Read from the catalogue.
+// The other tables that a sweep's statements name: those that it looks values up in or notes changes in, and those
+// whose foreign keys refer to the swept one. Read from the catalogue.
 // Invariant: a row is deleted only if every foreign key that exists when it is deleted was known before.
 
 import Reactor

@@ -50,6 +50,7 @@ struct GrantScript: Sendable {
   private func grants(to sweeper: Sweeper) -> String {
     let needs = SweepNeeds(sweeper.work)
     var lines = [grant(Self.wholeTable(needs, sweeper.work), on: needs.table)]
+    for second in SweepNeeds.all(sweeper.work).dropFirst() { lines.append(grant(second.needs, on: second.table)) }
     for other in needs.others { lines.append(grant(other.needs, on: other.table)) }
     var text = ""
     if sweeper.requires.isEmpty {

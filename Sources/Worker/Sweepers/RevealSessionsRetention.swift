@@ -8,8 +8,8 @@ extension SweeperDeclaration {
 }
 
 extension Sweeper {
-  /// A reveal session ends when it is closed, by its user or by reveal-sessions-expired. One that has run out and is not
-  /// closed still has wraps that can be read: it stays.
+  /// A reveal session ends when it is closed, by its user or by reveal-sessions-expired. One that has run out and is
+  /// not closed still has wraps that can be read: it stays.
   static func revealSessionsRetention(_ settings: Settings) -> Sweeper {
     .retention(
       "reveal-sessions-retention", of: "closed reveal sessions", in: "reveal_sessions",

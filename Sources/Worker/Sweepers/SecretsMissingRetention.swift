@@ -1,4 +1,5 @@
-// The sweeper secrets-missing-retention: secrets that are long gone leave the catalogue. Those that a project is bound to stay.
+// The sweeper secrets-missing-retention: secrets that are long gone leave the catalogue. Those that a project is bound
+// to stay.
 
 import Reactor
 
@@ -8,7 +9,7 @@ extension SweeperDeclaration {
 }
 
 extension Sweeper {
-  /// A secret ends when it becomes missing, which sets updated_at. A later change of another column only keeps it longer.
+  /// A secret ends when it becomes missing, which sets updated_at. A later change of another column keeps it longer.
   static func secretsMissingRetention(_ settings: Settings) -> Sweeper {
     .retention(
       "secrets-missing-retention", of: "missing secrets", in: "secrets", retained: settings[.retainSecretsMissing],

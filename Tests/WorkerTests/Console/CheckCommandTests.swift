@@ -413,6 +413,7 @@ import Testing
         "SELECT (last_discover_status, last_discover_started_at, discover_interval_seconds), "
           + "UPDATE (last_discover_status, last_discover_finished_at, last_discover_error)",
         "SELECT (expired_at, expires_at, id, wrap_ids), UPDATE (expired_at, expired_reason)",
+        "SELECT (id, consumed_at, expires_at), UPDATE (expires_at)",
       ])
     let linked = Sweepers.all(settings).compactMap { SweepNeeds(linkedTo: $0.work) }
     #expect(

@@ -100,7 +100,7 @@ import Testing
     #expect(
       try await plane.sql(
         """
-        SELECT actor, action, status, resource = 'provider_connection:' || connection.id,
+        SELECT actor, action, event.status, resource = 'provider_connection:' || connection.id,
           event.metadata = jsonb_build_object('connection_id', connection.id, 'status', 'failure', 'has_error', true)
         FROM audit_events AS event, provider_connections AS connection
         """) == "worker|provider_connection.discover_finished|failure|t|t")
@@ -153,7 +153,8 @@ import Testing
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """
-      INSERT INTO workflow_definitions (name, request_ttl) SELECT 'w', (now() - '2025-10-25 22:00Z') - interval '30 min';
+      INSERT INTO workflow_definitions (name, request_ttl)
+        SELECT 'w', (now() - '2025-10-25 22:00Z') - interval '30 min';
       INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
       SELECT 'r', 'read', id, '2025-10-25 22:00Z' FROM workflow_definitions
       """)
