@@ -174,7 +174,7 @@ extension Sweeper.Work {
     case .rows(let sweep): "\(sweep.deletes ? "DELETE" : "UPDATE") on \(survey?.displayName ?? sweep.table)"
     case .discovery: "INSERT on \(survey?.displayName ?? Discovery.table)"
     case .connections: "claim on \(survey?.displayName ?? ConnectionDiscovery.table)"
-    case .watch: "SELECT on \(survey?.displayName ?? QueueWatch.table)"
+    case .watch: "look at \(survey?.displayName ?? QueueWatch.table)"
     }
   }
 
