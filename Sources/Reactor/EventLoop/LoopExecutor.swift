@@ -32,6 +32,8 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   /// The watchers whose descriptors are ready, linked: the one that became ready first is at the front. Each is active,
   /// so it is alive.
   private var firstReady: Unmanaged<IOWatcher>?
+  /// Likewise those that are served after all of these.
+  private var firstReadyLast: Unmanaged<IOWatcher>?
 
   private enum ForeignWork {
     case job(UnownedJob)
@@ -156,19 +158,32 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   func addReady(_ watcher: Unmanaged<IOWatcher>, for events: Int32) {
     watcher._withUnsafeGuaranteedRef {
       $0.readyEvents = events
-      $0.nextReady = firstReady
+      if $0.isServedLast {
+        $0.nextReady = firstReadyLast
+        firstReadyLast = watcher
+      } else {
+        $0.nextReady = firstReady
+        firstReady = watcher
+      }
     }
-    firstReady = watcher
   }
 
   /// Takes a watcher off the list, because it is stopped or changed.
   func removeReady(_ watcher: IOWatcher) {
+    if watcher.isServedLast {
+      Self.remove(watcher, from: &firstReadyLast)
+    } else {
+      Self.remove(watcher, from: &firstReady)
+    }
+  }
+
+  private static func remove(_ watcher: IOWatcher, from first: inout Unmanaged<IOWatcher>?) {
     let next = watcher.nextReady
     watcher.nextReady = nil
     watcher.readyEvents = 0
-    var link = firstReady?.takeUnretainedValue()
+    var link = first?.takeUnretainedValue()
     guard link !== watcher else {
-      firstReady = next
+      first = next
       return
     }
     while let before = link {
@@ -182,11 +197,16 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   }
 
   private func callReady() {
-    while let watcher = firstReady?.takeUnretainedValue() {
-      firstReady = watcher.nextReady
-      watcher.nextReady = nil
+    while let watcher = Self.removeFirst(of: &firstReady) ?? Self.removeFirst(of: &firstReadyLast) {
       watcher.callBack()
     }
+  }
+
+  private static func removeFirst(of list: inout Unmanaged<IOWatcher>?) -> IOWatcher? {
+    guard let watcher = list?.takeUnretainedValue() else { return nil }
+    list = watcher.nextReady
+    watcher.nextReady = nil
+    return watcher
   }
 
   // MARK: Jobs

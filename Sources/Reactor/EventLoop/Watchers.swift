@@ -18,6 +18,8 @@ final class IOWatcher {
   // Safe: it checks at run time that it is called on the loop's thread.
   fileprivate nonisolated(unsafe) let callback: (Interest) -> Void
   private var selfReference: Unmanaged<IOWatcher>?
+  /// Whether it is served after all others that are ready.
+  let isServedLast: Bool
   /// Its link in the executor's list of ready watchers.
   // Safe: used only by the executor, on the loop's thread.
   nonisolated(unsafe) var nextReady: Unmanaged<IOWatcher>?
@@ -27,7 +29,10 @@ final class IOWatcher {
   private var descriptor: Int32 = -1
   private var interest: Interest = []
 
-  init(callback: @escaping @EventLoop (Interest) -> Void) {
+  /// - Parameter isServedLast: for a listening socket: what the connections do in this turn decides which of them make
+  ///   room for a new one.
+  init(isServedLast: Bool = false, callback: @escaping @EventLoop (Interest) -> Void) {
+    self.isServedLast = isServedLast
     self.callback = EventLoop.callable(callback)
     watcher = .allocate(capacity: 1)
     creactor_io_init(watcher, descriptorIsReady, -1, 0)

@@ -75,7 +75,7 @@ public final class HTTPServer {
   /// peer accepts it at once.
   public func run() async {
     precondition(listener != nil || responder.isDraining, "listen(on:) comes before run()")
-    acceptWatcher = IOWatcher { [weak self] _ in self?.accept() }
+    acceptWatcher = IOWatcher(isServedLast: true) { [weak self] _ in self?.accept() }
     resumeAccepting()
     await withDiscardingTaskGroup { group in
       while let (connection, pending) = await owed.next() {

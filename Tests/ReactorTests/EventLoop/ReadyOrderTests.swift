@@ -24,6 +24,25 @@ import Testing
     }
   }
 
+  @Test func thoseThatAreServedLastComeAfterAllOthers() async throws {
+    try await onLoop {
+      let peers = Peers(count: 8, last: [0, 3])
+      defer { peers.close() }
+      for round in 0...20 {
+        peers.served = []
+        for index in 0..<8 { peers.write(index) }
+        try await eventually("all are served") { peers.served.count == 8 }
+        if round > 0 { #expect(peers.served == [1, 2, 4, 5, 6, 7, 0, 3], "round \(round)") }
+      }
+      // One of them is stopped by the other.
+      peers.served = []
+      peers.onServed = { index in if index == 0 { peers.stop(3) } }
+      for index in 0..<8 { peers.write(index) }
+      try await eventually("the others are served") { peers.served.count == 7 }
+      #expect(peers.served == [1, 2, 4, 5, 6, 7, 0])
+    }
+  }
+
   @Test func aWatcherThatAnotherStoppedIsNotServed() async throws {
     try await onLoop {
       let peers = Peers(count: 8)
@@ -48,12 +67,12 @@ import Testing
   private var pairs: [[Int32]] = []
   private var watchers: [IOWatcher] = []
 
-  init(count: Int) {
+  init(count: Int, last: Set<Int> = []) {
     for index in 0..<count {
       var pair: [Int32] = [-1, -1]
       socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair)
       pairs.append(pair)
-      watchers.append(IOWatcher { [weak self] _ in self?.serve(index) })
+      watchers.append(IOWatcher(isServedLast: last.contains(index)) { [weak self] _ in self?.serve(index) })
       watch(index)
     }
   }
