@@ -29,11 +29,9 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   var virtualTime: VirtualTime?
   /// How many descriptors are watched.
   var watchedDescriptors = 0
-  /// The watchers whose descriptors are ready, linked: the one that became ready first is at the front. Each is active,
-  /// so it is alive.
+  /// The watchers whose descriptors are ready, linked: the one that became ready first is at the front, those that are
+  /// served last at the end. Each is active, so it is alive.
   private var firstReady: Unmanaged<IOWatcher>?
-  /// Likewise those that are served after all of these.
-  private var firstReadyLast: Unmanaged<IOWatcher>?
 
   private enum ForeignWork {
     case job(UnownedJob)
@@ -158,32 +156,26 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   func addReady(_ watcher: Unmanaged<IOWatcher>, for events: Int32) {
     watcher._withUnsafeGuaranteedRef {
       $0.readyEvents = events
-      if $0.isServedLast {
-        $0.nextReady = firstReadyLast
-        firstReadyLast = watcher
-      } else {
+      guard $0.isServedLast, let front = firstReady?.takeUnretainedValue(), !front.isServedLast else {
         $0.nextReady = firstReady
         firstReady = watcher
+        return
       }
+      var before = front
+      while let next = before.nextReady?.takeUnretainedValue(), !next.isServedLast { before = next }
+      $0.nextReady = before.nextReady
+      before.nextReady = watcher
     }
   }
 
   /// Takes a watcher off the list, because it is stopped or changed.
   func removeReady(_ watcher: IOWatcher) {
-    if watcher.isServedLast {
-      Self.remove(watcher, from: &firstReadyLast)
-    } else {
-      Self.remove(watcher, from: &firstReady)
-    }
-  }
-
-  private static func remove(_ watcher: IOWatcher, from first: inout Unmanaged<IOWatcher>?) {
     let next = watcher.nextReady
     watcher.nextReady = nil
     watcher.readyEvents = 0
-    var link = first?.takeUnretainedValue()
+    var link = firstReady?.takeUnretainedValue()
     guard link !== watcher else {
-      first = next
+      firstReady = next
       return
     }
     while let before = link {
@@ -197,16 +189,11 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   }
 
   private func callReady() {
-    while let watcher = Self.removeFirst(of: &firstReady) ?? Self.removeFirst(of: &firstReadyLast) {
+    while let watcher = firstReady?.takeUnretainedValue() {
+      firstReady = watcher.nextReady
+      watcher.nextReady = nil
       watcher.callBack()
     }
-  }
-
-  private static func removeFirst(of list: inout Unmanaged<IOWatcher>?) -> IOWatcher? {
-    guard let watcher = list?.takeUnretainedValue() else { return nil }
-    list = watcher.nextReady
-    watcher.nextReady = nil
-    return watcher
   }
 
   // MARK: Jobs
