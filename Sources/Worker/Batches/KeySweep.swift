@@ -52,17 +52,7 @@ struct KeySweep {
         try await retreat(from: trouble, &windows)
       }
     }
-    try await settle()
-  }
-
-  /// Takes back what was told as changed and is due again: of the rows that are due now, those that nothing else kept.
-  private func settle() async throws {
-    guard let watch = batches.watch, watch.isInDoubt else { return }
-    guard let due = try await batches.countUndone(PostgresStatement(statements.dueAtAll)) else { return }
-    let known = tally.count.skipped + tally.count.refused + tally.count.kept
-    let undone = min(watch.changedByIndex, max(0, due - known))
-    tally.count.changed -= watch.overcount(undone: undone)
-    tally.count.kept += undone
+    try await batches.takeBackUndone(statements)
   }
 
   private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout KeyWindows) async throws {

@@ -47,7 +47,7 @@ struct LinkedSweep {
         try await retreat(from: trouble, &windows)
       }
     }
-    try await settle()
+    try await batches.takeBackUndone(rows)
   }
 
   /// The first batch also measures the swept table, and checks that the second one is what it was.
@@ -82,16 +82,6 @@ struct LinkedSweep {
     let hadLocked = windows.skipsLocked
     guard let left = windows.swept(answer, in: done.duration) else { return }
     if canKeepRows, !hadLocked { tally.count.kept += left } else { tally.count.skipped += left }
-  }
-
-  /// Takes back what was told as changed and is due again: of the rows that are due now, those that nothing else kept.
-  private func settle() async throws {
-    guard let watch = batches.watch, watch.isInDoubt else { return }
-    guard let due = try await batches.countUndone(PostgresStatement(rows.dueAtAll)) else { return }
-    let known = tally.count.skipped + tally.count.refused + tally.count.kept
-    let undone = min(watch.changedByIndex, max(0, due - known))
-    tally.count.changed -= watch.overcount(undone: undone)
-    tally.count.kept += undone
   }
 
   private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout LinkedWindows) async throws {

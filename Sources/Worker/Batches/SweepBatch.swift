@@ -135,6 +135,17 @@ final class SweepBatches {
     }
   }
 
+  /// Takes back what was told as changed by an index and is due again: of the rows that are due now, those that nothing
+  /// else kept.
+  func takeBackUndone(_ statements: TableStatements) async throws {
+    guard let watch, watch.isInDoubt else { return }
+    guard let due = try await countUndone(PostgresStatement(statements.dueAtAll)) else { return }
+    let known = tally.count.skipped + tally.count.refused + tally.count.kept
+    let undone = min(watch.changedByIndex, max(0, due - known))
+    tally.count.changed -= watch.overcount(undone: undone)
+    tally.count.kept += undone
+  }
+
   /// Whether `trouble` is about rows, and not about the statements: `statements` are tried on no row at all.
   ///
   /// - Throws: `SweepRefusal` if the server lets nothing be written.

@@ -66,8 +66,7 @@ struct DryRun {
     defer { connection.close() }
     let session = ReadOnlySession(connection: connection, clock: clock, deadline: deadline, questionLimit: Self.limit)
     let needs = SweepNeeds(sweeper.work)
-    guard let survey = try await session.survey(needs) else { throw SweepRefusal.noTable(needs.table) }
-    if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+    let survey = try await survey(needs, in: session)
     var result = DryRunResult(
       sweeper: sweeper.name, summary: sweeper.summary, table: survey.displayName, key: needs.key,
       change: sweeper.work.verb)
@@ -81,9 +80,8 @@ struct DryRun {
     return result
   }
 
-  /// The table of linked rows; nil if the sweeper has none.
-  private func second(_ session: ReadOnlySession) async throws -> TableSurvey? {
-    guard let needs = SweepNeeds(linkedTo: sweeper.work) else { return nil }
+  /// A table as a run would meet it.
+  private func survey(_ needs: SweepNeeds, in session: ReadOnlySession) async throws -> TableSurvey {
     guard let survey = try await session.survey(needs) else { throw SweepRefusal.noTable(needs.table) }
     if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
     return survey
@@ -105,7 +103,8 @@ struct DryRun {
   private func look(
     _ sweep: RowSweep, _ survey: TableSurvey, _ session: ReadOnlySession, _ result: inout DryRunResult
   ) async throws {
-    let second = try await second(session)
+    let second: TableSurvey? =
+      if let needs = SweepNeeds(linkedTo: sweeper.work) { try await self.survey(needs, in: session) } else { nil }
     let related = try await session.related(to: survey, for: sweep)
     let sql = DryRunSQL(sweep, on: survey, second: second, related)
     func limits(cutoff: String?) -> [PostgresStatement] {
