@@ -82,7 +82,7 @@ struct SweepRoute: Sendable {
   private var isWhole = true
   /// How often the table was rewritten, to another file, during the run.
   private var rewrites = 0
-  /// Whether the table was rewritten so often that the run left part of it unread.
+  /// Whether the table was rewritten too often for the run to read all of it.
   private(set) var isPartial = false
   /// Whether a look at the whole table may say more than the pages so far, which had nothing to do.
   private var mayLook = true
