@@ -71,13 +71,18 @@ final class KnownStatements {
 
   /// What the look at a table answers: a plain table of its owner's, with an index, without row security.
   func survey(of table: String, pages: Int) -> [String?] {
-    ["public", "r", Self.identifier, "f", "t", "t", "f", "t", "\(pages)", Self.file, "1", nil, "f", "f", nil]
+    [
+      "public", "r", Self.identifier, "f", "t", "t", "f", "(consumed_at IS NULL)", "\(pages)", Self.file, "1", nil, "f",
+      "f", nil, Self.indexes,
+    ]
   }
 
   func check(pages: Int) -> [String?] {
-    ["t", "f", "t", "f", "\(pages)", Self.file]
+    ["t", "f", "t", "f", "\(pages)", Self.file, Self.indexes]
   }
 
   private static let identifier = "16400"
   private static let file = "16401"
+  /// Tells that the indexes are the same.
+  private static let indexes = "16402"
 }

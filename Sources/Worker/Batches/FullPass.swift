@@ -15,8 +15,8 @@ import Reactor
 /// A row that becomes due right after a pass has begun, on a page that it has just read, is found by the next pass, at
 /// its end at the latest. So a pass has to end within the promise after the beginning of the one before it.
 struct FullPass: Equatable, Sendable {
-  /// A table of up to so many pages is read whole in every run: that takes milliseconds.
-  static let smallTablePages = 10_000
+  /// A table of up to so many pages is read whole in every run: that takes a few milliseconds.
+  static let smallTablePages = 500
 
   /// What slots' jitter, the lock's way and a first retry take.
   static let slack = Duration.seconds(5)

@@ -237,12 +237,15 @@ extension TableMemory {
 
   /// The statements by which `target` is swept: those of the last call, where it was about the same.
   func statements(
-    of target: String, for sweep: RowSweep, countsDue: Bool, related: RelatedTables
+    of target: String, for sweep: RowSweep, countsDue: Bool, related: RelatedTables, indexHasAll: Bool
   ) -> TableStatements {
-    if let statements, statements.table == target, statements.countsDue == countsDue, statements.related == related {
+    if let statements, statements.table == target, statements.countsDue == countsDue,
+      statements.indexHasAll == indexHasAll, statements.related == related
+    {
       return statements
     }
-    let made = TableStatements(sweep: sweep, table: target, countsDue: countsDue, related: related)
+    let made = TableStatements(
+      sweep: sweep, table: target, countsDue: countsDue, related: related, indexHasAll: indexHasAll)
     statements = made
     linkedStatements = nil
     return made

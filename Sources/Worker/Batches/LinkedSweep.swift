@@ -20,9 +20,11 @@ struct LinkedSweep {
   private let canKeepRows: Bool
   private let goal: Duration?
 
-  /// - Parameter second: the linked rows' table.
+  /// - Parameters:
+  ///   - second: the linked rows' table.
+  ///   - hasIndex: whether an index finds due rows, so that a window's time follows from its size.
   init(
-    _ linked: LinkedRows, _ rows: TableStatements, of table: TableSurvey, second: TableSurvey,
+    _ linked: LinkedRows, _ rows: TableStatements, of table: TableSurvey, second: TableSurvey, hasIndex: Bool,
     in session: GuardedSession, knowing memory: TableMemory, noting tally: RunTally
   ) {
     self.rows = rows
@@ -31,7 +33,7 @@ struct LinkedSweep {
     self.tally = tally
     statements = memory.statements(of: linked, second, with: rows)
     canKeepRows = table.canKeepRows || second.canKeepRows || second.hasLateTriggers
-    goal = table.hasIndex ? PageRanges.goal : nil
+    goal = hasIndex ? PageRanges.goal : nil
     batches = SweepBatches(rows.sweep, on: table, in: session, knowing: memory, noting: tally)
   }
 

@@ -68,19 +68,25 @@ final class RowSweepRun {
     let table = sweep.audit == nil ? table : table.countingChanges
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
+    // Only then is it of use that an index has more due rows than the declared condition reaches.
+    let indexHasAll = sweep.index?.fullPassWithin != nil && table.indexes.serve(sweep.due)
+    let hasIndex = sweep.index.map { indexHasAll || table.indexes.serve($0.reaches) } ?? false
     for target in targets {
       let statements = memory.statements(
-        of: target, for: sweep, countsDue: table.canKeepRows, related: related)
+        of: target, for: sweep, countsDue: table.canKeepRows, related: related, indexHasAll: indexHasAll)
       if let linked = sweep.linked, let second {
         try await LinkedSweep(
-          linked, statements, of: table, second: second, in: session, knowing: memory, noting: tally
+          linked, statements, of: table, second: second, hasIndex: hasIndex, in: session, knowing: memory,
+          noting: tally
         ).run()
       } else if table.canReadPlaces {
         let record = table.foreignParts == nil ? progress.pass : memory.passes[target]
-        let pass = sweep.index?.fullPassWithin.map { FullPass(promise: $0, interval: interval, record: record) }
+        let pass =
+          indexHasAll
+          ? nil : sweep.index?.fullPassWithin.map { FullPass(promise: $0, interval: interval, record: record) }
         let run = PageSweep(
           statements, of: table, in: session, knowing: memory,
-          route: SweepRoute(hasIndex: sweep.index != nil && table.hasIndex, pass: pass), noting: tally)
+          route: SweepRoute(hasIndex: hasIndex, pass: pass), noting: tally)
         defer { note(run.record, of: target, in: table) }
         try await run.run()
       } else {

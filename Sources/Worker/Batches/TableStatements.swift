@@ -13,15 +13,21 @@ package final class TableStatements {
   let table: String
   /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
   let countsDue: Bool
+  /// Whether the index has every due row, and not only those that the declaration says it reaches.
+  let indexHasAll: Bool
 
   /// The other tables that the statements name.
   let related: RelatedTables
 
-  package init(sweep: RowSweep, table: String, countsDue: Bool, related: RelatedTables = RelatedTables()) {
+  package init(
+    sweep: RowSweep, table: String, countsDue: Bool, related: RelatedTables = RelatedTables(),
+    indexHasAll: Bool = false
+  ) {
     self.sweep = sweep
     self.table = table
     self.countsDue = countsDue
     self.related = related
+    self.indexHasAll = indexHasAll
   }
 
   /// Parameters: whether the disk must have it before the server says so, the longest time that a statement may take in
@@ -325,7 +331,8 @@ package final class TableStatements {
   /// The cutoff stands here as an expression that the planner can look at, so that it knows how many rows there are.
   private var reached: String {
     guard let index = sweep.index else { preconditionFailure("a table without an index is not searched by one") }
-    let bound = index.reaches.replacingFirst(":cutoff", with: GuardStatements.plannedCutoff)
+    let reaches = indexHasAll ? sweep.due : index.reaches
+    let bound = reaches.replacingFirst(":cutoff", with: GuardStatements.plannedCutoff)
     return "(\(bound)) AND (\(sweep.key) <= coalesce(\(Self.keyed("$1")), 'infinity'::timestamptz))"
   }
 

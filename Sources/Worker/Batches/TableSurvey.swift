@@ -24,8 +24,8 @@ package struct TableSurvey: Equatable, Sendable {
   let hasLateTriggers: Bool
   /// Whether one of them waits for the transaction's end, and can be made to run before.
   let hasDeferredTriggers: Bool
-  /// Whether an index leads from the newest due row to the oldest.
-  let hasIndex: Bool
+  /// The indexes that lead from the newest due row to the oldest.
+  let indexes: KeyIndexes
   /// Whether it has partitions or children.
   let hasParts: Bool
   /// The parts of the table that have no pages here, such as foreign tables, as people write them; nil if none.
@@ -45,7 +45,7 @@ package struct TableSurvey: Equatable, Sendable {
     schema == other.schema && name == other.name && kind == other.kind && identifier == other.identifier
       && hidesRows == other.hidesRows && canReadPlaces == other.canReadPlaces && canLockRows == other.canLockRows
       && canKeepRows == other.canKeepRows && hasLateTriggers == other.hasLateTriggers
-      && hasDeferredTriggers == other.hasDeferredTriggers && hasIndex == other.hasIndex && hasParts == other.hasParts
+      && hasDeferredTriggers == other.hasDeferredTriggers && indexes == other.indexes && hasParts == other.hasParts
       && foreignParts == other.foreignParts && unusableKey == other.unusableKey
   }
 
@@ -129,14 +129,16 @@ extension TableSurvey {
            has_table_privilege(named.oid, 'SELECT'), has_any_column_privilege(named.oid, 'UPDATE'),
            EXISTS (SELECT FROM part WHERE part.relhasrules)
              OR EXISTS (SELECT FROM \(triggers) AND ((trigger.tgtype & 3) = 3)),
-           EXISTS (
-             SELECT FROM "pg_catalog"."pg_index" AS entry
-               JOIN "pg_catalog"."pg_class" AS class ON (class.oid = entry.indexrelid)
-               JOIN "pg_catalog"."pg_am" AS method ON (method.oid = class.relam)
-               JOIN "pg_catalog"."pg_attribute" AS "column"
-                 ON ("column".attrelid = entry.indrelid) AND ("column".attnum = entry.indkey[0])
-              WHERE (entry.indrelid = named.oid) AND entry.indisvalid AND (method.amname = 'btree')
-                AND ("column".attname = $2::name)),
+           (SELECT string_agg(coalesce(pg_get_expr(entry.indpred, entry.indrelid), ''), chr(10)
+                              ORDER BY entry.indexrelid)
+              FROM "pg_catalog"."pg_index" AS entry
+              JOIN "pg_catalog"."pg_class" AS class ON (class.oid = entry.indexrelid)
+              JOIN "pg_catalog"."pg_am" AS method ON (method.oid = class.relam)
+              JOIN "pg_catalog"."pg_opclass" AS operators ON (operators.oid = entry.indclass[0])
+              JOIN "pg_catalog"."pg_attribute" AS "column"
+                ON ("column".attrelid = entry.indrelid) AND ("column".attnum = entry.indkey[0])
+             WHERE (entry.indrelid = named.oid) AND \(isUsable) AND (method.amname = 'btree') AND operators.opcdefault
+               AND (entry.indoption[0] = ANY ('{0,3}'::int2[])) AND ("column".attname = $2::name)),
            (SELECT max(pages) FROM part), (SELECT sum(file)::bigint FROM part), (SELECT count(*) FROM part),
            (SELECT string_agg(concat(part.nspname, '.', part.relname), ', ' ORDER BY part.oid) FROM part
              WHERE (part.relkind <> 'r') AND (part.relkind <> 'p')),
@@ -149,9 +151,21 @@ extension TableSurvey {
               FROM "pg_catalog"."pg_attribute" AS "column"
               JOIN "pg_catalog"."pg_type" AS type ON (type.oid = "column".atttypid)
              WHERE ("column".attrelid = named.oid) AND ("column".attname = $2::name) AND ($3::int <> 4)
-               AND (type.typoutput::oid <> 'pg_catalog.timestamptz_out'::regproc::oid))
+               AND (type.typoutput::oid <> 'pg_catalog.timestamptz_out'::regproc::oid)),
+           \(indexSum("named.oid"))
       FROM named
     """)
+
+  /// Whether statements can use an index: not while it is built, dropped, or after a build that failed.
+  private static let isUsable = "entry.indisvalid AND entry.indisready AND entry.indislive"
+
+  /// Tells whether a table's usable indexes are the same as before.
+  private static func indexSum(_ table: String) -> String {
+    """
+    (SELECT coalesce(sum(entry.indexrelid::bigint), 0)::bigint FROM "pg_catalog"."pg_index" AS entry
+      WHERE (entry.indrelid = \(table)) AND \(isUsable))
+    """
+  }
 
   /// The look at a table by its name, for a sweep that finds due rows by the column `key`.
   static func statement(_ table: String, key: String, event: Event) -> PostgresStatement {
@@ -172,7 +186,7 @@ extension TableSurvey {
     canReadPlaces = isTrue(4)
     canLockRows = canReadPlaces && isTrue(5)
     canKeepRows = isTrue(6)
-    hasIndex = isTrue(7)
+    indexes = KeyIndexes(predicates: answer[row: 0, column: 7], sum: number(15))
     size = TableSize(pages: number(8), file: number(9))
     hasParts = number(10) > 1
     foreignParts = answer[row: 0, column: 11]
@@ -189,7 +203,7 @@ extension TableSurvey {
            has_table_privilege($2::oid, 'SELECT'),
            EXISTS (SELECT FROM "pg_catalog"."pg_inherits" AS child WHERE (child.inhparent = $2::oid)),
            (pg_relation_size($2::oid::regclass, 'main') / current_setting('block_size')::bigint),
-           pg_relation_filenode($2::oid::regclass)::bigint
+           pg_relation_filenode($2::oid::regclass)::bigint, \(indexSum("$2::oid"))
     """)
 
   /// The check of a table without parts.
@@ -199,7 +213,9 @@ extension TableSurvey {
   @EventLoop
   func checked(by answer: PostgresResult) -> TableSurvey? {
     func isTrue(_ column: Int) -> Bool { answer[row: 0, column: column] == "t" }
-    guard isTrue(0), isTrue(1) == hidesRows, isTrue(2) == canReadPlaces, !isTrue(3) else { return nil }
+    guard isTrue(0), isTrue(1) == hidesRows, isTrue(2) == canReadPlaces, !isTrue(3),
+      answer.number(6) == indexes.sum
+    else { return nil }
     var survey = self
     survey.size = TableSize(pages: answer.number(4), file: answer.number(5))
     return survey

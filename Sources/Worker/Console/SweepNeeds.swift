@@ -23,8 +23,8 @@ struct SweepNeeds: Equatable, Sendable {
   /// The column that due rows are found by.
   let key: String
   let event: TableSurvey.Event
-  /// Whether an index on `key` finds due rows.
-  let usesIndex: Bool
+  /// The condition that an index on `key` is to serve; nil if none finds due rows.
+  let indexCondition: String?
   let needs: [SweepNeed]
   /// What it needs of other tables that its statements name.
   private(set) var others: [OtherNeeds] = []
@@ -52,17 +52,18 @@ struct SweepNeeds: Equatable, Sendable {
     guard case .rows(let sweep) = work, let linked = sweep.linked else { return nil }
     let assigned = SQLColumns.assigned(in: linked.set)
     self.init(
-      table: linked.table, key: linked.key, event: .update, usesIndex: false,
+      table: linked.table, key: linked.key, event: .update, indexCondition: nil,
       reads: [linked.id] + SQLColumns.read(in: linked.due), assigned.map { SweepNeed(privilege: .update, column: $0) })
   }
 
   private init(
-    table: String, key: String, event: TableSurvey.Event, usesIndex: Bool, reads: [String], _ writes: [SweepNeed]
+    table: String, key: String, event: TableSurvey.Event, indexCondition: String?, reads: [String],
+    _ writes: [SweepNeed]
   ) {
     self.table = table
     self.key = key
     self.event = event
-    self.usesIndex = usesIndex
+    self.indexCondition = indexCondition
     var needs: [SweepNeed] = []
     for need in reads.map({ SweepNeed(privilege: .select, column: $0) }) + writes where !needs.contains(need) {
       needs.append(need)
@@ -90,7 +91,8 @@ struct SweepNeeds: Equatable, Sendable {
       writes.append(SweepNeed(privilege: .update, column: "id"))
     }
     self.init(
-      table: sweep.table, key: sweep.key, event: sweep.event, usesIndex: sweep.index != nil, reads: reads, writes)
+      table: sweep.table, key: sweep.key, event: sweep.event, indexCondition: sweep.index?.reaches, reads: reads, writes
+    )
     others = OtherNeeds.all(of: sweep)
     readsReferences = sweep.leavesReferenced
   }
@@ -98,7 +100,7 @@ struct SweepNeeds: Equatable, Sendable {
   /// As `QueueWatch.look` has it.
   private static var queue: SweepNeeds {
     SweepNeeds(
-      table: QueueWatch.table, key: "created_at", event: .update, usesIndex: false, reads: QueueWatch.columns, [])
+      table: QueueWatch.table, key: "created_at", event: .update, indexCondition: nil, reads: QueueWatch.columns, [])
   }
 
   private static let jobColumns = ["job_type", "status", "correlation_id", "agent_scope", "payload"]
@@ -106,14 +108,14 @@ struct SweepNeeds: Equatable, Sendable {
   /// As `DiscoveryStatements.insert` has it.
   private static var discovery: SweepNeeds {
     SweepNeeds(
-      table: Discovery.table, key: "created_at", event: .insert, usesIndex: false, reads: jobColumns,
+      table: Discovery.table, key: "created_at", event: .insert, indexCondition: nil, reads: jobColumns,
       jobColumns.map { SweepNeed(privilege: .insert, column: $0) })
   }
 
   /// As `ConnectionStatements` has it.
   private static var connections: SweepNeeds {
     SweepNeeds(
-      table: ConnectionDiscovery.table, key: "last_discover_at", event: .update, usesIndex: false,
+      table: ConnectionDiscovery.table, key: "last_discover_at", event: .update, indexCondition: nil,
       reads: [
         "id", "type", "scope", "status", "cluster_name", "discover_enabled", "discover_interval_seconds",
         "last_discover_at", "last_discover_status", "last_discover_started_at",
@@ -125,7 +127,7 @@ struct SweepNeeds: Equatable, Sendable {
 
   private static var connectionJobs: SweepNeeds {
     SweepNeeds(
-      table: Discovery.table, key: "created_at", event: .insert, usesIndex: false,
+      table: Discovery.table, key: "created_at", event: .insert, indexCondition: nil,
       reads: ["job_type", "status", "correlation_id", "payload"],
       (["id"] + jobColumns).map { SweepNeed(privilege: .insert, column: $0) })
   }

@@ -88,8 +88,8 @@ struct TableCheck: Sendable {
           "row security hides rows of \(survey.displayName) from the role, as SB_WORKER_ALLOW_ROW_SECURITY allows"))
     }
     if let foreign = survey.foreignParts { findings.append(.fault(SweepRefusal.foreignParts(foreign).reason)) }
-    guard needs.usesIndex else { return findings }
-    if survey.hasIndex {
+    guard let condition = needs.indexCondition else { return findings }
+    if survey.indexes.serve(condition) {
       findings.append(.ok("an index on \(needs.key) finds due rows"))
     } else if survey.size.pages > Self.largeTable {
       findings.append(

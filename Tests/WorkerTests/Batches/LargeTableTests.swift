@@ -12,13 +12,18 @@ import Testing
   /// More pages than a table may have that is read whole every time.
   static let largePages = FullPass.smallTablePages + 500
 
-  /// Live wraps on so many pages, one a page, and then some that have expired: consumed and not.
+  /// One live wrap on each of so many pages, which has no room for another one then.
+  static let liveWraps = """
+    ALTER TABLE secret_wraps SET (fillfactor = 10);
+    \(SweeperTests.wrap) SELECT 'live', repeat('x', 700)::bytea, '', '', 'k', '', 0, now() + interval '1 hour', NULL,
+      NULL FROM generate_series(1, \(largePages))
+    """
+
+  /// Live wraps, and then some that have expired: consumed and not.
   private func fillWraps(_ plane: ControlPlane, consumed: Int, unconsumed: Int) async throws {
     try await plane.sql(
       """
-      ALTER TABLE secret_wraps SET (fillfactor = 10);
-      \(SweeperTests.wrap) SELECT 'live', repeat('x', 500)::bytea, '', '', 'k', '', 0, now() + interval '1 hour'
-        , NULL, NULL FROM generate_series(1, \(Self.largePages));
+      \(Self.liveWraps)
       """)
     try await expire(plane, consumed: consumed, unconsumed: unconsumed)
   }

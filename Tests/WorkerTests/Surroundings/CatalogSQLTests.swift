@@ -69,7 +69,7 @@ import Testing
           table.dueAtAll, table.lock, table.lockRows,
         ]
         let survey = TableSurvey(
-          table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 11)]))
+          table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 12)]))
         if let survey {
           let dryRun = DryRunSQL(sweep, on: survey, second: survey)
           texts += [dryRun.count, dryRun.first] + (dryRun.linked.map { [$0] } ?? [])

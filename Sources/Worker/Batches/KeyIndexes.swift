@@ -1,0 +1,49 @@
+// The indexes by which due rows can be found, and which of them has what rows, as a pure struct.
+// Invariant: an index counts for a condition only if each part of its predicate is a part of the condition, word for
+// word. That is less than PostgreSQL could prove: then pages are read, which finds every row.
+
+/// A table's valid btree indexes that begin with the key and can be read in its order, both ways.
+struct KeyIndexes: Equatable, Sendable {
+  /// The predicate of each, as PostgreSQL writes it; empty if the index has every row.
+  let predicates: [String]
+  /// The sum of the identifiers of all of the table's usable indexes: another one means that the table's were changed.
+  let sum: Int
+
+  /// - Parameter predicates: one a line; nil if there is no such index.
+  init(predicates text: String?, sum: Int) {
+    predicates = text?.split(separator: "\n", omittingEmptySubsequences: false).map(String.init) ?? []
+    self.sum = sum
+  }
+
+  /// Whether an index has every row for which the condition holds.
+  func serve(_ condition: String) -> Bool {
+    let parts = Self.parts(of: condition)
+    return predicates.contains { predicate in
+      predicate.isEmpty || Self.parts(of: predicate).allSatisfy(parts.contains)
+    }
+  }
+
+  /// The parts of a condition that are joined by AND, without parentheses, spaces and the type of a text.
+  private static func parts(of condition: String) -> [String] {
+    var parts: [String] = []
+    var part = ""
+    var words = condition.split(separator: " ")[...]
+    while let word = words.popFirst() {
+      if word == "AND" {
+        parts.append(part)
+        part = ""
+      } else {
+        part += plain(word)
+      }
+    }
+    return parts + [part]
+  }
+
+  private static func plain(_ word: Substring) -> String {
+    var text = String(decoding: word.utf8.filter { $0 != UInt8(ascii: "(") && $0 != UInt8(ascii: ")") }, as: UTF8.self)
+    if text.utf8.count > textType.utf8.count, text.hasSuffix(textType) { text.removeLast(textType.count) }
+    return text
+  }
+
+  private static let textType = "::text"
+}
