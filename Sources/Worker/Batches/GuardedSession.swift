@@ -222,6 +222,19 @@ final class TableMemory {
   private var statements: TableStatements?
   private var linkedStatements: (second: TableSurvey, texts: LinkedStatements)?
 
+  /// Asks whether nothing is due, in one round trip that only reads; false where no run has met the table yet.
+  ///
+  /// - Throws: `PostgresError`.
+  func findsNothing(over connection: any SweepConnection, by deadline: MonotonicInstant) async throws -> Bool {
+    guard let statements, let survey, survey.foreignParts == nil else { return false }
+    let results = try await connection.pipeline(
+      connection.prelude + [
+        PostgresStatement(GuardStatements.readLimits, isPrepared: true),
+        PostgresStatement(statements.nothingDue, isPrepared: true),
+      ], by: deadline)
+    return results[results.count - 1][row: 0, column: 0] == "t"
+  }
+
   /// What a check suffices for; nil if the table is to be looked at.
   func checkable(at now: MonotonicInstant) -> TableSurvey? {
     guard let survey, !survey.hasParts, lookedAt.duration(to: now) < Self.lookLimit else { return nil }

@@ -97,6 +97,13 @@ package final class TableStatements {
     "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)"
   )
 
+  /// Answers whether no row is due, by the clock and not by a run's cutoff. The first entry of an index tells.
+  package private(set) lazy var nothingDue: String = {
+    let now = "(SELECT (clock_timestamp() - '\(sweep.age.nanoseconds / 1_000) microseconds'::interval))"
+    let due = sweep.due.replacingFirst(":cutoff", with: now)
+    return sql("SELECT (min(\(sweep.key)) IS NULL) FROM \(table) AS target WHERE \(due)")
+  }()
+
   // MARK: Single rows
 
   /// Answers, for each due row of the pages, its table's identifier and its place.

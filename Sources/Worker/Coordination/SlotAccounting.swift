@@ -75,6 +75,17 @@ package struct SlotAccounting: Sendable {
     }
   }
 
+  /// Nothing was due at `now` (ms of Redis's clock as far as known), so that Redis was not asked.
+  package mutating func foundNothing(at now: Int64) -> [SlotOutcome] {
+    noteTime(now)
+    let slot = grid.slot(at: now)
+    let counts = settleOpen(before: slot)
+    guard !isLearning, slot > counted else { return counts }
+    open = nil
+    counted = slot
+    return counts + [.success]
+  }
+
   /// Redis did not answer. `estimate` is its time in ms as far as known; nil: nothing is counted.
   package mutating func unanswered(estimate: Int64?) -> [SlotOutcome] {
     guard let estimate else { return [] }

@@ -178,6 +178,14 @@ package struct SweeperStateMachine: Sendable {
     return counts
   }
 
+  /// PostgreSQL said that nothing is due, so Redis was not asked. `redisTime` is its clock in ms as far as known.
+  ///
+  /// - Returns: what is to be counted.
+  package mutating func foundNothing(redisTime: Int64, at now: MonotonicInstant, chance: Double) -> [SlotOutcome] {
+    wait(max(1, grid.slot(after: redisTime) - redisTime), from: now, turn, chance)
+    return accounting.foundNothing(at: redisTime)
+  }
+
   private mutating func notePause(_ answer: TakeAnswer) {
     switch answer {
     case .late: break

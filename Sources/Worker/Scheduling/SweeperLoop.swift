@@ -31,6 +31,8 @@ final class SweeperLoop {
   private var isStuck = false
   /// What is known, and was told, of a pause.
   private(set) var pauses = PauseState()
+  /// When Redis last answered a take.
+  private var answeredAt: MonotonicInstant?
   /// What Redis refuses this sweeper, and whether people know.
   private var refusals = RefusalWatch()
 
@@ -92,6 +94,7 @@ final class SweeperLoop {
     switch step {
     case .take(let mode):
       guard try await hasSchema() else { break }
+      if mode == .due, machine.pause == nil, await findsNothing() { return skipSlot(&machine) }
       if isOnce || !runner.pool.isReadOnly { return await take(mode, &machine) }
       await waitUntilWritable()
     case .run(let run):
@@ -119,6 +122,25 @@ final class SweeperLoop {
       break
     }
     try Task.checkCancellation()
+  }
+
+  /// For how long a sweeper that finds nothing due does without Redis, whose record tells the fleet that it lives.
+  private static let longestSilence = Duration.seconds(60)
+
+  private func findsNothing() async -> Bool {
+    guard !isOnce, redis.outage == nil, let answeredAt,
+      answeredAt.duration(to: clock.now) < Self.longestSilence
+    else { return false }
+    return await runner.findsNothing()
+  }
+
+  /// Counts the present slot as a success without a run.
+  private func skipSlot(_ machine: inout SweeperStateMachine) {
+    let time = coordinator.redisTimeEstimate
+    let counts = machine.foundNothing(redisTime: time, at: clock.now, chance: chance)
+    count(counts)
+    if counts.contains(.success) { metrics.succeeded(at: time) }
+    metrics.isDue(at: coordinator.grid.slot(after: time))
   }
 
   /// Whether slots are attended. Where the schema lacks something, that takes until it is to be looked at again, or
@@ -195,6 +217,7 @@ final class SweeperLoop {
 
   /// Notes, and logs, what an operator has to know of an answer.
   private func note(_ answer: TakeAnswer) {
+    answeredAt = clock.now
     refusals.answered()
     if let told = refusals.untold() { tell(told) }
     switch answer {

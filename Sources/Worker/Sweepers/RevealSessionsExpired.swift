@@ -29,7 +29,8 @@ extension Sweeper {
             table: "secret_wraps", references: "wrap_ids", id: "id",
             set: "expires_at = :cutoff",
             due: "consumed_at IS NULL AND expires_at > :cutoff",
-            key: "expires_at"))),
+            key: "expires_at"),
+          looksFirst: true)),
       report: Report(
         severity: .info, title: "reveal sessions expired", countName: "sessions_swept",
         linkedCountName: "wraps_expired", failureTitle: "sweep expired reveal sessions failed"))

@@ -66,7 +66,7 @@ import Testing
         texts += [
           table.write, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue, table.dueRows,
           table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
-          table.dueAtAll, table.lock, table.lockRows,
+          table.dueAtAll, table.nothingDue, table.lock, table.lockRows,
         ]
         let survey = TableSurvey(
           table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 12)]))
