@@ -87,12 +87,12 @@ struct ControlPlane: Sendable {
   func sweep(
     _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,
     progress: String? = nil, noting tally: RunTally = RunTally(), allowsRowSecurity: Bool = false,
-    tellCovered: @EventLoop ([String]) -> Void = { _ in }
+    acceptsAnyShare: Bool = false, tellCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
     let count = try await sweep(
       sweeper, through: pool, lease: lease, epoch: epoch, slot: slot, progress: progress, noting: tally,
-      allowsRowSecurity: allowsRowSecurity, tellCovered: tellCovered)
+      allowsRowSecurity: allowsRowSecurity, acceptsAnyShare: acceptsAnyShare, tellCovered: tellCovered)
     await pool.close()
     return count
   }
@@ -107,7 +107,8 @@ struct ControlPlane: Sendable {
     _ sweeper: Sweeper, through pool: PostgresPool, lease: Duration = .seconds(15), epoch: Int64 = 7,
     slot: Int64 = 1_700_000_000_000, isForced: Bool = false, progress: String? = nil,
     noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false,
-    beforeBatch: @escaping @EventLoop () -> Void = {}, tellCovered: @EventLoop ([String]) -> Void = { _ in }
+    acceptsAnyShare: Bool = false, beforeBatch: @escaping @EventLoop () -> Void = {},
+    tellCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
     let run = Run(
@@ -125,7 +126,7 @@ struct ControlPlane: Sendable {
       case .rows(let sweep):
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
-          every: sweeper.interval ?? .seconds(60),
+          acceptsAnyShare: acceptsAnyShare, every: sweeper.interval ?? .seconds(60),
           progress: progress, noting: tally
         ).run()
       case .watch(let watch):

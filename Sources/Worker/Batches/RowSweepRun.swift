@@ -15,21 +15,24 @@ final class RowSweepRun {
   private let session: GuardedSession
   private let memory: TableMemory
   private let allowsRowSecurity: Bool
+  private let acceptsAnyShare: Bool
   private let interval: Duration
   private let tally: RunTally
   private var progress: SweepProgress
 
   /// - Parameters:
+  ///   - acceptsAnyShare: whether an operator accepts that the run changes more than the sweep's maximum share.
   ///   - interval: between two runs.
   ///   - progress: what earlier runs left in the schedule record.
   init(
     _ sweep: RowSweep, in session: GuardedSession, knowing memory: TableMemory, allowsRowSecurity: Bool = false,
-    every interval: Duration, progress: String?, noting tally: RunTally
+    acceptsAnyShare: Bool = false, every interval: Duration, progress: String?, noting tally: RunTally
   ) {
     self.sweep = sweep
     self.session = session
     self.memory = memory
     self.allowsRowSecurity = allowsRowSecurity
+    self.acceptsAnyShare = acceptsAnyShare
     self.interval = interval
     self.tally = tally
     self.progress = SweepProgress(progress)
@@ -71,6 +74,7 @@ final class RowSweepRun {
     // Only then is it of use that an index has more due rows than the declared condition reaches.
     let indexHasAll = sweep.index?.fullPassWithin != nil && table.indexes.serve(sweep.due)
     let hasIndex = sweep.index.map { indexHasAll || table.indexes.serve($0.reaches) } ?? false
+    try await limitShare(of: table, targets, related)
     for target in targets {
       let statements = memory.statements(
         of: target, for: sweep, countsDue: table.canKeepRows, related: related, indexHasAll: indexHasAll)
@@ -92,6 +96,24 @@ final class RowSweepRun {
       } else {
         try await KeySweep(statements, of: table, in: session, knowing: memory, noting: tally).run()
       }
+    }
+  }
+
+  /// Counts before the first change, in the sweeps that have a maximum share.
+  private func limitShare(of table: TableSurvey, _ targets: [String], _ related: RelatedTables) async throws {
+    guard let limit = sweep.shareLimit, limit.percent < 100 else { return }
+    let parts = targets.map { target in
+      TableStatements(sweep: sweep, table: target, countsDue: false, related: related)
+    }
+    let batches = SweepBatches(sweep, on: table, in: session, knowing: memory, noting: tally)
+    let count = try await batches.count(limit, in: parts, acceptedBefore: progress.acceptedCutoff)
+    if acceptsAnyShare {
+      // Also for what this run does not get done.
+      progress.acceptedCutoff = session.cutoffMicroseconds
+      tally.count.progress = progress.text
+    } else if limit.isExceeded(by: count) {
+      tally.count.refused = count.due
+      throw SweepRefusal.share(count.silent, of: count.live, warning: limit.warning)
     }
   }
 

@@ -18,7 +18,7 @@ final class SweepBatches {
   /// For one row that is slow by itself: no other limit than the lease and the operator's own.
   static let noLimit = Duration.milliseconds(Int64(Int32.max))
 
-  /// For a look at a whole table, at the end of a run.
+  /// For a look at a whole table, at the beginning or the end of a run.
   private static let countLimit = Duration.seconds(10)
 
   /// How long a lock is waited for where rows are tried one by one: any row of a page may be locked.
@@ -128,11 +128,15 @@ final class SweepBatches {
   /// next run's to meet.
   func countUndone(_ statement: PostgresStatement) async throws -> Int? {
     do {
-      let options = Options(statementLimit: Self.countLimit, isParallel: true)
-      return try await send([statement], options).results[0].number(0)
+      return try await countWithinLimit(statement).number(0)
     } catch is Trouble {
       return nil
     }
+  }
+
+  /// Runs a statement that reads the whole table.
+  func countWithinLimit(_ statement: PostgresStatement) async throws -> PostgresResult {
+    try await send([statement], Options(statementLimit: Self.countLimit, isParallel: true)).results[0]
   }
 
   /// Takes back what was told as changed by an index and is due again: of the rows that are due now, those that nothing

@@ -1,6 +1,7 @@
 // What a run leaves for the next one in the schedule record, as text. Pure.
 
-/// How far earlier runs got: for how many slots all that was due was locked, and where the full pass stands.
+/// How far earlier runs got: for how many slots all that was due was locked, where the full pass stands, and what an
+/// operator has accepted. A sweep with a maximum share has no full pass.
 struct SweepProgress: Equatable, Sendable {
   /// From so many slots on, that all of what is due is locked is a failure.
   static let lockedSlotLimit = 3
@@ -8,6 +9,8 @@ struct SweepProgress: Equatable, Sendable {
   var lockedSlots = 0
   /// `FullPass.Record`, as text; nil if there is none.
   var pass: String?
+  /// An operator accepted whatever was due at this cutoff, in µs since 1970; nil if none did.
+  var acceptedCutoff: Int64?
 
   init() {}
 
@@ -28,13 +31,20 @@ struct SweepProgress: Equatable, Sendable {
       lockedSlots = lockedSlots * 10 + Int(bytes[index] - 0x30)
       index += 1
     }
-    let rest = bytes.dropFirst(index + 1)
-    pass = rest.isEmpty ? nil : String(decoding: rest, as: UTF8.self)
+    let rest = String(decoding: bytes.dropFirst(index + 1), as: UTF8.self)
+    if rest.utf8.first == Self.acceptedMark {
+      acceptedCutoff = Int64(rest.dropFirst()).flatMap { (0...(1 << 53)).contains($0) ? $0 : nil }
+    } else {
+      pass = rest.isEmpty ? nil : rest
+    }
   }
 
   /// Not empty, for that would leave the record as it is.
-  var text: String { "l\(lockedSlots)" + (pass.map { " \($0)" } ?? "") }
+  var text: String {
+    "l\(lockedSlots)" + ((acceptedCutoff.map { "a\($0)" } ?? pass).map { " \($0)" } ?? "")
+  }
 
   private static let mark = UInt8(ascii: "l")
+  private static let acceptedMark = UInt8(ascii: "a")
   private static let space = UInt8(ascii: " ")
 }

@@ -36,6 +36,10 @@ enum SweepRefusal: Error, Equatable, Sendable {
   case noTransactionNumbers
   /// For this many slots, all that was due has been locked by other transactions.
   case locked(Int, slots: Int)
+  /// So many of the live rows look due that nothing was changed.
+  case share(Int, of: Int, warning: String)
+  /// How large a share of this table is due could not be counted in time, so nothing was changed.
+  case uncounted(String)
 
   var reason: String {
     switch self {
@@ -73,6 +77,9 @@ enum SweepRefusal: Error, Equatable, Sendable {
       "the server gives no transaction a number until its databases are vacuumed (SQLSTATE 54000)"
     case .locked(let count, let slots):
       "nothing was swept for \(slots) slots: \(Self.rows(count)) locked by other transactions"
+    case .share(let count, let live, let warning): "refused: \(count) of \(live) \(warning)"
+    case .uncounted(let table):
+      "nothing was changed: the rows of \(table) could not be counted within 10s, which a maximum share needs"
     }
   }
 

@@ -98,6 +98,18 @@ extension Setting where Value == Int {
   }
 }
 
+extension Setting where Value == Int {
+  /// A share in whole percent, from 1% to 100%.
+  static func percentage(_ name: String, default absent: Int, help: String) -> Setting {
+    Setting(name: name, kind: "percentage", absence: .text("\(absent)%"), help: help) { text in
+      guard text.utf8.last == UInt8(ascii: "%"), let value = Int(text.dropLast()), (1...100).contains(value) else {
+        return .mustBe("a whole percentage from 1% to 100%, such as 50%")
+      }
+      return .accepted(value)
+    }
+  }
+}
+
 /// Booleans in the notation of Go's `strconv.ParseBool`.
 enum GoBoolean {
   static func parse(_ text: String) -> Bool? {

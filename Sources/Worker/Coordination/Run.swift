@@ -12,6 +12,8 @@ package struct Run: Equatable, Sendable {
   package var nextSlot: Int64
   /// Whether an operator started it, whatever is due.
   package var isForced: Bool
+  /// Whether an operator accepts that it changes more than the sweeper's maximum share of rows.
+  package var acceptsAnyShare: Bool
   /// How many runs failed in a row before this one.
   package var failures: Int
   /// A random value that was made with the schedule record. The record of another Redis has another origin.
@@ -24,13 +26,14 @@ package struct Run: Equatable, Sendable {
   package var takenAt: MonotonicInstant
 
   package init(
-    epoch: Int64, slot: Int64, nextSlot: Int64, isForced: Bool = false, failures: Int, origin: String,
-    progress: String? = nil, token: String, takenAt: MonotonicInstant
+    epoch: Int64, slot: Int64, nextSlot: Int64, isForced: Bool = false, acceptsAnyShare: Bool = false, failures: Int,
+    origin: String, progress: String? = nil, token: String, takenAt: MonotonicInstant
   ) {
     self.epoch = epoch
     self.slot = slot
     self.nextSlot = nextSlot
     self.isForced = isForced
+    self.acceptsAnyShare = acceptsAnyShare
     self.failures = failures
     self.origin = origin
     self.progress = progress

@@ -119,7 +119,7 @@ struct SweepRunner {
       case .rows(let sweep):
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
-          every: .milliseconds(coordinator.grid.intervalMilliseconds),
+          acceptsAnyShare: run.acceptsAnyShare, every: .milliseconds(coordinator.grid.intervalMilliseconds),
           progress: run.progress, noting: tally
         ).run()
       case .watch(let watch):

@@ -4,7 +4,7 @@ import Reactor
 
 extension SweeperDeclaration {
   static let agentsStale = SweeperDeclaration(
-    interval: .agentsStaleInterval, settings: [Setting.agentsStaleAfter.row],
+    interval: .agentsStaleInterval, settings: [Setting.agentsStaleAfter.row, Setting.agentsStaleMaximumShare.row],
     sweeper: Sweeper.agentsStale)
 }
 
@@ -21,7 +21,11 @@ extension Sweeper {
           due: "status = 'active' AND last_seen_at < :cutoff",
           key: "last_seen_at",
           age: settings[.agentsStaleAfter],
-          index: .init(reaches: "last_seen_at < :cutoff"))),
+          index: .init(reaches: "last_seen_at < :cutoff"),
+          shareLimit: ShareLimit(
+            percent: settings[.agentsStaleMaximumShare],
+            live: "status = 'active' AND last_seen_at IS NOT NULL", changed: "status = 'stale'",
+            warning: "agents look silent: is it the api?"))),
       report: Report(
         severity: .warn, title: "agents flagged stale (no heartbeat past cutoff)", countName: "flipped",
         showsCutoff: true, failureTitle: "flag stale agents failed"))
@@ -40,5 +44,16 @@ extension Setting where Value == Duration {
     .inheritedDuration(
       "SB_WORKER_AGENTS_STALE_AFTER", default: .seconds(300),
       help: "An agent is marked stale when it has sent no heartbeat for this long.")
+  }
+}
+
+extension Setting where Value == Int {
+  static var agentsStaleMaximumShare: Setting {
+    .percentage(
+      "SB_WORKER_AGENTS_STALE_MAX_SHARE", default: 100,
+      help: """
+        A run that would mark a larger share of the seen active agents stale, and more than 20, changes nothing and \
+        fails. 100% is no limit.
+        """)
   }
 }

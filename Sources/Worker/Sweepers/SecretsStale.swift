@@ -4,7 +4,7 @@ import Reactor
 
 extension SweeperDeclaration {
   static let secretsStale = SweeperDeclaration(
-    interval: .secretsStaleInterval, settings: [Setting.secretsStaleAfter.row],
+    interval: .secretsStaleInterval, settings: [Setting.secretsStaleAfter.row, Setting.secretsStaleMaximumShare.row],
     sweeper: Sweeper.secretsStale)
 }
 
@@ -21,7 +21,11 @@ extension Sweeper {
           due: "status = 'present' AND last_seen_at < :cutoff",
           key: "last_seen_at",
           age: settings[.secretsStaleAfter],
-          index: .init(reaches: "last_seen_at < :cutoff"))),
+          index: .init(reaches: "last_seen_at < :cutoff"),
+          shareLimit: ShareLimit(
+            percent: settings[.secretsStaleMaximumShare],
+            live: "status = 'present'", changed: "status = 'missing'",
+            warning: "secrets look missing: has discovery stopped?"))),
       report: Report(
         severity: .warn, title: "discovered secrets marked missing", countName: "flipped", showsCutoff: true,
         failureTitle: "mark stale secrets failed"))
@@ -40,5 +44,16 @@ extension Setting where Value == Duration {
     .inheritedDuration(
       "SB_WORKER_SECRETS_STALE_AFTER", default: .seconds(24 * 3_600),
       help: "A secret is marked missing when no discovery has seen it for this long.")
+  }
+}
+
+extension Setting where Value == Int {
+  static var secretsStaleMaximumShare: Setting {
+    .percentage(
+      "SB_WORKER_SECRETS_STALE_MAX_SHARE", default: 100,
+      help: """
+        A run that would mark a larger share of the present secrets missing, and more than 20, changes nothing and \
+        fails. 100% is no limit.
+        """)
   }
 }

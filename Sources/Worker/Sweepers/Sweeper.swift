@@ -90,6 +90,8 @@ package struct RowSweep: Sendable {
   /// Whether PostgreSQL is asked if anything is due before Redis is asked for the lock: that saves most of an idle slot
   /// where the interval is a few seconds. An index has to lead to the oldest due row.
   var looksFirst = false
+  /// How large a share of the table may look due for a run to change anything.
+  var shareLimit: ShareLimit?
 
   var deletes: Bool { if case .delete = change { true } else { false } }
 

@@ -78,7 +78,7 @@ import Testing
         "SB_WORKER_CONNECTIONS_STUCK_INTERVAL", "SB_WORKER_DISCOVER_CONNECTIONS_INTERVAL",
         "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL",
         "SB_WORKER_AUDIT_EVENTS", "SB_WORKER_QUEUE_ALERT_AFTER", "SB_WORKER_REQUESTS_EXPIRED_INTERVAL",
-        "SB_WORKER_RETAIN_SESSIONS",
+        "SB_WORKER_RETAIN_SESSIONS", "SB_WORKER_AGENTS_STALE_MAX_SHARE", "SB_WORKER_SECRETS_STALE_MAX_SHARE",
         "SB_WORKER_RETAIN_ENROLLMENT_TOKENS", "SB_WORKER_RETAIN_REVEAL_SESSIONS", "SB_WORKER_RETAIN_JOBS",
         "SB_WORKER_RETAIN_SECRETS_MISSING", "SB_WORKER_RETAIN_GITOPS_OBSERVATIONS",
       ])
@@ -155,6 +155,19 @@ import Testing
         #expect(Self.faults([name: text]).count == 1, "\(name)=\(text)")
       }
       for text in ["1", "+1", "007"] { #expect(Self.faults([name: text]).isEmpty) }
+    }
+  }
+
+  @Test func aShareIsAWholePercentage() throws {
+    #expect(try Self.load([:]).settings[.agentsStaleMaximumShare] == 100)
+    for (text, percent) in [("1%", 1), ("50%", 50), ("100%", 100)] {
+      #expect(try Self.load(["SB_WORKER_AGENTS_STALE_MAX_SHARE": text]).settings[.agentsStaleMaximumShare] == percent)
+    }
+    for text in ["50", "0%", "101%", "-1%", "0.5", "50 %", "%", "99999999999999999999%"] {
+      #expect(
+        Self.faults(["SB_WORKER_SECRETS_STALE_MAX_SHARE": text]) == [
+          "SB_WORKER_SECRETS_STALE_MAX_SHARE must be a whole percentage from 1% to 100%, such as 50% (got \"\(text)\")"
+        ])
     }
   }
 

@@ -68,6 +68,7 @@ import Testing
           table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
           table.dueAtAll, table.nothingDue, table.lock, table.lockRows,
         ]
+        if let limit = sweep.shareLimit { texts.append(table.countShares(limit)) }
         let survey = TableSurvey(
           table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 12)]))
         if let survey {

@@ -1,0 +1,90 @@
+// The brake on a run that would change too large a share of its table: counts before the first change. Pure but for the
+// count. Called by RowSweepRun. Invariant: a share above the limit changes nothing, however many runs it is split into.
+
+import Coordination
+import Reactor
+
+/// How large a share of a table's live rows may look due at once.
+///
+/// If most of a fleet looks silent, it is more likely that its heartbeats do not arrive. Rows look due one after the
+/// other then, so a run by itself may find few. Therefore rows count too that earlier runs changed, if their key lies
+/// within `RowSweep.age` before the cutoff: what reports more often than that falls silent within that time.
+struct ShareLimit: Sendable {
+  /// So many rows are never too many, whatever their share.
+  static let freeRows = 20
+
+  /// In percent of the live rows; 100 is no limit.
+  let percent: Int
+  /// The condition of a row that is due, or that could become due.
+  let live: String
+  /// The condition of a row that an earlier run changed.
+  let changed: String
+  /// What too large a share looks like, after "412 of 430 ".
+  let warning: String
+
+  /// What the count found.
+  struct Count: Equatable, Sendable {
+    /// Rows that the run would change.
+    var due = 0
+    /// The same, and rows that earlier runs changed.
+    var silent = 0
+    /// All of these, and live rows that are not due.
+    var live = 0
+  }
+
+  func isExceeded(by count: Count) -> Bool {
+    count.due > 0 && count.silent > Self.freeRows && count.silent * 100 > count.live * percent
+  }
+}
+
+extension TableStatements {
+  /// Parameters: up to how many rows that look due are not counted, and the cutoff (µs) before which rows were
+  /// accepted, or null. Answers how many rows are due, how many look so, and how many are live; all 0 if it did not
+  /// count.
+  func countShares(_ limit: ShareLimit) -> String {
+    let key = sweep.key
+    let age = "'\(sweep.age.nanoseconds / 1_000)'::bigint"
+    let since = GuardStatements.moment("(current_setting('sb.cutoff')::bigint - \(age))")
+    let isNew = "($2::bigint IS NULL OR (\(key) >= \(GuardStatements.moment("$2::bigint"))))"
+    let isChanged = "((\(limit.changed)) AND (\(key) >= (SELECT \(since))) AND (\(key) < \(GuardStatements.cutoff)))"
+    let looksDue = "(\(isDue) OR \(isChanged)) AND \(isNew)"
+    return CatalogSQL.qualified(
+      """
+      WITH sample AS MATERIALIZED (
+          SELECT FROM \(table) AS target
+           WHERE \(GuardStatements.filter) AND (\(key) <= \(GuardStatements.plannedCutoff)) AND \(looksDue)
+           LIMIT ($1::bigint + 1)),
+        counted AS MATERIALIZED (
+          SELECT count(*) FILTER (WHERE \(isDue) AND \(isNew)) AS due,
+                 count(*) FILTER (WHERE \(looksDue)) AS silent, count(*) AS live
+            FROM \(table) AS target
+           WHERE ((SELECT count(*) FROM sample) > $1::bigint) AND ((\(limit.live)) OR (\(isChanged) AND \(isNew))))
+      SELECT due, silent, live FROM counted
+      """)
+  }
+}
+
+extension SweepBatches {
+  /// Counts what `limit` is about in all `parts` of the table together.
+  ///
+  /// - Throws: `SweepRefusal` if that takes too long; `PostgresError`.
+  func count(
+    _ limit: ShareLimit, in parts: [TableStatements], acceptedBefore accepted: Int64?
+  ) async throws -> ShareLimit.Count {
+    // A few rows of each part may be too many together.
+    let uncounted = parts.count > 1 ? -1 : ShareLimit.freeRows
+    var count = ShareLimit.Count()
+    for part in parts {
+      let statement = PostgresStatement(part.countShares(limit), ["\(uncounted)", accepted.map { "\($0)" }])
+      do {
+        let answer = try await countWithinLimit(statement)
+        count.due += answer.number(0)
+        count.silent += answer.number(1)
+        count.live += answer.number(2)
+      } catch let trouble as Trouble {
+        throw trouble.kind == .tooLong ? SweepRefusal.uncounted(part.sweep.table) : trouble.cause
+      }
+    }
+    return count
+  }
+}
