@@ -229,7 +229,8 @@ import Testing
   ) {
     let command = ["-c", #"cd "$1" && shift && exec "$@""#, "sh", directory, program] + arguments
     let process = try await WorkerProcess.start(command, environment: ["HOME": "/root"], executable: "/bin/sh")
-    let ending = try await process.waitForExit(within: .seconds(30))
+    // shellcheck takes 11 s of processor time by itself.
+    let ending = try await process.waitForExit(within: .seconds(120))
     return (ending, process.output, process.everything)
   }
 }
