@@ -194,22 +194,26 @@ restore_cluster_settings() {
   [[ ! -e $cluster_settings.before ]] || as_root mv -f "$cluster_settings.before" "$cluster_settings"
 }
 
-# fetch_promtool: extracts promtool, Prometheus's metrics checker, to .local/tools. Its package is not installed,
-# because it is a server of 100 MB with its own account. Without promtool the tests that need it are skipped and say so.
-fetch_promtool() {
-  local directory
-  ! command -v promtool >/dev/null && [[ ! -x $root/.local/tools/promtool ]] || return 0
-  command -v apt-get >/dev/null || return 0
-  say "fetching promtool"
+# fetch_prometheus: extracts prometheus and promtool, its checker, to .local/tools. The package is not installed, as it
+# is a server of 100 MB with its own account. Without them the tests that need them are skipped and say so.
+fetch_prometheus() {
+  local directory tool absent=
+  for tool in prometheus promtool; do
+    command -v "$tool" >/dev/null || [[ -x $root/.local/tools/$tool ]] || absent=yes
+  done
+  [[ -n $absent ]] && command -v apt-get >/dev/null || return 0
+  say "fetching prometheus"
   directory=$(mktemp -d)
   mkdir -p "$root/.local/tools"
-  # A separate package since Debian 13.
-  download() { apt-get download -qq promtool || apt-get download -qq prometheus; }
+  # Since Debian 13 promtool is in a package of its own.
+  download() { apt-get download -qq prometheus && { apt-get download -qq promtool || true; }; }
   if (
     # Chained by &&, because errexit is off in a condition.
     cd "$directory" && { download 2>/dev/null || { as_root apt-get update -qq && download; }; } &&
-      dpkg-deb --fsys-tarfile ./*.deb | tar -x ./usr/bin/promtool && mv usr/bin/promtool "$root/.local/tools/"
-  ) >/dev/null 2>"$directory/log"; then :; else say "no promtool: $(tail -n 1 "$directory/log")"; fi
+      for package in ./*.deb; do
+        dpkg-deb --fsys-tarfile "$package" | tar -x --wildcards './usr/bin/prom*' || exit 1
+      done && mv usr/bin/* "$root/.local/tools/"
+  ) >/dev/null 2>"$directory/log"; then :; else say "no prometheus: $(tail -n 1 "$directory/log")"; fi
   rm -rf "$directory"
 }
 

@@ -27,7 +27,8 @@ struct TaskMetrics {
     case found, changed, skipped, refused
   }
 
-  init(task: String, watchesQueue: Bool = false, registry: MetricsRegistry) {
+  /// - Parameter interval: between two slots; zero where nobody asks.
+  init(task: String, every interval: Duration = .zero, watchesQueue: Bool = false, registry: MetricsRegistry) {
     queue = watchesQueue ? QueueMetrics(registry: registry) : nil
     var runs: [SlotOutcome: Counter] = [:]
     for outcome in SlotOutcome.allCases {
@@ -64,6 +65,10 @@ struct TaskMetrics {
       help: "When the next run is due, in seconds since 1970; 0 until Redis has said so.", labels: ["task": task])
     paused = registry.gauge(
       "worker_sweeper_paused", help: "Whether an operator has paused the sweeper.", labels: ["task": task])
+    registry.gauge(
+      "worker_sweep_interval_seconds", help: "Interval between two runs by this replica's settings, in seconds.",
+      labels: ["task": task]
+    ).set(interval.seconds)
     enabled = Self.enabled(task: task, registry: registry)
     enabled.set(1)
   }

@@ -45,7 +45,8 @@ package final class SweepService {
       return SweeperLoop(
         sweeper: sweeper, coordinator: coordinator, runner: runner, redis: redis, clock: clock, random: random,
         shutdown: shutdown,
-        metrics: TaskMetrics(task: sweeper.name, watchesQueue: sweeper.work.watchesQueue, registry: registry),
+        metrics: TaskMetrics(
+          task: sweeper.name, every: interval, watchesQueue: sweeper.work.watchesQueue, registry: registry),
         replicas: sweeper.name == mostFrequent ? replicas : nil, sink: notifier, logger: logger)
     }
   }
