@@ -84,7 +84,7 @@ package final class LinkedStatements {
         changed AS (
           \(rows.verb)
            WHERE (target.id = ANY (ARRAY(SELECT id FROM \(skippingLocked ? "free" : "ready")))) AND \(rows.isDue)
-          RETURNING target.\(sweep.key) AS key, \(rows.isChanged)),
+          RETURNING target.\(sweep.key) AS key, \(rows.answered))\(rows.noted),
         last AS MATERIALIZED (SELECT max(key) AS key FROM sought)
       SELECT (SELECT count(*) FROM sought), \(TableStatements.changed),
              (SELECT \(TableStatements.key("key")) FROM last),

@@ -67,8 +67,8 @@ final class RowSweepRun {
     let second = try await second()
     let related = try await session.related(to: table, for: sweep, knownTo: memory)
     if sweep.leavesReferenced, !table.canLockRows { throw SweepRefusal.cannotLock(table.displayName) }
-    // What is noted of a changed row, its statement has to know of.
-    let table = sweep.audit == nil ? table : table.countingChanges
+    // What is noted of a changed row, its statement has to know of. One with linked rows does in any case.
+    let table = sweep.audit == nil || sweep.linked != nil ? table : table.countingChanges
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
     // Only then is it of use that an index has more due rows than the declared condition reaches.

@@ -247,15 +247,21 @@ package final class TableStatements {
   /// The change of the rows that `condition` selects, as `changed`, and what is noted of them.
   private func changing(_ condition: String) -> String { returning("\(verb) \(condition)") }
 
-  private func returning(_ write: String) -> String {
-    guard let audit = sweep.audit else { return "changed AS (\(write) RETURNING \(isChanged))" }
+  private func returning(_ write: String) -> String { "changed AS (\(write) RETURNING \(answered))\(noted)" }
+
+  /// What the change of a row answers.
+  var answered: String { isChanged + (sweep.audit == nil ? "" : ", target.id AS id") }
+
+  /// What the audit trail says of each row in `changed`: a further part of the same statement.
+  var noted: String {
+    guard let audit = sweep.audit else { return "" }
     return """
-      changed AS (\(write) RETURNING \(isChanged), target.id AS id),
-      noted AS (
-        INSERT INTO \(related.quotedName(of: AuditNote.table)) (\(AuditNote.columns.joined(separator: ", ")))
-        SELECT 'worker', '\(audit.action)', concat('\(audit.resource):', changed.id), '\(audit.status)',
-               gen_random_uuid(), \(audit.metadata)
-          FROM changed WHERE changed.is_changed)
+      ,
+        noted AS (
+          INSERT INTO \(related.quotedName(of: AuditNote.table)) (\(AuditNote.columns.joined(separator: ", ")))
+          SELECT 'worker', '\(audit.action)', concat('\(audit.resource):', changed.id), '\(audit.status)',
+                 gen_random_uuid(), \(audit.metadata)
+            FROM changed WHERE changed.is_changed)
       """
   }
 

@@ -9,13 +9,14 @@ extension SweeperDeclaration {
 
 extension Sweeper {
   static func revealSessionsExpired(_ settings: Settings) -> Sweeper {
-    Sweeper(
+    let audit = settings[.auditEvents] ? AuditNote.revealSessionEnded : nil
+    return Sweeper(
       name: "reveal-sessions-expired",
       summary: "Ends reveal sessions past their expiry, and with each its unconsumed wraps.",
       interval: settings[.revealSessionsExpiredInterval],
       requires: [
         RequiredTable("reveal_sessions", "id", "expires_at", "expired_at", "expired_reason", "wrap_ids")
-      ],
+      ] + (audit == nil ? [] : [AuditNote.requirement]),
       work: .rows(
         RowSweep(
           table: "reveal_sessions",
@@ -30,11 +31,17 @@ extension Sweeper {
             set: "expires_at = :cutoff",
             due: "consumed_at IS NULL AND expires_at > :cutoff",
             key: "expires_at"),
+          audit: audit,
           looksFirst: true)),
       report: Report(
         severity: .info, title: "reveal sessions expired", countName: "sessions_swept",
         linkedCountName: "wraps_expired", failureTitle: "sweep expired reveal sessions failed"))
   }
+}
+
+extension AuditNote {
+  /// As the api notes the end of a session that its user closes.
+  fileprivate static let revealSessionEnded = AuditNote(action: "reveal.session.expired", resource: "reveal_session")
 }
 
 extension Setting where Value == Duration? {

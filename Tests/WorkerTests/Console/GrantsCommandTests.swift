@@ -94,8 +94,8 @@ import Testing
     let plane = try await ControlPlane.fresh()
     let settings = try plane.settings(Self.everything)
     let limited = try await role(on: plane, settings)
-    let sweeper = try #require(Sweepers.all(settings).first { $0.name == "requests-expired" })
-    let secrets = try #require(Sweepers.all(settings).first { $0.name == "secrets-missing-retention" })
+    let names = ["reveal-sessions-expired", "requests-expired", "secrets-missing-retention"]
+    let sweepers = Sweepers.all(settings).filter { names.contains($0.name) }
     try await plane.sql(
       "REVOKE INSERT (action) ON audit_events FROM \(limited.user); REVOKE ALL ON project_secrets FROM \(limited.user)")
     let texts = try await onLoop {
@@ -106,7 +106,7 @@ import Testing
       let session = ReadOnlySession(
         connection: connection, clock: .system, deadline: limit, questionLimit: .seconds(5))
       var texts: [String] = []
-      for sweeper in [sweeper, secrets] {
+      for sweeper in sweepers {
         let check = TableCheck(
           needs: SweepNeeds(sweeper.work), role: limited.user, database: plane.name, allowsRowSecurity: false)
         texts += try await check.findings(in: session).filter { $0.verdict == .fault }.map(\.text)
@@ -115,6 +115,7 @@ import Testing
     }
     #expect(
       texts == [
+        "the role lacks INSERT (action) on public.audit_events",
         "the role lacks INSERT (action) on public.audit_events",
         "the role lacks SELECT (secret_id) on public.project_secrets",
       ])

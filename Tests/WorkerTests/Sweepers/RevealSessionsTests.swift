@@ -10,10 +10,13 @@ import Testing
 @testable import Worker
 
 @Suite struct RevealSessionsTests {
+  private static let audited = ["SB_WORKER_AUDIT_EVENTS": "true"]
+
   private func sweep(
-    _ plane: ControlPlane, noting tally: RunTally? = nil, knowing memory: TableMemory? = nil
+    _ plane: ControlPlane, _ settings: [String: String] = [:], noting tally: RunTally? = nil,
+    knowing memory: TableMemory? = nil
   ) async throws -> SweepCount {
-    let sweeper = Sweeper.revealSessionsExpired(try plane.settings())
+    let sweeper = Sweeper.revealSessionsExpired(try plane.settings(settings))
     return try await onLoop {
       let pool = try plane.pool(connections: 1)
       do {
@@ -117,6 +120,51 @@ import Testing
       #expect(try await plane.sweep(sweeper).changed == 1)
       #expect(try await plane.sql(RevealRows.readable) == "")
     }
+  }
+
+  // MARK: The audit trail
+
+  /// The sessions that the worker ended, and what the audit trail says of them.
+  private static let endedAndNoted = """
+    SELECT (SELECT string_agg('reveal_session:' || id, ',' ORDER BY id) FROM reveal_sessions
+             WHERE expired_reason = 'ttl') = string_agg(resource, ',' ORDER BY resource),
+      count(*), count(DISTINCT correlation_id), string_agg(DISTINCT concat_ws(' ', actor, action, status, metadata), ',')
+    FROM audit_events
+    """
+
+  @Test func whereAskedToEachSessionThatRanOutLeavesALineInTheAuditTrail() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(Self.rows)
+    let sweeper = Sweeper.revealSessionsExpired(try plane.settings(Self.audited))
+    let line = "worker reveal.session.expired success {}"
+    try await onLoop {
+      let consume = "UPDATE secret_wraps SET consumed_at = now(), consumed_by_user = 'x' WHERE key_name = 'due 1'"
+      try await SweepRaceTests.transaction(plane, consume) { commit in
+        let count = try await plane.sweep(sweeper)
+        #expect(count.changed == 6 && count.skipped == 1 && count.kept == 0)
+        #expect(try await plane.sql(Self.endedAndNoted) == "t|6|6|\(line)")
+        try await commit()
+      }
+      #expect(try await plane.sweep(sweeper).changed == 1)
+      #expect(try await plane.sweep(sweeper).found == 0)
+    }
+    #expect(try await plane.sql(Self.endedAndNoted) == "t|7|7|\(line)")
+  }
+
+  @Test func withoutTheRightToNoteItNoSessionEndsNorAnyOfItsWraps() async throws {
+    let plane = try await ControlPlane.fresh()
+    let rights = [
+      "SELECT, UPDATE ON reveal_sessions", "SELECT (id, consumed_at, expires_at), UPDATE (expires_at) ON secret_wraps",
+    ]
+    try await plane.sql(RevealRows.sessionWithWraps("due"))
+    let least = try await plane.limited(rights, query: "")
+    let error = await #expect(throws: PostgresError.self) { try await sweep(least, Self.audited) }
+    #expect(error?.sqlState == "42501")
+    #expect(try await plane.sql(RevealRows.readable) == "due 1,due 2")
+    let noting = try await plane.limited(
+      rights + ["INSERT (\(AuditNote.columns.joined(separator: ", "))) ON audit_events"], query: "")
+    #expect(try await sweep(noting, Self.audited).changed == 1)
+    #expect(try await plane.sql("SELECT count(*) FROM audit_events") == "1")
   }
 
   // MARK: Other people's tables
