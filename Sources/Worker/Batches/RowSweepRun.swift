@@ -36,6 +36,7 @@ final class RowSweepRun {
     self.interval = interval
     self.tally = tally
     self.progress = SweepProgress(progress)
+    tally.attempts = sweep.attemptLimit.map { AttemptCounts(limit: $0.count, self.progress.attempts) }
   }
 
   /// Sweeps what is due.
@@ -43,6 +44,7 @@ final class RowSweepRun {
   /// - Throws: `RunInterruption`; `SweepRefusal` if some of what was due could not be changed; `PostgresError` if a
   ///   batch failed. What earlier batches changed stays changed, and is in the tally.
   func run() async throws {
+    defer { noteAttempts() }
     let survey = try await session.survey(sweep.table, key: sweep.key, event: sweep.event, knownTo: memory)
     for _ in 0..<Self.surveyLimit {
       let table = memory.survey ?? survey
@@ -57,6 +59,7 @@ final class RowSweepRun {
       }
       let isSecondKnown = sweep.linked == nil || memory.second != nil
       guard let seen = memory.survey, !(isSecondKnown && seen.hasSameShape(as: table)) else {
+        try await forgetAttempts(in: table)
         return try conclude(table)
       }
     }
@@ -68,7 +71,7 @@ final class RowSweepRun {
     let related = try await session.related(to: table, for: sweep, knownTo: memory)
     if sweep.leavesReferenced, !table.canLockRows { throw SweepRefusal.cannotLock(table.displayName) }
     // What is noted of a changed row, its statement has to know of. One with linked rows does in any case.
-    let table = sweep.audit == nil || sweep.linked != nil ? table : table.countingChanges
+    let table = (sweep.audit == nil && sweep.attemptLimit == nil) || sweep.linked != nil ? table : table.countingChanges
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
     // Only then is it of use that an index has more due rows than the declared condition reaches.
@@ -145,6 +148,23 @@ final class RowSweepRun {
     return (0..<parts.rowCount).map { row in
       "ONLY " + TableSurvey.quoted(parts[row: row, column: 0] ?? "", parts[row: row, column: 1] ?? "")
     }
+  }
+
+  /// Forgets how often rows were changed that do not come back.
+  private func forgetAttempts(in table: TableSurvey) async throws {
+    guard let limit = sweep.attemptLimit, let attempts = tally.attempts, !attempts.counts.isEmpty else { return }
+    let answer = try await session.query(
+      PostgresStatement(TableStatements.comingBack(limit, in: table.quotedName), [attempts.rows]))
+    tally.attempts?.keep((0..<answer.rowCount).compactMap { answer[row: $0, column: 0] })
+  }
+
+  /// Leaves the next run how often rows were changed, whatever ended this one.
+  private func noteAttempts() {
+    guard let attempts = tally.attempts else { return }
+    tally.count.exhausted = attempts.exhaustedCount
+    guard attempts.isChanged else { return }
+    progress.attempts = attempts.text
+    tally.count.progress = progress.text
   }
 
   /// Tells what stayed due.

@@ -100,15 +100,17 @@ final class SweepBatches {
     let settings = TableStatements.settings(
       flushes: flushes, statementLimit: options.statementLimit, plansOnce: options.plansOnce,
       lockMilliseconds: options.lockMilliseconds, isParallel: options.isParallel)
-    let begin = [settings] + (watch.map { [$0.opening] } ?? [])
+    let begin = [settings] + (watch.map { [$0.opening] } ?? []) + (tally.attempts.map { [$0.opening] } ?? [])
+    let attempted = tally.attempts == nil ? [] : [AttemptCounts.closing]
     let checked = memory.checkable(at: session.clock.now)
     // Behind the statements, which have the table locked: what is measured is what they met.
     let measure = options.measures ? [checked?.check ?? look] : []
     do {
-      let done = try await session.batch(begin + statements + measure + (watch?.closing ?? []))
+      let done = try await session.batch(begin + statements + attempted + measure + (watch?.closing ?? []))
       tally.count.cutoffMicroseconds = session.cutoffMicroseconds
       let end = begin.count + statements.count
-      let table = options.measures ? try await measured(done.results[end], checked) : nil
+      if !attempted.isEmpty { tally.attempts?.changed(done.results[end][row: 0, column: 0] ?? "") }
+      let table = options.measures ? try await measured(done.results[end + attempted.count], checked) : nil
       watch?.note(done.results[done.results.count - 1])
       return Answers(
         results: Array(done.results[begin.count..<end]), table: table, beganAt: done.beganAt,

@@ -1,7 +1,7 @@
 // What a run leaves for the next one in the schedule record, as text. Pure.
 
-/// How far earlier runs got: for how many slots all that was due was locked, where the full pass stands, and what an
-/// operator has accepted. A sweep with a maximum share has no full pass.
+/// How far earlier runs got: for how many slots all that was due was locked, where the full pass stands, what an
+/// operator has accepted, or how often rows were changed. No sweep has two of the last three.
 struct SweepProgress: Equatable, Sendable {
   /// From so many slots on, that all of what is due is locked is a failure.
   static let lockedSlotLimit = 3
@@ -11,6 +11,8 @@ struct SweepProgress: Equatable, Sendable {
   var pass: String?
   /// An operator accepted whatever was due at this cutoff, in µs since 1970; nil if none did.
   var acceptedCutoff: Int64?
+  /// `AttemptCounts`, as text; nil if there are none.
+  var attempts: String?
 
   init() {}
 
@@ -34,6 +36,8 @@ struct SweepProgress: Equatable, Sendable {
     let rest = String(decoding: bytes.dropFirst(index + 1), as: UTF8.self)
     if rest.utf8.first == Self.acceptedMark {
       acceptedCutoff = Int64(rest.dropFirst()).flatMap { (0...(1 << 53)).contains($0) ? $0 : nil }
+    } else if rest.utf8.first == Self.attemptsMark {
+      attempts = String(rest.dropFirst())
     } else {
       pass = rest.isEmpty ? nil : rest
     }
@@ -41,10 +45,11 @@ struct SweepProgress: Equatable, Sendable {
 
   /// Not empty, for that would leave the record as it is.
   var text: String {
-    "l\(lockedSlots)" + ((acceptedCutoff.map { "a\($0)" } ?? pass).map { " \($0)" } ?? "")
+    "l\(lockedSlots)" + ((acceptedCutoff.map { "a\($0)" } ?? attempts.map { "r\($0)" } ?? pass).map { " \($0)" } ?? "")
   }
 
   private static let mark = UInt8(ascii: "l")
   private static let acceptedMark = UInt8(ascii: "a")
+  private static let attemptsMark = UInt8(ascii: "r")
   private static let space = UInt8(ascii: " ")
 }

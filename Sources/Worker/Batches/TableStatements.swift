@@ -85,7 +85,7 @@ package final class TableStatements {
          WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isWritten) FOR UPDATE SKIP LOCKED),
       \(changing("WHERE \(Self.isAmong("free")) AND \(isWritten)"))
     SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
-             (SELECT count(*) FROM changed)
+             (SELECT count(*) FROM changed)\(noteAttempted)
     """)
 
   /// Answers where the first row lies that is due.
@@ -161,7 +161,7 @@ package final class TableStatements {
              (SELECT \(Self.key("min(key)")) FROM found),
              CASE WHEN $1::bigint IS NULL AND (((SELECT count(*) FROM sought) * 2) >= \(SweepRoute.entryLimit))
                THEN (SELECT count(*) FROM (SELECT FROM \(table) AS target WHERE \(reached) AND \(isDue)
-                 OFFSET $2::bigint LIMIT 1) AS beyond) ELSE 0 END, \(written)
+                 OFFSET $2::bigint LIMIT 1) AS beyond) ELSE 0 END, \(written)\(noteAttempted)
       """)
   }
 
@@ -179,7 +179,7 @@ package final class TableStatements {
         sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT \(SweepRoute.entryLimit)),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
-             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0, \(written)
+             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0, \(written)\(noteAttempted)
       """)
   }
 
@@ -213,7 +213,7 @@ package final class TableStatements {
       SELECT (SELECT \(Self.key("key")) FROM ending),
              (SELECT count(*) FROM \(table) AS target
                WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))), \(Self.changed),
-             \(written)
+             \(written)\(noteAttempted)
       """)
   }()
 
@@ -240,7 +240,7 @@ package final class TableStatements {
     return """
       WITH \(returning(write))
       SELECT (SELECT count(*) FROM \(table) AS target WHERE \(rows) AND \(isWritten)), \(Self.changed),
-             (SELECT count(*) FROM changed WHERE NOT is_changed)
+             (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteAttempted)
       """
   }
 
@@ -250,7 +250,7 @@ package final class TableStatements {
   private func returning(_ write: String) -> String { "changed AS (\(write) RETURNING \(answered))\(noted)" }
 
   /// What the change of a row answers.
-  var answered: String { isChanged + (sweep.audit == nil ? "" : ", target.id AS id") }
+  var answered: String { isChanged + (sweep.audit == nil && sweep.attemptLimit == nil ? "" : ", target.id AS id") }
 
   /// What the audit trail says of each row in `changed`: a further part of the same statement.
   var noted: String {
@@ -283,7 +283,9 @@ package final class TableStatements {
   var verb: String {
     switch sweep.change {
     case .delete: "DELETE FROM \(table) AS target"
-    case .update(let set): "UPDATE \(table) AS target SET \(Self.withCutoff(set))"
+    case .update(let set):
+      "UPDATE \(table) AS target SET "
+        + Self.withCutoff(set).replacingFirst(":exhausted", with: Self.isExhausted)
     }
   }
 

@@ -36,6 +36,8 @@ struct Setting<Value: Sendable>: Sendable {
   var isSecret = false
   /// Settings that are required if this one is set.
   var needs: [String] = []
+  /// The value of another setting without which this one must not be set.
+  var requiredValue: RequiredValue?
   /// The boolean setting without which the text is not validated.
   var onlyWith: String?
   /// Whether a quoted text is accepted as it is, with a warning. The existing worker accepts every value so.
@@ -52,7 +54,7 @@ struct Setting<Value: Sendable>: Sendable {
     let isRequired = if case .fault = absence { true } else { false }
     return SettingRow(
       name: name, kind: kind, defaultText: defaultText, isRequired: isRequired, help: help, isSecret: isSecret,
-      needs: needs, onlyWith: onlyWith, load: { load($0) })
+      needs: needs, requiredValue: requiredValue, onlyWith: onlyWith, load: { load($0) })
   }
 
   private func load(_ given: String?) -> Reading<any Sendable> {
@@ -88,6 +90,12 @@ struct Setting<Value: Sendable>: Sendable {
   }
 }
 
+/// A setting, and one of its texts.
+struct RequiredValue: Sendable {
+  let name: String
+  let text: String
+}
+
 /// A row of the settings table: a setting without its static type.
 struct SettingRow: Sendable {
   let name: String
@@ -98,6 +106,7 @@ struct SettingRow: Sendable {
   let help: String
   let isSecret: Bool
   let needs: [String]
+  let requiredValue: RequiredValue?
   let onlyWith: String?
   /// Parses the given text, or nil for an absent variable. An accepted value is a `SettingSlot`.
   let load: @Sendable (_ given: String?) -> Reading<any Sendable>

@@ -71,7 +71,11 @@ package struct Settings: Sendable {
           faults.append(ConfigurationFault(variable: variable, rule: rule, given: row.isSecret ? nil : given))
         }
       }
-      if given != nil { faults += missingCompanions(of: row, in: environment, rows: rows) }
+      guard let given else { continue }
+      faults += missingCompanions(of: row, in: environment, rows: rows)
+      if given != row.defaultText, let fault = missingValue(for: row, in: environment, rows: rows) {
+        faults.append(fault)
+      }
     }
     warnings += unknownVariables(environment, rows: rows)
     guard faults.isEmpty else { throw ConfigurationFaults(faults: faults, warnings: warnings) }
@@ -88,6 +92,23 @@ package struct Settings: Sendable {
         ConfigurationFault(variable: needed.name, rule: "is required when \(row.name) is set", given: nil))
     }
     return faults
+  }
+
+  /// Without the other setting's value this one would do nothing, and nobody would notice.
+  private static func missingValue(
+    for row: SettingRow, in environment: [String: String], rows: [SettingRow]
+  ) -> ConfigurationFault? {
+    guard let required = row.requiredValue, let other = rows.first(where: { $0.name == required.name }) else {
+      return nil
+    }
+    let text: String? =
+      switch other.given(in: environment) {
+      case .nothing: other.defaultText
+      case .text(let text, _): text
+      case .fault: nil
+      }
+    if text == required.text { return nil }
+    return ConfigurationFault(variable: row.name, rule: "needs \(required.name)=\(required.text)", given: nil)
   }
 
   private static func unknownVariables(

@@ -74,7 +74,7 @@ struct SweepNeeds: Equatable, Sendable {
   private init(_ sweep: RowSweep) {
     var reads = SQLColumns.read(in: sweep.due) + [sweep.key]
     if let lookup = sweep.lookup { reads.append(lookup.foreignKey) }
-    if sweep.audit != nil { reads.append("id") }
+    if sweep.audit != nil || sweep.attemptLimit != nil { reads.append("id") }
     if let index = sweep.index { reads += SQLColumns.read(in: index.reaches) }
     if let linked = sweep.linked { reads += ["id", linked.references] }
     var writes: [SweepNeed]

@@ -45,6 +45,8 @@ package struct Run: Equatable, Sendable {
 /// What a run found and changed.
 package struct SweepCount: Equatable, Sendable {
   package var changed: Int
+  /// Of these, rows that had been changed as often as they may, and became something else.
+  package var exhausted = 0
   /// Rows of a second table that were changed with them.
   package var linked = 0
   /// What was due and left: rows that others held locked, targets whose equal job is still queued.

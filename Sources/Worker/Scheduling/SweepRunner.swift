@@ -10,6 +10,8 @@ import Reactor
 @EventLoop
 final class RunTally {
   var count = SweepCount()
+  /// How often rows were changed, where the sweep counts that.
+  var attempts: AttemptCounts?
 }
 
 /// Runs a sweeper under a lease.

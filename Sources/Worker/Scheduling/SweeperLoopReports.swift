@@ -33,7 +33,12 @@ extension SweeperLoop {
       break
     }
     // However the run ended: what it changed stays changed, and no later run counts it.
-    if count.changed + count.linked > 0 { report(count) }
+    if count.changed - count.exhausted + count.linked > 0 { report(count) }
+    if count.exhausted > 0, let texts = sweeper.report.exhausted {
+      send(
+        .report, sweeper.report.severity, texts.title, texts.detail, at: clock.wallTime,
+        [Event.Count(texts.countName, count.exhausted)])
+    }
     if result.isSuccess, let queue = metrics.queue {
       queue.set(count.waits)
       for wait in count.waits { tell(wait) }
@@ -125,7 +130,8 @@ extension SweeperLoop {
 
   /// What a run changed, by the names that people know.
   private func counts(of swept: SweepCount) -> [Event.Count] {
-    [Event.Count(sweeper.report.countName, swept.changed)]
+    [Event.Count(sweeper.report.countName, swept.changed - swept.exhausted)]
+      + (sweeper.report.exhausted.map { [Event.Count($0.countName, swept.exhausted)] } ?? [])
       + (sweeper.report.linkedCountName.map { [Event.Count($0, swept.linked)] } ?? [])
   }
 

@@ -1,17 +1,22 @@
-// The sweeper jobs-recovery: a job whose claim ran out is given up, or put back in the queue. A claim without expiry
-// is left alone.
+// The sweeper jobs-recovery: a job whose claim ran out is given up, or put back in the queue, so often at the most. A
+// claim without expiry is left alone.
 
 import Reactor
 
 extension SweeperDeclaration {
   static let jobsRecovery = SweeperDeclaration(
-    interval: .jobsRecoveryInterval, settings: [Setting.jobsRecoveryAction.row, Setting.jobsRecoveryGrace.row],
+    interval: .jobsRecoveryInterval,
+    settings: [
+      Setting.jobsRecoveryAction.row, Setting.jobsRecoveryMaxAttempts.row, Setting.jobsRecoveryGrace.row,
+    ],
     sweeper: Sweeper.jobsRecovery)
 }
 
 extension Sweeper {
   static func jobsRecovery(_ settings: Settings) -> Sweeper {
     let requeues = settings[.jobsRecoveryAction] == .requeue
+    let limit = requeues ? settings[.jobsRecoveryMaxAttempts] : nil
+    let status = limit == nil ? "'queued'" : "CASE WHEN :exhausted THEN 'failed' ELSE 'queued' END"
     return Sweeper(
       name: "jobs-recovery",
       summary: "Expires jobs whose claim ran out, or puts them back in the queue.",
@@ -21,14 +26,21 @@ extension Sweeper {
           table: "sync_jobs",
           change: .update(
             set: requeues
-              ? "status = 'queued', claimed_by = NULL, claim_expires_at = NULL"
+              ? "status = \(status), claimed_by = NULL, claim_expires_at = NULL"
               : "status = 'expired'"),
           due: "status = 'claimed' AND claim_expires_at < :cutoff",
           key: "claim_expires_at",
-          age: settings[.jobsRecoveryGrace])),
+          age: settings[.jobsRecoveryGrace],
+          // The schema has no column for the number of attempts.
+          attemptLimit: limit.map { .init(count: $0, comesBack: "status = ANY ('{queued,claimed}'::text[])") })),
       report: Report(
         severity: .warn, title: requeues ? "stuck jobs requeued" : "stuck jobs marked expired", countName: "flipped",
         detail: "the claim's expiry (claim_expires_at) has passed: the agent has likely crashed in mid-execution",
+        exhausted: limit.map { count in
+          .init(
+            title: "stuck jobs failed (requeued too often)", countName: "failed",
+            detail: "requeued \(count) time\(count == 1 ? "" : "s"), and the claim's expiry has passed again")
+        },
         failureTitle: "recover stuck jobs failed"))
   }
 }
@@ -47,6 +59,25 @@ extension Setting where Value == Duration {
       help:
         "How long to wait after a claim has expired before the job is recovered. An agent may claim it again meanwhile."
     )
+  }
+}
+
+extension Setting where Value == Int? {
+  /// How often a job is requeued; nil: without limit.
+  static var jobsRecoveryMaxAttempts: Setting {
+    let name = "SB_WORKER_JOBS_RECOVERY_MAX_ATTEMPTS"
+    let help = "Mark a job failed that is stuck again after it was requeued this often. Of use with requeue only."
+    let given = Setting<Int>.integer(name, default: 1, in: 1...1_000, help: help)
+    var setting = Setting(name: name, kind: "number or off", absence: .text("off"), help: help) { text in
+      if text == "off" { return .accepted(nil) }
+      return switch given.read(text) {
+      case .accepted(let value, let warnings): .accepted(value, warnings: warnings)
+      case .refused(let rules): .refused(rules.map { $0 + ", or off" })
+      }
+    }
+    setting.requiredValue = RequiredValue(
+      name: Setting<JobsRecoveryAction>.jobsRecoveryAction.name, text: JobsRecoveryAction.requeue.rawValue)
+    return setting
   }
 }
 

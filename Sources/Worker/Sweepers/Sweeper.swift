@@ -40,7 +40,16 @@ package struct Sweeper: Sendable {
     var showsCutoff = false
     /// The event's detail where it is the same after every run.
     var detail = ""
+    /// What is told of rows that had been changed as often as they may.
+    var exhausted: Exhausted?
     let failureTitle: String
+
+    /// The texts of the event, and what the count of such rows is called.
+    struct Exhausted: Sendable {
+      let title: String
+      let countName: String
+      let detail: String
+    }
   }
 }
 
@@ -87,6 +96,8 @@ package struct RowSweep: Sendable {
   var leavesReferenced = false
   /// What the audit trail says of each changed row, in the same transaction.
   var audit: AuditNote?
+  /// How often the same row is changed, where it may become due again.
+  var attemptLimit: AttemptLimit?
   /// Whether PostgreSQL is asked if anything is due before Redis is asked for the lock: that saves most of an idle slot
   /// where the interval is a few seconds. An index has to lead to the oldest due row.
   var looksFirst = false
@@ -117,6 +128,14 @@ package struct RowSweep: Sendable {
     /// Its unique column, and the swept table's column that has the same value.
     let key: String
     let foreignKey: String
+  }
+
+  /// A row that becomes due again and again is changed so often only. Then it is changed once more, into something else
+  /// by `:exhausted` in the SET list. The schedule record keeps the counts, of some hundred rows at the most.
+  struct AttemptLimit: Sendable {
+    let count: Int
+    /// The condition of a row that may become due again.
+    let comesBack: String
   }
 
   /// The other tables that its statements name.

@@ -34,12 +34,15 @@ import Testing
       environment: [
         "DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h",
         "SB_DISCOVER_TARGETS_JSON": #"[{"name": "a", "cluster": "b", "provider_type": "c"}]"#,
-        "SB_WORKER_AUDIT_EVENTS": "true",
+        "SB_WORKER_AUDIT_EVENTS": "true", "SB_WORKER_JOBS_RECOVERY_ACTION": "requeue",
+        "SB_WORKER_JOBS_RECOVERY_MAX_ATTEMPTS": "3",
       ]
     ).settings
     var texts = [
       GuardStatements.open, GuardStatements.openWithTransactionTimeout, GuardStatements.close, GuardStatements.clock,
       AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
+      TableStatements.openAttempts, TableStatements.closeAttempts,
+      TableStatements.comingBack(.init(count: 1, comesBack: "status = 'queued'"), in: "\"s\".\"t\""),
       TableSurvey.statement("a", key: "b", event: .delete).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
@@ -62,7 +65,8 @@ import Testing
               ["2", "s", "r", "1", "f", "2", "own", "id"], ["2", "s", "r", "1", "f", "2", "other", "created_at"],
             ]))
         let table = TableStatements(
-          sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue || sweep.audit != nil, related: related)
+          sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue || sweep.audit != nil || sweep.attemptLimit != nil,
+          related: related)
         texts += [
           table.write, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue, table.dueRows,
           table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,

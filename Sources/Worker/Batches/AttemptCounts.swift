@@ -1,0 +1,107 @@
+// How often a sweep has changed the same rows, as a pure struct that the schedule record keeps between runs.
+// Invariants: its size is bounded, and the rows with the highest counts stay in it; a row that may not come back is
+// dropped. Used by RowSweepRun.
+
+import Reactor
+
+/// Counts by row, for a sweep with an `AttemptLimit`.
+struct AttemptCounts: Equatable, Sendable {
+  /// The most rows that are counted: about 9 kB of text.
+  static let rowLimit = 256
+
+  /// How often a row may be changed.
+  let limit: Int
+  /// By the row's UUID, as 32 hexadecimal digits.
+  private(set) var counts: [String: Int] = [:]
+  /// How many of the rows that this run changed had been changed as often as they may.
+  private(set) var exhaustedCount = 0
+  /// Whether the text is another one than at the beginning.
+  private(set) var isChanged = false
+
+  /// - Parameter text: what an earlier run left; nil if none has.
+  init(limit: Int, _ text: String?) {
+    self.limit = limit
+    var word = ""
+    for scalar in (text ?? "").unicodeScalars {
+      if scalar == "," {
+        read(word)
+        word = ""
+      } else {
+        word.unicodeScalars.append(scalar)
+      }
+    }
+    read(word)
+    shrink()
+  }
+
+  /// Reads "<row>=<count>"; anything else is passed over.
+  private mutating func read(_ word: String) {
+    let bytes = Array(word.utf8)
+    guard bytes.count > Self.digits + 1, bytes[Self.digits] == UInt8(ascii: "="),
+      let row = Self.row(bytes[..<Self.digits]),
+      let count = Int(String(decoding: bytes[(Self.digits + 1)...], as: UTF8.self)), (1...1_000_000).contains(count)
+    else { return }
+    counts[row] = count
+  }
+
+  private static let digits = 32
+
+  /// A UUID's digits without its hyphens; nil for anything else.
+  private static func row(_ text: some Sequence<UInt8>) -> String? {
+    let bytes = text.filter { $0 != UInt8(ascii: "-") }
+    let isHexadecimal = bytes.allSatisfy {
+      (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) || (UInt8(ascii: "a")...UInt8(ascii: "f")).contains($0)
+    }
+    return bytes.count == digits && isHexadecimal ? String(decoding: bytes, as: UTF8.self) : nil
+  }
+
+  /// For the next run.
+  var text: String {
+    var text = ""
+    for (row, count) in counts.sorted(by: { $0.key < $1.key }) {
+      text += (text.isEmpty ? "" : ",") + "\(row)=\(count)"
+    }
+    return text
+  }
+
+  /// The rows that are counted, and those of them that have been changed as often as they may, as PostgreSQL's arrays.
+  var rows: String { Self.array(counts.keys) }
+  var exhaustedRows: String { Self.array(counts.filter { $0.value >= limit }.keys) }
+
+  private static func array(_ rows: some Sequence<String>) -> String {
+    var text = "{"
+    for row in rows { text += (text == "{" ? "" : ",") + row }
+    return text + "}"
+  }
+
+  /// A committed batch changed these rows: UUIDs, with a comma behind each.
+  mutating func changed(_ list: String) {
+    guard !list.isEmpty else { return }
+    isChanged = true
+    for word in list.utf8.split(separator: UInt8(ascii: ",")) {
+      guard let row = Self.row(word) else { continue }
+      let count = counts[row] ?? 0
+      if count >= limit {
+        exhaustedCount += 1
+        counts[row] = nil
+      } else {
+        counts[row] = count + 1
+      }
+    }
+    shrink()
+  }
+
+  /// Of the counted rows only these may come back.
+  mutating func keep(_ rows: [String]) {
+    let kept = Set(rows.compactMap { Self.row($0.utf8) })
+    let before = counts.count
+    counts = counts.filter { kept.contains($0.key) }
+    if counts.count < before { isChanged = true }
+  }
+
+  private mutating func shrink() {
+    guard counts.count > Self.rowLimit else { return }
+    let most = counts.sorted { $0.value == $1.value ? $0.key < $1.key : $0.value > $1.value }.prefix(Self.rowLimit)
+    counts = Dictionary(uniqueKeysWithValues: most.map { ($0.key, $0.value) })
+  }
+}
