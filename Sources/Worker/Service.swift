@@ -140,11 +140,20 @@ final class Service {
       group.cancelAll()
       return (results: results, fault: fault)
     }
-    let rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1) }
-    if let format = options.output { OnceTable.show(rows, as: format, clock: clock) }
+    if let format = options.output { OnceTable.show(rows(of: results), as: format, clock: clock) }
     let undone = results.count { $0?.isUndone ?? false } + (fault == nil ? 0 : 1)
     if shutdown.isRequested, undone > 0 { logger.warning("interrupted by a signal before all sweepers had run") }
     return undone > 0 ? 1 : 0
+  }
+
+  /// Every sweeper, on or off, in the order of their declarations.
+  private func rows(of results: [RunResult?]) -> [OnceTable.Row] {
+    var rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1) }
+    for absent in Sweepers.absent(settings) {
+      rows.append(OnceTable.Row(sweeper: absent.name, result: nil, absence: absent.reason))
+    }
+    let names = Sweepers.names
+    return names.compactMap { name in rows.first { $0.sweeper == name } }
   }
 
   /// Why PostgreSQL does not answer, nil where it does; asked until a signal asks to end. Where nothing is due, nothing

@@ -9,6 +9,8 @@ enum OnceTable {
     let sweeper: String
     /// Nil if it was not due, paused, or run by another replica.
     let result: RunResult?
+    /// Why the settings turn it off; nil if they do not.
+    var absence: String?
   }
 
   /// Prints the table to stdout.
@@ -21,7 +23,7 @@ enum OnceTable {
     var table = ReportTable(["sweeper", "found", "changed", "skipped", "outcome"])
     if format == .json { table.columns.append("reason") }
     for row in rows {
-      let (cells, outcome, reason) = cells(of: row.result)
+      let (cells, outcome, reason) = cells(of: row)
       table.rows.append([.text(row.sweeper)] + cells)
       switch format {
       case .text: table.rows[table.rows.count - 1].append(.text(reason.map { "\(outcome): \($0)" } ?? outcome))
@@ -33,12 +35,13 @@ enum OnceTable {
 
   /// Found, changed and skipped; what an unfinished run found is not known.
   private static func cells(
-    of result: RunResult?
+    of row: Row
   ) -> (counts: [ReportTable.Cell], outcome: String, reason: String?) {
     func partial(_ count: SweepCount) -> [ReportTable.Cell] {
       [.missing, count.changed > 0 ? .number(count.changed) : .missing, .missing]
     }
-    switch result {
+    if let absence = row.absence { return ([.missing, .missing, .missing], "off", absence) }
+    switch row.result {
     case .success(let count):
       return ([.number(count.found), .number(count.changed), .number(count.skipped)], "success", nil)
     case nil: return ([.missing, .missing, .missing], "not due, paused, or another replica's", nil)

@@ -66,7 +66,10 @@ package struct SweepCount: Equatable, Sendable {
   /// Which jobs have waited for too long, where that is what was looked for.
   package var waits: [QueueWait] = []
 
-  package var found: Int { changed + skipped + refused + kept }
+  /// What was found and is not to be changed: jobs that have waited for too long.
+  package var seen: Int { waits.reduce(0) { $0 + $1.jobs } }
+
+  package var found: Int { changed + skipped + refused + kept + seen }
 
   package init(changed: Int = 0, skipped: Int = 0, isLocked: Bool = false, progress: String? = nil) {
     self.changed = changed

@@ -19,7 +19,7 @@ extension SweeperLoop {
     switch result {
     case .success:
       metrics.observe(ended.duration)
-      logger.log(level: count.found > 0 ? .info : .debug, "swept", metadata: fields)
+      logger.log(level: count.found > count.seen ? .info : .debug, "swept", metadata: fields)
     case .failure(let failure, _):
       metrics.observe(ended.duration)
       fields["error"] = "\(failure.reason)"
@@ -130,7 +130,7 @@ extension SweeperLoop {
 
   /// What a run changed, by the names that people know.
   private func counts(of swept: SweepCount) -> [Event.Count] {
-    [Event.Count(sweeper.report.countName, swept.changed - swept.exhausted)]
+    [Event.Count(sweeper.report.countName, swept.changed - swept.exhausted + swept.seen)]
       + (sweeper.report.exhausted.map { [Event.Count($0.countName, swept.exhausted)] } ?? [])
       + (sweeper.report.linkedCountName.map { [Event.Count($0, swept.linked)] } ?? [])
   }

@@ -14,6 +14,7 @@ import Testing
       sweeper: "agents-stale",
       result: .failure(RunFailure(reason: "Redis: timed out", isPermanent: false), SweepCount(changed: 2))),
     OnceTable.Row(sweeper: "jobs-recovery", result: .drained()),
+    OnceTable.Row(sweeper: "queue-watch", result: nil, absence: "SB_WORKER_QUEUE_ALERT_AFTER=off"),
   ]
 
   @Test func theTableHasARowForEachSweeper() {
@@ -24,6 +25,7 @@ import Testing
         secrets-stale      -        -        -  not due, paused, or another replica's
         agents-stale       -        2        -  failure: Redis: timed out
         jobs-recovery      -        -        -  drained: a signal ended it
+        queue-watch        -        -        -  off: SB_WORKER_QUEUE_ALERT_AFTER=off
 
         """)
   }
@@ -31,7 +33,7 @@ import Testing
   @Test func inJSONTheReasonIsAFieldOfItsOwn() throws {
     let text = OnceTable.text(Self.rows, as: .json)
     let rows = try #require(JSONSerialization.jsonObject(with: Data(text.utf8)) as? [[String: Any]])
-    #expect(rows.map { $0["outcome"] as? String }.suffix(2) == ["failure", "drained"])
+    #expect(rows.map { $0["outcome"] as? String }.suffix(3) == ["failure", "drained", "off"])
     #expect(rows[2]["reason"] as? String == "Redis: timed out" && rows[0]["reason"] is NSNull)
     #expect(rows[0]["found"] as? Int == 1_203 && rows[2]["found"] is NSNull)
   }

@@ -46,8 +46,11 @@ FROM (VALUES
 ) AS kind (status, age, rows), generate_series(1, kind.rows) AS number;
 
 -- jobs-recovery: 4 claimed and expired are due; claimed live, claimed without an expiry, queued and done ones are not.
-INSERT INTO sync_jobs (job_type, status, correlation_id, claimed_by, claim_expires_at, agent_scope, payload)
+-- queue-watch, where it is on: 3 of the queued ones have waited for ten minutes.
+INSERT INTO sync_jobs
+  (job_type, status, correlation_id, created_at, claimed_by, claim_expires_at, agent_scope, payload)
 SELECT kind.type, kind.status, gen_random_uuid(),
+  now() - CASE WHEN kind.status = 'queued' AND number <= 3 THEN interval '10 minutes' ELSE '0' END,
   CASE kind.status WHEN 'claimed' THEN (SELECT id FROM agents WHERE name = 'silent-for-two-hours') END,
   now() + kind.claim, '{"cluster_name": "sample-west"}', '{"note": "sample"}'
 FROM (VALUES
@@ -58,7 +61,7 @@ FROM (VALUES
   ('sync', 'queued', NULL, 5),
   ('read', 'succeeded', NULL, 8),
   ('delete', 'failed', NULL, 1)
-) AS kind (type, status, claim, rows), generate_series(1, kind.rows);
+) AS kind (type, status, claim, rows), generate_series(1, kind.rows) AS number;
 
 INSERT INTO provider_connections (name, type, auth_method, scope)
 VALUES
