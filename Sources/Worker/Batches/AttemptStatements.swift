@@ -17,7 +17,7 @@ extension TableStatements {
   /// Answers the ids of the rows that the batch changed, with a comma behind each.
   package static let closeAttempts = CatalogSQL.qualified("SELECT current_setting('sb.attempted')")
 
-  /// Behind the other answers of a change: notes for `closeAttempts` which rows are in `changed`. Empty for a sweep that
+  /// Behind the other answers of a change: notes for `closeAttempts` which rows are in `changed`. Empty where a sweep
   /// counts none.
   var noteAttempted: String {
     guard sweep.attemptLimit != nil else { return "" }

@@ -24,7 +24,7 @@ struct KeyIndexes: Equatable, Sendable {
   }
 
   /// The parts of a condition that are joined by AND, without parentheses, spaces and the type of a text.
-  private static func parts(of condition: String) -> [String] {
+  static func parts(of condition: String) -> [String] {
     var parts: [String] = []
     var part = ""
     var words = condition.split(separator: " ")[...]

@@ -67,7 +67,8 @@ final class PageSweep {
   /// The first batch also measures the table.
   private func open() async throws {
     // Together, the second would meet what a trigger has put back behind the first.
-    var steps = batches.watch == nil ? route.opening : Array(route.opening.prefix(1))
+    let isTogether = batches.watch == nil && !statements.sweep.leavesReferenced
+    var steps = isTogether ? route.opening : Array(route.opening.prefix(1))
     var done: SweepBatches.Answers
     do {
       done = try await send(steps, measures: true)
@@ -76,6 +77,8 @@ final class PageSweep {
       done = try await send(steps, measures: true)
     }
     if let size = done.table { route.measured(size, at: done.beganAt) }
+    // Each step is one statement here, or there is only one step.
+    if steps.count == 1 { return try await note(steps[0], done.results, done) }
     for (step, answer) in zip(steps, done.results) { try await note(step, [answer], done) }
   }
 
@@ -109,7 +112,8 @@ final class PageSweep {
   /// Notes what a step's statement answered, or its parts' statements.
   private func note(_ step: SweepRoute.Step, _ results: [PostgresResult], _ done: SweepBatches.Answers) async throws {
     switch step.reads {
-    case .walk, .gather: noteFound(results[0], done)
+    case .walk, .gather:
+      if results.count > 1 { noteLocked(results[0], results[1]) } else { noteFound(results[0], done) }
     case .look:
       let page = results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))
       route.looked(firstDue: page, in: done.duration, table: done.table)
@@ -133,6 +137,18 @@ final class PageSweep {
       // Rows that stayed as they were without having been left out: the pages find out why.
       isPlenty: answer.number(5) > 0 || (table.canKeepRows && changed < free && !done.wasStopped),
       wasStopped: done.wasStopped && changed < free)
+  }
+
+  /// The same of rows that were locked first, as many as were found and nobody held.
+  private func noteLocked(_ answer: PostgresResult, _ write: PostgresResult) {
+    let (due, free) = (answer.number(1), answer.number(2))
+    let changed = table.canKeepRows ? write.number(1) : write.affectedRows
+    noteChange(changed, written: table.canKeepRows ? changed + write.number(2) : changed, byIndex: true)
+    skippedByIndex += due - free
+    route.found(
+      entries: answer.number(0), due: due, changed: changed, lowestKey: answer.key(4),
+      // Rows that stayed though they were locked: the pages find out why.
+      isPlenty: answer.number(5) > 0 || changed < free, wasStopped: false)
   }
 
   private func notePages(
@@ -253,6 +269,14 @@ extension PageSweep {
 
   private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
     switch step.reads {
+    case .walk(let key) where statements.sweep.leavesReferenced:
+      let pages = table.size.pages / SweepRoute.pagesPerFoundRow
+      return [
+        PostgresStatement(statements.lockWalked, [key.map { "\($0)" }, "\(pages)"]),
+        PostgresStatement(statements.writeLocked),
+      ]
+    case .gather(let key) where statements.sweep.leavesReferenced:
+      return [PostgresStatement(statements.lockGathered, ["\(key)"]), PostgresStatement(statements.writeLocked)]
     case .walk(let key):
       let pages = table.size.pages / SweepRoute.pagesPerFoundRow
       let walk = step.skipsLocked ? statements.walkSkippingLocked : statements.walk

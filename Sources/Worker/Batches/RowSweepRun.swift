@@ -75,8 +75,10 @@ final class RowSweepRun {
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
     // Only then is it of use that an index has more due rows than the declared condition reaches.
-    let indexHasAll = sweep.index?.fullPassWithin != nil && table.indexes.serve(sweep.due)
-    let hasIndex = sweep.index.map { indexHasAll || table.indexes.serve($0.reaches) } ?? false
+    let indexHasAll = sweep.index?.fullPassWithin != nil && sweep.isDueByKey && table.indexes.serve(sweep.due)
+    // Of parts that are swept one by one the record cannot tell which had its pass: their pages are read in each run.
+    let isByParts = targets.count > 1 && table.foreignParts == nil
+    let hasIndex = sweep.index.map { !isByParts && (indexHasAll || table.indexes.serve($0.reaches)) } ?? false
     try await limitShare(of: table, targets, related)
     for target in targets {
       let statements = memory.statements(
@@ -89,11 +91,12 @@ final class RowSweepRun {
       } else if table.canReadPlaces {
         let record = table.foreignParts == nil ? progress.pass : memory.passes[target]
         let pass =
-          indexHasAll
+          indexHasAll || isByParts
           ? nil : sweep.index?.fullPassWithin.map { FullPass(promise: $0, interval: interval, record: record) }
         let run = PageSweep(
           statements, of: table, in: session, knowing: memory,
-          route: SweepRoute(hasIndex: hasIndex, pass: pass), noting: tally)
+          route: SweepRoute(hasIndex: hasIndex, pass: pass, passesSuffice: sweep.index?.passesSuffice ?? false),
+          noting: tally)
         defer { note(run.record, of: target, in: table) }
         try await run.run()
       } else {

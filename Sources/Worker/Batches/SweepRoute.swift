@@ -68,6 +68,7 @@ struct SweepRoute: Sendable {
   }
 
   private let hasIndex: Bool
+  private let passesSuffice: Bool
   private var phase: Phase
   private(set) var pass: FullPass?
   private(set) var ranges = PageRanges()
@@ -87,9 +88,12 @@ struct SweepRoute: Sendable {
   /// Whether a look at the whole table may say more than the pages so far, which had nothing to do.
   private var mayLook = true
 
-  /// - Parameter pass: given where the index does not have every due row.
-  init(hasIndex: Bool, pass: FullPass?) {
+  /// - Parameters:
+  ///   - pass: given where the index does not have every due row.
+  ///   - passesSuffice: whether full passes alone find due rows early enough, so that no run need read everything.
+  init(hasIndex: Bool, pass: FullPass?, passesSuffice: Bool = false) {
     self.hasIndex = hasIndex
+    self.passesSuffice = passesSuffice && pass != nil
     self.pass = pass
     phase = hasIndex ? .walking(from: nil) : .paging
   }
@@ -119,7 +123,8 @@ struct SweepRoute: Sendable {
   mutating func measured(_ table: TableSize, at now: Int64) {
     self.table = table
     beganAt = now
-    if phase == .paging { page(from: 0) }
+    guard phase == .paging else { return }
+    if passesSuffice { indexIsDone() } else { page(from: 0) }
   }
 
   /// A walk or a gathering met so many entries, and changed so many of the due ones among them.

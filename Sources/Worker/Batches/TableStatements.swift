@@ -159,10 +159,16 @@ package final class TableStatements {
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
              (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed),
              (SELECT \(Self.key("min(key)")) FROM found),
-             CASE WHEN $1::bigint IS NULL AND (((SELECT count(*) FROM sought) * 2) >= \(SweepRoute.entryLimit))
-               THEN (SELECT count(*) FROM (SELECT FROM \(table) AS target WHERE \(reached) AND \(isDue)
-                 OFFSET $2::bigint LIMIT 1) AS beyond) ELSE 0 END, \(written)\(noteAttempted)
+             \(isPlenty), \(written)\(noteAttempted)
       """)
+  }
+
+  private var isPlenty: String {
+    """
+    CASE WHEN $1::bigint IS NULL AND (((SELECT count(*) FROM sought) * 2) >= \(SweepRoute.entryLimit))
+               THEN (SELECT count(*) FROM (SELECT FROM \(table) AS target WHERE \(reached) AND \(isDue)
+                 OFFSET $2::bigint LIMIT 1) AS beyond) ELSE 0 END
+    """
   }
 
   /// Changes due rows in no order: where few of many entries are due, one look at all of them costs less than their
@@ -179,7 +185,8 @@ package final class TableStatements {
         sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT \(SweepRoute.entryLimit)),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
-             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0, \(written)\(noteAttempted)
+             (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0,
+             \(written)\(noteAttempted)
       """)
   }
 
@@ -318,6 +325,41 @@ package final class TableStatements {
   package private(set) lazy var lockRows = locking(
     "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))")
 
+  /// Locks the due rows among the next entries of an index, and due rows in no order. The parameters and the first
+  /// answers are those of `walk` and `gather`; the rows that nobody else held are locked.
+  package private(set) lazy var lockWalked = lockingFound(
+    """
+    SELECT ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due FROM \(table) AS target
+             WHERE \(GuardStatements.filter) AND \(reached)
+             ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)
+    """, isPlenty: isPlenty)
+  package private(set) lazy var lockGathered = lockingFound(
+    """
+    SELECT ctid AS row_id, NULL::timestamptz AS key, true AS is_due FROM \(table) AS target
+             WHERE \(GuardStatements.filter) AND \(reached) AND \(isDue) LIMIT \(SweepRoute.entryLimit)
+    """, isPlenty: "0")
+
+  private func lockingFound(_ found: String, isPlenty: String) -> String {
+    sql(
+      """
+      WITH found AS MATERIALIZED (
+          \(found)),
+        sought AS MATERIALIZED (SELECT row_id FROM found WHERE is_due),
+        locked AS MATERIALIZED (
+          SELECT ctid AS row_id FROM \(table) AS target
+           WHERE (target.ctid = ANY (ARRAY(SELECT row_id FROM sought))) AND \(isDue) FOR UPDATE SKIP LOCKED)
+      SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought), (SELECT count(*) FROM locked),
+             \(Self.setLocked), (SELECT \(Self.key("min(key)")) FROM found), \(isPlenty)
+      """)
+  }
+
+  /// Changes the rows that were locked, and answers as `write` does.
+  package private(set) lazy var writeLocked = sql(
+    counting("\(verb) WHERE \(GuardStatements.filter) AND \(isWritten)", among: "true"))
+
+  private static let setLocked =
+    "set_config('sb.locked', coalesce((SELECT array_agg(row_id)::text FROM locked), '{}'), true) <> ''"
+
   private func locking(_ rows: String) -> String {
     sql(
       """
@@ -325,7 +367,7 @@ package final class TableStatements {
           SELECT ctid AS row_id FROM \(table) AS target
            WHERE \(GuardStatements.filter) AND \(rows) AND \(isDue) AND \(Self.hasTime)
            LIMIT \(Self.lockLimit) FOR UPDATE SKIP LOCKED)
-      SELECT set_config('sb.locked', coalesce((SELECT array_agg(row_id)::text FROM locked), '{}'), true) <> '',
+      SELECT \(Self.setLocked),
              (SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(rows) AND \(isDue)),
              (SELECT count(*) FROM locked)
       """)

@@ -23,7 +23,7 @@ struct SweepNeeds: Equatable, Sendable {
   /// The column that due rows are found by.
   let key: String
   let event: TableSurvey.Event
-  /// The condition that an index on `key` is to serve; nil if none finds due rows.
+  /// The condition that an index on `key` is to serve; nil if none finds due rows, or none is needed.
   let indexCondition: String?
   let needs: [SweepNeed]
   /// What it needs of other tables that its statements name.
@@ -90,9 +90,10 @@ struct SweepNeeds: Equatable, Sendable {
       reads.append("")
       writes.append(SweepNeed(privilege: .update, column: "id"))
     }
+    let needsIndex = sweep.index.map { !$0.passesSuffice } ?? false
     self.init(
-      table: sweep.table, key: sweep.key, event: sweep.event, indexCondition: sweep.index?.reaches, reads: reads, writes
-    )
+      table: sweep.table, key: sweep.key, event: sweep.event,
+      indexCondition: needsIndex ? sweep.index?.reaches : nil, reads: reads, writes)
     others = OtherNeeds.all(of: sweep)
     readsReferences = sweep.leavesReferenced
   }

@@ -31,6 +31,7 @@ extension Sweeper {
           due: "last_discover_status = 'running' AND last_discover_started_at < (:cutoff - \(DiscoveryLimit.interval))",
           key: "last_discover_started_at",
           age: .zero,
+          index: .init(reaches: "last_discover_status = 'running' AND last_discover_started_at < :cutoff"),
           audit: audit)),
       report: Report(
         severity: .warn, title: "connection discoveries given up (no result in time)", countName: "given_up",

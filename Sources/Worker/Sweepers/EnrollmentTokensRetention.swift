@@ -15,7 +15,8 @@ extension Sweeper {
       retained: settings[.retainEnrollmentTokens],
       requires: [RequiredTable("agent_enrollment_tokens", "id", "expires_at", "consumed_at", "revoked_at")],
       ended: "least(expires_at, consumed_at, revoked_at) <= :cutoff",
-      key: "expires_at")
+      // One that was consumed or revoked before its expiry is left to the pass.
+      key: "expires_at", reaches: "expires_at <= :cutoff")
   }
 }
 

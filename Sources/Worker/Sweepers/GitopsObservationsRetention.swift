@@ -15,7 +15,8 @@ extension Sweeper {
       retained: settings[.retainGitopsObservations],
       requires: [RequiredTable("gitops_observations", "id", "polling_state", "terminal_at")],
       ended: "polling_state = ANY ('{applied,applied_unverified,failed}'::text[]) AND terminal_at <= :cutoff",
-      key: "terminal_at")
+      key: "terminal_at",
+      reaches: "polling_state = ANY ('{applied,applied_unverified,failed}'::text[]) AND terminal_at <= :cutoff")
   }
 }
 

@@ -12,7 +12,7 @@ extension Sweeper {
     .retention(
       "jobs-retention", of: "finished jobs", in: "sync_jobs", retained: settings[.retainJobs],
       ended: "status = ANY ('{succeeded,failed,expired}'::text[]) AND updated_at <= :cutoff",
-      key: "updated_at")
+      key: "updated_at", reaches: "status = ANY ('{succeeded,failed,expired}'::text[]) AND updated_at <= :cutoff")
   }
 }
 

@@ -29,6 +29,8 @@ extension Sweeper {
             """,
           key: "created_at",
           age: .zero,
+          // A request cannot be due before it was made.
+          index: .init(reaches: "status = 'pending' AND created_at <= :cutoff"),
           lookup: .init(
             placeholder: ":request_ttl",
             // Within what can be added to any moment of these centuries. A request without a workflow never expires.

@@ -6,6 +6,8 @@ import Reactor
 extension Sweeper {
   /// Between two runs. What is kept for days is not missed for an hour.
   private static let retentionInterval = Duration.seconds(3_600)
+  /// How long after its time a row is deleted at the latest: what is kept for days is not missed for one.
+  private static let retentionPass = Duration.seconds(24 * 3_600)
 
   /// - Parameters:
   ///   - rows: what is deleted, in the event's words.
@@ -13,9 +15,10 @@ extension Sweeper {
   ///   - requires: what the schema may lack.
   ///   - ended: the condition of a row that ended before `:cutoff`.
   ///   - key: a column of type timestamptz by which rows are shown.
+  ///   - reaches: what an index on it leads to. It need not have every row that ended.
   static func retention(
     _ name: String, of rows: String, in table: String, retained: Duration?, requires: [RequiredTable] = [],
-    ended: String, key: String
+    ended: String, key: String, reaches: String
   ) -> Sweeper {
     Sweeper(
       name: name,
@@ -24,7 +27,9 @@ extension Sweeper {
       requires: requires,
       work: .rows(
         RowSweep(
-          table: table, change: .delete, due: ended, key: key, age: retained ?? .zero, leavesReferenced: true)),
+          table: table, change: .delete, due: ended, key: key, age: retained ?? .zero,
+          index: .init(reaches: reaches, fullPassWithin: retentionPass, passesSuffice: true),
+          leavesReferenced: true)),
       report: Report(
         severity: .info, title: "\(rows) deleted", countName: "deleted", showsCutoff: true,
         failureTitle: "delete \(rows) failed"))

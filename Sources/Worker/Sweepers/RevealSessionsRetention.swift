@@ -16,7 +16,7 @@ extension Sweeper {
       retained: settings[.retainRevealSessions],
       requires: [RequiredTable("reveal_sessions", "id", "expired_at")],
       ended: "expired_at <= :cutoff",
-      key: "expired_at")
+      key: "expired_at", reaches: "expired_at <= :cutoff")
   }
 }
 

@@ -13,7 +13,8 @@ extension Sweeper {
       "sessions-retention", of: "ended sessions", in: "sessions", retained: settings[.retainSessions],
       requires: [RequiredTable("sessions", "id", "expires_at", "idle_expires_at", "revoked_at")],
       ended: "least(expires_at, idle_expires_at, revoked_at) <= :cutoff",
-      key: "expires_at")
+      // One that was revoked or idle before its expiry is left to the pass.
+      key: "expires_at", reaches: "expires_at <= :cutoff")
   }
 }
 

@@ -104,6 +104,11 @@ package struct RowSweep: Sendable {
   /// How large a share of the table may look due for a run to change anything.
   var shareLimit: ShareLimit?
 
+  /// Whether a due row's key lies before the cutoff in any case, so that an index of all rows leads to it.
+  var isDueByKey: Bool {
+    KeyIndexes.parts(of: due).contains { $0 == "\(key)<:cutoff" || $0 == "\(key)<=:cutoff" }
+  }
+
   var deletes: Bool { if case .delete = change { true } else { false } }
 
   /// What it does to the table's rows, as triggers see it.
@@ -116,6 +121,8 @@ package struct RowSweep: Sendable {
     /// How long after it became due a row that the index lacks is changed at the latest: the whole table is read often
     /// enough for that. Nil if the index has every due row.
     var fullPassWithin: Duration?
+    /// Whether that is early enough for every row, so that without such an index, too, not each run reads the table.
+    var passesSuffice = false
   }
 
   /// One value of one row of another table, for each swept row.

@@ -23,7 +23,7 @@ import Testing
 
     init(_ line: Substring) {
       let cells = line.split(separator: " ", maxSplits: 4).map(String.init)
-      (sweeper, found, outcome) = (cells[0], cells[1], cells.last ?? "")
+      (sweeper, found, outcome) = (cells[0], cells[1], cells[4].trimmingCharacters(in: .whitespaces))
     }
   }
 
@@ -39,12 +39,12 @@ import Testing
     return worker.output.split(separator: "\n").dropFirst().map(Line.init)
   }
 
-  @Test(arguments: DevelopmentSchema.allCases)
+  @Test(arguments: [DevelopmentSchema.eleven, .newest])
   func everySweeperHasALineThatSaysWhatItFoundOrWhyItIsOff(migration: DevelopmentSchema) async throws {
     let lines = try await table(at: migration)
     #expect(lines.map(\.sweeper) == Sweepers.names)
     for line in lines where !line.outcome.hasPrefix("off: ") {
-      #expect(line.outcome.trimmingCharacters(in: .whitespaces).hasSuffix("success"), "\(line)")
+      #expect(line.outcome == "success", "\(line)")
       // The schema's first migrations have no rows for these.
       let mayFindNone = migration != .newest && ["jobs-retention", "secrets-missing-retention"].contains(line.sweeper)
       #expect(Int(line.found) ?? 0 > 0 || mayFindNone, "\(line)")
@@ -53,7 +53,6 @@ import Testing
     #expect(off.last?.sweeper == "gitops-observations-retention")
     #expect(off.last?.outcome == "off: SB_WORKER_RETAIN_GITOPS_OBSERVATIONS=off")
     let missing = off.filter { $0.outcome.hasPrefix("off: no table ") || $0.outcome.hasPrefix("off: no column ") }
-    let laterCount = [DevelopmentSchema.eleven: 7, .twentyEight: 1, .thirtyEight: 0][migration]
-    #expect(missing.count == laterCount, "\(missing)")
+    #expect(missing.count == (migration == .eleven ? 8 : 0), "\(missing)")
   }
 }

@@ -88,6 +88,7 @@ import Testing
           ]
         }
         guard sweep.index != nil else { continue }
+        if sweep.leavesReferenced { texts += [table.lockWalked, table.lockGathered, table.writeLocked] }
         texts += [table.walk, table.walkSkippingLocked, table.gather, table.gatherSkippingLocked]
       }
     }

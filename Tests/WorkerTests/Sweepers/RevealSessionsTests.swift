@@ -128,7 +128,8 @@ import Testing
   private static let endedAndNoted = """
     SELECT (SELECT string_agg('reveal_session:' || id, ',' ORDER BY id) FROM reveal_sessions
              WHERE expired_reason = 'ttl') = string_agg(resource, ',' ORDER BY resource),
-      count(*), count(DISTINCT correlation_id), string_agg(DISTINCT concat_ws(' ', actor, action, status, metadata), ',')
+      count(*), count(DISTINCT correlation_id),
+      string_agg(DISTINCT concat_ws(' ', actor, action, status, metadata), ',')
     FROM audit_events
     """
 
