@@ -35,7 +35,7 @@ final class KnownStatements {
     for (text, role) in Self.shared { add(text, role) }
     for sweeper in sweepers {
       switch sweeper.work {
-      case .rows(let sweep): add(TableStatements(sweep: sweep, table: Self.quoted(sweep.table), countsDue: false))
+      case .rows(let sweep): add(sweep)
       case .connections: preconditionFailure("\(sweeper.name) is not simulated")
       // No simulated fleet has it.
       case .watch: break
@@ -44,7 +44,9 @@ final class KnownStatements {
     }
   }
 
-  private func add(_ statements: TableStatements) {
+  private func add(_ sweep: RowSweep) {
+    let key = KeyColumn(table: Self.identifier, type: Self.keyType, name: sweep.key)
+    let statements = TableStatements(sweep: sweep, table: Self.quoted(sweep.table), key: key, countsDue: false)
     add(statements.walk, .indexScan)
     add(statements.walkSkippingLocked, .indexScan)
     add(statements.look, .tableProbe)
@@ -70,18 +72,21 @@ final class KnownStatements {
   }
 
   /// What the look at a table answers: a plain table of its owner's, with an index, without row security.
-  func survey(of table: String, pages: Int) -> [String?] {
+  func survey(of table: String, by key: String?, pages: Int) -> [String?] {
     [
-      "public", "r", Self.identifier, "f", "t", "t", "f", "(consumed_at IS NULL)", "\(pages)", Self.file, "1", nil, "f",
-      "f", nil, Self.indexes,
+      "public", "r", "\(Self.identifier)", "f", "t", "t", "f", "(consumed_at IS NULL)", "\(pages)", Self.file, "1", nil,
+      "f",
+      "f", nil, Self.indexes, "\(Self.keyType)", key,
     ]
   }
 
   func check(pages: Int) -> [String?] {
-    ["t", "f", "t", "f", "\(pages)", Self.file, Self.indexes]
+    ["t", "f", "t", "f", "\(pages)", Self.file, Self.indexes, "\(Self.keyType)"]
   }
 
-  private static let identifier = "16400"
+  private static let identifier: Int64 = 16_400
+  /// Of timestamptz.
+  private static let keyType: Int64 = 1_184
   private static let file = "16401"
   /// Tells that the indexes are the same.
   private static let indexes = "16402"

@@ -149,7 +149,10 @@ final class ModelledConnection: SweepConnection {
     let answer: [[String?]]? = await pool.exchange(by: deadline) { answer in
       switch roles[roles.count - 1] {
       case .clock: answer([["\(server.time)"]])
-      case .survey: answer([scenario.statements.survey(of: last.parameters[0] ?? "", pages: scenario.tablePages)])
+      case .survey:
+        answer([
+          scenario.statements.survey(of: last.parameters[0] ?? "", by: last.parameters[1], pages: scenario.tablePages)
+        ])
       case .holders:
         let sweeper = scenario.sweeper(inRunName: last.parameters[1] ?? "")
         let holder = server.evict(sweeper, before: Int64(last.parameters[2] ?? "") ?? 0)

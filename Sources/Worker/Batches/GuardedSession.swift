@@ -250,15 +250,16 @@ extension TableMemory {
 
   /// The statements by which `target` is swept: those of the last call, where it was about the same.
   func statements(
-    of target: String, for sweep: RowSweep, countsDue: Bool, related: RelatedTables, indexHasAll: Bool
+    of target: String, in table: TableSurvey, for sweep: RowSweep, related: RelatedTables, indexHasAll: Bool
   ) -> TableStatements {
-    if let statements, statements.table == target, statements.countsDue == countsDue,
-      statements.indexHasAll == indexHasAll, statements.related == related
+    if let statements, statements.table == target, statements.key == table.key,
+      statements.countsDue == table.canKeepRows, statements.indexHasAll == indexHasAll, statements.related == related
     {
       return statements
     }
     let made = TableStatements(
-      sweep: sweep, table: target, countsDue: countsDue, related: related, indexHasAll: indexHasAll)
+      sweep: sweep, table: target, key: table.key, countsDue: table.canKeepRows, related: related,
+      indexHasAll: indexHasAll)
     statements = made
     linkedStatements = nil
     return made
@@ -267,8 +268,7 @@ extension TableMemory {
   /// The same for a sweep with linked rows in the table `second`.
   func statements(of linked: LinkedRows, _ second: TableSurvey, with rows: TableStatements) -> LinkedStatements {
     if let linkedStatements, linkedStatements.second.hasSameShape(as: second) { return linkedStatements.texts }
-    let made = LinkedStatements(
-      linked, of: rows, linkedTable: second.quotedName, identifier: second.identifier, hidesRows: second.hidesRows)
+    let made = LinkedStatements(linked, of: rows, in: second)
     linkedStatements = (second, made)
     return made
   }

@@ -17,21 +17,20 @@ package final class LinkedStatements {
   private let linked: LinkedRows
   private let rows: TableStatements
   private let linkedTable: String
-  /// True for as long as row security is what the survey saw: rows that it hides would seem not to be there.
+  /// True for as long as row security and the linked rows' key are what the survey saw: rows that are hidden would seem
+  /// not to be there.
   private let seesRows: String
 
   /// - Parameters:
   ///   - rows: of the swept table.
-  ///   - linkedTable: as SQL writes it, and its identifier.
-  ///   - hidesRows: whether row security may hide linked rows.
-  package init(
-    _ linked: LinkedRows, of rows: TableStatements, linkedTable: String, identifier: Int64, hidesRows: Bool
-  ) {
+  ///   - second: the linked rows' table.
+  package init(_ linked: LinkedRows, of rows: TableStatements, in second: TableSurvey) {
     self.linked = linked
     self.rows = rows
-    self.linkedTable = linkedTable
+    linkedTable = second.quotedName
     sweep = rows.sweep
-    seesRows = hidesRows ? "true" : "(SELECT NOT row_security_active('\(identifier)'::oid))"
+    let isUnhidden = second.hidesRows ? "" : " AND (SELECT NOT row_security_active('\(second.identifier)'::oid))"
+    seesRows = second.key.isUnchanged + isUnhidden
   }
 
   /// Changes the linked rows of a window. Answers how many changed, and how many of those that were written are still
@@ -110,7 +109,7 @@ package final class LinkedStatements {
     WITH ahead AS MATERIALIZED (
         SELECT target.id AS id, target.\(sweep.key) AS key, target.\(linked.references) AS links
           FROM \(rows.table) AS target
-         WHERE \(GuardStatements.filter) AND \(seesRows) AND \(rows.isDue)
+         WHERE \(GuardStatements.filter) AND \(rows.key.isUnchanged) AND \(seesRows) AND \(rows.isDue)
            AND (target.\(sweep.key) >= coalesce(\(TableStatements.keyed("$1")), '-infinity'::timestamptz))
          ORDER BY target.\(sweep.key) LIMIT $3::bigint OFFSET $2::bigint),
       counted AS (

@@ -82,7 +82,7 @@ final class RowSweepRun {
     try await limitShare(of: table, targets, related)
     for target in targets {
       let statements = memory.statements(
-        of: target, for: sweep, countsDue: table.canKeepRows, related: related, indexHasAll: indexHasAll)
+        of: target, in: table, for: sweep, related: related, indexHasAll: indexHasAll)
       if let linked = sweep.linked, let second {
         try await LinkedSweep(
           linked, statements, of: table, second: second, hasIndex: hasIndex, in: session, knowing: memory,
@@ -109,7 +109,7 @@ final class RowSweepRun {
   private func limitShare(of table: TableSurvey, _ targets: [String], _ related: RelatedTables) async throws {
     guard let limit = sweep.shareLimit, limit.percent < 100 else { return }
     let parts = targets.map { target in
-      TableStatements(sweep: sweep, table: target, countsDue: false, related: related)
+      TableStatements(sweep: sweep, table: target, key: table.key, countsDue: false, related: related)
     }
     let batches = SweepBatches(sweep, on: table, in: session, knowing: memory, noting: tally)
     let count = try await batches.count(limit, in: parts, acceptedBefore: progress.acceptedCutoff)

@@ -11,6 +11,7 @@ package final class TableStatements {
   let sweep: RowSweep
   /// As SQL writes it, with ONLY before it where it is a part on its own.
   let table: String
+  let key: KeyColumn
   /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
   let countsDue: Bool
   /// Whether the index has every due row, and not only those that the declaration says it reaches.
@@ -20,11 +21,12 @@ package final class TableStatements {
   let related: RelatedTables
 
   package init(
-    sweep: RowSweep, table: String, countsDue: Bool, related: RelatedTables = RelatedTables(),
+    sweep: RowSweep, table: String, key: KeyColumn, countsDue: Bool, related: RelatedTables = RelatedTables(),
     indexHasAll: Bool = false
   ) {
     self.sweep = sweep
     self.table = table
+    self.key = key
     self.countsDue = countsDue
     self.related = related
     self.indexHasAll = indexHasAll
@@ -68,13 +70,13 @@ package final class TableStatements {
   /// changed, and how many were written and are due still; else the number of changed rows is the command's.
   package private(set) lazy var write = sql(
     counting(
-      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isWritten)"
+      "\(verb) WHERE \(filter) AND \(Self.isInRange) AND \(isWritten)"
         + (sweep.leavesReferenced ? "" : " AND \(Self.hasTime)")))
 
   /// The same for a part of a range: all due rows, or none where the clock says stop.
   package private(set) lazy var writePart = sql(
     counting(
-      "\(verb) WHERE \(GuardStatements.filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isWritten)"))
+      "\(verb) WHERE \(filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isWritten)"))
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
   /// changed, and how many were written.
@@ -82,7 +84,7 @@ package final class TableStatements {
     """
     WITH free AS MATERIALIZED (
         SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
-         WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isWritten) FOR UPDATE SKIP LOCKED),
+         WHERE \(filter) AND \(Self.isInRange) AND \(isWritten) FOR UPDATE SKIP LOCKED),
       \(changing("WHERE \(Self.isAmong("free")) AND \(isWritten)"))
     SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
              (SELECT count(*) FROM changed)\(noteAttempted)
@@ -94,7 +96,7 @@ package final class TableStatements {
 
   /// Answers how many rows are due.
   package private(set) lazy var countDue = sql(
-    "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)"
+    "SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(Self.isInRange) AND \(isDue)"
   )
 
   /// Answers whether no row is due, by the clock and not by a run's cutoff. The first entry of an index tells.
@@ -110,20 +112,20 @@ package final class TableStatements {
   package private(set) lazy var dueRows = sql(
     """
     SELECT tableoid::bigint, ctid FROM \(table) AS target
-     WHERE \(GuardStatements.filter) AND \(Self.isInRange) AND \(isDue)
+     WHERE \(filter) AND \(Self.isInRange) AND \(isDue)
     """)
 
   /// Parameters: identifiers and places. Changes these rows where they are still due, and answers as `write` does.
   package private(set) lazy var writeRows: String = {
     let isAmong = "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))"
-    return sql(counting("\(verb) WHERE \(GuardStatements.filter) AND \(isAmong) AND \(isWritten)", among: isAmong))
+    return sql(counting("\(verb) WHERE \(filter) AND \(isAmong) AND \(isWritten)", among: isAmong))
   }()
 
   // MARK: All pages
 
   /// Answers where the first row lies that is due. Parallel workers may share it: nothing is written, no lock is taken.
   package private(set) lazy var look = sql(
-    "SELECT min(ctid) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)")
+    "SELECT min(ctid) FROM \(table) AS target WHERE \(filter) AND \(isDue)")
 
   /// Parameter: the number of a transaction. Answers how many rows are due of those that were written since, or of all
   /// where the role may not see who wrote a row.
@@ -131,7 +133,7 @@ package final class TableStatements {
   package private(set) lazy var dueAtAll = sql(countAll)
 
   private var countAll: String {
-    "SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(isDue)"
+    "SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(isDue)"
   }
 
   /// Transactions' numbers have 32 bits in a row, and those ahead are the half of them that follows.
@@ -152,7 +154,7 @@ package final class TableStatements {
       WITH found AS MATERIALIZED (
           SELECT tableoid AS table_id, ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due
             FROM \(table) AS target
-           WHERE \(GuardStatements.filter) AND \(reached)
+           WHERE \(filter) AND \(reached)
            ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)),
         sought AS MATERIALIZED (SELECT table_id, row_id FROM found WHERE is_due),
         \(changingSought(skippingLocked))
@@ -181,7 +183,7 @@ package final class TableStatements {
       """
       WITH found AS MATERIALIZED (
           SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
-           WHERE \(GuardStatements.filter) AND \(reached) AND \(isDue)),
+           WHERE \(filter) AND \(reached) AND \(isDue)),
         sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT \(SweepRoute.entryLimit)),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
@@ -214,7 +216,7 @@ package final class TableStatements {
       WITH ending AS MATERIALIZED (
           SELECT max(key) AS key FROM (
             SELECT \(sweep.key) AS key FROM \(table) AS target
-             WHERE \(GuardStatements.filter) AND \(isDue) AND \(isBehind)
+             WHERE \(filter) AND \(isDue) AND \(isBehind)
              ORDER BY \(sweep.key) LIMIT $2::bigint) AS ahead),
         \(changing("WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))"))
       SELECT (SELECT \(Self.key("key")) FROM ending),
@@ -231,13 +233,16 @@ package final class TableStatements {
       """
       WITH ahead AS MATERIALIZED (
           SELECT \(sweep.key) AS key, count(*) AS rows FROM \(table) AS target
-           WHERE \(GuardStatements.filter) AND \(isDue) AND \(isBehind)
+           WHERE \(filter) AND \(isDue) AND \(isBehind)
            GROUP BY \(sweep.key) ORDER BY \(sweep.key) LIMIT 1)
       SELECT \(Self.key("key")), rows FROM ahead
       """)
   }()
 
   // MARK: Parts
+
+  /// The one-time filter of each statement.
+  private var filter: String { "\(GuardStatements.filter) AND \(key.isUnchanged)" }
 
   private func sql(_ text: String) -> String { CatalogSQL.qualified(text) }
 
@@ -330,13 +335,13 @@ package final class TableStatements {
   package private(set) lazy var lockWalked = lockingFound(
     """
     SELECT ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due FROM \(table) AS target
-             WHERE \(GuardStatements.filter) AND \(reached)
+             WHERE \(filter) AND \(reached)
              ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)
     """, isPlenty: isPlenty)
   package private(set) lazy var lockGathered = lockingFound(
     """
     SELECT ctid AS row_id, NULL::timestamptz AS key, true AS is_due FROM \(table) AS target
-             WHERE \(GuardStatements.filter) AND \(reached) AND \(isDue) LIMIT \(SweepRoute.entryLimit)
+             WHERE \(filter) AND \(reached) AND \(isDue) LIMIT \(SweepRoute.entryLimit)
     """, isPlenty: "0")
 
   private func lockingFound(_ found: String, isPlenty: String) -> String {
@@ -355,7 +360,7 @@ package final class TableStatements {
 
   /// Changes the rows that were locked, and answers as `write` does.
   package private(set) lazy var writeLocked = sql(
-    counting("\(verb) WHERE \(GuardStatements.filter) AND \(isWritten)", among: "true"))
+    counting("\(verb) WHERE \(filter) AND \(isWritten)", among: "true"))
 
   private static let setLocked =
     "set_config('sb.locked', coalesce((SELECT array_agg(row_id)::text FROM locked), '{}'), true) <> ''"
@@ -365,10 +370,10 @@ package final class TableStatements {
       """
       WITH locked AS MATERIALIZED (
           SELECT ctid AS row_id FROM \(table) AS target
-           WHERE \(GuardStatements.filter) AND \(rows) AND \(isDue) AND \(Self.hasTime)
+           WHERE \(filter) AND \(rows) AND \(isDue) AND \(Self.hasTime)
            LIMIT \(Self.lockLimit) FOR UPDATE SKIP LOCKED)
       SELECT \(Self.setLocked),
-             (SELECT count(*) FROM \(table) AS target WHERE \(GuardStatements.filter) AND \(rows) AND \(isDue)),
+             (SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(rows) AND \(isDue)),
              (SELECT count(*) FROM locked)
       """)
   }

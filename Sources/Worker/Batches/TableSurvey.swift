@@ -26,6 +26,7 @@ package struct TableSurvey: Equatable, Sendable {
   let hasDeferredTriggers: Bool
   /// The indexes that lead from the newest due row to the oldest.
   let indexes: KeyIndexes
+  let key: KeyColumn
   /// Whether it has partitions or children.
   let hasParts: Bool
   /// The parts of the table that have no pages here, such as foreign tables, as people write them; nil if none.
@@ -45,8 +46,8 @@ package struct TableSurvey: Equatable, Sendable {
     schema == other.schema && name == other.name && kind == other.kind && identifier == other.identifier
       && hidesRows == other.hidesRows && canReadPlaces == other.canReadPlaces && canLockRows == other.canLockRows
       && canKeepRows == other.canKeepRows && hasLateTriggers == other.hasLateTriggers
-      && hasDeferredTriggers == other.hasDeferredTriggers && indexes == other.indexes && hasParts == other.hasParts
-      && foreignParts == other.foreignParts && unusableKey == other.unusableKey
+      && hasDeferredTriggers == other.hasDeferredTriggers && indexes == other.indexes && key == other.key
+      && hasParts == other.hasParts && foreignParts == other.foreignParts && unusableKey == other.unusableKey
   }
 
   /// The same table, with its changes counted row by row whether or not rows can be kept.
@@ -152,7 +153,7 @@ extension TableSurvey {
               JOIN "pg_catalog"."pg_type" AS type ON (type.oid = "column".atttypid)
              WHERE ("column".attrelid = named.oid) AND ("column".attname = $2::name) AND ($3::int <> 4)
                AND (type.typoutput::oid <> 'pg_catalog.timestamptz_out'::regproc::oid)),
-           \(indexSum("named.oid"))
+           \(indexSum("named.oid")), \(keyType("named.oid", "$2")), $2::name
       FROM named
     """)
 
@@ -164,6 +165,13 @@ extension TableSurvey {
     """
     (SELECT coalesce(sum(entry.indexrelid::bigint), 0)::bigint FROM "pg_catalog"."pg_index" AS entry
       WHERE (entry.indrelid = \(table)) AND \(isUsable))
+    """
+  }
+
+  private static func keyType(_ table: String, _ key: String) -> String {
+    """
+    (SELECT "column".atttypid::bigint FROM "pg_catalog"."pg_attribute" AS "column"
+      WHERE ("column".attrelid = \(table)) AND ("column".attname = \(key)::name))
     """
   }
 
@@ -187,6 +195,7 @@ extension TableSurvey {
     canLockRows = canReadPlaces && isTrue(5)
     canKeepRows = isTrue(6)
     indexes = KeyIndexes(predicates: answer[row: 0, column: 7], sum: number(15))
+    key = KeyColumn(table: identifier, type: Int64(number(16)), name: answer[row: 0, column: 17] ?? "")
     size = TableSize(pages: number(8), file: number(9))
     hasParts = number(10) > 1
     foreignParts = answer[row: 0, column: 11]
@@ -195,7 +204,7 @@ extension TableSurvey {
     unusableKey = answer[row: 0, column: 14]
   }
 
-  /// Parameters: the table's name and its identifier. Answers what tells at once that a table without parts is still
+  /// Parameters: the table's name and its identifier, and its key column. Answers what tells at once that a table without parts is still
   /// the one that was looked at, and its size: the look itself costs some twenty times as much.
   package static let check = CatalogSQL.qualified(
     """
@@ -203,18 +212,20 @@ extension TableSurvey {
            has_table_privilege($2::oid, 'SELECT'),
            EXISTS (SELECT FROM "pg_catalog"."pg_inherits" AS child WHERE (child.inhparent = $2::oid)),
            (pg_relation_size($2::oid::regclass, 'main') / current_setting('block_size')::bigint),
-           pg_relation_filenode($2::oid::regclass)::bigint, \(indexSum("$2::oid"))
+           pg_relation_filenode($2::oid::regclass)::bigint, \(indexSum("$2::oid")), \(keyType("$2::oid", "$3"))
     """)
 
   /// The check of a table without parts.
-  var check: PostgresStatement { PostgresStatement(Self.check, [name, "\(identifier)"], isPrepared: true) }
+  var check: PostgresStatement {
+    PostgresStatement(Self.check, [name, "\(identifier)", key.name], isPrepared: true)
+  }
 
   /// The same table with the size that the answer of `check` has; nil if it is another one, or met otherwise.
   @EventLoop
   func checked(by answer: PostgresResult) -> TableSurvey? {
     func isTrue(_ column: Int) -> Bool { answer[row: 0, column: column] == "t" }
     guard isTrue(0), isTrue(1) == hidesRows, isTrue(2) == canReadPlaces, !isTrue(3),
-      answer.number(6) == indexes.sum
+      answer.number(6) == indexes.sum, answer.number(7) == key.type
     else { return nil }
     var survey = self
     survey.size = TableSize(pages: answer.number(4), file: answer.number(5))

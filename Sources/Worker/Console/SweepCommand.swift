@@ -163,7 +163,8 @@ struct DryRunSQL {
   init(
     _ sweep: RowSweep, on survey: TableSurvey, second: TableSurvey? = nil, _ related: RelatedTables = RelatedTables()
   ) {
-    let statements = TableStatements(sweep: sweep, table: survey.quotedName, countsDue: false, related: related)
+    let statements = TableStatements(
+      sweep: sweep, table: survey.quotedName, key: survey.key, countsDue: false, related: related)
     count = CatalogSQL.qualified(
       """
       SELECT count(*), \(TableStatements.key("min(\(sweep.key))")), \(TableStatements.key("max(\(sweep.key))")),

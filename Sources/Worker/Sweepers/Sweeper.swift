@@ -83,7 +83,7 @@ package struct RowSweep: Sendable {
   /// The condition of a due row, written as `CatalogSQL` wants it. It is checked again on every row that is written.
   let due: String
   /// The column, of type timestamptz, that says since when a row is due.
-  let key: String
+  package let key: String
   /// How far the cutoff lies before now.
   let age: Duration
   /// Finds due rows without a look at the whole table.

@@ -65,8 +65,8 @@ import Testing
               ["2", "s", "r", "1", "f", "2", "own", "id"], ["2", "s", "r", "1", "f", "2", "other", "created_at"],
             ]))
         let table = TableStatements(
-          sweep: sweep, table: "\"s\".\"t\"", countsDue: countsDue || sweep.audit != nil || sweep.attemptLimit != nil,
-          related: related)
+          sweep: sweep, table: "\"s\".\"t\"", key: KeyColumn(table: 1, type: 1, name: sweep.key),
+          countsDue: countsDue || sweep.audit != nil || sweep.attemptLimit != nil, related: related)
         texts += [
           table.write, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue, table.dueRows,
           table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
@@ -74,14 +74,13 @@ import Testing
         ]
         if let limit = sweep.shareLimit { texts.append(table.countShares(limit)) }
         let survey = TableSurvey(
-          table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 12)]))
+          table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 15)]))
         if let survey {
           let dryRun = DryRunSQL(sweep, on: survey, second: survey)
           texts += [dryRun.count, dryRun.first] + (dryRun.linked.map { [$0] } ?? [])
         }
-        if let linked = sweep.linked {
-          let second = LinkedStatements(
-            linked, of: table, linkedTable: "\"s\".\"l\"", identifier: 1, hidesRows: false)
+        if let linked = sweep.linked, let survey {
+          let second = LinkedStatements(linked, of: table, in: survey)
           texts += [
             second.writeLinked, second.writeLinkedSkippingLocked, second.write, second.writeSkippingLocked,
             second.firstKey,

@@ -255,7 +255,8 @@ import Testing
         let table = try #require(
           TableSurvey(table: sweep.table, try await connection.query(survey, by: limit)))
         let related = RelatedTables(try await connection.query(sweep.relatedTables(of: table), by: limit))
-        let statements = TableStatements(sweep: sweep, table: table.quotedName, countsDue: false, related: related)
+        let statements = TableStatements(
+          sweep: sweep, table: table.quotedName, key: table.key, countsDue: false, related: related)
         func write() async throws -> Int {
           let open = PostgresStatement(
             GuardStatements.open, ["\(Int64.max / 4)", "test", nil, "0", "7"])
