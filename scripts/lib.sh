@@ -247,6 +247,8 @@ build_options() {
     -Xswiftc -use-ld=lld -Xlinker -T -Xlinker "$root/scripts/dev/read-only-data.ld"
     # All symbols are bound before main, so the table of their addresses is read-only.
     -Xlinker -z -Xlinker relro -Xlinker -z -Xlinker now
+    # No path of this checkout in the program: the same sources give the same bytes in every directory.
+    -Xswiftc -file-prefix-map -Xswiftc "$root=/source" -Xcc "-ffile-prefix-map=$root=/source"
     # Export only the symbol that is looked up, see UnneededStart.swift: saves 110 kB of names.
     -Xlinker --no-export-dynamic -Xlinker --export-dynamic-symbol=_gnutls_global_init_skip
   )
@@ -292,6 +294,10 @@ build_worker() {
   say "building the worker (release)"
   build_release secrets-bridge-worker
 }
+
+# strip_worker FILE: writes the program without symbols to FILE. Without its build id too, which covers debugging
+# information and with it the checkout's paths: what is shipped has the same bytes from every checkout.
+strip_worker() { strip --remove-section=.note.gnu.build-id -o "$1" "$worker_binary"; }
 
 # build_release PRODUCT: all products are linked alike, or each would be built anew after another.
 build_release() {
