@@ -107,6 +107,16 @@ readonly build_packages=(
 # shellcheck disable=SC2034
 readonly sink_packages=(libcurl4) endpoint_packages=(openssl python3 python3-aiosmtpd)
 
+# package_of FILE: prints the installed package that a file of this system belongs to.
+package_of() {
+  local file owner
+  file=$(readlink -f "$1")
+  # Packages from before /usr was merged name the file without it.
+  owner=$(dpkg-query -S "$file" 2>/dev/null || dpkg-query -S "${file#/usr}" 2>/dev/null) ||
+    die "$file belongs to no package"
+  printf '%s\n' "${owner%%:*}"
+}
+
 as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
 # Under its own name or provided by another package: Debian 13 has libcurl4 in libcurl4t64.
