@@ -106,6 +106,9 @@ readonly build_packages=(
 # Loaded by the worker for notifications, and used by the tests' endpoints.
 # shellcheck disable=SC2034
 readonly sink_packages=(libcurl4) endpoint_packages=(openssl python3 python3-aiosmtpd)
+# What the tests of the manifests use.
+# shellcheck disable=SC2034
+readonly manifest_packages=(python3-jsonschema python3-yaml)
 
 # package_of FILE: prints the installed package that a file of this system belongs to.
 package_of() {
