@@ -74,8 +74,14 @@ package struct SweeperRecord: Sendable {
     return text
   }
 
-  /// A field that is a number.
-  package func number(_ field: String) -> Int64? { text(field).flatMap { Int64($0) } }
+  /// A field that is a number. Redis's scripts write none beyond 2^53, above which they are not exact; what somebody
+  /// else wrote there counts as missing, so that no sum or difference of two overflows.
+  package func number(_ field: String) -> Int64? { text(field).flatMap(Self.number(in:)) }
+
+  /// The number that a text is; nil if a script cannot have written it.
+  package static func number(in text: some StringProtocol) -> Int64? {
+    Int64(text).flatMap { $0.magnitude <= 1 << 53 ? $0 : nil }
+  }
 
   /// Whether the lock is that of the last run that began.
   package var isRunning: Bool { lock != nil && lock == text("token") }
@@ -91,9 +97,9 @@ package struct SweeperRecord: Sendable {
     var replicas: [Replica] = []
     for line in (text("replicas") ?? "").split(separator: ";") {
       let words = line.split(separator: " ")
-      guard words.count == 5, let seenAt = Int64(words[1]), let interval = Int64(words[2]), interval > 0 else {
-        continue
-      }
+      guard words.count == 5, let seenAt = Self.number(in: words[1]), let interval = Self.number(in: words[2]),
+        interval > 0
+      else { continue }
       replicas.append(
         Replica(
           name: String(words[0]), seenAt: seenAt, intervalMilliseconds: interval, version: String(words[3]),

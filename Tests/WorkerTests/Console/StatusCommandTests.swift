@@ -237,4 +237,16 @@ import Testing
     let limit = try await WorkerProcess.start(["history", "wraps-expired", "--limit", "0"], environment: [:])
     #expect(try await limit.waitForExit() == .exited(64))
   }
+
+  /// Sums and differences of them would overflow.
+  @Test(arguments: [Int64.min, .max]) func numbersThatNoScriptWritesCountAsMissing(number: Int64) throws {
+    let fields = SweeperRecord.fields.map { _ in RedisValue.string(Array("\(number)".utf8)) }
+    let record = SweeperRecord(
+      sweeper: "agents-stale", .array([.string(Array("token".utf8)), .integer(-1), .array(fields)]))
+    #expect(record.number("skipped") == nil && record.number("started") == nil)
+    let status = SweeperStatus(
+      record, at: 1_795_847_000_000, lockKey: "lock", ownInterval: 60_000, absence: nil)
+    #expect(status.needsAttention)
+    #expect(PastRun(#"{"epoch":\#(number),"finished":1,"outcome":"success"}"#) == nil)
+  }
 }
