@@ -111,7 +111,7 @@ struct ConnectionStatements {
     """
     (connection.status = 'active' AND connection.discover_enabled AND (connection.cluster_name <> '')
       AND (connection.last_discover_at IS NULL
-        OR ((connection.last_discover_at + (connection.discover_interval_seconds * '1 second'::interval)) <= now()))
+        OR (connection.last_discover_at <= (now() - (connection.discover_interval_seconds * '1 second'::interval))))
       AND (connection.last_discover_status IS NULL OR (connection.last_discover_status <> 'running')
         OR connection.last_discover_started_at IS NULL
         OR (connection.last_discover_started_at
@@ -119,14 +119,16 @@ struct ConnectionStatements {
     """
   }
 
+  /// The queued jobs are read once a statement, however many there are and whatever the planner expects. NOT EXISTS may
+  /// read them once for each connection.
   private var hasNoQueuedJob: String {
     if pilesUp { return "" }
     return """
 
-        AND NOT EXISTS (
-          SELECT FROM \(jobs) AS earlier
+        AND NOT (coalesce((
+          SELECT jsonb_object_agg((earlier.payload ->> 'connection_id'), true) FROM \(jobs) AS earlier
            WHERE (earlier.status = 'queued') AND (earlier.job_type = 'discover')
-             AND ((earlier.payload ->> 'connection_id') = connection.id::text))
+             AND ((earlier.payload ->> 'connection_id') IS NOT NULL)), '{}'::jsonb) ? connection.id::text)
       """
   }
 

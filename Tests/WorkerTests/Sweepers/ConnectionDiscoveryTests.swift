@@ -134,6 +134,20 @@ import Testing
     UPDATE provider_connections SET last_discover_status = 'success', last_discover_at = now() - interval '1 hour'
     """
 
+  /// PostgreSQL knows nothing yet of tables that were just filled, and expects a few rows.
+  @Test func tenThousandDueConnectionsAndALongQueueAreNoHindrance() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await Self.add(10_000, to: plane)
+    try await plane.sql(
+      """
+      INSERT INTO sync_jobs (job_type, correlation_id, payload)
+      SELECT 'discover', gen_random_uuid(), jsonb_build_object('connection_id', gen_random_uuid())
+        FROM generate_series(1, 5000)
+      """)
+    let sweeper = try Self.sweeper(plane)
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 100)
+  }
+
   @Test func eachDueTimeHasAJobOfItsOwn() async throws {
     let plane = try await ControlPlane.fresh()
     try await Self.add(1, to: plane)
