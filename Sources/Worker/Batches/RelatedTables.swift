@@ -140,8 +140,13 @@ package struct RelatedTables: Equatable, Sendable {
 
 extension RelatedTables {
   /// Why the sweep cannot be done with them, in words that say what to do.
-  func refusal(of sweep: RowSweep) -> SweepRefusal? {
+  ///
+  /// - Parameter allowsRowSecurity: whether a value that row security hides may count as one that is not there.
+  func refusal(of sweep: RowSweep, allowsRowSecurity: Bool) -> SweepRefusal? {
     for name in sweep.otherTables where tables[name] == nil { return .noTable(name) }
+    if let lookup = sweep.lookup.flatMap({ tables[$0.table] }), lookup.hidesRows, !allowsRowSecurity {
+      return .rowSecurity(lookup.displayName)
+    }
     for reference in references where reference.table.hidesRows {
       return .hiddenReferences(reference.table.displayName)
     }
@@ -173,12 +178,14 @@ extension GuardedSession {
   /// The tables that the sweep's statements name besides `table`. References are looked for in each run, other tables
   /// as often as the swept one.
   ///
-  /// - Throws: `SweepRefusal` if there is no such table, or if the role does not see all references; `PostgresError`.
-  func related(to table: TableSurvey, for sweep: RowSweep, knownTo memory: TableMemory) async throws -> RelatedTables {
+  /// - Throws: `SweepRefusal` if there is no such table, or if the role does not see all rows of it; `PostgresError`.
+  func related(
+    to table: TableSurvey, for sweep: RowSweep, knownTo memory: TableMemory, allowsRowSecurity: Bool
+  ) async throws -> RelatedTables {
     guard sweep.needsRelatedTables else { return RelatedTables() }
     if !sweep.leavesReferenced, let known = memory.related, memory.relatedLookedAt == memory.lookedAt { return known }
     let related = RelatedTables(try await query(sweep.relatedTables(of: table)))
-    if let refusal = related.refusal(of: sweep) { throw refusal }
+    if let refusal = related.refusal(of: sweep, allowsRowSecurity: allowsRowSecurity) { throw refusal }
     memory.related = related
     memory.relatedLookedAt = memory.lookedAt
     return related

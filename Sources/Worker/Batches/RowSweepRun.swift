@@ -55,7 +55,7 @@ final class RowSweepRun {
         // Perhaps a table is not what it was: the next run looks at it again.
         memory.survey = nil
         memory.second = nil
-        throw table.isRefusedByRule(error) ? SweepRefusal.rule(table.displayName) : error
+        throw rule(error, table) ?? error
       }
       let isSecondKnown = sweep.linked == nil || memory.second != nil
       guard let seen = memory.survey, !(isSecondKnown && seen.hasSameShape(as: table)) else {
@@ -66,9 +66,18 @@ final class RowSweepRun {
     throw SweepRefusal.changing(survey.displayName)
   }
 
+  /// The refusal, if a rule is why a statement failed: one on the table, or on the audit trail, to which the same
+  /// statement writes.
+  private func rule(_ error: PostgresError, _ table: TableSurvey) -> SweepRefusal? {
+    guard (sweep.audit == nil ? table : table.countingChanges).isRefusedByRule(error) else { return nil }
+    let trail = sweep.audit == nil ? nil : memory.related?.tables[AuditNote.table]
+    return .rule(table.displayName + (trail.map { " or \($0.displayName)" } ?? ""))
+  }
+
   private func sweepAll(_ table: TableSurvey) async throws {
     let second = try await second()
-    let related = try await session.related(to: table, for: sweep, knownTo: memory)
+    let related = try await session.related(
+      to: table, for: sweep, knownTo: memory, allowsRowSecurity: allowsRowSecurity)
     if sweep.leavesReferenced, !table.canLockRows { throw SweepRefusal.cannotLock(table.displayName) }
     // What is noted of a changed row, its statement has to know of. One with linked rows does in any case.
     let table = (sweep.audit == nil && sweep.attemptLimit == nil) || sweep.linked != nil ? table : table.countingChanges

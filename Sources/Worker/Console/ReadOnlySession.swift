@@ -33,10 +33,12 @@ struct ReadOnlySession {
   /// The tables that a sweep of `table` names besides.
   ///
   /// - Throws: `SweepRefusal` if a run would be refused for one of them; `PostgresError`.
-  func related(to table: TableSurvey, for sweep: RowSweep) async throws -> RelatedTables {
+  func related(
+    to table: TableSurvey, for sweep: RowSweep, allowsRowSecurity: Bool
+  ) async throws -> RelatedTables {
     guard sweep.needsRelatedTables else { return RelatedTables() }
     let related = RelatedTables(try await query(sweep.relatedTables(of: table)))
-    if let refusal = related.refusal(of: sweep) { throw refusal }
+    if let refusal = related.refusal(of: sweep, allowsRowSecurity: allowsRowSecurity) { throw refusal }
     return related
   }
 

@@ -105,7 +105,8 @@ struct DryRun {
   ) async throws {
     let second: TableSurvey? =
       if let needs = SweepNeeds(linkedTo: sweeper.work) { try await self.survey(needs, in: session) } else { nil }
-    let related = try await session.related(to: survey, for: sweep)
+    let related = try await session.related(
+      to: survey, for: sweep, allowsRowSecurity: allowsRowSecurity)
     let sql = DryRunSQL(sweep, on: survey, second: second, related)
     func limits(cutoff: String?) -> [PostgresStatement] {
       [

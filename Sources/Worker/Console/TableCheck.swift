@@ -75,7 +75,12 @@ struct TableCheck: Sendable {
 
   private func rowSecurity(_ refusal: SweepRefusal, _ survey: TableSurvey) -> CheckFinding {
     guard case .rowSecurity = refusal else { return .fault(refusal.reason) }
-    return .fault(refusal.reason, run: "ALTER ROLE \(SQLName.quoted(role)) BYPASSRLS;")
+    return hidden(refusal)
+  }
+
+  /// Row security hides what a run has to see.
+  private func hidden(_ refusal: SweepRefusal) -> CheckFinding {
+    .fault(refusal.reason, run: "ALTER ROLE \(SQLName.quoted(role)) BYPASSRLS;")
   }
 
   private func shape(of survey: TableSurvey) -> [CheckFinding] {
@@ -116,14 +121,18 @@ struct TableCheck: Sendable {
         findings.append(.fault(SweepRefusal.noTable(other.table).reason))
         continue
       }
+      let reads = other.needs.contains { $0.privilege == .select }
+      if table.hidesRows, reads, !allowsRowSecurity {
+        findings.append(hidden(SweepRefusal.rowSecurity(table.displayName)))
+        continue
+      }
       findings += try await privileges(
         other.needs, on: (table.identifier, table.displayName, table.quotedName), in: session)
     }
     for reference in related.references {
       let table = reference.table
       if table.hidesRows {
-        let reason = SweepRefusal.hiddenReferences(table.displayName).reason
-        findings.append(.fault(reason, run: "ALTER ROLE \(SQLName.quoted(role)) BYPASSRLS;"))
+        findings.append(hidden(SweepRefusal.hiddenReferences(table.displayName)))
         continue
       }
       findings += try await privileges(

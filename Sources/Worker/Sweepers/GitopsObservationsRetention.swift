@@ -10,13 +10,15 @@ extension SweeperDeclaration {
 extension Sweeper {
   /// An observation ends at terminal_at, in one of the states that nothing polls any more.
   static func gitopsObservationsRetention(_ settings: Settings) -> Sweeper {
-    .retention(
+    let ended = """
+      (polling_state = 'applied' OR polling_state = 'applied_unverified' OR polling_state = 'failed')
+        AND terminal_at <= :cutoff
+      """
+    return .retention(
       "gitops-observations-retention", of: "finished GitOps observations", in: "gitops_observations",
       retained: settings[.retainGitopsObservations],
       requires: [RequiredTable("gitops_observations", "id", "polling_state", "terminal_at")],
-      ended: "polling_state = ANY ('{applied,applied_unverified,failed}'::text[]) AND terminal_at <= :cutoff",
-      key: "terminal_at",
-      reaches: "polling_state = ANY ('{applied,applied_unverified,failed}'::text[]) AND terminal_at <= :cutoff")
+      ended: ended, key: "terminal_at", reaches: ended)
   }
 }
 

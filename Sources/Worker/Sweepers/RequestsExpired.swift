@@ -24,8 +24,8 @@ extension Sweeper {
           change: .update(set: "status = 'expired'"),
           // In UTC, or days and months would be as long as the session's time zone has them.
           due: """
-            status = 'pending'
-              AND (timezone('UTC'::text, (timezone('UTC'::text, created_at) + :request_ttl)) <= :cutoff)
+            status = 'pending' AND (timezone('UTC'::text,
+              (timezone('UTC'::text, least(created_at, '9999-01-01 00:00Z'::timestamptz)) + :request_ttl)) <= :cutoff)
             """,
           key: "created_at",
           age: .zero,
@@ -33,7 +33,7 @@ extension Sweeper {
           index: .init(reaches: "status = 'pending' AND created_at <= :cutoff"),
           lookup: .init(
             placeholder: ":request_ttl",
-            // Within what can be added to any moment of these centuries. A request without a workflow never expires.
+            // Within what can be added to any moment until the year 9999. A request without a workflow never expires.
             value: "greatest(least(request_ttl, '1000 years'::interval), '0 seconds'::interval)",
             table: "workflow_definitions", key: "id", foreignKey: "workflow_id"),
           audit: audit)),

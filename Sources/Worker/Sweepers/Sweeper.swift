@@ -80,7 +80,8 @@ package struct RowSweep: Sendable {
 
   package let table: String
   let change: Change
-  /// The condition of a due row, written as `CatalogSQL` wants it. It is checked again on every row that is written.
+  /// The condition of a due row, written as `CatalogSQL` wants it. It is checked again on every row that is written. It
+  /// must not fail for any values: a row that it fails for would keep the others from being found.
   let due: String
   /// The column, of type timestamptz, that says since when a row is due.
   package let key: String

@@ -191,4 +191,83 @@ import Testing
     }
     #expect(try await plane.sql("SELECT count(*) FROM access_requests WHERE status = 'expired'") == "0")
   }
+
+  // MARK: Surroundings
+
+  /// Rows whose moments and intervals PostgreSQL can hold, and cannot add up.
+  @Test func rowsAtTheEndsOfTheirTypesKeepNoOthersFromBeingChanged() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      ALTER TABLE provider_connections DROP CONSTRAINT provider_connections_discover_interval;
+      INSERT INTO provider_connections (name, type, auth_method, cluster_name, discover_enabled, last_discover_at,
+        last_discover_started_at, discover_interval_seconds, last_discover_status) VALUES
+        ('far', 'vault', 'token', 'c', true, '294276-12-31 20:00Z', NULL, 86400, NULL),
+        ('long', 'vault', 'token', 'c', true, now(), now(), 2147483647, 'running'),
+        ('stuck', 'vault', 'token', 'c', true, now(), now() - interval '1 day', 60, 'running'),
+        ('due', 'vault', 'token', 'c', true, '0044-03-15 BC', NULL, 60, NULL);
+      INSERT INTO workflow_definitions (name, request_ttl) VALUES ('w', '9000 years');
+      INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
+      SELECT created, 'read', id, created::timestamptz FROM workflow_definitions,
+        unnest('{294276-12-31 20:00Z,infinity,-infinity,4000-01-01 00:00Z BC}'::text[]) AS created
+      """)
+    let settings = try plane.settings(Self.on)
+    #expect(try await onLoop { try await plane.sweep(.discoverConnections(settings)) }.changed == 1)
+    #expect(try await onLoop { try await plane.sweep(.connectionsStuck(settings)) }.changed == 1)
+    #expect(
+      try await plane.sql(
+        "SELECT string_agg(concat(name, ' ', last_discover_status), ',' ORDER BY name) FROM provider_connections")
+        == "due running,far ,long running,stuck failure")
+    #expect(try await onLoop { try await plane.sweep(.requestsExpired(settings)) }.changed == 2)
+  }
+
+  @Test func workflowsThatRowSecurityHidesAreRefused() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO workflow_definitions (name, request_ttl) VALUES ('w', '1 hour');
+      INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
+      SELECT 'due', 'read', id, now() - interval '1 day' FROM workflow_definitions;
+      ALTER TABLE workflow_definitions ENABLE ROW LEVEL SECURITY
+      """)
+    let limited = try await plane.limited("SELECT, UPDATE ON access_requests", "SELECT ON workflow_definitions")
+    let sweeper = Sweeper.requestsExpired(try plane.settings(Self.on))
+    try await onLoop {
+      let refusal = await #expect(throws: SweepRefusal.self) { try await limited.sweep(sweeper) }
+      #expect(refusal == .rowSecurity("public.workflow_definitions"))
+      let allowed = try await limited.sweep(sweeper, allowsRowSecurity: true)
+      #expect(allowed.changed == 0)
+    }
+  }
+
+  @Test func aRuleOnTheAuditTrailIsNamed() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO provider_connections (name, type, auth_method, last_discover_started_at, last_discover_status)
+      VALUES ('a', 'vault', 'token', now() - interval '1 day', 'running');
+      CREATE RULE discard AS ON INSERT TO audit_events DO INSTEAD NOTHING
+      """)
+    let sweeper = Sweeper.connectionsStuck(try plane.settings(["SB_WORKER_AUDIT_EVENTS": "true"]))
+    try await onLoop {
+      let refusal = await #expect(throws: SweepRefusal.self) { try await plane.sweep(sweeper) }
+      #expect(refusal == .rule("public.provider_connections or public.audit_events"))
+    }
+  }
+
+  @Test func aStatusMayBeAnEnumeration() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO sync_jobs (job_type, status, correlation_id, updated_at)
+      SELECT 'sync', status, gen_random_uuid(), now() - interval '30 days'
+        FROM unnest('{queued,claimed,succeeded,failed,expired}'::text[]) AS status;
+      CREATE TYPE job_status AS ENUM ('queued', 'claimed', 'succeeded', 'failed', 'expired');
+      DROP INDEX sync_jobs_queued;
+      ALTER TABLE sync_jobs DROP CONSTRAINT sync_jobs_status_check, ALTER status DROP DEFAULT,
+        ALTER status TYPE job_status USING status::job_status
+      """)
+    let sweeper = Sweeper.jobsRetention(try plane.settings(["SB_WORKER_RETAIN_JOBS": "720h"]))
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 3)
+  }
 }
