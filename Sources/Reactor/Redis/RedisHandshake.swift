@@ -86,6 +86,8 @@ struct RedisHandshake {
     switch step {
     // The name only helps operators; a user that may not set it can still work.
     case .setName, .information: return .more
+    // The server is there and the user is logged in, which is what a PING is to tell.
+    case .ping where error.code == "NOPERM": return .more
     case .mode:
       steps.append(.information)
       return .send(["INFO", "server"])

@@ -275,6 +275,8 @@ extension RedisPipelineTests {
     #expect(handshake.answered(.error(code: "NOPERM", message: "no")) == .more)
     let verdict = handshake.answered(.error(code: "LOADING", message: "Redis is loading"))
     #expect(verdict == .refused("PING refused: the server is loading its data (LOADING)"))
+    var denied = RedisHandshake(user: nil, password: nil, database: 0, clientName: nil)
+    #expect(denied.answered(.error(code: "NOPERM", message: "run ping")) == .ready)
   }
 
   private static let check = RedisHealthCheck(script: RedisScript("return 1"), keys: ["k"], arguments: ["a"])

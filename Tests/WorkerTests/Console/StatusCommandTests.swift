@@ -227,6 +227,25 @@ import Testing
     for line in ["", "[]", "not JSON", #"{"epoch":"x"}"#] { #expect(PastRun(line) == nil) }
   }
 
+  /// As docs/on-call.md lists them.
+  @Test func commandsNeedNoMoreRightsInRedisThanTheWorker() async throws {
+    let fleet = try await Fleet.make()
+    var rights = ["ACL", "SETUSER", "worker", "on", ">hunter2", "-@all", "+evalsha", "+eval"]
+    for command in [
+      "time", "get", "exists", "pttl", "set", "pexpire", "del", "hmget", "hset", "hdel", "lpush", "ltrim",
+    ] {
+      rights.append("+\(command)")
+    }
+    for kind in ["lock:worker:sweeper:", "schedule:", "history:"] { rights.append("~\(Self.namespace):\(kind)*") }
+    try fleet.redis.cli(rights)
+    let url = "redis://worker:hunter2@127.0.0.1:\(fleet.redis.port)"
+    for words in [["pause", "agents-stale", "--reason", "r"], ["resume", "agents-stale"]] {
+      let command = try await WorkerProcess.start(words, environment: ["REDIS_URL": url])
+      #expect(try await command.waitForExit() == .exited(0), "\(command.everything)")
+    }
+    #expect(try await fleet.status(["REDIS_URL": url]).servers.map(\.fault) == [nil, nil])
+  }
+
   @Test func aRightThatHistoryNeedsIsNamed() async throws {
     let redis = try PrivateRedis()
     try redis.cli("ACL", "SETUSER", "worker", "on", ">hunter2", "~*", "+@all", "-lrange")
