@@ -9,6 +9,7 @@
 #endif
 #include "CWorkerStart.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -17,6 +18,7 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -319,11 +321,35 @@ static void allow_directory(int rules, const char *path) {
   allow_reading(rules, directory);
 }
 
+// Where a directory's links lead: OpenSSL finds certificates by links that are named after their digests.
+static void allow_linked(int rules, const char *path) {
+  enum { entry_limit = 4096 };
+  DIR *directory = opendir(path);
+  if (directory == NULL) return;
+  char last[PATH_MAX] = "";
+  struct dirent *entry;
+  for (int count = 0; count < entry_limit && (entry = readdir(directory)) != NULL; count++) {
+    if (entry->d_type != DT_LNK && entry->d_type != DT_UNKNOWN) continue;
+    char link[PATH_MAX];
+    if (snprintf(link, sizeof link, "%s/%s", path, entry->d_name) >= (int)sizeof link) continue;
+    char target[PATH_MAX];
+    if (realpath(link, target) == NULL) continue;
+    size_t length = (size_t)(strrchr(target, '/') - target);
+    // Most lead to one place.
+    if (strncmp(target, last, length) == 0 && last[length] == 0) continue;
+    allow_directory(rules, target);
+    memcpy(last, target, length);
+    last[length] = 0;
+  }
+  closedir(directory);
+}
+
 void worker_sandbox_allow(int rules, const char *path) {
   if (rules < 0) return;
   allow_reading(rules, path);
   struct stat status;
-  if (stat(path, &status) != 0 || S_ISDIR(status.st_mode)) return;
+  if (stat(path, &status) != 0) return;
+  if (S_ISDIR(status.st_mode)) return allow_linked(rules, path);
   allow_directory(rules, path);
   // Kubernetes' files are links to links: /tls/ca.pem, /tls/..data, /tls/..2026_01_01.
   char *target = realpath(path, NULL);
@@ -340,20 +366,41 @@ static int is_replaced_in_place(const char *path) {
          (status.stx_attributes & STATX_ATTR_MOUNT_ROOT) == 0;
 }
 
+// Where the resolver's file is, if /etc has a link to it. One that leads nowhere yet, because the worker starts before
+// what writes the file, leads into the nearest directory that is there.
+static void allow_resolver(int rules) {
+  char place[PATH_MAX];
+  if (realpath("/etc/resolv.conf", place) != NULL) {
+    if (strncmp(place, "/etc/", 5) != 0) allow_directory(rules, place);
+    return;
+  }
+  char link[PATH_MAX];
+  ssize_t length = readlink("/etc/resolv.conf", link, sizeof link - 1);
+  if (length <= 0) return;
+  link[length] = 0;
+  char path[2 * PATH_MAX];
+  snprintf(path, sizeof path, "%s%s", link[0] == '/' ? "" : "/etc/", link);
+  char *slash;
+  while ((slash = strrchr(path, '/')) != NULL && slash != path) {
+    *slash = 0;
+    if (realpath(path, place) == NULL) continue;
+    if (strcmp(place, "/") != 0) allow_reading(rules, place);
+    return;
+  }
+}
+
 // What the libraries read: certificates, the resolver's files, accounts, their own parts, and this process's figures.
 static void allow_system_files(int rules) {
   static const char *const places[] = {
       "/usr", "/lib", "/lib64", "/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/nsswitch.conf", "/etc/host.conf",
       "/etc/gai.conf", "/etc/hosts", "/etc/resolv.conf", "/etc/passwd", "/etc/group", "/etc/services", "/etc/protocols",
       "/etc/localtime", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/krb5.conf",
-      "/etc/krb5.conf.d", "/etc/gss", "/etc/ldap", "/run/systemd/resolve", "/proc", "/dev/null", "/dev/urandom",
-      "/dev/random",
+      "/etc/krb5.conf.d", "/etc/gss", "/etc/ldap", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
+      "/proc", "/dev/null", "/dev/urandom", "/dev/random",
   };
   for (size_t index = 0; index < sizeof places / sizeof *places; index++) allow_reading(rules, places[index]);
   if (is_replaced_in_place("/etc/resolv.conf") || is_replaced_in_place("/etc/hosts")) allow_reading(rules, "/etc");
-  char *target = realpath("/etc/resolv.conf", NULL);
-  if (target != NULL && strncmp(target, "/etc/", 5) != 0) allow_directory(rules, target);
-  free(target);
+  allow_resolver(rules);
 }
 
 int worker_sandbox_enforce(int rules) {

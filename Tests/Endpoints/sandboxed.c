@@ -35,21 +35,28 @@ static void report(const char *name, long result) {
 
 static void *nothing(void *argument) { return argument; }
 
-// The arguments: a directory that is allowed, with a file "allowed" in it, and a file that is not.
+// The arguments: a directory that is allowed, with a file "allowed" in it, a file that is not, and perhaps a directory
+// of links that is allowed, with a link "linked" in it.
 int main(int count, char **arguments) {
-  if (count != 3) return 64;
+  if (count < 3) return 64;
   char allowed[4096];
   snprintf(allowed, sizeof allowed, "%s/allowed", arguments[1]);
   char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   worker_give_up_dumps();
   int rules = worker_sandbox_open();
   worker_sandbox_allow(rules, allowed);
+  char linked[4096] = "";
+  if (count > 3) {
+    worker_sandbox_allow(rules, arguments[3]);
+    snprintf(linked, sizeof linked, "%s/linked", arguments[3]);
+  }
   printf("parts %d\n", worker_sandbox_enforce(rules));
   struct rlimit core;
   report("no-dump-limit", getrlimit(RLIMIT_CORE, &core) == 0 && core.rlim_max == 0 ? 0 : -1);
 
   // What the worker does.
   report("read-allowed", open(allowed, O_RDONLY));
+  report("read-linked", open(linked, O_RDONLY));
   report("read-library", open("/usr/bin/env", O_RDONLY));
   report("read-resolver", open("/etc/nsswitch.conf", O_RDONLY));
   report("read-statistics", open("/proc/self/stat", O_RDONLY));

@@ -34,8 +34,12 @@ package struct Sandbox: Sendable {
   /// Confines the process for ever; the files at these paths, or below them, stay readable.
   package typealias Confine = @Sendable (_ readable: [String]) -> Parts
 
-  /// Files named by variables that the libraries read themselves.
-  private static let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF", "PGSERVICEFILE", "PGSYSCONFDIR"]
+  /// Variables that the libraries read themselves. Each names a file, a directory, or several of them with colons
+  /// between; Kerberos puts a type and a colon before the name.
+  private static let variables = [
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES", "PGSERVICEFILE",
+    "PGSYSCONFDIR", "HOSTALIASES", "KRB5_CONFIG", "KRB5CCNAME", "KRB5_KTNAME", "KRB5_CLIENT_KTNAME",
+  ]
 
   /// Nil if the sandbox is off.
   private let confine: Confine?
@@ -46,7 +50,11 @@ package struct Sandbox: Sendable {
     var paths = settings[.databaseURL].filePaths
     if let authorities = settings[.notifyAuthorityFile] { paths.append(authorities) }
     for name in Self.variables {
-      if let path = environment[name], !path.isEmpty { paths.append(path) }
+      guard let value = environment[name], !value.isEmpty else { continue }
+      paths.append(value)
+      // What is no path leads nowhere, and permits nothing.
+      let parts = value.utf8.split(separator: UInt8(ascii: ":"))
+      if parts.count > 1 { paths += parts.map { String(decoding: $0, as: UTF8.self) } }
     }
     readablePaths = paths
   }

@@ -10,7 +10,8 @@ import Testing
 @Suite(.serialized) struct SandboxTests {
   /// What the worker itself does.
   private static let permitted = [
-    "read-allowed", "read-library", "read-resolver", "read-statistics", "tcp", "udp6", "unix", "addresses",
+    "read-allowed", "read-linked", "read-library", "read-resolver", "read-statistics", "tcp", "udp6", "unix",
+    "addresses",
     "map-memory",
     "no-dump-limit",
   ]
@@ -61,7 +62,16 @@ import Testing
     try Data().write(to: allowed.appendingPathComponent("allowed"))
     let secret = directory.appendingPathComponent("secret")
     try Data("secret".utf8).write(to: secret)
-    let trial = try await WorkerProcess.start([allowed.path, secret.path], environment: [:], executable: program)
+    // As OpenSSL finds certificates: by links that are named after their digests.
+    let (elsewhere, links) = (directory.appendingPathComponent("elsewhere"), directory.appendingPathComponent("links"))
+    for place in [elsewhere, links] {
+      try FileManager.default.createDirectory(at: place, withIntermediateDirectories: false)
+    }
+    try Data().write(to: elsewhere.appendingPathComponent("certificate"))
+    try FileManager.default.createSymbolicLink(
+      atPath: links.appendingPathComponent("linked").path, withDestinationPath: "../elsewhere/certificate")
+    let trial = try await WorkerProcess.start(
+      [allowed.path, secret.path, links.path], environment: [:], executable: program)
     #expect(try await trial.waitForExit() == .signalled(SIGABRT), "it ends by abort, as a trap does")
     let attempts = Self.attempts(trial.output)
     let parts = try #require(attempts["parts"].flatMap { Int32($0) }.map(Sandbox.Parts.init(rawValue:)))
@@ -87,6 +97,39 @@ import Testing
     let attempts = Self.attempts(trial.output)
     guard attempts["parts"] == "3" else { return }  // The kernel has no Landlock.
     #expect(attempts["read-secret"] == "\(EACCES)" && attempts["read-resolver"] == "ok")
+  }
+
+  /// As at boot, where /etc/resolv.conf leads into a directory that another service has yet to make.
+  @Test(.enabled(if: SteppedClock.isAvailable, "no C compiler"), .enabled { await OwnMounts.arePermitted() })
+  func aResolverFileThatIsWrittenAfterTheStartCanBeRead() async throws {
+    let directory = try Self.makeDirectory()
+    defer { try? FileManager.default.removeItem(at: directory) }
+    let program = directory.appendingPathComponent("attempts").path
+    try await Self.compile(to: program)
+    let (allowed, run) = (directory.appendingPathComponent("a"), directory.appendingPathComponent("run"))
+    for place in [allowed, run] {
+      try FileManager.default.createDirectory(at: place, withIntermediateDirectories: false)
+    }
+    try Data().write(to: allowed.appendingPathComponent("allowed"))
+    let late = run.appendingPathComponent("late")
+    try Data().write(to: late)
+    let (etc, link) = ("\(directory.path)/etc", "\(run.path)/resolve/resolv.conf")
+    let trial = try await OwnMounts.start(
+      [allowed.path, late.path], environment: [:],
+      after: "cp -a /etc '\(etc)' && ln -sfn '\(link)' '\(etc)/resolv.conf' && mount --bind '\(etc)' /etc",
+      executable: program)
+    _ = try await trial.waitForExit()
+    #expect(Self.attempts(trial.output)["read-secret"] == "ok", "\(trial.everything)")
+  }
+
+  @Test func whatLibrariesAreToldToReadStaysReadable() throws {
+    let settings = try Settings.load(
+      environment: ["DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h"]
+    ).settings
+    let sandbox = Sandbox(
+      settings, environment: ["SSL_CERT_DIR": "/opt/a:/opt/b", "KRB5CCNAME": "FILE:/run/cache", "SSL_CERT_FILE": "/c"],
+      confine: { _ in [] })
+    for path in ["/opt/a", "/opt/b", "/run/cache", "/c"] { #expect(sandbox.readablePaths.contains(path), "\(path)") }
   }
 
   private static func state(of worker: WorkerProcess) throws -> [String: String] {
