@@ -50,7 +50,7 @@ extension AuditNote {
 /// How long the discovery of a connection may run, in SQL over the columns of provider_connections: twice its interval,
 /// and ten minutes at least.
 enum DiscoveryLimit {
-  static let seconds = "greatest((discover_interval_seconds::bigint * 2), 600)"
+  static let seconds = "greatest(((discover_interval_seconds)::bigint * 2), 600)"
   static let interval = "(\(seconds) * '1 second'::interval)"
 }
 
