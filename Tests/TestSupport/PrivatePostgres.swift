@@ -30,9 +30,9 @@ public final class PrivatePostgres: Sendable {
 
   /// The loopback port on which it listens.
   public let port: Int
-  private let directory: String
+  let directory: String
   private let settings: [String]
-  private let role: Role
+  let role: Role
   private let state = Mutex(State())
 
   private struct State {
@@ -87,7 +87,7 @@ public final class PrivatePostgres: Sendable {
       settings: ["ssl=on", "ssl_cert_file=\(files.certificate)", "ssl_key_file=\(files.key)"] + settings)
   }
 
-  private init(port: Int, settings: [String], role: Role) throws {
+  init(port: Int, settings: [String], role: Role) throws {
     self.port = port
     self.settings = settings
     self.role = role
@@ -212,7 +212,7 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
-  private func launch(isNew: Bool, settings further: [String] = []) throws {
+  func launch(isNew: Bool, settings further: [String] = []) throws {
     var arguments = ["/bin/sh", "-c", Self.script, "private-postgres", directory, String(port)]
     arguments += [isNew ? "new" : "old", Self.binaries, role.name, role.password]
     let usual = [
@@ -241,7 +241,7 @@ public final class PrivatePostgres: Sendable {
       (as_owner "$binaries/initdb" --no-sync -A trust -U postgres --locale=C.UTF-8 -E UTF8 -D "$directory/data") \
         >"$directory/log" 2>&1 || { echo failed; rm -rf "$directory"; exit 1; }
       printf '%s\\n' "host all $role 127.0.0.1/32 scram-sha-256" 'local all all trust' \
-        'host all all samehost trust' >"$directory/data/pg_hba.conf"
+        'host all,replication all samehost trust' >"$directory/data/pg_hba.conf"
     fi
     (as_owner "$binaries/postgres" -D "$directory/data" "$@") >>"$directory/log" 2>&1 &
     server=$!

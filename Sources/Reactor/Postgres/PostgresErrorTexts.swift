@@ -238,8 +238,9 @@ extension PostgresError {
       ("server closed the connection unexpectedly", "server closed the connection unexpectedly"),
       ("certificate verify failed", "certificate verify failed"),
       ("server does not support SSL", "server does not support SSL"),
-      ("session is read-only", "session is read-only"), ("session is not read-only", "session is not read-only"),
-      ("server is in hot standby mode", "server is in hot standby mode"),
+      // target_session_attrs=read-write and primary.
+      ("session is read-only", readOnlyReason), ("server is in hot standby mode", readOnlyReason),
+      ("session is not read-only", "session is not read-only"),
       ("server is not in hot standby mode", "server is not in hot standby mode"),
       ("no password supplied", "no password supplied"),
       ("has group or world access", "the client key is readable by others: its permissions must be 0600"),

@@ -112,9 +112,17 @@ import Testing
     await standby.stop()
   }
 
-  @Test func whoAsksForAStandbyGetsIt() async throws {
+  @Test func aStandbyIsTakenOnlyWhereTargetSessionAttrsAllowsOne() async throws {
     let standby = try await PrivatePostgres.start()
     try await standby.demote()
+    for attributes in ["read-write", "primary"] {
+      try await onLoop {
+        try await withRunningPool(standby.url(query: "target_session_attrs=\(attributes)")) { pool, changes in
+          _ = await postgresError { try await pool.ping(by: soon()) }
+          #expect(pool.isReadOnly && changes.list == [Self.readOnly], "\(attributes)")
+        }
+      }
+    }
     try await onLoop {
       try await withRunningPool(standby.url(query: "target_session_attrs=standby")) { pool, changes in
         try await pool.ping(by: soon())
