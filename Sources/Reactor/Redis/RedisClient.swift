@@ -85,6 +85,9 @@ public final class RedisClient {
   var staleAnswerDeadline: MonotonicInstant?
   private var handshakeTook = Duration.zero
   private var isUsed = false
+  /// The server that Sentinels named last, and the Sentinel to begin with next time.
+  private(set) var master: RedisEndpoint?
+  private var firstSentinel = 0
 
   var health = Health()
   /// What lost connections imply about the commands that were in flight.
@@ -222,7 +225,7 @@ extension RedisClient {
     throw RedisError.notSent(outage ?? "timed out")
   }
 
-  private struct ConnectFailure: Error {
+  struct ConnectFailure: Error {
     let cause: RedisConnectionFailure
     /// The server closed the connection in place of an answer to the health check.
     var isCheckCutOff = false
@@ -233,9 +236,10 @@ extension RedisClient {
     statistics.attempts += 1
     let deadline = clock.now.advanced(by: configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout)
     if configuration.usesTLS && tls == nil {
-      tls = RedisTLS(host: configuration.host)
+      tls = RedisTLS()
       if tls == nil { return .failure(ConnectFailure(cause: .other("TLS is not available"))) }
     }
+    if let sentinels = configuration.sentinels { return await connectToMaster(sentinels, by: deadline) }
     let addresses: [RedisAddress]
     do {
       addresses = try await self.addresses(by: deadline)
@@ -258,6 +262,17 @@ extension RedisClient {
     return .failure(last ?? ConnectFailure(cause: .other("no address")))
   }
 
+  private func connectToMaster(
+    _ sentinels: RedisSentinels, by deadline: MonotonicInstant
+  ) async -> Result<RedisConnection, ConnectFailure> {
+    let search = RedisMasterSearch(
+      sentinels, handshake: configuration.handshake(healthCheck, sendsHello: true), tls: tls,
+      beginningAt: firstSentinel, by: deadline, on: clock)
+    let result = await search.run()
+    (master, firstSentinel, handshakeTook) = (search.server, search.answeringIndex, search.handshakeTook)
+    return result
+  }
+
   private func addresses(by deadline: MonotonicInstant) async throws -> [RedisAddress] {
     if let path = configuration.socketPath { return [.unix(path: path)] }
     return try await NameResolver.addresses(of: configuration.host, by: deadline, on: clock).map {
@@ -273,7 +288,8 @@ extension RedisClient {
     while true {
       let began = clock.now
       let connection = RedisConnection(
-        address: address, tls: tls, handshake: configuration.handshake(healthCheck, sendsHello: sendsHello))
+        address: address, tls: tls, host: configuration.host,
+        handshake: configuration.handshake(healthCheck, sendsHello: sendsHello))
       guard let failure = await connection.handshakeEnd(by: deadline, on: clock) else {
         handshakeTook = began.duration(to: clock.now)
         return .success(connection)

@@ -19,6 +19,8 @@ public struct RedisConfiguration: Sendable, Equatable {
   public internal(set) var usesTLS = false
   public internal(set) var database = 0
   public internal(set) var clientName: String?
+  /// How the master is found, instead of host and port.
+  var sentinels: RedisSentinels?
   var user: String?
   var password: String?
   /// The time limit of one attempt to connect, from name resolution to the answered PING: the URL's `dial_timeout`.
@@ -27,8 +29,12 @@ public struct RedisConfiguration: Sendable, Equatable {
   /// Settings in the URL that have no effect here, each with the reason.
   public internal(set) var warnings: [String] = []
 
-  /// Reads `redis://[user[:password]@]host[:port][/database][?settings]`, `rediss://` for TLS, or
-  /// `unix://[user[:password]@]/path/of/a.sock[?db=database]`.
+  /// Reads `redis://[user[:password]@]host[:port][/database][?settings]`, `rediss://` for TLS,
+  /// `unix://[user[:password]@]/path/of/a.sock[?db=database]`, or, for a master that Redis Sentinels watch,
+  /// `redis+sentinel://[user[:password]@]host[:port][,…]/master[/database][?settings]` (`rediss+sentinel://`: TLS with
+  /// the Sentinels and the master).
+  ///
+  /// User and password are the master's; those of the Sentinels are the settings sentinel_user and sentinel_password.
   ///
   /// The settings are those of the go-redis client: db, client_name and dial_timeout are used; its other settings
   /// are ignored with a warning.
@@ -51,14 +57,24 @@ public struct RedisConfiguration: Sendable, Equatable {
   public var redactedURL: String {
     let login = password == nil ? "" : "\(user ?? ""):***@"
     if let socketPath { return "unix://\(login)\(socketPath)?db=\(database)" }
-    var text = (usesTLS ? "rediss://" : "redis://") + login
-    text += host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host
-    return text + ":\(port)/\(database)"
+    guard let sentinels else {
+      return (usesTLS ? "rediss://" : "redis://") + login + RedisEndpoint(host: host, port: port).text + "/\(database)"
+    }
+    var hosts = ""
+    for endpoint in sentinels.endpoints { hosts += (hosts.isEmpty ? "" : ",") + endpoint.text }
+    return (usesTLS ? "rediss+sentinel://" : "redis+sentinel://") + login + hosts + "/\(sentinels.master)/\(database)"
+  }
+
+  /// The names or addresses in the URL that are resolved, with their ports; none for a socket.
+  public var endpoints: [(host: String, port: String)] {
+    if socketPath != nil { return [] }
+    guard let sentinels else { return [(host, "\(port)")] }
+    return sentinels.endpoints.map { ($0.host, "\($0.port)") }
   }
 
   func handshake(_ healthCheck: RedisHealthCheck?, sendsHello: Bool) -> RedisHandshake {
     RedisHandshake(
       user: user, password: password, database: database, clientName: clientName, healthCheck: healthCheck,
-      sendsHello: sendsHello)
+      sendsHello: sendsHello, checksRole: sentinels != nil)
   }
 }

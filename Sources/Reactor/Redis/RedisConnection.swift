@@ -111,7 +111,9 @@ final class RedisConnection {
   private static let userTimeoutMilliseconds: UInt32 = 10_000
 
   /// Starts to connect and queues the handshake.
-  init(address: RedisAddress, tls: RedisTLS?, handshake: RedisHandshake) {
+  ///
+  /// - Parameter host: the name that the server's certificate must contain, with TLS.
+  init(address: RedisAddress, tls: RedisTLS?, host: String, handshake: RedisHandshake) {
     self.handshake = handshake
     let made =
       switch address {
@@ -123,7 +125,7 @@ final class RedisConnection {
       return
     }
     var refusal: String?
-    if let tls { (session, refusal) = tls.start(on: context) }
+    if let tls { (session, refusal) = tls.start(on: context, host: host) }
     guard context.pointee.err == 0, tls == nil || session != nil else {
       let failure =
         refusal.map(RedisConnectionFailure.other) ?? Self.failure(context, session) ?? .other("TLS could not begin")
@@ -163,6 +165,9 @@ final class RedisConnection {
 
   /// Whether the answer to the health check is due next.
   var isAwaitingCheck: Bool { !isReady && handshake.isAwaitingCheck }
+
+  /// The server that a Sentinel named.
+  var namedMaster: RedisEndpoint? { handshake.namedMaster }
 
   /// Waits for the end of the handshake.
   ///

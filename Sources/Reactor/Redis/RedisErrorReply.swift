@@ -143,7 +143,7 @@ struct RedisErrorReply: Equatable {
   static let clusterNode =
     "the URL leads to a Redis Cluster node, which is not supported: use a standalone server or a proxy"
   static let sentinel =
-    "the URL leads to a Redis Sentinel, which has no data: use the address of the master that it watches"
+    "the URL leads to a Redis Sentinel, which has no data: write redis+sentinel://HOST:PORT/MASTER"
 
   /// Whether it is about the server or the user's permissions, not only about this command.
   var concernsServer: Bool {

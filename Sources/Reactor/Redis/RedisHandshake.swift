@@ -7,6 +7,8 @@ struct RedisHandshake {
     case authenticate = "AUTH"
     /// Asks for the server's mode: standalone, cluster or sentinel.
     case mode = "HELLO"
+    /// Whether a server that a Sentinel named is a master (still, or already).
+    case role = "ROLE"
     case select = "SELECT"
     case setName = "CLIENT SETNAME"
     case ping = "PING"
@@ -15,6 +17,8 @@ struct RedisHandshake {
     case information = "INFO"
     /// If the server does not know the script.
     case checkSource = "EVAL"
+    /// Asks a Sentinel for the master's address.
+    case master = "SENTINEL"
   }
 
   enum Action: Equatable {
@@ -29,13 +33,16 @@ struct RedisHandshake {
   private let healthCheck: RedisHealthCheck?
   private var steps: [Step]
   private var answers = 0
+  /// The server that a Sentinel named.
+  private(set) var namedMaster: RedisEndpoint?
 
   /// - Parameters:
   ///   - healthCheck: what must succeed; nil: a PING.
   ///   - sendsHello: false for a peer that closes its connection on a HELLO.
+  ///   - checksRole: whether the server must be a master.
   init(
     user: String?, password: String?, database: Int, clientName: String?, healthCheck: RedisHealthCheck? = nil,
-    sendsHello: Bool = true
+    sendsHello: Bool = true, checksRole: Bool = false
   ) {
     self.healthCheck = healthCheck
     var commands: [[String]] = []
@@ -46,11 +53,25 @@ struct RedisHandshake {
     }
     if let password { add(.authenticate, user.map { ["AUTH", $0, password] } ?? ["AUTH", password]) }
     if healthCheck != nil, sendsHello { add(.mode, ["HELLO", "2"]) }
+    if checksRole { add(.role, ["ROLE"]) }
     if database != 0 { add(.select, ["SELECT", String(database)]) }
     if let clientName { add(.setName, ["CLIENT", "SETNAME", clientName]) }
     if let healthCheck { add(.check, healthCheck.commandByDigest) } else { add(.ping, ["PING"]) }
     self.commands = commands
     self.steps = steps
+  }
+
+  /// With a Sentinel: it is asked for the address of the master of this name.
+  init(sentinelUser: String?, password: String?, master: String) {
+    let question = ["SENTINEL", "get-master-addr-by-name", master]
+    healthCheck = nil
+    guard let password else {
+      commands = [question]
+      steps = [.master]
+      return
+    }
+    commands = [sentinelUser.map { ["AUTH", $0, password] } ?? ["AUTH", password], question]
+    steps = [.authenticate, .master]
   }
 
   /// Whether the answer to HELLO is due.
@@ -76,6 +97,11 @@ struct RedisHandshake {
     }
     switch step {
     case .mode: return Self.action(onMode: Self.mode(inHello: value))
+    case .role:
+      return value.array?.first?.text == "master" ? .more : .refused("the server that the Sentinel names is a replica")
+    case .master:
+      namedMaster = Self.endpoint(in: value)
+      return namedMaster == nil ? .refused("it knows no master of that name") : .more
     case .information: return Self.action(onMode: Self.mode(inInformation: value.text ?? ""))
     case .ping: return value == .status("PONG") ? .more : .refused(RedisEvents.Misconduct.notRedis.rawValue)
     case .authenticate, .select, .setName, .check, .checkSource: return .more
@@ -88,6 +114,10 @@ struct RedisHandshake {
     case .setName, .information: return .more
     // The server is there and the user is logged in, which is what a PING is to tell.
     case .ping where error.code == "NOPERM": return .more
+    // The user need not have this right: a replica fails the health check.
+    case .role: return .more
+    case .master where error.isUnknownCommand: return .refused("the server is not a Sentinel")
+    case .master: return .refused(error.explanation)
     case .mode:
       steps.append(.information)
       return .send(["INFO", "server"])
@@ -98,6 +128,13 @@ struct RedisHandshake {
     case .check, .checkSource: return .refused(error.explanation)
     case .authenticate, .select, .ping: return .refused("\(step.rawValue) refused: \(error.explanation)")
     }
+  }
+
+  private static func endpoint(in value: RedisValue) -> RedisEndpoint? {
+    guard let parts = value.array, parts.count == 2, let host = parts[0].text, !host.isEmpty,
+      let port = parts[1].integer, (1...65_535).contains(port)
+    else { return nil }
+    return RedisEndpoint(host: host, port: UInt16(port))
   }
 
   private static func action(onMode mode: String?) -> Action {

@@ -5,6 +5,7 @@ struct RedisURLParser {
   private(set) var configuration = RedisConfiguration()
   private(set) var faults: [String] = []
   private let hasTLS: Bool
+  private var isSentinel: Bool { configuration.sentinels != nil }
 
   /// Settings of go-redis that have no meaning for one pipelined connection, and why.
   private static let ignored: [String: String] = {
@@ -30,7 +31,11 @@ struct RedisURLParser {
   mutating func parse(_ url: String) {
     let bytes = Array(url.utf8)[...]
     guard let rest = parseScheme(bytes) else {
-      faults.append("must begin with redis://, rediss:// or unix:///")
+      let isCluster = Self.clusterSchemes.contains { bytes.starts(with: $0.utf8) }
+      faults.append(
+        isCluster
+          ? "Redis Cluster is not supported: use a standalone server, Sentinels (redis+sentinel://) or a proxy"
+          : "must begin with redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix:///")
       return
     }
     let isUnix = bytes.starts(with: Self.unixScheme.utf8)
@@ -52,9 +57,13 @@ struct RedisURLParser {
     let isAuthorityClean = faults.count == faultsBefore
     if !isUnix { parsePath(path) }
     if let query { parseQuery(tail[(query + 1)...], mayQuoteNames: isAuthorityClean) }
+    if let sentinels = configuration.sentinels, sentinels.user != nil, sentinels.password == nil {
+      configuration.warnings.append("sentinel_user is ignored: there is no sentinel_password")
+    }
   }
 
   private static let unixScheme = "unix://"
+  private static let clusterSchemes = ["redis+cluster://", "rediss+cluster://"]
   /// The longest path in a socket's address (sockaddr_un), without the NUL.
   private static let socketPathByteLimit = 107
 
@@ -72,11 +81,15 @@ struct RedisURLParser {
   }
 
   private mutating func parseScheme(_ bytes: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
-    for (scheme, usesTLS) in [("redis://", false), ("rediss://", true), (Self.unixScheme, false)] {
-      guard bytes.starts(with: scheme.utf8) else { continue }
+    let schemes = [
+      ("redis://", false), ("rediss://", true), (Self.unixScheme, false), ("redis+sentinel://", false),
+      ("rediss+sentinel://", true),
+    ]
+    for (index, (scheme, usesTLS)) in schemes.enumerated() where bytes.starts(with: scheme.utf8) {
       configuration.usesTLS = usesTLS
+      if index > 2 { configuration.sentinels = RedisSentinels() }
       if usesTLS && !hasTLS {
-        faults.append("rediss:// needs a build with hiredis 1.0 or later")
+        faults.append("\(scheme) needs a build with hiredis 1.0 or later")
       }
       return bytes.dropFirst(scheme.utf8.count)
     }
@@ -84,11 +97,30 @@ struct RedisURLParser {
   }
 
   private mutating func parseAuthority(_ bytes: ArraySlice<UInt8>) {
-    var hostAndPort = bytes
+    var places = bytes
     if let at = bytes.lastIndex(of: Self.at) {
       parseUserInformation(bytes[..<at])
-      hostAndPort = bytes[(at + 1)...]
+      places = bytes[(at + 1)...]
     }
+    guard isSentinel else {
+      let endpoint = parseEndpoint(places, defaultPort: RedisConfiguration.defaultPort)
+      (configuration.host, configuration.port) = (endpoint.host, endpoint.port)
+      return
+    }
+    let parts = places.split(separator: Self.comma, omittingEmptySubsequences: false)
+    guard parts.count <= RedisSentinels.endpointLimit else {
+      faults.append("at most \(RedisSentinels.endpointLimit) Sentinels")
+      return
+    }
+    for part in parts {
+      let endpoint = parseEndpoint(part, defaultPort: RedisSentinels.defaultPort)
+      configuration.sentinels?.endpoints.append(endpoint)
+    }
+  }
+
+  private mutating func parseEndpoint(_ hostAndPort: ArraySlice<UInt8>, defaultPort: UInt16) -> RedisEndpoint {
+    // As in go-redis, no host is this machine.
+    var endpoint = RedisEndpoint(host: "localhost", port: defaultPort)
     var port: ArraySlice<UInt8>?
     if hostAndPort.first == UInt8(ascii: "[") {
       guard let end = hostAndPort.firstIndex(of: UInt8(ascii: "]")),
@@ -96,9 +128,9 @@ struct RedisURLParser {
         NameResolver.isNumericAddress(host)
       else {
         faults.append("the brackets must enclose an IPv6 address")
-        return
+        return endpoint
       }
-      configuration.host = host
+      endpoint.host = host
       let after = hostAndPort[(end + 1)...]
       if after.first == Self.colon {
         port = after.dropFirst()
@@ -107,20 +139,21 @@ struct RedisURLParser {
       }
     } else {
       let colon = hostAndPort.firstIndex(of: Self.colon)
-      parseHost(hostAndPort[..<(colon ?? hostAndPort.endIndex)])
+      if let host = parseHost(hostAndPort[..<(colon ?? hostAndPort.endIndex)]) { endpoint.host = host }
       port = colon.map { hostAndPort[($0 + 1)...] }
     }
-    guard let port, !port.isEmpty else { return }
+    guard let port, !port.isEmpty else { return endpoint }
     if let number = number(port), number >= 1, number <= 65_535 {
-      configuration.port = UInt16(number)
+      endpoint.port = UInt16(number)
     } else {
       faults.append("the port must be from 1 to 65535")
     }
+    return endpoint
   }
 
-  private mutating func parseHost(_ bytes: ArraySlice<UInt8>) {
-    // As in go-redis, no host is this machine.
-    if bytes.isEmpty { return }
+  /// Nil: none, or not a valid one.
+  private mutating func parseHost(_ bytes: ArraySlice<UInt8>) -> String? {
+    if bytes.isEmpty { return nil }
     let isPlain = bytes.allSatisfy { byte in
       switch byte {
       case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
@@ -131,9 +164,9 @@ struct RedisURLParser {
     }
     guard isPlain else {
       faults.append("the host must be an address or a name of letters, digits, dots and hyphens")
-      return
+      return nil
     }
-    configuration.host = String(decoding: bytes, as: UTF8.self)
+    return String(decoding: bytes, as: UTF8.self)
   }
 
   private mutating func parseUserInformation(_ bytes: ArraySlice<UInt8>) {
@@ -158,7 +191,42 @@ struct RedisURLParser {
     }
     var path = bytes.dropFirst()
     if path.last == Self.slash { path = path.dropLast() }
+    if isSentinel {
+      let slash = path.firstIndex(of: Self.slash) ?? path.endIndex
+      setMaster(path[..<slash])
+      path = path[slash...].dropFirst()
+    }
     if !path.isEmpty { setDatabase(path, "the path") }
+  }
+
+  /// A Sentinel allows these characters only.
+  private mutating func setMaster(_ bytes: ArraySlice<UInt8>) {
+    let isName = bytes.allSatisfy { byte in
+      switch byte {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+        UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "-"), UInt8(ascii: "_"):
+        true
+      default: false
+      }
+    }
+    guard isName, !bytes.isEmpty else {
+      faults.append("the path must be the master's name, and optionally a database: /mymaster/0")
+      return
+    }
+    configuration.sentinels?.master = String(decoding: bytes, as: UTF8.self)
+  }
+
+  private mutating func setSentinelLogin(_ name: String, _ bytes: ArraySlice<UInt8>) {
+    guard let value = decoded(bytes) else {
+      faults.append("\(name) must be percent-encoded UTF-8")
+      return
+    }
+    let text = value.isEmpty ? nil : value
+    if name == "sentinel_user" {
+      configuration.sentinels?.user = text
+    } else {
+      configuration.sentinels?.password = text
+    }
   }
 
   private mutating func setDatabase(_ bytes: ArraySlice<UInt8>, _ place: String) {
@@ -182,6 +250,7 @@ struct RedisURLParser {
       case "db": setDatabase(value, "db")
       case "client_name": setClientName(value)
       case "dial_timeout": setDialTimeout(value)
+      case "sentinel_user" where isSentinel, "sentinel_password" where isSentinel: setSentinelLogin(name, value)
       case "skip_verify":
         if !["false", "0", ""].contains(decoded(value)) {
           faults.append(
@@ -260,6 +329,7 @@ struct RedisURLParser {
 
   private static let at = UInt8(ascii: "@")
   private static let colon = UInt8(ascii: ":")
+  private static let comma = UInt8(ascii: ",")
   private static let slash = UInt8(ascii: "/")
   private static let question = UInt8(ascii: "?")
   private static let hash = UInt8(ascii: "#")

@@ -63,7 +63,7 @@ extension PostgresConnection {
 extension RedisClient {
   /// The server's side of TLS; nil without TLS or without a connection.
   public func tlsPeer(at now: WallClockTime) -> TLSPeer? {
-    connection?.tlsSession.flatMap { TLSPeer($0, host: configuration.host, at: now) }
+    connection?.tlsSession.flatMap { TLSPeer($0, host: master?.host ?? configuration.host, at: now) }
   }
 }
 

@@ -8,7 +8,8 @@ extension Setting where Value == RedisConfiguration {
     Setting(
       name: "REDIS_URL", kind: "Redis URL", absence: .fault,
       help: """
-        URL of the control plane's Redis: redis://user:password@host:port/database, rediss:// for TLS, or \
+        URL of the control plane's Redis: redis://user:password@host:port/database, rediss:// for TLS, \
+        redis+sentinel://user:password@host:port,host:port/master/database for Sentinels, or \
         unix:///path/of/a.sock.
         """,
       isSecret: true

@@ -36,9 +36,8 @@ final class RedisCheck {
   }
 
   func run() async {
-    if configuration.socketPath == nil {
-      let name = await NameCheck.finding(
-        host: configuration.host, port: "\(configuration.port)", by: deadline, on: clock)
+    for (host, port) in configuration.endpoints {
+      let name = await NameCheck.finding(host: host, port: port, by: deadline, on: clock)
       if let finding = name.finding { findings.append(finding) }
     }
     await withTaskGroup { group in

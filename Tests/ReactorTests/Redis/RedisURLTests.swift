@@ -64,6 +64,29 @@ import Testing
     #expect(faults(url) == ["the socket's path must be absolute and at most 107 bytes long"])
   }
 
+  @Test func sentinelsHaveAMastersNameInThePath() throws {
+    let parsed = try parse("redis+sentinel://user:p%40ss@s1,[::1]:7000,s3.internal:7001/my-master.1/3?dial_timeout=1s")
+    let sentinels = try #require(parsed.sentinels)
+    #expect(sentinels.endpoints.map(\.text) == ["s1:26379", "[::1]:7000", "s3.internal:7001"])
+    #expect(sentinels.master == "my-master.1" && sentinels.user == nil && sentinels.password == nil)
+    #expect(parsed.user == "user" && parsed.password == "p@ss" && parsed.database == 3 && !parsed.usesTLS)
+    #expect(
+      parsed.redactedURL == "redis+sentinel://user:***@s1:26379,[::1]:7000,s3.internal:7001/my-master.1/3")
+    let secured = try parse("rediss+sentinel://s1/m?sentinel_user=watcher&sentinel_password=p%26w")
+    #expect(secured.usesTLS && secured.sentinels?.user == "watcher" && secured.sentinels?.password == "p&w")
+    #expect(secured.redactedURL == "rediss+sentinel://s1:26379/m/0" && secured.warnings.isEmpty)
+    #expect(
+      try parse("redis+sentinel://s1/m?sentinel_user=hunter2").warnings
+        == ["sentinel_user is ignored: there is no sentinel_password"])
+  }
+
+  @Test func aClustersURLIsRefusedWithWhatToDo() {
+    #expect(
+      faults("redis+cluster://h") == [
+        "Redis Cluster is not supported: use a standalone server, Sentinels (redis+sentinel://) or a proxy"
+      ])
+  }
+
   @Test func noHostIsThisMachineAsInGoRedis() throws {
     #expect(try parse("redis://").host == "localhost")
     #expect(try parse("redis:///5").database == 5)
@@ -100,7 +123,10 @@ import Testing
     "redis://h?db=", "redis://h?dial_timeout=0", "redis://h?dial_timeout=-1", "redis://h?dial_timeout=",
     "redis://h?dial_timeout=1.2.3s", "redis://h?dial_timeout=5x", "redis://u:%zz@h", "redis://u:%ff@h",
     "redis://u:%00@h",
-    "redis://::1:6379", "redis://h?DB=1", "redis://h?=1",
+    "redis://::1:6379", "redis://h?DB=1", "redis://h?=1", "redis://h,i", "redis://h?sentinel_password=x",
+    "redis+sentinel://h", "redis+sentinel://h/", "redis+sentinel://h/m/x", "redis+sentinel://h/m%20n",
+    "redis+sentinel://h,i j/m", "redis+sentinel://h:0,i/m", "redis+sentinel://h/m?sentinel_password=%zz",
+    "redis+sentinel://" + String(repeating: "h,", count: 16) + "h/m",
   ])
   func whatIsNoRedisURLIsRefused(url: String) {
     #expect(!faults(url).isEmpty)
@@ -110,6 +136,8 @@ import Testing
     "redis://:hunter2/x@h", "redis://:hunter2?x@h", "redis://:hunter2#x@h", "redis://u:hun?ter2=1", "redis://:hunter2",
     "redis://u:hunter2@ho st", "redis://u:hunter2@h:port", "redis://u:hunter2%@h", "redis://:x?hunter2=1@h",
     "redis://u:hunter2@h/hunter2", "redis://u:hunter2@h?client_name=hunter2%20",
+    "redis+sentinel://u:hunter2@h/hunter2/x", "redis+sentinel://h/m?sentinel_password=hunter2%",
+    "redis+sentinel://:hunter2,x@h,i",
   ])
   func noFaultQuotesAPassword(url: String) {
     let found = faults(url)

@@ -1,0 +1,115 @@
+// How the master is found through Redis Sentinels: which one is asked next, which server is tried. Pure. Invariant: an
+// attempt ends, because each Sentinel is asked once a round and a server that failed is not tried again. Driven by
+// RedisMasterSearch.
+
+/// The Sentinels that watch a master, from a `redis+sentinel://` URL.
+struct RedisSentinels: Sendable, Equatable {
+  static let defaultPort: UInt16 = 26_379
+  /// The most Sentinels in a URL.
+  static let endpointLimit = 16
+
+  var endpoints: [RedisEndpoint] = []
+  /// The master's name in the Sentinels' configuration.
+  var master = ""
+  /// The login of the Sentinels themselves. That of the master and its replicas is in `RedisConfiguration`.
+  var user: String?
+  var password: String?
+
+  var handshake: RedisHandshake { RedisHandshake(sentinelUser: user, password: password, master: master) }
+}
+
+/// A server's host, a name or an address, and its port.
+struct RedisEndpoint: Sendable, Equatable {
+  var host: String
+  var port: UInt16
+
+  var text: String { (host.utf8.contains(UInt8(ascii: ":")) ? "[\(host)]" : host) + ":\(port)" }
+}
+
+/// One attempt:
+///
+///               named                          ready
+///     asking ──────────▶ waiting for a server ───────▶ (connected)
+///     ▲ │  ▲               │           │
+///     │ │  └─── overdue ───┘           │ failed
+///     │ ▼                              ▼
+///     └─── the next Sentinel, if one is left in this round ──▶ (failed)
+///
+/// A server that does not answer may be the old master: the Sentinels are asked again while it is waited for, and the
+/// server is left as soon as one of them names another.
+struct SentinelLookup {
+  enum Action: Equatable {
+    /// Ask the Sentinel at this index.
+    case ask(Int)
+    /// Connect to this server, and leave the one that is being waited for.
+    case connect(RedisEndpoint)
+    /// Wait for the server.
+    case wait
+    case fail(RedisConnectionFailure)
+  }
+
+  private let count: Int
+  private var index: Int
+  private var askedCount = 0
+  private var server: RedisEndpoint?
+  private var failedServers: [RedisEndpoint] = []
+  private var serverFailure: RedisConnectionFailure?
+  private var sentinelFailure: RedisConnectionFailure?
+  /// The Sentinel that answered last, with which the next attempt begins: one that hangs is then waited for once.
+  private(set) var answeringIndex: Int
+
+  /// - Parameters:
+  ///   - count: of the Sentinels.
+  ///   - index: the Sentinel to begin with.
+  init(count: Int, beginningAt index: Int) {
+    self.count = count
+    self.index = index
+    answeringIndex = index
+  }
+
+  /// The Sentinels that are still to be asked in this round, the one that is being asked among them.
+  var unaskedCount: Int { count - askedCount }
+
+  func begin() -> Action { .ask(index) }
+
+  /// The Sentinel named a server.
+  mutating func named(_ endpoint: RedisEndpoint) -> Action {
+    answeringIndex = index
+    if endpoint == server { return .wait }
+    if failedServers.contains(endpoint) { return next() }
+    server = endpoint
+    return .connect(endpoint)
+  }
+
+  /// The Sentinel named none.
+  mutating func unanswered(_ failure: RedisConnectionFailure) -> Action {
+    // An answer tells more than an absence.
+    if case .other = failure { sentinelFailure = failure } else { sentinelFailure = sentinelFailure ?? failure }
+    return next()
+  }
+
+  /// The server has not answered for a while.
+  mutating func overdue() -> Action {
+    askedCount = 0
+    index = answeringIndex
+    return .ask(index)
+  }
+
+  /// The server cannot be used: it is not there, refuses, or is not a master.
+  mutating func failed(_ failure: RedisConnectionFailure) -> Action {
+    if let server { failedServers.append(server) }
+    (server, serverFailure) = (nil, failure)
+    return next()
+  }
+
+  private mutating func next() -> Action {
+    askedCount += 1
+    if askedCount < count {
+      index = (index + 1) % count
+      return .ask(index)
+    }
+    if server != nil { return .wait }
+    if let serverFailure { return .fail(serverFailure) }
+    return .fail(.other("no Sentinel names the master: \((sentinelFailure ?? .timedOut).reason)"))
+  }
+}
