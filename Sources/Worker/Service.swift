@@ -81,7 +81,7 @@ final class Service {
   /// Runs until a signal asks to end, and returns the process's exit status.
   func run() async -> Int32 {
     watchSignals()
-    let routes = ProbeRoutes(readiness: readiness, metrics: registry)
+    let routes = ProbeRoutes(readiness: readiness, metrics: registry, status: statusRoutes())
     let server = HTTPServer(clock: clock) { request in routes.answer(request) }
     do {
       let limit = clock.now.advanced(by: Self.listenNameLimit)
@@ -116,6 +116,13 @@ final class Service {
     }
     logger.info("shutdown complete")
     return 0
+  }
+
+  private func statusRoutes() -> StatusRoutes? {
+    guard settings[.statusPage] else { return nil }
+    let (pool, sweeping) = (pool, sweeping)
+    return StatusRoutes(
+      settings, redis: redis, postgresOutage: { pool.outage }, lacks: { sweeping.lacks }, clock: clock)
   }
 
   /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or was cut short by a signal,

@@ -7,6 +7,9 @@ extension SettingRow {
 
   /// The settings that belong to no sweeper and no sink.
   static let core: [SettingRow] =
-    postgres + redis + [Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row] + scheduling
+    postgres + redis + [
+      Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row, Setting.statusPage.row,
+    ]
+    + scheduling
     + [Setting.sandbox.row] + gitOps
 }

@@ -47,15 +47,18 @@ struct FleetStatus: Sendable {
   var servers: [Server] = []
   /// Redis's time in ms; nil if Redis did not answer.
   var redisTime: Int64?
-  var sweepers: [SweeperStatus] = []
+  var sweepers: [SweeperStatus] = [] {
+    didSet { replicas = Self.replicas(of: sweepers) }
+  }
+  /// The replicas, each as it was last seen by any sweeper.
+  private(set) var replicas: [SweeperRecord.Replica] = []
   /// Nil if PostgreSQL did not answer.
   var runs: [Run]?
   var holders: [Holder] = []
   /// What to run so that the role sees other roles' sessions; nil if it does.
   var grant: String?
 
-  /// The replicas, each as it was last seen by any sweeper.
-  var replicas: [SweeperRecord.Replica] {
+  private static func replicas(of sweepers: [SweeperStatus]) -> [SweeperRecord.Replica] {
     var latest: [String: SweeperRecord.Replica] = [:]
     for replica in sweepers.flatMap(\.record.replicas) where (latest[replica.name]?.seenAt ?? .min) < replica.seenAt {
       latest[replica.name] = replica

@@ -117,7 +117,7 @@ struct PastRun: Equatable, Sendable {
     }
     var texts: [String: String] = [:]
     for (key, value) in JSONSlice(line).members { texts[key.string ?? ""] = value.string ?? value.text }
-    func number(_ name: String) -> Int64? { texts[name].flatMap { SweeperRecord.number(in: $0) } }
+    func number(_ name: String) -> Int64? { texts[name].flatMap { PlausibleNumber.read($0) } }
     guard let epoch = number("epoch"), let finished = number("finished"), let outcome = texts["outcome"] else {
       return nil
     }

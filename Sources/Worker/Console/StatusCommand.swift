@@ -69,16 +69,8 @@ struct StatusCommand {
     (status.runs, status.holders, status.grant) = (known.runs, known.holders, known.grant)
     status.redisTime = time
     guard let time else { return status }
-    let absences = Sweepers.absent(settings)
-    let intervals = Sweepers.all(settings)
-    status.sweepers = records.map { record in
-      let lack = known.lacks[record.sweeper].map { "the schema has no \($0)" }
-      return SweeperStatus(
-        record, at: time, lockKey: keys(record.sweeper).lock,
-        ownInterval: intervals.first { $0.name == record.sweeper }?.interval?.milliseconds,
-        absence: lack
-          ?? absences.first { $0.name == record.sweeper }.map { "\($0.reason), by this command's settings" })
-    }
+    status.sweepers = SweeperStatus.all(
+      records, at: time, settings, lacks: known.lacks, whose: "by this command's settings")
     return status
   }
 

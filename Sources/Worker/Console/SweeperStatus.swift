@@ -48,6 +48,27 @@ struct SweeperStatus: Sendable {
     self.notes = notes
   }
 
+  /// What is known of each of `records`.
+  ///
+  /// - Parameters:
+  ///   - now: Redis's time in ms.
+  ///   - lacks: what the schema lacks, by the names of the sweepers that need it.
+  ///   - whose: by whose settings a sweeper is off, in words.
+  static func all(
+    _ records: [SweeperRecord], at now: Int64, _ settings: Settings, lacks: [String: String], whose: String
+  ) -> [SweeperStatus] {
+    let absences = Sweepers.absent(settings)
+    let intervals = Sweepers.all(settings)
+    return records.map { record in
+      let lack = lacks[record.sweeper].map { "the schema has no \($0)" }
+      let keys = CoordinationScripts.keys(namespace: settings[.redisNamespace], sweeper: record.sweeper)
+      return SweeperStatus(
+        record, at: now, lockKey: keys.lock,
+        ownInterval: intervals.first { $0.name == record.sweeper }?.interval?.milliseconds,
+        absence: lack ?? absences.first { $0.name == record.sweeper }.map { "\($0.reason), \(whose)" })
+    }
+  }
+
   /// Whether an operator should look at it.
   var needsAttention: Bool {
     switch state {

@@ -74,14 +74,8 @@ package struct SweeperRecord: Sendable {
     return text
   }
 
-  /// A field that is a number. Redis's scripts write none beyond 2^53, above which they are not exact; what somebody
-  /// else wrote there counts as missing, so that no sum or difference of two overflows.
-  package func number(_ field: String) -> Int64? { text(field).flatMap(Self.number(in:)) }
-
-  /// The number that a text is; nil if a script cannot have written it.
-  package static func number(in text: some StringProtocol) -> Int64? {
-    Int64(text).flatMap { $0.magnitude <= 1 << 53 ? $0 : nil }
-  }
+  /// A field that is a number.
+  package func number(_ field: String) -> Int64? { text(field).flatMap { PlausibleNumber.read($0) } }
 
   /// Whether the lock is that of the last run that began.
   package var isRunning: Bool { lock != nil && lock == text("token") }
@@ -97,8 +91,8 @@ package struct SweeperRecord: Sendable {
     var replicas: [Replica] = []
     for line in (text("replicas") ?? "").split(separator: ";") {
       let words = line.split(separator: " ")
-      guard words.count == 5, let seenAt = Self.number(in: words[1]), let interval = Self.number(in: words[2]),
-        interval > 0
+      guard words.count == 5, let seenAt = PlausibleNumber.read(words[1]),
+        let interval = PlausibleNumber.read(words[2]), interval > 0
       else { continue }
       replicas.append(
         Replica(
@@ -122,5 +116,17 @@ package struct SweeperRecord: Sendable {
     let notBefore = number("not_before") ?? 0
     if let slot = number("slot"), min(slot, now) >= grid.slot(at: now) { return following }
     return max(notBefore, min(number("next_try") ?? grid.slot(at: now), following))
+  }
+}
+
+/// Numbers that the scripts write. Lua's are exact so far, and no sum or time of two of them overflows: what somebody
+/// else wrote into a record stops no process.
+package enum PlausibleNumber {
+  package static let range: ClosedRange<Int64> = -(1 << 53)...(1 << 53)
+
+  /// The number; nil if it is none, or not plausible.
+  package static func read(_ text: some StringProtocol) -> Int64? {
+    guard let number = Int64(text), range.contains(number) else { return nil }
+    return number
   }
 }

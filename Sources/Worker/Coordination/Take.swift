@@ -93,7 +93,7 @@ package struct Pause: Equatable, Sendable, CustomStringConvertible {
   /// When it ends by itself, in ms of Redis's clock; nil if it lasts until it is lifted.
   package var until: Int64? {
     guard text.hasPrefix(Self.untilPrefix), let space = text.firstIndex(of: " ") else { return nil }
-    return Int64(text[text.index(text.startIndex, offsetBy: Self.untilPrefix.count)..<space])
+    return PlausibleNumber.read(text[text.index(text.startIndex, offsetBy: Self.untilPrefix.count)..<space])
   }
 
   /// What the operator wrote, without the end.

@@ -1,5 +1,5 @@
-// The responses of the probe listener: /healthz, /readyz, /metrics. Invariant: /healthz and /metrics query no server
-// and never wait; only /readyz does.
+// The responses of the probe listener: /healthz, /readyz, /metrics, and the fleet's status. Invariant: /healthz and
+// /metrics query no server and never wait, and no probe costs more for what comes after it.
 
 import Reactor
 
@@ -16,9 +16,12 @@ struct ProbeRoutes {
 
   private let readiness: Readiness
   private let metrics: HTTPLiveResponse
+  /// Nil if it is turned off.
+  private let status: StatusRoutes?
 
-  init(readiness: Readiness, metrics: MetricsRegistry) {
+  init(readiness: Readiness, metrics: MetricsRegistry, status: StatusRoutes?) {
     self.readiness = readiness
+    self.status = status
     self.metrics = HTTPLiveResponse(
       contentType: MetricsRegistry.contentType, byteLimit: { metrics.byteLimit }, write: { metrics.write(to: $0) })
   }
@@ -31,7 +34,9 @@ struct ProbeRoutes {
       return .later { Self.response(to: await readiness.state()) }
     }
     if request.hasPath("/metrics") { return .live(metrics) }
-    return .now(.notFound)
+    guard let status else { return .now(.notFound) }
+    if request.hasPath("/") { return status.page.reply }
+    return request.hasPath("/status") ? status.json.reply : .now(.notFound)
   }
 
   static func response(to state: Readiness.State) -> HTTPResponse {

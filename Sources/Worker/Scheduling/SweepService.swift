@@ -51,6 +51,13 @@ package final class SweepService {
     }
   }
 
+  /// What the schema lacks, by the names of the sweepers that are off for it.
+  var lacks: [String: String] {
+    var lacks: [String: String] = [:]
+    for loop in loops { lacks[loop.sweeper.name] = loop.lack }
+    return lacks
+  }
+
   /// Attends every sweeper's slots until the shutdown.
   func attendSlots() async {
     let runsOnStart = runsOnStart

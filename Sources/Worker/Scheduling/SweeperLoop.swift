@@ -27,6 +27,9 @@ final class SweeperLoop {
   /// Whether the schema has what the sweeper requires.
   private var schema: SchemaWatch
 
+  /// What the schema lacks, if that is why the sweeper is off.
+  var lack: String? { schema.missing }
+
   /// The lock had no expiry when Redis last answered.
   private var isStuck = false
   /// What is known, and was told, of a pause.

@@ -36,7 +36,7 @@ import Testing
     #expect(
       Pause(origin: "", text: "until=1700000000000 ticket 17").description
         == "paused until 2023-11-14T22:13:20Z: ticket 17")
-    for text in ["1", "until=x y", "until=17"] {
+    for text in ["1", "until=x y", "until=17", "until=9223372036854775807 y"] {
       #expect(Pause(origin: "", text: text).description == "paused: \(text)")
     }
   }
