@@ -93,7 +93,8 @@ struct Scenario {
       settings = try Settings(environment: [
         "DATABASE_URL": "postgres://worker@127.0.0.1/none", "REDIS_URL": "redis://127.0.0.1",
         "REDIS_NAMESPACE": Self.namespace, "SB_WORKER_LEASE": "\(lease)ms",
-        "SB_WORKER_RUN_ON_START": "\(runsOnStart)", "SB_WORKER_SHUTDOWN_GRACE": "\(Self.grace / 1_000)ms",
+        "SB_WORKER_RUN_ON_START": "\(runsOnStart)", "SB_WORKER_PACE": runsOnStart ? "1/2" : "full",
+        "SB_WORKER_SHUTDOWN_GRACE": "\(Self.grace / 1_000)ms",
         "SB_WORKER_WRAPS_EXPIRED_INTERVAL": "\(intervals[0])ms", "SB_WORKER_DISCOVER_INTERVAL": "\(intervals[1])ms",
         "SB_DISCOVER_TARGETS_JSON": "[\(targetList.joined(separator: ","))]",
         "SB_WORKER_WEBHOOK_URL": "http://127.0.0.1/hook",

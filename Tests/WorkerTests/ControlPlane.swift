@@ -87,12 +87,13 @@ struct ControlPlane: Sendable {
   func sweep(
     _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,
     progress: String? = nil, noting tally: RunTally = RunTally(), allowsRowSecurity: Bool = false,
-    acceptsAnyShare: Bool = false, tellCovered: @EventLoop ([String]) -> Void = { _ in }
+    acceptsAnyShare: Bool = false, brakes: BrakeSettings = BrakeSettings(),
+    tellCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
     let count = try await sweep(
       sweeper, through: pool, lease: lease, epoch: epoch, slot: slot, progress: progress, noting: tally,
-      allowsRowSecurity: allowsRowSecurity, acceptsAnyShare: acceptsAnyShare, tellCovered: tellCovered)
+      allowsRowSecurity: allowsRowSecurity, acceptsAnyShare: acceptsAnyShare, brakes: brakes, tellCovered: tellCovered)
     await pool.close()
     return count
   }
@@ -107,7 +108,8 @@ struct ControlPlane: Sendable {
     _ sweeper: Sweeper, through pool: PostgresPool, lease: Duration = .seconds(15), epoch: Int64 = 7,
     slot: Int64 = 1_700_000_000_000, isForced: Bool = false, progress: String? = nil,
     noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false,
-    acceptsAnyShare: Bool = false, beforeBatch: @escaping @EventLoop () -> Void = {},
+    acceptsAnyShare: Bool = false, brakes: BrakeSettings = BrakeSettings(),
+    beforeBatch: @escaping @EventLoop () -> Void = {},
     tellCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
@@ -124,6 +126,10 @@ struct ControlPlane: Sendable {
         })
       switch sweeper.work {
       case .rows(let sweep):
+        if !brakes.areOff {
+          session.brakes = SweepBrakes(
+            brakes, every: sweeper.interval ?? .seconds(60), clock: .system, draining: Latch())
+        }
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
           acceptsAnyShare: acceptsAnyShare, every: sweeper.interval ?? .seconds(60),

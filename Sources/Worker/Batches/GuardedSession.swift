@@ -39,6 +39,8 @@ final class GuardedSession {
   /// The schema that is worked on, which the advisory lock is named after: set before the first batch.
   var schema = ""
   private(set) var cutoffMicroseconds: Int64?
+  /// What slows or ends a row sweep's run; nil if nothing does.
+  var brakes: SweepBrakes?
 
   init(
     connection: any SweepConnection, held: HeldLease, clock: LoopClock, name: RunName, run: Run,

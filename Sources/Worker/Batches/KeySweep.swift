@@ -26,12 +26,13 @@ struct KeySweep {
     var windows = KeyWindows()
     var isFirst = true
     var isAgain = false
-    while !windows.isDone {
+    while !windows.isDone, try await batches.mayGoOn() {
       do {
         var options = SweepBatches.Options(measures: isFirst)
         if windows.limit == 1 { options.statementLimit = SweepBatches.noLimit }
         let after = windows.after
-        let done = try await batches.send([window(after, limit: windows.limit)], options)
+        let limit = min(windows.limit, batches.rowLimit ?? windows.limit)
+        let done = try await batches.send([window(after, limit: limit)], options)
         isFirst = false
         let (key, due, changed) = (done.results[0].key(0), done.results[0].number(1), done.results[0].number(2))
         tally.count.changed += changed

@@ -40,7 +40,7 @@ struct LinkedSweep {
   func run() async throws {
     var windows = LinkedWindows(goal: goal)
     var isFirst = true
-    while !windows.isDone {
+    while !windows.isDone, try await batches.mayGoOn() {
       do {
         let done = try await send(windows, isFirst: isFirst)
         isFirst = false
@@ -65,7 +65,8 @@ struct LinkedSweep {
   }
 
   private func statements(for windows: LinkedWindows) -> [PostgresStatement] {
-    let parameters = [windows.from.map { "\($0)" }, "\(windows.passedOver)", "\(windows.limit)"]
+    let limit = min(windows.limit, batches.rowLimit ?? windows.limit)
+    let parameters = [windows.from.map { "\($0)" }, "\(windows.passedOver)", "\(limit)"]
     func statement(_ text: String) -> PostgresStatement { PostgresStatement(text, parameters, isPrepared: true) }
     let writeLinked = windows.skipsLocked ? statements.writeLinkedSkippingLocked : statements.writeLinked
     let write = windows.skipsLocked ? statements.writeSkippingLocked : statements.write

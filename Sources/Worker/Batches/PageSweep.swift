@@ -21,6 +21,8 @@ final class PageSweep {
   private var kept = 0
   /// What the last statement that locks rows answered: how many were due, and how many of them it locked.
   private var lastLock: (due: Int, locked: Int)?
+  /// The most rows that the last batch might change; nil without a limit.
+  private var lastLimit: Int?
   /// How far the pass got, once the disk has it.
   private(set) var record: String?
 
@@ -40,7 +42,7 @@ final class PageSweep {
     defer { tally.count.skipped += max(skippedByIndex, skippedOnPages) }
     do {
       try await open()
-      while let step = route.next {
+      while let step = route.next, try await batches.mayGoOn() {
         do {
           let done = try await send([step], measures: route.isLastRange)
           try await note(step, done.results, done)
@@ -50,6 +52,11 @@ final class PageSweep {
       }
       tally.count.kept += kept
       try await settle()
+      if tally.count.isPartial, let record = route.record {
+        // Where the run ends is told only once the disk has what it changed.
+        _ = try await send([], measures: true)
+        self.record = record
+      }
     } catch let trouble as Trouble {
       throw trouble.cause
     }
@@ -66,8 +73,8 @@ final class PageSweep {
 
   /// The first batch also measures the table.
   private func open() async throws {
-    // Together, the second would meet what a trigger has put back behind the first.
-    let isTogether = batches.watch == nil && !statements.sweep.leavesReferenced
+    // Together, the second would meet what a trigger has put back behind the first, and each has the whole limit.
+    let isTogether = batches.watch == nil && batches.rowLimit == nil && !statements.sweep.leavesReferenced
     var steps = isTogether ? route.opening : Array(route.opening.prefix(1))
     var done: SweepBatches.Answers
     do {
@@ -136,7 +143,7 @@ final class PageSweep {
       entries: entries, due: due, changed: changed, lowestKey: answer.key(4),
       // Rows that stayed as they were without having been left out: the pages find out why.
       isPlenty: answer.number(5) > 0 || (table.canKeepRows && changed < free && !done.wasStopped),
-      wasStopped: done.wasStopped && changed < free)
+      wasStopped: (done.wasStopped && changed < free) || lastLimit.map { due >= $0 } ?? false)
   }
 
   /// The same of rows that were locked first, as many as were found and nobody held.
@@ -148,7 +155,7 @@ final class PageSweep {
     route.found(
       entries: answer.number(0), due: due, changed: changed, lowestKey: answer.key(4),
       // Rows that stayed though they were locked: the pages find out why.
-      isPlenty: answer.number(5) > 0 || changed < free, wasStopped: false)
+      isPlenty: answer.number(5) > 0 || changed < free, wasStopped: lastLimit.map { due >= $0 } ?? false)
   }
 
   private func notePages(
@@ -160,14 +167,16 @@ final class PageSweep {
       skippedOnPages += max(0, due - changed)
       return route.swept(range, changed: changed, in: done.duration, table: done.table)
     }
-    let changes = results.map { table.canKeepRows ? $0.number(1) : $0.affectedRows }
+    let isCounted = table.canKeepRows || isLimited
+    let changes = results.map { isCounted ? $0.number(1) : $0.affectedRows }
     let changed = changes.reduce(0, +)
-    noteChange(changed, written: changed + (table.canKeepRows ? results.reduce(0) { $0 + $1.number(2) } : 0))
+    noteChange(changed, written: changed + (isCounted ? results.reduce(0) { $0 + $1.number(2) } : 0))
     let page: Int?
     if results.count > 1 {
       page = PageRanges.stop(of: range, changes: changes, in: done.duration)
     } else {
-      page = mayHaveLeft(done, changed: changed) ? try await firstDuePage(in: range) : nil
+      let wasCut = isLimited && lastLimit.map { results[0].number(0) >= $0 } ?? false
+      page = wasCut || mayHaveLeft(done, changed: changed) ? try await firstDuePage(in: range) : nil
     }
     if table.canKeepRows, page == nil, changed < results.reduce(0, { $0 + $1.number(0) }) {
       try await countKept(in: range, atLeast: results.reduce(0) { $0 + $1.number(2) })
@@ -179,7 +188,7 @@ final class PageSweep {
   /// is left, the others are skipped.
   private func mayHaveLeft(_ done: SweepBatches.Answers, changed: Int) -> Bool {
     guard let lastLock else { return done.wasStopped }
-    if changed > 0, done.wasStopped || lastLock.locked == TableStatements.lockLimit { return true }
+    if changed > 0, done.wasStopped || lastLock.locked == lockLimit { return true }
     skippedOnPages += max(0, lastLock.due - lastLock.locked)
     return false
   }
@@ -243,7 +252,13 @@ final class PageSweep {
 // MARK: - What a step sends
 
 extension PageSweep {
+  /// Whether the last batch of pages changed no more rows than it might, in one statement.
+  private var isLimited: Bool { lastLimit != nil && !statements.sweep.leavesReferenced }
+
+  private var lockLimit: Int { min(TableStatements.lockLimit, lastLimit ?? TableStatements.lockLimit) }
+
   private func send(_ steps: [SweepRoute.Step], measures: Bool) async throws -> SweepBatches.Answers {
+    lastLimit = batches.rowLimit
     var options = SweepBatches.Options(measures: measures)
     options.plansOnce = steps.allSatisfy { if case .pages = $0.reads { true } else { false } }
     options.isParallel = steps.contains { $0.reads == .look }
@@ -263,8 +278,12 @@ extension PageSweep {
 
   /// The statements that change the due rows of pages.
   private func write(_ range: Range<Int>, skipsLocked: Bool = false) -> [PostgresStatement] {
+    if let lastLimit, isLimited, !skipsLocked {
+      return [statements.statement(statements.writeLimited, range, limit: lastLimit)]
+    }
     let write = statements.statement(skipsLocked ? statements.writeSkippingLocked : statements.write, range)
-    return statements.sweep.leavesReferenced ? [statements.statement(statements.lock, range), write] : [write]
+    guard statements.sweep.leavesReferenced else { return [write] }
+    return [statements.statement(statements.lock, range, limit: lockLimit), write]
   }
 
   private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
@@ -272,18 +291,23 @@ extension PageSweep {
     case .walk(let key) where statements.sweep.leavesReferenced:
       let pages = table.size.pages / SweepRoute.pagesPerFoundRow
       return [
-        PostgresStatement(statements.lockWalked, [key.map { "\($0)" }, "\(pages)"]),
+        PostgresStatement(statements.lockWalked, [key.map { "\($0)" }, "\(pages)", "\(entryLimit)"]),
         PostgresStatement(statements.writeLocked),
       ]
     case .gather(let key) where statements.sweep.leavesReferenced:
-      return [PostgresStatement(statements.lockGathered, ["\(key)"]), PostgresStatement(statements.writeLocked)]
+      return [
+        PostgresStatement(statements.lockGathered, ["\(key)", "\(entryLimit)"]),
+        PostgresStatement(statements.writeLocked),
+      ]
     case .walk(let key):
       let pages = table.size.pages / SweepRoute.pagesPerFoundRow
       let walk = step.skipsLocked ? statements.walkSkippingLocked : statements.walk
-      return [PostgresStatement(walk, [key.map { "\($0)" }, "\(pages)"])]
+      return [PostgresStatement(walk, [key.map { "\($0)" }, "\(pages)", "\(entryLimit)"])]
     case .gather(let key):
-      return [PostgresStatement(step.skipsLocked ? statements.gatherSkippingLocked : statements.gather, ["\(key)"])]
-    case .pages(let range) where step.parts > 1 && batches.watch == nil && !statements.sweep.leavesReferenced:
+      let gather = step.skipsLocked ? statements.gatherSkippingLocked : statements.gather
+      return [PostgresStatement(gather, ["\(key)", "\(entryLimit)"])]
+    case .pages(let range)
+    where step.parts > 1 && batches.watch == nil && lastLimit == nil && !statements.sweep.leavesReferenced:
       return PageRanges.parts(of: range, count: step.parts).map { statements.statement(statements.writePart, $0) }
     case .pages(let range):
       return write(range, skipsLocked: step.skipsLocked)
@@ -294,9 +318,12 @@ extension PageSweep {
     case .rows(let rows):
       let places = [Self.list(rows.map { "\($0.table)" }), Self.list(rows.map(\.place))]
       let write = PostgresStatement(statements.writeRows, places)
-      return statements.sweep.leavesReferenced ? [PostgresStatement(statements.lockRows, places), write] : [write]
+      guard statements.sweep.leavesReferenced else { return [write] }
+      return [PostgresStatement(statements.lockRows, places + ["\(TableStatements.lockLimit)"]), write]
     }
   }
+
+  private var entryLimit: Int { min(SweepRoute.entryLimit, lastLimit ?? SweepRoute.entryLimit) }
 
   /// An array of PostgreSQL's, of elements that contain no quotation mark.
   private static func list(_ elements: [String]) -> String {

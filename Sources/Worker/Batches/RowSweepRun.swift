@@ -89,7 +89,7 @@ final class RowSweepRun {
     let isByParts = targets.count > 1 && table.foreignParts == nil
     let hasIndex = sweep.index.map { !isByParts && (indexHasAll || table.indexes.serve($0.reaches)) } ?? false
     try await limitShare(of: table, targets, related)
-    for target in targets {
+    for target in targets where !tally.count.isPartial {
       let statements = memory.statements(
         of: target, in: table, for: sweep, related: related, indexHasAll: indexHasAll)
       if let linked = sweep.linked, let second {

@@ -25,9 +25,9 @@ final class SweepBatches {
   static let singleRowLockMilliseconds = 10
 
   private let sweep: RowSweep
-  private let session: GuardedSession
+  let session: GuardedSession
   private let memory: TableMemory
-  private let tally: RunTally
+  let tally: RunTally
   private var batches = 0
   /// Whether it is known that the statements as such are accepted.
   private var isProved = false
@@ -105,8 +105,12 @@ final class SweepBatches {
     let checked = memory.checkable(at: session.clock.now)
     // Behind the statements, which have the table locked: what is measured is what they met.
     let measure = options.measures ? [checked?.check ?? look] : []
+    let sentAt = session.clock.now
+    var serverTime: Duration?
+    defer { session.brakes?.worked(from: sentAt, serverTime: serverTime) }
     do {
       let done = try await session.batch(begin + statements + attempted + measure + (watch?.closing ?? []))
+      serverTime = done.duration
       tally.count.cutoffMicroseconds = session.cutoffMicroseconds
       let end = begin.count + statements.count
       if !attempted.isEmpty { tally.attempts?.changed(done.results[end][row: 0, column: 0] ?? "") }

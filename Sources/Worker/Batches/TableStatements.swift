@@ -64,6 +64,11 @@ package final class TableStatements {
     PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"], isPrepared: true)
   }
 
+  /// The same with $3, a number of rows.
+  func statement(_ text: String, _ range: Range<Int>, limit: Int) -> PostgresStatement {
+    PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)", "\(limit)"], isPrepared: true)
+  }
+
   // MARK: Pages, from $1 up to and without $2
 
   /// Changes due rows until the clock says stop. Answers how many rows were due, where that is counted, how many were
@@ -77,6 +82,17 @@ package final class TableStatements {
   package private(set) lazy var writePart = sql(
     counting(
       "\(verb) WHERE \(filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isWritten)"))
+
+  /// Changes $3 due rows at the most, until the clock says stop. Answers how many it looked for, how many were changed,
+  /// and how many were written and are due still.
+  package private(set) lazy var writeLimited = sql(
+    """
+    WITH sought AS MATERIALIZED (
+        SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
+         WHERE \(filter) AND \(Self.isInRange) AND \(isDue) LIMIT $3::bigint),
+      \(changing("WHERE \(Self.isAmong("sought")) AND \(isDue) AND \(Self.hasTime)"))
+    SELECT (SELECT count(*) FROM sought), \(Self.changed), (SELECT count(*) FROM changed WHERE NOT is_changed)
+    """)
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
   /// changed, and how many were written.
@@ -141,10 +157,10 @@ package final class TableStatements {
 
   // MARK: An index, from the key $1 downwards (µs; null: from the cutoff on)
 
-  /// Changes the due rows among the next entries. Answers how many entries there were, how many of them were due, how
-  /// many of those nobody held, how many rows were changed, and the last entry's key; the first time also whether more
-  /// than $2 rows are due (0 or 1), which is looked at where most of many entries were. At last how many were written,
-  /// where not all of them need be changed.
+  /// Changes the due rows among the next entries, $3 at the most. Answers how many entries there were, how many due
+  /// ones were sought, how many of those nobody held, how many rows were changed, and the last entry's key; the first
+  /// time also whether more than $2 rows are due (0 or 1), which is looked at where most of many entries were. At last
+  /// how many were written, where not all of them need be changed.
   package private(set) lazy var walk = walking(skippingLocked: false)
   package private(set) lazy var walkSkippingLocked = walking(skippingLocked: true)
 
@@ -156,7 +172,7 @@ package final class TableStatements {
             FROM \(table) AS target
            WHERE \(filter) AND \(reached)
            ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)),
-        sought AS MATERIALIZED (SELECT table_id, row_id FROM found WHERE is_due),
+        sought AS MATERIALIZED (SELECT table_id, row_id FROM found WHERE is_due LIMIT $3::bigint),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
              (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed),
@@ -173,7 +189,7 @@ package final class TableStatements {
     """
   }
 
-  /// Changes due rows in no order: where few of many entries are due, one look at all of them costs less than their
+  /// Changes $2 due rows in no order: where few of many entries are due, one look at all of them costs less than their
   /// order does. Answers as `walk` does; the entries are the due rows that were found.
   package private(set) lazy var gather = gathering(skippingLocked: false)
   package private(set) lazy var gatherSkippingLocked = gathering(skippingLocked: true)
@@ -184,7 +200,7 @@ package final class TableStatements {
       WITH found AS MATERIALIZED (
           SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
            WHERE \(filter) AND \(reached) AND \(isDue)),
-        sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT \(SweepRoute.entryLimit)),
+        sought AS MATERIALIZED (SELECT table_id, row_id FROM found LIMIT $2::bigint),
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
              (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0,
@@ -322,11 +338,11 @@ package final class TableStatements {
   /// The most rows that are locked before one write.
   package static let lockLimit = 1_000
 
-  /// Locks due rows of pages until the clock says stop. Answers nothing, how many rows were due, and how many of them
-  /// were locked.
+  /// Locks due rows of pages, $3 at the most, until the clock says stop. Answers nothing, how many were due, and how
+  /// many were locked.
   package private(set) lazy var lock = locking(Self.isInRange)
 
-  /// Parameters: as for `writeRows`.
+  /// Parameters: as for `writeRows`, and the most rows.
   package private(set) lazy var lockRows = locking(
     "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))")
 
@@ -337,19 +353,19 @@ package final class TableStatements {
     SELECT ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due FROM \(table) AS target
              WHERE \(filter) AND \(reached)
              ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)
-    """, isPlenty: isPlenty)
+    """, isPlenty: isPlenty, limit: " LIMIT $3::bigint")
   package private(set) lazy var lockGathered = lockingFound(
     """
     SELECT ctid AS row_id, NULL::timestamptz AS key, true AS is_due FROM \(table) AS target
-             WHERE \(filter) AND \(reached) AND \(isDue) LIMIT \(SweepRoute.entryLimit)
-    """, isPlenty: "0")
+             WHERE \(filter) AND \(reached) AND \(isDue) LIMIT $2::bigint
+    """, isPlenty: "0", limit: "")
 
-  private func lockingFound(_ found: String, isPlenty: String) -> String {
+  private func lockingFound(_ found: String, isPlenty: String, limit: String) -> String {
     sql(
       """
       WITH found AS MATERIALIZED (
           \(found)),
-        sought AS MATERIALIZED (SELECT row_id FROM found WHERE is_due),
+        sought AS MATERIALIZED (SELECT row_id FROM found WHERE is_due\(limit)),
         locked AS MATERIALIZED (
           SELECT ctid AS row_id FROM \(table) AS target
            WHERE (target.ctid = ANY (ARRAY(SELECT row_id FROM sought))) AND \(isDue) FOR UPDATE SKIP LOCKED)
@@ -371,7 +387,7 @@ package final class TableStatements {
       WITH locked AS MATERIALIZED (
           SELECT ctid AS row_id FROM \(table) AS target
            WHERE \(filter) AND \(rows) AND \(isDue) AND \(Self.hasTime)
-           LIMIT \(Self.lockLimit) FOR UPDATE SKIP LOCKED)
+           LIMIT $3::bigint FOR UPDATE SKIP LOCKED)
       SELECT \(Self.setLocked),
              (SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(rows) AND \(isDue)),
              (SELECT count(*) FROM locked)

@@ -56,6 +56,8 @@ package struct SweepCount: Equatable, Sendable {
   package var refusalStates: [String] = []
   /// Rows that stayed due although their change succeeded.
   package var kept = 0
+  /// Whether a brake ended the run before all that was due was done.
+  package var isPartial = false
   /// Whether others had locked all that was due, so that the run did nothing.
   package var isLocked: Bool
   /// The run's cutoff on PostgreSQL's clock, in µs since 1970, for the event.

@@ -26,6 +26,7 @@ struct SweepRunner {
   /// The Redis namespace, by which runs on PostgreSQL tell whose they are.
   let namespace: String
   let allowsRowSecurity: Bool
+  let brakes: BrakeSettings
   /// Of single connections.
   let locks: DiscoverLocks
   let logger: Logger
@@ -119,10 +120,13 @@ struct SweepRunner {
         age: sweeper.work.age, isDraining: { shutdown.isDraining || held.isToStop }, onTermination: told(of:))
       switch sweeper.work {
       case .rows(let sweep):
+        let interval = Duration.milliseconds(coordinator.grid.intervalMilliseconds)
+        if !brakes.areOff {
+          session.brakes = SweepBrakes(brakes, every: interval, clock: clock, draining: shutdown.draining)
+        }
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
-          acceptsAnyShare: run.acceptsAnyShare, every: .milliseconds(coordinator.grid.intervalMilliseconds),
-          progress: run.progress, noting: tally
+          acceptsAnyShare: run.acceptsAnyShare, every: interval, progress: run.progress, noting: tally
         ).run()
       case .watch(let watch):
         try await watch.run(

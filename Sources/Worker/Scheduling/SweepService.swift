@@ -40,6 +40,7 @@ package final class SweepService {
       let runner = SweepRunner(
         sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, shutdown: shutdown,
         schema: schema, namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity],
+        brakes: BrakeSettings(settings),
         locks: DiscoverLocks(redis: redis, clock: clock, random: random, namespace: settings[.redisNamespace]),
         logger: logger)
       return SweeperLoop(

@@ -13,6 +13,7 @@ extension SweeperLoop {
     if count.changed > 0 || result.failure == nil {
       for count in counts(of: count) { fields[count.name] = .stringConvertible(count.count) }
     }
+    if count.isPartial { fields["partial"] = "true" }
     if count.skipped > 0 { fields["skipped"] = .stringConvertible(count.skipped) }
     metrics.record(count)
     metrics.record(result.slotOutcome)

@@ -80,6 +80,7 @@ import Testing
         "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL",
         "SB_WORKER_AUDIT_EVENTS", "SB_WORKER_QUEUE_ALERT_AFTER", "SB_WORKER_REQUESTS_EXPIRED_INTERVAL",
         "SB_WORKER_RETAIN_SESSIONS", "SB_WORKER_AGENTS_STALE_MAX_SHARE", "SB_WORKER_SECRETS_STALE_MAX_SHARE",
+        "SB_WORKER_PACE", "SB_WORKER_MAX_ROWS_PER_RUN",
         "SB_WORKER_RETAIN_ENROLLMENT_TOKENS", "SB_WORKER_RETAIN_REVEAL_SESSIONS", "SB_WORKER_RETAIN_JOBS",
         "SB_WORKER_RETAIN_SECRETS_MISSING", "SB_WORKER_RETAIN_GITOPS_OBSERVATIONS",
       ])
@@ -169,6 +170,22 @@ import Testing
         Self.faults(["SB_WORKER_SECRETS_STALE_MAX_SHARE": text]) == [
           "SB_WORKER_SECRETS_STALE_MAX_SHARE must be a whole percentage from 1% to 100%, such as 50% (got \"\(text)\")"
         ])
+    }
+  }
+
+  @Test func aPaceIsAPartOfTheTimeOrARate() throws {
+    for (text, pace) in [
+      ("full", Pace.full), ("1/2", .onePart(of: 2)), ("1/100", .onePart(of: 100)), ("5000/s", .rate(5_000)),
+    ] {
+      #expect(try Self.load(["SB_WORKER_PACE": text]).settings[.pace] == pace)
+    }
+    for text in ["half", "1/1", "1/101", "2/3", "0/s", "-1/s", "5000", "1000001/s", "1/", "/s", "1/2/s", "Full"] {
+      #expect(Self.faults(["SB_WORKER_PACE": text]).count == 1, "\(text)")
+    }
+    #expect(try Self.load([:]).settings[.maximumRowsPerRun] == nil)
+    #expect(try Self.load(["SB_WORKER_MAX_ROWS_PER_RUN": "1"]).settings[.maximumRowsPerRun] == 1)
+    for text in ["0", "-1", "many", "1.5"] {
+      #expect(Self.faults(["SB_WORKER_MAX_ROWS_PER_RUN": text]).count == 1, "\(text)")
     }
   }
 

@@ -68,7 +68,8 @@ import Testing
           sweep: sweep, table: "\"s\".\"t\"", key: KeyColumn(table: 1, type: 1, name: sweep.key),
           countsDue: countsDue || sweep.audit != nil || sweep.attemptLimit != nil, related: related)
         texts += [
-          table.write, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue, table.dueRows,
+          table.write, table.writeLimited, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue,
+          table.dueRows,
           table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
           table.dueAtAll, table.nothingDue, table.lock, table.lockRows,
         ]

@@ -263,7 +263,7 @@ import Testing
           let range = ["(0,0)", "(9,0)"]
           return try await connection.pipeline(
             [
-              open, PostgresStatement(statements.lock, range), PostgresStatement(statements.write, range),
+              open, PostgresStatement(statements.lock, range + ["1000"]), PostgresStatement(statements.write, range),
             ], by: limit)[2].affectedRows
         }
         _ = try plane.sqlAtOnce("CREATE TABLE notes (session_id UUID REFERENCES sessions ON DELETE CASCADE)")

@@ -1,0 +1,96 @@
+// What slows one run of a row sweep, or ends it before all is done: the pace, and the most rows of a run.
+// Invariant: no wait outlasts the run's interval or the beginning of a shutdown.
+
+import Coordination
+import Reactor
+
+/// The brakes that the settings apply to every row sweep.
+struct BrakeSettings: Sendable {
+  var maximumRows: Int?
+  var pace = Pace.full
+
+  init() {}
+
+  init(_ settings: Settings) {
+    maximumRows = settings[.maximumRowsPerRun]
+    pace = settings[.pace]
+  }
+
+  var areOff: Bool { maximumRows == nil && pace == .full }
+}
+
+/// The brakes of one run.
+@EventLoop
+final class SweepBrakes {
+  private let maximumRows: Int?
+  private let clock: LoopClock
+  private let draining: Latch
+  /// When a run that is slowed hands over to the next one.
+  private let deadline: MonotonicInstant
+  private var pacing: Pacing
+  private var changed = 0
+
+  /// - Parameters:
+  ///   - interval: between two runs.
+  ///   - draining: ends a wait.
+  init(_ settings: BrakeSettings, every interval: Duration, clock: LoopClock, draining: Latch) {
+    maximumRows = settings.maximumRows
+    pacing = Pacing(settings.pace)
+    self.clock = clock
+    self.draining = draining
+    deadline = settings.pace == .full ? .never : clock.now.advanced(by: interval)
+  }
+
+  /// The most rows of the next batch; nil without a limit.
+  var rowLimit: Int? {
+    let left = maximumRows.map { max(1, $0 - changed) }
+    guard let left, let limit = pacing.rowLimit else { return left ?? pacing.rowLimit }
+    return min(left, limit)
+  }
+
+  /// A batch was answered, or failed; see `Pacing`.
+  func worked(from sentAt: MonotonicInstant, serverTime: Duration?) {
+    pacing.worked(from: sentAt, until: clock.now, serverTime: serverTime)
+  }
+
+  /// Waits for the time of the next batch, or until the worker drains.
+  ///
+  /// - Parameter changed: rows that the run has changed so far.
+  /// - Returns: false if the run is to end here.
+  /// - Throws: `CancellationError`.
+  func wait(changed: Int) async throws -> Bool {
+    let next = pacing.nextBatch(rows: changed - self.changed) ?? clock.now
+    self.changed = changed
+    if let maximumRows, changed >= maximumRows { return false }
+    guard max(next, clock.now) < deadline else { return false }
+    if next > clock.now { try await clock.sleep(until: next, orUntil: draining) }
+    return true
+  }
+}
+
+extension SweepBatches {
+  /// Waits as long as the brakes want before the next batch. False if the run is to end here, which the tally has then.
+  func mayGoOn() async throws -> Bool {
+    guard let brakes = session.brakes else { return true }
+    if try await brakes.wait(changed: tally.count.changed) { return true }
+    tally.count.isPartial = true
+    return false
+  }
+
+  /// The most rows that the next batch may change; nil without a limit.
+  var rowLimit: Int? { session.brakes?.rowLimit }
+}
+
+extension Setting where Value == Int? {
+  static var maximumRowsPerRun: Setting {
+    let unlimited = "unlimited"
+    return Setting(
+      name: "SB_WORKER_MAX_ROWS_PER_RUN", kind: "number or unlimited", absence: .text(unlimited),
+      help: "A run of a sweeper ends after it has changed so many rows, and the next one goes on."
+    ) { text in
+      if text == unlimited { return .accepted(nil) }
+      guard let value = Int(text), value > 0 else { return .mustBe("a whole number above zero, or unlimited") }
+      return .accepted(value)
+    }
+  }
+}
