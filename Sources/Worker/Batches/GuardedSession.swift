@@ -63,6 +63,9 @@ final class GuardedSession {
     Int32(bitPattern: StableHash.fnv1a("\(schema)\n\(sweeper)"))
   }
 
+  /// Whether the run is to end after its batch.
+  var isEnding: Bool { isDraining() }
+
   private var advisoryKey: Int32 { Self.advisoryKey(schema: schema, sweeper: name.sweeper) }
 
   /// Runs `statements` between the guard and the verdict, in one round trip and one transaction.

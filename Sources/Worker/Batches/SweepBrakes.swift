@@ -1,4 +1,4 @@
-// What slows one run of a row sweep, or ends it before all is done: the pace, and the most rows of a run.
+// What slows one run of a row sweep, or ends it before all is done: the pace, standbys, and the most rows of a run.
 // Invariant: no wait outlasts the run's interval or the beginning of a shutdown.
 
 import Coordination
@@ -8,15 +8,17 @@ import Reactor
 struct BrakeSettings: Sendable {
   var maximumRows: Int?
   var pace = Pace.full
+  var maximumLag: LagLimit?
 
   init() {}
 
   init(_ settings: Settings) {
     maximumRows = settings[.maximumRowsPerRun]
     pace = settings[.pace]
+    maximumLag = settings[.maximumReplicationLag]
   }
 
-  var areOff: Bool { maximumRows == nil && pace == .full }
+  var areOff: Bool { maximumRows == nil && pace == .full && maximumLag == nil }
 }
 
 /// The brakes of one run.
@@ -25,20 +27,37 @@ final class SweepBrakes {
   private let maximumRows: Int?
   private let clock: LoopClock
   private let draining: Latch
-  /// When a run that is slowed hands over to the next one.
+  /// How old a look at the standbys may be, and how soon it is repeated while a run waits for one.
+  private static let lookAge = Duration.milliseconds(200)
+  private static let lookPause = Duration.seconds(1)
+
+  /// When a run that waits hands over to the next one.
   private let deadline: MonotonicInstant
+  private let isSlowed: Bool
+  private let maximumLag: LagLimit?
+  private let notes: StandbyNotes
+  private let tell: @EventLoop (StandbyNotes.News) -> Void
+  private var lookedAt: MonotonicInstant?
   private var pacing: Pacing
   private var changed = 0
 
   /// - Parameters:
   ///   - interval: between two runs.
   ///   - draining: ends a wait.
-  init(_ settings: BrakeSettings, every interval: Duration, clock: LoopClock, draining: Latch) {
+  ///   - tell: called with what is new about standbys.
+  init(
+    _ settings: BrakeSettings, every interval: Duration, clock: LoopClock, draining: Latch,
+    notes: StandbyNotes = StandbyNotes(), tell: @escaping @EventLoop (StandbyNotes.News) -> Void = { _ in }
+  ) {
     maximumRows = settings.maximumRows
     pacing = Pacing(settings.pace)
     self.clock = clock
     self.draining = draining
-    deadline = settings.pace == .full ? .never : clock.now.advanced(by: interval)
+    deadline = clock.now.advanced(by: interval)
+    isSlowed = settings.pace != .full
+    maximumLag = settings.maximumLag
+    self.notes = notes
+    self.tell = tell
   }
 
   /// The most rows of the next batch; nil without a limit.
@@ -62,8 +81,28 @@ final class SweepBrakes {
     let next = pacing.nextBatch(rows: changed - self.changed) ?? clock.now
     self.changed = changed
     if let maximumRows, changed >= maximumRows { return false }
-    guard max(next, clock.now) < deadline else { return false }
+    guard !isSlowed || max(next, clock.now) < deadline else { return false }
     if next > clock.now { try await clock.sleep(until: next, orUntil: draining) }
+    return true
+  }
+
+  /// Waits while a standby is too far behind, until the run is to end anyway.
+  ///
+  /// - Returns: false if the run is to end here.
+  /// - Throws: `PostgresError`; `CancellationError`.
+  func waitForStandbys(asking session: GuardedSession) async throws -> Bool {
+    guard let maximumLag else { return true }
+    if let lookedAt, lookedAt.duration(to: clock.now) < Self.lookAge { return true }
+    while !session.isEnding {
+      let lag = ReplicationLag(try await session.query(PostgresStatement(ReplicationLag.look, isPrepared: true)))
+      lookedAt = clock.now
+      let isTooFar = maximumLag.isExceeded(by: lag)
+      if let news = notes.news(of: lag, isTooFar: isTooFar) { tell(news) }
+      guard isTooFar else { return true }
+      let next = clock.now.advanced(by: Self.lookPause)
+      guard next < deadline else { return false }
+      try await clock.sleep(until: next, orUntil: draining)
+    }
     return true
   }
 }
@@ -72,7 +111,9 @@ extension SweepBatches {
   /// Waits as long as the brakes want before the next batch. False if the run is to end here, which the tally has then.
   func mayGoOn() async throws -> Bool {
     guard let brakes = session.brakes else { return true }
-    if try await brakes.wait(changed: tally.count.changed) { return true }
+    if try await brakes.wait(changed: tally.count.changed), try await brakes.waitForStandbys(asking: session) {
+      return true
+    }
     tally.count.isPartial = true
     return false
   }

@@ -97,7 +97,8 @@ struct DeploymentCheck {
     }
     let check = PostgresCheck(
       configuration: url[.databaseURL], connectTimeout: url[.databaseConnectTimeout], sweepers: Sweepers.all(settings),
-      allowsRowSecurity: settings[.allowRowSecurity], clock: context.clock,
+      allowsRowSecurity: settings[.allowRowSecurity], waitsForStandbys: settings[.maximumReplicationLag] != nil,
+      clock: context.clock,
       deadline: context.clock.now.advanced(by: Self.partLimit))
     await check.run()
     return (check.findings, check.tables, check.serverClock)

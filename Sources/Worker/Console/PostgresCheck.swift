@@ -15,6 +15,8 @@ final class PostgresCheck {
   private let connectTimeout: Duration
   private let sweepers: [Sweeper]
   private let allowsRowSecurity: Bool
+  /// Whether sweeps wait for standbys, which the role must be able to see then.
+  private let waitsForStandbys: Bool
   private let clock: LoopClock
   private let deadline: MonotonicInstant
   private(set) var findings: [CheckFinding] = []
@@ -24,12 +26,13 @@ final class PostgresCheck {
 
   init(
     configuration: PostgresConfiguration, connectTimeout: Duration, sweepers: [Sweeper], allowsRowSecurity: Bool,
-    clock: LoopClock, deadline: MonotonicInstant
+    waitsForStandbys: Bool, clock: LoopClock, deadline: MonotonicInstant
   ) {
     self.configuration = configuration
     self.connectTimeout = connectTimeout
     self.sweepers = sweepers
     self.allowsRowSecurity = allowsRowSecurity
+    self.waitsForStandbys = waitsForStandbys
     self.clock = clock
     self.deadline = deadline
   }
@@ -115,6 +118,7 @@ final class PostgresCheck {
     }
     let settings = try await session.query(PostgresStatement(SessionSQL.settings), isLimited: false)
     check(settings, SettingOwner(login: login, database: database))
+    if waitsForStandbys { try await checkStandbys(session, role: user) }
     for sweeper in sweepers {
       let answer = try await session.query(SchemaLook.question(sweeper.requires))
       if let lack = SchemaLook.lacks(in: answer, of: sweeper.requires).first?.lack {
@@ -128,6 +132,16 @@ final class PostgresCheck {
       }
       tables.append(section)
     }
+  }
+
+  private func checkStandbys(_ session: ReadOnlySession, role: String) async throws {
+    guard try await session.query(PostgresStatement(SessionSQL.seesStandbys))[row: 0, column: 0] != "t" else {
+      return findings.append(.ok("the role sees how far standbys are behind"))
+    }
+    findings.append(
+      .warning(
+        "the role may not see how far standbys are behind: SB_WORKER_MAX_REPLICATION_LAG has no effect",
+        run: "GRANT pg_read_all_stats TO \(SQLName.quoted(role));"))
   }
 
   private func check(_ settings: PostgresResult, _ owner: SettingOwner) {
@@ -192,6 +206,9 @@ enum SessionSQL {
            pg_is_in_recovery(), \(GuardStatements.nowMicroseconds)
       FROM "pg_catalog"."pg_roles" AS role WHERE (role.rolname = current_user)
     """)
+
+  /// Answers whether the role may read all of pg_stat_replication.
+  static let seesStandbys = CatalogSQL.qualified("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
 
   /// Answers name, value and source of the settings that sweeps depend on.
   static let settings = CatalogSQL.qualified(

@@ -27,6 +27,7 @@ struct SweepRunner {
   let namespace: String
   let allowsRowSecurity: Bool
   let brakes: BrakeSettings
+  let standbyNotes: StandbyNotes
   /// Of single connections.
   let locks: DiscoverLocks
   let logger: Logger
@@ -122,7 +123,8 @@ struct SweepRunner {
       case .rows(let sweep):
         let interval = Duration.milliseconds(coordinator.grid.intervalMilliseconds)
         if !brakes.areOff {
-          session.brakes = SweepBrakes(brakes, every: interval, clock: clock, draining: shutdown.draining)
+          session.brakes = SweepBrakes(
+            brakes, every: interval, clock: clock, draining: shutdown.draining, notes: standbyNotes, tell: told(of:))
         }
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
@@ -151,6 +153,23 @@ struct SweepRunner {
     logger.warning(
       "targets in SB_DISCOVER_TARGETS_JSON are provider connections, too, and are discovered twice",
       metadata: ["targets": .array(named), "count": .stringConvertible(targets.count)])
+  }
+
+  private func told(of news: StandbyNotes.News) {
+    switch news {
+    case .waiting(let lag):
+      logger.warning(
+        "sweeps wait for a standby that is too far behind",
+        metadata: [
+          "behind_bytes": .stringConvertible(lag.bytes),
+          "behind": "\(lag.isCatchingUp ? "unknown" : GoDuration.text(wholeSecondsOf: lag.time))",
+        ])
+    case .goingOn: logger.info("sweeps no longer wait for a standby")
+    case .hidden:
+      logger.warning(
+        "standbys are not waited for: the role may not see how far they are behind",
+        metadata: ["run": "GRANT pg_read_all_stats TO the worker's role"])
+    }
   }
 
   private func told(of session: AdvisoryHolder) {

@@ -23,6 +23,7 @@ package final class SweepService {
     self.shutdown = shutdown
     runsOnStart = settings[.runOnStart]
     let redisClock = RedisClock()
+    let standbyNotes = StandbyNotes()
     let schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
     let replicas = registry.gauge(
       "worker_replicas", help: "Replicas that share this Redis and namespace, as Redis last said; 0 until it has.")
@@ -40,7 +41,7 @@ package final class SweepService {
       let runner = SweepRunner(
         sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, shutdown: shutdown,
         schema: schema, namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity],
-        brakes: BrakeSettings(settings),
+        brakes: BrakeSettings(settings), standbyNotes: standbyNotes,
         locks: DiscoverLocks(redis: redis, clock: clock, random: random, namespace: settings[.redisNamespace]),
         logger: logger)
       return SweeperLoop(

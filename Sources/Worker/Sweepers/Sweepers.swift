@@ -64,6 +64,9 @@ package enum Sweepers {
 extension SettingRow {
   /// The sweepers' settings, in the order in which they are shown.
   static let sweepers: [SettingRow] =
-    [Setting.allowRowSecurity.row, Setting.auditEvents.row, Setting.pace.row, Setting.maximumRowsPerRun.row]
+    [
+      Setting.allowRowSecurity.row, Setting.auditEvents.row, Setting.pace.row, Setting.maximumRowsPerRun.row,
+      Setting.maximumReplicationLag.row,
+    ]
     + Sweepers.declarations.flatMap { [$0.interval.row] + $0.settings }
 }

@@ -226,6 +226,15 @@ import Testing
     await pooler.stop()
   }
 
+  @Test func aRoleThatMayNotSeeStandbysIsAWarningWhereSweepsWaitForThem() async throws {
+    let plane = try await limited()
+    let limit = ["SB_WORKER_MAX_REPLICATION_LAG": "10s"]
+    let before = try await check(plane.url, limit)
+    expectOnly(.warning, "the role may not see how far standbys are behind", in: before)
+    for finding in before.sections.flatMap(\.findings) { if let run = finding.remedy { try await plane.sql(run) } }
+    #expect(try await check(plane.url, limit).exitStatus == 0)
+  }
+
   @Test func aStandbyIsAFaultUnlessAnotherHostIsThePrimary() async throws {
     let server = try await PrivatePostgres.start()
     _ = try await server.psql(try ControlPlane.schema(), database: "postgres")
