@@ -102,6 +102,7 @@ extension BenchRun {
     try await keepRows()
     var alone: [Figure] = []
     var worker: [Figure] = []
+    var slowed: [Figure] = []
     var psql: [Figure] = []
     for _ in 0..<pick(2, 5) {
       try await restoreRows(of: Sweeper.wraps.table)
@@ -112,6 +113,8 @@ extension BenchRun {
         })
       worker.append(try await waits(of: script) { try await timeSweeps(of: .wraps)[0] })
       try await restoreRows(of: Sweeper.wraps.table)
+      slowed.append(try await waits(of: script) { try await timeSweeps(of: .wraps, pace: "1/4")[0] })
+      try await restoreRows(of: Sweeper.wraps.table)
       psql.append(try await waits(of: script) { try await time(Sweeper.wraps.statement) })
     }
     let undisturbed = try median(alone, "writers")
@@ -119,6 +122,10 @@ extension BenchRun {
       BenchRow(
         "writers_ms", "\(Self.writersASecond) writers a second: p99 beside the wraps' sweep",
         try median(worker, "writers"), "ms", .ratioAtMost("2"), beside: undisturbed, "undisturbed"))
+    add(
+      BenchRow(
+        "writers_paced_ms", "the same with SB_WORKER_PACE=1/4", try median(slowed, "writers"), "ms",
+        .ratioAtMost("1.3"), beside: undisturbed, "undisturbed"))
     add(
       BenchRow(
         "writers_psql_ms", "the same beside the one DELETE", try median(psql, "writers"), "ms", beside: undisturbed,
@@ -158,11 +165,13 @@ extension BenchRun {
   }
 
   /// The durations of `count` sweeps in a running worker's log. Like psql's time, they exclude connecting.
-  private func timeSweeps(of sweeper: Sweeper, count: Int = 1) async throws -> [Timed] {
+  private func timeSweeps(
+    of sweeper: Sweeper, count: Int = 1, pace: String = "full"
+  ) async throws -> [Timed] {
     try instruments.redis.cli("DEL", "secrets-bridge:schedule:{secrets-bridge:lock:worker:sweeper:\(sweeper.rawValue)}")
     // A single run is due because its record was deleted. No other follows, because it would meet dead index entries.
     let settings = Sweeper.intervals("24h", [sweeper: count > 1 ? "1s" : "24h"]).merging(
-      ["LOG_LEVEL": "debug", "SB_WORKER_LEASE": "3s"]) { $1 }
+      ["LOG_LEVEL": "debug", "SB_WORKER_LEASE": "3s", "SB_WORKER_PACE": pace]) { $1 }
     let worker = try await instruments.start([Instruments.worker, "run"], settings: settings)
     var swept: [SweptLine] = []
     try await wait("\(count) sweeps are over", within: .seconds(300), step: .milliseconds(200), worker) {
