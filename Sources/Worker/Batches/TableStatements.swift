@@ -91,7 +91,8 @@ package final class TableStatements {
         SELECT tableoid AS table_id, ctid AS row_id FROM \(table) AS target
          WHERE \(filter) AND \(Self.isInRange) AND \(isDue) LIMIT $3::bigint),
       \(changing("WHERE \(Self.isAmong("sought")) AND \(isDue) AND \(Self.hasTime)"))
-    SELECT (SELECT count(*) FROM sought), \(Self.changed), (SELECT count(*) FROM changed WHERE NOT is_changed)
+    SELECT (SELECT count(*) FROM sought), \(Self.changed),
+           (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteAttempted)
     """)
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were

@@ -204,8 +204,8 @@ extension TableSurvey {
     unusableKey = answer[row: 0, column: 14]
   }
 
-  /// Parameters: the table's name and its identifier, and its key column. Answers what tells at once that a table without parts is still
-  /// the one that was looked at, and its size: the look itself costs some twenty times as much.
+  /// Parameters: the table's name and its identifier, and its key column. Answers what tells at once that a table
+  /// without parts is still the one that was looked at, and its size: the look itself costs some twenty times as much.
   package static let check = CatalogSQL.qualified(
     """
     SELECT coalesce((to_regclass($1::text)::oid = $2::oid), false), row_security_active($2::oid),

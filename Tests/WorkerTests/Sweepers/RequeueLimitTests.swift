@@ -56,6 +56,22 @@ import Testing
     #expect(SweepProgress("l0 1 2 3 4 5 6 7").attempts == nil)
   }
 
+  /// With a brake's limit, too, and by whatever way the rows are found.
+  @Test func everyChangeNotesWhichRowsItChanged() async throws {
+    let servers = ["DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h"]
+    let settings = try Settings.load(environment: servers.merging(Self.settings(1)) { $1 }).settings
+    let work = Sweeper.jobsRecovery(settings).work
+    guard case .rows(let sweep) = work else { return Issue.record("jobs-recovery sweeps rows") }
+    try await onLoop {
+      let table = TableStatements(
+        sweep: sweep, table: "t", key: KeyColumn(table: 1, type: 1, name: sweep.key), countsDue: true)
+      let texts = [
+        table.write, table.writeLimited, table.writePart, table.writeSkippingLocked, table.writeRows, table.writeWindow,
+      ]
+      for text in texts { #expect(text.contains("'sb.attempted'")) }
+    }
+  }
+
   // MARK: Jobs
 
   private static let status = "SELECT string_agg(status, ',' ORDER BY payload) FROM sync_jobs"
