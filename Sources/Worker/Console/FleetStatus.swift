@@ -95,10 +95,12 @@ struct FleetStatus: Sendable {
     var text = table.text(as: .text)
     if redisTime != nil {
       text += "\n" + sweeperTable.text(as: .text)
-      let notes = sweepers.flatMap { status in
+      let notes = sweepers.filter { !$0.isOffByDefault }.flatMap { status in
         status.notes.map { "\(status.record.sweeper): \(ReportTable.printable($0))\n" }
       }
       if !notes.isEmpty { text += "\n" + notes.joined() }
+      let others = sweepers.filter(\.isOffByDefault).map(\.record.sweeper)
+      if !others.isEmpty { text += "\nOff by default: \(others.joined(separator: ", "))\n" }
       text += "\n" + (replicas.isEmpty ? "No replica has asked Redis lately.\n" : replicaTable.text(as: .text))
     }
     if let runs, !runs.isEmpty { text += "\nRuns in PostgreSQL:\n" + Self.table(of: runs).text(as: .text) }
@@ -111,7 +113,7 @@ struct FleetStatus: Sendable {
     var table = ReportTable([
       "sweeper", "state", "every", "last run", "by", "outcome", "found", "changed", "took", "next due",
     ])
-    for status in sweepers {
+    for status in sweepers where !status.isOffByDefault {
       let record = status.record
       table.rows.append([
         .text(record.sweeper), .text(status.state.rawValue), .init(status.interval.map(Self.duration)),

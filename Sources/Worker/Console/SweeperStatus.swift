@@ -24,17 +24,24 @@ struct SweeperStatus: Sendable {
   let due: Int64?
   /// What else there is to say, a sentence each.
   let notes: [String]
+  /// Whether it is off, and would be with the default settings and a complete schema, too.
+  let isOffByDefault: Bool
 
   /// - Parameters:
   ///   - now: Redis's time in ms.
   ///   - ownInterval: the interval by this command's settings, in ms; nil if they turn the sweeper off.
   ///   - absence: why the sweeper is off by these settings, or what the schema lacks.
-  init(_ record: SweeperRecord, at now: Int64, lockKey: String, ownInterval: Int64?, absence: String?) {
+  ///   - isAbsentByDefault: whether the default settings have the same reason.
+  init(
+    _ record: SweeperRecord, at now: Int64, lockKey: String, ownInterval: Int64?, absence: String?,
+    isAbsentByDefault: Bool
+  ) {
     self.record = record
     interval = record.intervalMilliseconds ?? ownInterval
     let isAttended = !record.replicas.isEmpty
     let nextDue = interval.map { record.due(interval: $0, at: now) }
     state = Self.state(of: record, at: now, due: nextDue, isAttended: isAttended, absence: absence)
+    isOffByDefault = state == .off && isAbsentByDefault
     switch state {
     case .off, .unattended, .paused, .unreadable, .stuck: due = nil
     default: due = nextDue
@@ -58,14 +65,17 @@ struct SweeperStatus: Sendable {
     _ records: [SweeperRecord], at now: Int64, _ settings: Settings, lacks: [String: String], whose: String
   ) -> [SweeperStatus] {
     let absences = Sweepers.absent(settings)
+    let usual = Settings.defaults(SettingRow.sweepers).map { Sweepers.absent($0) } ?? []
     let intervals = Sweepers.all(settings)
     return records.map { record in
       let lack = lacks[record.sweeper].map { "the schema has no \($0)" }
+      let absence = absences.first { $0.name == record.sweeper }
       let keys = CoordinationScripts.keys(namespace: settings[.redisNamespace], sweeper: record.sweeper)
       return SweeperStatus(
         record, at: now, lockKey: keys.lock,
         ownInterval: intervals.first { $0.name == record.sweeper }?.interval?.milliseconds,
-        absence: lack ?? absences.first { $0.name == record.sweeper }.map { "\($0.reason), \(whose)" })
+        absence: lack ?? absence.map { "\($0.reason), \(whose)" },
+        isAbsentByDefault: lack == nil && usual.contains { $0.name == absence?.name && $0.reason == absence?.reason })
     }
   }
 

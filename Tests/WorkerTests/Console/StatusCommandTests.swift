@@ -67,6 +67,17 @@ import Testing
     #expect(try Self.find("agents-stale", in: status).state == .unattended)
     let off = try Self.find("discover-scheduler", in: status)
     #expect(off.state == .off && off.notes.first?.contains("SB_DISCOVER_TARGETS_JSON") == true)
+    let lines = status.text(as: .text).split(separator: "\n")
+    #expect(lines.contains { $0.hasPrefix("Off by default: discover-scheduler, ") })
+    #expect(lines.filter { $0.contains("discover-scheduler") }.count == 1)
+    #expect(status.text(as: .json).contains(#""sweeper":"discover-scheduler""#))
+    // What the settings or the schema turn off is shown.
+    try await fleet.plane.sql("ALTER TABLE reveal_sessions DROP COLUMN expired_reason")
+    let changed = try await fleet.status(["SB_WORKER_AGENTS_STALE_INTERVAL": "off"]).text(as: .text)
+    for line in [
+      "agents-stale: off: SB_WORKER_AGENTS_STALE_INTERVAL=off, by this command's settings\n",
+      "reveal-sessions-expired: off: the schema has no column reveal_sessions.expired_reason\n",
+    ] { #expect(changed.contains(line), "\(changed)") }
     #expect(try fleet.redis.cli("DBSIZE").contains("0"), "it writes nothing")
   }
 
