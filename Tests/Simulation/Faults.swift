@@ -127,13 +127,15 @@ final class Faults {
     String, @EventLoop () -> Void, @EventLoop () -> Void
   ) {
     let step = world.any(-60_000_000...60_000_000)
-    switch world.any(0...4) {
+    switch world.any(0...5) {
     case 0: return ("Redis's clock is stepped", { [redis] in redis.step(step) }, {})
     case 1: return ("PostgreSQL's clock is stepped", { [postgres] in postgres.step(step) }, {})
     case 3:
       return (
         "a sweeper is paused", { [redis] in redis.pause(sweeper) }, { [redis] in redis.resume(sweeper) }
       )
+    // Discovery's jobs of a triggered run are beside those of its slot.
+    case 4: return ("a sweeper is triggered", { [redis] in redis.trigger(0) }, {})
     case 2: return ("suspended", { replica.pause(length, suspends: true) }, {})
     default:
       return ("another kind of worker", { [redis] in redis.lockByAnother(sweeper, milliseconds: length / 1_000) }, {})

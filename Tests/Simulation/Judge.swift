@@ -35,12 +35,17 @@ final class Judge {
   private var unaware: Set<String> = []
   /// Successful runs and the jobs of each slot.
   private var successes: [[Int64: Int]]
+  /// Slots in which a triggered run succeeded: it is due then whether the slot has been run or not.
+  private var triggeredSlots: [Set<Int64>]
   private var jobs: Set<Job> = []
   private var jobCounts: [Int64: [Int: Int]] = [:]
   /// Which sweepers an operator has paused, as far as Redis has not forgotten.
   private var pausedSweepers: Set<Int> = []
   /// What each sweeper works on.
   let tables: [ModelledTable]
+  /// Runs that operators triggered, by their epochs, and the run that each trigger was for.
+  private var triggeredRuns: [Set<Int64>]
+  private var triggers: [[Int64: Int64]]
   /// Each run's token and slot, by its epoch.
   private var grants: [[Int64: (token: String, slot: Int64)]]
   /// Batches and rows of each run that were committed, and those whose answer said so.
@@ -75,7 +80,10 @@ final class Judge {
     highestEpoch = scenario.intervals.map { _ in 0 }
     writers = scenario.intervals.map { _ in [] }
     successes = scenario.intervals.map { _ in [:] }
+    triggeredSlots = scenario.intervals.map { _ in [] }
     grants = scenario.intervals.map { _ in [:] }
+    triggeredRuns = scenario.intervals.map { _ in [] }
+    triggers = scenario.intervals.map { _ in [:] }
     tables = scenario.intervals.map { _ in ModelledTable() }
     completedSlots = scenario.intervals.map { _ in .min }
   }
@@ -105,7 +113,8 @@ final class Judge {
     if world.now - lostAt < lease - 5_000, redisSteppedAt < lostAt {
       violated("the lock of sweeper \(sweeper) was taken within a lease after Redis lost its data")
     }
-    if mode == .due, run.slot <= completedSlots[sweeper] {
+    if run.isForced { triggeredRuns[sweeper].insert(run.epoch) }
+    if mode == .due, !run.isForced, run.slot <= completedSlots[sweeper] {
       violated("slot \(run.slot) of sweeper \(sweeper) was run again after its completion")
     }
   }
@@ -134,6 +143,16 @@ final class Judge {
   func resumed(_ sweeper: Int) { pausedSweepers.remove(sweeper) }
 
   func isPaused(_ sweeper: Int) -> Bool { pausedSweepers.contains(sweeper) }
+
+  // MARK: Triggers
+
+  /// Redis was told that the run of a trigger has ended, which makes it the only one.
+  func ranTrigger(_ id: Int64, epoch: Int64, _ sweeper: Int) {
+    if let earlier = triggers[sweeper][id], earlier != epoch, world.now - forgotAt > 120_000_000 {
+      violated("epochs \(earlier) and \(epoch) of sweeper \(sweeper) ran for the same trigger")
+    }
+    triggers[sweeper][id] = epoch
+  }
 
   // MARK: Writes
 
@@ -212,7 +231,11 @@ final class Judge {
     runs += 1
     let run = ended.run
     guard ended.result.isSuccess else { return }
-    successes[sweeper][run.slot, default: 0] += 1
+    if triggeredRuns[sweeper].contains(run.epoch) {
+      triggeredSlots[sweeper].insert(run.slot)
+    } else {
+      successes[sweeper][run.slot, default: 0] += 1
+    }
     let (batches, rows) = committed[run.token] ?? (0, 0)
     if batches < answered[run.token, default: 0] {
       violated("epoch \(run.epoch) succeeded with batches that were not committed")
@@ -301,7 +324,10 @@ final class Judge {
   private func check(_ slot: Int64, _ sweeper: Int) {
     guard slot > latestTime else { return }
     let count = successes[sweeper][slot, default: 0]
-    if count != 1 { violated("slot \(slot) of sweeper \(sweeper) ran \(count) times while everything worked") }
+    let isTriggered = triggeredSlots[sweeper].contains(slot)
+    if count != 1, !(isTriggered && count == 0) {
+      violated("slot \(slot) of sweeper \(sweeper) ran \(count) times while everything worked")
+    }
     guard sweeper == Scenario.discovery else { return }
     for target in 0..<scenario.targets where jobCounts[slot]?[target, default: 0] != 1 {
       violated("target \(target) has no job of slot \(slot)")

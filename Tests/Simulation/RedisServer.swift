@@ -43,6 +43,7 @@ final class RedisServer {
     case .noNotAfter: omissions.notAfter = true
     case .epochFromOne: omissions.epochFollowsTime = true
     case .pauseIgnored: omissions.pauses = true
+    case .triggerKept: omissions.triggerEnd = true
     default: break
     }
     return omissions
@@ -71,6 +72,7 @@ final class RedisServer {
   /// Executes a call that `life` sent, and returns the answer.
   func execute(_ call: ScheduleModel.Call, _ sweeper: Int, from life: Life) -> ScheduleModel.Answer {
     judge.redisTime = time
+    let triggeredEpoch = sweepers[sweeper].record?.triggerEpoch
     if mutation == .noRelease, case .release = call { return .release(true) }
     let answer = sweepers[sweeper].execute(shortened(call), at: time)
     switch (call, answer) {
@@ -84,6 +86,9 @@ final class RedisServer {
       judge.renewed(token: token)
     case (.complete(let ended, _, _, _), .complete(.done)):
       if ended.result.isSuccess { judge.completedSlot(ended.run.slot, sweeper) }
+      if triggeredEpoch == ended.run.epoch, ended.result.name != "drained" {
+        judge.ranTrigger(sweepers[sweeper].record?.triggerRun ?? 0, epoch: ended.run.epoch, sweeper)
+      }
     default: break
     }
     return answer
@@ -99,7 +104,7 @@ final class RedisServer {
     case .renew(let token, let lease, let notAfter, let changed):
       return .renew(
         token: token, lease: lease - Scenario.marginLeftOut, notAfter: notAfter, changed: changed)
-    case .release, .complete: return call
+    case .release, .complete, .trigger: return call
     }
   }
 
@@ -156,6 +161,13 @@ final class RedisServer {
     guard !judge.isPaused(sweeper) else { return }
     if let paused = sweepers[sweeper].record?.paused, !paused.isEmpty { sweepers[sweeper].record?.paused = "0" }
     world.after(5_000_000) { [self] in lift(sweeper) }
+  }
+
+  /// An operator triggers a run.
+  func trigger(_ sweeper: Int) {
+    let answer = sweepers[sweeper].trigger(accepts: "0", at: time)
+    world.note("sweeper \(sweeper): \(answer.kind) \(answer.id)")
+    for other in sweepers.indices { sweepers[other].announceTrigger(answer.id) }
   }
 
   /// A worker of the other kind, or an operator, holds a lock.

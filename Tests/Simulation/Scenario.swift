@@ -33,6 +33,8 @@ package enum Mutation: String, CaseIterable, Sendable {
   case noRelease = "no-release"
   /// A paused sweeper is swept.
   case pauseIgnored = "pause-ignored"
+  /// A trigger outlasts its run.
+  case triggerKept = "trigger-kept"
 }
 
 /// The parameters of one virtual run. Times in ms.

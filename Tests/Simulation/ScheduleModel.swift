@@ -13,6 +13,7 @@ package struct ScheduleModel {
     package var notAfter = false
     package var epochFollowsTime = false
     package var pauses = false
+    package var triggerEnd = false
 
     package init() {}
   }
@@ -73,6 +74,13 @@ package struct ScheduleModel {
     var noticeFor: String?
     var notice: Int64?
     var stop: String?
+    var trigger: Int64?
+    var triggerUntil: Int64?
+    var triggerAccepts: String?
+    var triggerRun: Int64?
+    var triggerEpoch: Int64?
+    var triggered: String?
+    var newestTrigger: Int64?
   }
 
   struct Ask {
@@ -138,15 +146,18 @@ package struct ScheduleModel {
       return .paused(slot: current, Pause(origin: origin, text: paused))
     }
     if isNew { return .settling(slot: current, notBefore: now + ask.lease) }
+    let isTriggered = record.isTriggered(at: now)
     if record.token == ask.token {
-      return lock?.token == ask.token ? taken(record, token: ask.token, slot: current, nextSlot: following) : .late
+      return lock?.token == ask.token
+        ? taken(record, ask, isTriggered: record.triggerEpoch == record.epoch, slot: current, nextSlot: following)
+        : .late
     }
     if let slot = record.slot, slot > now { record.slot = now }
     let slot = record.slot ?? 0
     let started = min(record.started ?? 0, now)
     let isQuiet = now - started < Int64(CoordinationScripts.runOnStartQuietMilliseconds)
     var due = following
-    if ask.mode == .force || (ask.mode == .start && !isQuiet) {
+    if isTriggered || ask.mode == .force || (ask.mode == .start && !isQuiet) {
       due = now
     } else if slot < current {
       due = (record.started ?? 0) > now ? now : min(record.nextTry ?? 0, following)
@@ -170,14 +181,18 @@ package struct ScheduleModel {
     record.started = now
     record.replica = ask.replica
     record.rowsSoFar = ""
-    return taken(record, token: ask.token, slot: current, nextSlot: following)
+    if isTriggered { (record.triggerRun, record.triggerEpoch) = (record.trigger, record.epoch) }
+    return taken(record, ask, isTriggered: isTriggered, slot: current, nextSlot: following)
   }
 
-  private func taken(_ record: Record, token: String, slot: Int64, nextSlot: Int64) -> TakeAnswer {
+  private func taken(
+    _ record: Record, _ ask: Ask, isTriggered: Bool, slot: Int64, nextSlot: Int64
+  ) -> TakeAnswer {
     .taken(
       Run(
-        epoch: record.epoch, slot: slot, nextSlot: nextSlot, failures: Int(record.failures ?? 0),
-        origin: record.origin ?? "", progress: record.progress, token: token,
+        epoch: record.epoch, slot: slot, nextSlot: nextSlot, isForced: isTriggered,
+        acceptsAnyShare: isTriggered && record.triggerAccepts == "1", failures: Int(record.failures ?? 0),
+        origin: record.origin ?? "", progress: record.progress, token: ask.token,
         takenAt: MonotonicInstant(nanoseconds: 0)))
   }
 
@@ -193,7 +208,9 @@ package struct ScheduleModel {
       }
     }
     record.replicas = lines.joined(separator: ";") + ";"
-    news = FleetNews(replicas: lines.count, succeededAt: record.succeeded.map { min($0, now) })
+    news = FleetNews(
+      replicas: lines.count, succeededAt: record.succeeded.map { min($0, now) },
+      newestTrigger: record.newestTrigger ?? 0)
   }
 
   /// Whether the sweeper is paused, by what; who tells of it; and who has the lock for it.
@@ -221,7 +238,10 @@ package struct ScheduleModel {
     } else if lock?.token == CoordinationScripts.pauseToken {
       lock = nil
     }
-    news = news.map { FleetNews(replicas: $0.replicas, succeededAt: $0.succeededAt, pause: notice) }
+    news = news.map {
+      FleetNews(
+        replicas: $0.replicas, succeededAt: $0.succeededAt, pause: notice, newestTrigger: $0.newestTrigger)
+    }
     return paused
   }
 
@@ -286,6 +306,7 @@ package struct ScheduleModel {
     (record.refused, record.error) = (Int64(result.count.refused), error)
     (record.ended, record.by) = (now, replica)
     if let progress = result.count.progress { record.progress = progress }
+    if record.triggerEpoch == mine, result.name != "drained" { endTrigger(ended, replica, &record) }
     self.record = record
     history.insert(
       Line(

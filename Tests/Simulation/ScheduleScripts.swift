@@ -11,6 +11,7 @@ extension ScheduleModel {
     case renew(token: String, lease: Int64, notAfter: Int64, changed: String)
     case release(token: String)
     case complete(EndedRun, lease: Int64, interval: Int64, replica: String)
+    case trigger(accepts: String)
   }
 
   enum Answer {
@@ -18,6 +19,7 @@ extension ScheduleModel {
     case renew(Int64)
     case release(Bool)
     case complete(CompleteAnswer)
+    case trigger(TriggerAnswer)
   }
 
   /// Reads a call of a script for the sweeper of this name.
@@ -48,6 +50,8 @@ extension ScheduleModel {
         run: run, result: result(arguments), duration: .milliseconds(number(7)),
         endedAt: WallClockTime(seconds: 0, nanoseconds: 0), retryDelay: .milliseconds(number(5)))
       return .complete(ended, lease: number(2), interval: number(10), replica: arguments[8])
+    case CoordinationScripts.trigger.sha1:
+      return .trigger(accepts: arguments[0])
     default:
       preconditionFailure("the model does not know this script: \(script.source)")
     }
@@ -87,6 +91,7 @@ extension ScheduleModel {
     case .release(let token): .release(release(token: token, at: now))
     case .complete(let ended, let lease, let interval, let replica):
       .complete(complete(ended, lease: lease, interval: interval, replica: replica, at: now))
+    case .trigger(let accepts): .trigger(trigger(accepts: accepts, at: now))
     }
   }
 }
@@ -102,7 +107,8 @@ extension ScheduleModel.Answer {
       Self.value("done", now, [verdict, failingFor, failures])
     case .take(let answer, let news):
       Self.value(answer, now).appending(
-        news.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue] } ?? [])
+        news.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue, $0.newestTrigger] } ?? [])
+    case .trigger(let answer): Self.value(answer.kind, now, [answer.id], [answer.text])
     }
   }
 
@@ -110,7 +116,8 @@ extension ScheduleModel.Answer {
     switch answer {
     case .taken(let run):
       value(
-        "taken", now, [run.epoch, run.slot, run.nextSlot, Int64(run.failures)],
+        "taken", now,
+        [run.epoch, run.slot, run.nextSlot, Int64(run.failures), run.isForced ? run.acceptsAnyShare ? 2 : 1 : 0],
         [run.origin, run.progress ?? ""])
     case .held(let slot, let remaining): value("held", now, [slot, remaining])
     case .idle(let slot, let due): value("idle", now, [slot, due])

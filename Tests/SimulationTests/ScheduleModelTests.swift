@@ -87,7 +87,8 @@ import Testing
       now +=
         any(of: [0, 1, 5, 900, 3_000, 8_000, 61_000, 700_000]) * (Int.random(in: 0..<20, using: &random) == 0 ? -1 : 1)
       switch Int.random(in: 0..<20, using: &random) {
-      case 0..<8: return try await take()
+      case 0..<7: return try await take()
+      case 7: return try await trigger()
       case 8..<11: return try await renew()
       case 11..<13: return try await release()
       case 13..<19: return try await complete()
@@ -154,6 +155,16 @@ import Testing
           outcome == "failure" ? any(of: ["42501", "lease-lost"]) : "",
         ]
       ).texts
+    }
+
+    private func trigger() async throws -> (String, String, String) {
+      if Int.random(in: 0..<3, using: &random) == 0 {
+        let id = now + any(of: [0, 1, -5_000])
+        model.announceTrigger(id)
+        _ = try await evaluate(CoordinationScripts.announceTrigger, 2, ["\(id)"])
+        return ("announced", "", "")
+      }
+      return try await ask(CoordinationScripts.trigger, 2, [any(of: ["0", "1"])]).texts
     }
 
     /// What is done to the keys from outside.
@@ -248,12 +259,16 @@ extension ScheduleModel {
       ("verdict", record.verdict), ("verdict_for", record.verdictFor), ("verdict_runs", record.verdictRuns),
       ("found", record.found), ("skipped", record.skipped), ("refused", record.refused), ("ended", record.ended),
       ("succeeded", record.succeeded), ("notice", record.notice),
+      ("trigger_until", record.triggerUntil), ("trigger_run", record.triggerRun),
+      ("trigger_epoch", record.triggerEpoch), ("newest_trigger", record.newestTrigger),
     ]
     let texts = [
       ("token", record.token), ("outcome", record.outcome), ("progress", record.progress), ("origin", record.origin),
       ("paused", record.paused), ("paused_in", record.pausedIn), ("error", record.error), ("by", record.by),
       ("replica", record.replica), ("rows_so_far", record.rowsSoFar), ("replicas", record.replicas),
       ("pause_told", record.pauseTold), ("notice_for", record.noticeFor), ("stop", record.stop),
+      ("trigger", record.trigger.map { "\($0)" } ?? (record.triggered == nil ? nil : "")),
+      ("trigger_accepts", record.triggerAccepts), ("triggered", record.triggered),
     ]
     return numbers.compactMap { name, value in value.map { "\(name)=\($0)" } }
       + texts.compactMap { name, value in value.map { "\(name)=\($0)" } }

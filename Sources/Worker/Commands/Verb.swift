@@ -78,7 +78,8 @@ struct Verb: Sendable {
   /// In the order in which they are shown; the first is the default.
   static var all: [Verb] {
     [
-      .run, .status, .history, .pause, .resume, .check, .grants, .sweep, .config, .notifyTest, .probe, .completion,
+      .run, .status, .history, .pause, .resume, .trigger, .check, .grants, .sweep, .config, .notifyTest, .probe,
+      .completion,
     ]
   }
 

@@ -119,6 +119,7 @@ struct SweeperStatus: Sendable {
     case .settling: notes.append("Redis has no record of earlier runs, and one may still be active")
     default: break
     }
+    if record.isTriggered(at: now) { notes.append("triggered: a replica runs it when it next asks Redis") }
     if let pause = record.pause { notes.append(Pause(origin: "", text: pause).description) }
     if record.number("failing_since") != nil {
       let error = record.text("error").map { ", the last with \($0)" } ?? ""

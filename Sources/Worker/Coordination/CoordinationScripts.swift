@@ -34,6 +34,11 @@ import Reactor
 ///         progress     how far the sweep got, in its own words
 ///         failing_since   when the first of the failures in a row was completed, ms
 ///         alerts, alerted_at   how often people were told of these failures, and when last, ms
+///         trigger      an operator's request for one run: its id, a time in ms; empty: none
+///         trigger_until, trigger_accepts   when it expires if no run has begun, ms; 1: the run accepts any share
+///         trigger_run, trigger_epoch   the trigger that a run began for, and that run
+///         triggered    the last trigger whose run ended: "id epoch outcome found rows duration replica error"
+///         newest_trigger   id of the newest trigger of any sweeper: a replica that learns of it asks for all sweepers
 ///         verdict, verdict_for, verdict_runs   what the last completion was answered: it answers the same again
 ///     <namespace>:history:{<lock key>}                    a list, newest first, one line a run
 package enum CoordinationScripts {
@@ -65,8 +70,8 @@ package enum CoordinationScripts {
   /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), what the
   /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text; its name, and what
   /// it says of itself: interval, version, settings.
-  /// Answers {kind, now, …}, see `Coordinator.take`; but for "late" the last three numbers are how many replicas
-  /// attend the sweeper, when a run last succeeded (0: never), and a `PauseNotice`.
+  /// Answers {kind, now, …}, see `Coordinator.take`; but for "late" the last four numbers are how many replicas
+  /// attend the sweeper, when a run last succeeded (0: never), a `PauseNotice`, and the newest trigger's id (0: none).
   /// Asked again with the same token it answers the same.
   package static let take = RedisScript(
     replicatingEffects
@@ -81,7 +86,8 @@ package enum CoordinationScripts {
       local following = current + interval
       local record = redis.call('HMGET', KEYS[2], 'epoch', 'slot', 'not_before', 'next_try', 'failures', 'started',
         'paused', 'token', 'progress', 'origin', 'paused_in', 'replicas', 'succeeded',
-        'pause_told', 'notice_for', 'notice')
+        'pause_told', 'notice_for', 'notice', 'trigger', 'trigger_until', 'trigger_accepts', 'newest_trigger',
+        'trigger_epoch')
       local epoch, origin, paused = tonumber(record[1]), record[10], record[7]
       if not epoch then
         redis.call('HSET', KEYS[2], 'epoch', text(now), 'not_before', text(now + lease))
@@ -106,6 +112,7 @@ package enum CoordinationScripts {
         parts[#parts + 1] = attending
         parts[#parts + 1] = succeeded
         parts[#parts + 1] = notice
+        parts[#parts + 1] = tonumber(record[20]) or 0
         return parts
       end
 
@@ -150,12 +157,16 @@ package enum CoordinationScripts {
       end
       if not epoch then return answer({'settling', now, current, now + lease}) end
 
-      local function taken(number)
-        return answer({'taken', now, number, current, following, tonumber(record[5]) or 0, origin, record[9] or ''})
+      local trigger, expiry = tonumber(record[17]), tonumber(record[18]) or 0
+      local isTriggered = trigger and now < expiry and expiry - now <= TRIGGER_LIFE
+      local function taken(number, isForTrigger)
+        local kind = isForTrigger and (record[19] == '1' and 2 or 1) or 0
+        return answer({'taken', now, number, current, following, tonumber(record[5]) or 0, kind, origin,
+          record[9] or ''})
       end
       if record[8] == ARGV[1] then
         -- The same question again, for its answer was lost. Where its lock is gone, so is its run.
-        if redis.call('GET', KEYS[1]) == ARGV[1] then return taken(epoch) end
+        if redis.call('GET', KEYS[1]) == ARGV[1] then return taken(epoch, tonumber(record[21]) == epoch) end
         return {'late', now}
       end
 
@@ -168,7 +179,7 @@ package enum CoordinationScripts {
       local started = math.min(tonumber(record[6]) or 0, now)
 
       local due
-      if ARGV[6] == 'force' or (ARGV[6] == 'start' and now - started >= RUN_ON_START_QUIET) then
+      if isTriggered or ARGV[6] == 'force' or (ARGV[6] == 'start' and now - started >= RUN_ON_START_QUIET) then
         due = now
       elseif slot >= current then
         due = following
@@ -204,7 +215,10 @@ package enum CoordinationScripts {
       redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
       redis.call('HSET', KEYS[2], 'epoch', text(epoch), 'token', ARGV[1], 'started', text(now), 'replica', ARGV[9],
         'rows_so_far', '')
-      return taken(epoch)
+      if isTriggered then
+        redis.call('HSET', KEYS[2], 'trigger_run', record[17], 'trigger_epoch', text(epoch))
+      end
+      return taken(epoch, isTriggered)
       """.replacingFirst("RUN_ON_START_QUIET", with: "\(runOnStartQuietMilliseconds)")
       .replacingFirst("PRESENCE", with: "\(presenceMilliseconds)")
       .replacingFirst("REPLICA_LIMIT", with: "\(replicaLimit)")
@@ -213,6 +227,7 @@ package enum CoordinationScripts {
       .replacingFirst("PAUSE_TOKEN", with: pauseToken)
       .replacingFirst("PAUSE_TOKEN", with: pauseToken)
       .replacingFirst("PAUSE_LIMIT", with: "\(pauseLimit)")
+      .replacingFirst("TRIGGER_LIFE", with: "\(triggerLifeMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)")
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)"))
@@ -256,7 +271,8 @@ package enum CoordinationScripts {
       if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 
       local record = redis.call('HMGET', KEYS[2], 'epoch', 'completed', 'slot',
-        'failing_since', 'alerts', 'alerted_at', 'failures', 'verdict', 'verdict_for', 'verdict_runs', 'token')
+        'failing_since', 'alerts', 'alerted_at', 'failures', 'verdict', 'verdict_for', 'verdict_runs', 'token',
+        'trigger', 'trigger_run', 'trigger_epoch')
       local epoch = tonumber(record[1])
       -- A record without a token is new: Redis lost its data in mid-run, and nobody has run since.
       if epoch and epoch > mine and record[11] then return {'superseded', now} end
@@ -304,6 +320,12 @@ package enum CoordinationScripts {
         'verdict', verdict, 'verdict_for', text(now - since), 'verdict_runs', runs, 'found', ARGV[13],
         'skipped', ARGV[14], 'refused', ARGV[15], 'error', ARGV[16], 'ended', text(now), 'by', ARGV[9])
       if ARGV[10] ~= '' then redis.call('HSET', KEYS[2], 'progress', ARGV[10]) end
+      -- A run that was given back, or that died, leaves its trigger to the next one.
+      if tonumber(record[14]) == mine and outcome ~= 'drained' then
+        if record[12] == record[13] then redis.call('HSET', KEYS[2], 'trigger', '') end
+        redis.call('HSET', KEYS[2], 'triggered', table.concat({record[13], ARGV[2], outcome, ARGV[13], ARGV[7], ARGV[8],
+          ARGV[9], ARGV[16]}, ' '))
+      end
       redis.call('LPUSH', KEYS[3], cjson.encode({epoch = text(mine), slot = ARGV[4], outcome = outcome,
         rows = tonumber(ARGV[7]), duration_ms = tonumber(ARGV[8]), replica = ARGV[9], finished = text(now),
         found = tonumber(ARGV[13]), skipped = tonumber(ARGV[14]), refused = tonumber(ARGV[15]), error = ARGV[16]}))

@@ -36,7 +36,7 @@ package struct SweeperRecord: Sendable {
   package static let fields = [
     "epoch", "token", "slot", "started", "not_before", "next_try", "failures", "paused", "failing_since", "outcome",
     "rows", "found", "skipped", "refused", "error", "duration", "ended", "by", "succeeded", "replica", "rows_so_far",
-    "replicas",
+    "replicas", "trigger", "trigger_until", "trigger_run", "triggered",
   ]
 
   package let sweeper: String
@@ -84,6 +84,12 @@ package struct SweeperRecord: Sendable {
   package var pause: String? {
     guard let text = text("paused"), text != "0", text.lowercased() != "false" else { return nil }
     return text
+  }
+
+  /// Whether a trigger waits for a replica.
+  package func isTriggered(at now: Int64) -> Bool {
+    guard let trigger = text("trigger"), trigger != text("trigger_run") else { return false }
+    return now < number("trigger_until") ?? 0
   }
 
   /// The replicas that attend the sweeper, by name.

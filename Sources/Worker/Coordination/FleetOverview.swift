@@ -8,8 +8,8 @@ extension CoordinationScripts {
   package static let overviewRuns = 60
 
   /// KEYS lock, record and history of each sweeper. ARGV the record's fields. Answers as `look`, and for each sweeper
-  /// also its last runs, the newest first, as "finished outcome rows duration;", times in ms: of none where the user may
-  /// not read them. Values are cut to 512 bytes, the list of replicas to 32 KiB.
+  /// also its last runs, the newest first, as "finished outcome rows duration;", times in ms: of none where the user
+  /// may not read them. Values are cut to 512 bytes, the list of replicas to 32 KiB.
   package static let overview = RedisScript(
     """
     local time = redis.call('TIME')

@@ -255,6 +255,11 @@ package struct SweeperStateMachine: Sendable {
     wait(0, from: now, jitterOver: grid.intervalMilliseconds, turn, chance)
   }
 
+  /// A run may be due now, whatever was due when Redis was last asked. A run and a wait for Redis go on.
+  package mutating func woken(at now: MonotonicInstant) {
+    if case .waiting = phase { phase = .waiting(until: now) }
+  }
+
   /// The machine has ended: a slot that is still open ends here.
   package mutating func finished() -> [SlotOutcome] {
     accounting.drained()

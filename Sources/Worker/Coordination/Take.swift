@@ -39,11 +39,14 @@ package struct FleetNews: Equatable, Sendable {
   package let succeededAt: Int64?
   /// What this replica is to tell people of a pause.
   package let pause: PauseNotice
+  /// Id of the newest trigger of any sweeper; 0 if the record tells of none.
+  package let newestTrigger: Int64
 
-  package init(replicas: Int, succeededAt: Int64?, pause: PauseNotice = .none) {
+  package init(replicas: Int, succeededAt: Int64?, pause: PauseNotice = .none, newestTrigger: Int64 = 0) {
     self.replicas = replicas
     self.succeededAt = succeededAt
     self.pause = pause
+    self.newestTrigger = newestTrigger
   }
 }
 

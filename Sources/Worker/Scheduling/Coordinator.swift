@@ -94,10 +94,11 @@ final class Coordinator {
     }
     switch answer.kind {
     case "taken":
-      let (origin, progress) = (try text(0), try text(1))
+      let (trigger, origin, progress) = (try number(4), try text(0), try text(1))
       return .taken(
         Run(
-          epoch: try number(0), slot: try number(1), nextSlot: try number(2), isForced: isForced,
+          epoch: try number(0), slot: try number(1), nextSlot: try number(2), isForced: isForced || trigger > 0,
+          acceptsAnyShare: trigger == 2,
           failures: max(0, Int(try number(3))), origin: origin, progress: progress.isEmpty ? nil : progress,
           token: token, takenAt: sentAt))
     case "held": return .held(slot: try number(0), remaining: try number(1))
@@ -111,13 +112,11 @@ final class Coordinator {
   }
 
   private static func fleetNews(_ answer: Answer) throws -> FleetNews {
-    let numbers = answer.numbers.suffix(3)
-    guard numbers.count == 3, let notice = PauseNotice(rawValue: numbers[numbers.startIndex + 2]) else {
-      throw UnexpectedAnswer()
-    }
-    let (replicas, succeeded) = (numbers[numbers.startIndex], numbers[numbers.startIndex + 1])
+    let numbers = Array(answer.numbers.suffix(4))
+    guard numbers.count == 4, let notice = PauseNotice(rawValue: numbers[2]) else { throw UnexpectedAnswer() }
     return FleetNews(
-      replicas: Int(max(0, replicas)), succeededAt: succeeded > 0 ? succeeded : nil, pause: notice)
+      replicas: Int(max(0, numbers[0])), succeededAt: numbers[1] > 0 ? numbers[1] : nil, pause: notice,
+      newestTrigger: numbers[3])
   }
 
   /// Renews the lock.

@@ -68,6 +68,7 @@ final class Shutdown {
   let cancelling = Latch()
   /// Whether a signal asked for it.
   private(set) var isRequested = false
+  private var wakeUps: [WakeUp] = []
   private var phases: ShutdownPhases
   private let clock: LoopClock
 
@@ -82,6 +83,9 @@ final class Shutdown {
   /// Deadline for what is still to be done, notifications for instance.
   var deadline: MonotonicInstant { phases.deadline(at: clock.now) }
 
+  /// Has `wakeUp` fire when nothing new is to begin.
+  func add(_ wakeUp: WakeUp) { wakeUps.append(wakeUp) }
+
   /// A signal asks to end.
   func request() {
     isRequested = true
@@ -92,6 +96,7 @@ final class Shutdown {
   func begin() {
     phases.begin(at: clock.now)
     draining.open()
+    for wakeUp in wakeUps { wakeUp.fire() }
   }
 
   /// Waits for the beginning, goes through the phases, and returns when it is over.

@@ -24,6 +24,7 @@ package final class SweepService {
     runsOnStart = settings[.runOnStart]
     let redisClock = RedisClock()
     let standbyNotes = StandbyNotes()
+    let triggers = TriggerBoard()
     let schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
     let replicas = registry.gauge(
       "worker_replicas", help: "Replicas that share this Redis and namespace, as Redis last said; 0 until it has.")
@@ -46,7 +47,7 @@ package final class SweepService {
         logger: logger)
       return SweeperLoop(
         sweeper: sweeper, coordinator: coordinator, runner: runner, redis: redis, clock: clock, random: random,
-        shutdown: shutdown,
+        shutdown: shutdown, triggers: triggers,
         metrics: TaskMetrics(
           task: sweeper.name, every: interval, watchesQueue: sweeper.work.watchesQueue, registry: registry),
         replicas: sweeper.name == mostFrequent ? replicas : nil, sink: notifier, logger: logger)

@@ -15,6 +15,11 @@ final class SweeperLoop {
   let clock: LoopClock
   let random: Random
   private let shutdown: Shutdown
+  private let triggers: TriggerBoard
+  /// Fires when the worker drains, and when a trigger was learned of.
+  private let wakeUp = WakeUp()
+  /// How many triggers were known when Redis was last asked.
+  private var answeredTriggers = 0
   let metrics: TaskMetrics
   /// How many replicas there are; only one of the sweepers tells.
   private let replicas: Gauge?
@@ -41,7 +46,8 @@ final class SweeperLoop {
 
   init(
     sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: any RedisScripts, clock: LoopClock,
-    random: Random, shutdown: Shutdown, metrics: TaskMetrics, replicas: Gauge?, sink: any EventReceiver, logger: Logger
+    random: Random, shutdown: Shutdown, triggers: TriggerBoard, metrics: TaskMetrics, replicas: Gauge?,
+    sink: any EventReceiver, logger: Logger
   ) {
     self.sweeper = sweeper
     self.coordinator = coordinator
@@ -50,12 +56,15 @@ final class SweeperLoop {
     self.clock = clock
     self.random = random
     self.shutdown = shutdown
+    self.triggers = triggers
     self.metrics = metrics
     self.replicas = replicas
     self.sink = sink
     self.logger = logger
     self.logger[metadataKey: "task"] = "\(sweeper.name)"
     schema = SchemaWatch(requiresAny: !sweeper.requires.isEmpty)
+    shutdown.add(wakeUp)
+    triggers.add(wakeUp)
   }
 
   /// Attends slots until the shutdown begins, and then settles what Redis does not know yet. Cancelled, it ends at
@@ -115,7 +124,10 @@ final class SweeperLoop {
         machine.released()
       }
     case .wait(let until):
-      try await clock.sleep(until: until, orUntil: shutdown.draining)
+      if answeredTriggers == triggers.count { return try await clock.sleep(until: until, orUntil: wakeUp) }
+      // PostgreSQL does not know of triggers, so Redis is asked.
+      (answeredTriggers, answeredAt) = (triggers.count, nil)
+      machine.woken(at: clock.now)
     case .pause(let until):
       try await clock.sleep(until: until)
     case .waitForRedis(let until):
@@ -182,6 +194,7 @@ final class SweeperLoop {
   private func take(_ mode: TakeMode, _ machine: inout SweeperStateMachine) async {
     let token = Token.random(random)
     let limit = clock.now.advanced(by: Coordinator.commandLimit)
+    answeredTriggers = triggers.count
     do {
       let (answer, fleet, time) = try await coordinator.take(
         token: token, mode: mode, knowing: machine.pause, by: limit)
@@ -200,6 +213,8 @@ final class SweeperLoop {
   /// Notes in the metrics what an answer tells of the fleet.
   private func note(_ fleet: FleetNews, _ answer: TakeAnswer, at redisTime: Int64) {
     replicas?.set(Double(fleet.replicas))
+    // A trigger of this sweeper is in the same record, so this answer was about it.
+    if triggers.answered(newest: fleet.newestTrigger) { answeredTriggers = triggers.count }
     notify(fleet.pause, answer)
     if let succeededAt = fleet.succeededAt { metrics.succeeded(at: succeededAt) }
     switch answer {

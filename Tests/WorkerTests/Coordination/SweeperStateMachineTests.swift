@@ -52,6 +52,30 @@ import Testing
     #expect(machine.next(at: Self.at(60_501), isDraining: false) == .take(.due))
   }
 
+  @Test func aTriggerEndsAWaitButNeitherARunNorAWaitForRedis() {
+    var machine = Self.machine()
+    _ = machine.answered(
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), chance: 0.5)
+    machine.woken(at: Self.at(2))
+    #expect(machine.next(at: Self.at(2), isDraining: false) == .take(.due))
+    _ = machine.answered(.taken(Self.run), redisTime: Self.slot, at: Self.at(5), chance: 0)
+    machine.woken(at: Self.at(6))
+    #expect(machine.next(at: Self.at(6), isDraining: false) == .run(Self.run))
+    var silent = Self.machine()
+    _ = silent.unanswered(redisTime: Self.slot, at: Self.at(0), chance: 0.5)
+    let step = silent.next(at: Self.at(1), isDraining: false)
+    silent.woken(at: Self.at(1))
+    #expect(silent.next(at: Self.at(1), isDraining: false) == step)
+  }
+
+  @Test func aTriggerIsNewsOnceAndNotBeforeTheFirstAnswer() {
+    var news = TriggerNews()
+    #expect(!news.answered(newest: 5) && news.count == 0)
+    #expect(!news.answered(newest: 5) && !news.answered(newest: 0))
+    #expect(news.answered(newest: 6) && news.count == 1)
+    #expect(!news.answered(newest: 6) && !news.answered(newest: 5))
+  }
+
   @Test func aGrantIsRunWithItsTokenAndTheMomentOfItsSending() {
     var machine = Self.machine()
     _ = machine.answered(

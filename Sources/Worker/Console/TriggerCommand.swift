@@ -1,0 +1,184 @@
+// The verb trigger: one run of a sweeper now, by whichever replica asks first, and what came of it.
+// Invariant: a trigger whose run has ended is told once; what is waited for has an end.
+
+import Coordination
+import Logging
+import Reactor
+
+extension CommandOption {
+  static let wait = CommandOption(
+    name: "wait",
+    help: "Follow the runs, and exit by their outcomes. A trigger that no replica takes expires after 10m.")
+  static let accept = CommandOption(
+    name: "accept", help: "The run may flag any share of the rows, whatever SB_WORKER_…_MAX_SHARE allows.")
+}
+
+extension Verb {
+  static let trigger = Verb(
+    name: "trigger",
+    help: """
+      Run sweepers once now, due or not, on whichever replica asks Redis first: within the shortest interval of its \
+      sweepers, 30s by default. The run is like any other: it takes the lock, and is counted, logged and notified \
+      of. It begins after a run under way. Refused for a sweeper that is paused or off.
+      """,
+    operands: Operands(name: "SWEEPER", count: 1...64, words: { Sweepers.names }), options: [.wait, .accept],
+    statuses: [
+      ExitStatus(0, "Triggered; with --wait: each run succeeded."),
+      ExitStatus(1, "Redis did not answer, or refused it."),
+      ExitStatus(
+        TriggerCommand.undoneStatus,
+        "A sweeper is paused or attended by no replica; with --wait: a run failed, or none began or ended in time."),
+    ],
+    perform: { arguments, context in
+      let rows = RedisVisit.rows + [Setting.logLevel.row]
+      guard let settings = context.settings(rows, isAlone: true) else { return ConfigurationFaults.exitStatus }
+      return EventLoop.run {
+        let command = TriggerCommand(namespace: settings[.redisNamespace], context: context)
+        do {
+          return try await RedisVisit(settings, clock: context.clock).use { client in
+            try await command.trigger(
+              arguments.operands, accepts: arguments.has(.accept), waits: arguments.has(.wait), client)
+          }
+        } catch {
+          context.logger(settings).error("not done", metadata: ["error": "\(RedisVisit.reason(error))"])
+          return 1
+        }
+      }
+    })
+}
+
+/// Triggers sweepers, and follows them.
+@EventLoop
+struct TriggerCommand {
+  nonisolated static let undoneStatus: Int32 = 2
+  /// How often runs that are waited for are looked at.
+  private static let period = Duration.milliseconds(500)
+
+  let namespace: String
+  let context: CommandContext
+
+  /// A trigger that was set, and what was told of it last.
+  private struct Pending {
+    let sweeper: String
+    let id: Int64
+    var told: TriggerProgress?
+  }
+
+  func trigger(_ names: [String], accepts: Bool, waits: Bool, _ client: RedisClient) async throws -> Int32 {
+    var (pending, text, isUndone): ([Pending], String, Bool) = ([], "", false)
+    for name in names where !pending.contains(where: { $0.sweeper == name }) {
+      let answer = try await evaluate(CoordinationScripts.trigger, name, [accepts ? "1" : "0"], client)
+      guard answer.count == 4, let id = answer[2].integer else { throw Coordinator.UnexpectedAnswer() }
+      text += "\(name): \(ReportTable.printable(Self.line(answer[0].text ?? "", answer[3].text ?? "")))\n"
+      if id > 0 { pending.append(Pending(sweeper: name, id: id)) } else { isUndone = true }
+    }
+    if let newest = pending.map(\.id).max() {
+      // Replicas learn of it from the sweepers that they ask for most often.
+      for name in Sweepers.names {
+        _ = try await evaluate(CoordinationScripts.announceTrigger, name, ["\(newest)"], client)
+      }
+    }
+    guard context.show(text) == 0 else { return 1 }
+    guard waits else { return isUndone ? Self.undoneStatus : 0 }
+    return try await follow(pending, isUndone: isUndone, client)
+  }
+
+  private static func line(_ kind: String, _ text: String) -> String {
+    switch kind {
+    case "paused": "not triggered: \(Pause(origin: "", text: text).description)"
+    case "unattended": "not triggered: no replica attends it; it is off, or no worker runs"
+    case "joined": "triggered before, and no run has begun: this run is for both"
+    default: text == "running" ? "triggered; it begins after the run under way" : "triggered"
+    }
+  }
+
+  private func follow(_ triggers: [Pending], isUndone: Bool, _ client: RedisClient) async throws -> Int32 {
+    var (pending, isUndone) = (triggers, isUndone)
+    while true {
+      for index in pending.indices {
+        let progress = try await progress(of: pending[index], client)
+        guard progress != pending[index].told else { continue }
+        pending[index].told = progress
+        if let line = progress.line {
+          guard context.show("\(pending[index].sweeper): \(ReportTable.printable(line))\n") == 0 else { return 1 }
+        }
+        if progress.isOver, !progress.isSuccess { isUndone = true }
+      }
+      pending.removeAll { $0.told?.isOver ?? false }
+      if pending.isEmpty { return isUndone ? Self.undoneStatus : 0 }
+      try await context.clock.sleep(for: Self.period)
+    }
+  }
+
+  private func progress(of trigger: Pending, _ client: RedisClient) async throws -> TriggerProgress {
+    let answer = try await evaluate(CoordinationScripts.look, trigger.sweeper, SweeperRecord.fields, client)
+    guard answer.count == 2, let now = answer[0].integer else { throw Coordinator.UnexpectedAnswer() }
+    return TriggerProgress(of: trigger.id, SweeperRecord(sweeper: trigger.sweeper, answer[1]), at: now)
+  }
+
+  private func evaluate(
+    _ script: RedisScript, _ sweeper: String, _ arguments: [String], _ client: RedisClient
+  ) async throws -> [RedisValue] {
+    let keys = CoordinationScripts.keys(namespace: namespace, sweeper: sweeper)
+    let answer = try await client.evaluate(
+      script, keys: [keys.lock, keys.record], arguments: arguments, isRepeatable: true,
+      by: context.clock.now.advanced(by: Coordinator.commandLimit))
+    return answer.array ?? []
+  }
+}
+
+/// How far a trigger has come, from its sweeper's record. Pure.
+enum TriggerProgress: Equatable, Sendable {
+  case waiting
+  case running(replica: String, epoch: String)
+  /// The run ended; rows are as the record has them.
+  case ended(outcome: String, found: String, changed: String, milliseconds: Int64, replica: String, error: String)
+  /// No replica took it, or the one that did has died and no other did in its place.
+  case expired
+  /// The record does not know it: Redis lost its data.
+  case lost
+
+  init(of id: Int64, _ record: SweeperRecord, at now: Int64) {
+    // A later trigger's run began after this one was set, too.
+    let words = (record.text("triggered") ?? "").split(separator: " ").map(String.init)
+    if words.count >= 7, let ended = Int64(words[0]), ended >= id {
+      self = .ended(
+        outcome: words[2], found: words[3], changed: words[4], milliseconds: Int64(words[5]) ?? 0, replica: words[6],
+        error: words.count > 7 ? words[7] : "")
+      return
+    }
+    let isCurrent = (record.number("trigger") ?? 0) >= id
+    if record.isRunning, (record.number("trigger_run") ?? 0) >= id {
+      self = .running(
+        replica: record.text("replica") ?? "an unknown replica", epoch: record.text("epoch") ?? "unknown")
+    } else if !isCurrent {
+      self = .lost
+    } else {
+      self = now < (record.number("trigger_until") ?? 0) ? .waiting : .expired
+    }
+  }
+
+  var isOver: Bool {
+    switch self {
+    case .waiting, .running: false
+    case .ended, .expired, .lost: true
+    }
+  }
+
+  var isSuccess: Bool {
+    if case .ended("success", _, _, _, _, _) = self { true } else { false }
+  }
+
+  /// What to print; nil if there is nothing to say.
+  var line: String? {
+    switch self {
+    case .waiting: nil
+    case .running(let replica, let epoch): "running on \(replica), epoch \(epoch)"
+    case .ended(let outcome, let found, let changed, let milliseconds, let replica, let error):
+      "\(outcome) on \(replica) in \(FleetStatus.duration(milliseconds))\(error.isEmpty ? "" : " with \(error)"): "
+        + "\(found) rows found, \(changed) changed"
+    case .expired: "expired: no replica has run it within 10m"
+    case .lost: "lost: Redis no longer has the trigger"
+    }
+  }
+}

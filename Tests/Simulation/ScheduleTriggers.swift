@@ -1,0 +1,62 @@
+// What the model knows of triggers: setting one, telling the other sweepers, and a run's end.
+// Invariant: as TriggerScripts and CoordinationScripts have it; ScheduleModelTests compares the answers.
+
+import Coordination
+import Reactor
+
+extension ScheduleModel {
+  /// What the script that sets a trigger answers.
+  struct TriggerAnswer {
+    let kind: String
+    var id: Int64 = 0
+    var text = ""
+  }
+
+  mutating func trigger(accepts: String, at now: Int64) -> TriggerAnswer {
+    expire(at: now)
+    let paused = record?.paused ?? ""
+    let hasEnded = Pause(origin: "", text: paused).until.map { $0 <= now } ?? false
+    if !["", "0", "false"].contains(paused), !hasEnded { return TriggerAnswer(kind: "paused", text: paused) }
+    guard var record, record.isAttended(at: now) else { return TriggerAnswer(kind: "unattended") }
+    defer { self.record = record }
+    if let id = record.trigger, record.isTriggered(at: now), record.triggerRun != id {
+      if accepts == "1" { record.triggerAccepts = "1" }
+      return TriggerAnswer(kind: "joined", id: id)
+    }
+    let id = max(now, (record.newestTrigger ?? 0) + 1)
+    (record.trigger, record.newestTrigger, record.triggerAccepts) = (id, id, accepts)
+    record.triggerUntil = now + Int64(CoordinationScripts.triggerLifeMilliseconds)
+    let isRunning = lock != nil && lock?.token == record.token
+    return TriggerAnswer(kind: "triggered", id: id, text: isRunning ? "running" : "")
+  }
+
+  /// Another sweeper was triggered.
+  mutating func announceTrigger(_ id: Int64) {
+    if let record, (record.newestTrigger ?? 0) < id { self.record?.newestTrigger = id }
+  }
+
+  /// The run that began for a trigger ended.
+  func endTrigger(_ ended: EndedRun, _ replica: String, _ record: inout Record) {
+    if record.trigger == record.triggerRun, !omissions.triggerEnd { record.trigger = nil }
+    let (run, count) = (ended.run, ended.result.count)
+    record.triggered =
+      "\(record.triggerRun ?? 0) \(run.epoch) \(ended.result.name) \(count.found) \(count.changed) "
+      + "\(ended.duration.milliseconds) \(replica) \(ended.result.failure?.errorClass ?? "")"
+  }
+}
+
+extension ScheduleModel.Record {
+  /// Whether a trigger makes a run due.
+  func isTriggered(at now: Int64) -> Bool {
+    guard trigger != nil, let triggerUntil else { return false }
+    return now < triggerUntil && triggerUntil - now <= Int64(CoordinationScripts.triggerLifeMilliseconds)
+  }
+
+  fileprivate func isAttended(at now: Int64) -> Bool {
+    (replicas ?? "").split(separator: ";").contains { line in
+      let words = line.split(separator: " ")
+      guard words.count > 2, let seen = Int64(words[1]), let interval = Int64(words[2]) else { return false }
+      return now - seen < max(Int64(CoordinationScripts.presenceMilliseconds), 2 * interval)
+    }
+  }
+}
