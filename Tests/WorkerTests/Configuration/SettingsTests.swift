@@ -323,7 +323,7 @@ import Testing
 
   /// Reading a setting that has no row ends the process.
   @Test func everySettingHasItsRow() throws {
-    let declaration = try NSRegularExpression(pattern: #"static var \w+: Setting(<[^>]+>)? \{[^"]*"([A-Z_]+)""#)
+    let declaration = try NSRegularExpression(pattern: #"static var \w+: Setting(<[^>]+>)? \{[^}]*?"([A-Z_]{4,})""#)
     var declared: [String] = []
     for file in try SourceTree.swift("Sources/Worker") {
       let whole = file.text as NSString

@@ -275,7 +275,8 @@ import Testing
       sweeper: "agents-stale", .array([.string(Array("token".utf8)), .integer(-1), .array(fields)]))
     #expect(record.number("skipped") == nil && record.number("started") == nil)
     let status = SweeperStatus(
-      record, at: 1_795_847_000_000, lockKey: "lock", ownInterval: 60_000, absence: nil)
+      record, at: 1_795_847_000_000, lockKey: "lock", ownInterval: 60_000, absence: nil,
+      isAbsentByDefault: false)
     #expect(status.needsAttention)
     #expect(PastRun(#"{"epoch":\#(number),"finished":1,"outcome":"success"}"#) == nil)
   }

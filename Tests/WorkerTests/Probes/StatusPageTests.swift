@@ -22,7 +22,8 @@ import Testing
   private static func sweeper(_ name: String, _ fields: [String: String]) -> SweeperStatus {
     let values = SweeperRecord.fields.map { fields[$0].map { RedisValue.string(Array($0.utf8)) } ?? .null }
     let record = SweeperRecord(sweeper: name, .array([.string([]), .integer(-2), .array(values)]))
-    return SweeperStatus(record, at: 1_700_000_000_000, lockKey: "lock", ownInterval: 60_000, absence: nil)
+    return SweeperStatus(
+      record, at: 1_700_000_000_000, lockKey: "lock", ownInterval: 60_000, absence: nil, isAbsentByDefault: false)
   }
 
   private static func page(_ sweepers: [SweeperStatus], runs: [[RunMark]]? = nil) -> String {
@@ -148,7 +149,7 @@ import Testing
         made.count += 1
         return HTTPResponse(text: "\(made.count)")
       }
-      func body() async -> String {
+      @EventLoop func body() async -> String {
         switch cached.reply {
         case .now(let response): String(decoding: response.body, as: UTF8.self)
         case .later(let make): String(decoding: await make().body, as: UTF8.self)

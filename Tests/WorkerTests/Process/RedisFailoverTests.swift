@@ -27,9 +27,7 @@ import Testing
           guard let master = try redis.master() else { return false }
           return master !== old
         }
-        let chosenAt = LoopClock.system.now
         try await worker.answersReadyz(200, within: Self.limit)
-        print("\(end): ready \(chosenAt.duration(to: LoopClock.system.now)) after the choice")
         let before = try await worker.runs("agents-stale", "success")
         try await eventually("it sweeps again", within: .seconds(15)) {
           try await worker.runs("agents-stale", "success") > before

@@ -60,8 +60,10 @@ import Testing
   @Test func everyChangeNotesWhichRowsItChanged() async throws {
     let servers = ["DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h"]
     let settings = try Settings.load(environment: servers.merging(Self.settings(1)) { $1 }).settings
-    let work = Sweeper.jobsRecovery(settings).work
-    guard case .rows(let sweep) = work else { return Issue.record("jobs-recovery sweeps rows") }
+    guard case .rows(let sweep) = Sweeper.jobsRecovery(settings).work else {
+      Issue.record("jobs-recovery sweeps rows")
+      return
+    }
     try await onLoop {
       let table = TableStatements(
         sweep: sweep, table: "t", key: KeyColumn(table: 1, type: 1, name: sweep.key), countsDue: true)
