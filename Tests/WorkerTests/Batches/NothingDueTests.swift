@@ -74,7 +74,8 @@ import Testing
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """
-      ALTER TABLE \(item.table) DISABLE TRIGGER ALL; ALTER TABLE \(item.table) SET (fillfactor = 10);
+      ALTER TABLE \(item.table) DISABLE TRIGGER ALL;
+      ALTER TABLE \(item.table) SET (fillfactor = 10, autovacuum_enabled = false);
       INSERT INTO \(item.table) (\(item.columns)) SELECT \(item.values) FROM generate_series(1, \(Self.rows)) AS n;
       ANALYZE \(item.table)
       """)
