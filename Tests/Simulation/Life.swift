@@ -5,6 +5,7 @@ import Coordination
 import Logging
 import Reactor
 import Worker
+import _StringProcessing
 
 @EventLoop
 final class Life {

@@ -4,6 +4,7 @@
 import Coordination
 import Reactor
 import Worker
+import _StringProcessing
 
 /// A rule that is left out on purpose, to see that the simulation notices.
 package enum Mutation: String, CaseIterable, Sendable {
