@@ -262,6 +262,9 @@ build_options() {
     -Xlinker -z -Xlinker relro -Xlinker -z -Xlinker now
     # No path of this checkout in the program: the same sources give the same bytes in every directory.
     -Xswiftc -file-prefix-map -Xswiftc "$root=/source" -Xcc "-ffile-prefix-map=$root=/source"
+    # A build id would cover debugging information, and with it those paths. To remove it afterwards would remove the
+    # mark of read-only relocations, too.
+    -Xlinker --build-id=none
     # Export only the symbol that is looked up, see UnneededStart.swift: saves 110 kB of names.
     -Xlinker --no-export-dynamic -Xlinker --export-dynamic-symbol=_gnutls_global_init_skip
   )
@@ -308,9 +311,8 @@ build_worker() {
   build_release secrets-bridge-worker
 }
 
-# strip_worker FILE: writes the program without symbols to FILE. Without its build id too, which covers debugging
-# information and with it the checkout's paths: what is shipped has the same bytes from every checkout.
-strip_worker() { strip --remove-section=.note.gnu.build-id -o "$1" "$worker_binary"; }
+# strip_worker FILE: writes the program without symbols to FILE.
+strip_worker() { strip -o "$1" "$worker_binary"; }
 
 # build_release PRODUCT: all products are linked alike, or each would be built anew after another.
 build_release() {
