@@ -25,7 +25,7 @@ struct Budgets: Command {
       let idle = try await idle(instruments)
       return BudgetReport(lines: [
         .init(name: "threads", key: "threads", value: threads, limit: 1, unit: ""),
-        .init(name: "private dirty", key: "private_dirty_kb", value: idle.dirty, limit: 2500, unit: "kB"),
+        .init(name: "private dirty", key: "private_dirty_kb", value: idle.dirty, limit: 2560, unit: "kB"),
         .init(name: "resident", key: "resident_kb", value: idle.resident, limit: 10752, unit: "kB"),
         .init(name: "wake-ups", key: "wakeups_per_minute", value: idle.wakeups, limit: 95, unit: "/ min"),
         .init(name: "ready", key: "ready_ms", value: ready, limit: 40, unit: "ms"),
