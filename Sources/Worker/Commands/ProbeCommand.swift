@@ -26,7 +26,7 @@ extension Verb {
 @EventLoop
 enum ProbeCommand {
   /// Longer than the worker itself may take to answer.
-  private static let limit = CoalescedCheck.limit + .seconds(1)
+  private static let limit = Readiness.checkLimit + .seconds(1)
 
   /// Sends the request, prints the answer to stdout, and returns the exit status.
   static func ask(_ path: String, at address: ListenAddress, clock: LoopClock, logger: Logger) async -> Int32 {

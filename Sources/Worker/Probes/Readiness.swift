@@ -7,51 +7,6 @@ import Reactor
 /// One server's result: nil if it is healthy, otherwise the reason.
 typealias FailureReason = String
 
-/// A coalesced check of one server: callers that arrive while one is in flight get the same result.
-@EventLoop
-final class CoalescedCheck {
-  /// How old a result may be to be reused.
-  static let freshFor = Duration.seconds(1)
-  /// The time limit of a check.
-  static let limit = Duration.seconds(2)
-
-  private let clock: LoopClock
-  private let ask: @EventLoop @Sendable (MonotonicInstant) async -> FailureReason?
-  private var last: (answer: FailureReason?, at: MonotonicInstant)?
-  private var waiting: [OneShot<FailureReason?>] = []
-  private var isInFlight = false
-
-  init(clock: LoopClock, ask: @escaping @EventLoop @Sendable (MonotonicInstant) async -> FailureReason?) {
-    self.clock = clock
-    self.ask = ask
-  }
-
-  /// The last result if it may be reused. The outer nil means that there is none.
-  var fresh: FailureReason?? {
-    guard let last, last.at.duration(to: clock.now) < Self.freshFor else { return nil }
-    return .some(last.answer)
-  }
-
-  func answer() async -> FailureReason? {
-    if let fresh { return fresh }
-    if isInFlight {
-      let result = OneShot<FailureReason?>()
-      waiting.append(result)
-      // A cancelled caller stays until the check ends, which its deadline bounds.
-      guard let answer = await result.waitThroughCancellation() else { preconditionFailure("the check has ended") }
-      return answer
-    }
-    isInFlight = true
-    let answer = await ask(clock.now.advanced(by: Self.limit))
-    isInFlight = false
-    last = (answer, clock.now)
-    let waiters = waiting
-    waiting = []
-    for waiter in waiters { waiter.fire(answer) }
-    return answer
-  }
-}
-
 /// The worker's state as /readyz reports it.
 @EventLoop
 final class Readiness {
@@ -60,17 +15,20 @@ final class Readiness {
     case notReady(failing: [String: FailureReason])
   }
 
-  private let postgres: CoalescedCheck
-  private let redis: CoalescedCheck
+  /// The time limit of a check of one server.
+  static let checkLimit = Duration.seconds(2)
+
+  private let postgres: Coalesced<FailureReason?>
+  private let redis: Coalesced<FailureReason?>
   /// Whether both servers have been checked for the first time.
   private(set) var hasBooted = false
   private let shutdown: Shutdown
 
   init(pool: PostgresPool, redis: RedisClient, clock: LoopClock, shutdown: Shutdown) {
     self.shutdown = shutdown
-    postgres = CoalescedCheck(clock: clock) { deadline in
+    postgres = Coalesced(clock: clock) {
       do {
-        try await pool.ping(by: deadline)
+        try await pool.ping(by: clock.now.advanced(by: Self.checkLimit))
         return nil
       } catch let error as PostgresError {
         return error.publicReason
@@ -78,9 +36,9 @@ final class Readiness {
         return "cancelled"
       }
     }
-    self.redis = CoalescedCheck(clock: clock) { deadline in
+    self.redis = Coalesced(clock: clock) {
       do throws(RedisError) {
-        try await redis.checkHealth(by: deadline)
+        try await redis.checkHealth(by: clock.now.advanced(by: Self.checkLimit))
         return nil
       } catch {
         return error.publicReason
@@ -109,8 +67,8 @@ final class Readiness {
   }
 
   private func ask() async -> State {
-    async let postgresReason = postgres.answer()
-    async let redisReason = redis.answer()
+    async let postgresReason = postgres.value()
+    async let redisReason = redis.value()
     return state(await postgresReason, await redisReason)
   }
 

@@ -13,50 +13,10 @@ extension Setting where Value == Bool {
   }
 }
 
-/// A response that is made when it is wanted and kept for a second: callers meanwhile get the same one.
-@EventLoop
-final class CachedResponse {
-  /// How old a response may be.
-  static let freshFor = Duration.seconds(1)
-
-  private let clock: LoopClock
-  private let make: @EventLoop @Sendable () async -> HTTPResponse
-  private var last: (response: HTTPResponse, at: MonotonicInstant)?
-  private var waiting: [OneShot<HTTPResponse>] = []
-  private var isInFlight = false
-
-  init(clock: LoopClock, make: @escaping @EventLoop @Sendable () async -> HTTPResponse) {
-    self.clock = clock
-    self.make = make
-  }
-
+extension Coalesced<HTTPResponse> {
   var reply: HTTPReply {
     if let fresh { return .now(fresh) }
-    return .later { await self.answer() }
-  }
-
-  private var fresh: HTTPResponse? {
-    guard let last, last.at.duration(to: clock.now) < Self.freshFor else { return nil }
-    return last.response
-  }
-
-  private func answer() async -> HTTPResponse {
-    if let fresh { return fresh }
-    if isInFlight {
-      let result = OneShot<HTTPResponse>()
-      waiting.append(result)
-      // A cancelled caller stays until the answer is made, which its deadline bounds.
-      guard let answer = await result.waitThroughCancellation() else { preconditionFailure("the answer has been made") }
-      return answer
-    }
-    isInFlight = true
-    let made = await make()
-    isInFlight = false
-    last = (made, clock.now)
-    let waiters = waiting
-    waiting = []
-    for waiter in waiters { waiter.fire(made) }
-    return made
+    return .later { await self.value() }
   }
 }
 
@@ -68,7 +28,7 @@ final class StatusRoutes {
   private let postgresOutage: @EventLoop () -> String?
   private let clock: LoopClock
   private let lacks: @EventLoop () -> [String: String]
-  private(set) lazy var page = CachedResponse(clock: clock) { [weak self] in
+  private(set) lazy var page = Coalesced<HTTPResponse>(clock: clock) { [weak self] in
     guard let self else { return .notFound }
     let (status, runs) = await self.fleet()
     let page = StatusPage(
@@ -76,7 +36,7 @@ final class StatusRoutes {
     return HTTPResponse(
       contentType: "text/html; charset=utf-8", body: page.html, headers: StatusPageStyle.headers)
   }
-  private(set) lazy var json = CachedResponse(clock: clock) { [weak self] in
+  private(set) lazy var json = Coalesced<HTTPResponse>(clock: clock) { [weak self] in
     guard let self else { return .notFound }
     return HTTPResponse(
       contentType: "application/json", text: await self.fleet().status.text(as: .json),

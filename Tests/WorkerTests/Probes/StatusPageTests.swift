@@ -145,7 +145,7 @@ import Testing
   @Test func aResponseIsMadeOnceASecondHoweverManyWantIt() async throws {
     try await onLoop {
       let (clock, made) = (LoopClock.manual(), Made())
-      let cached = CachedResponse(clock: clock) {
+      let cached = Coalesced<HTTPResponse>(clock: clock) {
         made.count += 1
         return HTTPResponse(text: "\(made.count)")
       }
