@@ -31,8 +31,7 @@ struct KeySweep {
         var options = SweepBatches.Options(measures: isFirst)
         if windows.limit == 1 { options.statementLimit = SweepBatches.noLimit }
         let after = windows.after
-        let limit = min(windows.limit, batches.rowLimit ?? windows.limit)
-        let done = try await batches.send([window(after, limit: limit)], options)
+        let done = try await batches.send([window(after, limit: batches.limited(windows.limit))], options)
         isFirst = false
         let (key, due, changed) = (done.results[0].key(0), done.results[0].number(1), done.results[0].number(2))
         tally.count.changed += changed

@@ -109,7 +109,7 @@ package final class LinkedStatements {
     WITH ahead AS MATERIALIZED (
         SELECT target.id AS id, target.\(sweep.key) AS key, target.\(linked.references) AS links
           FROM \(rows.table) AS target
-         WHERE \(GuardStatements.filter) AND \(rows.key.isUnchanged) AND \(seesRows) AND \(rows.isDue)
+         WHERE \(rows.filter) AND \(seesRows) AND \(rows.isDue)
            AND (target.\(sweep.key) >= coalesce(\(TableStatements.keyed("$1")), '-infinity'::timestamptz))
          ORDER BY target.\(sweep.key) LIMIT $3::bigint OFFSET $2::bigint),
       counted AS (

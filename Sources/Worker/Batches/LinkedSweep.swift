@@ -65,8 +65,9 @@ struct LinkedSweep {
   }
 
   private func statements(for windows: LinkedWindows) -> [PostgresStatement] {
-    let limit = min(windows.limit, batches.rowLimit ?? windows.limit)
-    let parameters = [windows.from.map { "\($0)" }, "\(windows.passedOver)", "\(limit)"]
+    let parameters = [
+      windows.from.map { "\($0)" }, "\(windows.passedOver)", "\(batches.limited(windows.limit))",
+    ]
     func statement(_ text: String) -> PostgresStatement { PostgresStatement(text, parameters, isPrepared: true) }
     let writeLinked = windows.skipsLocked ? statements.writeLinkedSkippingLocked : statements.writeLinked
     let write = windows.skipsLocked ? statements.writeSkippingLocked : statements.write

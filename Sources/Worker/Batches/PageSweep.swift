@@ -255,7 +255,10 @@ extension PageSweep {
   /// Whether the last batch of pages changed no more rows than it might, in one statement.
   private var isLimited: Bool { lastLimit != nil && !statements.sweep.leavesReferenced }
 
-  private var lockLimit: Int { min(TableStatements.lockLimit, lastLimit ?? TableStatements.lockLimit) }
+  private var lockLimit: Int { limited(TableStatements.lockLimit) }
+
+  /// No more rows than the last batch might change.
+  private func limited(_ rows: Int) -> Int { min(rows, lastLimit ?? rows) }
 
   private func send(_ steps: [SweepRoute.Step], measures: Bool) async throws -> SweepBatches.Answers {
     lastLimit = batches.rowLimit
@@ -288,24 +291,15 @@ extension PageSweep {
 
   private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
     switch step.reads {
-    case .walk(let key) where statements.sweep.leavesReferenced:
-      let pages = table.size.pages / SweepRoute.pagesPerFoundRow
-      return [
-        PostgresStatement(statements.lockWalked, [key.map { "\($0)" }, "\(pages)", "\(entryLimit)"]),
-        PostgresStatement(statements.writeLocked),
-      ]
-    case .gather(let key) where statements.sweep.leavesReferenced:
-      return [
-        PostgresStatement(statements.lockGathered, ["\(key)", "\(entryLimit)"]),
-        PostgresStatement(statements.writeLocked),
-      ]
     case .walk(let key):
       let pages = table.size.pages / SweepRoute.pagesPerFoundRow
-      let walk = step.skipsLocked ? statements.walkSkippingLocked : statements.walk
-      return [PostgresStatement(walk, [key.map { "\($0)" }, "\(pages)", "\(entryLimit)"])]
+      let parameters = [key.map { "\($0)" }, "\(pages)", "\(limited(SweepRoute.entryLimit))"]
+      guard !statements.sweep.leavesReferenced else { return lockAndWrite(statements.lockWalked, parameters) }
+      return [PostgresStatement(step.skipsLocked ? statements.walkSkippingLocked : statements.walk, parameters)]
     case .gather(let key):
-      let gather = step.skipsLocked ? statements.gatherSkippingLocked : statements.gather
-      return [PostgresStatement(gather, ["\(key)", "\(entryLimit)"])]
+      let parameters = ["\(key)", "\(limited(SweepRoute.entryLimit))"]
+      guard !statements.sweep.leavesReferenced else { return lockAndWrite(statements.lockGathered, parameters) }
+      return [PostgresStatement(step.skipsLocked ? statements.gatherSkippingLocked : statements.gather, parameters)]
     case .pages(let range)
     where step.parts > 1 && batches.watch == nil && lastLimit == nil && !statements.sweep.leavesReferenced:
       return PageRanges.parts(of: range, count: step.parts).map { statements.statement(statements.writePart, $0) }
@@ -323,7 +317,9 @@ extension PageSweep {
     }
   }
 
-  private var entryLimit: Int { min(SweepRoute.entryLimit, lastLimit ?? SweepRoute.entryLimit) }
+  private func lockAndWrite(_ lock: String, _ parameters: [String?]) -> [PostgresStatement] {
+    [PostgresStatement(lock, parameters), PostgresStatement(statements.writeLocked)]
+  }
 
   /// An array of PostgreSQL's, of elements that contain no quotation mark.
   private static func list(_ elements: [String]) -> String {

@@ -52,7 +52,7 @@ extension TableStatements {
       """
       WITH sample AS MATERIALIZED (
           SELECT FROM \(table) AS target
-           WHERE \(GuardStatements.filter) AND (\(key) <= \(GuardStatements.plannedCutoff)) AND \(looksDue)
+           WHERE \(filter) AND (\(key) <= \(GuardStatements.plannedCutoff)) AND \(looksDue)
            LIMIT ($1::bigint + 1)),
         counted AS MATERIALIZED (
           SELECT count(*) FILTER (WHERE \(isDue) AND \(isNew)) AS due,

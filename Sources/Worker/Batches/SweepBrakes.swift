@@ -62,9 +62,7 @@ final class SweepBrakes {
 
   /// The most rows of the next batch; nil without a limit.
   var rowLimit: Int? {
-    let left = maximumRows.map { max(1, $0 - changed) }
-    guard let left, let limit = pacing.rowLimit else { return left ?? pacing.rowLimit }
-    return min(left, limit)
+    [maximumRows.map { max(1, $0 - changed) }, pacing.rowLimit].compactMap(\.self).min()
   }
 
   /// A batch was answered, or failed; see `Pacing`.
@@ -120,6 +118,9 @@ extension SweepBatches {
 
   /// The most rows that the next batch may change; nil without a limit.
   var rowLimit: Int? { session.brakes?.rowLimit }
+
+  /// No more rows than the next batch may change.
+  func limited(_ rows: Int) -> Int { min(rows, rowLimit ?? rows) }
 }
 
 extension Setting where Value == Int? {

@@ -259,7 +259,7 @@ package final class TableStatements {
   // MARK: Parts
 
   /// The one-time filter of each statement.
-  private var filter: String { "\(GuardStatements.filter) AND \(key.isUnchanged)" }
+  var filter: String { "\(GuardStatements.filter) AND \(key.isUnchanged)" }
 
   private func sql(_ text: String) -> String { CatalogSQL.qualified(text) }
 
