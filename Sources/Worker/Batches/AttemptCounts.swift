@@ -65,14 +65,8 @@ struct AttemptCounts: Equatable, Sendable {
   }
 
   /// The rows that are counted, and those of them that have been changed as often as they may, as PostgreSQL's arrays.
-  var rows: String { Self.array(counts.keys) }
-  var exhaustedRows: String { Self.array(counts.filter { $0.value >= limit }.keys) }
-
-  private static func array(_ rows: some Sequence<String>) -> String {
-    var text = "{"
-    for row in rows { text += (text == "{" ? "" : ",") + row }
-    return text + "}"
-  }
+  var rows: String { PostgresArray.words(counts.keys) }
+  var exhaustedRows: String { PostgresArray.words(counts.filter { $0.value >= limit }.keys) }
 
   /// A committed batch changed these rows: UUIDs, with a comma behind each.
   mutating func changed(_ list: String) {

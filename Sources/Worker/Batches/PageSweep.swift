@@ -310,7 +310,7 @@ extension PageSweep {
     case .dueRows(let page):
       return [statements.statement(statements.dueRows, page..<(page + 1))]
     case .rows(let rows):
-      let places = [Self.list(rows.map { "\($0.table)" }), Self.list(rows.map(\.place))]
+      let places = [PostgresArray.quoted(rows.map { "\($0.table)" }), PostgresArray.quoted(rows.map(\.place))]
       let write = PostgresStatement(statements.writeRows, places)
       guard statements.sweep.leavesReferenced else { return [write] }
       return [PostgresStatement(statements.lockRows, places + ["\(TableStatements.lockLimit)"]), write]
@@ -319,12 +319,5 @@ extension PageSweep {
 
   private func lockAndWrite(_ lock: String, _ parameters: [String?]) -> [PostgresStatement] {
     [PostgresStatement(lock, parameters), PostgresStatement(statements.writeLocked)]
-  }
-
-  /// An array of PostgreSQL's, of elements that contain no quotation mark.
-  private static func list(_ elements: [String]) -> String {
-    var text = "{"
-    for element in elements { text += (text == "{" ? "" : ",") + "\"\(element)\"" }
-    return text + "}"
   }
 }

@@ -114,9 +114,7 @@ package struct RelatedTables: Equatable, Sendable {
     """)
 
   static func statement(_ names: [String], referencesTo table: Int64?) -> PostgresStatement {
-    var list = "{"
-    for name in names { list += (list == "{" ? "" : ",") + name }
-    return PostgresStatement(look, [list + "}", "\(table ?? 0)"])
+    PostgresStatement(look, [PostgresArray.words(names), "\(table ?? 0)"])
   }
 
   /// Reads the answer of `look`.

@@ -225,14 +225,11 @@ enum TableSQL {
 
   /// Answers for each need whether its column is there, and whether the role has the privilege.
   static func privileges(_ needs: [SweepNeed], on table: Int64) -> PostgresStatement {
-    func list(_ texts: [String]) -> String {
-      var list = "{"
-      for text in texts { list += (list == "{" ? "\"" : ",\"") + text + "\"" }
-      return list + "}"
-    }
-    return PostgresStatement(
+    PostgresStatement(
       privileges,
-      ["\(table)", list(needs.map(\.privilege.rawValue)), list(needs.map(\.column))])
+      [
+        "\(table)", PostgresArray.quoted(needs.map(\.privilege.rawValue)), PostgresArray.quoted(needs.map(\.column)),
+      ])
   }
 
   static let privileges = CatalogSQL.qualified(

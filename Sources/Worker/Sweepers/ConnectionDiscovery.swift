@@ -193,7 +193,7 @@ final class ConnectionDiscoveryRun {
   private func claim(
     _ connections: [String], until limit: MonotonicInstant, _ statements: ConnectionStatements
   ) async throws -> Int {
-    let list = "{" + connections.joined(separator: ",") + "}"
+    let list = PostgresArray.words(connections)
     let results = try await session.batch(
       [
         TableStatements.settings(flushes: true, statementLimit: Self.statementLimit),

@@ -56,8 +56,8 @@ package struct Discovery: Sendable {
       let statement = PostgresStatement(
         insert,
         [
-          targets.document, Self.list(targets.targets.map { Self.jobID(target: $0.identity, slot: run.slot) }),
-          Self.list(targets.targets.map { Self.jobID(target: $0.identity, run: run.epoch) }),
+          targets.document, PostgresArray.words(targets.targets.map { Self.jobID(target: $0.identity, slot: run.slot) }),
+          PostgresArray.words(targets.targets.map { Self.jobID(target: $0.identity, run: run.epoch) }),
           run.isForced ? "true" : "false", pilesUp ? "true" : "false",
         ])
       let settings = TableStatements.settings(flushes: true, statementLimit: SweepBatches.noLimit)
@@ -91,11 +91,6 @@ package struct Discovery: Sendable {
       if !failures.isEmpty { throw SomeFailed(failures: failures, table: survey.displayName) }
     }
     if tally.count.kept > 0 { throw SweepRefusal.swallowed(tally.count.kept, table: survey.displayName) }
-  }
-
-  /// An array of UUIDs for PostgreSQL.
-  private static func list(_ identifiers: [String]) -> String {
-    "{" + identifiers.joined(separator: ",") + "}"
   }
 
   // MARK: Job ids
