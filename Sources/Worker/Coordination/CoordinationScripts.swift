@@ -67,6 +67,14 @@ package enum CoordinationScripts {
   /// Before Redis 5 a script that has read the clock may write only where its effects are replicated, not its text.
   private static let replicatingEffects = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
+  /// How a script begins that reads the clock, as `now` in ms, and writes.
+  static let beginning =
+    replicatingEffects + """
+      local time = redis.call('TIME')
+      local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+      """
+
   /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), what the
   /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text; its name, and what
   /// it says of itself: interval, version, settings.
@@ -74,10 +82,8 @@ package enum CoordinationScripts {
   /// attend the sweeper, when a run last succeeded (0: never), a `PauseNotice`, and the newest trigger's id (0: none).
   /// Asked again with the same token it answers the same.
   package static let take = RedisScript(
-    replicatingEffects
+    beginning
       + """
-      local time = redis.call('TIME')
-      local now = time[1] * 1000 + math.floor(time[2] / 1000)
       local lease, interval, offset = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
       if now > tonumber(ARGV[5]) then return {'late', now} end
 
@@ -235,9 +241,7 @@ package enum CoordinationScripts {
   /// KEYS lock, record. ARGV token, lease, not-after (ms), how many rows the run has changed so far. Answers {1, now}
   /// where renewed, {2, now} where the run is also to stop after its batch, {0, now} where the lock is not ours.
   package static let renew = RedisScript(
-    replicatingEffects + """
-      local time = redis.call('TIME')
-      local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    beginning + """
       if now > tonumber(ARGV[3]) or redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
       redis.call('PEXPIRE', KEYS[1], ARGV[2])
       local record = redis.call('HMGET', KEYS[2], 'token', 'stop')
@@ -247,9 +251,7 @@ package enum CoordinationScripts {
 
   /// KEYS lock. ARGV token. Deletes the lock where it is the token's.
   package static let release = RedisScript(
-    replicatingEffects + """
-      local time = redis.call('TIME')
-      local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    beginning + """
       if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
       redis.call('DEL', KEYS[1])
       return {1, now}
@@ -262,10 +264,8 @@ package enum CoordinationScripts {
   /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
   /// verdict is a `AlertDecision.Kind`, so that of all replicas the one whose run it was tells people, and no other.
   package static let complete = RedisScript(
-    replicatingEffects
+    beginning
       + """
-      local time = redis.call('TIME')
-      local now = time[1] * 1000 + math.floor(time[2] / 1000)
       local function text(number) return string.format('%.0f', number) end
       local mine, outcome = tonumber(ARGV[2]), ARGV[5]
       if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end

@@ -16,33 +16,29 @@ extension CoordinationScripts {
   /// KEYS lock, record. ARGV the pause's text, for how long in ms (0: until it is resumed), whether a run under way is
   /// to stop after its batch (1). Answers {running or paused, now, the text as written}.
   package static let pause = RedisScript(
-    """
-    if redis.replicate_commands then redis.replicate_commands() end
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    local paused = ARGV[1]
-    if tonumber(ARGV[2]) > 0 then paused = string.format('until=%.0f ', now + tonumber(ARGV[2])) .. paused end
-    local lock = redis.call('GET', KEYS[1])
-    local running = lock and lock == redis.call('HMGET', KEYS[2], 'token')[1]
-    redis.call('HSET', KEYS[2], 'paused', paused, 'pause_told', '')
-    if running and ARGV[3] == '1' then redis.call('HSET', KEYS[2], 'stop', lock) end
-    if not lock then redis.call('SET', KEYS[1], 'PAUSE_TOKEN', 'PX', 'FIRST_HOLD') end
-    return {running and 'running' or 'paused', now, paused}
-    """.replacingFirst("PAUSE_TOKEN", with: pauseToken)
+    beginning
+      + """
+      local paused = ARGV[1]
+      if tonumber(ARGV[2]) > 0 then paused = string.format('until=%.0f ', now + tonumber(ARGV[2])) .. paused end
+      local lock = redis.call('GET', KEYS[1])
+      local running = lock and lock == redis.call('HMGET', KEYS[2], 'token')[1]
+      redis.call('HSET', KEYS[2], 'paused', paused, 'pause_told', '')
+      if running and ARGV[3] == '1' then redis.call('HSET', KEYS[2], 'stop', lock) end
+      if not lock then redis.call('SET', KEYS[1], 'PAUSE_TOKEN', 'PX', 'FIRST_HOLD') end
+      return {running and 'running' or 'paused', now, paused}
+      """.replacingFirst("PAUSE_TOKEN", with: pauseToken)
       .replacingFirst("FIRST_HOLD", with: "\(firstHoldMilliseconds)"))
 
   /// KEYS lock, record. Answers {resumed or running, now, the pause that was lifted (empty: there was none)}.
   ///
   /// The field stays, with 0: no replica that remembers the pause writes it again.
   package static let resume = RedisScript(
-    """
-    if redis.replicate_commands then redis.replicate_commands() end
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    local paused = redis.call('HMGET', KEYS[2], 'paused')[1] or ''
-    if paused == '0' or string.lower(paused) == 'false' then paused = '' end
-    redis.call('HSET', KEYS[2], 'paused', '0', 'stop', '')
-    if redis.call('GET', KEYS[1]) == 'PAUSE_TOKEN' then redis.call('DEL', KEYS[1]) end
-    return {'resumed', now, paused}
-    """.replacingFirst("PAUSE_TOKEN", with: pauseToken))
+    beginning
+      + """
+      local paused = redis.call('HMGET', KEYS[2], 'paused')[1] or ''
+      if paused == '0' or string.lower(paused) == 'false' then paused = '' end
+      redis.call('HSET', KEYS[2], 'paused', '0', 'stop', '')
+      if redis.call('GET', KEYS[1]) == 'PAUSE_TOKEN' then redis.call('DEL', KEYS[1]) end
+      return {'resumed', now, paused}
+      """.replacingFirst("PAUSE_TOKEN", with: pauseToken))
 }

@@ -17,49 +17,44 @@ extension CoordinationScripts {
   /// An id is a time in ms, and higher than any before it. A trigger whose run has begun is not joined: that run may
   /// have passed by what the operator has in mind.
   package static let trigger = RedisScript(
-    """
-    if redis.replicate_commands then redis.replicate_commands() end
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    local function text(number) return string.format('%.0f', number) end
-    local record = redis.call('HMGET', KEYS[2], 'paused', 'replicas', 'trigger', 'trigger_until', 'trigger_run',
-      'newest_trigger', 'token')
-    local paused = record[1] or ''
-    local ends = tonumber(string.match(paused, '^until=(%d+) '))
-    if paused ~= '' and paused ~= '0' and string.lower(paused) ~= 'false' and not (ends and ends <= now) then
-      return {'paused', now, 0, paused}
-    end
-    local attended = false
-    for line in string.gmatch(record[2] or '', '[^;]+') do
-      local seen, interval = string.match(line, '^%S+ (%d+) (%d+)')
-      if seen and now - seen < math.max(PRESENCE, 2 * interval) then attended = true end
-    end
-    if not attended then return {'unattended', now, 0, ''} end
-    local id, expiry = tonumber(record[3]), tonumber(record[4]) or 0
-    if id and now < expiry and expiry - now <= TRIGGER_LIFE and record[5] ~= record[3] then
-      if ARGV[1] == '1' then redis.call('HSET', KEYS[2], 'trigger_accepts', '1') end
-      return {'joined', now, id, ''}
-    end
-    id = math.max(now, (tonumber(record[6]) or 0) + 1)
-    redis.call('HSET', KEYS[2], 'trigger', text(id), 'trigger_until', text(now + TRIGGER_LIFE),
-      'trigger_accepts', ARGV[1], 'newest_trigger', text(id))
-    local lock = redis.call('GET', KEYS[1])
-    return {'triggered', now, id, lock and lock == record[7] and 'running' or ''}
-    """.replacingFirst("PRESENCE", with: "\(presenceMilliseconds)")
+    beginning
+      + """
+      local function text(number) return string.format('%.0f', number) end
+      local record = redis.call('HMGET', KEYS[2], 'paused', 'replicas', 'trigger', 'trigger_until', 'trigger_run',
+        'newest_trigger', 'token')
+      local paused = record[1] or ''
+      local ends = tonumber(string.match(paused, '^until=(%d+) '))
+      if paused ~= '' and paused ~= '0' and string.lower(paused) ~= 'false' and not (ends and ends <= now) then
+        return {'paused', now, 0, paused}
+      end
+      local attended = false
+      for line in string.gmatch(record[2] or '', '[^;]+') do
+        local seen, interval = string.match(line, '^%S+ (%d+) (%d+)')
+        if seen and now - seen < math.max(PRESENCE, 2 * interval) then attended = true end
+      end
+      if not attended then return {'unattended', now, 0, ''} end
+      local id, expiry = tonumber(record[3]), tonumber(record[4]) or 0
+      if id and now < expiry and expiry - now <= TRIGGER_LIFE and record[5] ~= record[3] then
+        if ARGV[1] == '1' then redis.call('HSET', KEYS[2], 'trigger_accepts', '1') end
+        return {'joined', now, id, ''}
+      end
+      id = math.max(now, (tonumber(record[6]) or 0) + 1)
+      redis.call('HSET', KEYS[2], 'trigger', text(id), 'trigger_until', text(now + TRIGGER_LIFE),
+        'trigger_accepts', ARGV[1], 'newest_trigger', text(id))
+      local lock = redis.call('GET', KEYS[1])
+      return {'triggered', now, id, lock and lock == record[7] and 'running' or ''}
+      """.replacingFirst("PRESENCE", with: "\(presenceMilliseconds)")
       .replacingFirst("TRIGGER_LIFE", with: "\(triggerLifeMilliseconds)")
       .replacingFirst("TRIGGER_LIFE", with: "\(triggerLifeMilliseconds)"))
 
   /// KEYS lock, record. ARGV the id of a trigger of another sweeper: a replica that asks for this one learns of it.
   /// Answers {told, now}.
   package static let announceTrigger = RedisScript(
-    """
-    if redis.replicate_commands then redis.replicate_commands() end
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    local record = redis.call('HMGET', KEYS[2], 'epoch', 'newest_trigger')
-    if record[1] and (tonumber(record[2]) or 0) < tonumber(ARGV[1]) then
-      redis.call('HSET', KEYS[2], 'newest_trigger', ARGV[1])
-    end
-    return {'told', now}
-    """)
+    beginning + """
+      local record = redis.call('HMGET', KEYS[2], 'epoch', 'newest_trigger')
+      if record[1] and (tonumber(record[2]) or 0) < tonumber(ARGV[1]) then
+        redis.call('HSET', KEYS[2], 'newest_trigger', ARGV[1])
+      end
+      return {'told', now}
+      """)
 }
