@@ -55,21 +55,32 @@ extension Setting where Value == Duration {
 extension Setting where Value == Duration? {
   /// The text that turns a sweeper off.
   static var off: String { "off" }
+}
 
-  /// A sweeper's interval; nil if it is off. Whatever the existing worker accepts is accepted, clamped with a warning.
+extension Setting {
+  /// What `given` reads, or nil for "off".
   ///
-  /// - Parameter absent: the default; nil if the sweeper is off by default.
-  static func interval(_ name: String, default absent: Duration?, help: String) -> Setting {
-    let given = Setting<Duration>.inheritedDuration(name, default: absent ?? .seconds(60), help: help)
-    return Setting(
-      name: name, kind: "duration or off", absence: .text(absent.map { GoDuration.text($0) } ?? off), help: help
-    ) { text in
+  /// - Parameter absent: the default's text.
+  static func orOff<Given>(_ given: Setting<Given>, absent: String) -> Setting where Value == Given? {
+    let off = Setting<Duration?>.off
+    return Setting(name: given.name, kind: "\(given.kind) or off", absence: .text(absent), help: given.help) { text in
       if text == off { return .accepted(nil) }
       return switch given.read(text) {
       case .accepted(let value, let warnings): .accepted(value, warnings: warnings)
       case .refused(let rules): .refused(rules.map { $0 + ", or off" })
       }
     }
+  }
+}
+
+extension Setting where Value == Duration? {
+  /// A sweeper's interval; nil if it is off. Whatever the existing worker accepts is accepted, clamped with a warning.
+  ///
+  /// - Parameter absent: the default; nil if the sweeper is off by default.
+  static func interval(_ name: String, default absent: Duration?, help: String) -> Setting {
+    .orOff(
+      .inheritedDuration(name, default: absent ?? .seconds(60), help: help),
+      absent: absent.map { GoDuration.text($0) } ?? off)
   }
 }
 

@@ -65,16 +65,11 @@ extension Setting where Value == Duration {
 extension Setting where Value == Int? {
   /// How often a job is requeued; nil: without limit.
   static var jobsRecoveryMaxAttempts: Setting {
-    let name = "SB_WORKER_JOBS_RECOVERY_MAX_ATTEMPTS"
-    let help = "Mark a job failed that is stuck again after it was requeued this often. Of use with requeue only."
-    let given = Setting<Int>.integer(name, default: 1, in: 1...1_000, help: help)
-    var setting = Setting(name: name, kind: "number or off", absence: .text("off"), help: help) { text in
-      if text == "off" { return .accepted(nil) }
-      return switch given.read(text) {
-      case .accepted(let value, let warnings): .accepted(value, warnings: warnings)
-      case .refused(let rules): .refused(rules.map { $0 + ", or off" })
-      }
-    }
+    var setting = Setting.orOff(
+      .integer(
+        "SB_WORKER_JOBS_RECOVERY_MAX_ATTEMPTS", default: 1, in: 1...1_000,
+        help: "Mark a job failed that is stuck again after it was requeued this often. Of use with requeue only."),
+      absent: "off")
     setting.requiredValue = RequiredValue(
       name: Setting<JobsRecoveryAction>.jobsRecoveryAction.name, text: JobsRecoveryAction.requeue.rawValue)
     return setting

@@ -42,15 +42,10 @@ extension Setting where Value == Duration? {
 
   /// How long ended rows are kept; nil if they are kept for ever.
   static func retention(_ name: String, of rows: String, note: String = "") -> Setting {
-    let help = "Delete \(rows) this long after their end, at least 24h.\(note)"
-    let given = Setting<Duration>.duration(
-      name, default: leastRetention, in: leastRetention...Setting<Duration>.aboveZero.upperBound, help: help)
-    return Setting(name: name, kind: "duration or off", absence: .text(off), help: help) { text in
-      if text == off { return .accepted(nil) }
-      return switch given.read(text) {
-      case .accepted(let value, let warnings): .accepted(value, warnings: warnings)
-      case .refused(let rules): .refused(rules.map { $0 + ", or off" })
-      }
-    }
+    .orOff(
+      .duration(
+        name, default: leastRetention, in: leastRetention...Setting<Duration>.aboveZero.upperBound,
+        help: "Delete \(rows) this long after their end, at least 24h.\(note)"),
+      absent: off)
   }
 }
