@@ -10,15 +10,15 @@ extension SweeperDeclaration {
 extension Sweeper {
   /// An observation ends at terminal_at, in one of the states that nothing polls any more.
   static func gitopsObservationsRetention(_ settings: Settings) -> Sweeper {
-    let ended = """
-      (polling_state = 'applied' OR polling_state = 'applied_unverified' OR polling_state = 'failed')
-        AND terminal_at <= :cutoff
-      """
-    return .retention(
+    .retention(
       "gitops-observations-retention", of: "finished GitOps observations", in: "gitops_observations",
       retained: settings[.retainGitopsObservations],
       requires: [RequiredTable("gitops_observations", "id", "polling_state", "terminal_at")],
-      ended: ended, key: "terminal_at", reaches: ended)
+      ended: """
+        (polling_state = 'applied' OR polling_state = 'applied_unverified' OR polling_state = 'failed')
+          AND terminal_at <= :cutoff
+        """,
+      key: "terminal_at")
   }
 }
 

@@ -9,10 +9,10 @@ extension SweeperDeclaration {
 extension Sweeper {
   /// A job ends when it becomes succeeded, failed or expired. Nothing changes it after that, so updated_at is its end.
   static func jobsRetention(_ settings: Settings) -> Sweeper {
-    let ended = "(status = 'succeeded' OR status = 'failed' OR status = 'expired') AND updated_at <= :cutoff"
-    return .retention(
+    .retention(
       "jobs-retention", of: "finished jobs", in: "sync_jobs", retained: settings[.retainJobs],
-      ended: ended, key: "updated_at", reaches: ended)
+      ended: "(status = 'succeeded' OR status = 'failed' OR status = 'expired') AND updated_at <= :cutoff",
+      key: "updated_at")
   }
 }
 

@@ -15,10 +15,10 @@ extension Sweeper {
   ///   - requires: what the schema may lack.
   ///   - ended: the condition of a row that ended before `:cutoff`.
   ///   - key: a column of type timestamptz by which rows are shown.
-  ///   - reaches: what an index on it leads to. It need not have every row that ended.
+  ///   - reaches: what an index on it leads to; nil if that is every row that ended.
   static func retention(
     _ name: String, of rows: String, in table: String, retained: Duration?, requires: [RequiredTable] = [],
-    ended: String, key: String, reaches: String
+    ended: String, key: String, reaches: String? = nil
   ) -> Sweeper {
     Sweeper(
       name: name,
@@ -28,7 +28,7 @@ extension Sweeper {
       work: .rows(
         RowSweep(
           table: table, change: .delete, due: ended, key: key, age: retained ?? .zero,
-          index: .init(reaches: reaches, fullPassWithin: retentionPass, passesSuffice: true),
+          index: .init(reaches: reaches ?? ended, fullPassWithin: retentionPass, passesSuffice: true),
           leavesReferenced: true)),
       report: Report(
         severity: .info, title: "\(rows) deleted", countName: "deleted", showsCutoff: true,
