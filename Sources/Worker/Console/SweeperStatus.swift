@@ -65,7 +65,6 @@ struct SweeperStatus: Sendable {
     _ records: [SweeperRecord], at now: Int64, _ settings: Settings, lacks: [String: String], whose: String
   ) -> [SweeperStatus] {
     let absences = Sweepers.absent(settings)
-    let usual = Settings.defaults(SettingRow.sweepers).map { Sweepers.absent($0) } ?? []
     let intervals = Sweepers.all(settings)
     return records.map { record in
       let lack = lacks[record.sweeper].map { "the schema has no \($0)" }
@@ -75,7 +74,8 @@ struct SweeperStatus: Sendable {
         record, at: now, lockKey: keys.lock,
         ownInterval: intervals.first { $0.name == record.sweeper }?.interval?.milliseconds,
         absence: lack ?? absence.map { "\($0.reason), \(whose)" },
-        isAbsentByDefault: lack == nil && usual.contains { $0.name == absence?.name && $0.reason == absence?.reason })
+        isAbsentByDefault: lack == nil
+          && Sweepers.absentByDefault.contains { $0.name == absence?.name && $0.reason == absence?.reason })
     }
   }
 

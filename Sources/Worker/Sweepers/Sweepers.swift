@@ -55,10 +55,10 @@ package enum Sweepers {
   }
 
   /// The names of all sweepers, on or off.
-  static var names: [String] {
-    guard let settings = Settings.defaults(SettingRow.sweepers) else { return [] }
-    return declared(settings).map(\.name)
-  }
+  static let names = Settings.defaults(SettingRow.sweepers).map { declared($0).map(\.name) } ?? []
+
+  /// Those that the default settings turn off, and why.
+  static let absentByDefault = Settings.defaults(SettingRow.sweepers).map { absent($0) } ?? []
 }
 
 extension SettingRow {
