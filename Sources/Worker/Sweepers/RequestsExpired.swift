@@ -22,10 +22,11 @@ extension Sweeper {
         RowSweep(
           table: "access_requests",
           change: .update(set: "status = 'expired'"),
-          // In UTC, or days and months would be as long as the session's time zone has them.
+          // In UTC, or days and months would be as long as the session's time zone has them. The year 9999 is given in
+          // seconds, which no setting of the session reads in another way.
           due: """
             status = 'pending' AND (timezone('UTC'::text,
-              (timezone('UTC'::text, least(created_at, '9999-01-01 00:00Z'::timestamptz)) + :request_ttl)) <= :cutoff)
+              (timezone('UTC'::text, least(created_at, to_timestamp(253370764800))) + :request_ttl)) <= :cutoff)
             """,
           key: "created_at",
           age: .zero,
