@@ -21,22 +21,12 @@ struct AttemptCounts: Equatable, Sendable {
   /// - Parameter text: what an earlier run left; nil if none has.
   init(limit: Int, _ text: String?) {
     self.limit = limit
-    var word = ""
-    for scalar in (text ?? "").unicodeScalars {
-      if scalar == "," {
-        read(word)
-        word = ""
-      } else {
-        word.unicodeScalars.append(scalar)
-      }
-    }
-    read(word)
+    for word in (text ?? "").utf8.split(separator: UInt8(ascii: ",")) { read(Array(word)) }
     shrink()
   }
 
   /// Reads "<row>=<count>"; anything else is passed over.
-  private mutating func read(_ word: String) {
-    let bytes = Array(word.utf8)
+  private mutating func read(_ bytes: [UInt8]) {
     guard bytes.count > Self.digits + 1, bytes[Self.digits] == UInt8(ascii: "="),
       let row = Self.row(bytes[..<Self.digits]),
       let count = Int(String(decoding: bytes[(Self.digits + 1)...], as: UTF8.self)), (1...1_000_000).contains(count)

@@ -27,7 +27,7 @@ struct TaskMetrics {
     case found, changed, skipped, refused
   }
 
-  /// - Parameter interval: between two slots; zero where nobody asks.
+  /// - Parameter interval: between two slots; zero for a sweeper that is not attended.
   init(task: String, every interval: Duration = .zero, watchesQueue: Bool = false, registry: MetricsRegistry) {
     queue = watchesQueue ? QueueMetrics(registry: registry) : nil
     var runs: [SlotOutcome: Counter] = [:]
