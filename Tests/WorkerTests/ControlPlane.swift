@@ -167,3 +167,24 @@ struct ControlPlane: Sendable {
     }
   }
 }
+
+/// SQL by which an empty table agents becomes a partitioned one.
+enum PartitionedAgents {
+  /// In three parts by id.
+  static let byID =
+    begin("HASH (id)") + (0..<3).map { part("\($0)", "WITH (MODULUS 3, REMAINDER \($0))") }.joined()
+  /// In two parts by name: '0' and '1'.
+  static let byName = begin("LIST (name)") + ["0", "1"].map { part($0, "IN ('\($0)')") }.joined()
+
+  private static func begin(_ key: String) -> String {
+    """
+    ALTER TABLE agents RENAME TO plain;
+    CREATE TABLE agents (LIKE plain INCLUDING DEFAULTS) PARTITION BY \(key);
+
+    """
+  }
+
+  private static func part(_ number: String, _ values: String) -> String {
+    "CREATE TABLE agents_\(number) PARTITION OF agents FOR VALUES \(values);\n"
+  }
+}

@@ -56,7 +56,8 @@ package struct Discovery: Sendable {
       let statement = PostgresStatement(
         insert,
         [
-          targets.document, PostgresArray.words(targets.targets.map { Self.jobID(target: $0.identity, slot: run.slot) }),
+          targets.document,
+          PostgresArray.words(targets.targets.map { Self.jobID(target: $0.identity, slot: run.slot) }),
           PostgresArray.words(targets.targets.map { Self.jobID(target: $0.identity, run: run.epoch) }),
           run.isForced ? "true" : "false", pilesUp ? "true" : "false",
         ])

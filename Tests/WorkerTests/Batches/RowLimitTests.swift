@@ -80,10 +80,7 @@ import Testing
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """
-      ALTER TABLE agents RENAME TO plain;
-      CREATE TABLE agents (LIKE plain INCLUDING DEFAULTS) PARTITION BY LIST (name);
-      CREATE TABLE agents_0 PARTITION OF agents FOR VALUES IN ('0');
-      CREATE TABLE agents_1 PARTITION OF agents FOR VALUES IN ('1');
+      \(PartitionedAgents.byName)
       INSERT INTO agents (name, secret_hash, last_seen_at)
       SELECT (n % 2)::text, '', now() - interval '6 minutes' FROM generate_series(1, 50) AS n
       """)

@@ -132,14 +132,7 @@ import Testing
 
   @Test func theRowsOfAllPartitionsCountTogether() async throws {
     let plane = try await ControlPlane.fresh()
-    try await plane.sql(
-      """
-      ALTER TABLE agents RENAME TO plain;
-      CREATE TABLE agents (LIKE plain INCLUDING DEFAULTS) PARTITION BY HASH (id);
-      CREATE TABLE agents_0 PARTITION OF agents FOR VALUES WITH (MODULUS 3, REMAINDER 0);
-      CREATE TABLE agents_1 PARTITION OF agents FOR VALUES WITH (MODULUS 3, REMAINDER 1);
-      CREATE TABLE agents_2 PARTITION OF agents FOR VALUES WITH (MODULUS 3, REMAINDER 2)
-      """)
+    try await plane.sql(PartitionedAgents.byID)
     try await add(21, plane)
     let sweeper = try sweeper(plane)
     try await onLoop {
@@ -153,10 +146,7 @@ import Testing
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """
-      ALTER TABLE agents RENAME TO plain;
-      CREATE TABLE agents (LIKE plain INCLUDING DEFAULTS) PARTITION BY LIST (name);
-      CREATE TABLE agents_0 PARTITION OF agents FOR VALUES IN ('0');
-      CREATE TABLE agents_1 PARTITION OF agents FOR VALUES IN ('1');
+      \(PartitionedAgents.byName)
       CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
       CREATE FOREIGN TABLE agents_archive PARTITION OF agents FOR VALUES IN ('2')
         SERVER files OPTIONS (filename '/dev/null');

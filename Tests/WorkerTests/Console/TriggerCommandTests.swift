@@ -8,73 +8,10 @@ import Testing
 @testable import Worker
 
 @Suite(.serialized) struct TriggerCommandTests {
-  private static let keys = CoordinationScripts.keys(namespace: "triggers", sweeper: "agents-stale")
-
   // MARK: In Redis
 
-  @EventLoop
-  private struct Pair {
-    let first: Coordinator
-    let second: Coordinator
-    let client: RedisClient
-    let server: PrivateRedis
-
-    func trigger(accepts: String = "0") async throws -> (kind: String, id: Int64) {
-      let answer = try await client.evaluate(
-        CoordinationScripts.trigger, keys: [TriggerCommandTests.keys.lock, TriggerCommandTests.keys.record],
-        arguments: [accepts], by: LoopClock.system.now.advanced(by: .seconds(2)))
-      let parts = answer.array ?? []
-      return (parts[0].text ?? "", parts[2].integer ?? -1)
-    }
-
-    func take(_ replica: Coordinator) async throws -> TakeAnswer {
-      try await replica.take(token: Token.random(.system), mode: .due).answer
-    }
-
-    /// Runs what is due, so that nothing is until the next slot.
-    func settle() async throws {
-      _ = try await first.complete(EndedRun(try await first.takeInAnyCase(), .success()))
-    }
-
-    func taken(_ replica: Coordinator) async throws -> Run {
-      let answer = try await take(replica)
-      guard case .taken(let run) = answer else { return try #require(nil, "\(answer)") }
-      return run
-    }
-
-    func isIdle(_ replica: Coordinator) async throws -> Bool {
-      if case .idle = try await take(replica) { true } else { false }
-    }
-
-    func progress(of id: Int64) async throws -> TriggerProgress {
-      let answer = try await client.evaluate(
-        CoordinationScripts.look, keys: [TriggerCommandTests.keys.lock, TriggerCommandTests.keys.record],
-        arguments: SweeperRecord.fields, by: LoopClock.system.now.advanced(by: .seconds(2)))
-      let parts = answer.array ?? []
-      return TriggerProgress(of: id, SweeperRecord(sweeper: "agents-stale", parts[1]), at: parts[0].integer ?? 0)
-    }
-  }
-
-  private func withPair(_ body: @escaping @EventLoop @Sendable (Pair) async throws -> Void) async throws {
-    let server = try await offLoop { try PrivateRedis() }
-    try await onLoop {
-      let client = RedisClient(try RedisConfiguration(url: server.url), clock: .system)
-      @EventLoop func replica(_ name: String) -> Coordinator {
-        Coordinator(
-          redis: client, redisClock: RedisClock(), clock: .system, namespace: "triggers", sweeper: "agents-stale",
-          interval: .seconds(86_400), leaseDuration: .milliseconds(600), replica: name)
-      }
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { await client.run() }
-        try await body(Pair(first: replica("a"), second: replica("b"), client: client, server: server))
-        group.cancelAll()
-      }
-    }
-    server.stop()
-  }
-
   @Test func oneRunIsDueForOneTrigger() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(86_400)) { pair in
       #expect(try await pair.trigger() == ("unattended", 0), "nobody has asked for it")
       try await pair.settle()
       #expect(try await pair.isIdle(pair.second))
@@ -95,7 +32,7 @@ import Testing
   }
 
   @Test func aRunThatDiesOrIsGivenBackLeavesItsTrigger() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(86_400)) { pair in
       try await pair.settle()
       let id = try await pair.trigger(accepts: "1").id
       let dead = try await pair.taken(pair.first)
@@ -119,7 +56,7 @@ import Testing
   }
 
   @Test func aTriggerDuringARunIsForTheNextRun() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(86_400)) { pair in
       let run = try await pair.first.takeInAnyCase()
       let id = try await pair.trigger().id
       _ = try await pair.first.complete(EndedRun(run, .success()))
@@ -134,10 +71,10 @@ import Testing
   }
 
   @Test func aTriggerExpiresAndIsLostWithRedissData() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(86_400)) { pair in
       try await pair.settle()
       let id = try await pair.trigger().id
-      try pair.server.cli("HSET", Self.keys.record, "trigger_until", "\(id)")
+      try pair.server.cli("HSET", ReplicaPair.keys.record, "trigger_until", "\(id)")
       #expect(try await pair.isIdle(pair.first))
       #expect(try await pair.progress(of: id) == .expired)
       let again = try await pair.trigger()
@@ -192,5 +129,36 @@ import Testing
     let nothing = try await trigger([], on: stage)
     #expect(nothing.ending == .exited(64))
     #expect(try await worker.stop() == .exited(0))
+  }
+}
+
+extension ReplicaPair {
+  fileprivate func trigger(accepts: String = "0") async throws -> (kind: String, id: Int64) {
+    let parts = try await evaluate(CoordinationScripts.trigger, [accepts])
+    return (parts[0].text ?? "", parts[2].integer ?? -1)
+  }
+
+  fileprivate func take(_ replica: Coordinator) async throws -> TakeAnswer {
+    try await replica.take(token: Token.random(.system), mode: .due).answer
+  }
+
+  /// Runs what is due, so that nothing is until the next slot.
+  fileprivate func settle() async throws {
+    _ = try await first.complete(EndedRun(try await first.takeInAnyCase(), .success()))
+  }
+
+  fileprivate func taken(_ replica: Coordinator) async throws -> Run {
+    let answer = try await take(replica)
+    guard case .taken(let run) = answer else { return try #require(nil, "\(answer)") }
+    return run
+  }
+
+  fileprivate func isIdle(_ replica: Coordinator) async throws -> Bool {
+    if case .idle = try await take(replica) { true } else { false }
+  }
+
+  fileprivate func progress(of id: Int64) async throws -> TriggerProgress {
+    let parts = try await evaluate(CoordinationScripts.look, SweeperRecord.fields)
+    return TriggerProgress(of: id, SweeperRecord(sweeper: "agents-stale", parts[1]), at: parts[0].integer ?? 0)
   }
 }

@@ -9,8 +9,6 @@ import Testing
 @testable import Worker
 
 @Suite(.serialized) struct PauseTests {
-  private static let keys = CoordinationScripts.keys(namespace: "pauses", sweeper: "agents-stale")
-
   private static func at(_ seconds: Int64) -> MonotonicInstant {
     MonotonicInstant(nanoseconds: seconds * 1_000_000_000)
   }
@@ -43,46 +41,8 @@ import Testing
 
   // MARK: In Redis
 
-  @EventLoop
-  private struct Pair {
-    let first: Coordinator
-    let second: Coordinator
-    let client: RedisClient
-    let server: PrivateRedis
-
-    func change(_ script: RedisScript, _ arguments: String...) async throws -> [String] {
-      let answer = try await client.evaluate(
-        script, keys: [PauseTests.keys.lock, PauseTests.keys.record], arguments: arguments,
-        by: LoopClock.system.now.advanced(by: .seconds(2)))
-      return (answer.array ?? []).map { $0.text ?? "\($0.integer ?? 0)" }
-    }
-
-    func take(_ replica: Coordinator) async throws -> (answer: TakeAnswer, notice: PauseNotice?) {
-      let taken = try await replica.take(token: Token.random(.system), mode: .due)
-      return (taken.answer, taken.fleet?.pause)
-    }
-  }
-
-  private func withPair(_ body: @escaping @EventLoop @Sendable (Pair) async throws -> Void) async throws {
-    let server = try await offLoop { try PrivateRedis() }
-    try await onLoop {
-      let client = RedisClient(try RedisConfiguration(url: server.url), clock: .system)
-      @EventLoop func replica(_ name: String) -> Coordinator {
-        Coordinator(
-          redis: client, redisClock: RedisClock(), clock: .system, namespace: "pauses", sweeper: "agents-stale",
-          interval: .seconds(60), leaseDuration: .milliseconds(600), replica: name)
-      }
-      try await withThrowingTaskGroup(of: Void.self) { group in
-        group.addTask { await client.run() }
-        try await body(Pair(first: replica("a"), second: replica("b"), client: client, server: server))
-        group.cancelAll()
-      }
-    }
-    server.stop()
-  }
-
   @Test func oneReplicaTellsOfAPauseItsLengthAndItsEnd() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "0")
       let begun = try await pair.take(pair.first)
       #expect(begun.notice == .begun)
@@ -91,7 +51,7 @@ import Testing
       #expect(try await pair.take(pair.second).notice == PauseNotice.none)
       // A day later.
       let yesterday = "\(Int64(Date().timeIntervalSince1970 * 1_000) - 86_400_001)"
-      try pair.server.cli("HSET", PauseTests.keys.record, "pause_told", yesterday)
+      try pair.server.cli("HSET", ReplicaPair.keys.record, "pause_told", yesterday)
       #expect(try await pair.take(pair.second).notice == .reminder)
       #expect(try await pair.take(pair.first).notice == PauseNotice.none)
       #expect(try await pair.change(CoordinationScripts.resume)[2] == "ticket 17")
@@ -102,7 +62,7 @@ import Testing
   }
 
   @Test func aNoticeIsRepeatedToTheOneThatAsksAgain() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "0")
       for _ in 0..<2 {
         #expect(try await pair.first.take(token: "same", mode: .due).fleet?.pause == .begun)
@@ -112,7 +72,7 @@ import Testing
   }
 
   @Test func aPauseEndsByItselfWhenItsTimeIsOver() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "300", "0")
       guard case .paused(_, let pause) = try await pair.take(pair.first).answer else {
         return #expect(Bool(false), "not paused")
@@ -133,23 +93,23 @@ import Testing
 
   /// As the existing worker takes it: SET NX.
   @Test func aPauseHoldsTheLockAgainstWorkersThatKnowNoPauses() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "0")
-      #expect(try !pair.server.cli("SET", PauseTests.keys.lock, "another's", "NX", "PX", "9000").contains("OK"))
+      #expect(try !pair.server.cli("SET", ReplicaPair.keys.lock, "another's", "NX", "PX", "9000").contains("OK"))
       _ = try await pair.take(pair.first)
-      try pair.server.cli("DEL", PauseTests.keys.lock)
+      try pair.server.cli("DEL", ReplicaPair.keys.lock)
       _ = try await pair.take(pair.first)
-      #expect(try pair.server.cli("GET", PauseTests.keys.lock) == CoordinationScripts.pauseToken)
-      #expect(Int(try pair.server.cli("PTTL", PauseTests.keys.lock)) ?? 0 > 60_000)
+      #expect(try pair.server.cli("GET", ReplicaPair.keys.lock) == CoordinationScripts.pauseToken)
+      #expect(Int(try pair.server.cli("PTTL", ReplicaPair.keys.lock)) ?? 0 > 60_000)
       // By hand, without the lock.
-      try pair.server.cli("HDEL", PauseTests.keys.record, "paused")
+      try pair.server.cli("HDEL", ReplicaPair.keys.record, "paused")
       _ = try await pair.take(pair.first)
-      #expect(try pair.server.cli("EXISTS", PauseTests.keys.lock).contains("0"))
+      #expect(try pair.server.cli("EXISTS", ReplicaPair.keys.lock).contains("0"))
     }
   }
 
   @Test func aRunUnderWayIsToldToStopOnlyIfItIsToStopNow() async throws {
-    try await withPair { pair in
+    try await withReplicaPair(every: .seconds(60)) { pair in
       let run = try await pair.first.takeInAnyCase()
       let limit = LoopClock.system.now.advanced(by: .seconds(5))
       #expect(try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "0")[0] == "running")
@@ -157,7 +117,7 @@ import Testing
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "1")
       #expect(try await pair.first.renewal(token: run.token, by: limit) == .stop)
       _ = try await pair.first.complete(EndedRun(run, .drained(.paused)))
-      #expect(try pair.server.cli("EXISTS", PauseTests.keys.lock).contains("0"))
+      #expect(try pair.server.cli("EXISTS", ReplicaPair.keys.lock).contains("0"))
       _ = try await pair.change(CoordinationScripts.resume)
       let next = try await pair.first.takeInAnyCase()
       #expect(try await pair.first.renewal(token: next.token, by: limit) == .renewed)
@@ -247,5 +207,16 @@ import Testing
   func anIncompleteCommandChangesNothing(arguments: [String]) async throws {
     let process = try await WorkerProcess.start(arguments, environment: [:])
     #expect(try await process.waitForExit() == .exited(64), "\(process.everything)")
+  }
+}
+
+extension ReplicaPair {
+  fileprivate func change(_ script: RedisScript, _ arguments: String...) async throws -> [String] {
+    try await evaluate(script, arguments).map { $0.text ?? "\($0.integer ?? 0)" }
+  }
+
+  fileprivate func take(_ replica: Coordinator) async throws -> (answer: TakeAnswer, notice: PauseNotice?) {
+    let taken = try await replica.take(token: Token.random(.system), mode: .due)
+    return (taken.answer, taken.fleet?.pause)
   }
 }

@@ -128,11 +128,7 @@ import Testing
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """
-      ALTER TABLE agents RENAME TO old_agents;
-      CREATE TABLE agents (LIKE old_agents INCLUDING DEFAULTS) PARTITION BY HASH (id);
-      CREATE TABLE agents_0 PARTITION OF agents FOR VALUES WITH (MODULUS 3, REMAINDER 0);
-      CREATE TABLE agents_1 PARTITION OF agents FOR VALUES WITH (MODULUS 3, REMAINDER 1);
-      CREATE TABLE agents_2 PARTITION OF agents FOR VALUES WITH (MODULUS 3, REMAINDER 2);
+      \(PartitionedAgents.byID)
       CREATE INDEX ON agents (last_seen_at);
       INSERT INTO agents (name, secret_hash, last_seen_at)
       SELECT 'a' || n, '', now() - CASE WHEN n % 10 = 0 THEN interval '1 h' ELSE interval '0' END
