@@ -80,8 +80,8 @@ extension Setting where Value == Pace {
     return Setting(
       name: "SB_WORKER_PACE", kind: kind, absence: .text("full"),
       help: """
-        How fast sweeps change rows: full, a part of the time such as 1/4, or a rate such as 5000/s for each sweeper. \
-        A slowed run lasts one interval at most, and the next one goes on.
+        Speed of each sweeper: full, a part of the time such as 1/4, or a rate in rows such as 5000/s. A slowed run \
+        ends after one interval, and the next one continues.
         """
     ) { text in
       guard let pace = Pace(text) else {

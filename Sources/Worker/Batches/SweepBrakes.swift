@@ -128,7 +128,7 @@ extension Setting where Value == Int? {
     let unlimited = "unlimited"
     return Setting(
       name: "SB_WORKER_MAX_ROWS_PER_RUN", kind: "number or unlimited", absence: .text(unlimited),
-      help: "A run of a sweeper ends after it has changed so many rows, and the next one goes on."
+      help: "Maximum number of rows that a run changes. The next run continues."
     ) { text in
       if text == unlimited { return .accepted(nil) }
       guard let value = Int(text), value > 0 else { return .mustBe("a whole number above zero, or unlimited") }

@@ -254,7 +254,7 @@ extension Setting where Value == Bool {
       "SB_WORKER_ALLOW_ROW_SECURITY", default: false,
       help: """
         Sweep a table even if row security hides some of its rows from the worker's role. By default such a run fails, \
-        because hidden rows cannot be told from no rows.
+        because it cannot tell hidden rows from missing ones.
         """)
   }
 }

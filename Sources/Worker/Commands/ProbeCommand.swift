@@ -10,7 +10,9 @@ extension Verb {
     help:
       "Query a probe of the worker at SB_WORKER_LOCAL_ADDR and print its response. Exit status 0 if healthy, else 1.",
     operands: Operands(name: "readyz|healthz", count: 0...1, words: { ["readyz", "healthz"] }),
-    statuses: [ExitStatus(0, "The worker is healthy."), ExitStatus(1, "It is not, or it did not answer.")],
+    statuses: [
+      ExitStatus(0, "The worker is healthy."), ExitStatus(1, "The worker is not healthy, or did not answer."),
+    ],
     perform: { arguments, context in
       // The other settings concern only the queried worker.
       let rows = [Setting.localAddress.row, Setting.logLevel.row]

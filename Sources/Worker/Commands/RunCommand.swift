@@ -21,7 +21,7 @@ extension Verb {
       ExitStatus(1, "With --once: a sweep failed or was interrupted, or a server did not answer."),
       ExitStatus(
         ConfigurationFaults.exitStatus, "Invalid configuration, or the listen address is in use or not local."),
-      ExitStatus(143, "A second signal ended it at once."),
+      ExitStatus(143, "Ended at once by a second signal."),
     ],
     fault: { arguments in
       for option in [CommandOption.force, .table, .onceJSON] where arguments.has(option) && !arguments.has(.once) {

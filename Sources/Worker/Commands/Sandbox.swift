@@ -9,8 +9,8 @@ extension Setting where Value == SandboxSetting {
     .choice(
       "SB_WORKER_SANDBOX", default: .on,
       help: """
-        Whether the process gives up what it does not need: core dumps, new programs and threads, most system calls, \
-        and all files but certificates and the resolver's. Turn it off for a profiler or a debugger.
+        Confine the process: no core dumps, no new programs or threads, few system calls, and no files but \
+        certificates and the resolver's. Turn it off for a profiler or a debugger.
         """)
   }
 }

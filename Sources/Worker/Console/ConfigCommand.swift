@@ -20,7 +20,7 @@ extension Verb {
     options: [.diff, .json],
     statuses: [
       ExitStatus(0, "The configuration is valid."),
-      ExitStatus(ConfigurationFaults.exitStatus, "It is not: run would refuse it."),
+      ExitStatus(ConfigurationFaults.exitStatus, "The configuration is invalid: run would refuse it."),
     ],
     perform: { arguments, context in
       var report = ConfigReport(environment: context.environment)

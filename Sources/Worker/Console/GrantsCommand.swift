@@ -8,8 +8,8 @@ extension Verb {
   static let grants = Verb(
     name: "grants",
     help: """
-      Print the SQL that grants a role what the sweepers need that the settings turn on, and nothing else. Contacts no \
-      server: run it in the control plane's database, as the owner of its tables.
+      Print the SQL that grants a role what the enabled sweepers need, and nothing else. Contacts no server: run the \
+      SQL in the control plane's database, as the owner of its tables.
       """,
     operands: Operands(name: "ROLE", count: 1...1),
     statuses: [ExitStatus(0, "The SQL was printed.")],

@@ -9,7 +9,7 @@ extension CommandOption {
   static let limit = CommandOption(
     name: "limit", argument: "N", help: "Show the last N runs, 1 to \(CoordinationScripts.historyLimit); default 20.")
   static let follow = CommandOption(
-    name: "follow", help: "Oldest first, and then each run as it ends, until SIGINT or SIGTERM.")
+    name: "follow", help: "Show the oldest first, then each new run as it ends, until SIGINT or SIGTERM.")
 }
 
 extension Verb {
@@ -21,7 +21,9 @@ extension Verb {
       """,
     operands: Operands(name: "SWEEPER", count: 1...1, words: { Sweepers.names }),
     options: [.limit, .follow, .json],
-    statuses: [ExitStatus(0, "The runs were printed."), ExitStatus(1, "Redis did not answer, or refused it.")],
+    statuses: [
+      ExitStatus(0, "The runs were printed."), ExitStatus(1, "Redis did not answer, or refused the command."),
+    ],
     fault: { arguments in
       guard let text = arguments.argument(of: .limit) else { return nil }
       guard let number = Int(text), (1...CoordinationScripts.historyLimit).contains(number) else {

@@ -8,18 +8,20 @@ import Reactor
 extension CommandOption {
   static let everySweeper = CommandOption(name: "all", help: "Every sweeper.")
   static let reason = CommandOption(
-    name: "reason", argument: "TEXT", help: "Why, for the log, status and notifications; up to 100 bytes. Required.")
+    name: "reason", argument: "TEXT",
+    help: "Reason, shown in the log, status and notifications; up to 100 bytes. Required.")
   static let pauseLength = CommandOption(
-    name: "for", argument: "DURATION", help: "Resume after this time, such as 2h. Default: when `resume` is run.")
+    name: "for", argument: "DURATION",
+    help: "Resume automatically after this time, such as 2h. Default: only `resume` ends the pause.")
   static let stopNow = CommandOption(
-    name: "now", help: "Stop a run under way after its present batch, within a third of the lease.")
+    name: "now", help: "Also stop a run in progress, after its current batch and within a third of the lease.")
 }
 
 extension Verb {
   static let pause = Verb(
     name: "pause",
     help: """
-      Pause sweepers in the whole fleet: no replica begins a run. A run under way ends by itself. The pause outlasts \
+      Pause sweepers in the whole fleet: no replica starts a run. A run in progress finishes. The pause outlasts \
       restarts, and a loss of Redis's data if a replica has seen it. Notifies once, and once a day while it lasts.
       """,
     operands: sweeperNames, options: [.everySweeper, .reason, .pauseLength, .stopNow], statuses: pauseStatuses,
@@ -48,7 +50,7 @@ extension Verb {
     })
 
   static let resume = Verb(
-    name: "resume", help: "Resume paused sweepers in the whole fleet: they run again from their next slots on.",
+    name: "resume", help: "Resume paused sweepers in the whole fleet. They run again from their next slots on.",
     operands: sweeperNames, options: [.everySweeper], statuses: pauseStatuses, fault: namesFault,
     perform: { arguments, context in
       PauseCommand(arguments: arguments, context: context).change(by: CoordinationScripts.resume, []) { _, text in
@@ -58,8 +60,8 @@ extension Verb {
 
   private static let sweeperNames = Operands(name: "SWEEPER", count: 0...64, words: { Sweepers.names })
   private static let pauseStatuses = [
-    ExitStatus(0, "Done. Replicas see it when they next ask, within one interval."),
-    ExitStatus(1, "Redis did not answer, or refused it."),
+    ExitStatus(0, "Done. Replicas see the change when they next ask Redis, within one interval."),
+    ExitStatus(1, "Redis did not answer, or refused the command."),
   ]
 
   @Sendable private static func namesFault(_ arguments: CommandArguments) -> String? {

@@ -8,13 +8,13 @@ extension Verb {
   static let status = Verb(
     name: "status",
     help: """
-      Show the fleet: both servers; each sweeper with its last run, what it does now and when it is due; what fails, \
-      since when and how often; the replicas and in which settings they differ; sessions that lock swept tables. \
-      Changes nothing.
+      Show the fleet: both servers; each sweeper with its last run, its state and its next run; failures, with their \
+      start and number; replicas, and the settings in which they differ; sessions that lock swept tables. Changes \
+      nothing.
       """,
     options: [.json],
     statuses: [
-      ExitStatus(0, "Every sweeper is well."),
+      ExitStatus(0, "Every sweeper is healthy."),
       ExitStatus(FleetStatus.unreachableStatus, "A server did not answer: what the other one knows was printed."),
       ExitStatus(
         FleetStatus.attentionStatus,

@@ -14,7 +14,7 @@ extension Verb {
     name: "sweep",
     help: """
       With --dry-run: show how many rows a run of the sweeper would change, the oldest and the newest of them, and the \
-      ids of the first. Takes no lock and needs no Redis. `run --once` is what sweeps.
+      ids of the first. Takes no lock and needs no Redis. To sweep, use `run --once`.
       """,
     operands: Operands(name: "SWEEPER", count: 1...1, words: { Sweepers.names }),
     options: [.dryRun, .json],

@@ -8,23 +8,25 @@ import Reactor
 extension CommandOption {
   static let wait = CommandOption(
     name: "wait",
-    help: "Follow the runs, and exit by their outcomes. A trigger that no replica takes expires after 10m.")
+    help:
+      "Wait for the runs, and set the exit status by their outcomes. A trigger that no replica takes expires after 10m."
+  )
   static let accept = CommandOption(
-    name: "accept", help: "The run may flag any share of the rows, whatever SB_WORKER_…_MAX_SHARE allows.")
+    name: "accept", help: "Let the run flag any share of the rows, whatever SB_WORKER_…_MAX_SHARE allows.")
 }
 
 extension Verb {
   static let trigger = Verb(
     name: "trigger",
     help: """
-      Run sweepers once now, due or not, on whichever replica asks Redis first: within the shortest interval of its \
-      sweepers, 30s by default. The run is like any other: it takes the lock, and is counted, logged and notified \
-      of. It begins after a run under way. Refused for a sweeper that is paused or off.
+      Run sweepers once now, due or not, on the replica that asks Redis first, within the shortest interval of its \
+      sweepers (30s by default) and after a run in progress. The run takes the lock and is counted, logged and \
+      notified like any other. Refused for a sweeper that is paused or off.
       """,
     operands: Operands(name: "SWEEPER", count: 1...64, words: { Sweepers.names }), options: [.wait, .accept],
     statuses: [
       ExitStatus(0, "Triggered; with --wait: each run succeeded."),
-      ExitStatus(1, "Redis did not answer, or refused it."),
+      ExitStatus(1, "Redis did not answer, or refused the command."),
       ExitStatus(
         TriggerCommand.undoneStatus,
         "A sweeper is paused or attended by no replica; with --wait: a run failed, or none began or ended in time."),

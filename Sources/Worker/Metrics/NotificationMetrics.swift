@@ -27,7 +27,7 @@ struct NotificationMetrics {
     for outcome in Outcome.allCases {
       outcomes[outcome] = registry.counter(
         "worker_notifications_total",
-        help: "Notifications by sink and outcome; each further attempt counts as retried.",
+        help: "Notifications by sink and outcome; each failed attempt that is repeated counts as retried.",
         labels: ["sink": sink, "outcome": outcome.rawValue])
     }
     self.outcomes = outcomes

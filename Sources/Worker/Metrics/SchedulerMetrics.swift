@@ -62,9 +62,9 @@ struct TaskMetrics {
       help: "When a run of any replica last succeeded, in seconds since 1970; 0 if none has.", labels: ["task": task])
     nextDue = registry.gauge(
       "worker_sweep_next_due_timestamp_seconds",
-      help: "When the next run is due, in seconds since 1970; 0 until Redis has said so.", labels: ["task": task])
+      help: "When the next run is due, in seconds since 1970; 0 if unknown.", labels: ["task": task])
     paused = registry.gauge(
-      "worker_sweeper_paused", help: "Whether an operator has paused the sweeper.", labels: ["task": task])
+      "worker_sweeper_paused", help: "1 while an operator has paused the sweeper, else 0.", labels: ["task": task])
     registry.gauge(
       "worker_sweep_interval_seconds", help: "Interval between two runs by this replica's settings, in seconds.",
       labels: ["task": task]

@@ -32,7 +32,7 @@ extension Setting where Value == String? {
   static var notifyAuthorityFile: Setting {
     .optional(
       "SB_WORKER_NOTIFY_CA_FILE", kind: "path",
-      help: "PEM file of the CA certificates that notification servers are verified against. Defaults to the system's."
+      help: "PEM file of CA certificates for verifying notification servers. Defaults to the system's."
     ) { path in
       do throws(SmallFile.Unreadable) {
         let text = try SmallFile.contents(of: path, byteLimit: 4 << 20)

@@ -64,7 +64,7 @@ extension Setting where Value == [UInt8]? {
   static var webhookSecret: Setting {
     Setting(
       name: "SB_WORKER_WEBHOOK_SECRET", kind: "whsec_ and base64", absence: .value(nil),
-      help: "Key that webhook requests are signed with, as specified by Standard Webhooks.",
+      help: "Key for signing webhook requests, as specified by Standard Webhooks.",
       isSecret: true
     ) { text in
       // https://www.standardwebhooks.com: 24 to 64 bytes in base64 after a prefix.

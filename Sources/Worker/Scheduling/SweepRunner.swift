@@ -151,7 +151,7 @@ struct SweepRunner {
   private func tell(covered targets: [String]) {
     let named = targets.prefix(Self.namedTargetLimit).map { Logger.MetadataValue.string($0) }
     logger.warning(
-      "targets in SB_DISCOVER_TARGETS_JSON are provider connections, too, and are discovered twice",
+      "targets in SB_DISCOVER_TARGETS_JSON are also provider connections, and are discovered twice",
       metadata: ["targets": .array(named), "count": .stringConvertible(targets.count)])
   }
 
@@ -167,7 +167,7 @@ struct SweepRunner {
     case .goingOn: logger.info("sweeps no longer wait for a standby")
     case .hidden:
       logger.warning(
-        "standbys are not waited for: the role may not see how far they are behind",
+        "sweeps do not wait for standbys: the role may not see their replication lag",
         metadata: ["run": "GRANT pg_read_all_stats TO the worker's role"])
     }
   }

@@ -27,7 +27,7 @@ package final class SweepService {
     let triggers = TriggerBoard()
     let schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
     let replicas = registry.gauge(
-      "worker_replicas", help: "Replicas that share this Redis and namespace, as Redis last said; 0 until it has.")
+      "worker_replicas", help: "Replicas that share this Redis and namespace, as last reported by Redis; 0 if unknown.")
     // The one that asks most often is the first to notice a replica that has gone.
     let mostFrequent = sweepers.filter { $0.interval != nil }.min { $0.interval ?? .zero < $1.interval ?? .zero }?.name
     loops = sweepers.compactMap { sweeper in

@@ -47,6 +47,6 @@ extension Setting where Value == Bool {
   static var discoverPileUp: Setting {
     .boolean(
       "SB_WORKER_DISCOVER_PILE_UP", default: false,
-      help: "Enqueue another discover job for a target or a connection although an earlier one is still queued.")
+      help: "Enqueue another discover job for a target or connection even if an earlier one is still queued.")
   }
 }

@@ -11,7 +11,7 @@ extension Sweeper {
   /// A token ends when it is consumed, when it is revoked, or when it expires: whatever comes first.
   static func enrollmentTokensRetention(_ settings: Settings) -> Sweeper {
     .retention(
-      "enrollment-tokens-retention", of: "used enrollment tokens", in: "agent_enrollment_tokens",
+      "enrollment-tokens-retention", of: "ended enrollment tokens", in: "agent_enrollment_tokens",
       retained: settings[.retainEnrollmentTokens],
       requires: [RequiredTable("agent_enrollment_tokens", "id", "expires_at", "consumed_at", "revoked_at")],
       ended: "least(expires_at, consumed_at, revoked_at) <= :cutoff",
@@ -22,6 +22,6 @@ extension Sweeper {
 
 extension Setting where Value == Duration? {
   static var retainEnrollmentTokens: Setting {
-    .retention("SB_WORKER_RETAIN_ENROLLMENT_TOKENS", of: "used enrollment tokens")
+    .retention("SB_WORKER_RETAIN_ENROLLMENT_TOKENS", of: "ended enrollment tokens")
   }
 }

@@ -68,7 +68,7 @@ extension Setting where Value == Int? {
     var setting = Setting.orOff(
       .integer(
         "SB_WORKER_JOBS_RECOVERY_MAX_ATTEMPTS", default: 1, in: 1...1_000,
-        help: "Mark a job failed that is stuck again after it was requeued this often. Of use with requeue only."),
+        help: "Requeue a stuck job at most this often, then mark it failed. Only with requeue."),
       absent: "off")
     setting.requiredValue = RequiredValue(
       name: Setting<JobsRecoveryAction>.jobsRecoveryAction.name, text: JobsRecoveryAction.requeue.rawValue)
@@ -89,6 +89,6 @@ extension Setting where Value == JobsRecoveryAction {
   static var jobsRecoveryAction: Setting {
     .choice(
       "SB_WORKER_JOBS_RECOVERY_ACTION", default: .expire,
-      help: "What to do with a stuck job: expire (remove it from the queue for good) or requeue.")
+      help: "Action for stuck jobs: expire (remove them from the queue for good) or requeue.")
   }
 }

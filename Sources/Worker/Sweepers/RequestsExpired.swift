@@ -57,8 +57,8 @@ extension Setting where Value == Bool {
     .boolean(
       "SB_WORKER_AUDIT_EVENTS", default: false,
       help: """
-        Insert a row into audit_events for each reveal session that runs out, each request that expires and each \
-        discovery of a connection that is given up, in the same transaction.
+        Insert a row into audit_events for each expired reveal session, each expired request and each connection \
+        whose discovery failed for lack of a result, in the same transaction.
         """)
   }
 }

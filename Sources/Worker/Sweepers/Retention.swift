@@ -22,7 +22,7 @@ extension Sweeper {
   ) -> Sweeper {
     Sweeper(
       name: name,
-      summary: "Deletes \(rows) whose end lies longer ago than they are to be kept.",
+      summary: "Deletes \(rows) at the end of their retention period.",
       interval: retained.map { _ in retentionInterval },
       requires: requires,
       work: .rows(

@@ -52,8 +52,8 @@ extension Setting where Value == Int {
     .percentage(
       "SB_WORKER_SECRETS_STALE_MAX_SHARE", default: 100,
       help: """
-        A run that would mark a larger share of the present secrets missing, and more than 20, changes nothing and \
-        fails. 100% is no limit.
+        Maximum share of the present secrets that a run may mark missing. A run that finds a larger share, and more \
+        than 20, changes nothing and fails. 100% means no limit.
         """)
   }
 }

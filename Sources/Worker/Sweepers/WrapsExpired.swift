@@ -43,7 +43,7 @@ extension Setting where Value == Duration {
     .duration(
       "SB_WORKER_WRAPS_FULL_SWEEP", default: .seconds(900),
       help: """
-        Maximum time from the expiry of a consumed wrap to its deletion in a large table. No index leads to consumed \
+        Maximum time from the expiry of a consumed wrap to its deletion in a large table. No index finds consumed \
         wraps, so the whole table is read this often.
         """)
   }
