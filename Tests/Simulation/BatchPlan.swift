@@ -47,7 +47,7 @@ struct BatchPlan {
     case .open, .settings, .close: break
     case .check: answers[index] = scenario.statements.check(pages: table.pages)
     case .survey:
-      answers[index] = scenario.statements.survey(of: parameters[0] ?? "", by: parameters[1], pages: table.pages)
+      answers[index] = scenario.statements.survey(of: parameters[0] ?? "", moments: parameters[3], pages: table.pages)
     // No index leads to the rows that are due here.
     case .indexScan: answers[index] = ["0", "0", "0", "0", nil, "0"]
     case .pages, .part: write(index, role, table)

@@ -45,8 +45,9 @@ final class KnownStatements {
   }
 
   private func add(_ sweep: RowSweep) {
-    let key = KeyColumn(table: Self.identifier, type: Self.keyType, name: sweep.key)
-    let statements = TableStatements(sweep: sweep, table: Self.quoted(sweep.table), key: key, countsDue: false)
+    let moments = MomentColumns(
+      table: Self.identifier, names: "{" + sweep.moments.joined(separator: ",") + "}", types: Self.momentTypes)
+    let statements = TableStatements(sweep: sweep, table: Self.quoted(sweep.table), moments: moments, countsDue: false)
     add(statements.walk, .indexScan)
     add(statements.walkSkippingLocked, .indexScan)
     add(statements.look, .tableProbe)
@@ -72,21 +73,21 @@ final class KnownStatements {
   }
 
   /// What the look at a table answers: a plain table of its owner's, with an index, without row security.
-  func survey(of table: String, by key: String?, pages: Int) -> [String?] {
+  func survey(of table: String, moments: String?, pages: Int) -> [String?] {
     [
       "public", "r", "\(Self.identifier)", "f", "t", "t", "f", "(consumed_at IS NULL)", "\(pages)", Self.file, "1", nil,
       "f",
-      "f", nil, Self.indexes, "\(Self.keyType)", key,
+      "f", nil, Self.indexes, Self.momentTypes, moments,
     ]
   }
 
   func check(pages: Int) -> [String?] {
-    ["t", "f", "t", "f", "\(pages)", Self.file, Self.indexes, "\(Self.keyType)"]
+    ["t", "f", "t", "f", "\(pages)", Self.file, Self.indexes, Self.momentTypes]
   }
 
   private static let identifier: Int64 = 16_400
-  /// Of timestamptz.
-  private static let keyType: Int64 = 1_184
+  /// Tells that the columns' types are the same.
+  private static let momentTypes = "timestamptz"
   private static let file = "16401"
   /// Tells that the indexes are the same.
   private static let indexes = "16402"

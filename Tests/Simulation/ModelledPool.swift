@@ -151,7 +151,8 @@ final class ModelledConnection: SweepConnection {
       case .clock: answer([["\(server.time)"]])
       case .survey:
         answer([
-          scenario.statements.survey(of: last.parameters[0] ?? "", by: last.parameters[1], pages: scenario.tablePages)
+          scenario.statements.survey(
+            of: last.parameters[0] ?? "", moments: last.parameters[3], pages: scenario.tablePages)
         ])
       case .holders:
         let sweeper = scenario.sweeper(inRunName: last.parameters[1] ?? "")

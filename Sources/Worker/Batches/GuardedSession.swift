@@ -257,13 +257,13 @@ extension TableMemory {
   func statements(
     of target: String, in table: TableSurvey, for sweep: RowSweep, related: RelatedTables, indexHasAll: Bool
   ) -> TableStatements {
-    if let statements, statements.table == target, statements.key == table.key,
+    if let statements, statements.table == target, statements.moments == table.moments,
       statements.countsDue == table.canKeepRows, statements.indexHasAll == indexHasAll, statements.related == related
     {
       return statements
     }
     let made = TableStatements(
-      sweep: sweep, table: target, key: table.key, countsDue: table.canKeepRows, related: related,
+      sweep: sweep, table: target, moments: table.moments, countsDue: table.canKeepRows, related: related,
       indexHasAll: indexHasAll)
     statements = made
     linkedStatements = nil
@@ -285,20 +285,20 @@ extension GuardedSession {
   ///
   /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
   func survey(
-    _ table: String, key: String, event: TableSurvey.Event, knownTo memory: TableMemory
+    _ table: String, key: String, moments: [String], event: TableSurvey.Event, knownTo memory: TableMemory
   ) async throws -> TableSurvey {
     if let survey = memory.survey {
       schema = survey.schema
       return survey
     }
-    return try await look(at: table, key: key, event: event, for: memory)
+    return try await look(at: table, key: key, moments: moments, event: event, for: memory)
   }
 
   /// The same, however much is known of it.
   func look(
-    at table: String, key: String, event: TableSurvey.Event, for memory: TableMemory
+    at table: String, key: String, moments: [String], event: TableSurvey.Event, for memory: TableMemory
   ) async throws -> TableSurvey {
-    let answer = try await query(TableSurvey.statement(table, key: key, event: event))
+    let answer = try await query(TableSurvey.statement(table, key: key, moments: moments, event: event))
     return try note(TableSurvey(table: table, answer), of: table, in: memory)
   }
 
@@ -311,7 +311,8 @@ extension GuardedSession {
     {
       return second
     }
-    let answer = try await query(TableSurvey.statement(linked.table, key: linked.key, event: .update))
+    let answer = try await query(
+      TableSurvey.statement(linked.table, key: linked.key, moments: [linked.key], event: .update))
     guard let second = TableSurvey(table: linked.table, answer) else { throw SweepRefusal.noTable(linked.table) }
     memory.second = second
     memory.secondLookedAt = clock.now

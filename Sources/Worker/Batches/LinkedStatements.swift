@@ -17,8 +17,8 @@ package final class LinkedStatements {
   private let linked: LinkedRows
   private let rows: TableStatements
   private let linkedTable: String
-  /// True for as long as row security and the linked rows' key are what the survey saw: rows that are hidden would seem
-  /// not to be there.
+  /// True for as long as row security and the linked rows' columns are what the survey saw: rows that are hidden would
+  /// seem not to be there.
   private let seesRows: String
 
   /// - Parameters:
@@ -30,7 +30,7 @@ package final class LinkedStatements {
     linkedTable = second.quotedName
     sweep = rows.sweep
     let isUnhidden = second.hidesRows ? "" : " AND (SELECT NOT row_security_active('\(second.identifier)'::oid))"
-    seesRows = second.key.isUnchanged + isUnhidden
+    seesRows = second.moments.isUnchanged + isUnhidden
   }
 
   /// Changes the linked rows of a window. Answers how many changed, and how many of those that were written are still

@@ -45,7 +45,8 @@ final class RowSweepRun {
   ///   batch failed. What earlier batches changed stays changed, and is in the tally.
   func run() async throws {
     defer { noteAttempts() }
-    let survey = try await session.survey(sweep.table, key: sweep.key, event: sweep.event, knownTo: memory)
+    let survey = try await session.survey(
+      sweep.table, key: sweep.key, moments: sweep.moments, event: sweep.event, knownTo: memory)
     for _ in 0..<Self.surveyLimit {
       let table = memory.survey ?? survey
       if let refusal = table.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
@@ -118,7 +119,7 @@ final class RowSweepRun {
   private func limitShare(of table: TableSurvey, _ targets: [String], _ related: RelatedTables) async throws {
     guard let limit = sweep.shareLimit, limit.percent < 100 else { return }
     let parts = targets.map { target in
-      TableStatements(sweep: sweep, table: target, key: table.key, countsDue: false, related: related)
+      TableStatements(sweep: sweep, table: target, moments: table.moments, countsDue: false, related: related)
     }
     let batches = SweepBatches(sweep, on: table, in: session, knowing: memory, noting: tally)
     let count = try await batches.count(limit, in: parts, acceptedBefore: progress.acceptedCutoff)

@@ -196,7 +196,7 @@ final class SweepBatches {
   }
 
   private var look: PostgresStatement {
-    TableSurvey.statement(sweep.table, key: sweep.key, event: sweep.event)
+    TableSurvey.statement(sweep.table, key: sweep.key, moments: sweep.moments, event: sweep.event)
   }
 
   /// - Parameter checked: what the answer is a check of; nil if it is a look's.

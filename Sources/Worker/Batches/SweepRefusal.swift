@@ -7,9 +7,9 @@ enum SweepRefusal: Error, Equatable, Sendable {
   case noTable(String)
   /// The name is a view's, or another relation's without rows of its own.
   case notATable(String)
-  /// The column that due rows are found by has a type whose values are no moments, or one in the session's time zone
-  /// only: "expires_at is date".
-  case unusableKey(String, table: String)
+  /// Columns that the sweep reads or writes as moments have types whose values are none, or only in the session's time
+  /// zone: "expires_at is date".
+  case unusableMoments(String, table: String)
   /// Row security hides rows from the role, and nobody said that this is meant.
   case rowSecurity(String)
   /// Row security hides rows of a table whose foreign key refers to the swept one.
@@ -47,8 +47,8 @@ enum SweepRefusal: Error, Equatable, Sendable {
       "no table \(name) in the search path: set search_path in DATABASE_URL or for the role, or grant USAGE on its "
         + "schema"
     case .notATable(let name): "\(name) is not a table"
-    case .unusableKey(let key, let table):
-      "on \(table), \(key): only timestamp with time zone means the same moment in every session"
+    case .unusableMoments(let columns, let table):
+      "on \(table), \(columns): only timestamp with time zone means the same moment in every session"
     case .rowSecurity(let name):
       "row security is in force for this role on \(name): grant it BYPASSRLS or a policy for all rows, or set "
         + "SB_WORKER_ALLOW_ROW_SECURITY=true if it is to see only some of them"

@@ -11,7 +11,7 @@ package final class TableStatements {
   let sweep: RowSweep
   /// As SQL writes it, with ONLY before it where it is a part on its own.
   let table: String
-  let key: KeyColumn
+  let moments: MomentColumns
   /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
   let countsDue: Bool
   /// Whether the index has every due row, and not only those that the declaration says it reaches.
@@ -21,12 +21,12 @@ package final class TableStatements {
   let related: RelatedTables
 
   package init(
-    sweep: RowSweep, table: String, key: KeyColumn, countsDue: Bool, related: RelatedTables = RelatedTables(),
-    indexHasAll: Bool = false
+    sweep: RowSweep, table: String, moments: MomentColumns, countsDue: Bool,
+    related: RelatedTables = RelatedTables(), indexHasAll: Bool = false
   ) {
     self.sweep = sweep
     self.table = table
-    self.key = key
+    self.moments = moments
     self.countsDue = countsDue
     self.related = related
     self.indexHasAll = indexHasAll
@@ -116,11 +116,12 @@ package final class TableStatements {
     "SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(Self.isInRange) AND \(isDue)"
   )
 
-  /// Answers whether no row is due, by the clock and not by a run's cutoff. The first entry of an index tells.
+  /// Answers whether no row is due, by the clock and not by a run's cutoff. The first entry of an index tells. False
+  /// where the table is not what it was: a run finds out.
   package private(set) lazy var nothingDue: String = {
     let now = "(SELECT (clock_timestamp() - '\(sweep.age.nanoseconds / 1_000) microseconds'::interval))"
     let due = sweep.due.replacingFirst(":cutoff", with: now)
-    return sql("SELECT (min(\(sweep.key)) IS NULL) FROM \(table) AS target WHERE \(due)")
+    return sql("SELECT (min(\(sweep.key)) IS NULL) AND \(moments.isUnchanged) FROM \(table) AS target WHERE \(due)")
   }()
 
   // MARK: Single rows
@@ -259,7 +260,7 @@ package final class TableStatements {
   // MARK: Parts
 
   /// The one-time filter of each statement.
-  var filter: String { "\(GuardStatements.filter) AND \(key.isUnchanged)" }
+  var filter: String { "\(GuardStatements.filter) AND \(moments.isUnchanged)" }
 
   private func sql(_ text: String) -> String { CatalogSQL.qualified(text) }
 

@@ -26,13 +26,14 @@ package struct TableSurvey: Equatable, Sendable {
   let hasDeferredTriggers: Bool
   /// The indexes that lead from the newest due row to the oldest.
   let indexes: KeyIndexes
-  let key: KeyColumn
+  /// The columns that the sweep reads or writes as moments.
+  let moments: MomentColumns
   /// Whether it has partitions or children.
   let hasParts: Bool
   /// The parts of the table that have no pages here, such as foreign tables, as people write them; nil if none.
   let foreignParts: String?
-  /// The column that due rows are found by and its type, where that is not timestamptz: "expires_at is date".
-  let unusableKey: String?
+  /// Those of them, with their types, that are not timestamptz: "expires_at is date, revoked_at is date"; nil if none.
+  let unusableMoments: String?
   private(set) var size: TableSize
 
   /// As SQL writes it.
@@ -46,8 +47,9 @@ package struct TableSurvey: Equatable, Sendable {
     schema == other.schema && name == other.name && kind == other.kind && identifier == other.identifier
       && hidesRows == other.hidesRows && canReadPlaces == other.canReadPlaces && canLockRows == other.canLockRows
       && canKeepRows == other.canKeepRows && hasLateTriggers == other.hasLateTriggers
-      && hasDeferredTriggers == other.hasDeferredTriggers && indexes == other.indexes && key == other.key
-      && hasParts == other.hasParts && foreignParts == other.foreignParts && unusableKey == other.unusableKey
+      && hasDeferredTriggers == other.hasDeferredTriggers && indexes == other.indexes && moments == other.moments
+      && hasParts == other.hasParts && foreignParts == other.foreignParts
+      && unusableMoments == other.unusableMoments
   }
 
   /// The same table, with its changes counted row by row whether or not rows can be kept.
@@ -73,7 +75,7 @@ extension TableSurvey {
   /// Why a table cannot be swept, in words that say what to do.
   func refusal(allowsRowSecurity: Bool) -> SweepRefusal? {
     if !["r", "p"].contains(kind) { return .notATable(displayName) }
-    if let unusableKey { return .unusableKey(unusableKey, table: displayName) }
+    if let unusableMoments { return .unusableMoments(unusableMoments, table: displayName) }
     if hidesRows, !allowsRowSecurity { return .rowSecurity(displayName) }
     return nil
   }
@@ -101,11 +103,10 @@ extension TableSurvey {
            & CASE WHEN ($3::int = 16) AND (named.relkind = 'p') THEN 28 ELSE $3::int END) <> 0)
     """
 
-  /// Parameters: the table's name, the column that due rows are found by, the event. Answers one row, or none where
-  /// the search path leads to no such table.
+  /// Parameters: the table's name, the column that due rows are found by, the event, the columns of moments. Answers
+  /// one row, or none where the search path leads to no such table.
   ///
-  /// Temporary tables are passed over: behind a pooler they are another client's. A domain has the output function of
-  /// the type that it is made of.
+  /// Temporary tables are passed over: behind a pooler they are another client's.
   package static let look = CatalogSQL.qualified(
     """
     WITH RECURSIVE named AS MATERIALIZED (
@@ -148,12 +149,8 @@ extension TableSurvey {
            EXISTS (SELECT FROM \(triggers) AND NOT trigger.tgisinternal AND trigger.tginitdeferred)
              AND EXISTS (SELECT FROM "pg_catalog"."pg_language" AS language
                WHERE (language.lanname = 'plpgsql') AND has_language_privilege(language.oid, 'USAGE')),
-           (SELECT concat("column".attname, ' is ', format_type("column".atttypid, NULL))
-              FROM "pg_catalog"."pg_attribute" AS "column"
-              JOIN "pg_catalog"."pg_type" AS type ON (type.oid = "column".atttypid)
-             WHERE ("column".attrelid = named.oid) AND ("column".attname = $2::name) AND ($3::int <> 4)
-               AND (type.typoutput::oid <> 'pg_catalog.timestamptz_out'::regproc::oid)),
-           \(indexSum("named.oid")), \(keyType("named.oid", "$2")), $2::name
+           \(MomentColumns.unusable(in: "named.oid", named: "$4")), \(indexSum("named.oid")),
+           \(MomentColumns.types(of: "named.oid", named: "$4")), $4::name[]::text
       FROM named
     """)
 
@@ -168,16 +165,11 @@ extension TableSurvey {
     """
   }
 
-  private static func keyType(_ table: String, _ key: String) -> String {
-    """
-    (SELECT "column".atttypid::bigint FROM "pg_catalog"."pg_attribute" AS "column"
-      WHERE ("column".attrelid = \(table)) AND ("column".attname = \(key)::name))
-    """
-  }
-
   /// The look at a table by its name, for a sweep that finds due rows by the column `key`.
-  static func statement(_ table: String, key: String, event: Event) -> PostgresStatement {
-    PostgresStatement(look, [table, key, "\(event.rawValue)"], isPrepared: true)
+  ///
+  /// - Parameter moments: the columns that the sweep reads or writes as moments.
+  static func statement(_ table: String, key: String, moments: [String], event: Event) -> PostgresStatement {
+    PostgresStatement(look, [table, key, "\(event.rawValue)", PostgresArray.words(moments)], isPrepared: true)
   }
 
   /// Reads the answer of `look`; nil where there is no such table.
@@ -195,29 +187,32 @@ extension TableSurvey {
     canLockRows = canReadPlaces && isTrue(5)
     canKeepRows = isTrue(6)
     indexes = KeyIndexes(predicates: answer[row: 0, column: 7], sum: number(15))
-    key = KeyColumn(table: identifier, type: Int64(number(16)), name: answer[row: 0, column: 17] ?? "")
+    moments = MomentColumns(
+      table: identifier, names: answer[row: 0, column: 17] ?? "{}", types: answer[row: 0, column: 16] ?? "")
     size = TableSize(pages: number(8), file: number(9))
     hasParts = number(10) > 1
     foreignParts = answer[row: 0, column: 11]
     hasLateTriggers = isTrue(12)
     hasDeferredTriggers = isTrue(13)
-    unusableKey = answer[row: 0, column: 14]
+    unusableMoments = answer[row: 0, column: 14]
   }
 
-  /// Parameters: the table's name and its identifier, and its key column. Answers what tells at once that a table
-  /// without parts is still the one that was looked at, and its size: the look itself costs some twenty times as much.
+  /// Parameters: the table's name and its identifier, and its columns of moments. Answers what tells at once that a
+  /// table without parts is still the one that was looked at, and its size: the look itself costs some twenty times as
+  /// much.
   package static let check = CatalogSQL.qualified(
     """
     SELECT coalesce((to_regclass($1::text)::oid = $2::oid), false), row_security_active($2::oid),
            has_table_privilege($2::oid, 'SELECT'),
            EXISTS (SELECT FROM "pg_catalog"."pg_inherits" AS child WHERE (child.inhparent = $2::oid)),
            (pg_relation_size($2::oid::regclass, 'main') / current_setting('block_size')::bigint),
-           pg_relation_filenode($2::oid::regclass)::bigint, \(indexSum("$2::oid")), \(keyType("$2::oid", "$3"))
+           pg_relation_filenode($2::oid::regclass)::bigint, \(indexSum("$2::oid")),
+           \(MomentColumns.types(of: "$2", named: "$3"))
     """)
 
   /// The check of a table without parts.
   var check: PostgresStatement {
-    PostgresStatement(Self.check, [name, "\(identifier)", key.name], isPrepared: true)
+    PostgresStatement(Self.check, [name, "\(identifier)", moments.names], isPrepared: true)
   }
 
   /// The same table with the size that the answer of `check` has; nil if it is another one, or met otherwise.
@@ -225,7 +220,7 @@ extension TableSurvey {
   func checked(by answer: PostgresResult) -> TableSurvey? {
     func isTrue(_ column: Int) -> Bool { answer[row: 0, column: column] == "t" }
     guard isTrue(0), isTrue(1) == hidesRows, isTrue(2) == canReadPlaces, !isTrue(3),
-      answer.number(6) == indexes.sum, answer.number(7) == key.type
+      answer.number(6) == indexes.sum, answer[row: 0, column: 7] ?? "" == moments.types
     else { return nil }
     var survey = self
     survey.size = TableSize(pages: answer.number(4), file: answer.number(5))

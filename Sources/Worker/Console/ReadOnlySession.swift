@@ -44,7 +44,8 @@ struct ReadOnlySession {
 
   /// The table as the session finds it by its name; nil if the search path leads to none.
   func survey(_ needs: SweepNeeds) async throws -> TableSurvey? {
-    let look = TableSurvey.statement(needs.table, key: needs.key, event: needs.event)
+    let look = TableSurvey.statement(
+      needs.table, key: needs.key, moments: needs.moments, event: needs.event)
     return TableSurvey(table: needs.table, try await query(PostgresStatement(look.sql, look.parameters)))
   }
 }

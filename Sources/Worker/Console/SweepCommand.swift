@@ -165,7 +165,7 @@ struct DryRunSQL {
     _ sweep: RowSweep, on survey: TableSurvey, second: TableSurvey? = nil, _ related: RelatedTables = RelatedTables()
   ) {
     let statements = TableStatements(
-      sweep: sweep, table: survey.quotedName, key: survey.key, countsDue: false, related: related)
+      sweep: sweep, table: survey.quotedName, moments: survey.moments, countsDue: false, related: related)
     count = CatalogSQL.qualified(
       """
       SELECT count(*), \(TableStatements.key("min(\(sweep.key))")), \(TableStatements.key("max(\(sweep.key))")),

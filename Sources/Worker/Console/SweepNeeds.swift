@@ -22,6 +22,8 @@ struct SweepNeeds: Equatable, Sendable {
   let table: String
   /// The column that due rows are found by.
   let key: String
+  /// The columns that are read or written as moments.
+  let moments: [String]
   let event: TableSurvey.Event
   /// The condition that an index on `key` is to serve; nil if none finds due rows, or none is needed.
   let indexCondition: String?
@@ -52,16 +54,17 @@ struct SweepNeeds: Equatable, Sendable {
     guard case .rows(let sweep) = work, let linked = sweep.linked else { return nil }
     let assigned = SQLColumns.assigned(in: linked.set)
     self.init(
-      table: linked.table, key: linked.key, event: .update, indexCondition: nil,
+      table: linked.table, key: linked.key, moments: [linked.key], event: .update, indexCondition: nil,
       reads: [linked.id] + SQLColumns.read(in: linked.due), assigned.map { SweepNeed(privilege: .update, column: $0) })
   }
 
   private init(
-    table: String, key: String, event: TableSurvey.Event, indexCondition: String?, reads: [String],
-    _ writes: [SweepNeed]
+    table: String, key: String, moments: [String], event: TableSurvey.Event, indexCondition: String?,
+    reads: [String], _ writes: [SweepNeed]
   ) {
     self.table = table
     self.key = key
+    self.moments = moments
     self.event = event
     self.indexCondition = indexCondition
     var needs: [SweepNeed] = []
@@ -92,7 +95,7 @@ struct SweepNeeds: Equatable, Sendable {
     }
     let needsIndex = sweep.index.map { !$0.passesSuffice } ?? false
     self.init(
-      table: sweep.table, key: sweep.key, event: sweep.event,
+      table: sweep.table, key: sweep.key, moments: sweep.moments, event: sweep.event,
       indexCondition: needsIndex ? sweep.index?.reaches : nil, reads: reads, writes)
     others = OtherNeeds.all(of: sweep)
     readsReferences = sweep.leavesReferenced
@@ -101,7 +104,8 @@ struct SweepNeeds: Equatable, Sendable {
   /// As `QueueWatch.look` has it.
   private static var queue: SweepNeeds {
     SweepNeeds(
-      table: QueueWatch.table, key: "created_at", event: .update, indexCondition: nil, reads: QueueWatch.columns, [])
+      table: QueueWatch.table, key: "created_at", moments: QueueWatch.moments, event: .update, indexCondition: nil,
+      reads: QueueWatch.columns, [])
   }
 
   private static let jobColumns = ["job_type", "status", "correlation_id", "agent_scope", "payload"]
@@ -109,14 +113,15 @@ struct SweepNeeds: Equatable, Sendable {
   /// As `DiscoveryStatements.insert` has it.
   private static var discovery: SweepNeeds {
     SweepNeeds(
-      table: Discovery.table, key: "created_at", event: .insert, indexCondition: nil, reads: jobColumns,
+      table: Discovery.table, key: "created_at", moments: [], event: .insert, indexCondition: nil, reads: jobColumns,
       jobColumns.map { SweepNeed(privilege: .insert, column: $0) })
   }
 
   /// As `ConnectionStatements` has it.
   private static var connections: SweepNeeds {
     SweepNeeds(
-      table: ConnectionDiscovery.table, key: "last_discover_at", event: .update, indexCondition: nil,
+      table: ConnectionDiscovery.table, key: "last_discover_at", moments: ConnectionDiscovery.moments, event: .update,
+      indexCondition: nil,
       reads: [
         "id", "type", "scope", "status", "cluster_name", "discover_enabled", "discover_interval_seconds",
         "last_discover_at", "last_discover_status", "last_discover_started_at",
@@ -128,7 +133,7 @@ struct SweepNeeds: Equatable, Sendable {
 
   private static var connectionJobs: SweepNeeds {
     SweepNeeds(
-      table: Discovery.table, key: "created_at", event: .insert, indexCondition: nil,
+      table: Discovery.table, key: "created_at", moments: [], event: .insert, indexCondition: nil,
       reads: ["job_type", "status", "correlation_id", "payload"],
       (["id"] + jobColumns).map { SweepNeed(privilege: .insert, column: $0) })
   }

@@ -9,6 +9,8 @@ import Reactor
 package struct ConnectionDiscovery: Sendable {
   /// What is claimed.
   static let table = "provider_connections"
+  /// Its columns that are read or written as moments.
+  static let moments = ["last_discover_at", "last_discover_started_at"]
 
   /// The configured targets: one that a connection covers too is worth a warning.
   let targets: DiscoverTargets
@@ -20,7 +22,8 @@ package struct ConnectionDiscovery: Sendable {
   @EventLoop
   func statements(on connections: TableSurvey, _ jobs: TableSurvey) -> ConnectionStatements {
     ConnectionStatements(
-      connections: connections.quotedName, jobs: jobs.quotedName, pilesUp: pilesUp, patience: patience)
+      connections: connections.quotedName, moments: connections.moments, jobs: jobs.quotedName, pilesUp: pilesUp,
+      patience: patience)
   }
 }
 
@@ -141,16 +144,21 @@ final class ConnectionDiscoveryRun {
   /// The statements on the tables as they were met lately, or as they are now.
   private func survey(isFresh: Bool) async throws -> ConnectionStatements {
     func look(
-      _ table: String, _ key: String, _ event: TableSurvey.Event, _ memory: TableMemory
+      _ table: String, _ key: String, _ moments: [String], _ event: TableSurvey.Event, _ memory: TableMemory
     ) async throws -> TableSurvey {
       let known = isFresh ? nil : memory.checkable(at: session.clock.now)
       let survey =
-        if let known { known } else { try await session.look(at: table, key: key, event: event, for: memory) }
+        if let known {
+          known
+        } else {
+          try await session.look(at: table, key: key, moments: moments, event: event, for: memory)
+        }
       if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
       return survey
     }
-    let jobs = try await look(Discovery.table, "created_at", .insert, memory.jobs)
-    let connections = try await look(ConnectionDiscovery.table, "last_discover_at", .update, memory.connections)
+    let jobs = try await look(Discovery.table, "created_at", [], .insert, memory.jobs)
+    let connections = try await look(
+      ConnectionDiscovery.table, "last_discover_at", ConnectionDiscovery.moments, .update, memory.connections)
     session.schema = connections.schema
     return discovery.statements(on: connections, jobs)
   }

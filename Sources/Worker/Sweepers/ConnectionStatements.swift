@@ -12,6 +12,7 @@ struct ConnectionStatements {
 
   /// provider_connections and sync_jobs, as SQL writes them.
   let connections: String
+  let moments: MomentColumns
   let jobs: String
   /// Whether a connection gets another job while one of its jobs is queued.
   let pilesUp: Bool
@@ -25,7 +26,7 @@ struct ConnectionStatements {
       """
       SELECT connection.id::text, \(TableStatements.key("connection.last_discover_at"))
         FROM \(connections) AS connection
-       WHERE \(isDue)
+       WHERE \(moments.isUnchanged) AND \(isDue)
        ORDER BY \(Self.order) LIMIT $1::bigint OFFSET $2::bigint
       """)
   }
@@ -42,7 +43,8 @@ struct ConnectionStatements {
         SELECT connection.id, connection.cluster_name, connection.type, connection.scope,
                connection.last_discover_at, connection.last_discover_started_at
           FROM \(connections) AS connection
-         WHERE \(GuardStatements.filter) AND (connection.id = ANY ($1::uuid[])) AND \(isDue)
+         WHERE \(GuardStatements.filter) AND \(moments.isUnchanged) AND (connection.id = ANY ($1::uuid[]))
+           AND \(isDue)
          ORDER BY \(Self.order)
            FOR UPDATE SKIP LOCKED),
       job AS MATERIALIZED (

@@ -30,6 +30,7 @@ extension Sweeper {
               """),
           due: "last_discover_status = 'running' AND last_discover_started_at < (:cutoff - \(DiscoveryLimit.interval))",
           key: "last_discover_started_at",
+          otherMoments: ["last_discover_finished_at"],
           age: .zero,
           index: .init(reaches: "last_discover_status = 'running' AND last_discover_started_at < :cutoff"),
           audit: audit)),

@@ -16,7 +16,7 @@ extension Sweeper {
       requires: [RequiredTable("agent_enrollment_tokens", "id", "expires_at", "consumed_at", "revoked_at")],
       ended: "least(expires_at, consumed_at, revoked_at) <= :cutoff",
       // One that was consumed or revoked before its expiry is left to the pass.
-      key: "expires_at", reaches: "expires_at <= :cutoff")
+      key: "expires_at", otherMoments: ["consumed_at", "revoked_at"], reaches: "expires_at <= :cutoff")
   }
 }
 

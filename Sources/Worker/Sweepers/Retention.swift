@@ -15,10 +15,11 @@ extension Sweeper {
   ///   - requires: what the schema may lack.
   ///   - ended: the condition of a row that ended before `:cutoff`.
   ///   - key: a column of type timestamptz by which rows are shown.
+  ///   - otherMoments: the other columns that the condition compares with the cutoff.
   ///   - reaches: what an index on it leads to; nil if that is every row that ended.
   static func retention(
     _ name: String, of rows: String, in table: String, retained: Duration?, requires: [RequiredTable] = [],
-    ended: String, key: String, reaches: String? = nil
+    ended: String, key: String, otherMoments: [String] = [], reaches: String? = nil
   ) -> Sweeper {
     Sweeper(
       name: name,
@@ -27,7 +28,8 @@ extension Sweeper {
       requires: requires,
       work: .rows(
         RowSweep(
-          table: table, change: .delete, due: ended, key: key, age: retained ?? .zero,
+          table: table, change: .delete, due: ended, key: key, otherMoments: otherMoments,
+          age: retained ?? .zero,
           index: .init(reaches: reaches ?? ended, fullPassWithin: retentionPass, passesSuffice: true),
           leavesReferenced: true)),
       report: Report(

@@ -23,6 +23,7 @@ extension Sweeper {
           change: .update(set: "expired_at = :cutoff, expired_reason = 'ttl'"),
           due: "expired_at IS NULL AND expires_at <= :cutoff",
           key: "expires_at",
+          otherMoments: ["expired_at"],
           age: .zero,
           index: .init(reaches: "expired_at IS NULL AND expires_at <= :cutoff"),
           // The api checks only a wrap's own expiry before it shows the value.

@@ -15,7 +15,8 @@ extension Sweeper {
       "secrets-missing-retention", of: "missing secrets", in: "secrets", retained: settings[.retainSecretsMissing],
       ended: "status = 'missing' AND greatest(last_seen_at, updated_at) <= :cutoff",
       // last_seen_at has an index. Of one that was seen before, both lie before the cutoff.
-      key: "last_seen_at", reaches: "status = 'missing' AND last_seen_at <= :cutoff")
+      key: "last_seen_at", otherMoments: ["updated_at"],
+      reaches: "status = 'missing' AND last_seen_at <= :cutoff")
   }
 }
 

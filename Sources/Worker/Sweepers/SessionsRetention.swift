@@ -14,7 +14,7 @@ extension Sweeper {
       requires: [RequiredTable("sessions", "id", "expires_at", "idle_expires_at", "revoked_at")],
       ended: "least(expires_at, idle_expires_at, revoked_at) <= :cutoff",
       // One that was revoked or idle before its expiry is left to the pass.
-      key: "expires_at", reaches: "expires_at <= :cutoff")
+      key: "expires_at", otherMoments: ["idle_expires_at", "revoked_at"], reaches: "expires_at <= :cutoff")
   }
 }
 

@@ -85,6 +85,9 @@ package struct RowSweep: Sendable {
   let due: String
   /// The column, of type timestamptz, that says since when a row is due.
   package let key: String
+  /// The other columns of the table, of type timestamptz, that its conditions compare with a moment or its change sets
+  /// to one. Of a column that is not named, a statement may only ask whether it is null.
+  var otherMoments: [String] = []
   /// How far the cutoff lies before now.
   let age: Duration
   /// Finds due rows without a look at the whole table.
@@ -109,6 +112,9 @@ package struct RowSweep: Sendable {
   var isDueByKey: Bool {
     KeyIndexes.parts(of: due).contains { $0 == "\(key)<:cutoff" || $0 == "\(key)<=:cutoff" }
   }
+
+  /// All columns that are read or written as moments.
+  package var moments: [String] { [key] + otherMoments }
 
   var deletes: Bool { if case .delete = change { true } else { false } }
 
@@ -180,6 +186,7 @@ package struct LinkedRows: Sendable {
   let set: String
   /// The condition of a linked row that changes, written as `CatalogSQL` wants it.
   let due: String
-  /// The column, of type timestamptz, that the condition compares with the cutoff.
+  /// The column, of type timestamptz, that the condition compares with the cutoff. It is the only one that is read or
+  /// written as a moment.
   let key: String
 }

@@ -38,23 +38,25 @@ import Testing
         "SB_WORKER_JOBS_RECOVERY_MAX_ATTEMPTS": "3",
       ]
     ).settings
+    let moments = MomentColumns(table: 1, names: "{a}", types: "a 1184")
     var texts = [
       GuardStatements.open, GuardStatements.openWithTransactionTimeout, GuardStatements.close, GuardStatements.clock,
       AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
       TableStatements.openAttempts, TableStatements.closeAttempts,
       TableStatements.comingBack(.init(count: 1, comesBack: "status = 'queued'"), in: "\"s\".\"t\""),
-      TableSurvey.statement("a", key: "b", event: .delete).sql, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
+      TableSurvey.look, TableSurvey.check, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
       ReplicationLag.look, SessionSQL.seesStandbys,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
       StatusSQL.runs, StatusSQL.holders,
       DryRunSQL.limits,
       SchemaLook.look, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
-      RelatedTables.look, QueueWatch.look(at: "\"s\".\"sync_jobs\""),
+      RelatedTables.look, QueueWatch.look(at: "\"s\".\"sync_jobs\"", moments),
     ]
     for pilesUp in [true, false] {
       let statements = ConnectionStatements(
-        connections: "\"s\".\"provider_connections\"", jobs: "\"s\".\"sync_jobs\"", pilesUp: pilesUp, patience: .zero)
+        connections: "\"s\".\"provider_connections\"", moments: moments, jobs: "\"s\".\"sync_jobs\"",
+        pilesUp: pilesUp, patience: .zero)
       texts += [statements.due, statements.insert, statements.mark]
     }
     for sweeper in Sweepers.declared(settings) {
@@ -66,7 +68,7 @@ import Testing
               ["2", "s", "r", "1", "f", "2", "own", "id"], ["2", "s", "r", "1", "f", "2", "other", "created_at"],
             ]))
         let table = TableStatements(
-          sweep: sweep, table: "\"s\".\"t\"", key: KeyColumn(table: 1, type: 1, name: sweep.key),
+          sweep: sweep, table: "\"s\".\"t\"", moments: moments,
           countsDue: countsDue || sweep.audit != nil || sweep.attemptLimit != nil, related: related)
         texts += [
           table.write, table.writeLimited, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue,

@@ -66,7 +66,7 @@ import Testing
     }
     try await onLoop {
       let table = TableStatements(
-        sweep: sweep, table: "t", key: KeyColumn(table: 1, type: 1, name: sweep.key), countsDue: true)
+        sweep: sweep, table: "t", moments: MomentColumns(table: 1, names: "{}", types: ""), countsDue: true)
       let texts = [
         table.write, table.writeLimited, table.writePart, table.writeSkippingLocked, table.writeRows, table.writeWindow,
       ]

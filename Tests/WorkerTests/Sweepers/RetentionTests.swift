@@ -250,13 +250,14 @@ import Testing
     try await onLoop {
       let pool = try plane.pool(connections: 1)
       try await pool.withConnection(by: LoopClock.system.now.advanced(by: .seconds(20))) { connection in
-        let survey = TableSurvey.statement(sweep.table, key: sweep.key, event: sweep.event)
+        let survey = TableSurvey.statement(
+          sweep.table, key: sweep.key, moments: sweep.moments, event: sweep.event)
         let limit = LoopClock.system.now.advanced(by: .seconds(20))
         let table = try #require(
           TableSurvey(table: sweep.table, try await connection.query(survey, by: limit)))
         let related = RelatedTables(try await connection.query(sweep.relatedTables(of: table), by: limit))
         let statements = TableStatements(
-          sweep: sweep, table: table.quotedName, key: table.key, countsDue: false, related: related)
+          sweep: sweep, table: table.quotedName, moments: table.moments, countsDue: false, related: related)
         func write() async throws -> Int {
           let open = PostgresStatement(
             GuardStatements.open, ["\(Int64.max / 4)", "test", nil, "0", "7"])

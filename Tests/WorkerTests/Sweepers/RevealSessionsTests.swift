@@ -207,7 +207,7 @@ import Testing
     let plane = try await ControlPlane.fresh()
     try await plane.sql("ALTER TABLE secret_wraps ALTER expires_at TYPE timestamp;" + Self.rows)
     let refusal = await #expect(throws: SweepRefusal.self) { try await sweep(plane) }
-    #expect(refusal == .unusableKey("expires_at is timestamp without time zone", table: "public.secret_wraps"))
+    #expect(refusal == .unusableMoments("expires_at is timestamp without time zone", table: "public.secret_wraps"))
     #expect(try await plane.sql(RevealRows.ended) == "")
   }
 
