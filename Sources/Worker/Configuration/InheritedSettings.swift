@@ -32,7 +32,7 @@ extension Setting where Value == Bool {
       help: "Must be false: this version has no GitOps sweepers.")
     return Setting(name: boolean.name, kind: boolean.kind, absence: boolean.absence, help: boolean.help) { text in
       guard case .accepted(true, _) = boolean.read(text) else { return boolean.read(text) }
-      return .mustBe("false, because this version has no GitOps sweepers (the previous worker has them)")
+      return .mustBe("false, because this version has no GitOps sweepers (the existing worker has them)")
     }
   }
 }

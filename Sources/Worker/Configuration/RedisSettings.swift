@@ -35,7 +35,7 @@ extension Setting where Value == String {
       }
       // KEYS, SCAN and ACLs read these as wildcards.
       let hasWildcards = text.utf8.contains { Array("*?[]\\".utf8).contains($0) }
-      return .accepted(text, warnings: hasWildcards ? ["has wildcards of Redis' patterns (* ? [ ] \\) in it"] : [])
+      return .accepted(text, warnings: hasWildcards ? ["contains characters of Redis patterns (* ? [ ] \\)"] : [])
     }
     setting.keepsQuotationMarks = true
     return setting

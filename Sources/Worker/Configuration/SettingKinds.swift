@@ -91,7 +91,7 @@ extension Setting where Value == Int {
     Setting(name: name, kind: "number", absence: .text("\(absent)"), help: help) { text in
       guard let value = Int(text) else { return .mustBe("a whole number") }
       if value <= 0 { return .accepted(absent, warnings: ["zero and below count as the default, \(absent)"]) }
-      if value > limit { return .accepted(limit, warnings: ["it counts as \(limit), the most there can be"]) }
+      if value > limit { return .accepted(limit, warnings: ["it counts as \(limit), the maximum"]) }
       return .accepted(value)
     }
   }

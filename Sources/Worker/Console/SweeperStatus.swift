@@ -49,7 +49,7 @@ struct SweeperStatus: Sendable {
     var notes = Self.notes(on: record, state, at: now, lockKey: lockKey)
     switch state {
     case .off: notes.append("off: \(absence ?? "")")
-    case .unattended: notes.append("no replica has asked for it in the last 10 minutes")
+    case .unattended: notes.append("no replica has asked for it in the last 10 minutes or two intervals")
     default: break
     }
     self.notes = notes

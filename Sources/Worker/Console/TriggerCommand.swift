@@ -89,7 +89,7 @@ struct TriggerCommand {
     switch kind {
     case "paused": "not triggered: \(Pause(origin: "", text: text).description)"
     case "unattended": "not triggered: no replica attends it; it is off, or no worker runs"
-    case "joined": "triggered before, and no run has begun: this run is for both"
+    case "joined": "already triggered, and no run has begun: one run serves both"
     default: text == "running" ? "triggered; it begins after the run under way" : "triggered"
     }
   }
