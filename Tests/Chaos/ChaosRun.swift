@@ -53,7 +53,8 @@ struct ChaosRun: Sendable {
   ) async throws -> [Check] {
     let cluster = try await Cluster.start(
       FleetOptions(
-        worker: options.worker, replicas: options.replicas, surroundings: surroundings, ownsMounts: options.ownsMounts))
+        worker: options.worker, replicas: options.replicas, surroundings: surroundings, retains: true,
+        ownsMounts: options.ownsMounts))
     let stalls = StallWatch()
     let evidence: [Evidence]
     do {
@@ -78,7 +79,10 @@ struct ChaosRun: Sendable {
     let now = DiscoverNow()
     let driver = FaultDriver(cluster: cluster) { journal.write($0) }
     let disturbances = try await withThrowingTaskGroup(of: Void.self) { group in
-      for plane in cluster.planes { group.addTask { await Workload.run(on: cluster, schema: plane.schema) } }
+      for plane in cluster.planes {
+        group.addTask { await Workload.run(on: cluster, schema: plane.schema) }
+        group.addTask { await RetentionTriggers.run(on: cluster, plane) }
+      }
       group.addTask { await now.run(on: cluster, cluster.planes[0]) }
       let (incidents, loads) = try await driver.perform(plan)
       let felt = Disturbances(
@@ -108,6 +112,10 @@ struct ChaosRun: Sendable {
     let end = Moment.now
     try await cluster.stopFleet()
     stalls.stop()
+    for (index, plane) in cluster.planes.enumerated() {
+      watches[index].reveals = try await RevealHistory.gather(plane, of: cluster)
+      watches[index].trail = try await AuditTrail.gather(plane, of: cluster)
+    }
     watches[0].nows = now.nows
     return try await gather(cluster, plan, disturbances, watches, begin...end, stalls, directory)
   }
@@ -144,14 +152,22 @@ struct ChaosRun: Sendable {
     var left = cluster.planes.map { _ in [String: Int]() }
     let calm = ends.max() ?? .now
     let bySlowness = Sweep.allCases.sorted { $0.interval < $1.interval }
+    func count(_ sweeper: String, _ table: String, _ due: String) async throws {
+      for (index, plane) in cluster.planes.enumerated() {
+        let count = try await cluster.sql("SELECT count(*) FROM \(table) WHERE \(due)", schema: plane.schema)
+        left[index][sweeper] = Int(count) ?? -1
+      }
+    }
     for sweep in bySlowness {
       let time = sweep.interval * 2 + traces
       guard let due = sweep.due(lag: time) else { continue }
       try await sleep(until: calm.advanced(by: time))
-      for (index, plane) in cluster.planes.enumerated() {
-        let count = try await cluster.sql("SELECT count(*) FROM \(sweep.dueTable) WHERE \(due)", schema: plane.schema)
-        left[index][sweep.rawValue] = Int(count) ?? -1
-      }
+      try await count(sweep.rawValue, sweep.dueTable, due)
+    }
+    let time = RetentionTriggers.period * 2 + traces
+    try await sleep(until: calm.advanced(by: time))
+    for retained in Retained.all(for: cluster.options.surroundings.role) {
+      try await count(retained.sweeper, retained.table, retained.due(lag: time))
     }
     return left
   }

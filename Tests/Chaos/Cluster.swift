@@ -14,6 +14,8 @@ struct FleetOptions: Sendable {
   var interval: Duration?
   var settings: [String: String] = [:]
   var surroundings = Surroundings.plain
+  /// Whether rows are deleted a day after their end.
+  var retains = false
   /// Replicas with another namespace on the same tables.
   var rivals = 0
   /// Whether this process's mounts are its own, so that a small file system can be made.
@@ -48,12 +50,15 @@ final class Cluster: Sendable {
       "log_min_messages=error", "log_rotation_size=0", "max_wal_size=512MB",
       "max_connections=\((isPooled ? 100 : 70) + 2 * options.replicas)",
     ])
-    let redis = try PrivateRedis(password: Planted.redisPassword)
+    let redis = try PrivateRedis(
+      password: Planted.redisPassword,
+      settings: [Plane.Kind.first, .neighbour, .rival].map { Plane.redisUser(Plane.namespace($0)) })
     let url = try await postgres.freshDatabase()
     let database = String(url[url.index(after: url.lastIndex(of: "/")!)...])
     let disk = options.ownsMounts ? try SmallDisk(size: SurroundingsMaker.diskSize) : nil
     let maker = SurroundingsMaker(
-      surroundings: options.surroundings, postgres: postgres, database: database, disk: disk?.path)
+      surroundings: options.surroundings, postgres: postgres, database: database, disk: disk?.path,
+      worker: options.worker, environment: environment(options))
     try await maker.make(schemas: ["public"] + (options.surroundings.neighbours > 0 ? ["second"] : []))
     return try Cluster(options, postgres, redis, database, try await maker.pooler(), disk)
   }
@@ -81,16 +86,16 @@ final class Cluster: Sendable {
 
   private static func environment(_ options: FleetOptions) -> [String: String] {
     var environment = [
-      "LOG_LEVEL": "debug", "SB_WORKER_CROSS_TEAM_FILL_EXPIRED_INTERVAL": "off",
-      "SB_WORKER_CONNECTIONS_STUCK_INTERVAL": "off",
-      "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL": "off",
-      "SB_WORKER_LEASE": "\(options.lease.milliseconds)ms",
+      "LOG_LEVEL": "debug", "SB_WORKER_AUDIT_EVENTS": "true", "SB_WORKER_LEASE": "\(options.lease.milliseconds)ms",
       "SB_WORKER_SHUTDOWN_GRACE": "\(grace.milliseconds)ms", "SB_DISCOVER_TARGETS_JSON": Targets.json,
       // The jobs of the chaos stay in the queue: nobody claims them.
       "SB_WORKER_DISCOVER_PILE_UP": "true",
     ]
     for sweep in Sweep.allCases {
-      environment[sweep.intervalVariable] = "\((options.interval ?? sweep.interval).milliseconds)ms"
+      environment[sweep.intervalVariable] = sweep.setting(for: options.interval ?? sweep.interval)
+    }
+    if options.retains {
+      for retained in Retained.all(for: options.surroundings.role) { environment[retained.variable] = Retained.time }
     }
     return environment.merging(options.settings) { $1 }
   }

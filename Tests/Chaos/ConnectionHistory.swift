@@ -114,7 +114,7 @@ final class DiscoverNow: Sendable {
 
   private func ask(_ cluster: Cluster, _ plane: Plane) async throws {
     let connection = try await cluster.sql(
-      "SELECT id FROM provider_connections ORDER BY random() LIMIT 1", schema: plane.schema
+      "SELECT id FROM provider_connections WHERE discover_enabled ORDER BY random() LIMIT 1", schema: plane.schema
     ).trimmingCharacters(in: .whitespacesAndNewlines)
     let (redis, key) = (cluster.redis, "\(plane.namespace):lock:discover:\(connection)")
     let sent = Moment.now

@@ -37,6 +37,8 @@ struct PlaneWatch: Sendable {
   var left: [String: Int] = [:]
   var unready: [Int] = []
   var nows: [ConnectionHistory.Now] = []
+  var reveals = RevealHistory()
+  var trail = AuditTrail()
 }
 
 /// The witnesses' accounts.
@@ -66,6 +68,8 @@ struct Evidence: Sendable {
   /// Every text that left a worker or reached Redis, with the name of where it was seen.
   let texts: [(place: String, text: String)]
   var connections = ConnectionHistory()
+  var reveals = RevealHistory()
+  var trail = AuditTrail()
 
   var runs: [Run] { logs.flatMap(\.log.runs) }
 
@@ -99,12 +103,13 @@ struct Evidence: Sendable {
       writes: try WriteHistory(rows: rows), statements: statements, logs: logs, first: watch.first,
       quietBegin: watch.quietBegin, quietEnd: watch.quietEnd, jobs: Self.counts(jobs), left: watch.left,
       unready: watch.unready, texts: texts,
-      connections: try await ConnectionHistory.gather(plane, of: cluster, nows: watch.nows))
+      connections: try await ConnectionHistory.gather(plane, of: cluster, nows: watch.nows),
+      reveals: watch.reveals, trail: watch.trail)
   }
 
   /// All checks of this control plane. Those of another than the first have its name before theirs.
   var checks: [Check] {
-    let all = lockChecks + writeChecks + connectionChecks + runChecks
+    let all = lockChecks + writeChecks + connectionChecks + laterChecks + runChecks
     if kind == .first { return all + surroundingChecks + [witnesses] }
     return all.map {
       Check(name: "\(kind.rawValue)-\($0.name)", claim: $0.claim, figures: $0.figures, faults: $0.faults)

@@ -120,6 +120,8 @@ struct FaultPlan: Sendable, Equatable {
   var faults: [PlannedFault] = []
   var loads: [PlannedLoad] = []
 
+  /// The tables that are locked and whose writes fail.
+  static let tables = ["secret_wraps", "secrets", "agents", "sync_jobs", "reveal_sessions", "access_requests"]
   /// The tables that a load can be put into.
   static let loadTables = ["secret_wraps", "agents"]
 
@@ -184,7 +186,7 @@ private struct Drawing {
     let kind = kinds[number(0...(kinds.count - 1))]
     let replica = number(0...(replicas - 1))
     let link = Link.allCases[number(0...1)]
-    let table = Sweep.allCases[number(0...3)].table
+    let table = FaultPlan.tables[number(0...(FaultPlan.tables.count - 1))]
     let direction: FaultProxy.Direction? = [.toServer, .toClient, nil][number(0...2)]
     let length = number(kind.lengths)
     let amount = kind == .delay ? number(20...1_500) : number(0...3_000)

@@ -24,6 +24,25 @@ final class Plane: Sendable {
   var namespace: String { Self.namespace(kind) }
   static func namespace(_ kind: Kind) -> String { kind == .first ? Cluster.namespace : kind.rawValue }
 
+  /// A line of redis.conf for the user whom a plane's workers log in as, with the rights that docs/on-call.md lists.
+  static func redisUser(_ namespace: String) -> String {
+    let commands = [
+      "evalsha", "eval", "time", "get", "exists", "pttl", "set", "pexpire", "del", "hmget", "hset", "hdel", "lpush",
+      "ltrim",
+    ]
+    let keys = ["lock:worker:sweeper:", "schedule:", "history:", "lock:discover:", "outage:"]
+    return "user \(namespace) on >\(Planted.redisPassword) -@all "
+      + (commands.map { "+\($0)" } + keys.map { "~\(namespace):\($0)*" }).joined(separator: " ")
+  }
+
+  /// The settings that lead a process of this plane to Redis.
+  func redisEnvironment(port: UInt16) -> [String: String] {
+    [
+      "REDIS_NAMESPACE": namespace, "LOG_LEVEL": "error",
+      "REDIS_URL": "redis://\(namespace):\(Planted.redisPassword)@127.0.0.1:\(port)/0",
+    ]
+  }
+
   /// - Parameters:
   ///   - postgres: the port that leads to PostgreSQL, or to its pooler.
   ///   - environment: what all replicas are started with.
@@ -46,7 +65,7 @@ final class Plane: Sendable {
         + (kind == .neighbour ? "?search_path=second" : "")
       // One has a sink that nobody answers for: neither a sweep nor a shutdown may mind, and its path is secret.
       if index == 1 { environment["SB_WORKER_WEBHOOK_URL"] = "http://127.0.0.1:9/\(Planted.mark)webhook" }
-      environment["REDIS_URL"] = "redis://:\(Planted.redisPassword)@127.0.0.1:\(ports.1)/0"
+      environment["REDIS_URL"] = "redis://\(Self.namespace(kind)):\(Planted.redisPassword)@127.0.0.1:\(ports.1)/0"
       return Replica(index, executable: executable, environment: environment)
     }
   }

@@ -90,7 +90,7 @@ struct Disturbances: Sendable {
 
   private func touches(_ incident: Incident, _ sweeper: String) -> Bool {
     guard let table = incident.fault.table else { return true }
-    return Sweep(rawValue: sweeper)?.table == table
+    return Sweep.tables(of: sweeper).contains(table)
   }
 
   private func felt(_ span: ClosedRange<Moment>) -> ClosedRange<Moment> {

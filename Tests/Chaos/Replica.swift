@@ -59,8 +59,13 @@ struct Footprint: Sendable, CustomStringConvertible {
   var descriptors = 0
   var dirtyKilobytes = 0
 
+  var description: String { "\(descriptors) descriptors, \(dirtyKilobytes) kB dirty, \(threads) thread" }
+}
+
+extension Footprint {
   /// - Throws: where the process is gone.
   init(of process: WorkerProcess) throws {
+    self.init()
     threads = process.threadCount ?? 0
     descriptors = process.descriptorCount ?? 0
     let rollup = try String(contentsOfFile: "/proc/\(process.id)/smaps_rollup", encoding: .utf8)
@@ -68,6 +73,4 @@ struct Footprint: Sendable, CustomStringConvertible {
       dirtyKilobytes = line.split(separator: " ").compactMap { Int($0) }.first ?? 0
     }
   }
-
-  var description: String { "\(descriptors) descriptors, \(dirtyKilobytes) kB dirty, \(threads) thread" }
 }

@@ -86,7 +86,7 @@ extension Show {
         + scopes.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value.map(String.init).joined(separator: " and "))" }
         .joined(separator: ", "),
       faults: faults
-        + Sweep.allCases.filter { scopes[$0.rawValue]?.count != 2 }.map {
+        + Sweep.allCases.filter { $0.writes && $0.runsInEachSlot && scopes[$0.rawValue]?.count != 2 }.map {
           "\(scopes[$0.rawValue]?.count ?? 0) fleets wrote for \($0.rawValue)"
         }
         + (wrong == 0 ? [] : ["\(wrong) rows were changed that were not due"]))

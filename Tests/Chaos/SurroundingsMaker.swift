@@ -6,7 +6,7 @@ import TestSupport
 
 /// Prepares one database.
 struct SurroundingsMaker: Sendable {
-  /// The tables that sweepers write.
+  /// The tables that are partitioned, or get children.
   static let tables = ["secret_wraps", "secrets", "agents", "sync_jobs"]
   /// A small file system of its own holds the first control plane's tables: a disk that can be full.
   static let diskSize = 96 << 20
@@ -16,9 +16,13 @@ struct SurroundingsMaker: Sendable {
   let database: String
   /// Where the small file system is mounted; nil: the tables lie where all lies.
   let disk: String?
+  /// Who prints the least grants that it needs, and the settings that it does so for.
+  let worker: String
+  let environment: [String: String]
 
   /// Creates the control planes in `schemas`, and all around them.
   func make(schemas: [String]) async throws {
+    let printed = try await printedGrants()
     if let disk { try await sql("CREATE TABLESPACE small LOCATION '\(disk)'") }
     try await sql(Self.text(of: "Tests/Chaos/audit.sql"))
     for (number, schema) in schemas.enumerated() {
@@ -31,8 +35,9 @@ struct SurroundingsMaker: Sendable {
         """)
       let shaping = Self.tables.map { shape($0, in: schema) }.joined()
       try await sql("SET search_path = \(schema); SET default_tablespace = '\(isSmall ? "small" : "")'; \(shaping)")
-      try await sql("SET search_path = \(schema); \(Workload.connections)")
-      try await sql("CALL chaos.record('\(schema)'); \(grants(in: schema))")
+      try await sql("SET search_path = \(schema); \(Workload.beginning)")
+      try await sql("CALL chaos.record('\(schema)')")
+      try await sql("SET search_path = \(schema); \(grants(printed, in: schema))")
     }
     try await set()
   }
@@ -45,32 +50,44 @@ struct SurroundingsMaker: Sendable {
     }
   }
 
-  /// The worker's role may do what its sweeps need, and nothing else.
-  private func grants(in schema: String) -> String {
-    let role = surroundings.role == .switched ? "sweeping" : PrivatePostgres.lockedUser
-    let rights =
-      surroundings.role == .columns
-      ? [
-        "SELECT (expires_at), DELETE ON \(schema).secret_wraps",
-        "SELECT (status, last_seen_at), UPDATE (status) ON \(schema).secrets",
-        "SELECT (status, last_seen_at), UPDATE (status) ON \(schema).agents",
-        "SELECT (status, claim_expires_at, correlation_id, job_type, agent_scope, payload), UPDATE (status), INSERT "
-          + "ON \(schema).sync_jobs",
-        "SELECT, UPDATE (last_discover_status, last_discover_started_at, last_discover_error) "
-          + "ON \(schema).provider_connections",
+  /// The role that the workers' sessions have.
+  private var role: String { surroundings.role == .switched ? "sweeping" : PrivatePostgres.lockedUser }
+
+  /// The worker's role may do what its sweeps need, and nothing else: what the worker's own verb prints, or still less.
+  private func grants(_ printed: String, in schema: String) -> String {
+    switch surroundings.role {
+    case .tables: return printed
+    case .switched:
+      return """
+        DO $$ BEGIN CREATE ROLE sweeping; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+        GRANT sweeping TO \(PrivatePostgres.lockedUser); \(printed)
+        """
+    case .columns:
+      let rights = [
+        "SELECT (id, consumed_at, expires_at), UPDATE (expires_at), DELETE ON secret_wraps",
+        "SELECT (status, last_seen_at), UPDATE (status) ON secrets",
+        "SELECT (status, last_seen_at), UPDATE (status) ON agents",
+        "SELECT (status, claim_expires_at, created_at, correlation_id, job_type, agent_scope, payload), "
+          + "UPDATE (status), INSERT ON sync_jobs",
+        "SELECT, UPDATE (last_discover_status, last_discover_started_at, last_discover_finished_at, "
+          + "last_discover_error) ON provider_connections",
+        "SELECT (id, expires_at, expired_at, wrap_ids), UPDATE (expired_at, expired_reason) ON reveal_sessions",
+        "SELECT (id, type, status, created_at, workflow_id, fill_expires_at), UPDATE (status) ON access_requests",
+        "SELECT (id, request_ttl) ON workflow_definitions",
+        "INSERT (actor, action, resource, status, correlation_id, metadata) ON audit_events",
       ]
-      : [
-        "SELECT, DELETE, UPDATE ON \(schema).secret_wraps", "SELECT, UPDATE ON \(schema).secrets",
-        "SELECT, UPDATE ON \(schema).agents", "SELECT, UPDATE, INSERT ON \(schema).sync_jobs",
-        "SELECT, UPDATE ON \(schema).provider_connections",
-      ]
-    let setup =
-      surroundings.role == .switched
-      ? """
-      DO $$ BEGIN CREATE ROLE sweeping; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-      GRANT sweeping TO \(PrivatePostgres.lockedUser);
-      """ : ""
-    return setup + (["USAGE ON SCHEMA \(schema)"] + rights).map { "GRANT \($0) TO \(role);" }.joined()
+      let kept = Retained.sweptByColumns.map { "SELECT, DELETE, UPDATE (id) ON \($0)" }
+      return (["USAGE ON SCHEMA \(schema)"] + rights + kept).map { "GRANT \($0) TO \(role);" }.joined()
+    }
+  }
+
+  private func printedGrants() async throws -> String {
+    let process = try await WorkerProcess.start(["grants", role], environment: environment, executable: worker)
+    try await process.waitForExit(within: .seconds(20))
+    guard process.ending == .exited(0), !process.output.isEmpty else {
+      throw HarnessFault("the worker printed no grants: \(process.everything)")
+    }
+    return process.output
   }
 
   private func set() async throws {

@@ -12,26 +12,47 @@ enum Sweep: String, CaseIterable, Sendable {
   case jobs = "jobs-recovery"
   case discover = "discover-scheduler"
   case connections = "discover-connections"
+  case reveal = "reveal-sessions-expired"
+  case fillWindows = "cross-team-fill-window-expired"
+  case stuck = "connections-stuck"
+  case requests = "requests-expired"
+  case queue = "queue-watch"
 
-  /// The table that it writes, or puts jobs into.
+  /// The table that it writes, or puts jobs into, or watches.
   var table: String {
     switch self {
     case .wraps: "secret_wraps"
     case .secrets: "secrets"
     case .agents: "agents"
-    case .jobs, .discover, .connections: "sync_jobs"
+    case .jobs, .discover, .connections, .queue: "sync_jobs"
+    case .reveal: "reveal_sessions"
+    case .fillWindows, .requests: "access_requests"
+    case .stuck: "provider_connections"
     }
   }
 
   /// The table that has its due rows.
   var dueTable: String { self == .connections ? "provider_connections" : table }
 
+  /// Whether each of its slots has a run, and each run writes. One that asks PostgreSQL first has no run where nothing
+  /// is due, and one that watches changes nothing.
+  var runsInEachSlot: Bool { self != .reveal }
+  var writes: Bool { self != .queue }
+
+  /// The tables whose faults a sweeper feels, by its name.
+  static func tables(of sweeper: String) -> [String] {
+    guard let sweep = Sweep(rawValue: sweeper) else {
+      return Retained.all.first { $0.sweeper == sweeper }.map { [$0.table] + $0.referring } ?? []
+    }
+    return sweep == .reveal ? [sweep.table, Sweep.wraps.table] : [sweep.table]
+  }
+
   /// Its interval in the chaos: short, so that much happens.
   var interval: Duration {
     switch self {
-    case .wraps, .jobs, .connections: .seconds(2)
+    case .wraps, .jobs, .connections, .reveal, .queue: .seconds(2)
     case .agents: .milliseconds(2_500)
-    case .secrets: .seconds(3)
+    case .secrets, .fillWindows, .stuck, .requests: .seconds(3)
     case .discover: .seconds(4)
     }
   }
@@ -44,10 +65,18 @@ enum Sweep: String, CaseIterable, Sendable {
     case .jobs: "SB_WORKER_JOBS_RECOVERY_INTERVAL"
     case .discover: "SB_WORKER_DISCOVER_INTERVAL"
     case .connections: "SB_WORKER_DISCOVER_CONNECTIONS_INTERVAL"
+    case .reveal: "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL"
+    case .fillWindows: "SB_WORKER_CROSS_TEAM_FILL_EXPIRED_INTERVAL"
+    case .stuck: "SB_WORKER_CONNECTIONS_STUCK_INTERVAL"
+    case .requests: "SB_WORKER_REQUESTS_EXPIRED_INTERVAL"
+    case .queue: "SB_WORKER_QUEUE_ALERT_AFTER"
     }
   }
 
-  /// A SQL condition for its due rows, `lag` after they became due. Discovery of targets has none.
+  /// What that is set to for an interval. The queue is looked at after half of the time that a job may wait.
+  func setting(for interval: Duration) -> String { "\((self == .queue ? interval * 2 : interval).milliseconds)ms" }
+
+  /// A SQL condition for its due rows, `lag` after they became due. Discovery of targets and the queue's watch have none.
   func due(lag: Duration) -> String? {
     let before = "clock_timestamp() - interval '\(lag.milliseconds) milliseconds'"
     switch self {
@@ -57,7 +86,14 @@ enum Sweep: String, CaseIterable, Sendable {
     case .jobs: return "status = 'claimed' AND claim_expires_at < \(before)"
     case .connections:
       return "last_discover_status IS DISTINCT FROM 'running' AND last_discover_at + interval '60 s' < \(before)"
-    case .discover: return nil
+    case .reveal: return "expired_at IS NULL AND expires_at < \(before)"
+    case .fillWindows:
+      return "type = 'cross_team' AND status = 'pending_values' AND fill_expires_at < \(before)"
+    // Their interval is 60 s: the least that a discovery may take is ten minutes.
+    case .stuck: return "last_discover_status = 'running' AND last_discover_started_at < \(before) - interval '10 min'"
+    case .requests:
+      return "status = 'pending' AND workflow_id IS NOT NULL AND created_at < \(before) - interval '1 hour'"
+    case .discover, .queue: return nil
     }
   }
 

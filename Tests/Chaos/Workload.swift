@@ -40,6 +40,9 @@ enum Workload {
       WHERE id = (SELECT id FROM sync_jobs WHERE status = 'claimed' AND claim_expires_at < now()
         AND NOT payload ? 'poison' LIMIT 1 FOR UPDATE SKIP LOCKED);
     DELETE FROM agents WHERE name LIKE 'slow%' AND status = 'stale';
+    \(shown)
+    \(later)
+    \(retained)
     WITH done AS (
       UPDATE sync_jobs SET status = 'succeeded'
        WHERE job_type = 'discover' AND status = 'queued' AND payload ? 'connection_id' AND random() < 0.5
@@ -49,12 +52,99 @@ enum Workload {
       FROM done WHERE connection.id = done.id;
     """
 
-  /// Connections whose discovery is done soon and due again a moment later: see `tick`.
-  static let connections = """
+  /// Reveal sessions with three wraps each, of which one is consumed; and a look, as the api's readers have it, at the
+  /// wraps of sessions that ended just now.
+  private static let shown = """
+    WITH wrap AS MATERIALIZED (
+      SELECT gen_random_uuid() AS id, session, number FROM generate_series(1, 2) AS session,
+        generate_series(1, 3) AS number),
+    shown AS (
+      INSERT INTO secret_wraps (id, encrypted_value, nonce, data_key_ciphertext, kms_key_id, content_hash, byte_length,
+        key_name, expires_at, consumed_at, consumed_by_user)
+      SELECT id, '\(Planted.mark)shown'::bytea, '', '', 'kms', '', 1, 'shown', now() + interval '1 h',
+        CASE WHEN number = 3 THEN now() END, CASE WHEN number = 3 THEN 'somebody' END FROM wrap)
+    INSERT INTO reveal_sessions (user_id, project_id, environment_id, ttl_seconds, expires_at, wrap_ids)
+      SELECT '\(Planted.mark)user', gen_random_uuid(), gen_random_uuid(), 60,
+        now() + CASE session WHEN 1 THEN interval '-1 s' ELSE interval '1500 ms' END, array_agg(id)
+      FROM wrap GROUP BY session;
+    INSERT INTO reveal_sessions (user_id, project_id, environment_id, ttl_seconds, expires_at, wrap_ids)
+      VALUES ('\(Planted.mark)user', gen_random_uuid(), gen_random_uuid(), 60, now() + interval '1 h', '{}');
+    \(leaks);
+    """
+
+  /// Notes wraps of sessions that have just ended which can be read.
+  static let leaks = """
+    INSERT INTO chaos.leaks (schema, wrap)
+      SELECT current_schema(), wrap.id
+        FROM reveal_sessions AS session CROSS JOIN unnest(session.wrap_ids) AS shown (id)
+        JOIN secret_wraps AS wrap ON wrap.id = shown.id
+       WHERE session.expired_at > now() - interval '10 s' AND session.expired_reason = 'ttl'
+         AND wrap.consumed_at IS NULL AND wrap.expires_at > clock_timestamp()
+    """
+
+  /// Requests whose window or workflow is over, requests without a workflow, and discoveries without a result.
+  private static let later = """
+    INSERT INTO access_requests (requester_id, type, status, fill_expires_at)
+      SELECT '\(Planted.mark)user', 'cross_team', status, now() + due
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', '-1 s']::interval[],
+        ARRAY['pending_values', 'pending_values', 'pending_values', 'pending_verification']) AS request (due, status);
+    INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
+      SELECT '\(Planted.mark)user', 'read', (SELECT id FROM workflow_definitions WHERE name = workflow),
+        now() - interval '1 h' + due
+      FROM unnest(ARRAY['-1 s', '1500 ms', '30 min', '-1 s']::interval[], ARRAY['hour', 'hour', 'hour', NULL])
+        AS request (due, workflow);
+    INSERT INTO provider_connections (name, type, auth_method, cluster_name, discover_interval_seconds,
+      last_discover_status, last_discover_started_at)
+      SELECT 'stuck ' || gen_random_uuid(), 'vault', 'token', 'c', 60, 'running', now() - interval '10 min' + due
+      FROM unnest(ARRAY['-1 s', '1500 ms']::interval[]) AS connection (due);
+    UPDATE sync_jobs SET status = 'succeeded' WHERE job_type = 'verify' AND status = 'queued' AND random() < 0.1;
+    INSERT INTO sync_jobs (job_type, correlation_id) VALUES ('verify', gen_random_uuid());
+    """
+
+  /// Rows that ended a day ago, in a moment, or not long ago. Of the jobs and the secrets some are referred to.
+  private static let retained = """
+    INSERT INTO sessions (user_id, token_hash, expires_at, revoked_at)
+      SELECT '\(Planted.mark)user', gen_random_uuid()::text::bytea, now() + interval '1 h',
+        now() - interval '24 h' + due FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', NULL]::interval[]) AS session (due);
+    INSERT INTO agent_enrollment_tokens (token_hash, expires_at, consumed_at)
+      SELECT gen_random_uuid()::text::bytea, now() + interval '1 h', now() - interval '24 h' + due
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', NULL]::interval[]) AS token (due);
+    INSERT INTO reveal_sessions (user_id, project_id, environment_id, ttl_seconds, opened_at, expires_at, expired_at,
+      expired_reason, wrap_ids)
+      SELECT '\(Planted.mark)user', gen_random_uuid(), gen_random_uuid(), 60, now() - interval '26 h',
+        now() - interval '25 h', now() - interval '24 h' + due, 'user_hide', '{}'
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h']::interval[]) AS session (due);
+    WITH job AS (
+      INSERT INTO sync_jobs (job_type, status, correlation_id, updated_at)
+      SELECT 'patch', status, gen_random_uuid(), now() - interval '24 h' + due
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', '-1 s', '-1 s']::interval[],
+        ARRAY['succeeded', 'failed', 'expired', 'queued', 'succeeded']) AS job (due, status)
+      RETURNING id, status)
+    INSERT INTO access_requests (requester_id, type, status, job_id)
+      SELECT '\(Planted.mark)user', 'patch', 'executed', id FROM job WHERE status = 'succeeded' LIMIT 1;
+    WITH secret AS (
+      INSERT INTO secrets (cluster_name, provider_type, secret_ref, status, last_seen_at, updated_at)
+      SELECT 'c', 'vault', gen_random_uuid()::text, 'missing', now() - interval '49 h', now() - interval '24 h' + due
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', '-1 s']::interval[]) AS secret (due)
+      RETURNING id)
+    INSERT INTO project_secrets (project_id, secret_id) SELECT gen_random_uuid(), id FROM secret LIMIT 1;
+    INSERT INTO gitops_observations (request_id, argocd_endpoint_id, application_name, polling_state, terminal_at)
+      SELECT (SELECT id FROM access_requests LIMIT 1), (SELECT id FROM argocd_endpoints LIMIT 1), 'a', state,
+        now() - interval '24 h' + due
+      FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', NULL]::interval[],
+        ARRAY['applied', 'failed', 'applied_unverified', 'active']) AS observation (due, state);
+    """
+
+  /// What the ticks refer to: connections whose discovery is done soon and due again a moment later, a workflow, an
+  /// endpoint.
+  static let beginning = """
     INSERT INTO provider_connections (name, type, auth_method, scope, discover_enabled, cluster_name,
       discover_interval_seconds)
     SELECT 'connection ' || n, 'vault', 'token', '{"token": "\(Planted.mark)scope"}', true, 'c', 60
       FROM generate_series(1, 12) AS n;
+    INSERT INTO workflow_definitions (name, request_ttl) VALUES ('hour', '1 hour');
+    INSERT INTO argocd_endpoints (name, base_url, token_ciphertext, token_data_key_ciphertext, token_nonce,
+      token_kms_key_id) VALUES ('argocd', 'https://argocd.example.com', '\(Planted.mark)token', '', '', 'kms');
     """
 
   /// How many rows a load has. Each takes 5 ms, though a batch at most a second: the sweep takes longer than the lease.
@@ -103,6 +193,20 @@ enum Workload {
         INSERT INTO sync_jobs (job_type, status, correlation_id, claim_expires_at, payload)
           VALUES ('sync', 'claimed', gen_random_uuid(), now() - interval '1 h', '{"poison": true}')
         """, "payload ? 'poison'"
+      )
+    case "reveal_sessions":
+      (
+        """
+        INSERT INTO reveal_sessions (user_id, project_id, environment_id, ttl_seconds, expires_at, wrap_ids)
+          VALUES ('poison', gen_random_uuid(), gen_random_uuid(), 60, now() - interval '1 h', '{}')
+        """, "user_id = 'poison'"
+      )
+    case "access_requests":
+      (
+        """
+        INSERT INTO access_requests (requester_id, type, status, fill_expires_at)
+          VALUES ('poison', 'cross_team', 'pending_values', now() - interval '1 h')
+        """, "requester_id = 'poison'"
       )
     default:
       ("\(wrap) VALUES ('poison', '', '', '', 'kms', '', 1, now() - interval '1 s', NULL, NULL)", "key_name = 'poison'")

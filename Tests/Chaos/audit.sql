@@ -31,6 +31,9 @@ CREATE TABLE chaos.claims (
   wrong       BOOLEAN NOT NULL
 );
 
+-- Wraps that could be read though the worker had ended their reveal session: none, ever.
+CREATE TABLE chaos.leaks (schema TEXT NOT NULL, wrap UUID NOT NULL);
+
 -- Until when the workers' writes to a table of the first control plane fail.
 CREATE TABLE chaos.failing (relation TEXT PRIMARY KEY, until TIMESTAMPTZ NOT NULL);
 
@@ -53,11 +56,15 @@ END $$;
 CREATE FUNCTION chaos.moment(at TIMESTAMPTZ) RETURNS TEXT LANGUAGE sql SET search_path = pg_catalog
   RETURN coalesce((extract(epoch FROM at) * 1000000)::bigint::text, 'never');
 
+-- Of "sb-worker 5c0de123 wraps-expired 1700000000000".
+CREATE FUNCTION chaos.sweeper() RETURNS TEXT LANGUAGE sql SET search_path = pg_catalog
+  RETURN split_part(current_setting('application_name'), ' ', 3);
+
 CREATE FUNCTION chaos.claim() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
   digest TEXT;
 BEGIN
-  IF session_user <> 'locked' THEN RETURN NULL; END IF;
+  IF session_user <> 'locked' OR chaos.sweeper() <> 'discover-connections' THEN RETURN NULL; END IF;
   digest := encode(sha256(convert_to(format('secrets-bridge-worker discover connection %s %s %s', OLD.id,
     chaos.moment(OLD.last_discover_at), chaos.moment(OLD.last_discover_started_at)), 'UTF8')), 'hex');
   INSERT INTO chaos.claims (schema, connection, job, at, wrong)
@@ -162,50 +169,116 @@ BEGIN
     schema, name);
 END $$;
 
+-- Which rows a worker must not touch, for each operation on a table, and which columns an UPDATE may change. SCHEMA
+-- stands for the table's own. What an operation without a rule does is wrong.
+CREATE TABLE chaos.rules (
+  relation   TEXT NOT NULL,
+  operation  TEXT NOT NULL,
+  may_change TEXT[],
+  wrong      TEXT NOT NULL,
+  PRIMARY KEY (relation, operation)
+);
+
+INSERT INTO chaos.rules VALUES
+  ('secret_wraps', 'DELETE', NULL, 'old.expires_at > clock_timestamp()'),
+  -- A wrap expires with its reveal session, before that is marked.
+  ('secret_wraps', 'UPDATE', '{expires_at}', $text$old.consumed_at IS NOT NULL OR old.expires_at <= new.expires_at
+    OR new.expires_at > clock_timestamp()
+    OR NOT EXISTS (SELECT FROM SCHEMA.reveal_sessions AS session WHERE old.id = ANY (session.wrap_ids)
+         AND session.expired_at IS NULL AND session.expires_at <= clock_timestamp())$text$),
+  ('secrets', 'UPDATE', '{status,updated_at}', $text$old.status <> 'present'
+    OR old.last_seen_at >= clock_timestamp() - interval '24 hours' OR new.status <> 'missing'$text$),
+  ('secrets', 'DELETE', NULL, $text$old.status <> 'missing'
+    OR greatest(old.last_seen_at, old.updated_at) > clock_timestamp() - interval '24 hours'$text$),
+  -- It refers to a secret: whoever deletes that takes it away.
+  ('project_secrets', 'DELETE', NULL, 'true'),
+  ('agents', 'UPDATE', '{status,updated_at}', $text$old.status <> 'active'
+    OR old.last_seen_at >= clock_timestamp() - interval '5 minutes' OR new.status <> 'stale'$text$),
+  ('sync_jobs', 'UPDATE', '{status,updated_at}', $text$old.status <> 'claimed'
+    OR old.claim_expires_at >= clock_timestamp() OR new.status <> 'expired'$text$),
+  ('sync_jobs', 'INSERT', NULL, $text$new.job_type <> 'discover' OR new.status <> 'queued'
+    OR new.claimed_by IS NOT NULL$text$),
+  ('sync_jobs', 'DELETE', NULL, $text$old.status NOT IN ('succeeded', 'failed', 'expired')
+    OR old.updated_at > clock_timestamp() - interval '24 hours'$text$),
+  ('reveal_sessions', 'UPDATE', '{expired_at,expired_reason}', $text$old.expired_at IS NOT NULL
+    OR old.expires_at > clock_timestamp() OR new.expired_at NOT BETWEEN old.expires_at AND clock_timestamp()
+    OR new.expired_at IS NULL OR new.expired_reason IS DISTINCT FROM 'ttl'
+    OR EXISTS (SELECT FROM SCHEMA.secret_wraps AS wrap WHERE wrap.id = ANY (new.wrap_ids)
+         AND wrap.consumed_at IS NULL AND wrap.expires_at > clock_timestamp())$text$),
+  ('reveal_sessions', 'DELETE', NULL, $text$old.expired_at IS NULL
+    OR old.expired_at > clock_timestamp() - interval '24 hours'$text$),
+  ('access_requests', 'UPDATE', '{status,updated_at}', $text$new.status <> 'expired' OR CASE old.status
+      WHEN 'pending_values' THEN old.type <> 'cross_team' OR old.fill_expires_at > clock_timestamp()
+        OR old.fill_expires_at IS NULL
+      WHEN 'pending' THEN NOT EXISTS (SELECT FROM SCHEMA.workflow_definitions AS workflow
+        WHERE workflow.id = old.workflow_id AND old.created_at + workflow.request_ttl <= clock_timestamp())
+      ELSE true END$text$),
+  -- What claims a connection is chaos.claim's.
+  ('provider_connections', 'UPDATE',
+    '{updated_at,last_discover_status,last_discover_error,last_discover_started_at,last_discover_finished_at}',
+    $text$chaos.sweeper() <> 'discover-connections' AND (chaos.sweeper() <> 'connections-stuck'
+      OR old.last_discover_status IS DISTINCT FROM 'running' OR new.last_discover_status <> 'failure'
+      OR old.last_discover_started_at IS DISTINCT FROM new.last_discover_started_at
+      OR old.last_discover_started_at > clock_timestamp()
+           - greatest(2 * old.discover_interval_seconds, 600) * interval '1 second'
+      OR new.last_discover_finished_at IS NULL OR new.last_discover_error NOT LIKE 'no result within % s')$text$),
+  ('sessions', 'DELETE', NULL, $text$coalesce(least(old.expires_at, old.idle_expires_at, old.revoked_at)
+    > clock_timestamp() - interval '24 hours', true)$text$),
+  ('agent_enrollment_tokens', 'DELETE', NULL, $text$coalesce(least(old.expires_at, old.consumed_at, old.revoked_at)
+    > clock_timestamp() - interval '24 hours', true)$text$),
+  ('gitops_observations', 'DELETE', NULL, $text$old.polling_state NOT IN ('applied', 'applied_unverified', 'failed')
+    OR coalesce(old.terminal_at > clock_timestamp() - interval '24 hours', true)$text$);
+
+-- Rows that are slow to change, and rows that cannot be changed.
+CREATE TABLE chaos.odd_rows (relation TEXT PRIMARY KEY, operation TEXT NOT NULL, slow TEXT, refused TEXT NOT NULL);
+
+INSERT INTO chaos.odd_rows VALUES
+  ('secret_wraps', 'DELETE', $text$OLD.key_name LIKE 'slow%'$text$, $text$OLD.key_name LIKE 'poison%'$text$),
+  ('secrets', 'UPDATE', NULL, $text$OLD.secret_ref LIKE 'poison%'$text$),
+  ('agents', 'UPDATE', $text$OLD.name LIKE 'slow%'$text$, $text$OLD.name LIKE 'poison%'$text$),
+  ('sync_jobs', 'UPDATE', NULL, $text$OLD.payload ? 'poison'$text$),
+  ('reveal_sessions', 'UPDATE', NULL, $text$OLD.user_id LIKE 'poison%'$text$),
+  ('access_requests', 'UPDATE', NULL, $text$OLD.requester_id LIKE 'poison%'$text$);
+
+-- Notes what one operation does to a table, or to one of its parts.
+CREATE PROCEDURE chaos.watch(spot regclass, name TEXT, event TEXT) LANGUAGE plpgsql AS $$
+DECLARE
+  rule chaos.rules;
+  schema TEXT := (SELECT quote_ident(nspname) FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace
+    WHERE pg_class.oid = spot);
+BEGIN
+  SELECT * INTO rule FROM chaos.rules WHERE relation = name AND operation = event;
+  EXECUTE format('CREATE TRIGGER %I AFTER %s ON %s REFERENCING %s FOR EACH STATEMENT
+    EXECUTE FUNCTION chaos.note(%L, %L, %L)', 'zz_note_' || lower(event), event, spot,
+    CASE event WHEN 'DELETE' THEN 'OLD TABLE AS old_rows' WHEN 'INSERT' THEN 'NEW TABLE AS new_rows'
+      ELSE 'OLD TABLE AS old_rows NEW TABLE AS new_rows' END,
+    name,
+    CASE event WHEN 'DELETE' THEN 'old_rows AS old' WHEN 'INSERT' THEN 'new_rows AS new'
+      ELSE 'old_rows AS old JOIN new_rows AS new USING (id)' END,
+    replace(coalesce(rule.wrong, 'true'), 'SCHEMA', schema) || CASE WHEN rule.may_change IS NULL THEN '' ELSE format(
+      ' OR to_jsonb(old) - %1$L::text[] IS DISTINCT FROM to_jsonb(new) - %1$L::text[]', rule.may_change) END);
+END $$;
+
 -- Records one table of a control plane, or one of its parts. Statement triggers fire where the statement names the
 -- relation; row triggers of a partitioned table are those of its partitions, too.
 CREATE PROCEDURE chaos.record(spot regclass, name TEXT, is_part BOOLEAN) LANGUAGE plpgsql AS $$
 DECLARE
-  operation TEXT := CASE name WHEN 'secret_wraps' THEN 'DELETE' ELSE 'UPDATE' END;
-  rows TEXT := CASE name WHEN 'secret_wraps' THEN 'OLD TABLE AS old_rows'
-    ELSE 'OLD TABLE AS old_rows NEW TABLE AS new_rows' END;
-  source TEXT := CASE name WHEN 'secret_wraps' THEN 'old_rows AS old'
-    ELSE 'old_rows AS old JOIN new_rows AS new USING (id)' END;
-  same TEXT := $text$ OR to_jsonb(old) - '{status,updated_at}'::text[]
-    IS DISTINCT FROM to_jsonb(new) - '{status,updated_at}'::text[]$text$;
-  wrong TEXT := CASE name
-    WHEN 'secret_wraps' THEN 'old.expires_at > clock_timestamp()'
-    WHEN 'secrets' THEN $text$old.status <> 'present' OR old.last_seen_at >= clock_timestamp() - interval '24 hours'
-      OR new.status <> 'missing'$text$ || same
-    WHEN 'agents' THEN $text$old.status <> 'active' OR old.last_seen_at >= clock_timestamp() - interval '5 minutes'
-      OR new.status <> 'stale'$text$ || same
-    ELSE $text$old.status <> 'claimed' OR old.claim_expires_at >= clock_timestamp()
-      OR new.status <> 'expired'$text$ || same END;
-  slow TEXT := CASE name WHEN 'secret_wraps' THEN $text$OLD.key_name LIKE 'slow%'$text$
-    WHEN 'agents' THEN $text$OLD.name LIKE 'slow%'$text$ END;
-  refused TEXT := CASE name WHEN 'secret_wraps' THEN $text$OLD.key_name LIKE 'poison%'$text$
-    WHEN 'agents' THEN $text$OLD.name LIKE 'poison%'$text$ WHEN 'secrets' THEN $text$OLD.secret_ref LIKE 'poison%'$text$
-    ELSE $text$OLD.payload ? 'poison'$text$ END;
+  odd chaos.odd_rows;
+  event TEXT;
 BEGIN
-  EXECUTE format('CREATE TRIGGER zz_note AFTER %s ON %s REFERENCING %s FOR EACH STATEMENT
-    EXECUTE FUNCTION chaos.note(%L, %L, %L)', operation, spot, rows, name, source, wrong);
-  EXECUTE format('CREATE TRIGGER aa_fail BEFORE %s ON %s FOR EACH STATEMENT EXECUTE FUNCTION chaos.fail(%L)',
-    operation || CASE name WHEN 'sync_jobs' THEN ' OR INSERT' ELSE '' END, spot, name);
-  IF name = 'secret_wraps' THEN
-    -- A wrap is deleted or left alone: whatever else happens to one is wrong.
-    EXECUTE format('CREATE TRIGGER zz_note_update AFTER UPDATE ON %s REFERENCING NEW TABLE AS new_rows
-      FOR EACH STATEMENT EXECUTE FUNCTION chaos.note(%L, %L, %L)', spot, name, 'new_rows', 'true');
-  ELSIF name = 'sync_jobs' THEN
-    EXECUTE format('CREATE TRIGGER zz_note_insert AFTER INSERT ON %s REFERENCING NEW TABLE AS new_rows
-      FOR EACH STATEMENT EXECUTE FUNCTION chaos.note(%L, %L, %L)', spot, name, 'new_rows AS new',
-      $text$new.job_type <> 'discover' OR new.status <> 'queued' OR new.claimed_by IS NOT NULL$text$);
-  END IF;
+  FOREACH event IN ARRAY '{INSERT,UPDATE,DELETE}'::text[] LOOP
+    CALL chaos.watch(spot, name, event);
+  END LOOP;
+  SELECT * INTO odd FROM chaos.odd_rows WHERE relation = name;
+  IF odd IS NULL THEN RETURN; END IF;
+  EXECUTE format('CREATE TRIGGER aa_fail BEFORE INSERT OR UPDATE OR DELETE ON %s FOR EACH STATEMENT
+    EXECUTE FUNCTION chaos.fail(%L)', spot, name);
   IF is_part AND EXISTS (SELECT FROM pg_class WHERE oid = spot AND relispartition) THEN RETURN; END IF;
   EXECUTE format('CREATE TRIGGER aa_refuse BEFORE %s ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION chaos.refuse()',
-    operation, spot, refused);
-  IF slow IS NOT NULL THEN
+    odd.operation, spot, odd.refused);
+  IF odd.slow IS NOT NULL THEN
     EXECUTE format('CREATE TRIGGER aa_dawdle BEFORE %s ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION chaos.dawdle()',
-      operation, spot, slow);
+      odd.operation, spot, odd.slow);
   END IF;
 END $$;
 
@@ -215,7 +288,7 @@ DECLARE
   name TEXT;
   part regclass;
 BEGIN
-  FOREACH name IN ARRAY '{secret_wraps,secrets,agents,sync_jobs}'::text[] LOOP
+  FOR name IN SELECT DISTINCT relation FROM chaos.rules LOOP
     FOR part IN
       WITH RECURSIVE tree AS (
         SELECT format('%I.%I', schema, name)::regclass::oid AS oid

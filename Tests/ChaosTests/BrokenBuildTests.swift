@@ -13,7 +13,8 @@ import Testing
 
   @Test func eachPromiseOfTheIssueHasItsBrokenBuild() {
     let names = [
-      "deadline-removed", "epoch-from-one", "margin-negative", "random-ids", "renewal-off", "token-check-removed",
+      "deadline-removed", "epoch-from-one", "margin-negative", "random-ids", "references-ignored", "renewal-off",
+      "retention-too-early", "reveal-unnoticed", "token-check-removed", "wraps-left-readable",
     ]
     #expect(Self.patches == names.map { "\($0).patch" })
   }

@@ -24,6 +24,13 @@ private struct Draft {
   var jobs: [String: Int] = [:]
   var texts = [(place: "a log", text: "nothing")]
   var incidents: [Incident] = []
+  /// When sessions ran out and were ended, in ms from the beginning.
+  var sessions: [(expired: Int64, ended: Int64?)] = [(10_000, 11_500)]
+  var leaks = 0
+  var trail = AuditTrail(rows: 3)
+  /// How many rows sessions-retention deleted, and how long the oldest job has waited, in s; nil: no witness has seen it.
+  var deleted: Int?
+  var queueAge: Int?
 
   /// One run of epoch 10 that took the lock at 1,000 ms and wrote for longer than its lease, renewing it.
   init() {
@@ -60,10 +67,16 @@ private struct Draft {
   func at(_ milliseconds: Int64) -> Moment { Moment(milliseconds: Self.begin.milliseconds + milliseconds) }
 
   func evidence(_ process: WorkerProcess, ended: Int32? = SIGTERM) throws -> Evidence {
-    let rows = writes.map { write in
+    var rows = writes.map { write in
       "sb-worker 5c0de123 wraps-expired \(write.epoch)|\(at(write.began).microseconds)|"
         + "\(at(write.committed).microseconds)|\(write.changed)|\(write.wrong)|1"
     }
+    if let deleted {
+      rows.append(
+        "sb-worker 5c0de123 sessions-retention 10|\(at(1_100).microseconds)|\(at(1_200).microseconds)|\(deleted)|0|1")
+    }
+    let metrics = queueAge.map { #"worker_queue_oldest_seconds{job_type="sync"} \#($0)"# }
+    let samples = metrics.map { [Sample(replica: 0, at: at(39_000), metrics: $0, footprint: Footprint())] } ?? []
     let life = Life(process: process, began: at(0), ended: ended.map { ($0, at(30_000)) })
     return Evidence(
       plan: FaultPlan(), lease: .seconds(3), span: at(0)...at(40_000),
@@ -71,10 +84,14 @@ private struct Draft {
       locks: LockHistory(
         commands.map { RedisCommand(at: at($0.0), isOfScript: $0.1, words: $0.2) }, namespace: "chaos",
         restarts: restarts.map(at)),
-      unexpectedGaps: 0, writes: try WriteHistory(rows: rows.joined(separator: "\n")),
+      unexpectedGaps: 0,
+      writes: try WriteHistory(rows: rows.joined(separator: "\n")),
       statements: try StatementLog([], role: "locked"),
       logs: [(life, LogHistory(log.map(WorkerProcess.LogLine.init(text:)), replica: 0))], first: [], quietBegin: [],
-      quietEnd: [], jobs: jobs, left: left, unready: unready, texts: texts)
+      quietEnd: samples, jobs: jobs, left: left, unready: unready, texts: texts,
+      reveals: RevealHistory(
+        sessions: sessions.map { .init(expired: at($0.expired), ended: $0.ended.map(at)) }, leaks: leaks),
+      trail: trail)
   }
 }
 
@@ -197,6 +214,50 @@ private struct Draft {
     #expect(try await failing(ended: nil) == ["endings"])
     // It ended with 0, and not by this signal.
     #expect(try await failing(ended: SIGKILL) == ["endings"])
+  }
+
+  // MARK: The later sweepers
+
+  private func failingLater(_ spoil: (inout Draft) -> Void = { _ in }) async throws -> Set<String> {
+    let process = try await WorkerProcess.start([], environment: [:], executable: "/bin/true")
+    try await process.waitForExit()
+    var draft = Draft()
+    draft.left["sessions-retention"] = 0
+    (draft.deleted, draft.queueAge) = (5, 9)
+    spoil(&draft)
+    return Set(try draft.evidence(process).laterChecks.filter { !$0.isOK }.map(\.name))
+  }
+
+  @Test func aSessionThatStaysOpenIsCaughtUnlessAFaultExplainsIt() async throws {
+    #expect(try await failingLater() == [])
+    #expect(try await failingLater { $0.sessions.append((20_000, nil)) } == ["reveal"])
+    #expect(try await failingLater { $0.sessions.append((20_000, 25_100)) } == ["reveal"])
+    #expect(try await failingLater { $0.sessions = [] } == ["reveal"])
+    let explained = try await failingLater { draft in
+      draft.sessions.append((20_000, 25_100))
+      let fault = PlannedFault(number: 1, kind: .pauseRedis, start: .zero, length: .zero)
+      draft.incidents = [Incident(fault: fault, began: draft.at(20_100), ended: draft.at(20_200))]
+    }
+    #expect(explained == [])
+  }
+
+  @Test func aReadableWrapOfAnEndedSessionIsCaught() async throws {
+    #expect(try await failingLater { $0.leaks = 1 } == ["reveal"])
+  }
+
+  @Test func aRowWithoutItsAuditEventIsCaught() async throws {
+    for trail in [AuditTrail(rows: 3, wrong: 1), AuditTrail(rows: 3, strange: 1), AuditTrail()] {
+      #expect(try await failingLater { $0.trail = trail } == ["audit"])
+    }
+  }
+
+  @Test func retentionThatDeletesNothingIsCaught() async throws {
+    #expect(try await failingLater { $0.deleted = 0 } == ["retention"])
+  }
+
+  @Test func aQueueThatNobodyWatchesIsCaught() async throws {
+    #expect(try await failingLater { $0.queueAge = 0 } == ["watch"])
+    #expect(try await failingLater { $0.queueAge = nil } == ["watch"])
   }
 
   // MARK: Surroundings

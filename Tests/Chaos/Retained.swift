@@ -1,0 +1,80 @@
+// What the harness knows of the retention sweepers by itself, and what makes them run: their slots are an hour apart, so
+// the verb trigger asks for them every few seconds. Invariant: as Sweep's, nothing here is read off the worker's code.
+
+import Foundation
+import Reactor
+import TestSupport
+
+/// A table whose rows are deleted a day after their end.
+struct Retained: Sendable {
+  let sweeper: String
+  let variable: String
+  let table: String
+  /// Tables with foreign keys to it.
+  var referring: [String] = []
+  /// SQL for when a row ended; null or 'infinity' if it has not.
+  let end: String
+
+  /// How long rows are kept: the least that the worker can be set to.
+  static let time = "24h"
+
+  static let all = [
+    Retained(
+      sweeper: "sessions-retention", variable: "SB_WORKER_RETAIN_SESSIONS", table: "sessions",
+      end: "least(expires_at, idle_expires_at, revoked_at)"),
+    Retained(
+      sweeper: "enrollment-tokens-retention", variable: "SB_WORKER_RETAIN_ENROLLMENT_TOKENS",
+      table: "agent_enrollment_tokens", end: "least(expires_at, consumed_at, revoked_at)"),
+    Retained(
+      sweeper: "reveal-sessions-retention", variable: "SB_WORKER_RETAIN_REVEAL_SESSIONS", table: "reveal_sessions",
+      end: "expired_at"),
+    Retained(
+      sweeper: "jobs-retention", variable: "SB_WORKER_RETAIN_JOBS", table: "sync_jobs", referring: ["access_requests"],
+      end: "CASE WHEN status IN ('succeeded', 'failed', 'expired') THEN updated_at END"),
+    Retained(
+      sweeper: "secrets-missing-retention", variable: "SB_WORKER_RETAIN_SECRETS_MISSING", table: "secrets",
+      referring: ["project_secrets"], end: "CASE status WHEN 'missing' THEN greatest(last_seen_at, updated_at) END"),
+    Retained(
+      sweeper: "gitops-observations-retention", variable: "SB_WORKER_RETAIN_GITOPS_OBSERVATIONS",
+      table: "gitops_observations",
+      end: "CASE WHEN polling_state IN ('applied', 'applied_unverified', 'failed') THEN terminal_at END"),
+  ]
+
+  /// Those that a role with grants on columns only can delete from: the others' tables it may not read whole.
+  static let sweptByColumns = ["sessions", "agent_enrollment_tokens", "gitops_observations"]
+
+  static func all(for role: Surroundings.Role) -> [Retained] {
+    all.filter { role != .columns || sweptByColumns.contains($0.table) }
+  }
+
+  /// A SQL condition for the rows that ended so long ago that they are due since `lag`, and that nothing refers to.
+  func due(lag: Duration) -> String {
+    let condition = "\(end) < clock_timestamp() - interval '24 hours' - interval '\(lag.milliseconds) milliseconds'"
+    switch table {
+    case "sync_jobs": return condition + " AND NOT EXISTS (SELECT FROM access_requests WHERE job_id = sync_jobs.id)"
+    case "secrets": return condition + " AND NOT EXISTS (SELECT FROM project_secrets WHERE secret_id = secrets.id)"
+    default: return condition
+    }
+  }
+}
+
+/// An operator who triggers the retention sweepers again and again.
+enum RetentionTriggers {
+  static let period = Duration.seconds(4)
+
+  /// Triggers until it is cancelled. A trigger that Redis does not take, for a fault lies on it, is left out.
+  static func run(on cluster: Cluster, _ plane: Plane) async {
+    let names = Retained.all(for: cluster.options.surroundings.role).map(\.sweeper)
+    while !Task.isCancelled {
+      do {
+        let verb = try await WorkerProcess.start(
+          ["trigger"] + names, environment: plane.redisEnvironment(port: cluster.redis.port),
+          executable: cluster.options.worker)
+        try await verb.waitForExit(within: .seconds(10))
+        try await Task.sleep(for: period)
+      } catch {
+        // The next one comes anyway.
+      }
+    }
+  }
+}
