@@ -6,7 +6,8 @@ import TestSupport
 
 struct BenchOptions {
   enum Group: String, CaseIterable {
-    case size, start, probes, lock, idle, load, cgroup, wraps, secrets, agents, jobs, nothing, writers, growth, fleet
+    case size, start, probes, lock, idle, load, cgroup, wraps, secrets, agents, jobs, reveal, nothing, writers, growth
+    case fleet
   }
 
   private static let quick: [Group] = [.size, .start, .probes, .lock, .nothing]
@@ -122,6 +123,7 @@ final class BenchRun {
     case .secrets: try await sweep(.secrets, rows: pick(100_000, 1_000_000), ratio: "1.1", longest: "100", 3)
     case .agents: try await sweep(.agents, rows: pick(100_000, 1_000_000), ratio: "1.1", longest: "100", pick(3, 5))
     case .jobs: try await sweep(.jobs, rows: pick(100_000, 1_000_000), ratio: "1.1", longest: "100", pick(3, 5))
+    case .reveal: try await sweep(.reveal, rows: pick(20_000, 1_000_000), ratio: "1.2", longest: "100", 3)
     case .nothing: try await nothing()
     case .writers: try await writers()
     case .growth: try await growth()

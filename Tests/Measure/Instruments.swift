@@ -186,13 +186,13 @@ final class Instruments {
 
   /// Empties the swept tables and adds rows: see `addRows`.
   func fill(_ rows: [String: Int] = [:]) async throws {
-    try await sql("TRUNCATE secret_wraps, secrets, agents, sync_jobs CASCADE")
+    try await sql("TRUNCATE secret_wraps, secrets, agents, sync_jobs, reveal_sessions CASCADE")
     try await addRows(rows)
   }
 
-  /// Adds rows to the swept tables by scripts/dev/rows.sql: wraps, secrets, agents, jobs. "due" percent are due.
+  /// Adds rows to the swept tables by scripts/dev/rows.sql: wraps, secrets, agents, jobs, reveals. "due" percent are due.
   func addRows(_ rows: [String: Int]) async throws {
-    let all = ["wraps": 0, "secrets": 0, "agents": 0, "jobs": 0, "due": 50].merging(rows) { $1 }
+    let all = ["wraps": 0, "secrets": 0, "agents": 0, "jobs": 0, "reveals": 0, "due": 50].merging(rows) { $1 }
     let variables = all.flatMap { ["-v", "\($0.key)=\($0.value)"] }
     try await run(psql() + variables + ["-f", Self.script("rows.sql")])
   }

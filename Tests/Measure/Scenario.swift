@@ -67,11 +67,15 @@ enum Scenario: String, CaseIterable, Sendable {
 }
 
 /// The sweepers of tables, with their rows in scripts/dev/rows.sql and the statement of an operator's cron job.
-enum Sweeper: String, CaseIterable, Sendable {
+enum Sweeper: String, Sendable {
   case wraps = "wraps-expired"
   case secrets = "secrets-stale"
   case agents = "agents-stale"
   case jobs = "jobs-recovery"
+  case reveal = "reveal-sessions-expired"
+
+  /// Those that the first migrations have.
+  static let first = [Sweeper.wraps, .secrets, .agents, .jobs]
 
   /// What rows.sql calls its rows.
   var rows: String {
@@ -80,17 +84,22 @@ enum Sweeper: String, CaseIterable, Sendable {
     case .secrets: "secrets"
     case .agents: "agents"
     case .jobs: "jobs"
+    case .reveal: "reveals"
     }
   }
 
-  var table: String {
+  /// The one with its due rows comes first.
+  var tables: [String] {
     switch self {
-    case .wraps: "secret_wraps"
-    case .secrets: "secrets"
-    case .agents: "agents"
-    case .jobs: "sync_jobs"
+    case .wraps: ["secret_wraps"]
+    case .secrets: ["secrets"]
+    case .agents: ["agents"]
+    case .jobs: ["sync_jobs"]
+    case .reveal: ["reveal_sessions", "secret_wraps"]
     }
   }
+
+  private var table: String { tables[0] }
 
   private var condition: String {
     switch self {
@@ -98,6 +107,7 @@ enum Sweeper: String, CaseIterable, Sendable {
     case .secrets: "status = 'present' AND last_seen_at < now() - interval '24 hours'"
     case .agents: "status = 'active' AND last_seen_at < now() - interval '5 minutes'"
     case .jobs: "status = 'claimed' AND claim_expires_at < now()"
+    case .reveal: "expired_at IS NULL AND expires_at <= now()"
     }
   }
 
@@ -108,6 +118,13 @@ enum Sweeper: String, CaseIterable, Sendable {
     case .secrets: "UPDATE \(table) SET status = 'missing' WHERE \(condition)"
     case .agents: "UPDATE \(table) SET status = 'stale' WHERE \(condition)"
     case .jobs: "UPDATE \(table) SET status = 'expired' WHERE \(condition)"
+    case .reveal:
+      """
+      WITH ended AS (
+        UPDATE \(table) SET expired_at = now(), expired_reason = 'ttl' WHERE \(condition) RETURNING wrap_ids)
+      UPDATE secret_wraps AS wrap SET expires_at = now() FROM (SELECT unnest(wrap_ids) AS id FROM ended) AS shown
+       WHERE wrap.id = shown.id AND wrap.consumed_at IS NULL AND wrap.expires_at > now()
+      """
     }
   }
 
@@ -118,9 +135,10 @@ enum Sweeper: String, CaseIterable, Sendable {
     "SB_WORKER_\(rawValue.uppercased().replacingOccurrences(of: "-", with: "_"))_INTERVAL"
   }
 
-  /// The settings with which all have one interval, those in `others` have theirs.
+  /// The settings with which the first ones have one interval, and those in `others` have theirs.
   static func intervals(_ interval: String, _ others: [Sweeper: String] = [:]) -> [String: String] {
-    Dictionary(uniqueKeysWithValues: allCases.map { ($0.intervalVariable, others[$0] ?? interval) })
+    Dictionary(
+      uniqueKeysWithValues: Set(first + others.keys).map { ($0.intervalVariable, others[$0] ?? interval) })
   }
 }
 

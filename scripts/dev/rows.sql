@@ -1,6 +1,7 @@
 -- Millions of rows for measurements: psql -v wraps=2000000 -v secrets=0 -v agents=0 -v jobs=0 -v due=50 -f rows.sql
 -- Loaded into an empty database after the schema. `due` percent of each table's rows are due, spread evenly over its
--- pages. Every second wrap is consumed, due or not.
+-- pages. Every second wrap is consumed, due or not. With -v reveals=1000, so many reveal sessions with three unread wraps
+-- each are added, whose table the schema must have.
 -- Invariant: the same numbers make the same rows, and the tables are vacuumed and analyzed at the end.
 
 \set ON_ERROR_STOP on
@@ -42,6 +43,30 @@ SELECT 'sync', 'claimed', gen_random_uuid(),
   CASE WHEN pg_temp.is_due(number, :due) THEN now() - interval '1 hour' ELSE now() + interval '1 day' END,
   jsonb_build_object('cluster_name', 'cluster-' || number % 1000), jsonb_build_object('note', md5(number::text))
 FROM generate_series(1, :jobs) AS number;
+
+\if :{?reveals}
+\else
+\set reveals 0
+\endif
+SELECT :reveals > 0 AS has_reveals \gset
+\if :has_reveals
+INSERT INTO secret_wraps
+  (id, issued_via, encrypted_value, nonce, data_key_ciphertext, kms_key_id, content_hash, byte_length, expires_at)
+SELECT md5(number || ' ' || wrap)::uuid, 'direct_reveal', decode(repeat(md5(number::text), 4), 'hex'),
+  decode(left(md5(number::text), 24), 'hex'), decode(repeat(md5(number::text), 4), 'hex'), 'alias/wraps',
+  decode(repeat(md5(number::text), 2), 'hex'), 48, now() + interval '1 day' + interval '1 ms' * number
+FROM generate_series(1, :reveals) AS number, generate_series(1, 3) AS wrap;
+
+INSERT INTO reveal_sessions
+  (user_id, project_id, environment_id, ttl_seconds, opened_at, expires_at, wrap_ids)
+SELECT 'someone@example.com', md5((number % 50)::text)::uuid, md5((number % 5)::text)::uuid, 60,
+  now() - interval '1 day',
+  CASE WHEN pg_temp.is_due(number, :due) THEN now() - interval '1 ms' * number
+       ELSE now() + interval '1 day' + interval '1 ms' * number END,
+  ARRAY[md5(number || ' 1')::uuid, md5(number || ' 2')::uuid, md5(number || ' 3')::uuid]
+FROM generate_series(1, :reveals) AS number;
+VACUUM (ANALYZE) reveal_sessions;
+\endif
 
 VACUUM (ANALYZE) secret_wraps, secrets, agents, sync_jobs;
 CHECKPOINT;
