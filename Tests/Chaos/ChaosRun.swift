@@ -164,7 +164,7 @@ struct ChaosRun: Sendable {
       try await sleep(until: calm.advanced(by: time))
       try await count(sweep.rawValue, sweep.dueTable, due)
     }
-    let time = RetentionTriggers.period * 2 + traces
+    let time = RetentionTriggers.period + RetentionTriggers.runLimit + traces
     try await sleep(until: calm.advanced(by: time))
     for retained in Retained.all(for: cluster.options.surroundings.role) {
       try await count(retained.sweeper, retained.table, retained.due(lag: time))

@@ -1,5 +1,5 @@
-// What the harness knows of the retention sweepers by itself, and what makes them run: their slots are an hour apart, so
-// the verb trigger asks for them every few seconds. Invariant: as Sweep's, nothing here is read off the worker's code.
+// What the harness knows of the retention sweepers by itself, and what makes them run: their slots are an hour apart,
+// so the verb trigger asks for them every few seconds. Invariant: as Sweep's, nothing is read off the worker's code.
 
 import Foundation
 import Reactor
@@ -60,7 +60,11 @@ struct Retained: Sendable {
 
 /// An operator who triggers the retention sweepers again and again.
 enum RetentionTriggers {
-  static let period = Duration.seconds(4)
+  /// A trigger makes every sweeper ask Redis, so this is longer than a reveal session may stay open: otherwise triggers
+  /// would hide a worker that does not notice sessions by itself.
+  static let period = Duration.seconds(7)
+  /// Until when the runs of a trigger are over.
+  static let runLimit = Duration.seconds(4)
 
   /// Triggers until it is cancelled. A trigger that Redis does not take, for a fault lies on it, is left out.
   static func run(on cluster: Cluster, _ plane: Plane) async {

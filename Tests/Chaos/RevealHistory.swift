@@ -17,7 +17,7 @@ struct RevealHistory: Sendable {
   /// How often a wrap of an ended session could be read.
   var leaks = 0
 
-  /// How long a session may be open after it has run out: until the next slot, and if a lock is held until that expires.
+  /// How long a session may be open after it has run out: until the next slot, and until a lock that is held expires.
   static func patience(lease: Duration) -> Duration { Sweep.reveal.interval + lease }
 
   static func gather(_ plane: Plane, of cluster: Cluster) async throws -> RevealHistory {

@@ -76,7 +76,8 @@ enum Sweep: String, CaseIterable, Sendable {
   /// What that is set to for an interval. The queue is looked at after half of the time that a job may wait.
   func setting(for interval: Duration) -> String { "\((self == .queue ? interval * 2 : interval).milliseconds)ms" }
 
-  /// A SQL condition for its due rows, `lag` after they became due. Discovery of targets and the queue's watch have none.
+  /// A SQL condition for its due rows, `lag` after they became due. Discovery of targets has none, nor has the queue's
+  /// watch.
   func due(lag: Duration) -> String? {
     let before = "clock_timestamp() - interval '\(lag.milliseconds) milliseconds'"
     switch self {

@@ -28,7 +28,7 @@ private struct Draft {
   var sessions: [(expired: Int64, ended: Int64?)] = [(10_000, 11_500)]
   var leaks = 0
   var trail = AuditTrail(rows: 3)
-  /// How many rows sessions-retention deleted, and how long the oldest job has waited, in s; nil: no witness has seen it.
+  /// How many rows sessions-retention deleted, and how long the oldest job has waited, in s; nil: nobody has seen it.
   var deleted: Int?
   var queueAge: Int?
 

@@ -1,7 +1,7 @@
 -- Millions of rows for measurements: psql -v wraps=2000000 -v secrets=0 -v agents=0 -v jobs=0 -v due=50 -f rows.sql
 -- Loaded into an empty database after the schema. `due` percent of each table's rows are due, spread evenly over its
--- pages. Every second wrap is consumed, due or not. With -v reveals=1000, so many reveal sessions with three unread wraps
--- each are added, whose table the schema must have.
+-- pages. Every second wrap is consumed, due or not. With -v reveals=1000, so many reveal sessions with three unread
+-- wraps each are added, whose table the schema must have.
 -- Invariant: the same numbers make the same rows, and the tables are vacuumed and analyzed at the end.
 
 \set ON_ERROR_STOP on
