@@ -190,7 +190,8 @@ final class Instruments {
     try await addRows(rows)
   }
 
-  /// Adds rows to the swept tables by scripts/dev/rows.sql: wraps, secrets, agents, jobs, reveals. "due" is a percentage.
+  /// Adds rows to the swept tables by scripts/dev/rows.sql: wraps, secrets, agents, jobs, reveals. "due" percent of
+  /// them are due.
   func addRows(_ rows: [String: Int]) async throws {
     let all = ["wraps": 0, "secrets": 0, "agents": 0, "jobs": 0, "reveals": 0, "due": 50].merging(rows) { $1 }
     let variables = all.flatMap { ["-v", "\($0.key)=\($0.value)"] }
