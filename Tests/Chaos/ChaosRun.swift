@@ -172,7 +172,7 @@ struct ChaosRun: Sendable {
     guard retains else { return left }
     let time = RetentionTriggers.period + RetentionTriggers.runLimit + traces
     try await sleep(until: calm.advanced(by: time))
-    for retained in Retained.all(for: cluster.options.surroundings.role) {
+    for retained in Retained.all(in: cluster.options.surroundings) {
       try await count(retained.sweeper, retained.table, retained.due(lag: time))
     }
     return left

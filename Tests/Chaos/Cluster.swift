@@ -95,7 +95,7 @@ final class Cluster: Sendable {
       environment[sweep.intervalVariable] = sweep.setting(for: options.interval ?? sweep.interval)
     }
     if options.retains {
-      for retained in Retained.all(for: options.surroundings.role) { environment[retained.variable] = Retained.time }
+      for retained in Retained.all(in: options.surroundings) { environment[retained.variable] = Retained.time }
     }
     return environment.merging(options.settings) { $1 }
   }

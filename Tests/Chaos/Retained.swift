@@ -43,8 +43,12 @@ struct Retained: Sendable {
   /// Those that a role with grants on columns only can delete from: the others' tables it may not read whole.
   static let sweptByColumns = ["sessions", "agent_enrollment_tokens", "gitops_observations"]
 
-  static func all(for role: Surroundings.Role) -> [Retained] {
-    all.filter { role != .columns || sweptByColumns.contains($0.table) }
+  /// Parts of a table are read one by one here, and the verb grants prints nothing for them.
+  static func all(in surroundings: Surroundings) -> [Retained] {
+    all.filter { retained in
+      (surroundings.role != .columns || sweptByColumns.contains(retained.table))
+        && (surroundings.shape == .plain || !SurroundingsMaker.tables.contains(retained.table))
+    }
   }
 
   /// A SQL condition for the rows that ended so long ago that they are due since `lag`, and that nothing refers to.
@@ -68,7 +72,7 @@ enum RetentionTriggers {
 
   /// Triggers until it is cancelled. A trigger that Redis does not take, for a fault lies on it, is left out.
   static func run(on cluster: Cluster, _ plane: Plane) async {
-    let names = Retained.all(for: cluster.options.surroundings.role).map(\.sweeper)
+    let names = Retained.all(in: cluster.options.surroundings).map(\.sweeper)
     while !Task.isCancelled {
       do {
         let verb = try await WorkerProcess.start(
