@@ -26,9 +26,7 @@ extension BenchRun {
 
   /// From before the exec until a program has written `text`, in ms.
   private func timeUntil(_ text: String, _ command: [String]) async throws -> Figure {
-    let output = try await instruments.run([measure, "said", text] + command)
-    guard let time = Figure(output.trimmingCharacters(in: .newlines)) else { throw Failure("no time: \(output)") }
-    return time
+    try await instruments.milliseconds([measure, "said", text] + command)
   }
 
   // MARK: Probes

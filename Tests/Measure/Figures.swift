@@ -24,6 +24,8 @@ struct Figure: Comparable, CustomStringConvertible, Sendable {
     description = String(text)
   }
 
+  func percent(of other: Figure) -> Figure { Figure(100 * value / other.value, decimals: 0) }
+
   static func == (one: Figure, other: Figure) -> Bool { one.value == other.value }
   static func < (one: Figure, other: Figure) -> Bool { one.value < other.value }
 }

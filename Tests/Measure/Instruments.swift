@@ -106,6 +106,13 @@ final class Instruments {
     return process.output
   }
 
+  /// Runs a program that prints a time in milliseconds.
+  func milliseconds(_ words: [String], settings: [String: String] = [:]) async throws -> Figure {
+    let output = try await run(words, settings: settings)
+    guard let time = Figure(output.trimmingCharacters(in: .newlines)) else { throw Failure("no time: \(output)") }
+    return time
+  }
+
   /// Starts a program with the worker's environment and `settings`.
   func start(_ words: [String], settings: [String: String] = [:]) async throws -> WorkerProcess {
     try Task.checkCancellation()
