@@ -43,7 +43,7 @@ struct Retained: Sendable {
   /// Those that a role with grants on columns only can delete from: the others' tables it may not read whole.
   static let sweptByColumns = ["sessions", "agent_enrollment_tokens", "gitops_observations"]
 
-  /// Parts of a table are read one by one here, and the verb grants prints nothing for them.
+  /// Those of tables with parts delete from each part by itself: here they are off.
   static func all(in surroundings: Surroundings) -> [Retained] {
     all.filter { retained in
       (surroundings.role != .columns || sweptByColumns.contains(retained.table))

@@ -60,7 +60,8 @@ struct GrantScript: Sendable {
       for line in lines { text += "    \(line)\n" }
       text += "  END IF;\nEND $grants$;\n"
     }
-    return text + (needs.readsReferences ? references(to: needs.table) : "")
+    guard needs.readsReferences else { return text }
+    return text + parts(of: needs.table, Self.wholeTable(needs, sweeper.work)) + references(to: needs.table)
   }
 
   private func grant(_ needs: [SweepNeed], on table: String) -> String {
@@ -83,6 +84,22 @@ struct GrantScript: Sendable {
       text += "          AND NOT attisdropped AND attname IN (\(columns))) = \(table.columns.count)"
     }
     return text
+  }
+
+  /// A sweep that looks for what refers to a row deletes from each part of a table by itself.
+  private func parts(of table: String, _ needs: [SweepNeed]) -> String {
+    let rights = TableCheck.list(needs, quoted: false)
+    return """
+      DO $grants$ DECLARE part record; BEGIN
+        FOR part IN WITH RECURSIVE tree AS (
+            SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('\(table)')
+            UNION SELECT child.inhrelid FROM tree JOIN pg_inherits AS child ON child.inhparent = tree.inhrelid)
+          SELECT inhrelid::regclass AS name FROM tree LOOP
+          EXECUTE format('GRANT \(rights) ON %s TO %s', part.name, \(SQLName.literal(role)));
+        END LOOP;
+      END $grants$;
+
+      """
   }
 
   /// What refers to a row is looked for in whatever tables have such a foreign key.

@@ -61,6 +61,21 @@ import Testing
     }
   }
 
+  /// Retention deletes from each part of a table by itself.
+  @Test func aRoleWithTheseGrantsDeletesFromEachPartOfATable() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      CREATE TABLE jobs_of_old () INHERITS (sync_jobs); CREATE TABLE jobs_of_older () INHERITS (jobs_of_old);
+      INSERT INTO jobs_of_older (job_type, status, correlation_id, updated_at)
+        VALUES ('sync', 'failed', gen_random_uuid(), now() - interval '40 days')
+      """)
+    let settings = try plane.settings(Self.everything)
+    let limited = try await role(on: plane, settings)
+    let count = try await onLoop { try await limited.sweep(.jobsRetention(settings)) }
+    #expect(count.changed == 1)
+  }
+
   @Test func whatIsGrantedIsWhatCheckLooksForAndNoMore() async throws {
     let plane = try await ControlPlane.fresh()
     let settings = try plane.settings(Self.everything)
