@@ -100,7 +100,7 @@ struct ChaosRun: Sendable {
         + (felt.loadsEnd.map { [$0] } ?? [])
       // Until a replica asks for an hourly sweeper again, a Redis that was emptied does not know that it is attended,
       // and refuses its trigger.
-      let retains = !incidents.contains { $0.fault.kind == .flushRedis }
+      let retains = !incidents.contains { $0.fault.losesData }
       let left = try await dueRows(cluster, since: ends, traces: felt.traces, retains: retains)
       for index in watches.indices { watches[index].left = left[index] }
       let quietBegin = try await Self.each(cluster) { try await samples(of: $0) }
