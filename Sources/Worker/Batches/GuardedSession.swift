@@ -70,9 +70,13 @@ final class GuardedSession {
 
   /// Runs `statements` between the guard and the verdict, in one round trip and one transaction.
   ///
-  /// - Parameter limit: an instant before the lease's end from which on nothing of it may be committed.
+  /// - Parameters:
+  ///   - limit: an instant before the lease's end from which on nothing of it may be committed.
+  ///   - proof: is to hold of what the statements did.
   /// - Throws: `RunInterruption`, `SweepRefusal`, or `PostgresError` as a statement failed.
-  func batch(_ statements: [PostgresStatement], notAfter limit: MonotonicInstant? = nil) async throws -> Batch {
+  func batch(
+    _ statements: [PostgresStatement], notAfter limit: MonotonicInstant? = nil, proving proof: AuditProof? = nil
+  ) async throws -> Batch {
     var entry = BatchGuard()
     while true {
       let sample = connection.attachment as? ClockSample
@@ -81,7 +85,7 @@ final class GuardedSession {
         try await readClock()
       case .send(let deadline):
         let earlier = limit.flatMap { instant in sample.map { $0.earliest(at: instant) } }
-        if let batch = try await attempt(statements, min(deadline, earlier ?? deadline)) { return batch }
+        if let batch = try await attempt(statements, min(deadline, earlier ?? deadline), proof) { return batch }
         entry.contended()
       case .evict:
         try await evict()
@@ -96,7 +100,9 @@ final class GuardedSession {
   }
 
   /// - Returns: nil where the advisory lock is someone else's.
-  private func attempt(_ statements: [PostgresStatement], _ deadline: Int64) async throws -> Batch? {
+  private func attempt(
+    _ statements: [PostgresStatement], _ deadline: Int64, _ proof: AuditProof?
+  ) async throws -> Batch? {
     precondition(!schema.isEmpty, "a batch works on a schema")
     let open = PostgresStatement(
       connection.serverVersion >= GuardStatements.transactionTimeoutVersion
@@ -105,15 +111,17 @@ final class GuardedSession {
         "\(deadline)", name.text(epoch: run.epoch), cutoffMicroseconds.map { "\($0)" }, "\(ageMicroseconds)",
         "\(advisoryKey)",
       ], isPrepared: true)
-    let begin = connection.prelude + [open]
+    let begin = connection.prelude + [open] + (proof.map { [$0.opening] } ?? [])
+    let proved = begin + statements + (proof.map { [$0.closing] } ?? [])
     let results: [PostgresResult]
     do {
       results = try await connection.pipeline(
-        begin + statements + [PostgresStatement(GuardStatements.close, isPrepared: true)], by: held.lease.stopAt)
+        proved + [PostgresStatement(GuardStatements.close, isPrepared: true)], by: held.lease.stopAt)
     } catch let error as PostgresError {
-      throw await explain(error, closing: begin.count + statements.count)
+      if let proof, case .server(AuditProof.missingState, _, proved.count - 1, _) = error { throw proof.refusal }
+      throw await explain(error, closing: proved.count, proved: proof != nil)
     }
-    let opened = results[begin.count - 1]
+    let opened = results[connection.prelude.count]
     let closed = results[results.count - 1]
     noteClock(closed[row: 0, column: 2])
     guard opened[row: 0, column: 0] == "t" else { throw RunInterruption.leaseLost }
@@ -122,18 +130,21 @@ final class GuardedSession {
     let endedAt = Self.microseconds(closed[row: 0, column: 2]) ?? 0
     let microseconds = Self.microseconds(closed[row: 0, column: 4]) ?? 0
     return Batch(
-      results: Array(results[begin.count..<(results.count - 1)]), beganAt: (endedAt - microseconds) / 1_000,
+      results: Array(results[begin.count..<(begin.count + statements.count)]),
+      beganAt: (endedAt - microseconds) / 1_000,
       duration: .microseconds(microseconds))
   }
 
-  /// Why a batch failed, whose closing statement has this number.
-  private func explain(_ error: PostgresError, closing: Int) async -> any Error {
+  /// Why a batch failed, whose closing statement has this number. Before it may come that of a proof.
+  private func explain(_ error: PostgresError, closing: Int, proved: Bool) async -> any Error {
     if Self.isPastDeadline(error, closing: closing) {
       // Or the server's clock was set forward since the sample, by which later runs would be late, too.
       connection.attachment = nil
       return RunInterruption.leaseLost
     }
-    if case .server(let state, _, closing, _) = error, Self.resetStates.contains(state) {
+    if case .server(let state, _, let statement, _) = error, Self.resetStates.contains(state),
+      statement == closing || (proved && statement == closing - 1)
+    {
       return SweepRefusal.settingsReset
     }
     guard error.isReadOnly else { return error }

@@ -89,7 +89,7 @@ package final class LinkedStatements {
              (SELECT \(TableStatements.key("key")) FROM last),
              (SELECT count(*) FROM sought WHERE key = (SELECT key FROM last))
                - (SELECT count(*) FROM changed WHERE is_changed AND key = (SELECT key FROM last)),
-             (SELECT count(*) FROM changed)
+             (SELECT count(*) FROM changed)\(rows.countNoted)
       """)
   }
 

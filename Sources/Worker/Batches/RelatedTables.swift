@@ -12,6 +12,8 @@ package struct RelatedTables: Equatable, Sendable {
     let identifier: Int64
     /// Whether row security hides rows from the role.
     let hidesRows: Bool
+    /// Whether the role may read whole rows, and with them which transaction wrote them.
+    let canReadRows: Bool
 
     /// As SQL writes it.
     var quotedName: String { TableSurvey.quoted(schema, name) }
@@ -106,7 +108,7 @@ package struct RelatedTables: Equatable, Sendable {
        UNION ALL
       SELECT 3, 0, tree.oid, 0, '', '' FROM tree WHERE (tree.oid <> 0))
     SELECT found.kind, space.nspname, class.relname, found.oid::bigint, row_security_active(found.oid), found.key,
-           found.own, found.referenced
+           found.own, found.referenced, has_table_privilege(found.oid, 'SELECT')
       FROM found
       JOIN "pg_catalog"."pg_class" AS class ON (class.oid = found.oid)
       JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace)
@@ -123,7 +125,8 @@ package struct RelatedTables: Equatable, Sendable {
     for row in 0..<answer.rowCount {
       func text(_ column: Int) -> String { answer[row: row, column: column] ?? "" }
       let table = Table(
-        schema: text(1), name: text(2), identifier: Int64(text(3)) ?? 0, hidesRows: text(4) == "t")
+        schema: text(1), name: text(2), identifier: Int64(text(3)) ?? 0, hidesRows: text(4) == "t",
+        canReadRows: text(8) == "t")
       let key = Int64(text(5)) ?? 0
       switch text(0) {
       case "1": tables[table.name] = table

@@ -33,6 +33,8 @@ final class SweepBatches {
   private var isProved = false
   /// What triggers do behind the changes; nil if there is none that could.
   var watch: TriggerWatch?
+  /// Of the lines that changes leave in the audit trail; nil if they leave none.
+  private let proof: AuditProof?
 
   init(
     _ sweep: RowSweep, on table: TableSurvey, in session: GuardedSession, knowing memory: TableMemory,
@@ -43,6 +45,7 @@ final class SweepBatches {
     self.session = session
     self.memory = memory
     self.tally = tally
+    proof = sweep.audit == nil ? nil : memory.related?.tables[AuditNote.table].map { AuditProof($0) }
   }
 
   /// What the statements of a batch answered.
@@ -109,7 +112,8 @@ final class SweepBatches {
     var serverTime: Duration?
     defer { session.brakes?.worked(from: sentAt, serverTime: serverTime) }
     do {
-      let done = try await session.batch(begin + statements + attempted + measure + (watch?.closing ?? []))
+      let done = try await session.batch(
+        begin + statements + attempted + measure + (watch?.closing ?? []), proving: proof)
       serverTime = done.duration
       tally.count.cutoffMicroseconds = session.cutoffMicroseconds
       let end = begin.count + statements.count
@@ -124,6 +128,9 @@ final class SweepBatches {
       throw Trouble(kind: kind, cause: error)
     } catch SweepRefusal.settingsReset {
       throw Trouble(kind: .refused(Self.resetState), cause: SweepRefusal.settingsReset)
+    } catch let refusal as SweepRefusal {
+      guard case .discardedLines = refusal else { throw refusal }
+      throw Trouble(kind: .refused(refusal.reason), cause: refusal)
     }
   }
 

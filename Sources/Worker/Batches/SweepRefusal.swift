@@ -24,8 +24,11 @@ enum SweepRefusal: Error, Equatable, Sendable {
   case rows(Int, states: [String])
   /// The statements succeeded, and so many due rows stayed as they were.
   case kept(Int, table: String)
-  /// The statement succeeded, and so many jobs are not there.
-  case swallowed(Int, table: String)
+  /// The statement succeeded, and so many jobs are not there: because of a trigger, or of a unique index (by its name)
+  /// where rows that such an index keeps out are left out.
+  case swallowed(Int, table: String, hasTriggers: Bool = true, uniqueIndexes: String? = nil)
+  /// The statement succeeded, and lines of the audit trail, which is this table, are not there.
+  case discardedLines(String)
   /// A rule rewrites the sweep's statements into what PostgreSQL does not do.
   case rule(String)
   /// A trigger reset the session's settings, in which the batch's guard and limits live.
@@ -63,9 +66,10 @@ enum SweepRefusal: Error, Equatable, Sendable {
       "\(Self.rows(count)) refused (\(states.joined(separator: ", ")))"
     case .kept(let count, let table):
       "\(Self.rows(count)) stayed due though the statement succeeded: a trigger or a rule on \(table) keeps them"
-    case .swallowed(let count, let table):
-      "\(count == 1 ? "1 job was" : "\(count) jobs were") not inserted though the statement succeeded: a trigger on "
-        + "\(table) discards new rows"
+    case .swallowed(let count, let table, let hasTriggers, let indexes):
+      "\(count == 1 ? "1 job was" : "\(count) jobs were") not inserted though the statement succeeded: "
+        + Self.obstacle(on: table, hasTriggers: hasTriggers, uniqueIndexes: indexes)
+    case .discardedLines(let table): "a trigger on \(table) discards the worker's lines"
     case .rule(let name):
       "a rule on \(name) rewrites the worker's statements (SQLSTATE 0A000): use a trigger instead"
     case .settingsReset:
@@ -81,6 +85,13 @@ enum SweepRefusal: Error, Equatable, Sendable {
     case .uncounted(let table):
       "nothing was changed: the rows of \(table) could not be counted within 10s, which a maximum share needs"
     }
+  }
+
+  private static func obstacle(on table: String, hasTriggers: Bool, uniqueIndexes: String?) -> String {
+    guard let uniqueIndexes else { return "a trigger on \(table) discards new rows" }
+    let kept = "another row that the unique index \(uniqueIndexes) allows only once"
+    return hasTriggers
+      ? "a trigger on \(table) discards new rows, or it has \(kept)" : "\(table) has \(kept)"
   }
 
   private static func rows(_ count: Int) -> String { count == 1 ? "1 row" : "\(count) rows" }

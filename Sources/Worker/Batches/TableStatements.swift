@@ -92,7 +92,7 @@ package final class TableStatements {
          WHERE \(filter) AND \(Self.isInRange) AND \(isDue) LIMIT $3::bigint),
       \(changing("WHERE \(Self.isAmong("sought")) AND \(isDue) AND \(Self.hasTime)"))
     SELECT (SELECT count(*) FROM sought), \(Self.changed),
-           (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteAttempted)
+           (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteChanges)
     """)
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
@@ -104,7 +104,7 @@ package final class TableStatements {
          WHERE \(filter) AND \(Self.isInRange) AND \(isWritten) FOR UPDATE SKIP LOCKED),
       \(changing("WHERE \(Self.isAmong("free")) AND \(isWritten)"))
     SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
-             (SELECT count(*) FROM changed)\(noteAttempted)
+             (SELECT count(*) FROM changed)\(noteChanges)
     """)
 
   /// Answers where the first row lies that is due.
@@ -179,7 +179,7 @@ package final class TableStatements {
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
              (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed),
              (SELECT \(Self.key("min(key)")) FROM found),
-             \(isPlenty), \(written)\(noteAttempted)
+             \(isPlenty), \(written)\(noteChanges)
       """)
   }
 
@@ -206,7 +206,7 @@ package final class TableStatements {
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM sought), (SELECT count(*) FROM sought),
              (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed), NULL, 0,
-             \(written)\(noteAttempted)
+             \(written)\(noteChanges)
       """)
   }
 
@@ -240,7 +240,7 @@ package final class TableStatements {
       SELECT (SELECT \(Self.key("key")) FROM ending),
              (SELECT count(*) FROM \(table) AS target
                WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))), \(Self.changed),
-             \(written)\(noteAttempted)
+             \(written)\(noteChanges)
       """)
   }()
 
@@ -270,7 +270,7 @@ package final class TableStatements {
     return """
       WITH \(returning(write))
       SELECT (SELECT count(*) FROM \(table) AS target WHERE \(rows) AND \(isWritten)), \(Self.changed),
-             (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteAttempted)
+             (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteChanges)
       """
   }
 
@@ -282,18 +282,8 @@ package final class TableStatements {
   /// What the change of a row answers.
   var answered: String { isChanged + (sweep.audit == nil && sweep.attemptLimit == nil ? "" : ", target.id AS id") }
 
-  /// What the audit trail says of each row in `changed`: a further part of the same statement.
-  var noted: String {
-    guard let audit = sweep.audit else { return "" }
-    return """
-      ,
-        noted AS (
-          INSERT INTO \(related.quotedName(of: AuditNote.table)) (\(AuditNote.columns.joined(separator: ", ")))
-          SELECT 'worker', '\(audit.action)', concat('\(audit.resource):', changed.id), '\(audit.status)',
-                 gen_random_uuid(), \(audit.metadata)
-            FROM changed WHERE changed.is_changed)
-      """
-  }
+  /// Behind the other answers of a change: what the batch's closing statements ask for.
+  private var noteChanges: String { noteAttempted + countNoted }
 
   /// Of a row that was written: whether it is no longer due. A trigger may have put it back to what it was.
   var isChanged: String {

@@ -25,7 +25,8 @@ struct TableCheck: Sendable {
       findings += try await privileges(
         needs.needs, on: (survey.identifier, survey.displayName, survey.quotedName), in: session)
       findings += try await others(survey, in: session)
-      findings += triggers(on: survey, try await session.query(TableSQL.triggers(on: survey, needs.event)))
+      findings += triggers(
+        on: survey.displayName, try await session.query(TableSQL.triggers(on: survey.identifier, needs.event)))
       findings += try await holders(in: session)
       return findings
     } catch let error as PostgresError where error.sqlState != nil {
@@ -128,6 +129,9 @@ struct TableCheck: Sendable {
       }
       findings += try await privileges(
         other.needs, on: (table.identifier, table.displayName, table.quotedName), in: session)
+      guard !reads else { continue }
+      findings += triggers(
+        on: table.displayName, try await session.query(TableSQL.triggers(on: table.identifier, .insert)))
     }
     for reference in related.references {
       let table = reference.table
@@ -191,19 +195,19 @@ struct TableCheck: Sendable {
   }
 
   @EventLoop
-  private func triggers(on survey: TableSurvey, _ answer: PostgresResult) -> [CheckFinding] {
+  private func triggers(on table: String, _ answer: PostgresResult) -> [CheckFinding] {
     var findings: [CheckFinding] = []
     for row in 0..<answer.rowCount {
       let name = answer[row: row, column: 0] ?? ""
       let isBefore = answer[row: row, column: 1] == "t"
       if answer[row: row, column: 3] == "t" {
-        findings.append(.warning("rule \(name) on \(survey.displayName) may rewrite a sweep's statements"))
+        findings.append(.warning("rule \(name) on \(table) may rewrite a sweep's statements"))
       } else if answer[row: row, column: 2] == "t" {
         findings.append(.ok("trigger \(name) sets updated_at"))
       } else {
         findings.append(
           .warning(
-            "trigger \(name) on \(survey.displayName) runs \(isBefore ? "before" : "after") each change: it may slow "
+            "trigger \(name) on \(table) runs \(isBefore ? "before" : "after") each change: it may slow "
               + "sweeps down or undo their changes"))
       }
     }
@@ -246,8 +250,8 @@ enum TableSQL {
 
   /// Answers, for each trigger that the event fires, its name, whether it runs before the change, and whether all that
   /// it does is to set updated_at; and, for each rule, its name and true in the last column.
-  static func triggers(on survey: TableSurvey, _ event: TableSurvey.Event) -> PostgresStatement {
-    PostgresStatement(triggers, ["\(survey.identifier)", "\(event.rawValue)"])
+  static func triggers(on table: Int64, _ event: TableSurvey.Event) -> PostgresStatement {
+    PostgresStatement(triggers, ["\(table)", "\(event.rawValue)"])
   }
 
   static let triggers = CatalogSQL.qualified(

@@ -113,15 +113,22 @@ final class ConnectionDiscoveryRun {
       for table in tables where table.isRefusedByRule(error) { throw SweepRefusal.rule(table.displayName) }
       throw error
     }
-    try conclude()
+    try await conclude()
   }
 
-  private func conclude() throws {
+  private func conclude() async throws {
     let (jobs, connections) = (memory.jobs.survey?.displayName, memory.connections.survey?.displayName)
     if !failures.isEmpty {
       throw Discovery.SomeFailed(failures: failures, label: "connection", table: jobs ?? Discovery.table)
     }
-    if swallowed > 0 { throw SweepRefusal.swallowed(swallowed, table: jobs ?? Discovery.table) }
+    if swallowed > 0 {
+      let table = memory.jobs.survey
+      let answer = try await session.query(
+        PostgresStatement(ConnectionStatements.obstacles, ["\(table?.identifier ?? 0)"]))
+      throw SweepRefusal.swallowed(
+        swallowed, table: jobs ?? Discovery.table, hasTriggers: answer[row: 0, column: 0] == "t",
+        uniqueIndexes: answer[row: 0, column: 1])
+    }
     if unmarked > 0 { throw SweepRefusal.kept(unmarked, table: connections ?? ConnectionDiscovery.table) }
   }
 

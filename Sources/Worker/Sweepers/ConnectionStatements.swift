@@ -106,6 +106,27 @@ struct ConnectionStatements {
       """)
   }
 
+  /// Parameter: the identifier of sync_jobs. Answers whether a trigger could discard new jobs, and the unique indexes,
+  /// other than that of the id, for which `insert` could leave them out.
+  static let obstacles = CatalogSQL.qualified(
+    """
+    WITH RECURSIVE tree AS (
+      SELECT $1::oid AS oid
+       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid))
+    SELECT EXISTS (
+             SELECT FROM tree JOIN "pg_catalog"."pg_trigger" AS trigger ON (trigger.tgrelid = tree.oid)
+              WHERE (trigger.tgenabled <> 'D') AND NOT trigger.tgisinternal AND ((trigger.tgtype & 4) <> 0)),
+           (SELECT string_agg(index.relname, ', ' ORDER BY index.relname)
+              FROM tree
+              JOIN "pg_catalog"."pg_index" AS entry ON (entry.indrelid = tree.oid)
+              JOIN "pg_catalog"."pg_class" AS index ON (index.oid = entry.indexrelid)
+             WHERE (entry.indisunique OR entry.indisexclusion) AND entry.indislive
+               AND NOT EXISTS (
+                 SELECT FROM "pg_catalog"."pg_attribute" AS "column"
+                  WHERE ("column".attrelid = entry.indrelid) AND ("column".attnum = entry.indkey[0])
+                    AND ("column".attname = 'id') AND (entry.indnkeyatts = 1)))
+    """)
+
   private static let order = "connection.last_discover_at NULLS FIRST, connection.id"
 
   /// A running discovery keeps its connection from being due until it is given up.

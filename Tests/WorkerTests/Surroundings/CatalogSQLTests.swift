@@ -46,7 +46,8 @@ import Testing
       TableStatements.comingBack(.init(count: 1, comesBack: "status = 'queued'"), in: "\"s\".\"t\""),
       TableSurvey.look, TableSurvey.check, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
-      ReplicationLag.look, SessionSQL.seesStandbys,
+      AuditProof.open, AuditProof.close("true"), AuditProof.close(AuditProof.isThere(in: "\"s\".\"t\"")),
+      ConnectionStatements.obstacles, ReplicationLag.look, SessionSQL.seesStandbys,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
       StatusSQL.runs, StatusSQL.holders,
       DryRunSQL.limits,
@@ -65,7 +66,8 @@ import Testing
         let related = RelatedTables(
           PostgresResult(
             rows: [
-              ["2", "s", "r", "1", "f", "2", "own", "id"], ["2", "s", "r", "1", "f", "2", "other", "created_at"],
+              ["2", "s", "r", "1", "f", "2", "own", "id", "t"],
+              ["2", "s", "r", "1", "f", "2", "other", "created_at", "t"],
             ]))
         let table = TableStatements(
           sweep: sweep, table: "\"s\".\"t\"", moments: moments,

@@ -47,6 +47,37 @@ import Testing
       try await plane.sql("SELECT count(*) FROM provider_connections WHERE last_discover_status = 'running'") == "0")
   }
 
+  /// An operator allows one queued job a cluster.
+  @Test(arguments: [false, true])
+  func aUniqueIndexThatKeepsJobsOutIsNamedAndNoTriggerIsBlamedForIt(hasTrigger: Bool) async throws {
+    let plane = try await ControlPlane.fresh()
+    try await ConnectionDiscoveryTests.add(3, to: plane)
+    try await plane.sql(
+      """
+      CREATE UNIQUE INDEX one_queued ON sync_jobs (job_type, (agent_scope ->> 'cluster_name')) WHERE status = 'queued'
+      """)
+    if hasTrigger {
+      try await plane.sql(
+        """
+        CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+        CREATE TRIGGER pass BEFORE INSERT ON sync_jobs FOR EACH ROW EXECUTE FUNCTION pass()
+        """)
+    }
+    let sweeper = try ConnectionDiscoveryTests.sweeper(plane)
+    let (refusal, count) = try await onLoop {
+      let tally = RunTally()
+      let refusal = await #expect(throws: SweepRefusal.self) { try await plane.sweep(sweeper, noting: tally) }
+      return (refusal, tally.count)
+    }
+    let begin = "2 jobs were not inserted though the statement succeeded: "
+    let end = "another row that the unique index one_queued allows only once"
+    let trigger = "a trigger on public.sync_jobs discards new rows, or it has "
+    #expect(refusal?.reason == begin + (hasTrigger ? trigger : "public.sync_jobs has ") + end)
+    #expect(count.changed == 1)
+    #expect(
+      try await plane.sql("SELECT count(*) FROM provider_connections WHERE last_discover_status = 'running'") == "1")
+  }
+
   @Test func aTriggerThatKeepsConnectionsAsTheyAreIsAFailureWithOneJobAConnection() async throws {
     let plane = try await ControlPlane.fresh()
     try await ConnectionDiscoveryTests.add(2, to: plane)

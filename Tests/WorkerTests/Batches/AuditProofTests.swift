@@ -1,0 +1,156 @@
+// The audit trail in other people's schemas: triggers that discard, move or delete lines. A change whose line is not
+// there is not committed, and the run names the trail; triggers that lose no line are not blamed.
+
+import Coordination
+import Reactor
+import TestSupport
+import Testing
+
+@testable import Worker
+
+@Suite struct AuditProofTests {
+  /// A trigger on audit_events.
+  struct Trigger: Sendable, CustomTestStringConvertible {
+    let testDescription: String
+    let time: String
+    let body: String
+    /// SQL before it.
+    var before = ""
+
+    var sql: String {
+      """
+      DROP TRIGGER audit_events_append_only ON audit_events; \(before);
+      CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN \(body) END $$;
+      CREATE TRIGGER act \(time) ON audit_events FOR EACH ROW EXECUTE FUNCTION act()
+      """
+    }
+  }
+
+  private static let discarding = [
+    Trigger(testDescription: "discards every line", time: "BEFORE INSERT", body: "RETURN NULL;"),
+    Trigger(
+      testDescription: "deletes every line again", time: "AFTER INSERT",
+      body: "DELETE FROM audit_events WHERE id = NEW.id; RETURN NULL;"),
+    Trigger(
+      testDescription: "writes every line elsewhere", time: "BEFORE INSERT",
+      body: "INSERT INTO archive SELECT NEW.*; RETURN NULL;", before: "CREATE TABLE archive (LIKE audit_events)"),
+  ]
+
+  private static let harmless = [
+    Trigger(
+      testDescription: "moves lines into a child", time: "BEFORE INSERT",
+      body: "INSERT INTO audit_child SELECT NEW.*; RETURN NULL;",
+      before: "CREATE TABLE audit_child () INHERITS (audit_events)"),
+    Trigger(
+      testDescription: "deletes old lines", time: "AFTER INSERT",
+      body: "DELETE FROM audit_events WHERE occurred_at < now() - interval '90 days'; RETURN NULL;",
+      before: """
+        INSERT INTO audit_events (actor, action, resource, status, correlation_id, metadata, occurred_at)
+        SELECT 'api', 'a', 'r', 'success', gen_random_uuid(), '{}', now() - interval '1 year' FROM generate_series(1, 9)
+        """),
+    Trigger(
+      testDescription: "writes lines elsewhere, too", time: "AFTER INSERT",
+      body: "INSERT INTO archive SELECT NEW.*; RETURN NULL;", before: "CREATE TABLE archive (LIKE audit_events)"),
+  ]
+
+  /// Sweepers that leave lines, one with linked rows and one without: what is due of each (five rows), how many still
+  /// are, and the rights that it needs.
+  private struct Trail: Sendable {
+    let sweeper: String
+    let due: String
+    let left: String
+    let rights: [String]
+  }
+
+  private static let trails = [
+    Trail(
+      sweeper: "reveal-sessions-expired", due: RevealRows.many(5),
+      left: "SELECT count(*) FROM reveal_sessions WHERE expired_at IS NULL",
+      rights: ["SELECT, UPDATE ON reveal_sessions", "SELECT, UPDATE ON secret_wraps"]),
+    Trail(
+      sweeper: "connections-stuck",
+      due: """
+        INSERT INTO provider_connections (name, type, auth_method, last_discover_started_at, last_discover_status)
+        SELECT 'c' || n, 'vault', 'token', now() - interval '1 day', 'running' FROM generate_series(1, 5) AS n
+        """,
+      left: "SELECT count(*) FROM provider_connections WHERE last_discover_status = 'running'",
+      rights: ["SELECT, UPDATE ON provider_connections"]),
+  ]
+
+  private static func sweep(_ trail: Trail, on plane: ControlPlane) async throws -> (changed: Int, error: SweepRefusal?)
+  {
+    let settings = try plane.settings(["SB_WORKER_AUDIT_EVENTS": "true"])
+    let sweeper = try #require(Sweepers.declared(settings).first { $0.name == trail.sweeper })
+    return try await onLoop {
+      let tally = RunTally()
+      do {
+        _ = try await plane.sweep(sweeper, noting: tally)
+        return (tally.count.changed, nil)
+      } catch let error as SweepRefusal {
+        return (tally.count.changed, error)
+      }
+    }
+  }
+
+  private static let reason = "a trigger on public.audit_events discards the worker's lines"
+
+  @Test(arguments: discarding)
+  func nothingChangesWithoutItsLine(trigger: Trigger) async throws {
+    for trail in Self.trails {
+      let plane = try await ControlPlane.fresh()
+      try await plane.sql("\(trail.due);\(trigger.sql)")
+      let (changed, error) = try await Self.sweep(trail, on: plane)
+      #expect(changed == 0, "\(trail.sweeper)")
+      #expect(error == .rows(5, states: [Self.reason]), "\(trail.sweeper)")
+      #expect(error?.reason == "5 rows refused (\(Self.reason))")
+      #expect(try await plane.sql("\(trail.left); SELECT count(*) FROM audit_events") == "5\n0", "\(trail.sweeper)")
+    }
+  }
+
+  @Test(arguments: harmless)
+  func aTriggerThatLosesNoLineIsNotBlamed(trigger: Trigger) async throws {
+    for trail in Self.trails {
+      let plane = try await ControlPlane.fresh()
+      try await plane.sql("\(trail.due);\(trigger.sql)")
+      let (changed, error) = try await Self.sweep(trail, on: plane)
+      #expect(changed == 5 && error == nil, "\(trail.sweeper): \(String(describing: error))")
+      #expect(
+        try await plane.sql("\(trail.left); SELECT count(*) FROM audit_events WHERE actor = 'worker'") == "0\n5")
+    }
+  }
+
+  @Test func aLineThatIsDiscardedKeepsOnlyItsOwnRow() async throws {
+    for trail in Self.trails {
+      let plane = try await ControlPlane.fresh()
+      try await plane.sql(
+        """
+        \(trail.due); CREATE TABLE seen (n int);
+        CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          RETURN CASE WHEN right(NEW.resource, 36) = (SELECT max(id::text) FROM \(Self.table(of: trail))) THEN NULL
+            ELSE NEW END; END $$;
+        CREATE TRIGGER act BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION act()
+        """)
+      let (changed, error) = try await Self.sweep(trail, on: plane)
+      #expect(changed == 4 && error == .rows(1, states: [Self.reason]), "\(trail.sweeper)")
+      #expect(try await plane.sql("\(trail.left); SELECT count(*) FROM audit_events") == "1\n4", "\(trail.sweeper)")
+    }
+  }
+
+  private static func table(of trail: Trail) -> String {
+    trail.sweeper == "reveal-sessions-expired" ? "reveal_sessions" : "provider_connections"
+  }
+
+  /// The role may insert lines and read none.
+  @Test func aRoleThatMayOnlyInsertLinesIsToldToo() async throws {
+    for (trigger, isHarmless) in Self.harmless.map({ ($0, true) }) + [(Self.discarding[0], false)] {
+      let trail = Self.trails[1]
+      let plane = try await ControlPlane.fresh()
+      try await plane.sql("\(trail.due);\(trigger.sql)")
+      let columns = AuditNote.columns.joined(separator: ", ")
+      let least = try await plane.limited(trail.rights + ["INSERT (\(columns)) ON audit_events"], query: "")
+      let (changed, error) = try await Self.sweep(trail, on: least)
+      #expect(changed == (isHarmless ? 5 : 0), "\(trigger.testDescription)")
+      #expect(error == (isHarmless ? nil : .rows(5, states: [Self.reason])), "\(trigger.testDescription)")
+    }
+  }
+}
