@@ -19,19 +19,22 @@ final class Service {
   private static let onceConnectLimit = Duration.seconds(10)
   /// How long the host name of the listen address may take to resolve.
   private static let listenNameLimit = Duration.seconds(5)
-  private let settings: Settings
+  let settings: Settings
   private let logger: Logger
-  private let clock: LoopClock
-  private let pool: PostgresPool
-  private let redis: RedisClient
+  let clock: LoopClock
+  let pool: PostgresPool
+  let redis: RedisClient
   private let shutdown: Shutdown
   private let readiness: Readiness
   private let registry = MetricsRegistry()
   private let processMetrics: ProcessMetrics
-  private let notifier: Notifier
+  let notifier: Notifier
   private let postgresNotice: OutageNotice
   private let redisNotice: OutageNotice
-  private let sweeping: SweepService
+  let sweeping: SweepService
+  let reloader: Reloader
+  let readEnvironment: @Sendable () -> [String: String]
+  let log: LogOutput
   private let managerReport: ManagerReport
   private let sandbox: Sandbox
   /// Whether it was not ready at boot, and has not been since.
@@ -40,12 +43,12 @@ final class Service {
   private var signals: [SignalWatcher] = []
 
   init(
-    _ settings: Settings, notifications: Notifications, manager: ServiceManager?, sandbox: Sandbox, clock: LoopClock,
-    logger: Logger
+    _ settings: Settings, notifications: Notifications, sandbox: Sandbox, clock: LoopClock, log: LogOutput,
+    logger: Logger, readEnvironment: @escaping @Sendable () -> [String: String]
   ) {
     self.settings = settings
     self.clock = clock
-    self.logger = logger
+    (self.logger, self.log, self.readEnvironment) = (logger, log, readEnvironment)
     let postgres = settings[.databaseURL]
     pool = PostgresPool(
       postgres, maximumConnections: postgres.maximumConnections ?? settings[.databaseMaxConnections],
@@ -59,7 +62,10 @@ final class Service {
     shutdown = Shutdown(grace: settings[.shutdownGrace], clock: clock)
     readiness = Readiness(pool: pool, redis: redis, clock: clock, shutdown: shutdown)
     self.sandbox = sandbox
-    managerReport = ManagerReport(manager, clock: clock)
+    managerReport = ManagerReport(ServiceManager(environment: readEnvironment()), clock: clock)
+    reloader = Reloader(
+      settings, readEnvironment: readEnvironment, manager: managerReport, shutdown: shutdown, clock: clock,
+      logger: logger)
     processMetrics = ProcessMetrics(clock: clock)
     processMetrics.register(in: registry, namespace: settings[.redisNamespace])
     ProcessMetrics.registerLoop(in: registry)
@@ -96,6 +102,7 @@ final class Service {
     let confinement = sandbox.enter()
     logger.info("starting", metadata: StartingLine.fields(settings, sandbox: confinement))
     watchServers()
+    prepareReloads()
     await withTaskGroup { group in
       group.addTask { await self.redis.run() }
       group.addTask { await self.pool.run() }
@@ -108,6 +115,7 @@ final class Service {
       // with nothing to do: sweeps that began beside it would each open one; after it they use its.
       await boot()
       group.addTask { await self.giveBackStart() }
+      group.addTask { await self.reloader.run() }
       await sweeping.attendSlots()
       endedSweeping()
       await notifier.finish(by: shutdown.deadline)
@@ -120,9 +128,9 @@ final class Service {
 
   private func statusRoutes() -> StatusRoutes? {
     guard settings[.statusPage] else { return nil }
-    let (pool, sweeping) = (pool, sweeping)
+    let (pool, sweeping, reloader) = (pool, sweeping, reloader)
     return StatusRoutes(
-      settings, redis: redis, postgresOutage: { pool.outage }, lacks: { sweeping.lacks }, clock: clock)
+      { reloader.settings }, redis: redis, postgresOutage: { pool.outage }, lacks: { sweeping.lacks }, clock: clock)
   }
 
   /// Attends every sweeper once, and returns the process's exit status: 1 if a run failed or was cut short by a signal,
@@ -238,8 +246,8 @@ final class Service {
     signals = [
       SignalWatcher(.terminate, callback: ask),
       SignalWatcher(.interrupt, callback: ask),
-      // There is no configuration file to read again, and a terminal that goes away does not end a service.
-      SignalWatcher(.hangUp) {},
+      // A terminal that goes away does not end a service.
+      SignalWatcher(.hangUp) { [weak self] in self?.reloader.request() },
     ]
     guard HostProcess.isFirst else { return }
     signals.append(SignalWatcher(.childEnded) { HostProcess.reapChildren() })
@@ -273,6 +281,7 @@ final class Service {
       logger.warning("\(server) is unavailable", metadata: ["error": "\(outage)"])
     } else {
       logger.info("\(server) is ready")
+      Reloader.Server(rawValue: server).map(reloader.recovered)
       if isReadyAwaited, pool.outage == nil, redis.outage == nil { sayReady() }
     }
     if readiness.hasBooted { reportServers() }

@@ -47,7 +47,7 @@ public struct PostgresConfiguration: Sendable {
   private(set) var sessionRounds: [String?] = [nil]
   /// Whether `target_session_attrs` asks for servers that cannot be written to.
   public private(set) var expectsReadOnly = false
-  private var base: [PostgresParameter] = []
+  private(set) var base: [PostgresParameter] = []
   private(set) var serverSettings = PostgresServerSettings()
 
   /// The server's settings that the URL asks for (`search_path`, `statement_timeout`, `options`, …), in the order in
@@ -273,6 +273,28 @@ public struct PostgresConfiguration: Sendable {
       places += (places.isEmpty ? "" : ",") + (isNumeric6 ? "[\(name)]" : name) + ":\(host.port)"
     }
     return "postgresql://\(value("user").map { "\($0)@" } ?? "")\(places)/\(value("dbname") ?? "")"
+  }
+}
+
+extension PostgresConfiguration: Equatable {
+  /// Parameters that say who logs in, and by what secret.
+  private static let login: Set<String> = ["user", "password", "sslpassword"]
+
+  /// The same server and parameters with the user and the passwords of `other`.
+  public func withLogin(of other: PostgresConfiguration) -> PostgresConfiguration {
+    var configuration = self
+    configuration.base.removeAll { Self.login.contains($0.name) }
+    configuration.base += other.base.filter { Self.login.contains($0.name) }
+    return configuration
+  }
+
+  /// Whether connections are made in the same way. Warnings do not count.
+  public static func == (left: PostgresConfiguration, right: PostgresConfiguration) -> Bool {
+    left.hosts == right.hosts && left.connectTimeout == right.connectTimeout
+      && left.sessionRounds == right.sessionRounds && left.expectsReadOnly == right.expectsReadOnly
+      && left.maximumConnections == right.maximumConnections && left.connectionLifetime == right.connectionLifetime
+      && left.serverSettings == right.serverSettings
+      && left.base.sorted { $0.name < $1.name } == right.base.sorted { $0.name < $1.name }
   }
 }
 

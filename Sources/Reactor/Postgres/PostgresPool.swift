@@ -41,10 +41,16 @@ public final class PostgresPool {
   /// A connection that was used within this time is lent unchecked.
   private static let trustedFor = Duration.seconds(2)
 
-  let configuration: PostgresConfiguration
+  /// Called when the server refuses user or password. Where it calls `logIn(as:)` with others, the connection is tried
+  /// once more at once.
+  public var onLoginRefused: (@EventLoop () -> Void)?
+
+  var configuration: PostgresConfiguration
+  /// How often user or password have changed.
+  var loginChanges = 0
   let connectTimeout: Duration
   let clock: LoopClock
-  private let canceller: PostgresCanceller
+  let canceller: PostgresCanceller
   var state: PostgresPoolState
   private var connections: [PostgresPoolState.ConnectionID: PostgresConnection] = [:]
   private var waiters: [PostgresPoolState.RequestID: PostgresPoolWaiter] = [:]
@@ -260,9 +266,7 @@ public final class PostgresPool {
   func open(_ order: PostgresPoolOrder, by deadline: MonotonicInstant) async {
     let connectionID = order.connectionID
     do {
-      let connection = try await PostgresConnection.connect(
-        configuration, by: deadline, on: clock, for: order.purpose,
-        mustBeWritable: !configuration.expectsReadOnly, canceller: canceller)
+      let connection = try await connect(for: order.purpose, by: deadline)
       if state.isClosed {
         connection.close()
         throw PostgresError.poolClosed

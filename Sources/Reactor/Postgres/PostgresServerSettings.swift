@@ -14,7 +14,7 @@ public struct PostgresSetting: Sendable, Equatable {
 }
 
 /// The settings of a URL, in the order in which they are set.
-struct PostgresServerSettings: Sendable {
+struct PostgresServerSettings: Sendable, Equatable {
   private(set) var list: [PostgresSetting] = []
   /// The session's name, if `options` has one.
   private(set) var applicationName: String?

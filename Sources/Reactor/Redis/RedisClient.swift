@@ -60,11 +60,17 @@ public final class RedisClient {
   /// connection is opened.
   public var onIdleEnd: (@EventLoop (String) -> Void)?
 
-  let configuration: RedisConfiguration
+  /// Called when the server refuses user or password. Where it calls `logIn(as:)` with others, the connection is tried
+  /// once more at once.
+  public var onLoginRefused: (@EventLoop () -> Void)?
+
+  var configuration: RedisConfiguration
+  /// How often user or password have changed.
+  var loginChanges = 0
   let healthCheck: RedisHealthCheck?
   let clock: LoopClock
   private var backoff: Backoff
-  private var tls: RedisTLS?
+  var tls: RedisTLS?
   private var availability: ServerAvailability?
   private var readyWaiters: [OneShot<Bool>] = []
   /// Fires when a command needs a connection while the client rests.
@@ -160,7 +166,7 @@ extension RedisClient {
     precondition(state == .idle, "a client runs once")
     while !Task.isCancelled {
       state = .connecting
-      switch await connect() {
+      switch await connectWithLogin() {
       case .success(let connection):
         let began = clock.now
         let ending = await serve(connection)
@@ -232,7 +238,7 @@ extension RedisClient {
   }
 
   /// One attempt: name resolution, connecting, TLS and handshake, all within the dial timeout.
-  private func connect() async -> Result<RedisConnection, ConnectFailure> {
+  func connect() async -> Result<RedisConnection, ConnectFailure> {
     statistics.attempts += 1
     let deadline = clock.now.advanced(by: configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout)
     if configuration.usesTLS && tls == nil {

@@ -72,6 +72,17 @@ public struct RedisConfiguration: Sendable, Equatable {
     return sentinels.endpoints.map { ($0.host, "\($0.port)") }
   }
 
+  /// The same servers and settings with the users and passwords of `other`.
+  public func withLogin(of other: RedisConfiguration) -> RedisConfiguration {
+    var configuration = self
+    (configuration.user, configuration.password) = (other.user, other.password)
+    if let sentinels = other.sentinels {
+      configuration.sentinels?.user = sentinels.user
+      configuration.sentinels?.password = sentinels.password
+    }
+    return configuration
+  }
+
   func handshake(_ healthCheck: RedisHealthCheck?, sendsHello: Bool) -> RedisHandshake {
     RedisHandshake(
       user: user, password: password, database: database, clientName: clientName, healthCheck: healthCheck,

@@ -256,7 +256,7 @@ final class RedisConnection {
       isReady = true
       handshakeEnded.fire(nil)
     case .refused(let reason):
-      handshakeEnded.fire(.other(reason))
+      handshakeEnded.fire(handshake.isLoginRefused ? .loginRefused(reason) : .other(reason))
     }
   }
 

@@ -32,6 +32,8 @@ enum RedisConnectionFailure: Error, Equatable, Sendable {
   case misconduct(Misconduct)
   /// An answer or the connection did not come in time.
   case timedOut
+  /// The server refused the user or the password, or requires a password; in words that may be shown to anyone.
+  case loginRefused(String)
   /// The client was stopped.
   case stopped
   /// Any other cause, in words that may be shown to anyone.
@@ -57,12 +59,16 @@ enum RedisConnectionFailure: Error, Equatable, Sendable {
     case .misconduct(let misconduct): misconduct.rawValue
     case .timedOut: "timed out"
     case .stopped: "stopped"
-    case .other(let reason): reason
+    case .loginRefused(let reason), .other(let reason): reason
     }
   }
 
   var isMisconduct: Bool {
     if case .misconduct = self { true } else { false }
+  }
+
+  var isLoginRefused: Bool {
+    if case .loginRefused = self { true } else { false }
   }
 
   var isClosing: Bool {

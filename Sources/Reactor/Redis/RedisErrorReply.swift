@@ -156,6 +156,11 @@ struct RedisErrorReply: Equatable {
     }
   }
 
+  /// Whether it is about the user or the password. Before Redis 6 there is no code for a wrong one.
+  var refusesLogin: Bool {
+    code == "WRONGPASS" || code == "NOAUTH" || (code == "ERR" && message.hasPrefix("invalid password"))
+  }
+
   /// Whether the command is renamed, switched off, or newer than the server.
   var isUnknownCommand: Bool { code == "ERR" && message.hasPrefix("unknown command") }
 

@@ -35,6 +35,8 @@ struct RedisHandshake {
   private var answers = 0
   /// The server that a Sentinel named.
   private(set) var namedMaster: RedisEndpoint?
+  /// Whether an answer was about the user or the password.
+  private(set) var isLoginRefused = false
 
   /// - Parameters:
   ///   - healthCheck: what must succeed; nil: a PING.
@@ -93,7 +95,9 @@ struct RedisHandshake {
 
   private mutating func action(on value: RedisValue, at step: Step) -> Action {
     if case .error(let code, let message) = value {
-      return action(on: RedisErrorReply(code: code, message: message), at: step)
+      let error = RedisErrorReply(code: code, message: message)
+      if error.refusesLogin { isLoginRefused = true }
+      return action(on: error, at: step)
     }
     switch step {
     case .mode: return Self.action(onMode: Self.mode(inHello: value))

@@ -114,7 +114,7 @@ struct RedisTrial: Sendable {
     switch failure {
     case .closed: closesUnderCommands
     case .timedOut: timesOutUnderCommands
-    case .refused, .misconduct, .stopped, .other: failure.reason
+    case .refused, .misconduct, .loginRefused, .stopped, .other: failure.reason
     }
   }
 

@@ -84,7 +84,10 @@ struct SentinelLookup {
   /// The Sentinel named none.
   mutating func unanswered(_ failure: RedisConnectionFailure) -> Action {
     // An answer tells more than an absence.
-    if case .other = failure { sentinelFailure = failure } else { sentinelFailure = sentinelFailure ?? failure }
+    switch failure {
+    case .other, .loginRefused: sentinelFailure = failure
+    default: sentinelFailure = sentinelFailure ?? failure
+    }
     return next()
   }
 
@@ -110,6 +113,8 @@ struct SentinelLookup {
     }
     if server != nil { return .wait }
     if let serverFailure { return .fail(serverFailure) }
-    return .fail(.other("no Sentinel names the master: \((sentinelFailure ?? .timedOut).reason)"))
+    let failure = sentinelFailure ?? .timedOut
+    let reason = "no Sentinel names the master: \(failure.reason)"
+    return .fail(failure.isLoginRefused ? .loginRefused(reason) : .other(reason))
   }
 }

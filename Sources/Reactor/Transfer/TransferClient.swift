@@ -19,7 +19,9 @@ public final class TransferClient {
 
   private let library: TransferLibrary
   private let proxies: ProxyRules
-  private let authorities: CertificateAuthorities
+  private var authorities: CertificateAuthorities
+  /// Whether certificates were read that are to be read again: libcurl keeps them with its connections.
+  private var hasOldAuthorities = false
   private let userAgent: String
   private let resolving: NameResolver.Options
   private let clock: LoopClock
@@ -60,6 +62,14 @@ public final class TransferClient {
     for easy in transfers.keys { _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, easy) } }
     transfers.removeAll()
     closeIdle()
+  }
+
+  /// Trusts the certificates in `authorityFile`, or the system's, for connections that are opened from now on, and
+  /// reads them again.
+  public func renewAuthorities(file authorityFile: String?) {
+    authorities = CertificateAuthorities(file: authorityFile)
+    hasOldAuthorities = true
+    if transfers.isEmpty { closeIdle() }
   }
 
   /// Sends `request` and returns the answer, whatever its status.
@@ -196,7 +206,8 @@ public final class TransferClient {
     if transfers.removeValue(forKey: transfer.easy) != nil {
       _ = withCleanTLS { library.curl.pointee.multi_remove_handle(multi, transfer.easy) }
     }
-    if transfers.isEmpty { idleTimer?.start(at: clock.now.advanced(by: Self.idleLimit)) }
+    // Not at once where certificates are old: this can be in the middle of libcurl's results.
+    if transfers.isEmpty { idleTimer?.start(at: clock.now.advanced(by: hasOldAuthorities ? .zero : Self.idleLimit)) }
     transfer.ended.fire(result)
   }
 
@@ -234,7 +245,9 @@ public final class TransferClient {
   /// Closes idle connections. The memory that sending used in libcurl, TLS and the heap is released too, because in an
   /// idle process it is a third of the whole. The next transfer restores it in a millisecond.
   private func closeIdle() {
-    guard transfers.isEmpty, let closed = multi else { return }
+    guard transfers.isEmpty else { return }
+    hasOldAuthorities = false
+    guard let closed = multi else { return }
     multi = nil
     _ = withCleanTLS { library.curl.pointee.multi_cleanup(closed) }
     timer?.stop()

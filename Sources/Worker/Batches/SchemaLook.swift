@@ -11,7 +11,7 @@ final class SchemaLook {
 
   private let pool: any SweepPool
   private let clock: LoopClock
-  private let required: [(sweeper: String, table: RequiredTable)]
+  private var required: [(sweeper: String, table: RequiredTable)] = []
   /// What each sweeper lacks, and when that was asked.
   private var answer: (missing: [String: String], askedAt: MonotonicInstant)?
   /// Opens when the question that is being asked is over.
@@ -20,7 +20,13 @@ final class SchemaLook {
   init(_ sweepers: [Sweeper], pool: any SweepPool, clock: LoopClock) {
     self.pool = pool
     self.clock = clock
+    ask(for: sweepers)
+  }
+
+  /// From now on what these sweepers require is looked for.
+  func ask(for sweepers: [Sweeper]) {
     required = sweepers.flatMap { sweeper in sweeper.requires.map { (sweeper.name, $0) } }
+    answer = nil
   }
 
   /// The question that another sweeper asked brought no answer.
@@ -51,15 +57,18 @@ final class SchemaLook {
       latch.open()
     }
     let limit = askedAt.advanced(by: Self.limit)
+    // Others may be required when the answer comes.
+    let required = required
     try await pool.withSweepConnection(by: limit) { connection in
       let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits)]
-      let results = try await connection.pipeline(
-        begin + [Self.question(self.required.map(\.table))], by: limit)
-      self.note(results[results.count - 1], askedAt)
+      let results = try await connection.pipeline(begin + [Self.question(required.map(\.table))], by: limit)
+      self.note(results[results.count - 1], of: required, askedAt)
     }
   }
 
-  private func note(_ result: PostgresResult, _ askedAt: MonotonicInstant) {
+  private func note(
+    _ result: PostgresResult, of required: [(sweeper: String, table: RequiredTable)], _ askedAt: MonotonicInstant
+  ) {
     var missing: [String: String] = [:]
     for (index, lack) in Self.lacks(in: result, of: required.map(\.table)) where missing[required[index].sweeper] == nil
     {

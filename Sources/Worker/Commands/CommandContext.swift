@@ -32,7 +32,10 @@ struct CommandContext: Sendable {
   func settings(_ rows: [SettingRow] = SettingRow.all, isAlone: Bool = false) -> Settings? {
     let all = environment
     let environment =
-      isAlone ? all.filter { name, _ in rows.contains { $0.name == name || $0.fileVariable == name } } : all
+      isAlone
+      ? all.filter { name, _ in
+        name == SettingsFile.variable || rows.contains { $0.name == name || $0.fileVariable == name }
+      } : all
     return Boot.settings(environment: environment, rows: rows, output: log)
   }
 

@@ -42,6 +42,15 @@ enum ManualPage {
       page += entry("\(name)  (\(row.kind), \(HelpText.absence(row)))", row.help)
     }
     return page + """
+      .SH SIGNALS
+      .TP
+      \\fBSIGTERM\\fR, \\fBSIGINT\\fR
+      Shut down: running batches finish. A second one ends the process at once.
+      .TP
+      \\fBSIGHUP\\fR
+      Read the settings file, files with secrets and certificates again. If anything is invalid, nothing changes. Log
+      level, notifications, sweepers, and the user and password of both servers take effect; other settings do at the
+      next start.
       .SH SEE ALSO
       .BR systemd.exec (5)
       for credentials,

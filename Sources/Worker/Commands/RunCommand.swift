@@ -32,13 +32,11 @@ extension Verb {
     perform: { arguments, context in
       guard let settings = context.settings() else { return ConfigurationFaults.exitStatus }
       let options = RunOptions(arguments)
-      let environment = context.environment
-      let manager = ServiceManager(environment: environment)
-      let sandbox = Sandbox(settings, environment: environment, confine: context.confine)
+      let sandbox = Sandbox(settings, environment: context.environment, confine: context.confine)
       return context.withNotifications(settings) { notifications in
         let service = Service(
-          settings, notifications: notifications, manager: manager, sandbox: sandbox, clock: context.clock,
-          logger: context.logger(settings))
+          settings, notifications: notifications, sandbox: sandbox, clock: context.clock, log: context.log,
+          logger: context.logger(settings), readEnvironment: context.readEnvironment)
         return options.once ? await service.runOnce(options) : await service.run()
       }
     })

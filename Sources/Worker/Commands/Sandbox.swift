@@ -49,6 +49,7 @@ package struct Sandbox: Sendable {
     self.confine = settings[.sandbox] == .on ? confine : nil
     var paths = settings[.databaseURL].filePaths
     if let authorities = settings[.notifyAuthorityFile] { paths.append(authorities) }
+    paths += Self.reloadedPaths(environment)
     for name in Self.variables {
       guard let value = environment[name], !value.isEmpty else { continue }
       paths.append(value)
@@ -57,6 +58,13 @@ package struct Sandbox: Sendable {
       if parts.count > 1 { paths += parts.map { String(decoding: $0, as: UTF8.self) } }
     }
     readablePaths = paths
+  }
+
+  /// What is read again by a reload: the settings file, files with secrets, and systemd's credentials.
+  private static func reloadedPaths(_ environment: [String: String]) -> [String] {
+    let given = SettingsFile(mergedInto: environment).environment
+    let names = [SettingsFile.variable, "CREDENTIALS_DIRECTORY"] + SettingRow.all.compactMap(\.fileVariable)
+    return names.compactMap { given[$0] }.filter { !$0.isEmpty }
   }
 
   /// Enters the sandbox, and returns what is in effect, for the log.

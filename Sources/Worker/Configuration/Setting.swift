@@ -116,3 +116,12 @@ struct SettingRow: Sendable {
 struct SettingSlot<Value: Sendable>: Sendable {
   let value: Value
 }
+
+/// A slot whose value can be compared.
+protocol ComparableSlot {
+  func isEqual(to other: any Sendable) -> Bool
+}
+
+extension SettingSlot: ComparableSlot where Value: Equatable {
+  func isEqual(to other: any Sendable) -> Bool { (other as? SettingSlot<Value>)?.value == value }
+}

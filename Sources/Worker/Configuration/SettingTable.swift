@@ -7,7 +7,7 @@ extension SettingRow {
 
   /// The settings that belong to no sweeper and no sink.
   static let core: [SettingRow] =
-    postgres + redis + [
+    [Setting.settingsFile.row] + postgres + redis + [
       Setting.environment.row, Setting.logLevel.row, Setting.localAddress.row, Setting.statusPage.row,
     ]
     + scheduling

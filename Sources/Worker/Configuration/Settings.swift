@@ -6,10 +6,10 @@ package struct Settings: Sendable {
   /// Variables with this prefix are ours. An unknown one is probably a mistake and worth a warning.
   static let prefix = "SB_WORKER_"
 
-  private let values: [String: any Sendable]
+  private var values: [String: any Sendable]
   /// Four hexadecimal digits for each setting that holds no credential, in the order of the table: replicas compare
   /// their settings by them.
-  let digest: String
+  private(set) var digest: String
 
   /// The value of a setting. Its row must have been loaded.
   subscript<Value>(_ setting: Setting<Value>) -> Value {
@@ -40,11 +40,24 @@ package struct Settings: Sendable {
     self.digest = digest
   }
 
-  /// Reads all `rows` from `environment`, where an empty variable counts as unset.
+  /// Reads all `rows` from `environment` and the settings file that it names. An empty variable counts as unset.
   ///
-  /// - Throws: all faults, in the order of the table.
+  /// - Throws: all faults: the file's, and the others in the order of the table.
   static func load(
     environment: [String: String], rows: [SettingRow] = SettingRow.all
+  ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
+    let file = SettingsFile(mergedInto: environment, rows: rows)
+    do throws(ConfigurationFaults) {
+      let (settings, warnings) = try read(file.environment, rows: rows)
+      guard file.faults.isEmpty else { throw ConfigurationFaults(faults: [], warnings: warnings) }
+      return (settings, file.warnings + warnings)
+    } catch {
+      throw ConfigurationFaults(faults: file.faults + error.faults, warnings: file.warnings + error.warnings)
+    }
+  }
+
+  private static func read(
+    _ environment: [String: String], rows: [SettingRow]
   ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
     var values: [String: any Sendable] = [:]
     var digest = ""
@@ -114,7 +127,7 @@ package struct Settings: Sendable {
   private static func unknownVariables(
     _ environment: [String: String], rows: [SettingRow]
   ) -> [ConfigurationWarning] {
-    var known: [String] = []
+    var known = [SettingsFile.variable]
     for row in rows { known += [row.name] + (row.fileVariable.map { [$0] } ?? []) }
     var warnings: [ConfigurationWarning] = []
     for name in environment.keys.sorted() where name.hasPrefix(prefix) && !known.contains(name) {
@@ -125,6 +138,36 @@ package struct Settings: Sendable {
         ConfigurationWarning(variable: NearestName.shortened(name), text: "no setting has this name" + hint))
     }
     return warnings
+  }
+}
+
+// MARK: - Changes
+
+extension Settings {
+  /// The names of the settings whose values differ, of these.
+  func differences(from other: Settings, among rows: [SettingRow]) -> [String] {
+    rows.map(\.name).filter { name in
+      guard let slot = values[name] as? any ComparableSlot, let value = other.values[name] else { return true }
+      return !slot.isEqual(to: value)
+    }
+  }
+
+  /// Takes over the value of a setting.
+  mutating func take(_ name: String, from other: Settings) {
+    values[name] = other.values[name]
+    guard let index = SettingDigest.names.firstIndex(of: name) else { return }
+    var digits = Array(digest.utf8)
+    let others = Array(other.digest.utf8)
+    let range = index * SettingDigest.length..<(index + 1) * SettingDigest.length
+    guard range.upperBound <= min(digits.count, others.count) else { return }
+    digits.replaceSubrange(range, with: others[range])
+    digest = String(decoding: digits, as: UTF8.self)
+  }
+
+  /// Replaces the value of a setting that has no digest.
+  mutating func set<Value>(_ setting: Setting<Value>, to value: Value) {
+    precondition(setting.isSecret, "\(setting.name) has a digest")
+    values[setting.name] = SettingSlot(value: value)
   }
 }
 

@@ -39,6 +39,7 @@ extension Verb {
 struct ConfigReport: Sendable {
   enum Source: String, Sendable {
     case environment, file, credential, `default`
+    case settingsFile = "settings file"
   }
 
   struct Row: Sendable {
@@ -71,11 +72,12 @@ struct ConfigReport: Sendable {
     }
     isValid = faults.isEmpty
     var known: [String] = []
+    let file = SettingsFile(mergedInto: environment, rows: table)
     rows = table.map { row in
       let names = [row.name] + [row.fileVariable, row.credential].compactMap { $0 }
       known += names
       return Row(
-        row, environment, faults: faults.filter { names.contains($0.variable) }.map(\.rule),
+        row, file, faults: faults.filter { names.contains($0.variable) }.map(\.rule),
         warnings: warnings.filter { names.contains($0.variable) }.map(\.text))
     }
     unknown = warnings.filter { !known.contains($0.variable) }
@@ -111,18 +113,22 @@ struct ConfigReport: Sendable {
 }
 
 extension ConfigReport.Row {
-  fileprivate init(_ row: SettingRow, _ environment: [String: String], faults: [String], warnings: [String]) {
+  fileprivate init(_ row: SettingRow, _ settings: SettingsFile, faults: [String], warnings: [String]) {
     name = row.name
     defaultText = row.defaultText
     self.faults = faults
     self.warnings = warnings
-    switch row.given(in: environment) {
+    switch row.given(in: settings.environment) {
     case .nothing:
       (source, value, isDifferent) = (.default, row.defaultText, !faults.isEmpty)
     case .fault:
       (source, value, isDifferent) = (.file, nil, true)
     case .text(let text, let variable):
-      source = variable == row.name ? .environment : variable == row.credential ? .credential : .file
+      if variable == row.name {
+        source = settings.names.contains(variable) ? .settingsFile : .environment
+      } else {
+        source = variable == row.credential ? .credential : .file
+      }
       value = row.shown(text)
       isDifferent = !faults.isEmpty || !row.isDefault(text)
     }
@@ -135,7 +141,7 @@ extension ConfigReport.Row {
 
 extension SettingRow {
   /// The text as it may be shown to anyone.
-  fileprivate func shown(_ text: String) -> String {
+  func shown(_ text: String) -> String {
     guard isSecret else { return text }
     guard case .accepted(let slot, _) = load(text) else { return ConfigReport.hidden }
     return switch slot {
@@ -151,13 +157,4 @@ extension SettingRow {
     guard case .accepted(let absent, _) = load(nil) else { return false }
     return (given as? any ComparableSlot)?.isEqual(to: absent) ?? false
   }
-}
-
-/// A slot whose value can be compared.
-private protocol ComparableSlot {
-  func isEqual(to other: any Sendable) -> Bool
-}
-
-extension SettingSlot: ComparableSlot where Value: Equatable {
-  fileprivate func isEqual(to other: any Sendable) -> Bool { (other as? SettingSlot<Value>)?.value == value }
 }

@@ -90,7 +90,7 @@ package struct SweeperStateMachine: Sendable {
   /// a short wait.
   package static let jitterLimit = Duration.seconds(1)
 
-  private let grid: SlotGrid
+  private var grid: SlotGrid
   private let leaseDuration: Duration
   private let isOnce: Bool
   private var mode: TakeMode
@@ -253,6 +253,27 @@ package struct SweeperStateMachine: Sendable {
   package mutating func woke(at now: MonotonicInstant, chance: Double) {
     // All replicas see Redis come back in the same moment.
     wait(0, from: now, jitterOver: grid.intervalMilliseconds, turn, chance)
+  }
+
+  /// Whether the slots may change: a run under way, and what Redis does not know of one, belong to the old ones.
+  package var mayChangeSlots: Bool {
+    if case .running = phase { return false }
+    return unconfirmed == nil
+  }
+
+  /// The sweeper has another interval from now on. The new slots are asked for at once; as after boot, the first
+  /// question tells the time of the next one.
+  ///
+  /// - Returns: what is to be counted: an old slot that is still open ends here.
+  package mutating func changed(to newGrid: SlotGrid, at now: MonotonicInstant) -> [SlotOutcome] {
+    precondition(mayChangeSlots, "a run goes on in its own slot")
+    guard newGrid != grid else { return [] }
+    let counts = accounting.drained()
+    grid = newGrid
+    accounting = SlotAccounting(grid: newGrid)
+    ranSlot = nil
+    woken(at: now)
+    return counts
   }
 
   /// A run may be due now, whatever was due when Redis was last asked. A run and a wait for Redis go on.

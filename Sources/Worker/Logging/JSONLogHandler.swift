@@ -14,12 +14,20 @@ final class LogOutput: Sendable {
 
   private let outbox = Mutex(LogOutbox())
   private let write: @Sendable (ArraySlice<UInt8>, Duration) -> Int
+  /// The level of all loggers that have none of their own: it can change while the process runs.
+  private let sharedLevel = Mutex(Logger.Level.info)
   /// The clock for the lines' times.
   private let clock: LoopClock
 
   init(_ clock: LoopClock, write: @escaping @Sendable (ArraySlice<UInt8>, Duration) -> Int) {
     self.clock = clock
     self.write = write
+  }
+
+  /// The minimum level that is logged.
+  var level: Logger.Level {
+    get { sharedLevel.withLock { $0 } }
+    set { sharedLevel.withLock { $0 = newValue } }
   }
 
   fileprivate var time: WallClockTime { clock.wallTime }
@@ -41,12 +49,16 @@ final class LogOutput: Sendable {
 /// Writes each event as one JSON object: time, level, msg, then the fields sorted by name.
 struct JSONLogHandler: LogHandler {
   var metadata: Logger.Metadata = [:]
-  var logLevel: Logger.Level
+  /// The output's, unless this handler was given one of its own.
+  var logLevel: Logger.Level {
+    get { ownLevel ?? output.level }
+    set { ownLevel = newValue }
+  }
+  private var ownLevel: Logger.Level?
   var metadataProvider: Logger.MetadataProvider?
   private let output: LogOutput
 
-  init(level: Logger.Level, output: LogOutput) {
-    logLevel = level
+  init(output: LogOutput) {
     self.output = output
   }
 
@@ -76,9 +88,10 @@ struct JSONLogHandler: LogHandler {
 }
 
 extension Logger {
-  /// The worker's log at `level` and above.
+  /// The worker's log at `level` and above, which is the level of all loggers of this output.
   static func worker(level: Logger.Level = .info, output: LogOutput) -> Logger {
-    Logger(label: Version.program) { _ in JSONLogHandler(level: level, output: output) }
+    output.level = level
+    return Logger(label: Version.program) { _ in JSONLogHandler(output: output) }
   }
 }
 

@@ -18,6 +18,7 @@ struct TaskMetrics {
   private let lastSuccess: Gauge
   private let nextDue: Gauge
   private let enabled: Gauge
+  private let interval: Gauge
   /// Where the task watches the queue.
   let queue: QueueMetrics?
   private let paused: Gauge
@@ -27,8 +28,13 @@ struct TaskMetrics {
     case found, changed, skipped, refused
   }
 
-  /// - Parameter interval: between two slots; zero for a sweeper that is not attended.
-  init(task: String, every interval: Duration = .zero, watchesQueue: Bool = false, registry: MetricsRegistry) {
+  /// - Parameters:
+  ///   - interval: between two slots; zero for a sweeper that is not attended.
+  ///   - enabled: of a sweeper that was off until now.
+  init(
+    task: String, every interval: Duration = .zero, watchesQueue: Bool = false, enabled: Gauge? = nil,
+    registry: MetricsRegistry
+  ) {
     queue = watchesQueue ? QueueMetrics(registry: registry) : nil
     var runs: [SlotOutcome: Counter] = [:]
     for outcome in SlotOutcome.allCases {
@@ -65,12 +71,26 @@ struct TaskMetrics {
       help: "When the next run is due, in seconds since 1970; 0 if unknown.", labels: ["task": task])
     paused = registry.gauge(
       "worker_sweeper_paused", help: "1 while an operator has paused the sweeper, else 0.", labels: ["task": task])
-    registry.gauge(
+    self.interval = registry.gauge(
       "worker_sweep_interval_seconds", help: "Interval between two runs by this replica's settings, in seconds.",
-      labels: ["task": task]
-    ).set(interval.seconds)
-    enabled = Self.enabled(task: task, registry: registry)
-    enabled.set(1)
+      labels: ["task": task])
+    self.interval.set(interval.seconds)
+    self.enabled = enabled ?? Self.enabled(task: task, registry: registry)
+    self.enabled.set(1)
+  }
+
+  /// Records another interval; nil where the settings turn the sweeper off.
+  func changed(to interval: Duration?) {
+    self.interval.set((interval ?? .zero).seconds)
+  }
+
+  /// Records that the settings have turned the sweeper on or off.
+  func turned(on isOn: Bool, isPaused: Bool) {
+    setEnabled(isOn)
+    setPaused(isPaused)
+    guard !isOn else { return }
+    nextDue.set(0)
+    queue?.set([])
   }
 
   /// Whether a sweeper is on: registered alone for one that the settings turn off.

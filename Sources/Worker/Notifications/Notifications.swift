@@ -73,17 +73,23 @@ struct Notifications {
 @EventLoop
 final class Notifier: EventReceiver {
   private let log: LogSink
-  private let deliveries: [SinkDelivery]
+  /// Also those of sinks that the settings have removed.
+  private var deliveries: [SinkDelivery] = []
+  private(set) var client: (any EventSender)?
+  private let clock: LoopClock
+  private let random: Random
+  private let registry: MetricsRegistry
+  private let logger: Logger
+  /// Fires when there are deliveries that are yet to be run.
+  private let changed = WakeUp()
 
   init(
     _ notifications: Notifications, clock: LoopClock, random: Random, registry: MetricsRegistry, logger: Logger
   ) {
     log = LogSink(logger)
-    deliveries = notifications.sinks.compactMap { sink in
-      notifications.client.map {
-        SinkDelivery(sink, client: $0, clock: clock, random: random, registry: registry, logger: logger)
-      }
-    }
+    client = notifications.client
+    (self.clock, self.random, self.registry, self.logger) = (clock, random, registry, logger)
+    change(to: notifications)
   }
 
   func accept(_ event: Event) {
@@ -91,10 +97,33 @@ final class Notifier: EventReceiver {
     for delivery in deliveries { delivery.accept(event) }
   }
 
+  /// Sends to these sinks from now on. What waits for one that is still there, by its name, is sent to it as it is now.
+  func change(to notifications: Notifications) {
+    client = client ?? notifications.client
+    for delivery in deliveries {
+      delivery.change(to: notifications.sinks.first { $0.name == delivery.name })
+    }
+    for sink in notifications.sinks where !deliveries.contains(where: { $0.name == sink.name }) {
+      guard let client else { continue }
+      deliveries.append(
+        SinkDelivery(sink, client: client, clock: clock, random: random, registry: registry, logger: logger))
+      changed.fire()
+    }
+  }
+
   /// Delivers until it is cancelled or `finish` has returned.
   func run() async {
-    await withTaskGroup { group in
-      for delivery in deliveries { group.addTask { await delivery.run() } }
+    var running = 0
+    await withDiscardingTaskGroup { group in
+      do {
+        while true {
+          for delivery in deliveries[running...] { group.addTask { await delivery.run() } }
+          running = deliveries.count
+          try await clock.sleep(until: .never, orUntil: changed)
+        }
+      } catch {
+        // Cancelled, like the deliveries.
+      }
     }
   }
 

@@ -10,7 +10,9 @@ final class SinkDelivery: EventReceiver {
   /// The time limit of a request: name resolution, connecting, TLS, the answer.
   static let requestLimit = Duration.seconds(10)
 
-  let sink: any Sink
+  let name: String
+  /// Nil if the settings have removed it.
+  private var sink: (any Sink)?
   private let client: any EventSender
   private let clock: LoopClock
   private let random: Random
@@ -27,6 +29,7 @@ final class SinkDelivery: EventReceiver {
     _ sink: any Sink, client: any EventSender, clock: LoopClock, random: Random, registry: MetricsRegistry,
     logger: Logger
   ) {
+    name = sink.name
     self.sink = sink
     self.client = client
     self.clock = clock
@@ -37,8 +40,17 @@ final class SinkDelivery: EventReceiver {
   }
 
   func accept(_ event: Event) {
-    guard sink.wants(event) else { return }
+    guard let sink, sink.wants(event) else { return }
     if let dropped = queue.add(event, at: clock.now) { giveUp(dropped, "the queue was full") }
+    wakeUp.fire()
+  }
+
+  /// Sends to the sink as it is now. A delayed retry happens at once.
+  ///
+  /// - Parameter sink: nil if there is none any more.
+  func change(to sink: (any Sink)?) {
+    self.sink = sink
+    queue.hurry()
     wakeUp.fire()
   }
 
@@ -69,7 +81,11 @@ final class SinkDelivery: EventReceiver {
   private func step() async throws -> Bool {
     switch queue.next(at: clock.now) {
     case .send(let event):
-      try await send(event)
+      guard let sink else {
+        for event in queue.abandon() { giveUp(event, "the sink was removed") }
+        return true
+      }
+      try await send(event, to: sink)
     case .giveUp(let event):
       giveUp(event, "not delivered for \(GoDuration.text(SinkQueue.ageLimit))")
     case .wait(let until):
@@ -81,7 +97,7 @@ final class SinkDelivery: EventReceiver {
     return true
   }
 
-  private func send(_ event: Event) async throws {
+  private func send(_ event: Event, to sink: any Sink) async throws {
     let request = sink.request(for: event, at: clock.wallTime)
     let result = try await client.result(of: request, by: clock.now.advanced(by: Self.requestLimit))
     let wasFailing = queue.failures > 0

@@ -47,6 +47,18 @@ struct ManagerMessages: Sendable {
     show(text)
   }
 
+  /// Settings are read again, from `now` on, on the kernel's monotonic clock. Nothing is sent of it before the worker
+  /// is ready: the end of a reload is READY=1.
+  mutating func reloads(at now: MonotonicInstant) {
+    guard isReady, !isStopping else { return }
+    unsent.append("\(Self.reloading)\nMONOTONIC_USEC=\(now.nanoseconds / 1_000)")
+  }
+
+  mutating func reloaded() {
+    guard isReady, !isStopping else { return }
+    unsent.append("READY=1")
+  }
+
   mutating func stops() {
     guard !isStopping else { return }
     isStopping = true
@@ -54,11 +66,19 @@ struct ManagerMessages: Sendable {
     show("Shutting down: a running batch finishes")
   }
 
+  private static let reloading = "RELOADING=1"
+
+  /// How many of the unsent assignments go into one message: what follows the beginning of a reload would be taken for
+  /// its end if it were in the same one.
+  private var nextCount: Int {
+    unsent.firstIndex { $0.hasPrefix(Self.reloading) }.map { $0 + 1 } ?? unsent.count
+  }
+
   /// What is to be sent now; nil if nothing is.
   func message(at now: MonotonicInstant) -> String? {
     guard now >= wakeAt else { return nil }
     var message = ""
-    for line in unsent { message += line + "\n" }
+    for line in unsent.prefix(nextCount) { message += line + "\n" }
     if let unsentStatus { message += "STATUS=\(unsentStatus)\n" }
     if now >= nextFeed { message += "WATCHDOG=1\n" }
     return message
@@ -77,7 +97,7 @@ struct ManagerMessages: Sendable {
       return
     }
     retryAt = nil
-    unsent = []
+    unsent.removeFirst(nextCount)
     unsentStatus = nil
     if let feedInterval, now >= nextFeed { nextFeed = now.advanced(by: feedInterval) }
   }
@@ -114,6 +134,17 @@ final class ManagerReport {
 
   func becameUnready(_ failing: [(server: String, reason: String)]) {
     messages.becameUnready(failing)
+    changed.fire()
+  }
+
+  /// Settings are read again now.
+  func reloads() {
+    messages.reloads(at: clock.now)
+    send()
+  }
+
+  func reloaded() {
+    messages.reloaded()
     changed.fire()
   }
 

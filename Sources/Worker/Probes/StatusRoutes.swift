@@ -23,7 +23,8 @@ extension Coalesced<HTTPResponse> {
 /// The routes of the fleet's status.
 @EventLoop
 final class StatusRoutes {
-  private let settings: Settings
+  private let current: @EventLoop () -> Settings
+  private var settings: Settings { current() }
   private let redis: any RedisScripts
   private let postgresOutage: @EventLoop () -> String?
   private let clock: LoopClock
@@ -44,13 +45,15 @@ final class StatusRoutes {
   }
 
   /// - Parameters:
+  ///   - settings: those in effect.
   ///   - postgresOutage: why PostgreSQL cannot be asked; nil while it can.
   ///   - lacks: what the schema lacks, by the names of the sweepers that need it.
   init(
-    _ settings: Settings, redis: any RedisScripts, postgresOutage: @escaping @EventLoop () -> String?,
+    _ settings: @escaping @EventLoop () -> Settings, redis: any RedisScripts,
+    postgresOutage: @escaping @EventLoop () -> String?,
     lacks: @escaping @EventLoop () -> [String: String], clock: LoopClock
   ) {
-    self.settings = settings
+    current = settings
     self.redis = redis
     self.postgresOutage = postgresOutage
     self.lacks = lacks

@@ -9,55 +9,108 @@ import Reactor
 /// All sweepers of one process.
 @EventLoop
 package final class SweepService {
-  let loops: [SweeperLoop]
+  /// Those that are on, or were.
+  private(set) var loops: [SweeperLoop] = []
   let notifier: Notifier
   let shutdown: Shutdown
+  private let redis: any RedisScripts
+  private let pool: any SweepPool
+  private let clock: LoopClock
+  private let random: Random
+  private let replica: String
+  private let registry: MetricsRegistry
+  private let logger: Logger
   private let runsOnStart: Bool
+  private let redisClock = RedisClock()
+  private let standbyNotes = StandbyNotes()
+  private let triggers = TriggerBoard()
+  private let schema: SchemaLook
+  private let replicas: Gauge
+  /// Of the sweepers that have always been off.
+  private var enabled: [String: Gauge] = [:]
+  /// Fires when there are loops that are yet to be run.
+  private let changed = WakeUp()
 
   /// - Parameter replica: for people who read the history; in Kubernetes the pod.
   init(
     _ sweepers: [Sweeper], _ settings: Settings, redis: any RedisScripts, pool: any SweepPool, notifier: Notifier,
     shutdown: Shutdown, clock: LoopClock, random: Random, replica: String, registry: MetricsRegistry, logger: Logger
   ) {
-    self.notifier = notifier
-    self.shutdown = shutdown
+    (self.redis, self.pool, self.notifier, self.shutdown) = (redis, pool, notifier, shutdown)
+    (self.clock, self.random, self.replica) = (clock, random, replica)
+    (self.registry, self.logger) = (registry, logger)
     runsOnStart = settings[.runOnStart]
-    let redisClock = RedisClock()
-    let standbyNotes = StandbyNotes()
-    let triggers = TriggerBoard()
-    let schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
-    let replicas = registry.gauge(
+    schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
+    replicas = registry.gauge(
       "worker_replicas", help: "Replicas that share this Redis and namespace, as last reported by Redis; 0 if unknown.")
-    // The one that asks most often is the first to notice a replica that has gone.
-    let mostFrequent = sweepers.filter { $0.interval != nil }.min { $0.interval ?? .zero < $1.interval ?? .zero }?.name
-    loops = sweepers.compactMap { sweeper in
-      guard let interval = sweeper.interval else {
-        TaskMetrics.enabled(task: sweeper.name, registry: registry)
-        return nil
+    for sweeper in sweepers {
+      if let coordinator = coordinator(of: sweeper, settings) {
+        loops.append(loop(of: sweeper, coordinator, settings))
+      } else {
+        enabled[sweeper.name] = TaskMetrics.enabled(task: sweeper.name, registry: registry)
       }
-      let coordinator = Coordinator(
+    }
+    chooseTeller()
+  }
+
+  /// Attends the sweepers by other settings from now on. A run under way finishes by its own.
+  ///
+  /// - Parameter sweepers: the same, in the same order.
+  func change(to sweepers: [Sweeper], _ settings: Settings) {
+    schema.ask(for: sweepers.filter { $0.interval != nil })
+    for sweeper in sweepers {
+      let coordinator = coordinator(of: sweeper, settings)
+      if let loop = loops.first(where: { $0.sweeper.name == sweeper.name }) {
+        loop.change(to: coordinator, runner(of: sweeper, coordinator ?? loop.coordinator, settings))
+      } else if let coordinator {
+        loops.append(loop(of: sweeper, coordinator, settings))
+        changed.fire()
+      }
+    }
+    chooseTeller()
+  }
+
+  /// Nil if the sweeper is off.
+  private func coordinator(of sweeper: Sweeper, _ settings: Settings) -> Coordinator? {
+    sweeper.interval.map { interval in
+      Coordinator(
         redis: redis, redisClock: redisClock, clock: clock, namespace: settings[.redisNamespace],
         sweeper: sweeper.name, interval: interval, leaseDuration: settings[.lease], replica: replica,
         settings: settings.digest)
-      let runner = SweepRunner(
-        sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, shutdown: shutdown,
-        schema: schema, namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity],
-        brakes: BrakeSettings(settings), standbyNotes: standbyNotes,
-        locks: DiscoverLocks(redis: redis, clock: clock, random: random, namespace: settings[.redisNamespace]),
-        logger: logger)
-      return SweeperLoop(
-        sweeper: sweeper, coordinator: coordinator, runner: runner, redis: redis, clock: clock, random: random,
-        shutdown: shutdown, triggers: triggers,
-        metrics: TaskMetrics(
-          task: sweeper.name, every: interval, watchesQueue: sweeper.work.watchesQueue, registry: registry),
-        replicas: sweeper.name == mostFrequent ? replicas : nil, sink: notifier, logger: logger)
     }
+  }
+
+  private func runner(of sweeper: Sweeper, _ coordinator: Coordinator, _ settings: Settings) -> SweepRunner {
+    SweepRunner(
+      sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, shutdown: shutdown,
+      schema: schema, namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity],
+      brakes: BrakeSettings(settings), standbyNotes: standbyNotes,
+      locks: DiscoverLocks(redis: redis, clock: clock, random: random, namespace: settings[.redisNamespace]),
+      logger: logger)
+  }
+
+  private func loop(of sweeper: Sweeper, _ coordinator: Coordinator, _ settings: Settings) -> SweeperLoop {
+    SweeperLoop(
+      sweeper: sweeper, coordinator: coordinator, runner: runner(of: sweeper, coordinator, settings), redis: redis,
+      clock: clock, random: random, shutdown: shutdown, triggers: triggers,
+      metrics: TaskMetrics(
+        task: sweeper.name, every: sweeper.interval ?? .zero, watchesQueue: sweeper.work.watchesQueue,
+        enabled: enabled.removeValue(forKey: sweeper.name), registry: registry),
+      sink: notifier, logger: logger)
+  }
+
+  /// Of all loops one tells how many replicas there are: the one that asks most often is the first to notice that one
+  /// has gone.
+  private func chooseTeller() {
+    let intervals = loops.map { $0.coming.interval ?? .seconds(Int64.max) }
+    let teller = intervals.indices.min { intervals[$0] < intervals[$1] }
+    for (index, loop) in loops.enumerated() { loop.replicas = index == teller ? replicas : nil }
   }
 
   /// What the schema lacks, by the names of the sweepers that are off for it.
   var lacks: [String: String] {
     var lacks: [String: String] = [:]
-    for loop in loops { lacks[loop.sweeper.name] = loop.lack }
+    for loop in loops where loop.sweeper.interval != nil { lacks[loop.sweeper.name] = loop.lack }
     return lacks
   }
 
@@ -76,30 +129,60 @@ package final class SweepService {
     return results.map { $0 ?? .drained() }
   }
 
-  /// Has every sweeper's loop do `body`, and ends those that still do when the shutdown is over.
+  private enum Ended<Outcome: Sendable>: Sendable {
+    case loop(Int, Outcome)
+    case shutdown
+    /// A wait for loops that are yet to be run.
+    case wait
+  }
+
+  /// Has every sweeper's loop do `body`, also those that are new meanwhile, and ends those that still do when the
+  /// shutdown is over.
   ///
   /// - Returns: what each loop's `body` returned.
   private func attend<Outcome: Sendable>(
     _ body: @escaping @EventLoop @Sendable (SweeperLoop) async -> Outcome
   ) async -> [Outcome?] {
-    await withTaskGroup(of: (Int, Outcome)?.self) { group in
-      for (index, loop) in loops.enumerated() { group.addTask { (index, await body(loop)) } }
+    await withTaskGroup(of: Ended<Outcome>.self) { group in
+      for (index, loop) in loops.enumerated() { group.addTask { .loop(index, await body(loop)) } }
       group.addTask {
         await self.untilOver()
-        return nil
+        return .shutdown
       }
+      group.addTask { await self.untilChanged() }
       var outcomes = [Outcome?](repeating: nil, count: loops.count)
       var running = loops.count
       for await ended in group {
-        if let (index, outcome) = ended {
+        switch ended {
+        case .loop(let index, let outcome):
           outcomes[index] = outcome
           running -= 1
+          guard running == 0 else { break }
+          shutdown.begin()
+          group.cancelAll()
+        case .shutdown: group.cancelAll()
+        case .wait where group.isCancelled: break
+        case .wait:
+          for index in outcomes.count..<loops.count {
+            let loop = loops[index]
+            group.addTask { .loop(index, await body(loop)) }
+            outcomes.append(nil)
+            running += 1
+          }
+          group.addTask { await self.untilChanged() }
         }
-        if running == 0 { shutdown.begin() }
-        if ended == nil || running == 0 { group.cancelAll() }
       }
       return outcomes
     }
+  }
+
+  private func untilChanged<Outcome: Sendable>() async -> Ended<Outcome> {
+    do {
+      try await clock.sleep(until: .never, orUntil: changed)
+    } catch {
+      // Cancelled: the shutdown is over, or all loops have ended.
+    }
+    return .wait
   }
 
   private func untilOver() async {

@@ -8,9 +8,11 @@ import Reactor
 /// Attends the slots of one sweeper.
 @EventLoop
 final class SweeperLoop {
-  let sweeper: Sweeper
-  private let coordinator: Coordinator
-  private let runner: SweepRunner
+  private(set) var sweeper: Sweeper
+  private(set) var coordinator: Coordinator
+  private var runner: SweepRunner
+  /// By other settings, which take effect when no run is under way.
+  private var next: (coordinator: Coordinator?, runner: SweepRunner)?
   private let redis: any RedisScripts
   let clock: LoopClock
   let random: Random
@@ -22,7 +24,7 @@ final class SweeperLoop {
   private var answeredTriggers = 0
   let metrics: TaskMetrics
   /// How many replicas there are; only one of the sweepers tells.
-  private let replicas: Gauge?
+  var replicas: Gauge?
   let sink: any EventReceiver
   private(set) var logger: Logger
   private var isOnce = false
@@ -46,7 +48,7 @@ final class SweeperLoop {
 
   init(
     sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: any RedisScripts, clock: LoopClock,
-    random: Random, shutdown: Shutdown, triggers: TriggerBoard, metrics: TaskMetrics, replicas: Gauge?,
+    random: Random, shutdown: Shutdown, triggers: TriggerBoard, metrics: TaskMetrics,
     sink: any EventReceiver, logger: Logger
   ) {
     self.sweeper = sweeper
@@ -58,7 +60,6 @@ final class SweeperLoop {
     self.shutdown = shutdown
     self.triggers = triggers
     self.metrics = metrics
-    self.replicas = replicas
     self.sink = sink
     self.logger = logger
     self.logger[metadataKey: "task"] = "\(sweeper.name)"
@@ -71,6 +72,33 @@ final class SweeperLoop {
   /// once.
   func attendSlots(runOnStart: Bool) async {
     await follow(stateMachine(mode: runOnStart ? .start : .due))
+  }
+
+  /// Attends its slots by other settings from now on; a run under way finishes by its own.
+  ///
+  /// - Parameter coordinator: nil if the sweeper is off.
+  func change(to coordinator: Coordinator?, _ runner: SweepRunner) {
+    next = (coordinator, runner)
+    wakeUp.fire()
+  }
+
+  /// The sweeper by the settings that were read last.
+  var coming: Sweeper { next?.runner.sweeper ?? sweeper }
+
+  /// Takes over other settings, if there are any and nothing is under way.
+  private func takeOver(_ machine: inout SweeperStateMachine) {
+    guard machine.mayChangeSlots, let (coordinator, runner) = next.take() else { return }
+    let wasOn = sweeper.interval != nil
+    (sweeper, self.runner) = (runner.sweeper, runner)
+    metrics.changed(to: sweeper.interval)
+    guard let coordinator else { return metrics.turned(on: false, isPaused: false) }
+    self.coordinator = coordinator
+    // The next take tells the fleet of the settings.
+    answeredAt = nil
+    count(machine.changed(to: coordinator.grid, at: clock.now))
+    guard !wasOn else { return }
+    schema = SchemaWatch(requiresAny: !sweeper.requires.isEmpty)
+    metrics.turned(on: true, isPaused: pauses.isPaused)
   }
 
   /// Attends once: what is due (or in any case, by `mode`) is tried once. Only a new Redis is waited for.
@@ -91,6 +119,7 @@ final class SweeperLoop {
     var machine = machine
     do {
       while true {
+        if next != nil { takeOver(&machine) }
         let step = machine.next(at: clock.now, isDraining: shutdown.isDraining)
         if step == .end { break }
         try await perform(step, of: &machine)
@@ -104,6 +133,9 @@ final class SweeperLoop {
   /// - Throws: `CancellationError` only.
   private func perform(_ step: SweeperStateMachine.Step, of machine: inout SweeperStateMachine) async throws {
     switch step {
+    case .take where sweeper.interval == nil:
+      // Until it is turned on, or the worker drains.
+      try await clock.sleep(until: .never, orUntil: wakeUp)
     case .take(let mode):
       guard try await hasSchema() else { break }
       if mode == .due, machine.pause == nil, await findsNothing() { return skipSlot(&machine) }
@@ -164,7 +196,7 @@ final class SweeperLoop {
     switch schema.next(at: clock.now) {
     case .attend: return true
     case .look: await look()
-    case .wait(let until): try await clock.sleep(until: until, orUntil: shutdown.draining)
+    case .wait(let until): try await clock.sleep(until: until, orUntil: wakeUp)
     }
     return schema.missing == nil && !shutdown.isDraining
   }
@@ -184,11 +216,11 @@ final class SweeperLoop {
   private static let sharedLookAge = Duration.seconds(10)
 
   /// While PostgreSQL cannot be written to no lock is taken: it may be this replica's way that leads to a standby.
-  /// Until it can, or the worker drains.
+  /// Until it can, the worker drains, or the settings change.
   private func waitUntilWritable() async {
     await firstOf(
       { _ = try await self.runner.pool.waitUntilWritable(by: .never) },
-      { try await self.clock.sleep(until: .never, orUntil: self.shutdown.draining) })
+      { try await self.clock.sleep(until: .never, orUntil: self.wakeUp) })
   }
 
   private func take(_ mode: TakeMode, _ machine: inout SweeperStateMachine) async {
@@ -301,11 +333,11 @@ final class SweeperLoop {
       metadata: ["error": "\(reason)", "key": "\(refusals.key)"])
   }
 
-  /// Until Redis can be asked, the worker drains, or the deadline.
+  /// Until Redis can be asked, the worker drains, the settings change, or the deadline.
   private func waitForRedis(_ deadline: MonotonicInstant) async {
     await firstOf(
       { try await self.redis.waitUntilReady(by: deadline) },
-      { try await self.clock.sleep(until: deadline, orUntil: self.shutdown.draining) })
+      { try await self.clock.sleep(until: deadline, orUntil: self.wakeUp) })
   }
 
   /// Waits for one of the two, and does not mind how: the loop goes on either way.

@@ -52,6 +52,34 @@ import Testing
     #expect(machine.next(at: Self.at(60_501), isDraining: false) == .take(.due))
   }
 
+  @Test func anotherIntervalEndsAWaitAndARunFinishesInItsOwnSlot() throws {
+    let grid = SlotGrid(sweeper: "wraps-expired", interval: .seconds(10))
+    var machine = Self.machine()
+    _ = machine.answered(
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), chance: 0.5)
+    #expect(machine.changed(to: Self.grid, at: Self.at(2)) == [])
+    #expect(machine.next(at: Self.at(2), isDraining: false) == .wait(until: Self.at(60_501)), "the same slots")
+    #expect(machine.changed(to: grid, at: Self.at(3)) == [])
+    #expect(machine.next(at: Self.at(3), isDraining: false) == .take(.due))
+    _ = machine.answered(.taken(Self.run), redisTime: Self.slot, at: Self.at(5), chance: 0)
+    #expect(!machine.mayChangeSlots)
+    machine.ended(EndedRun(Self.run, .success(SweepCount())), at: Self.at(6), chance: 0)
+    #expect(!machine.mayChangeSlots, "Redis does not know of its end")
+    machine.confirmed(redisTime: Self.slot, at: Self.at(7), chance: 0)
+    #expect(machine.mayChangeSlots)
+  }
+
+  @Test func anOpenSlotIsCountedOnceWhenTheIntervalChanges() {
+    var machine = Self.machine()
+    _ = machine.answered(
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), chance: 0.5)
+    let next = Self.slot + 60_000
+    _ = machine.answered(.held(slot: next, remaining: 5_000), redisTime: next, at: Self.at(60_501), chance: 0)
+    let grid = SlotGrid(sweeper: "wraps-expired", interval: .seconds(10))
+    #expect(machine.changed(to: grid, at: Self.at(60_600)) == [.skippedLock])
+    #expect(machine.finished() == [])
+  }
+
   @Test func aTriggerEndsAWaitButNeitherARunNorAWaitForRedis() {
     var machine = Self.machine()
     _ = machine.answered(

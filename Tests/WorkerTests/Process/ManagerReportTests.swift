@@ -37,6 +37,19 @@ import Testing
     #expect(Self.sent(&messages, at: Self.after(6)) == "STOPPING=1\nSTATUS=Shutting down: a running batch finishes\n")
   }
 
+  @Test func aReloadBeginsAndEndsInMessagesOfTheirOwnAndOnlyOnceTheWorkerIsReady() {
+    var messages = ManagerMessages(watchdogTimeout: nil, now: Self.after(1))
+    messages.reloads(at: Self.after(1))
+    messages.reloaded()
+    messages.becameReady()
+    #expect(Self.sent(&messages, at: Self.after(1)) == "READY=1\nSTATUS=Ready\n")
+    messages.reloads(at: Self.after(2))
+    messages.reloaded()
+    #expect(Self.sent(&messages, at: Self.after(2)) == "RELOADING=1\nMONOTONIC_USEC=2000000\n")
+    #expect(Self.sent(&messages, at: Self.after(2)) == "READY=1\n")
+    #expect(messages.wakeAt == .never)
+  }
+
   @Test func withoutAWatchdogNothingIsDueWhileNothingChanges() {
     var messages = ManagerMessages(watchdogTimeout: nil, now: Self.after(1))
     _ = Self.sent(&messages, at: Self.after(1))

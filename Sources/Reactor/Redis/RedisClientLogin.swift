@@ -1,0 +1,27 @@
+// User and password of the client's connections, and the trusted certificates, which can change while it runs.
+// Invariant: a change concerns connections that are opened after it; an open one stays.
+
+extension RedisClient {
+  /// Uses the users and passwords of `other` for connections that are opened from now on. Its other settings are left
+  /// alone.
+  public func logIn(as other: RedisConfiguration) {
+    let renewed = configuration.withLogin(of: other)
+    guard renewed != configuration else { return }
+    configuration = renewed
+    loginChanges += 1
+  }
+
+  /// Reads the certificate authorities again for the next connection.
+  public func renewAuthorities() {
+    tls = nil
+  }
+
+  /// Connects. An attempt that is refused for its user or password is made once more if these have changed since.
+  func connectWithLogin() async -> Result<RedisConnection, ConnectFailure> {
+    let before = loginChanges
+    let result = await connect()
+    guard case .failure(let failure) = result, failure.cause.isLoginRefused, !Task.isCancelled else { return result }
+    if before == loginChanges { onLoginRefused?() }
+    return before == loginChanges ? result : await connect()
+  }
+}

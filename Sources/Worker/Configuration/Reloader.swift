@@ -1,0 +1,183 @@
+// Reads the settings again while the worker runs, and says what came of it. Invariants: a fault leaves all as it was;
+// no line has a secret. The loop around ReloadSchedule and LoginRenewal; the service puts changes into effect.
+
+import Logging
+import Reactor
+
+/// A change cannot be put into effect, and why.
+struct ReloadRefusal: Error {
+  let reason: String
+}
+
+/// The settings in effect, and their changes.
+@EventLoop
+final class Reloader {
+  /// Servers that can refuse a login.
+  enum Server: String {
+    case postgres = "PostgreSQL"
+    case redis = "Redis"
+  }
+
+  private(set) var settings: Settings
+  /// Puts a change into effect, also an empty one: certificates are read again.
+  var apply: (@EventLoop (SettingsChange) throws(ReloadRefusal) -> Void)?
+  private let readEnvironment: @Sendable () -> [String: String]
+  private let manager: ManagerReport
+  private let shutdown: Shutdown
+  private let clock: LoopClock
+  private let logger: Logger
+  private var schedule = ReloadSchedule()
+  private var logins: [Server: LoginRenewal] = [.postgres: LoginRenewal(), .redis: LoginRenewal()]
+  private let wakeUp = WakeUp()
+
+  init(
+    _ settings: Settings, readEnvironment: @escaping @Sendable () -> [String: String], manager: ManagerReport,
+    shutdown: Shutdown, clock: LoopClock, logger: Logger
+  ) {
+    self.settings = settings
+    self.readEnvironment = readEnvironment
+    self.manager = manager
+    self.shutdown = shutdown
+    self.clock = clock
+    self.logger = logger
+  }
+
+  /// SIGHUP came.
+  func request() {
+    schedule.request()
+    wakeUp.fire()
+  }
+
+  /// Reads the settings again whenever that was requested, until it is cancelled. Called once the worker has booted.
+  func run() async {
+    schedule.booted()
+    do {
+      while true {
+        switch schedule.next(at: clock.now, isDraining: shutdown.isDraining) {
+        case .read: reload()
+        case .wait(let until): try await clock.sleep(until: until, orUntil: wakeUp)
+        case .rest: try await clock.sleep(until: .never, orUntil: wakeUp)
+        }
+      }
+    } catch {
+      // Cancelled: the worker has ended.
+    }
+  }
+
+  private func reload() {
+    manager.reloads()
+    defer {
+      manager.reloaded()
+      LoadedCode.giveBackPages()
+    }
+    do throws(ConfigurationFaults) {
+      let environment = readEnvironment()
+      let (new, warnings) = try Settings.load(environment: environment)
+      try put(SettingsChange(from: settings, to: new), SettingsFile(mergedInto: environment).environment, warnings)
+    } catch {
+      logger.error(
+        "not reloaded: the configuration is invalid, and nothing has changed",
+        metadata: ["error": "\(error.faults.map(\.description).joined(separator: "; "))"])
+    }
+  }
+
+  private func put(
+    _ change: SettingsChange, _ environment: [String: String], _ warnings: [ConfigurationWarning]
+  ) throws(ConfigurationFaults) {
+    do throws(ReloadRefusal) {
+      try apply?(change)
+    } catch {
+      let fault = ConfigurationFault(variable: "notifications", rule: error.reason, given: nil)
+      throw ConfigurationFaults(faults: [fault], warnings: [])
+    }
+    settings = change.settings
+    for warning in warnings where change.concerns(warning.variable) {
+      logger.warning(
+        "configuration warning", metadata: ["variable": "\(warning.variable)", "detail": "\(warning.text)"])
+    }
+    tell(change, environment)
+  }
+
+  private func tell(_ change: SettingsChange, _ environment: [String: String]) {
+    if !change.applied.isEmpty {
+      var values: Logger.Metadata = [:]
+      for row in SettingRow.all where change.applied.contains(row.name) {
+        values[row.name] = "\(Self.shown(row, change.settings, environment))"
+      }
+      logger.info("reloaded", metadata: ["changed": .dictionary(values)])
+    }
+    if !change.deferred.isEmpty {
+      logger.warning(
+        "changed settings take effect at the next start",
+        metadata: ["settings": .array(change.deferred.map { "\($0)" })])
+    }
+    if change.applied.isEmpty, change.deferred.isEmpty { logger.info("reloaded: no setting has changed") }
+  }
+
+  /// A setting's value as it may be shown to anyone: of a server's URL what is in effect.
+  private static func shown(_ row: SettingRow, _ settings: Settings, _ environment: [String: String]) -> String {
+    switch row.name {
+    case Setting.databaseURL.name: return settings[.databaseURL].redactedURL
+    case Setting.redisURL.name: return settings[.redisURL].redactedURL
+    default: break
+    }
+    guard case .text(let text, _) = row.given(in: environment) else { return row.defaultText ?? "unset" }
+    return row.isSecret ? ConfigReport.hidden : text
+  }
+
+  // MARK: - Logins
+
+  /// PostgreSQL refused user or password. Returns its URL with others, if it has others now.
+  func postgresLogin() -> PostgresConfiguration? {
+    renewed(.databaseURL, of: .postgres) { $0.withLogin(of: $1) }
+  }
+
+  /// Redis refused user or password. Returns its URL with others, if it has others now.
+  func redisLogin() -> RedisConfiguration? {
+    renewed(.redisURL, of: .redis) { $0.withLogin(of: $1) }
+  }
+
+  /// The server is ready.
+  func recovered(_ server: Server) { logins[server]?.recovered() }
+
+  private func renewed<Value: Equatable>(
+    _ setting: Setting<Value>, of server: Server, withLogin: (Value, Value) -> Value
+  ) -> Value? {
+    guard !shutdown.isDraining, logins[server]?.refused(at: clock.now) == true else { return nil }
+    let old = settings[setting]
+    let environment = readEnvironment()
+    let row = setting.row
+    do throws(ConfigurationFaults) {
+      let new = withLogin(old, try Settings.load(environment: environment, rows: [row]).settings[setting])
+      guard new != old else {
+        let isFromFile = environment[setting.name]?.isEmpty ?? true
+        tell(.same(isFromFile: isFromFile), of: server, row.name)
+        return nil
+      }
+      settings.set(setting, to: new)
+      tell(.changed, of: server, row.name)
+      return new
+    } catch {
+      tell(.invalid(error.faults.map(\.description).joined(separator: "; ")), of: server, row.name)
+      return nil
+    }
+  }
+
+  private func tell(_ outcome: LoginRenewal.Outcome, of server: Server, _ name: String) {
+    guard logins[server]?.read(outcome) == true else { return }
+    switch outcome {
+    case .changed:
+      logger.info(
+        "\(server.rawValue) refused the login: connecting with the one that was read again",
+        metadata: ["variable": "\(name)"])
+    case .same:
+      logger.warning(
+        "\(server.rawValue) refused the login, and the one that was read again is the same",
+        metadata: ["variable": "\(name)"])
+    case .invalid(let reason):
+      logger.error(
+        "\(server.rawValue) refused the login, and it cannot be read again",
+        metadata: ["variable": "\(name)", "error": "\(reason)"])
+    }
+  }
+}

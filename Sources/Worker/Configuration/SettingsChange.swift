@@ -1,0 +1,56 @@
+// What a reload changes: of the settings that were read, which take effect now, and which at the next start. Pure.
+// Invariant: what takes effect at the next start keeps its value until then.
+
+import Reactor
+
+extension SettingRow {
+  /// The settings that take effect in a process that runs. Of the servers' URLs, users and passwords do.
+  static let reloadable =
+    [Setting.logLevel.row] + notifications.filter { $0.name != Setting.outageAfter.name } + sweepers
+}
+
+/// The settings after a reload, and how they differ from those before.
+struct SettingsChange: Sendable {
+  /// In effect from now on.
+  private(set) var settings: Settings
+  /// The names of the settings that take effect now.
+  private(set) var applied: [String] = []
+  /// The names of those that take effect at the next start.
+  private(set) var deferred: [String] = []
+
+  init(from old: Settings, to new: Settings, rows: [SettingRow] = SettingRow.all) {
+    settings = old
+    let reloadable = SettingRow.reloadable.map(\.name)
+    for name in new.differences(from: old, among: rows) {
+      switch name {
+      case Setting.databaseURL.name:
+        let url = old[.databaseURL].withLogin(of: new[.databaseURL])
+        note(name, isApplied: url != old[.databaseURL], isDeferred: url != new[.databaseURL])
+        settings.set(.databaseURL, to: url)
+      case Setting.redisURL.name:
+        let url = old[.redisURL].withLogin(of: new[.redisURL])
+        note(name, isApplied: url != old[.redisURL], isDeferred: url != new[.redisURL])
+        settings.set(.redisURL, to: url)
+      default:
+        let isReloadable = reloadable.contains(name)
+        if isReloadable { settings.take(name, from: new) }
+        note(name, isApplied: isReloadable, isDeferred: !isReloadable)
+      }
+    }
+  }
+
+  private mutating func note(_ name: String, isApplied: Bool, isDeferred: Bool) {
+    if isApplied { applied.append(name) }
+    if isDeferred { deferred.append(name) }
+  }
+
+  /// Whether a variable, file or credential belongs to a setting that takes effect now.
+  func concerns(_ variable: String) -> Bool {
+    SettingRow.all.contains {
+      applied.contains($0.name) && [$0.name, $0.fileVariable, $0.credential].contains(variable)
+    }
+  }
+
+  /// Whether one of these takes effect now.
+  func applies(_ rows: [SettingRow]) -> Bool { rows.contains { applied.contains($0.name) } }
+}

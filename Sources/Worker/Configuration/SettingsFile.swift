@@ -1,0 +1,101 @@
+// The settings file: settings in the form of an environment, which can change while the process runs, as its own
+// environment cannot. Invariant: a fault names the line, and repeats nothing of it but the name of a setting. Read by
+// Settings, at the start and at each reload.
+
+import Reactor
+
+extension Setting where Value == String? {
+  static var settingsFile: Setting {
+    .optional(
+      "SB_WORKER_SETTINGS_FILE", kind: "path",
+      help: """
+        File with further settings, one NAME=value a line, which is read again on SIGHUP. A setting that the \
+        environment has, too, is ignored in it, with a warning.
+        """
+    ) { _ in nil }
+  }
+}
+
+/// An environment, and what the settings file adds to it.
+struct SettingsFile {
+  static let variable = Setting.settingsFile.name
+  /// What is needed before the file is read.
+  private static let ofEnvironment = [variable, "SB_WORKER_SANDBOX"]
+
+  /// The environment with the file's settings.
+  private(set) var environment: [String: String]
+  /// The variables that the file sets.
+  private(set) var names: [String] = []
+  private(set) var faults: [ConfigurationFault] = []
+  private(set) var warnings: [ConfigurationWarning] = []
+
+  /// Reads the file that `environment` names, if any.
+  ///
+  /// - Parameter rows: the settings that are taken from it; others in it are left out.
+  init(mergedInto environment: [String: String], rows: [SettingRow] = SettingRow.all) {
+    self.environment = environment
+    guard let path = environment[Self.variable], !path.isEmpty else { return }
+    do {
+      let bytes = try SmallFile.contents(of: path, byteLimit: SettingRow.byteLimit)
+      if FileText.isUTF16(bytes) {
+        fault("names a file in UTF-16; it must be in UTF-8")
+      } else {
+        read(FileText.content(of: bytes), rows: rows)
+      }
+    } catch {
+      fault("names a file that cannot be read: \(error.reason)")
+    }
+  }
+
+  private mutating func read(_ content: ArraySlice<UInt8>, rows: [SettingRow]) {
+    let known = Self.names(of: SettingRow.all)
+    let wanted = Self.names(of: rows)
+    var lines: [String: Int] = [:]
+    var number = 0
+    for line in content.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
+      number += 1
+      let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
+      guard let first = line.first, first != UInt8(ascii: "#") else { continue }
+      guard let equals = line.firstIndex(of: UInt8(ascii: "=")) else {
+        fault("line \(number) is not of the form NAME=value")
+        continue
+      }
+      let name = String(decoding: line[..<equals], as: UTF8.self)
+      guard known.contains(name) else {
+        let hint = NearestName.of(name, among: known).map { ". Did you mean \($0)?" } ?? ""
+        fault("line \(number): no setting has this name\(hint)")
+        continue
+      }
+      if Self.ofEnvironment.contains(name) {
+        fault("line \(number): \(name) must be set in the environment")
+      } else if let earlier = lines.updateValue(number, forKey: name) {
+        fault("line \(number): \(name) is set in line \(earlier), too")
+      } else if wanted.contains(name) {
+        take(name, String(decoding: line[(equals + 1)...], as: UTF8.self), rows: rows)
+      }
+    }
+  }
+
+  /// An empty value counts as unset, as in the environment.
+  private mutating func take(_ name: String, _ value: String, rows: [SettingRow]) {
+    guard !value.isEmpty else { return }
+    let row = rows.first { $0.name == name || $0.fileVariable == name }
+    let variables = [row?.name, row?.fileVariable].compactMap { $0 }
+    if variables.contains(where: { !names.contains($0) && environment[$0]?.isEmpty == false }) {
+      warnings.append(
+        ConfigurationWarning(
+          variable: name, text: "it is in the settings file and in the environment, which takes precedence"))
+      return
+    }
+    environment[name] = value
+    names.append(name)
+  }
+
+  private mutating func fault(_ rule: String) {
+    faults.append(ConfigurationFault(variable: Self.variable, rule: rule, given: nil))
+  }
+
+  private static func names(of rows: [SettingRow]) -> [String] {
+    rows.flatMap { [$0.name] + ($0.fileVariable.map { [$0] } ?? []) }
+  }
+}
