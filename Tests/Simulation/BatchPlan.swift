@@ -89,9 +89,9 @@ struct BatchPlan {
     let cost = scenario.microsecondsPerPage
     var done = pages.count
     switch role {
-    case .part: if length > PageRanges.partLimit.nanoseconds / 1_000 { done = 0 }
+    case .part: if length > self.limit(parameter: 6) { done = 0 }
     case .pages:
-      let limit = max(PageRanges.writeLimit.nanoseconds / 1_000 - length, PageRanges.writeReserve.nanoseconds / 1_000)
+      let limit = max(self.limit(parameter: 5) - length, PageRanges.writeReserve.nanoseconds / 1_000)
       done = min(done, Int(limit / cost) + 1)
     default: break
     }
@@ -102,6 +102,12 @@ struct BatchPlan {
     let changed = done * table.rowsPerPage
     rows += changed
     changes[index] = changed
+  }
+
+  /// How long after the transaction's beginning nothing more is written, in µs, as the batch's settings have it.
+  private func limit(parameter: Int) -> Int64 {
+    guard let settings = roles.firstIndex(of: .settings) else { preconditionFailure("a batch has its settings") }
+    return (Int64(statements[settings].parameters[parameter] ?? "") ?? 0) * 1_000
   }
 
   private mutating func insert(_ index: Int, _ epoch: Int64, _ replica: Replica) {

@@ -33,7 +33,7 @@ struct LinkedSweep {
     self.tally = tally
     statements = memory.statements(of: linked, second, with: rows)
     canKeepRows = table.canKeepRows || second.canKeepRows || second.hasLateTriggers
-    goal = hasIndex ? PageRanges.goal : nil
+    goal = hasIndex ? BatchTime().goal : nil
     batches = SweepBatches(rows.sweep, on: table, in: session, knowing: memory, noting: tally)
   }
 
@@ -44,6 +44,7 @@ struct LinkedSweep {
       do {
         let done = try await send(windows, isFirst: isFirst)
         isFirst = false
+        windows.expect(batches.time.goal)
         note(done, &windows)
       } catch let trouble as SweepBatches.Trouble {
         try await retreat(from: trouble, &windows)

@@ -34,7 +34,7 @@ struct LinkedWindows: Equatable, Sendable {
 
   /// What one transaction should take; nil where the time says nothing of the window's size, for each reads the whole
   /// table.
-  private let goal: Duration?
+  private var goal: Duration?
   /// The window begins at this key, in µs since 1970, behind so many due rows with it; nil at the beginning.
   private(set) var from: Int64?
   private(set) var passedOver = 0
@@ -48,6 +48,11 @@ struct LinkedWindows: Equatable, Sendable {
   init(goal: Duration?) {
     self.goal = goal
     limit = goal == nil ? Self.limits.upperBound : Self.initialLimit
+  }
+
+  /// What the next transactions should take.
+  mutating func expect(_ goal: Duration) {
+    if self.goal != nil { self.goal = goal }
   }
 
   /// The window was swept by a transaction that took `duration`.

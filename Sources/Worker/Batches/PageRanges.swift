@@ -3,7 +3,7 @@
 
 import Reactor
 
-/// Walks a table in ranges of pages whose size adapts so that a transaction takes about `goal`.
+/// Walks a table in ranges of pages whose size adapts so that a transaction takes about the goal of `time`.
 ///
 ///                 swept: the next range, of a size that follows from this one's time
 ///                    ┌──────┐
@@ -18,14 +18,8 @@ import Reactor
 /// of the last pages were due, so that the next ones may hold many times as many. Where many were, the range is done in
 /// parts, and before each of them the clock is looked at once.
 package struct PageRanges: Sendable {
-  /// What one transaction should take.
-  static let goal = Duration.milliseconds(25)
-  /// No further row is written so long after the transaction's beginning.
-  package static let writeLimit = Duration.milliseconds(45)
-  /// The parts that a range is done in whose pages are full of due rows, and how long after the transaction's beginning
-  /// none is begun any more.
+  /// The parts that a range is done in whose pages are full of due rows.
   static let parts = 4
-  package static let partLimit = Duration.milliseconds(32)
   /// Due rows a page that make it full: the control plane's rows are so wide that a page has no ten times as many.
   static let fullPageRows = 8
   /// But where it took long to find the first row that is due, so much time is left to write.
@@ -37,6 +31,8 @@ package struct PageRanges: Sendable {
   /// The most pages of a range in which locked rows are left out: there no clock is looked at.
   static let skippingPages = 8
 
+  /// The times of the next batch.
+  var time = BatchTime()
   /// Pages of the table, where they are known.
   private(set) var tablePages: Int?
   private(set) var nextPage = 0
@@ -100,8 +96,10 @@ package struct PageRanges: Sendable {
 
   /// Where a range is to be taken up whose parts changed so many rows each; nil where all of it was done. A part that
   /// was left out changed none, and so did one without due rows: what follows the last change is looked at again.
-  static func stop(of range: Range<Int>, changes: [Int], in duration: Duration) -> Int? {
-    guard duration >= partLimit else { return nil }
+  static func stop(
+    of range: Range<Int>, changes: [Int], in duration: Duration, _ time: BatchTime = BatchTime()
+  ) -> Int? {
+    guard duration >= time.partLimit else { return nil }
     guard let last = changes.lastIndex(where: { $0 > 0 }) else { return range.lowerBound }
     let page = parts(of: range, count: changes.count)[last].upperBound
     return page < range.upperBound ? page : nil
@@ -121,7 +119,7 @@ package struct PageRanges: Sendable {
   private mutating func adapt(_ done: Int, _ changed: Int, _ duration: Duration) {
     isFull = changed >= done * Self.fullPageRows
     let nanoseconds = Double(max(1, duration.nanoseconds))
-    let factor = Double(Self.goal.nanoseconds) / nanoseconds
+    let factor = Double(time.goal.nanoseconds) / nanoseconds
     let wanted = Double(done) * min(Self.growthLimit, max(1 / Self.growthLimit, factor))
     pages = min(Self.limits.upperBound, max(Self.limits.lowerBound, Int(wanted)))
   }

@@ -45,6 +45,7 @@ final class PageSweep {
       while let step = route.next, try await batches.mayGoOn() {
         do {
           let done = try await send([step], measures: route.isLastRange)
+          route.expect(batches.time)
           try await note(step, done.results, done)
         } catch let trouble as Trouble {
           try await meet(trouble, at: step)
@@ -173,7 +174,7 @@ final class PageSweep {
     noteChange(changed, written: changed + (isCounted ? results.reduce(0) { $0 + $1.number(2) } : 0))
     let page: Int?
     if results.count > 1 {
-      page = PageRanges.stop(of: range, changes: changes, in: done.duration)
+      page = PageRanges.stop(of: range, changes: changes, in: done.duration, done.time)
     } else {
       let wasCut = isLimited && lastLimit.map { results[0].number(0) >= $0 } ?? false
       page = wasCut || mayHaveLeft(done, changed: changed) ? try await firstDuePage(in: range) : nil

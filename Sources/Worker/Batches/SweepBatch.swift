@@ -29,6 +29,9 @@ final class SweepBatches {
   private let memory: TableMemory
   let tally: RunTally
   private var batches = 0
+  private var roundTrip = RoundTrip()
+  /// The times of the next batch.
+  var time: BatchTime { roundTrip.batchTime }
   /// Whether it is known that the statements as such are accepted.
   private var isProved = false
   /// What triggers do behind the changes; nil if there is none that could.
@@ -57,14 +60,16 @@ final class SweepBatches {
     let duration: Duration
     /// Whether the disk has it.
     let isFlushed: Bool
+    let time: BatchTime
 
     /// Whether the clock may have stopped it.
-    var wasStopped: Bool { duration >= PageRanges.writeLimit }
+    var wasStopped: Bool { duration >= time.writeLimit }
 
     /// Without the answer of the first statement.
     var withoutFirst: Answers {
       Answers(
-        results: Array(results.dropFirst()), table: table, beganAt: beganAt, duration: duration, isFlushed: isFlushed)
+        results: Array(results.dropFirst()), table: table, beganAt: beganAt, duration: duration,
+        isFlushed: isFlushed, time: time)
     }
   }
 
@@ -102,19 +107,20 @@ final class SweepBatches {
     batches += 1
     let settings = TableStatements.settings(
       flushes: flushes, statementLimit: options.statementLimit, plansOnce: options.plansOnce,
-      lockMilliseconds: options.lockMilliseconds, isParallel: options.isParallel)
+      lockMilliseconds: options.lockMilliseconds, isParallel: options.isParallel, time)
     let begin = [settings] + (watch.map { [$0.opening] } ?? []) + (tally.attempts.map { [$0.opening] } ?? [])
     let attempted = tally.attempts == nil ? [] : [AttemptCounts.closing]
     let checked = memory.checkable(at: session.clock.now)
     // Behind the statements, which have the table locked: what is measured is what they met.
     let measure = options.measures ? [checked?.check ?? look] : []
-    let sentAt = session.clock.now
+    let (sentAt, time) = (session.clock.now, time)
     var serverTime: Duration?
     defer { session.brakes?.worked(from: sentAt, serverTime: serverTime) }
     do {
       let done = try await session.batch(
         begin + statements + attempted + measure + (watch?.closing ?? []), proving: proof)
       serverTime = done.duration
+      if !flushes { roundTrip.noted(sentAt.duration(to: session.clock.now), serverTime: done.duration) }
       tally.count.cutoffMicroseconds = session.cutoffMicroseconds
       let end = begin.count + statements.count
       if !attempted.isEmpty { tally.attempts?.changed(done.results[end][row: 0, column: 0] ?? "") }
@@ -122,7 +128,7 @@ final class SweepBatches {
       watch?.note(done.results[done.results.count - 1])
       return Answers(
         results: Array(done.results[begin.count..<end]), table: table, beganAt: done.beganAt,
-        duration: done.duration, isFlushed: flushes)
+        duration: done.duration, isFlushed: flushes, time: time)
     } catch let error as PostgresError {
       guard let kind = Self.kind(of: error) else { throw error }
       throw Trouble(kind: kind, cause: error)

@@ -232,8 +232,11 @@ struct SweepRoute: Sendable {
   private mutating func leaveIsolation(_ end: TableSize?) {
     guard let isolation, isolation.isDone else { return }
     self.isolation = nil
-    swept(isolation.page..<(isolation.page + 1), changed: 1, in: PageRanges.goal / 4, table: end)
+    swept(isolation.page..<(isolation.page + 1), changed: 1, in: ranges.time.goal / 4, table: end)
   }
+
+  /// The next batch has these times.
+  mutating func expect(_ time: BatchTime) { ranges.time = time }
 
   /// What the schedule record is to keep; nil where it is to stay as it is.
   var record: String? {

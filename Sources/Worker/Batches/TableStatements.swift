@@ -33,7 +33,8 @@ package final class TableStatements {
   }
 
   /// Parameters: whether the disk must have it before the server says so, the longest time that a statement may take in
-  /// ms, plan_cache_mode, how long a row's lock is waited for in ms, and whether parallel workers may be used.
+  /// ms, plan_cache_mode, how long a row's lock is waited for in ms, whether parallel workers may be used, and how long
+  /// after the transaction's beginning no further row is written, and no further part of a range begun, in ms.
   ///
   /// synchronous_commit is only ever lowered. The last set_config wins, and the operator's own limits stay in force.
   /// Where the costs of parallel plans are set to nothing, starting a worker takes longer than a whole batch.
@@ -41,7 +42,8 @@ package final class TableStatements {
     """
     SELECT CASE WHEN NOT $1::boolean THEN set_config('synchronous_commit', 'off', true) END,
            CASE WHEN NOT $5::boolean THEN set_config('max_parallel_workers_per_gather', '0', true) END,
-           set_config('plan_cache_mode', $3::text, true),
+           set_config('plan_cache_mode', $3::text, true), set_config('sb.write_limit', $6::text, true),
+           set_config('sb.part_limit', $7::text, true),
            set_config('lock_timeout', least($4::bigint, current_setting('sb.lock_limit')::bigint)::text, true),
            set_config('statement_timeout', least($2::bigint, current_setting('sb.statement_limit')::bigint,
              \(GuardStatements.millisecondsLeft))::text, true)
@@ -49,13 +51,15 @@ package final class TableStatements {
 
   static func settings(
     flushes: Bool, statementLimit: Duration, plansOnce: Bool = false,
-    lockMilliseconds: Int = GuardStatements.lockTimeoutMilliseconds, isParallel: Bool = false
+    lockMilliseconds: Int = GuardStatements.lockTimeoutMilliseconds, isParallel: Bool = false,
+    _ time: BatchTime = BatchTime()
   ) -> PostgresStatement {
     PostgresStatement(
       batchSettings,
       [
         flushes ? "true" : "false", "\(statementLimit.milliseconds)", plansOnce ? "force_generic_plan" : "auto",
-        "\(lockMilliseconds)", isParallel ? "true" : "false",
+        "\(lockMilliseconds)", isParallel ? "true" : "false", "\(time.writeLimit.milliseconds)",
+        "\(time.partLimit.milliseconds)",
       ], isPrepared: true)
   }
 
@@ -426,12 +430,16 @@ package final class TableStatements {
   /// Volatile, so looked at for every row; the right side is computed at the first row, which it always lets pass:
   /// however long the way to it was, a batch gets something done.
   private static let hasTime = """
-    (clock_timestamp() < (SELECT greatest((now() + '\(PageRanges.writeLimit.milliseconds) ms'::interval),
+    (clock_timestamp() < (SELECT greatest(\(limit("sb.write_limit")),
       (clock_timestamp() + '\(PageRanges.writeReserve.milliseconds) ms'::interval))))
     """
 
   /// Looked at once, before the first row.
   private static let hasTimeForPart = """
-    (SELECT (clock_timestamp() < (now() + '\(PageRanges.partLimit.milliseconds) ms'::interval)))
+    (SELECT (clock_timestamp() < \(limit("sb.part_limit"))))
     """
+
+  private static func limit(_ setting: String) -> String {
+    "(now() + (current_setting('\(setting)')::bigint * '1 ms'::interval))"
+  }
 }

@@ -88,7 +88,7 @@ import Testing
         let changes = parts.enumerated().map { number, part in
           most.map { number >= $0 } ?? false ? 0 : change(part, most: nil).changed
         }
-        let duration = most == nil ? Duration.milliseconds(10) : PageRanges.partLimit
+        let duration = most == nil ? Duration.milliseconds(10) : BatchTime().partLimit
         let stop = PageRanges.stop(of: range, changes: changes, in: duration)
         route.swept(range, until: stop, changed: changes.reduce(0, +), in: duration, table: size)
       case .pages(let range):

@@ -264,8 +264,9 @@ import Testing
           let range = ["(0,0)", "(9,0)"]
           return try await connection.pipeline(
             [
-              open, PostgresStatement(statements.lock, range + ["1000"]), PostgresStatement(statements.write, range),
-            ], by: limit)[2].affectedRows
+              open, TableStatements.settings(flushes: true, statementLimit: .seconds(9)),
+              PostgresStatement(statements.lock, range + ["1000"]), PostgresStatement(statements.write, range),
+            ], by: limit)[3].affectedRows
         }
         _ = try plane.sqlAtOnce("CREATE TABLE notes (session_id UUID REFERENCES sessions ON DELETE CASCADE)")
         #expect(try await write() == 0)
