@@ -55,7 +55,7 @@ struct BatchPlan {
       write(index, role, table)
       let changed = "\(changes[index] ?? 0)"
       changes[index] = nil
-      answers[index] = [changed, changed]
+      answers[index] = [changed, changed, changed, changed]
     case .firstDue: answers[index] = [table.firstDue(in: range(index))]
     case .tableProbe:
       length += Int64(table.pages) * scenario.microsecondsPerPage / 10

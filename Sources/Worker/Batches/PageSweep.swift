@@ -163,9 +163,11 @@ final class PageSweep {
     _ range: Range<Int>, _ step: SweepRoute.Step, _ results: [PostgresResult], _ done: SweepBatches.Answers
   ) async throws {
     if step.skipsLocked {
-      let (due, changed) = (results[0].number(0), results[0].number(1))
+      let (due, changed, free) = (results[0].number(0), results[0].number(1), results[0].number(3))
       noteChange(changed, written: results[0].number(2))
-      skippedOnPages += max(0, due - changed)
+      skippedOnPages += max(0, due - free)
+      // These were locked here, so only a trigger or a rule can have left them as they were.
+      if table.canKeepRows { kept += max(0, free - changed) }
       return route.swept(range, changed: changed, in: done.duration, table: done.table)
     }
     let isCounted = table.canKeepRows || isLimited

@@ -100,7 +100,7 @@ package final class TableStatements {
     """)
 
   /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
-  /// changed, and how many were written.
+  /// changed, how many were written, and how many of the due ones were not locked by others.
   package private(set) lazy var writeSkippingLocked = sql(
     """
     WITH free AS MATERIALIZED (
@@ -108,7 +108,7 @@ package final class TableStatements {
          WHERE \(filter) AND \(Self.isInRange) AND \(isWritten) FOR UPDATE SKIP LOCKED),
       \(changing("WHERE \(Self.isAmong("free")) AND \(isWritten)"))
     SELECT (SELECT count(*) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)), \(Self.changed),
-             (SELECT count(*) FROM changed)\(noteChanges)
+             (SELECT count(*) FROM changed), (SELECT count(*) FROM free)\(noteChanges)
     """)
 
   /// Answers where the first row lies that is due.

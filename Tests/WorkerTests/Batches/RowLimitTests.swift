@@ -117,7 +117,8 @@ import Testing
     #expect(try await runs(plane, sweeper, rows: 100) == [100, 100, 50])
   }
 
-  @Test func rowsThatATriggerKeepsDueEndNoRunInACircle() async throws {
+  /// A page has more rows than the lower limit.
+  @Test(arguments: [10, 100]) func rowsThatATriggerKeepsDueAreCountedAsKept(limit: Int) async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """
@@ -127,15 +128,13 @@ import Testing
       CREATE TRIGGER keep BEFORE UPDATE ON sync_jobs FOR EACH ROW EXECUTE FUNCTION keep()
       """)
     let sweeper = Sweeper.jobsRecovery(try plane.settings())
-    let brakes = limit(100)
+    let brakes = self.limit(limit)
     try await onLoop {
       let tally = RunTally()
-      do {
-        _ = try await plane.sweep(sweeper, noting: tally, brakes: brakes)
-      } catch is SweepRefusal {
-        // It tells how many rows were kept.
+      await #expect(throws: SweepRefusal.kept(300, table: "public.sync_jobs")) {
+        try await plane.sweep(sweeper, noting: tally, brakes: brakes)
       }
-      #expect(tally.count.changed == 0)
+      #expect(tally.count.changed == 0 && tally.count.skipped == 0 && tally.count.kept == 300)
     }
   }
 
