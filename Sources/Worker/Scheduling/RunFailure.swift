@@ -15,7 +15,7 @@ extension RunFailure {
         reason: error.reason, isPermanent: error.isPermanent, isOutage: isOutage, errorClass: first ?? "other")
     case let error as SweepRefusal:
       // Nothing of it changes before the next slot by itself.
-      self.init(reason: error.reason, isPermanent: true, errorClass: "refused")
+      self.init(reason: error.reason, isPermanent: true, errorClass: error.errorClass)
     case let error as PostgresError:
       let isStatement = if case .server = error { true } else { false }
       self.init(

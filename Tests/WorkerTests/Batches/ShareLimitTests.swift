@@ -41,7 +41,7 @@ import Testing
       await #expect(throws: refusal(25, of: 30)) { try await plane.sweep(sweeper, noting: tally) }
       #expect(tally.count.changed == 0 && tally.count.refused == 25)
       #expect(refusal(25, of: 30).reason == "refused: 25 of 30 agents look silent: is it the api?")
-      #expect(RunFailure(refusal(25, of: 30)).errorClass == "refused")
+      #expect(RunFailure(refusal(25, of: 30)).errorClass == "share")
       let stale = try await countStale(plane)
       #expect(stale == 0)
       try await plane.sql(

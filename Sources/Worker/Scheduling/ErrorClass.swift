@@ -1,0 +1,68 @@
+// What the classes of failures mean, in words for operators. Pure.
+// Invariant: what a class does not say by its name has words here. Used by status and the page.
+
+/// The class of a failure: a SQLSTATE, several of refused rows, or a word such as `lease-lost`.
+enum ErrorClass {
+  /// What `errorClass` means; nil if it speaks for itself, or is not known.
+  static func meaning(of errorClass: String) -> String? {
+    // Of several SQLSTATEs the first one's.
+    switch errorClass.prefix(while: { $0 != "," }) {
+    case "42501": "a privilege is missing"
+    case "42P01", "42703", "no-table": "a table or a column is missing"
+    case "55P03": "a lock was not granted in time"
+    case "57014": "a statement took too long or was cancelled"
+    case "23502", "23514": "a constraint refuses rows"
+    case "23503": "a foreign key refuses rows"
+    case "23505": "a unique index refuses rows"
+    case "P0001": "a trigger refuses rows"
+    case "share": "too large a share of the rows looks due: look at the api, the network and PostgreSQL's clock"
+    case "uncounted": "the share of due rows could not be counted in time"
+    case "kept": "a trigger or rule keeps due rows"
+    case "locked": "other sessions lock all due rows"
+    case "row-security": "row security hides rows from the role"
+    case "foreign-worker": "a worker with another REDIS_NAMESPACE or Redis sweeps these tables"
+    default: nil
+    }
+  }
+
+  /// Whether the schema or a privilege is the cause, so that a look at the tables finds it.
+  static func isAboutSchema(_ errorClass: String) -> Bool {
+    switch errorClass.prefix(2) {
+    case "23", "3F", "42", "P0": true
+    default: ["no-table", "kept", "row-security", "refused", "settings-reset"].contains(errorClass)
+    }
+  }
+}
+
+extension SweepRefusal {
+  /// What the history calls it.
+  var errorClass: String {
+    switch self {
+    case .rows(_, let states): Self.errorClass(of: states)
+    case .share: "share"
+    case .uncounted: "uncounted"
+    case .kept, .swallowed: "kept"
+    case .locked: "locked"
+    case .noTable: "no-table"
+    case .rowSecurity, .hiddenReferences: "row-security"
+    case .settingsReset: Self.settingsResetClass
+    case .notATable, .unusableMoments, .cannotLock, .changing, .foreignParts, .discardedLines, .rule,
+      .refusedAsReadOnly,
+      .noTransactionNumbers:
+      "refused"
+    }
+  }
+
+  private static let settingsResetClass = "settings-reset"
+
+  /// The SQLSTATEs without a space, which separates the words of a record.
+  private static func errorClass(of states: [String]) -> String {
+    var text = ""
+    for state in states {
+      // What a batch reports in place of a SQLSTATE is a sentence.
+      let word = state.utf8.count == 5 ? state : settingsResetClass
+      text += text.isEmpty ? word : "," + word
+    }
+    return text.isEmpty ? "refused" : text
+  }
+}

@@ -1,0 +1,33 @@
+// The classes of failures, as the history and status have them.
+
+import Coordination
+import Reactor
+import Testing
+
+@testable import Worker
+
+@Suite struct ErrorClassTests {
+  @Test func refusedRowsHaveTheirSQLSTATEs() {
+    #expect(RunFailure(SweepRefusal.rows(1, states: ["23503"])).errorClass == "23503")
+    let several = SweepRefusal.rows(3, states: ["23514", "a trigger resets the session's settings"]).errorClass
+    #expect(several == "23514,settings-reset")
+    #expect(ErrorClass.meaning(of: several) == "a constraint refuses rows")
+  }
+
+  @Test func aClassIsOneWordOfARecord() {
+    let refusals: [SweepRefusal] = [
+      .noTable("agents"), .rowSecurity("agents"), .rows(1, states: []), .kept(1, table: "agents"), .settingsReset,
+      .locked(1, slots: 3), .share(25, of: 30, warning: "agents look silent"), .uncounted("agents"), .rule("agents"),
+    ]
+    for refusal in refusals {
+      #expect(!refusal.errorClass.isEmpty && !refusal.errorClass.contains(" "), "\(refusal)")
+    }
+  }
+
+  @Test(arguments: [
+    ("42501", true), ("23503", true), ("P0001", true), ("kept", true), ("55P03", false), ("share", false),
+  ])
+  func tablesAreLookedAtIfTheyMayBeTheCause(errorClass: String, expected: Bool) {
+    #expect(ErrorClass.isAboutSchema(errorClass) == expected && ErrorClass.meaning(of: errorClass) != nil)
+  }
+}
