@@ -49,7 +49,7 @@ final class Service {
     self.settings = settings
     self.clock = clock
     (self.logger, self.log, self.readEnvironment) = (logger, log, readEnvironment)
-    let postgres = settings[.databaseURL]
+    let postgres = settings.workerDatabase
     pool = PostgresPool(
       postgres, maximumConnections: postgres.maximumConnections ?? settings[.databaseMaxConnections],
       connectionLifetime: postgres.connectionLifetime ?? settings[.databaseConnectionLifetime],
@@ -81,7 +81,7 @@ final class Service {
       random: .system)
     sweeping = SweepService(
       Sweepers.declared(settings), settings, redis: redis, pool: pool, notifier: notifier, shutdown: shutdown,
-      clock: clock, random: .system, replica: HostProcess.hostName, registry: registry, logger: logger)
+      clock: clock, random: .system, replica: settings.replicaName, registry: registry, logger: logger)
   }
 
   /// Runs until a signal asks to end, and returns the process's exit status.

@@ -54,6 +54,14 @@ public struct PostgresConfiguration: Sendable {
   /// which a transaction sets them.
   public var transactionSettings: [PostgresSetting] { serverSettings.list }
 
+  /// Shows the server `name` instead of `earlier` as the application's name. Any other, which the URL or the
+  /// environment gives, stays.
+  public mutating func rename(application earlier: String, to name: String) {
+    for index in base.indices where base[index].name == "application_name" && base[index].value == earlier {
+      base[index].value = name
+    }
+  }
+
   /// Reads `url`. `applicationName` is what the server shows, unless the URL names another one.
   ///
   /// - Throws: all faults of the URL.

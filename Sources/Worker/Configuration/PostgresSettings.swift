@@ -3,6 +3,32 @@
 
 import Reactor
 
+/// How PostgreSQL shows a worker's session between runs: by the Redis namespace, so that workers with different ones
+/// can be told from each other.
+enum WorkerSession {
+  /// PostgreSQL cuts names after so many bytes.
+  private static let limit = 63
+  static let prefix = "\(Version.program) "
+
+  static func name(namespace: String) -> String {
+    var bytes: [UInt8] = []
+    for byte in (prefix + namespace).utf8.prefix(limit) {
+      // Others are shown in different ways by different versions.
+      bytes.append((0x20...0x7E).contains(byte) ? byte : UInt8(ascii: "_"))
+    }
+    return String(decoding: bytes, as: UTF8.self)
+  }
+}
+
+extension Settings {
+  /// The database, for a worker's connections.
+  var workerDatabase: PostgresConfiguration {
+    var configuration = self[.databaseURL]
+    configuration.rename(application: Version.program, to: WorkerSession.name(namespace: self[.redisNamespace]))
+    return configuration
+  }
+}
+
 extension Setting where Value == PostgresConfiguration {
   static var databaseURL: Setting {
     Setting(

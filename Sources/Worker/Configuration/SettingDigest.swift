@@ -9,10 +9,14 @@ enum SettingDigest {
   /// Hexadecimal digits of each.
   static let length = 4
 
+  /// The settings that are each replica's own. They have a digest for the sake of the others' places, always the same.
+  static let ofOneReplica = [Setting.localAddress.name, Setting.smtpHelo.name]
+
   /// Two texts that mean the same duration have the same digest; of other values the text counts.
-  static func text(of slot: any Sendable, given: String) -> String {
+  static func text(of slot: any Sendable, of name: String, given: String) -> String {
     let value =
       switch slot {
+      case _ where ofOneReplica.contains(name): ""
       case let slot as SettingSlot<Duration>: "\(slot.value.nanoseconds)"
       case let slot as SettingSlot<Duration?>: slot.value.map { "\($0.nanoseconds)" } ?? "off"
       case let slot as SettingSlot<Bool>: slot.value ? "true" : "false"
@@ -32,7 +36,8 @@ enum SettingDigest {
     guard one.count == names.count * length, one.count == other.count else { return nil }
     return names.indices.filter { index in
       let range = index * length..<(index + 1) * length
-      return one[range] != other[range]
+      // Earlier versions have digests of these, too.
+      return one[range] != other[range] && !ofOneReplica.contains(names[index])
     }.map { names[$0] }
   }
 }

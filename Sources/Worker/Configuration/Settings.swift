@@ -77,7 +77,9 @@ package struct Settings: Sendable {
       switch row.load(given) {
       case .accepted(let slot, let texts):
         values[row.name] = slot
-        if !row.isSecret { digest += SettingDigest.text(of: slot, given: given ?? row.defaultText ?? "") }
+        if !row.isSecret {
+          digest += SettingDigest.text(of: slot, of: row.name, given: given ?? row.defaultText ?? "")
+        }
         for text in texts { warnings.append(ConfigurationWarning(variable: variable, text: text)) }
       case .refused(let rules):
         for rule in rules {

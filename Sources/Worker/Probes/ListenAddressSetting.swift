@@ -2,6 +2,15 @@
 
 import Reactor
 
+extension Settings {
+  /// What this replica is called in Redis. Two on one host have different ports.
+  var replicaName: String {
+    let port = self[.localAddress].port
+    let isDefault = Setting.localAddress.row.defaultText?.hasSuffix(":\(port)") ?? false
+    return isDefault ? HostProcess.hostName : "\(HostProcess.hostName):\(port)"
+  }
+}
+
 extension Setting where Value == ListenAddress {
   static var localAddress: Setting {
     Setting(

@@ -24,7 +24,8 @@ import Testing
     #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
     #expect(try stage.locks() == [])
     let history = try stage.redis.cli("LINDEX", "secrets-bridge:history:{\(WorkerStage.lockKey("wraps-expired"))}", "0")
-    #expect(history.contains(#""replica":"\#(HostProcess.hostName)""#) && history.contains(#""rows":1"#), "\(history)")
+    let replica = "\(HostProcess.hostName):\(worker.probePort)"
+    #expect(history.contains(#""replica":"\#(replica)""#) && history.contains(#""rows":1"#), "\(history)")
   }
 
   @Test func aSlotThatWasDoneIsNotDoneAgain() async throws {
