@@ -39,15 +39,16 @@ struct TaskMetrics {
     var runs: [SlotOutcome: Counter] = [:]
     for outcome in SlotOutcome.allCases {
       runs[outcome] = registry.counter(
-        "worker_scheduler_runs_total", help: "Slots by task and outcome.",
+        "worker_scheduler_runs_total",
+        help: "Number of scheduled task runs, labelled by outcome (success|failure|skipped_lock|paused).",
         labels: ["task": task, "outcome": outcome.rawValue])
     }
     self.runs = runs
     duration = registry.histogram(
-      "worker_scheduler_run_duration_seconds", help: "Duration of runs that held the task's lock, in seconds.",
+      "worker_scheduler_run_duration_seconds", help: "Wall-clock duration of scheduled task runs.",
       labels: ["task": task], bounds: Self.durationBounds)
     skippedLocks = registry.counter(
-      "worker_scheduler_lock_skipped_total", help: "Slots skipped because another replica held the task's lock.",
+      "worker_scheduler_lock_skipped_total", help: "Number of ticks where the lock was held by another replica.",
       labels: ["task": task])
     leftRows = registry.counter(
       "worker_sweep_skipped_total",

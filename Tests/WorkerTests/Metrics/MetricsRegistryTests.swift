@@ -40,6 +40,17 @@ import Testing
     }
   }
 
+  @Test func theHelpOfRunsListsTheOutcomesThatThereAre() async throws {
+    try await onLoop {
+      let registry = MetricsRegistry()
+      _ = TaskMetrics(task: "a", registry: registry)
+      let line = try #require(
+        text(registry).split(separator: "\n").first { $0.hasPrefix("# HELP worker_scheduler_runs_total ") })
+      let list = try #require(line.firstMatch(of: /\((.*)\)/)).1
+      #expect(list.split(separator: "|").map(String.init) == SlotOutcome.allCases.map(\.rawValue))
+    }
+  }
+
   @Test func aHistogramCountsUpToEachBoundAndSums() async throws {
     try await onLoop {
       let registry = MetricsRegistry()
