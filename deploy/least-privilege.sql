@@ -53,4 +53,8 @@ DO $grants$ BEGIN
   END IF;
 END $grants$;
 
+-- Optional, as a superuser: status and check show what the sessions of other roles do that hold up a sweep, and
+-- SB_WORKER_MAX_REPLICATION_LAG sees how far standbys are behind.
+-- GRANT pg_read_all_stats TO "secrets_bridge_worker";
+
 COMMIT;

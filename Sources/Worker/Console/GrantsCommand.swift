@@ -44,7 +44,18 @@ struct GrantScript: Sendable {
 
       """
     for sweeper in sweepers { text += "\n-- \(sweeper.name): \(sweeper.summary)\n" + grants(to: sweeper) }
-    return text + "\nCOMMIT;\n"
+    return text + optional + "\nCOMMIT;\n"
+  }
+
+  /// What no sweep needs.
+  private var optional: String {
+    """
+
+    -- Optional, as a superuser: status and check show what the sessions of other roles do that hold up a sweep, and
+    -- SB_WORKER_MAX_REPLICATION_LAG sees how far standbys are behind.
+    -- GRANT pg_read_all_stats TO \(role);
+
+    """
   }
 
   private func grants(to sweeper: Sweeper) -> String {
