@@ -14,7 +14,8 @@ extension Verb {
     name: "sweep",
     help: """
       With --dry-run: show how many rows a run of the sweeper would change, the oldest and the newest of them, and the \
-      ids of the first. Takes no lock and needs no Redis. To sweep, use `run --once`.
+      ids of the first, and whether a brake would refuse or cut the run. Takes no lock and needs no Redis. To sweep, \
+      use `run --once`.
       """,
     operands: Operands(name: "SWEEPER", count: 1...1, words: { Sweepers.names }),
     options: [.dryRun, .json],
@@ -34,7 +35,9 @@ extension Verb {
       }
       guard let sweeper = Sweepers.all(settings).first(where: { $0.name == name }) else { return 1 }
       return EventLoop.run {
-        let run = DryRun(sweeper: sweeper, allowsRowSecurity: settings[.allowRowSecurity], clock: context.clock)
+        let run = DryRun(
+          sweeper: sweeper, allowsRowSecurity: settings[.allowRowSecurity],
+          maximumRows: settings[.maximumRowsPerRun], clock: context.clock)
         do {
           let found = try await run.found(through: settings[.databaseURL])
           return context.show(found.text(as: arguments.has(.json) ? .json : .text))
@@ -57,6 +60,8 @@ struct DryRun {
 
   let sweeper: Sweeper
   let allowsRowSecurity: Bool
+  /// The most rows of a run; nil if that is not limited.
+  var maximumRows: Int?
   let clock: LoopClock
 
   /// - Throws: `PostgresError`, or `SweepRefusal` if a run would be refused.
@@ -120,6 +125,7 @@ struct DryRun {
     result.oldest = counted.moment(row: 0, 1)
     result.newest = counted.moment(row: 0, 2)
     result.cutoff = counted.moment(row: 0, 3)
+    if let maximumRows, result.due > maximumRows { result.rowLimit = maximumRows }
     let estimate = counted.number(4)
     result.estimatedRows = estimate >= 0 ? estimate : nil
     let sameCutoff = limits(cutoff: counted[row: 0, column: 3])
@@ -127,8 +133,19 @@ struct DryRun {
       let linked = try await session.query(PostgresStatement(count), after: sameCutoff, isLimited: false)
       result.linked = (second.displayName, linked.number(0))
     }
+    if let count = sql.shares, let limit = sweep.shareLimit {
+      let preparations = sameCutoff + [PostgresStatement(DryRunSQL.open)]
+      result.refusal = try await refusal(by: limit, count, session, after: preparations)
+    }
+    try await nameRows(PostgresStatement(sql.first), session, after: sameCutoff, &result)
+  }
+
+  private func nameRows(
+    _ first: PostgresStatement, _ session: ReadOnlySession, after preparations: [PostgresStatement],
+    _ result: inout DryRunResult
+  ) async throws {
     do {
-      let rows = try await session.query(PostgresStatement(sql.first), after: sameCutoff, isLimited: false)
+      let rows = try await session.query(first, after: preparations, isLimited: false)
       for row in 0..<rows.rowCount {
         result.rows.append((rows[row: row, column: 0] ?? "", rows.moment(row: row, 1)))
       }
@@ -136,6 +153,19 @@ struct DryRun {
       // A sweep needs no ids.
       result.hidesIDs = true
     }
+  }
+}
+
+extension DryRun {
+  /// Why a run would change nothing; nil if the share is not too large.
+  private func refusal(
+    by limit: ShareLimit, _ count: String, _ session: ReadOnlySession, after preparations: [PostgresStatement]
+  ) async throws -> String? {
+    let shares = try await session.query(
+      PostgresStatement(count, ["\(ShareLimit.freeRows)", nil]), after: preparations, isLimited: false)
+    let found = ShareLimit.Count(due: shares.number(0), silent: shares.number(1), live: shares.number(2))
+    guard limit.isExceeded(by: found) else { return nil }
+    return SweepRefusal.share(found.silent, of: found.live, warning: limit.warning).reason
   }
 }
 
@@ -153,6 +183,10 @@ struct DryRunSQL {
       set_config('sb.cutoff', coalesce($2::bigint, (\(GuardStatements.nowMicroseconds) - $3::bigint))::text, true))
     """)
 
+  /// Opens the guard that a run's statements look at: there is no lease that could end.
+  static let open = CatalogSQL.qualified(
+    "VALUES (set_config('sb.guard', 'true', true), set_config('sb.deadline', '\(Int64.max)', true))")
+
   /// Parameter: the table's identifier. Answers how many rows are due, the lowest and the highest key and the cutoff in
   /// µs since 1970, and about how many rows there are (-1: not known).
   let count: String
@@ -160,6 +194,8 @@ struct DryRunSQL {
   let first: String
   /// Answers how many linked rows change with the due rows; nil if the sweep has none.
   let linked: String?
+  /// As `TableStatements.countShares`; nil if the sweep has no maximum share.
+  let shares: String?
 
   init(
     _ sweep: RowSweep, on survey: TableSurvey, second: TableSurvey? = nil, _ related: RelatedTables = RelatedTables()
@@ -173,6 +209,7 @@ struct DryRunSQL {
              (SELECT class.reltuples::bigint FROM "pg_catalog"."pg_class" AS class WHERE (class.oid = $1::oid))
         FROM \(survey.quotedName) AS target WHERE \(statements.isDue)
       """)
+    shares = sweep.shareLimit.flatMap { $0.percent < 100 ? statements.countShares($0) : nil }
     first = CatalogSQL.qualified(
       """
       SELECT target.id::text, \(TableStatements.key("target.\(sweep.key)"))
@@ -213,6 +250,10 @@ struct DryRunResult: Sendable {
   var hidesIDs = false
   /// The table of linked rows, and how many of them change with the due rows.
   var linked: (table: String, due: Int)?
+  /// Why a run would change nothing; nil if it would.
+  var refusal: String?
+  /// The most rows that a run would change, if more are due.
+  var rowLimit: Int?
   /// For discovery: whose jobs a run enqueues, unless an identical one is queued.
   var targets: [String]?
 
@@ -233,9 +274,20 @@ struct DryRunResult: Sendable {
     facts.rows = [
       [.init(cutoff), .number(due), .init(estimatedRows.map { "about \($0)" }), .init(oldest), .init(newest)]
     ]
-    text += facts.text(as: .text)
+    text += facts.text(as: .text) + brakes
     if hidesIDs { return text + "\nThe role may not read ids: GRANT SELECT (\"id\") shows them.\n" }
     return rows.isEmpty ? text : text + "\n" + firstRows.text(as: .text)
+  }
+
+  private var brakes: String {
+    var text = ""
+    if let refusal {
+      text += "\nA run would change nothing: \(refusal)\nOnce, for all the same: trigger \(sweeper) --accept\n"
+    }
+    if let rowLimit {
+      text += "\nA run would end after \(rowLimit) rows (\(Setting.maximumRowsPerRun.name)), and the next one go on.\n"
+    }
+    return text
   }
 
   private var phrase: String {
@@ -261,13 +313,14 @@ struct DryRunResult: Sendable {
     var facts = ReportTable(
       [
         "sweeper", "table", "change", "cutoff", "due", "estimated_rows", "oldest", "newest", "targets", "linked_table",
-        "linked_due",
+        "linked_due", "refusal", "row_limit",
       ])
     facts.rows = [
       [
         .text(sweeper), .text(table), .text(change), .init(cutoff), .number(due),
         estimatedRows.map { .number($0) } ?? .missing, .init(oldest), .init(newest),
         targets.map { .list($0) } ?? .missing, .init(linked?.table), linked.map { .number($0.due) } ?? .missing,
+        .init(refusal), rowLimit.map { .number($0) } ?? .missing,
       ]
     ]
     var json = JSONWriter()

@@ -15,8 +15,9 @@ import Testing
     let settings = try plane.settings(more)
     let sweeper = try #require(Sweepers.all(settings).first { $0.name == name })
     return try await onLoop {
-      try await DryRun(sweeper: sweeper, allowsRowSecurity: false, clock: .system)
-        .found(through: settings[.databaseURL])
+      try await DryRun(
+        sweeper: sweeper, allowsRowSecurity: false, maximumRows: settings[.maximumRowsPerRun], clock: .system
+      ).found(through: settings[.databaseURL])
     }
   }
 
@@ -49,6 +50,30 @@ import Testing
     #expect(try await plane.sql("SELECT md5(string_agg(a::text, ',' ORDER BY name)) FROM agents AS a") == before)
     #expect(try await sweep("agents-stale", on: plane).changed == found.due)
     #expect(try await dryRun("agents-stale", on: plane).due == 0)
+  }
+
+  @Test func itSaysThatTheMaximumShareWouldRefuseARun() async throws {
+    let plane = try await planeWithAgents()
+    let found = try await dryRun("agents-stale", on: plane, ["SB_WORKER_AGENTS_STALE_MAX_SHARE": "50%"])
+    #expect(found.due == 26 && found.refusal == "refused: 26 of 30 agents look silent: is it the api?")
+    #expect(
+      found.text(as: .text).contains(
+        """
+        \nA run would change nothing: refused: 26 of 30 agents look silent: is it the api?
+        Once, for all the same: trigger agents-stale --accept\n
+        """))
+    #expect(found.text(as: .json).contains(#""refusal":"refused: 26 of 30"#))
+    for share in ["90%", "100%"] {
+      #expect(try await dryRun("agents-stale", on: plane, ["SB_WORKER_AGENTS_STALE_MAX_SHARE": share]).refusal == nil)
+    }
+  }
+
+  @Test func itSaysThatTheRowLimitWouldCutARun() async throws {
+    let plane = try await planeWithAgents()
+    let found = try await dryRun("agents-stale", on: plane, ["SB_WORKER_MAX_ROWS_PER_RUN": "25"])
+    #expect(found.due == 26 && found.rowLimit == 25)
+    #expect(found.text(as: .text).contains("A run would end after 25 rows (SB_WORKER_MAX_ROWS_PER_RUN)"))
+    #expect(try await dryRun("agents-stale", on: plane, ["SB_WORKER_MAX_ROWS_PER_RUN": "26"]).rowLimit == nil)
   }
 
   @Test func keysWithoutEndAreSaidToBeInfinite() async throws {
