@@ -40,8 +40,18 @@ struct FleetStatus: Sendable {
     let statement: String?
     var isBlocking = false
 
+    /// Locks of the table as a whole keep every sweep out.
+    var isOfTable: Bool { !mode.hasPrefix("Row") }
+
     /// Locks of rows that may be held for a moment only are nothing unusual.
-    var needsAttention: Bool { isBlocking || seconds != nil || !mode.hasPrefix("Row") }
+    var needsAttention: Bool { isBlocking || seconds != nil || isOfTable }
+  }
+
+  /// A session of a worker that has another Redis namespace.
+  struct Stranger: Sendable {
+    let process: String
+    let user: String?
+    let namespace: String
   }
 
   var servers: [Server] = []
@@ -55,6 +65,8 @@ struct FleetStatus: Sendable {
   /// Nil if PostgreSQL did not answer.
   var runs: [Run]?
   var holders: [Holder] = []
+  /// Workers on the same database that do not share this fleet's schedule.
+  var strangers: [Stranger] = []
   /// What to run so that the role sees other roles' sessions; nil if it does.
   var grant: String?
 
@@ -80,7 +92,7 @@ struct FleetStatus: Sendable {
   var exitStatus: Int32 {
     if servers.contains(where: { $0.fault != nil }) { return Self.unreachableStatus }
     let needsAttention = sweepers.contains(where: \.needsAttention) || holders.contains(where: \.needsAttention)
-    return needsAttention || haveDifferences ? Self.attentionStatus : 0
+    return needsAttention || haveDifferences || !strangers.isEmpty ? Self.attentionStatus : 0
   }
 
   // MARK: Text
@@ -102,6 +114,10 @@ struct FleetStatus: Sendable {
       let others = sweepers.filter(\.isOffByDefault).map(\.record.sweeper)
       if !others.isEmpty { text += "\nOff by default: \(others.joined(separator: ", "))\n" }
       text += "\n" + (replicas.isEmpty ? "No replica has asked Redis lately.\n" : replicaTable.text(as: .text))
+    }
+    if !strangers.isEmpty {
+      text += "\nWorkers on this database that share neither schedule nor pauses with these replicas:\n"
+      text += strangerTable.text(as: .text)
     }
     if let runs, !runs.isEmpty { text += "\nRuns in PostgreSQL:\n" + Self.table(of: runs).text(as: .text) }
     if !holders.isEmpty { text += "\nSessions that lock swept tables:\n" + holderTable.text(as: .text) }
@@ -168,6 +184,14 @@ struct FleetStatus: Sendable {
     return table
   }
 
+  private var strangerTable: ReportTable {
+    var table = ReportTable(["pid", "user", "REDIS_NAMESPACE"])
+    for stranger in strangers {
+      table.rows.append([.text(stranger.process), .init(stranger.user), .text(stranger.namespace)])
+    }
+    return table
+  }
+
   static func time(_ milliseconds: Int64) -> String {
     WallClockTime(microsecondsSince1970: milliseconds * 1_000).rfc3339Seconds
   }
@@ -206,9 +230,11 @@ struct FleetStatus: Sendable {
     runs.columns = ["pid", "sweeper", "epoch", "state", "age", "blocking_pids"]
     var holders = holderTable
     holders.columns = ["pid", "user", "state", "age", "relation", "lock", "statement", "blocks"]
+    var strangers = strangerTable
+    strangers.columns = ["pid", "user", "namespace"]
     return [
       ("servers", servers), ("sweepers", sweeperJSON), ("replicas", replicas), ("runs", runs),
-      ("lock_holders", holders),
+      ("lock_holders", holders), ("other_workers", strangers),
     ]
   }
 

@@ -9,16 +9,16 @@ extension Verb {
     name: "status",
     help: """
       Show the fleet: both servers; each sweeper with its last run, its state and its next run; failures, with their \
-      start and number; replicas, and the settings in which they differ; sessions that lock swept tables. Changes \
-      nothing.
+      start, number and cause; replicas, and the settings in which they differ; sessions that lock swept tables; \
+      workers with another Redis namespace. Changes nothing.
       """,
     options: [.json],
     statuses: [
       ExitStatus(0, "Every sweeper is healthy."),
-      ExitStatus(FleetStatus.unreachableStatus, "A server did not answer: what the other one knows was printed."),
+      ExitStatus(FleetStatus.unreachableStatus, "A server cannot be used: what is known without it was printed."),
       ExitStatus(
         FleetStatus.attentionStatus,
-        "A sweeper fails, is paused, held up or attended by no replica, or replicas differ."),
+        "A sweeper fails, is paused, held up or attended by no replica, or replicas or namespaces differ."),
     ],
     perform: { arguments, context in
       let rows =
@@ -55,6 +55,7 @@ struct StatusCommand {
     var server = FleetStatus.Server(name: "PostgreSQL")
     var runs: [FleetStatus.Run]?
     var holders: [FleetStatus.Holder] = []
+    var strangers: [FleetStatus.Stranger] = []
     var grant: String?
     /// What each sweeper's schema lacks.
     var lacks: [String: String] = [:]
@@ -67,10 +68,17 @@ struct StatusCommand {
     var status = FleetStatus()
     status.servers = [known.server, redis]
     (status.runs, status.holders, status.grant) = (known.runs, known.holders, known.grant)
+    status.strangers = known.strangers
     status.redisTime = time
     guard let time else { return status }
-    status.sweepers = SweeperStatus.all(
+    let sweepers = SweeperStatus.all(
       records, at: time, settings, lacks: known.lacks, whose: "by this command's settings")
+    let causes = known.server.fault == nil ? await causes(of: sweepers) : [:]
+    status.sweepers = sweepers.map { sweeper in
+      var sweeper = sweeper
+      sweeper.notes += causes[sweeper.record.sweeper] ?? []
+      return sweeper
+    }
     return status
   }
 
@@ -83,7 +91,11 @@ struct StatusCommand {
   private func askRedis() async -> (FleetStatus.Server, Int64?, [SweeperRecord]) {
     var server = FleetStatus.Server(name: "Redis", detail: settings[.redisURL].redactedURL)
     do {
-      let (time, records) = try await RedisVisit(settings, clock: clock).use { try await self.look($0) }
+      let (time, records, fault) = try await RedisVisit(settings, clock: clock).use { client in
+        let (time, records) = try await self.look(client)
+        return (time, records, await self.writeFault(client))
+      }
+      server.fault = fault
       return (server, time, records)
     } catch {
       server.fault = RedisVisit.reason(error)
@@ -103,18 +115,35 @@ struct StatusCommand {
     return (time, zip(names, parts.dropFirst()).map { SweeperRecord(sweeper: $0, $1) })
   }
 
+  /// Why Redis takes no writes; nil if it does.
+  private func writeFault(_ client: RedisClient) async -> String? {
+    do {
+      _ = try await client.evaluate(
+        CoordinationScripts.writeTrial, keys: [keys(CoordinationScripts.writeTrialName).lock], arguments: [],
+        by: clock.now.advanced(by: Coordinator.commandLimit))
+      return nil
+    } catch {
+      return RedisVisit.reason(error)
+    }
+  }
+
   // MARK: PostgreSQL
+
+  /// - Throws: `PostgresError`.
+  func connect() async throws -> ReadOnlySession {
+    let limit = clock.now.advanced(by: settings[.databaseConnectTimeout])
+    let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: clock)
+    return ReadOnlySession(
+      connection: connection, clock: clock, deadline: clock.now.advanced(by: Self.limit),
+      questionLimit: DeploymentCheck.questionLimit)
+  }
 
   private func askPostgres() async -> Database {
     var database = Database()
     database.server.detail = settings[.databaseURL].redactedURL
     do {
-      let limit = clock.now.advanced(by: settings[.databaseConnectTimeout])
-      let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: clock)
-      defer { connection.close() }
-      let session = ReadOnlySession(
-        connection: connection, clock: clock, deadline: clock.now.advanced(by: Self.limit),
-        questionLimit: DeploymentCheck.questionLimit)
+      let session = try await connect()
+      defer { session.connection.close() }
       try await look(session, &database)
     } catch {
       database.server.fault = CertificateHint.added(to: (error as? PostgresError)?.publicReason ?? "\(error)")
@@ -141,8 +170,15 @@ struct StatusCommand {
     let blocking = Set((database.runs ?? []).flatMap(\.blockers))
     database.holders = (0..<holders.rowCount).map { row in
       var holder = Self.holder(holders, row)
-      holder.isBlocking = blocking.contains(holder.process)
+      holder.isBlocking = holder.isOfTable || blocking.contains(holder.process)
       return holder
+    }
+    let name = WorkerSession.name(namespace: settings[.redisNamespace])
+    let strangers = try await session.query(PostgresStatement(StatusSQL.strangers, [WorkerSession.prefix, name]))
+    database.strangers = (0..<strangers.rowCount).map { row in
+      FleetStatus.Stranger(
+        process: strangers[row: row, column: 0] ?? "", user: strangers[row: row, column: 1],
+        namespace: strangers[row: row, column: 2] ?? "")
     }
     if database.holders.contains(where: { $0.state == nil }) {
       database.grant = "GRANT pg_read_all_stats TO \(SQLName.quoted(role[row: 0, column: 0] ?? ""));"
@@ -180,6 +216,17 @@ enum StatusSQL {
       FROM "pg_catalog"."pg_stat_activity" AS activity
      WHERE (activity.datname = current_database()) AND (activity.state <> 'idle')
        AND starts_with(activity.application_name, 'sb-worker ')
+     ORDER BY activity.pid LIMIT 20
+    """)
+
+  /// Parameters: what the names of workers' sessions begin with, and the name of those of this fleet. Answers pid, user
+  /// and namespace of the others. Between runs a worker keeps one session open.
+  static let strangers = CatalogSQL.qualified(
+    """
+    SELECT activity.pid, activity.usename, substr(activity.application_name, (length($1::text) + 1))
+      FROM "pg_catalog"."pg_stat_activity" AS activity
+     WHERE (activity.datname = current_database()) AND starts_with(activity.application_name, $1::text)
+       AND (activity.application_name <> $2::text)
      ORDER BY activity.pid LIMIT 20
     """)
 

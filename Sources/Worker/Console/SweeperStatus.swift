@@ -23,7 +23,7 @@ struct SweeperStatus: Sendable {
   /// When the next run is due, in ms of Redis's clock; nil if none will be.
   let due: Int64?
   /// What else there is to say, a sentence each.
-  let notes: [String]
+  var notes: [String]
   /// Whether it is off, and would be with the default settings and a complete schema, too.
   let isOffByDefault: Bool
 
@@ -87,6 +87,9 @@ struct SweeperStatus: Sendable {
     }
   }
 
+  /// The class of its failures; nil while it does not fail.
+  var errorClass: String? { record.number("failing_since") == nil ? nil : record.text("error") }
+
   private static func state(
     of record: SweeperRecord, at now: Int64, due: Int64?, isAttended: Bool, absence: String?
   ) -> State {
@@ -122,13 +125,33 @@ struct SweeperStatus: Sendable {
     if record.isTriggered(at: now) { notes.append("triggered: a replica runs it when it next asks Redis") }
     if let pause = record.pause { notes.append(Pause(origin: "", text: pause).description) }
     if record.number("failing_since") != nil {
-      let error = record.text("error").map { ", the last with \($0)" } ?? ""
-      notes.append("failing for \(since("failing_since")), \(record.number("failures") ?? 0) runs in a row\(error)")
+      let runs = record.number("failures") ?? 0
+      let count = runs == 1 ? "1 run" : "\(runs) runs in a row"
+      notes.append("failing for \(since("failing_since")), \(count)\(lastError(of: record))")
     }
-    let (skipped, refused) = (record.number("skipped") ?? 0, record.number("refused") ?? 0)
-    if skipped + refused > 0 {
-      notes.append("the last run left \(skipped) rows locked by others, and \(refused) refused")
-    }
+    if let rows = rowsLeft(by: record) { notes.append(rows) }
     return notes
+  }
+
+  private static func lastError(of record: SweeperRecord) -> String {
+    guard let error = record.text("error") else { return "" }
+    return ", the last with \(error)" + (ErrorClass.meaning(of: error).map { ": \($0)" } ?? "")
+  }
+
+  /// What the last run left undone; nil if nothing.
+  private static func rowsLeft(by record: SweeperRecord) -> String? {
+    let (skipped, refused) = (record.number("skipped") ?? 0, record.number("refused") ?? 0)
+    func rows(_ count: Int64) -> String { count == 1 ? "1 row" : "\(count) rows" }
+    if record.text("error") == "share" { return "the last run would have changed \(rows(refused))" }
+    let locked = "\(rows(skipped)) locked by others"
+    // The class of a run that failed for refused rows are their SQLSTATEs.
+    let cause = record.text("outcome") == "failure" ? record.text("error").map { " (\($0))" } ?? "" : ""
+    switch (skipped > 0, refused > 0) {
+    case (false, false): return nil
+    case (true, false): return "the last run left \(locked)"
+    case (false, true): return "the last run left \(rows(refused)) that PostgreSQL refused to change\(cause)"
+    case (true, true):
+      return "the last run left \(locked), and \(rows(refused)) that PostgreSQL refused to change\(cause)"
+    }
   }
 }

@@ -65,7 +65,7 @@ package enum CoordinationScripts {
   package static let reminderGapsMilliseconds = [5, 15, 30, 60].map { $0 * 60_000 }
 
   /// Before Redis 5 a script that has read the clock may write only where its effects are replicated, not its text.
-  private static let replicatingEffects = "if redis.replicate_commands then redis.replicate_commands() end\n"
+  static let replicatingEffects = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
   /// How a script begins that reads the clock, as `now` in ms, and writes.
   static let beginning =

@@ -1,5 +1,5 @@
 // What a command reads in Redis of the whole fleet: one script for the locks and records of all sweepers.
-// Invariant: it writes nothing, and uses only what the worker's own scripts use, so their rights suffice.
+// Invariant: nothing is changed, and only what the worker's own scripts use is used, so their rights suffice.
 
 import Reactor
 
@@ -18,6 +18,21 @@ extension CoordinationScripts {
     end
     return answer
     """)
+
+  /// KEYS the lock of `writeTrialName`. Answers an error if Redis takes no writes.
+  ///
+  /// XX sets only a key that exists, and this one does not: nothing is changed, and a server that is full, read-only or
+  /// cannot save its data refuses it as any other write.
+  package static let writeTrial = RedisScript(
+    replicatingEffects + """
+      if redis.call('GET', KEYS[1]) then return {'well'} end
+      local answer = redis.pcall('SET', KEYS[1], '1', 'XX', 'PX', '1')
+      if type(answer) == 'table' and answer.err then return answer end
+      return {'well'}
+      """)
+
+  /// The name of no sweeper: its lock is never set.
+  package static let writeTrialName = "write-trial"
 }
 
 /// What Redis knows of one sweeper at one moment. Times are in ms of Redis's clock, since 1970.

@@ -102,7 +102,9 @@ import Testing
     let line = try #require(status.text(as: .text).split(separator: "\n").first { $0.hasPrefix("agents-stale ") })
     #expect(line.contains("idle") && line.contains("pod-a") && line.contains("31ms") && line.contains("in "))
     let text = status.text(as: .text)
-    #expect(text.contains("agents-stale: the last run left 2 rows locked by others, and 1 refused\n"))
+    #expect(
+      text.contains(
+        "agents-stale: the last run left 2 rows locked by others, and 1 row that PostgreSQL refused to change\n"))
     let json = try #require(
       JSONSerialization.jsonObject(with: Data(status.text(as: .json).utf8)) as? [String: Any])
     let rows = try #require(json["sweepers"] as? [[String: Any]])
@@ -121,23 +123,50 @@ import Testing
     let status = try await fleet.status()
     let failing = try Self.find("agents-stale", in: status)
     #expect(failing.state == .failing && status.exitStatus == FleetStatus.attentionStatus)
-    #expect(failing.notes.contains { $0.hasSuffix("3 runs in a row, the last with 42501") }, "\(failing.notes)")
+    #expect(
+      failing.notes.contains { $0.hasSuffix("3 runs in a row, the last with 42501: a privilege is missing") },
+      "\(failing.notes)")
   }
 
   @Test func replicasAreListedWithTheSettingsInWhichTheyDiffer() async throws {
     let fleet = try await Fleet.make()
     for (name, more) in [
       ("pod-a", [:]), ("pod-b", ["SB_WORKER_AGENTS_STALE_AFTER": "10m", "SB_WORKER_WEBHOOK_URL": "http://h/secret"]),
-      ("pod-c", ["SB_WORKER_AGENTS_STALE_AFTER": "300s"]),
+      (
+        "pod-c",
+        [
+          "SB_WORKER_AGENTS_STALE_AFTER": "300s", "SB_WORKER_LOCAL_ADDR": "127.0.0.1:9091",
+          "SB_WORKER_SMTP_HELO": "pod-c.test",
+        ]
+      ),
     ] {
       try await fleet.with(name, more) { _ = try await $0.take(token: Token.random(.system), mode: .due) }
     }
     let status = try await fleet.status()
     #expect(status.replicas.map(\.name) == ["pod-a", "pod-b", "pod-c"])
-    #expect(status.differences(of: status.replicas[0]) == [], "5m is 300s")
+    #expect(status.differences(of: status.replicas[0]) == [], "5m is 300s, and the address is each one's own")
     #expect(status.differences(of: status.replicas[1]) == ["SB_WORKER_AGENTS_STALE_AFTER"])
     #expect(status.text(as: .text).contains("differs: SB_WORKER_AGENTS_STALE_AFTER"))
     #expect(status.exitStatus == FleetStatus.attentionStatus)
+  }
+
+  @Test func aReplicaIsKnownByItsHostAndByItsPortIfThatIsNotTheUsualOne() throws {
+    let plane = ControlPlane(url: "postgres://u@h/d", name: "d")
+    for (address, name) in [
+      ("127.0.0.1:8091", HostProcess.hostName), (":8091", HostProcess.hostName),
+      ("127.0.0.1:8092", "\(HostProcess.hostName):8092"),
+    ] {
+      let settings = try plane.settings(["SB_WORKER_LOCAL_ADDR": address])
+      #expect(settings.replicaName == name && ReplicaName.text(name) == name)
+    }
+  }
+
+  @Test func digestsOfEarlierVersionsDifferInNothingThatIsEachReplicasOwn() throws {
+    let plane = ControlPlane(url: "postgres://u@h/d", name: "d")
+    let digest = try plane.settings().digest
+    let place = try #require(SettingDigest.names.firstIndex(of: "SB_WORKER_LOCAL_ADDR")) * SettingDigest.length
+    let earlier = String(digest.prefix(place)) + "abcd" + String(digest.dropFirst(place + SettingDigest.length))
+    #expect(SettingDigest.differences(digest, earlier) == [] && digest != earlier)
   }
 
   @Test func pausesStrangersLocksAndSpoiltKeysAreNamed() async throws {

@@ -49,7 +49,7 @@ import Testing
       AuditProof.open, AuditProof.close("true"), AuditProof.close(AuditProof.isThere(in: "\"s\".\"t\"")),
       ConnectionStatements.obstacles, ReplicationLag.look, SessionSQL.seesStandbys,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
-      StatusSQL.runs, StatusSQL.holders,
+      StatusSQL.runs, StatusSQL.holders, StatusSQL.strangers, CauseSQL.referrers, DryRunSQL.open,
       DryRunSQL.limits,
       SchemaLook.look, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
       RelatedTables.look, QueueWatch.look(at: "\"s\".\"sync_jobs\"", moments),
