@@ -23,7 +23,7 @@ final class Service {
   private let logger: Logger
   let clock: LoopClock
   let pool: PostgresPool
-  let redis: RedisClient
+  let redis: any RedisBackend
   private let shutdown: Shutdown
   private let readiness: Readiness
   private let registry = MetricsRegistry()
@@ -56,9 +56,16 @@ final class Service {
       idleTimeout: Self.idleConnectionTimeout, connectTimeout: settings[.databaseConnectTimeout], clock: clock)
     var redisConfiguration = settings[.redisURL]
     redisConfiguration.dialTimeout = redisConfiguration.dialTimeout ?? settings[.redisDialTimeout]
-    redis = RedisClient(
-      redisConfiguration, healthCheck: CoordinationScripts.healthCheck(namespace: settings[.redisNamespace]),
-      clock: clock)
+    let namespace = settings[.redisNamespace]
+    let sweepers = Sweepers.declared(settings)
+    redis = redisBackend(
+      redisConfiguration,
+      checks: (
+        CoordinationScripts.healthCheck(namespace: namespace),
+        sweepers.filter { $0.interval != nil }.map {
+          CoordinationScripts.healthCheck(namespace: namespace, inSlotOf: $0.name)
+        }
+      ), clock: clock)
     shutdown = Shutdown(grace: settings[.shutdownGrace], clock: clock)
     readiness = Readiness(pool: pool, redis: redis, clock: clock, shutdown: shutdown)
     self.sandbox = sandbox
@@ -80,7 +87,7 @@ final class Service {
       component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: notifier, clock: clock,
       random: .system)
     sweeping = SweepService(
-      Sweepers.declared(settings), settings, redis: redis, pool: pool, notifier: notifier, shutdown: shutdown,
+      sweepers, settings, redis: redis, pool: pool, notifier: notifier, shutdown: shutdown,
       clock: clock, random: .system, replica: settings.replicaName, registry: registry, logger: logger)
   }
 

@@ -67,7 +67,8 @@ public final class RedisClient {
   var configuration: RedisConfiguration
   /// How often user or password have changed.
   var loginChanges = 0
-  let healthCheck: RedisHealthCheck?
+  /// Another one where a node of a cluster has other slots.
+  var healthCheck: RedisHealthCheck?
   let clock: LoopClock
   private var backoff: Backoff
   var tls: RedisTLS?
@@ -152,6 +153,11 @@ public final class RedisClient {
     case .unavailable(let reason): reason
     case nil: "connecting"
     }
+  }
+
+  /// Why the client became unavailable; nil while it is ready, and until the first attempt to connect has ended.
+  var reportedOutage: String? {
+    if case .unavailable(let reason) = availability { reason } else { nil }
   }
 }
 

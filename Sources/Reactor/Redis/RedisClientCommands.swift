@@ -44,14 +44,32 @@ extension RedisClient {
     _ script: RedisScript, keys: [String], arguments: [String], isRepeatable: Bool = false,
     by deadline: MonotonicInstant
   ) async throws(RedisError) -> RedisValue {
+    try await evaluate(script, keys, arguments, isAsking: false, isRepeatable: isRepeatable, by: deadline)
+  }
+
+  func evaluate(
+    _ script: RedisScript, _ keys: [String], _ arguments: [String], isAsking: Bool, isRepeatable: Bool,
+    by deadline: MonotonicInstant
+  ) async throws(RedisError) -> RedisValue {
     let rest = [String(keys.count)] + keys + arguments
-    let short = RedisCommand(["EVALSHA", script.sha1] + rest)
+    var short = RedisCommand(["EVALSHA", script.sha1] + rest)
+    short.isAsking = isAsking
     do {
       return try await submit(short, isRepeatable, by: deadline)
     } catch .server(let code, let message) where RedisErrorReply(code: code, message: message).needsSource {
-      return try await submit(
-        RedisCommand(["EVAL", script.source] + rest), kind: short.kind, isRepeatable, by: deadline)
+      var long = RedisCommand(["EVAL", script.source] + rest)
+      long.isAsking = isAsking
+      return try await submit(long, kind: short.kind, isRepeatable, by: deadline)
     }
+  }
+
+  /// To a node of a cluster.
+  func command(
+    _ arguments: [String], isAsking: Bool, isRepeatable: Bool, by deadline: MonotonicInstant
+  ) async throws(RedisError) -> RedisValue {
+    var command = RedisCommand(arguments)
+    command.isAsking = isAsking
+    return try await submit(command, isRepeatable, by: deadline)
   }
 
   /// Commands that change the meaning of other commands on the shared connection.

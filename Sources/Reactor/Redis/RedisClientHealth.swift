@@ -44,6 +44,7 @@ extension RedisClient {
   /// Runs the health check if an error reply is about the server. Without a health check, some errors end the
   /// connection.
   func doubt(_ error: RedisErrorReply) {
+    if configuration.isClusterNode, error.isRedirect { return }
     if healthCheck != nil {
       if error.concernsServer { sendHealthCheck() }
     } else if error.needsNewConnection {
@@ -67,13 +68,18 @@ extension RedisClient {
   }
 
   func healthChecked(_ result: Result<RedisValue, RedisError>) {
+    var result = result
     if case .failure(.server(let code, let message)) = result {
       let error = RedisErrorReply(code: code, message: message)
       if error.needsSource, let healthCheck, !health.isSourceSent {
         health.isSourceSent = true
         return sendCheck(healthCheck.commandBySource)
       }
-      retire(error.explanation)
+      if configuration.isClusterNode, error.isRedirect {
+        result = .success(.null)
+      } else {
+        retire(error.explanation)
+      }
     }
     (health.isChecking, health.isSourceSent) = (false, false)
     if case .success = result { health.provenAt = clock.now }

@@ -21,6 +21,10 @@ public struct RedisConfiguration: Sendable, Equatable {
   public internal(set) var clientName: String?
   /// How the master is found, instead of host and port.
   var sentinels: RedisSentinels?
+  /// The nodes of a Redis Cluster, of which any one that answers tells the others, instead of host and port.
+  var clusterSeeds: [RedisEndpoint] = []
+  /// It leads to one node of a Redis Cluster.
+  var isClusterNode = false
   var user: String?
   var password: String?
   /// The time limit of one attempt to connect, from name resolution to the answered PING: the URL's `dial_timeout`.
@@ -33,6 +37,9 @@ public struct RedisConfiguration: Sendable, Equatable {
   /// `unix://[user[:password]@]/path/of/a.sock[?db=database]`, or, for a master that Redis Sentinels watch,
   /// `redis+sentinel://[user[:password]@]host[:port][,…]/master[/database][?settings]` (`rediss+sentinel://`: TLS with
   /// the Sentinels and the master).
+  ///
+  /// `redis+cluster://[user[:password]@]host[:port][,…][?settings]` (`rediss+cluster://` with TLS) is a Redis Cluster,
+  /// which has no other database than 0: `RedisCluster` is its client.
   ///
   /// User and password are the master's; those of the Sentinels are the settings sentinel_user and sentinel_password.
   ///
@@ -57,17 +64,34 @@ public struct RedisConfiguration: Sendable, Equatable {
   public var redactedURL: String {
     let login = password == nil ? "" : "\(user ?? ""):***@"
     if let socketPath { return "unix://\(login)\(socketPath)?db=\(database)" }
+    if isCluster { return (usesTLS ? "rediss+cluster://" : "redis+cluster://") + login + Self.list(clusterSeeds) }
     guard let sentinels else {
       return (usesTLS ? "rediss://" : "redis://") + login + RedisEndpoint(host: host, port: port).text + "/\(database)"
     }
-    var hosts = ""
-    for endpoint in sentinels.endpoints { hosts += (hosts.isEmpty ? "" : ",") + endpoint.text }
+    let hosts = Self.list(sentinels.endpoints)
     return (usesTLS ? "rediss+sentinel://" : "redis+sentinel://") + login + hosts + "/\(sentinels.master)/\(database)"
+  }
+
+  private static func list(_ endpoints: [RedisEndpoint]) -> String {
+    var list = ""
+    for endpoint in endpoints { list += (list.isEmpty ? "" : ",") + endpoint.text }
+    return list
+  }
+
+  /// Whether the URL is that of a Redis Cluster.
+  public var isCluster: Bool { !clusterSeeds.isEmpty }
+
+  /// How one node of the cluster is reached.
+  func node(_ endpoint: RedisEndpoint) -> RedisConfiguration {
+    var node = self
+    (node.host, node.port, node.clusterSeeds, node.isClusterNode) = (endpoint.host, endpoint.port, [], true)
+    return node
   }
 
   /// The names or addresses in the URL that are resolved, with their ports; none for a socket.
   public var endpoints: [(host: String, port: String)] {
     if socketPath != nil { return [] }
+    if isCluster { return clusterSeeds.map { ($0.host, "\($0.port)") } }
     guard let sentinels else { return [(host, "\(port)")] }
     return sentinels.endpoints.map { ($0.host, "\($0.port)") }
   }
@@ -86,6 +110,6 @@ public struct RedisConfiguration: Sendable, Equatable {
   func handshake(_ healthCheck: RedisHealthCheck?, sendsHello: Bool) -> RedisHandshake {
     RedisHandshake(
       user: user, password: password, database: database, clientName: clientName, healthCheck: healthCheck,
-      sendsHello: sendsHello, checksRole: sentinels != nil)
+      sendsHello: sendsHello, checksRole: sentinels != nil, isClusterNode: isClusterNode)
   }
 }

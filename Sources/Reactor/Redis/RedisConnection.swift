@@ -15,6 +15,8 @@ enum RedisAddress: Equatable, Sendable {
 struct RedisCommand: Sendable {
   private(set) var bytes: [UInt8] = []
   private(set) var lengths: [Int] = []
+  /// Sent right after an ASKING: to a Redis Cluster node that is being given the key's slot.
+  var isAsking = false
 
   // A command is made for every round trip: each array is allocated once, at its final size.
 
@@ -169,6 +171,9 @@ final class RedisConnection {
   /// The server that a Sentinel named.
   var namedMaster: RedisEndpoint? { handshake.namedMaster }
 
+  /// The answer to CLUSTER SLOTS.
+  var clusterSlots: RedisValue? { handshake.clusterSlots }
+
   /// Waits for the end of the handshake.
   ///
   /// - Returns: nil if the server is ready for commands, otherwise why it is not.
@@ -180,6 +185,7 @@ final class RedisConnection {
   /// Queues a command; `flush` or the loop's next turn sends it.
   func send(_ command: RedisCommand) {
     guard let context else { return }
+    if command.isAsking { sendAsking(context) }
     var lengths = command.lengths
     let status = command.bytes.withUnsafeBufferPointer { bytes in
       withUnsafeTemporaryAllocation(of: UnsafePointer<CChar>?.self, capacity: lengths.count) { words in
@@ -196,6 +202,15 @@ final class RedisConnection {
       }
     }
     precondition(status == REDIS_OK, "hiredis refuses commands only on a connection that is ending")
+  }
+
+  /// Queues an ASKING. Its answer tells nothing that the next one does not.
+  private func sendAsking(_ context: UnsafeMutablePointer<redisAsyncContext>) {
+    var length = 6
+    "ASKING".withCString { word in
+      var words: UnsafePointer<CChar>? = word
+      _ = redisAsyncCommandArgv(context, { _, _, _ in }, nil, 1, &words, &length)
+    }
   }
 
   /// Writes queued commands at once, which saves a turn of the loop. May end the connection.
@@ -228,12 +243,15 @@ final class RedisConnection {
   ) {
     // Without a reply the connection is ending: `ended` follows, for all commands.
     guard let data = context?.pointee.data, let reply else { return }
-    let value = RedisValue(reply.load(as: redisReply.self))
+    let raw = reply.load(as: redisReply.self)
+    let value = RedisValue(raw)
+    let redirect = raw.type == REDIS_REPLY_ERROR ? RedisValue(redirect: raw) : nil
     let connection = Unmanaged<RedisConnection>.fromOpaque(data).takeUnretainedValue()
     EventLoop.assumeIsolated {
       // It is unknown which answer is the surplus one, so none counts.
       let isDoubtful = connection.events?.hasSurplus ?? false
-      isDoubtful ? connection.end(.misconduct(.unsolicited)) : connection.answered(value)
+      let answer = connection.handshake.isClusterNode ? redirect ?? value : value
+      isDoubtful ? connection.end(.misconduct(.unsolicited)) : connection.answered(answer)
     }
   }
 

@@ -108,7 +108,7 @@ struct RedisErrorReply: Equatable {
     case "MISCONF": "the server cannot save its data to disk and refuses writes (MISCONF)"
     case "NOREPLICAS": "the server has too few replicas and refuses writes (NOREPLICAS)"
     case "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN": "\(Self.clusterNode) (\(code))"
-    case "CLUSTERDOWN": "\(Self.clusterNode), and the cluster is down (CLUSTERDOWN)"
+    case "CLUSTERDOWN": "the Redis Cluster is down: not every slot has a master (CLUSTERDOWN)"
     case "WRONGTYPE": "a key holds another type of value (WRONGTYPE)"
     case "NOSCRIPT": "the server does not keep scripts (NOSCRIPT)"
     default: otherExplanation
@@ -128,6 +128,7 @@ struct RedisErrorReply: Equatable {
     ("DB index is out of range", "the server has no database of that number"),
     ("invalid DB index", "the server has no database of that number"),
     ("SELECT is not allowed in cluster mode", clusterNode),
+    ("This instance has cluster support disabled", "the server is no Redis Cluster node: write redis://HOST:PORT"),
     ("unknown command", "the server does not know the command, or it is renamed there"),
     ("Unknown Redis command called from", unknownInScript),
     ("Unknown command called from", unknownInScript),
@@ -140,8 +141,7 @@ struct RedisErrorReply: Equatable {
   private static let unknownInScript = "a command that the worker's scripts run is unknown to the server, or renamed"
 
   /// Says what to do, because each node of a cluster refuses most keys.
-  static let clusterNode =
-    "the URL leads to a Redis Cluster node, which is not supported: use a standalone server or a proxy"
+  static let clusterNode = "the URL leads to a Redis Cluster node: write redis+cluster://HOST:PORT"
   static let sentinel =
     "the URL leads to a Redis Sentinel, which has no data: write redis+sentinel://HOST:PORT/MASTER"
 
@@ -149,8 +149,7 @@ struct RedisErrorReply: Equatable {
   var concernsServer: Bool {
     switch code {
     case "READONLY", "OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "BUSY", "NOPERM", "NOAUTH", "MOVED",
-      "ASK",
-      "CROSSSLOT", "TRYAGAIN", "CLUSTERDOWN", "UNKILLABLE":
+      "ASK", "CROSSSLOT", "TRYAGAIN", "CLUSTERDOWN", "UNKILLABLE":
       true
     default: false
     }
@@ -160,6 +159,9 @@ struct RedisErrorReply: Equatable {
   var refusesLogin: Bool {
     code == "WRONGPASS" || code == "NOAUTH" || (code == "ERR" && message.hasPrefix("invalid password"))
   }
+
+  /// Whether a Redis Cluster node sends the command elsewhere, or later.
+  var isRedirect: Bool { code == "MOVED" || code == "ASK" || code == "TRYAGAIN" }
 
   /// Whether the command is renamed, switched off, or newer than the server.
   var isUnknownCommand: Bool { code == "ERR" && message.hasPrefix("unknown command") }

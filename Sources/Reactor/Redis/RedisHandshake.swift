@@ -19,6 +19,8 @@ struct RedisHandshake {
     case checkSource = "EVAL"
     /// Asks a Sentinel for the master's address.
     case master = "SENTINEL"
+    /// Asks a Redis Cluster node which node has which slots.
+    case slots = "CLUSTER SLOTS"
   }
 
   enum Action: Equatable {
@@ -37,6 +39,9 @@ struct RedisHandshake {
   private(set) var namedMaster: RedisEndpoint?
   /// Whether an answer was about the user or the password.
   private(set) var isLoginRefused = false
+  private(set) var clusterSlots: RedisValue?
+  /// Redirections are answers: a key of the health check may be on its way to another node.
+  let isClusterNode: Bool
 
   /// - Parameters:
   ///   - healthCheck: what must succeed; nil: a PING.
@@ -44,9 +49,10 @@ struct RedisHandshake {
   ///   - checksRole: whether the server must be a master.
   init(
     user: String?, password: String?, database: Int, clientName: String?, healthCheck: RedisHealthCheck? = nil,
-    sendsHello: Bool = true, checksRole: Bool = false
+    sendsHello: Bool = true, checksRole: Bool = false, isClusterNode: Bool = false
   ) {
     self.healthCheck = healthCheck
+    self.isClusterNode = isClusterNode
     var commands: [[String]] = []
     var steps: [Step] = []
     func add(_ step: Step, _ command: [String]) {
@@ -54,7 +60,7 @@ struct RedisHandshake {
       steps.append(step)
     }
     if let password { add(.authenticate, user.map { ["AUTH", $0, password] } ?? ["AUTH", password]) }
-    if healthCheck != nil, sendsHello { add(.mode, ["HELLO", "2"]) }
+    if healthCheck != nil, sendsHello, !isClusterNode { add(.mode, ["HELLO", "2"]) }
     if checksRole { add(.role, ["ROLE"]) }
     if database != 0 { add(.select, ["SELECT", String(database)]) }
     if let clientName { add(.setName, ["CLIENT", "SETNAME", clientName]) }
@@ -65,15 +71,23 @@ struct RedisHandshake {
 
   /// With a Sentinel: it is asked for the address of the master of this name.
   init(sentinelUser: String?, password: String?, master: String) {
-    let question = ["SENTINEL", "get-master-addr-by-name", master]
-    healthCheck = nil
+    self.init(user: sentinelUser, password, .master, ["SENTINEL", "get-master-addr-by-name", master])
+  }
+
+  /// With a Redis Cluster node: it is asked which node has which slots.
+  init(clusterUser: String?, password: String?) {
+    self.init(user: clusterUser, password, .slots, ["CLUSTER", "SLOTS"])
+  }
+
+  private init(user: String?, _ password: String?, _ step: Step, _ question: [String]) {
+    (healthCheck, isClusterNode) = (nil, false)
     guard let password else {
       commands = [question]
-      steps = [.master]
+      steps = [step]
       return
     }
-    commands = [sentinelUser.map { ["AUTH", $0, password] } ?? ["AUTH", password], question]
-    steps = [.authenticate, .master]
+    commands = [user.map { ["AUTH", $0, password] } ?? ["AUTH", password], question]
+    steps = [.authenticate, step]
   }
 
   /// Whether the answer to HELLO is due.
@@ -106,6 +120,9 @@ struct RedisHandshake {
     case .master:
       namedMaster = Self.endpoint(in: value)
       return namedMaster == nil ? .refused("it knows no master of that name") : .more
+    case .slots:
+      clusterSlots = value
+      return .more
     case .information: return Self.action(onMode: Self.mode(inInformation: value.text ?? ""))
     case .ping: return value == .status("PONG") ? .more : .refused(RedisEvents.Misconduct.notRedis.rawValue)
     case .authenticate, .select, .setName, .check, .checkSource: return .more
@@ -129,7 +146,11 @@ struct RedisHandshake {
       guard let healthCheck else { return .more }
       steps.append(.checkSource)
       return .send(healthCheck.commandBySource)
-    case .check, .checkSource: return .refused(error.explanation)
+    case .check where isClusterNode && error.isRedirect, .checkSource where isClusterNode && error.isRedirect:
+      return .more
+    case .check where error.code == "CLUSTERDOWN" && !isClusterNode:
+      return .refused("\(RedisErrorReply.clusterNode) (CLUSTERDOWN)")
+    case .check, .checkSource, .slots: return .refused(error.explanation)
     case .authenticate, .select, .ping: return .refused("\(step.rawValue) refused: \(error.explanation)")
     }
   }

@@ -6,6 +6,7 @@ struct RedisURLParser {
   private(set) var faults: [String] = []
   private let hasTLS: Bool
   private var isSentinel: Bool { configuration.sentinels != nil }
+  private var isCluster = false
 
   /// Settings of go-redis that have no meaning for one pipelined connection, and why.
   private static let ignored: [String: String] = {
@@ -31,11 +32,8 @@ struct RedisURLParser {
   mutating func parse(_ url: String) {
     let bytes = Array(url.utf8)[...]
     guard let rest = parseScheme(bytes) else {
-      let isCluster = Self.clusterSchemes.contains { bytes.starts(with: $0.utf8) }
       faults.append(
-        isCluster
-          ? "Redis Cluster is not supported: use a standalone server, Sentinels (redis+sentinel://) or a proxy"
-          : "must begin with redis://, rediss://, redis+sentinel://, rediss+sentinel:// or unix:///")
+        "must begin with redis://, rediss://, redis+sentinel://, redis+cluster://, rediss+… (with TLS) or unix:///")
       return
     }
     let isUnix = bytes.starts(with: Self.unixScheme.utf8)
@@ -63,7 +61,6 @@ struct RedisURLParser {
   }
 
   private static let unixScheme = "unix://"
-  private static let clusterSchemes = ["redis+cluster://", "rediss+cluster://"]
   /// The longest path in a socket's address (sockaddr_un), without the NUL.
   private static let socketPathByteLimit = 107
 
@@ -83,11 +80,12 @@ struct RedisURLParser {
   private mutating func parseScheme(_ bytes: ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
     let schemes = [
       ("redis://", false), ("rediss://", true), (Self.unixScheme, false), ("redis+sentinel://", false),
-      ("rediss+sentinel://", true),
+      ("rediss+sentinel://", true), ("redis+cluster://", false), ("rediss+cluster://", true),
     ]
     for (index, (scheme, usesTLS)) in schemes.enumerated() where bytes.starts(with: scheme.utf8) {
       configuration.usesTLS = usesTLS
-      if index > 2 { configuration.sentinels = RedisSentinels() }
+      if index > 2, index < 5 { configuration.sentinels = RedisSentinels() }
+      isCluster = index > 4
       if usesTLS && !hasTLS {
         faults.append("\(scheme) needs a build with hiredis 1.0 or later")
       }
@@ -102,17 +100,21 @@ struct RedisURLParser {
       parseUserInformation(bytes[..<at])
       places = bytes[(at + 1)...]
     }
-    guard isSentinel else {
+    guard isSentinel || isCluster else {
       let endpoint = parseEndpoint(places, defaultPort: RedisConfiguration.defaultPort)
       (configuration.host, configuration.port) = (endpoint.host, endpoint.port)
       return
     }
     let parts = places.split(separator: Self.comma, omittingEmptySubsequences: false)
     guard parts.count <= RedisSentinels.endpointLimit else {
-      faults.append("at most \(RedisSentinels.endpointLimit) Sentinels")
+      faults.append("at most \(RedisSentinels.endpointLimit) \(isCluster ? "nodes" : "Sentinels")")
       return
     }
     for part in parts {
+      if isCluster {
+        configuration.clusterSeeds.append(parseEndpoint(part, defaultPort: RedisConfiguration.defaultPort))
+        continue
+      }
       let endpoint = parseEndpoint(part, defaultPort: RedisSentinels.defaultPort)
       configuration.sentinels?.endpoints.append(endpoint)
     }
@@ -232,6 +234,7 @@ struct RedisURLParser {
   private mutating func setDatabase(_ bytes: ArraySlice<UInt8>, _ place: String) {
     if let number = number(bytes), number <= 1_000_000 {
       configuration.database = number
+      if isCluster, number != 0 { faults.append("\(place): a Redis Cluster has database 0 only") }
     } else {
       faults.append("\(place): must be a database number, 0 or greater")
     }

@@ -94,6 +94,13 @@ extension RedisValue {
     }
   }
 
+  /// A MOVED or ASK with the slot and the address, which other error values leave out; nil for other replies.
+  init?(redirect reply: redisReply) {
+    let text = String(decoding: Self.bytes(of: reply).prefix(RedisErrorReply.byteLimit), as: UTF8.self)
+    guard let code = ["MOVED", "ASK"].first(where: { text.hasPrefix($0 + " ") }) else { return nil }
+    self = .error(code: code, message: String(text.dropFirst(code.count + 1)))
+  }
+
   private static func bytes(of reply: redisReply) -> [UInt8] {
     guard let start = reply.str else { return [] }
     return Array(UnsafeRawBufferPointer(start: start, count: Int(reply.len)))

@@ -24,13 +24,16 @@ struct SettlingNotice {
     var wait = Duration.zero
     do {
       try await redis.waitUntilReady(by: deadline)
-      let time = try await redis.command(["TIME"], isRepeatable: true, by: deadline).array ?? []
-      let now = (time.first?.integer ?? 0) * 1_000
+      var now: Int64?
       for sweeper in sweepers {
         let record = CoordinationScripts.keys(namespace: namespace, sweeper: sweeper).record
+        if now == nil || !redis.isOneServer {
+          let time = try await redis.time(near: record, by: deadline).array ?? []
+          now = (time.first?.integer ?? 0) * 1_000
+        }
         let answer = try await redis.command(
           ["HMGET", record, "epoch", "not_before"], isRepeatable: true, by: deadline)
-        guard let left = left(of: answer.array ?? [], at: now) else { continue }
+        guard let left = left(of: answer.array ?? [], at: now ?? 0) else { continue }
         settling.append("\(sweeper)")
         wait = max(wait, left)
       }

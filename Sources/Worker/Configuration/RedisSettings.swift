@@ -9,8 +9,8 @@ extension Setting where Value == RedisConfiguration {
       name: "REDIS_URL", kind: "Redis URL", absence: .fault,
       help: """
         URL of the control plane's Redis: redis://user:password@host:port/database, rediss:// for TLS, \
-        redis+sentinel://user:password@host:port,host:port/master/database for Sentinels, or \
-        unix:///path/of/a.sock.
+        redis+sentinel://user:password@host:port,host:port/master/database for Sentinels, \
+        redis+cluster://user:password@host:port,host:port for a cluster, or unix:///path/of/a.sock.
         """,
       isSecret: true
     ) { text in

@@ -67,14 +67,15 @@ struct HistoryCommand {
   let context: CommandContext
 
   /// The last runs, the newest first.
-  func runs(_ client: RedisClient) async throws -> [PastRun] {
+  func runs(_ client: any RedisScripts) async throws -> [PastRun] {
     let answer = try await client.command(
-      ["LRANGE", key, "0", "\(limit - 1)"], by: context.clock.now.advanced(by: Coordinator.commandLimit))
+      ["LRANGE", key, "0", "\(limit - 1)"], isRepeatable: true,
+      by: context.clock.now.advanced(by: Coordinator.commandLimit))
     return (answer.array ?? []).compactMap { $0.text.flatMap(PastRun.init) }
   }
 
   /// Prints until a signal ends it, or the reader is gone.
-  func follow(_ client: RedisClient) async throws -> Int32 {
+  func follow(_ client: any RedisScripts) async throws -> Int32 {
     let signals = [
       SignalWatcher(.interrupt) { HostProcess.exit(0) }, SignalWatcher(.terminate) { HostProcess.exit(0) },
     ]

@@ -2,7 +2,7 @@
 
 import Reactor
 
-extension RedisClient {
+extension RedisBackend {
   /// Waits until the first attempt to connect has succeeded or failed. `run` must be running.
   ///
   /// - Throws: `RedisError.notSent` with the reason.
@@ -37,9 +37,9 @@ struct RedisVisit {
   ///
   /// - Throws: `RedisError` if Redis cannot be reached, and what `body` throws.
   func use<Result: Sendable>(
-    _ body: @escaping @EventLoop @Sendable (RedisClient) async throws -> Result
+    _ body: @escaping @EventLoop @Sendable (any RedisScripts) async throws -> Result
   ) async throws -> Result {
-    let client = RedisClient(configuration, clock: clock)
+    let client = redisBackend(configuration, clock: clock)
     let limit = clock.now.advanced(
       by: (configuration.dialTimeout ?? RedisConfiguration.defaultDialTimeout) + .seconds(1))
     return try await withThrowingTaskGroup(of: Void.self) { group in

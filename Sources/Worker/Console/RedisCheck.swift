@@ -17,7 +17,7 @@ final class RedisCheck {
   private let tellsOutages: Bool
   private let clock: LoopClock
   private let deadline: MonotonicInstant
-  private let client: RedisClient
+  private var client: RedisClient
   private(set) var findings: [CheckFinding] = []
   private(set) var serverClock: DeploymentCheck.ServerClock?
   private var user = "default"
@@ -40,27 +40,52 @@ final class RedisCheck {
       let name = await NameCheck.finding(host: host, port: port, by: deadline, on: clock)
       if let finding = name.finding { findings.append(finding) }
     }
+    if configuration.isCluster { return await lookAtCluster() }
+    await lookAtServer(configuration.redactedURL)
+  }
+
+  /// Checks each master. An empty cluster has none, which is a fault.
+  private func lookAtCluster() async {
+    let masters: (nodes: [(name: String, configuration: RedisConfiguration)], coveredSlots: Int)
+    do throws(RedisError) {
+      masters = try await RedisCluster.masters(configuration, by: deadline, on: clock)
+    } catch {
+      findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: error.publicReason))"))
+      return
+    }
+    let isWhole = masters.coveredSlots == RedisCluster.slotCount
+    let title = "\(masters.nodes.count) masters have \(masters.coveredSlots) of \(RedisCluster.slotCount) slots"
+    findings.append(isWhole ? .ok(title) : .fault(title))
+    for node in masters.nodes {
+      client = RedisClient(node.configuration, clock: clock)
+      await lookAtServer(node.name)
+    }
+  }
+
+  private func lookAtServer(_ name: String) async {
     await withTaskGroup { group in
       group.addTask { await self.client.run() }
-      await self.look()
+      await self.look(name)
       group.cancelAll()
     }
   }
 
-  private func look() async {
+  private func look(_ name: String) async {
     do throws(RedisError) {
       try await connect()
-      findings.append(.ok("connected to \(configuration.redactedURL)"))
+      findings.append(.ok("connected to \(name)"))
       if let peer = client.tlsPeer(at: clock.wallTime) { findings += CertificateCheck.findings(of: peer) }
     } catch {
-      findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: error.publicReason))"))
+      findings.append(.fault("\(name): \(CertificateHint.added(to: error.publicReason))"))
       return
     }
     await checkServer()
     await checkMemory()
     await checkClock()
     if let name = await answer("ACL", "WHOAMI")?.text { user = name }
-    let outcome = await RedisRights(namespace: namespace, sweepers: sweepers, tellsOutages: tellsOutages).check {
+    let outcome = await RedisRights(
+      namespace: namespace, sweepers: sweepers, tellsOutages: tellsOutages, isCluster: configuration.isCluster
+    ).check {
       await self.send($0)
     }
     findings += outcome.findings(user: user)
@@ -108,7 +133,9 @@ final class RedisCheck {
       findings.append(
         major >= Self.oldestVersion ? .ok(title) : .fault("\(title) is too old: Redis 5 or later is needed"))
       let mode = Self.value(of: "redis_mode", in: text) ?? "standalone"
-      if mode != "standalone" {
+      if mode == "cluster", !configuration.isCluster {
+        findings.append(.fault("the server runs in cluster mode: REDIS_URL must begin with redis+cluster://"))
+      } else if mode != "standalone", !configuration.isCluster {
         findings.append(
           .fault("the server runs in \(mode) mode: REDIS_URL must point to a standalone server or a proxy"))
       }

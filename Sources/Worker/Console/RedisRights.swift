@@ -54,6 +54,8 @@ struct RedisRights: Sendable {
   let sweepers: [String]
   /// Whether replicas agree on who tells of an outage, which they do where a sink is configured.
   let tellsOutages: Bool
+  /// Whether it is about a node of a cluster.
+  var isCluster = false
 
   /// The number that stands for the key of PostgreSQL's outage, and that for the lock of a connection.
   private static let outageKey = 4
@@ -74,7 +76,9 @@ struct RedisRights: Sendable {
     let outageUses = ["GET", "SET"].map { Use(command: $0, key: Self.outageKey) }
     let locksConnections = sweepers.contains(Sweeper.discoverConnectionsName)
     let connectionUses = ["GET", "SET", "DEL"].map { Use(command: $0, key: Self.connectionKey) }
-    for use in Self.uses + (tellsOutages ? outageUses : []) + (locksConnections ? connectionUses : []) {
+    // CLUSTER SLOTS has been answered already.
+    let clusterUses = isCluster ? [Use(command: "ASKING", key: nil)] : []
+    for use in Self.uses + clusterUses + (tellsOutages ? outageUses : []) + (locksConnections ? connectionUses : []) {
       for sweeper in owners(of: use) {
         let key = use.key.map { self.key($0, of: sweeper) }
         var verdict = Verdict.unknown("")

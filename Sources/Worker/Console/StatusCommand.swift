@@ -103,24 +103,20 @@ struct StatusCommand {
     }
   }
 
-  private func look(_ client: RedisClient) async throws -> (Int64, [SweeperRecord]) {
+  private func look(_ client: any RedisScripts) async throws -> (Int64, [SweeperRecord]) {
     let names = Sweepers.names
-    let keys = names.flatMap { [self.keys($0).lock, self.keys($0).record] }
-    let answer = try await client.evaluate(
-      CoordinationScripts.look, keys: keys, arguments: SweeperRecord.fields,
+    let (time, parts) = try await client.lookAtAll(
+      CoordinationScripts.look, keys: names.map { [keys($0).lock, keys($0).record] }, arguments: SweeperRecord.fields,
       by: clock.now.advanced(by: Coordinator.commandLimit))
-    guard let parts = answer.array, parts.count == names.count + 1, let time = parts[0].integer else {
-      throw Coordinator.UnexpectedAnswer()
-    }
-    return (time, zip(names, parts.dropFirst()).map { SweeperRecord(sweeper: $0, $1) })
+    return (time, zip(names, parts).map { SweeperRecord(sweeper: $0, $1) })
   }
 
   /// Why Redis takes no writes; nil if it does.
-  private func writeFault(_ client: RedisClient) async -> String? {
+  private func writeFault(_ client: any RedisScripts) async -> String? {
     do {
       _ = try await client.evaluate(
         CoordinationScripts.writeTrial, keys: [keys(CoordinationScripts.writeTrialName).lock], arguments: [],
-        by: clock.now.advanced(by: Coordinator.commandLimit))
+        isRepeatable: true, by: clock.now.advanced(by: Coordinator.commandLimit))
       return nil
     } catch {
       return RedisVisit.reason(error)

@@ -66,7 +66,7 @@ struct TriggerCommand {
     var told: TriggerProgress?
   }
 
-  func trigger(_ names: [String], accepts: Bool, waits: Bool, _ client: RedisClient) async throws -> Int32 {
+  func trigger(_ names: [String], accepts: Bool, waits: Bool, _ client: any RedisScripts) async throws -> Int32 {
     var (pending, text, isUndone): ([Pending], String, Bool) = ([], "", false)
     for name in names where !pending.contains(where: { $0.sweeper == name }) {
       let answer = try await evaluate(CoordinationScripts.trigger, name, [accepts ? "1" : "0"], client)
@@ -94,7 +94,7 @@ struct TriggerCommand {
     }
   }
 
-  private func follow(_ triggers: [Pending], isUndone: Bool, _ client: RedisClient) async throws -> Int32 {
+  private func follow(_ triggers: [Pending], isUndone: Bool, _ client: any RedisScripts) async throws -> Int32 {
     var (pending, isUndone) = (triggers, isUndone)
     while true {
       for index in pending.indices {
@@ -112,14 +112,14 @@ struct TriggerCommand {
     }
   }
 
-  private func progress(of trigger: Pending, _ client: RedisClient) async throws -> TriggerProgress {
+  private func progress(of trigger: Pending, _ client: any RedisScripts) async throws -> TriggerProgress {
     let answer = try await evaluate(CoordinationScripts.look, trigger.sweeper, SweeperRecord.fields, client)
     guard answer.count == 2, let now = answer[0].integer else { throw Coordinator.UnexpectedAnswer() }
     return TriggerProgress(of: trigger.id, SweeperRecord(sweeper: trigger.sweeper, answer[1]), at: now)
   }
 
   private func evaluate(
-    _ script: RedisScript, _ sweeper: String, _ arguments: [String], _ client: RedisClient
+    _ script: RedisScript, _ sweeper: String, _ arguments: [String], _ client: any RedisScripts
   ) async throws -> [RedisValue] {
     let keys = CoordinationScripts.keys(namespace: namespace, sweeper: sweeper)
     let answer = try await client.evaluate(

@@ -362,6 +362,17 @@ package enum CoordinationScripts {
     return RedisHealthCheck(script: health, keys: [keys.lock, keys.record, keys.history], arguments: ["health"])
   }
 
+  /// The same in a sweeper's cluster slot.
+  package static func healthCheck(namespace: String, inSlotOf sweeper: String) -> RedisHealthCheck {
+    let tag = "{\(keys(namespace: namespace, sweeper: sweeper).lock)}"
+    return RedisHealthCheck(
+      script: health,
+      keys: [
+        "\(keys(namespace: namespace, sweeper: healthName).lock):\(tag)", "\(namespace):schedule:\(healthName):\(tag)",
+        "\(namespace):history:\(healthName):\(tag)",
+      ], arguments: ["health"])
+  }
+
   /// The keys of one sweeper.
   package static func keys(namespace: String, sweeper name: String) -> (lock: String, record: String, history: String) {
     let lock = "\(namespace):lock:worker:sweeper:\(name)"

@@ -5,7 +5,7 @@ import Reactor
 /// The metrics of both servers' connections.
 @EventLoop
 enum ServerMetrics {
-  static func register(_ pool: PostgresPool, _ redis: RedisClient, in registry: MetricsRegistry) {
+  static func register(_ pool: PostgresPool, _ redis: any RedisBackend, in registry: MetricsRegistry) {
     registry.gauge("worker_postgres_connected", help: "1 if PostgreSQL answered the last check, else 0.") {
       pool.outage == nil ? 1 : 0
     }

@@ -24,7 +24,7 @@ final class Readiness {
   private(set) var hasBooted = false
   private let shutdown: Shutdown
 
-  init(pool: PostgresPool, redis: RedisClient, clock: LoopClock, shutdown: Shutdown) {
+  init(pool: PostgresPool, redis: any RedisBackend, clock: LoopClock, shutdown: Shutdown) {
     self.shutdown = shutdown
     postgres = Coalesced(clock: clock) {
       do {

@@ -85,16 +85,13 @@ final class StatusRoutes {
 
   private func look() async throws -> (Int64, [SweeperOverview]) {
     let names = Sweepers.names
-    let keys = names.flatMap { name in
+    let keys = names.map { name in
       let keys = CoordinationScripts.keys(namespace: settings[.redisNamespace], sweeper: name)
       return [keys.lock, keys.record, keys.history]
     }
-    let answer = try await redis.evaluate(
-      CoordinationScripts.overview, keys: keys, arguments: SweeperRecord.fields, isRepeatable: true,
+    let (time, parts) = try await redis.lookAtAll(
+      CoordinationScripts.overview, keys: keys, arguments: SweeperRecord.fields,
       by: clock.now.advanced(by: Coordinator.commandLimit))
-    guard let parts = answer.array, parts.count == names.count + 1, let time = parts[0].integer else {
-      throw Coordinator.UnexpectedAnswer()
-    }
-    return (time, zip(names, parts.dropFirst()).map { SweeperOverview(sweeper: $0, $1) })
+    return (time, zip(names, parts).map { SweeperOverview(sweeper: $0, $1) })
   }
 }

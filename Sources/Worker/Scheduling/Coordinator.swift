@@ -4,8 +4,9 @@
 import Coordination
 import Reactor
 
-/// Redis's clock as this process knows it. All sweepers share it: after an hour's wait a sample of one's own could have
-/// drifted so far that Redis refused the next question as too late, and had to be asked again.
+/// Redis's clock as this process knows it; in a cluster, that of the node with a sweeper's keys. The sweepers of one
+/// server share it: after an hour's wait a sample of one's own could have drifted so far that Redis refused the next
+/// question as too late, and had to be asked again.
 @EventLoop
 final class RedisClock {
   var sample: ClockSample?
@@ -190,7 +191,7 @@ final class Coordinator {
   /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.
   private func notAfter(_ deadline: MonotonicInstant) async throws -> Int64 {
     if redisClock.sample == nil {
-      let time = try await redis.command(["TIME"], isRepeatable: true, by: deadline)
+      let time = try await redis.time(near: lockKey, by: deadline)
       guard let parts = time.array, parts.count == 2, let seconds = parts[0].integer, let micros = parts[1].integer,
         Self.plausible.contains(seconds), Self.plausible.contains(micros)
       else {

@@ -74,7 +74,8 @@ package final class SweepService {
   private func coordinator(of sweeper: Sweeper, _ settings: Settings) -> Coordinator? {
     sweeper.interval.map { interval in
       Coordinator(
-        redis: redis, redisClock: redisClock, clock: clock, namespace: settings[.redisNamespace],
+        redis: redis, redisClock: redis.isOneServer ? redisClock : RedisClock(), clock: clock,
+        namespace: settings[.redisNamespace],
         sweeper: sweeper.name, interval: interval, leaseDuration: settings[.lease], replica: replica,
         settings: settings.digest)
     }

@@ -401,9 +401,10 @@ extension RedisPipelineTests {
       "ERR value is not an integer or out of range",
       "the server answered: value is not an integer or out of range (ERR)"
     ),
+    ("CLUSTERDOWN The cluster is down", "the Redis Cluster is down: not every slot has a master (CLUSTERDOWN)"),
     (
-      "CLUSTERDOWN The cluster is down",
-      "\(RedisErrorReply.clusterNode), and the cluster is down (CLUSTERDOWN)"
+      "ERR This instance has cluster support disabled",
+      "the server is no Redis Cluster node: write redis://HOST:PORT (ERR)"
     ),
   ])
   func anErrorReplySaysWhatIsWrong(reply: String, explanation: String) {

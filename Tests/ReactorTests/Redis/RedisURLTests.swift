@@ -80,11 +80,15 @@ import Testing
         == ["sentinel_user is ignored: there is no sentinel_password"])
   }
 
-  @Test func aClustersURLIsRefusedWithWhatToDo() {
-    #expect(
-      faults("redis+cluster://h") == [
-        "Redis Cluster is not supported: use a standalone server, Sentinels (redis+sentinel://) or a proxy"
-      ])
+  @Test func aClustersURLHasItsNodesAndNoOtherDatabaseThan0() throws {
+    let parsed = try parse("redis+cluster://user:p%40ss@h1,[::1]:7000,h3.internal:7001/0?dial_timeout=1s")
+    #expect(parsed.isCluster && parsed.clusterSeeds.map(\.text) == ["h1:6379", "[::1]:7000", "h3.internal:7001"])
+    #expect(parsed.user == "user" && parsed.password == "p@ss" && !parsed.usesTLS && parsed.sentinels == nil)
+    #expect(parsed.redactedURL == "redis+cluster://user:***@h1:6379,[::1]:7000,h3.internal:7001")
+    #expect(try parse("rediss+cluster://h").usesTLS && !parse("redis://h").isCluster)
+    #expect(faults("redis+cluster://h/3") == ["the path: a Redis Cluster has database 0 only"])
+    #expect(faults("redis+cluster://h?db=1") == ["db: a Redis Cluster has database 0 only"])
+    #expect(faults("redis+cluster://" + String(repeating: "h,", count: 16) + "h") == ["at most 16 nodes"])
   }
 
   @Test func noHostIsThisMachineAsInGoRedis() throws {

@@ -80,7 +80,7 @@ import Testing
       }
     }
     #expect(try await worker.stop() == .exited(0))
-    let lines = worker.log.filter { $0.message?.hasPrefix("targets in SB_DISCOVER_TARGETS_JSON are provider") ?? false }
+    let lines = worker.log.filter { $0.message?.hasPrefix("targets in SB_DISCOVER_TARGETS_JSON are also provider") ?? false }
     #expect(lines.count == 1 && lines.first?.fields?["targets"] as? [String] == ["doubled"], "\(lines)")
   }
 }

@@ -180,7 +180,7 @@ import Testing
     try await onLoop {
       try await eventually("it says so") {
         let body = try await worker.get("/readyz").body
-        return body.contains("the URL leads to a Redis Cluster node, which is not supported")
+        return body.contains("the URL leads to a Redis Cluster node: write redis+cluster://HOST:PORT")
       }
     }
     #expect(try await worker.stop() == .exited(0))

@@ -1,0 +1,95 @@
+// A Redis Cluster of the tests' own: three masters on loopback ports, with replicas where a test needs them.
+
+import Foundation
+
+/// Three masters that share the slots evenly, in order.
+public final class PrivateCluster: Sendable {
+  public let masters: [PrivateRedis]
+  /// The first one is the first master's, and so on.
+  public let replicas: [PrivateRedis]
+
+  private static let rangeLength = 5462
+
+  /// Starts the nodes and waits until all of them know the cluster as whole. A master counts as down after half a
+  /// second without an answer.
+  ///
+  /// - Parameter replicas: how many masters have one.
+  public init(replicas replicaCount: Int = 0) throws {
+    let nodes = try (0..<3 + replicaCount).map { _ in
+      let busPort = try freePort()
+      let node = try PrivateRedis(settings: [
+        "cluster-enabled yes", "cluster-node-timeout 500", "cluster-port \(busPort)", "repl-diskless-sync-delay 0",
+        "cluster-replica-validity-factor 0", "cluster-allow-replica-migration no",
+      ])
+      return (node: node, busPort: busPort)
+    }
+    masters = nodes.prefix(3).map(\.node)
+    replicas = nodes.dropFirst(3).map(\.node)
+    for (index, master) in masters.enumerated() {
+      let first = index * Self.rangeLength
+      try Self.expectOK(master.cli("CLUSTER", "SET-CONFIG-EPOCH", "\(index + 1)"))
+      try Self.expectOK(
+        master.cli("CLUSTER", "ADDSLOTSRANGE", "\(first)", "\(min(first + Self.rangeLength, 16_384) - 1)"))
+    }
+    for (node, busPort) in nodes.dropFirst() {
+      try Self.expectOK(masters[0].cli("CLUSTER", "MEET", "127.0.0.1", "\(node.port)", "\(busPort)"))
+    }
+    try Self.wait("the nodes know each other") {
+      try nodes.allSatisfy {
+        let information = try $0.node.cli("CLUSTER", "INFO")
+        return information.contains("cluster_known_nodes:\(nodes.count)")
+      }
+    }
+    for (master, replica) in zip(masters, replicas) {
+      let identifier = try master.cli("CLUSTER", "MYID")
+      try Self.wait("the replica knows its master") { try replica.cli("CLUSTER", "REPLICATE", identifier) == "OK" }
+    }
+    try Self.wait("the cluster is whole") {
+      try nodes.allSatisfy { try $0.node.cli("CLUSTER", "INFO").contains("cluster_state:ok") }
+        && replicas.allSatisfy { try $0.cli("INFO", "replication").contains("master_link_status:up") }
+    }
+  }
+
+  /// `redis+cluster://`, with every master.
+  public var url: String {
+    "redis+cluster://" + masters.map { "127.0.0.1:\($0.port)" }.joined(separator: ",")
+  }
+
+  /// The index of the master that has had a key's slot from the start.
+  public func index(of key: String) throws -> Int {
+    Int(try masters[0].cli("CLUSTER", "KEYSLOT", key))! / Self.rangeLength
+  }
+
+  /// Begins to move a slot: its keys are still where they were.
+  public func beginMoving(_ slot: Int, from source: PrivateRedis, to target: PrivateRedis) throws {
+    try Self.expectOK(
+      target.cli("CLUSTER", "SETSLOT", "\(slot)", "IMPORTING", source.cli("CLUSTER", "MYID")))
+    try Self.expectOK(
+      source.cli("CLUSTER", "SETSLOT", "\(slot)", "MIGRATING", target.cli("CLUSTER", "MYID")))
+  }
+
+  /// Moves keys.
+  public func move(_ keys: [String], from source: PrivateRedis, to target: PrivateRedis) throws {
+    try Self.expectOK(source.cli(["MIGRATE", "127.0.0.1", "\(target.port)", "", "0", "5000", "KEYS"] + keys))
+  }
+
+  /// The slot is the target's from now on.
+  public func endMoving(_ slot: Int, from source: PrivateRedis, to target: PrivateRedis) throws {
+    let identifier = try target.cli("CLUSTER", "MYID")
+    for node in [target, source] {
+      try Self.expectOK(node.cli("CLUSTER", "SETSLOT", "\(slot)", "NODE", identifier))
+    }
+  }
+
+  private static func expectOK(_ answer: String) throws {
+    guard answer == "OK" else { throw PrivateRedis.Failure(description: "not OK: \(answer)") }
+  }
+
+  private static func wait(_ what: String, until isSo: () throws -> Bool) throws {
+    for _ in 0..<600 {
+      if try isSo() { return }
+      usleep(50_000)
+    }
+    throw PrivateRedis.Failure(description: "never happened: \(what)")
+  }
+}
