@@ -96,6 +96,9 @@ final class Service {
     watchSignals()
     let routes = ProbeRoutes(readiness: readiness, metrics: registry, status: statusRoutes())
     let server = HTTPServer(clock: clock) { request in routes.answer(request) }
+    server.onAcceptFailure = { [logger] reason in
+      logger.error("cannot accept connections: probes and metrics go unanswered", metadata: ["error": "\(reason)"])
+    }
     do {
       let limit = clock.now.advanced(by: Self.listenNameLimit)
       try server.listen(on: try await settings[.localAddress].resolved(by: limit, on: clock))

@@ -32,6 +32,11 @@ public final class HTTPServer {
   private var timer: TimerWatcher?
   private(set) var timerDeadline: MonotonicInstant?
   private var counters = HTTPServerStatistics()
+  /// Why the last connection could not be accepted, as an errno; nil where it could.
+  private var acceptFault: Int32?
+  /// Called when connections cannot be accepted because the kernel or a sandbox refuses it, with the reason in words:
+  /// once, until one is accepted again. They are tried again after `HTTPServerLimits.acceptPause`.
+  public var onAcceptFailure: (@EventLoop (String) -> Void)?
 
   public init(
     limits: HTTPServerLimits = HTTPServerLimits(), clock: LoopClock, handler: @escaping Handler
@@ -131,6 +136,7 @@ public final class HTTPServer {
   /// - Parameter accepted: a connection's descriptor, or a negative errno.
   func didAccept(_ accepted: Int32) {
     if accepted >= 0 {
+      acceptFault = nil
       counters.acceptedConnections += 1
       responder.allocateInput()
       let connection = HTTPConnection(accepted, responder)
@@ -143,8 +149,17 @@ public final class HTTPServer {
     } else if [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(-accepted), !evictOldest() {
       // The connection stays in the backlog and the listener readable, so watching it would spin.
       pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
+    } else if Self.acceptFaults.contains(-accepted) {
+      pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
+      guard acceptFault != -accepted else { return }
+      acceptFault = -accepted
+      onAcceptFailure?(String(cString: strerror(-accepted)))
     }
   }
+
+  /// Not about one connection, but about the call itself: a sandbox, a kernel without it, or a socket that does not
+  /// listen. The listener stays readable, so watching it would spin.
+  private static let acceptFaults = [EPERM, EACCES, ENOSYS, EINVAL, ENOTSOCK, EBADF, EOPNOTSUPP, EFAULT]
 
   /// Closes the connection that has waited longest for its peer, idle ones first. Requests and answers normally arrive
   /// in one piece, so a connection that is between two pieces when there is no room is slow or hostile.

@@ -77,7 +77,7 @@ extension RedisClient {
       }
       if configuration.isClusterNode, error.isRedirect {
         result = .success(.null)
-      } else {
+      } else if !error.isKilledScript {
         retire(error.explanation)
       }
     }

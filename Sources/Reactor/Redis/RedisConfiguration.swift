@@ -60,6 +60,10 @@ public struct RedisConfiguration: Sendable, Equatable {
 
   init() {}
 
+  /// The user that the URL logs in as: "default" where it names none. Nil for a user without a password, which may be a
+  /// misplaced password.
+  public var loginUser: String? { password == nil && user != nil ? nil : user ?? "default" }
+
   /// The URL without password and settings. A user without a password may be a misplaced password, and is omitted.
   public var redactedURL: String {
     let login = password == nil ? "" : "\(user ?? ""):***@"

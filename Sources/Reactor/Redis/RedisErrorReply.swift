@@ -117,6 +117,7 @@ struct RedisErrorReply: Equatable {
 
   /// For replies without a code, by their first words.
   private var otherExplanation: String {
+    if isKilledScript { return "an operator ended the script (SCRIPT KILL)" }
     for (beginning, meaning) in Self.meanings where message.hasPrefix(beginning) { return "\(meaning) (\(code))" }
     return message.isEmpty ? "the server answered \(code)" : "the server answered: \(message) (\(code))"
   }
@@ -144,6 +145,13 @@ struct RedisErrorReply: Equatable {
   static let clusterNode = "the URL leads to a Redis Cluster node: write redis+cluster://HOST:PORT"
   static let sentinel =
     "the URL leads to a Redis Sentinel, which has no data: write redis+sentinel://HOST:PORT/MASTER"
+
+  /// Whether somebody ended the script while it ran. That says nothing about the server.
+  var isKilledScript: Bool {
+    code == "ERR" && (message.hasPrefix(Self.killed) || message.hasPrefix("Error: \(Self.killed)"))
+  }
+
+  private static let killed = "Script killed by user"
 
   /// Whether it is about the server or the user's permissions, not only about this command.
   var concernsServer: Bool {

@@ -20,13 +20,15 @@ final class RedisCheck {
   private var client: RedisClient
   private(set) var findings: [CheckFinding] = []
   private(set) var serverClock: DeploymentCheck.ServerClock?
-  private var user = "default"
+  private var user: String
 
   init(
     configuration: RedisConfiguration, namespace: String, sweepers: [String], tellsOutages: Bool, clock: LoopClock,
     deadline: MonotonicInstant
   ) {
     self.configuration = configuration
+    // Until the server says it, which it may refuse.
+    user = configuration.loginUser ?? "USER"
     self.namespace = namespace
     self.sweepers = sweepers
     self.tellsOutages = tellsOutages

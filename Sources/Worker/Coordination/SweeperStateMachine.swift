@@ -90,9 +90,15 @@ package struct SweeperStateMachine: Sendable {
   /// a short wait.
   package static let jitterLimit = Duration.seconds(1)
 
+  /// How much longer than two leases `once` waits for a new schedule record: one lease is what it takes, and a replica
+  /// with a longer one may have made it.
+  package static let onceReserve = Duration.seconds(10)
+
   private var grid: SlotGrid
   private let leaseDuration: Duration
   private let isOnce: Bool
+  /// When `once` no longer waits for a new schedule record.
+  private let onceEnd: MonotonicInstant
   private var mode: TakeMode
   private var accounting: SlotAccounting
   private var phase: Phase
@@ -103,6 +109,8 @@ package struct SweeperStateMachine: Sendable {
   private var ranSlot: Int64?
   /// When an open account is no concern any more: a lock of ours has run out by then.
   private var accountsEnd = MonotonicInstant(nanoseconds: .min)
+  /// `once` ends without having met a record by which it could run.
+  package private(set) var hasWaitedInVain = false
   /// What `once` was about is known.
   private var isConcluded = false
   /// The pause that the sweeper was last seen in. A take carries it, so that it survives the data of Redis; a record
@@ -115,6 +123,7 @@ package struct SweeperStateMachine: Sendable {
     self.leaseDuration = leaseDuration
     self.mode = mode
     isOnce = once
+    onceEnd = now.advanced(by: leaseDuration * 2 + Self.onceReserve)
     accounting = SlotAccounting(grid: grid)
     phase = .waiting(until: now)
   }
@@ -159,7 +168,8 @@ package struct SweeperStateMachine: Sendable {
     silences.reset()
     notePause(answer)
     switch answer {
-    case .late, .settling: break
+    case .late, .settling:
+      if isOnce, now >= onceEnd { (isConcluded, hasWaitedInVain) = (true, true) }
     case .held(let slot, _), .stuck(let slot):
       isConcluded = true
       if slot != ranSlot { ranSlot = nil }

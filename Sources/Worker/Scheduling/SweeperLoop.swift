@@ -234,6 +234,7 @@ final class SweeperLoop {
       tell(pauses.answered(answer, at: clock.now))
       if let fleet { note(fleet, answer, at: time) }
       count(machine.answered(answer, redisTime: time, at: clock.now, chance: chance))
+      if machine.hasWaitedInVain { onceResult = .failure(RunFailure(reason: Self.noRecord, isPermanent: false)) }
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
@@ -288,6 +289,9 @@ final class SweeperLoop {
   }
 
   private static let stuckLock = "the lock has no expiry"
+  private static let noRecord =
+    "Redis has a new schedule record again and again, or one of a replica with a longer lease: see its persistence, "
+    + "eviction and SB_WORKER_LEASE"
 
   private func settle(
     _ machine: inout SweeperStateMachine, _ call: @EventLoop (inout SweeperStateMachine) async throws -> Void

@@ -167,6 +167,38 @@ import Testing
     }
   }
 
+  /// An operator's SCRIPT KILL fails the command that it ends, and no other.
+  @Test func aScriptThatIsKilledIsAFailedCommandAndNoOutage() async throws {
+    let server = try PrivateRedis()
+    try server.cli("CONFIG", "SET", "busy-reply-threshold", "20")
+    let loop = RedisScript("while redis.call('EXISTS', KEYS[1]) == 1 do end return 'done'")
+    func kill() async throws {
+      try await eventually("the script is killed") { (try? server.cli("SCRIPT", "KILL")) == "OK" }
+    }
+    try await onLoop {
+      try await withRedis(server.url, healthCheck: RedisHealthCheck(script: loop, keys: ["loop"])) { redis in
+        let changes = Changes()
+        redis.onStateChange = { changes.list.append($0) }
+        try await redis.waitUntilReady(by: shortly())
+        try server.cli("SET", "loop", "1")
+        async let answer = redis.evaluate(loop, keys: ["loop"], arguments: [], by: shortly())
+        try await kill()
+        do {
+          _ = try await answer
+          Issue.record("a script that was killed has an answer")
+        } catch {
+          #expect((error as? RedisError)?.publicReason == "an operator ended the script (SCRIPT KILL)")
+        }
+        // The client's own check.
+        redis.doubt(RedisErrorReply(code: "READONLY", message: ""))
+        try await kill()
+        try server.cli("DEL", "loop")
+        try await redis.command(["GET", "loop"], by: shortly())
+        #expect(redis.isReady && changes.list == [.ready] && redis.statistics.connectsTotal == 1)
+      }
+    }
+  }
+
   @Test func aClusterNodeIsRefusedByName() async throws {
     let server = try PrivateRedis(settings: ["cluster-enabled yes"])
     try await onLoop {

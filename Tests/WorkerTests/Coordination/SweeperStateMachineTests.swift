@@ -298,6 +298,21 @@ import Testing
     #expect(machine.next(at: Self.at(15_101), isDraining: false) == .end)
   }
 
+  /// A replica with a lease of five minutes made the record, or Redis loses it again and again.
+  @Test func onceEndsWhereANewRecordOutlastsTwoLeases() {
+    var machine = Self.machine(once: true)
+    var now = Int64(0)
+    while case .take = machine.next(at: Self.at(now), isDraining: false), now < 1_000_000 {
+      _ = machine.answered(
+        .settling(slot: Self.slot, notBefore: Self.slot + now + 15_000), redisTime: Self.slot + now, at: Self.at(now),
+        chance: 0)
+      guard case .wait(let until) = machine.next(at: Self.at(now), isDraining: false) else { break }
+      now += Self.at(now).duration(to: until).milliseconds
+    }
+    #expect(machine.hasWaitedInVain && machine.next(at: Self.at(now), isDraining: false) == .end)
+    #expect((40_000...56_000).contains(now))
+  }
+
   @Test func anErrorOfAConnectedRedisIsNotAskedAgainInAHotLoop() {
     var machine = Self.machine()
     var questions = 0

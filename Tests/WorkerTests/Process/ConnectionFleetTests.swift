@@ -80,7 +80,8 @@ import Testing
       }
     }
     #expect(try await worker.stop() == .exited(0))
-    let lines = worker.log.filter { $0.message?.hasPrefix("targets in SB_DISCOVER_TARGETS_JSON are also provider") ?? false }
+    let warning = "targets in SB_DISCOVER_TARGETS_JSON are also provider"
+    let lines = worker.log.filter { $0.message?.hasPrefix(warning) ?? false }
     #expect(lines.count == 1 && lines.first?.fields?["targets"] as? [String] == ["doubled"], "\(lines)")
   }
 }
