@@ -17,20 +17,6 @@ public enum RedisState: Sendable, Equatable {
   case stopped
 }
 
-/// The client's counters since the start.
-public struct RedisStatistics: Sendable, Equatable {
-  /// Connections that became ready.
-  public internal(set) var connectsTotal = 0
-  /// The same, without the first.
-  public var reconnects: Int { max(0, connectsTotal - 1) }
-  /// Attempts to connect, successful or not.
-  public internal(set) var attempts = 0
-  /// Commands submitted.
-  public internal(set) var commands = 0
-  /// Commands whose deadline passed.
-  public internal(set) var timeouts = 0
-}
-
 @EventLoop
 public final class RedisClient {
   /// The delays between attempts to reconnect. They are short enough to try again within 5 s of the server's return.

@@ -308,17 +308,6 @@ extension RedisCluster {
   }
 }
 
-extension RedisStatistics {
-  /// Reconnects are added up; first connections to further nodes are none.
-  fileprivate mutating func add(_ other: RedisStatistics) {
-    let reconnects = reconnects + other.reconnects
-    connectsTotal = max(connectsTotal, other.connectsTotal) > 0 ? reconnects + 1 : 0
-    attempts += other.attempts
-    commands += other.commands
-    timeouts += other.timeouts
-  }
-}
-
 // MARK: - Without a client
 
 extension RedisCluster {
