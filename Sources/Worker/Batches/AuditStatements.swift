@@ -58,9 +58,7 @@ struct AuditProof: Sendable {
   /// Parameter: the trail's identifier.
   private static func count(_ function: String) -> String {
     """
-    (WITH RECURSIVE tree AS (
-       SELECT $1::oid AS oid
-        UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid))
+    (WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
      SELECT sum(\(function)(tree.oid)) FROM tree)
     """
   }

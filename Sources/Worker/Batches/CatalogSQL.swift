@@ -18,6 +18,16 @@ enum CatalogSQL {
     return scanner.qualified()
   }
 
+  /// A part of WITH RECURSIVE, named tree: the identifiers of the tables that `root` selects, and of all that inherit
+  /// from them.
+  static func tree(from root: String) -> String {
+    """
+    tree AS (
+      \(root)
+       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid))
+    """
+  }
+
   /// Syntax that looks like a function's call, or has no function behind it.
   static let keywords: [StaticString] = [
     "ANY", "ARRAY", "AS", "CASE", "COALESCE", "EXISTS", "EXTRACT", "FROM", "GREATEST", "LEAST", "OPERATOR",

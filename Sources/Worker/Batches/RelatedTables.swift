@@ -83,9 +83,7 @@ package struct RelatedTables: Equatable, Sendable {
   /// Tables are found as `TableSurvey.look` finds them.
   package static let look = CatalogSQL.qualified(
     """
-    WITH RECURSIVE tree AS (
-      SELECT $2::oid AS oid
-       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid)),
+    WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $2::oid AS oid")),
     found AS (
       SELECT 1 AS kind, wanted.number, class.oid, 0::bigint AS key, '' AS own, '' AS referenced
         FROM unnest($1::name[]) WITH ORDINALITY AS wanted (name, number)

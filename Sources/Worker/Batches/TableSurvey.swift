@@ -116,9 +116,7 @@ extension TableSurvey {
         JOIN "pg_catalog"."pg_class" AS class ON (class.relnamespace = space.oid) AND (class.relname = $1::name)
        WHERE (class.relkind = ANY ('{r,p,f,v,m}'::"char"[])) AND (class.relpersistence <> 't')
        ORDER BY path.number LIMIT 1),
-    tree AS (
-      SELECT oid FROM named
-       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid)),
+    \(CatalogSQL.tree(from: "SELECT oid FROM named")),
     part AS MATERIALIZED (
       SELECT class.oid, class.relkind, space.nspname, class.relname, class.relhasrules,
              CASE WHEN (class.relkind = 'r') THEN (pg_relation_size(class.oid::regclass, 'main')
@@ -231,9 +229,7 @@ extension TableSurvey {
   /// others have none.
   static let pagedParts = CatalogSQL.qualified(
     """
-    WITH RECURSIVE tree AS (
-      SELECT $1::oid AS oid
-       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid))
+    WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
     SELECT space.nspname, class.relname
       FROM tree
       JOIN "pg_catalog"."pg_class" AS class ON (class.oid = tree.oid)

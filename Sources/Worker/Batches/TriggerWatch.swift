@@ -78,9 +78,7 @@ struct TriggerWatch: Sendable {
 
   /// Parameter: the table's identifier.
   private static let versionCount = """
-    (WITH RECURSIVE tree AS (
-       SELECT $1::oid AS oid
-        UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid))
+    (WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
      SELECT sum(pg_stat_get_xact_tuples_inserted(tree.oid) + pg_stat_get_xact_tuples_updated(tree.oid)) FROM tree)
     """
 

@@ -110,9 +110,7 @@ struct ConnectionStatements {
   /// other than that of the id, for which `insert` could leave them out.
   static let obstacles = CatalogSQL.qualified(
     """
-    WITH RECURSIVE tree AS (
-      SELECT $1::oid AS oid
-       UNION SELECT child.inhrelid FROM tree JOIN "pg_catalog"."pg_inherits" AS child ON (child.inhparent = tree.oid))
+    WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
     SELECT EXISTS (
              SELECT FROM tree JOIN "pg_catalog"."pg_trigger" AS trigger ON (trigger.tgrelid = tree.oid)
               WHERE (trigger.tgenabled <> 'D') AND NOT trigger.tgisinternal AND ((trigger.tgtype & 4) <> 0)),
