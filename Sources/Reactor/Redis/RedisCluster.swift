@@ -32,9 +32,10 @@ public final class RedisCluster {
   private var pastStatistics = RedisStatistics()
 
   private var unserved: [Node] = []
-  private var addedNode = OneShot<Void>()
-  private var isInDoubt = false
-  private var doubt = OneShot<Void>()
+  /// Fires when there are nodes that are yet to be served.
+  private let addedNode = WakeUp()
+  /// Fires when the slots may have changed.
+  private let doubt = WakeUp()
   private var backoff = Backoff(initial: .milliseconds(100), cap: .seconds(1), jitter: 0.2)
   private var searches = 0
 
@@ -82,11 +83,14 @@ public final class RedisCluster {
     if configuration.usesTLS { tls = RedisTLS() }
     await withDiscardingTaskGroup { group in
       group.addTask { await self.keepLearning() }
-      while !Task.isCancelled {
-        addedNode = OneShot()
-        for node in unserved { group.addTask { await self.serve(node) } }
-        unserved = []
-        _ = await addedNode.wait()
+      do {
+        while true {
+          for node in unserved { group.addTask { await self.serve(node) } }
+          unserved = []
+          try await clock.sleep(until: .never, orUntil: addedNode)
+        }
+      } catch {
+        // Cancelled, like the clients.
       }
       isStopped = true
     }
@@ -181,7 +185,7 @@ extension RedisCluster {
     let node = Node(endpoint, client: client)
     nodes.append(node)
     unserved.append(node)
-    addedNode.fire(())
+    addedNode.fire()
     return node
   }
 
@@ -233,8 +237,7 @@ extension RedisCluster {
 extension RedisCluster {
   /// The slots may have moved, or a node is gone.
   func learnSoon() {
-    isInDoubt = true
-    doubt.fire(())
+    doubt.fire()
   }
 
   private var isTroubled: Bool {
@@ -243,16 +246,15 @@ extension RedisCluster {
 
   /// Learns the slots, and again whenever something is in doubt. While all is well, it sleeps.
   private func keepLearning() async {
-    while !Task.isCancelled {
-      (isInDoubt, doubt) = (false, OneShot())
-      await learn()
-      if !isTroubled { backoff.reset() }
-      do {
+    do {
+      while true {
+        await learn()
+        if !isTroubled { backoff.reset() }
         try await clock.sleep(for: backoff.next(chance: Random.system.fraction()))
-      } catch {
-        return
+        if !isTroubled { try await clock.sleep(until: .never, orUntil: doubt) }
       }
-      while !Task.isCancelled, !isInDoubt, !isTroubled { _ = await doubt.wait() }
+    } catch {
+      // Cancelled.
     }
   }
 
