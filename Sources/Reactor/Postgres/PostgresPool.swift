@@ -46,8 +46,6 @@ public final class PostgresPool {
   public var onLoginRefused: (@EventLoop () -> Void)?
 
   var configuration: PostgresConfiguration
-  /// How often user or password have changed.
-  var loginChanges = 0
   let connectTimeout: Duration
   let clock: LoopClock
   let canceller: PostgresCanceller

@@ -5,22 +5,19 @@ extension PostgresPool {
   /// Uses the user and the passwords of `other` for connections that are opened from now on. Its other parameters are
   /// left alone.
   public func logIn(as other: PostgresConfiguration) {
-    let renewed = configuration.withLogin(of: other)
-    guard renewed != configuration else { return }
-    configuration = renewed
-    loginChanges += 1
+    configuration = configuration.withLogin(of: other)
   }
 
   /// Opens a connection. One that is refused for its user or password is opened once more if these have changed since.
   func connect(
     for purpose: PostgresConnection.Purpose, by deadline: MonotonicInstant
   ) async throws -> PostgresConnection {
-    let before = loginChanges
+    let before = configuration
     do {
       return try await connectOnce(for: purpose, by: deadline)
     } catch let error as PostgresError where error.refusesLogin {
-      if before == loginChanges { onLoginRefused?() }
-      guard before != loginChanges, !state.isClosed else { throw error }
+      if before == configuration { onLoginRefused?() }
+      guard before != configuration, !state.isClosed else { throw error }
       return try await connectOnce(for: purpose, by: deadline)
     }
   }

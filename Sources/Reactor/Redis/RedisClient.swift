@@ -51,8 +51,6 @@ public final class RedisClient {
   public var onLoginRefused: (@EventLoop () -> Void)?
 
   var configuration: RedisConfiguration
-  /// How often user or password have changed.
-  var loginChanges = 0
   /// Another one where a node of a cluster has other slots.
   var healthCheck: RedisHealthCheck?
   let clock: LoopClock

@@ -5,10 +5,7 @@ extension RedisClient {
   /// Uses the users and passwords of `other` for connections that are opened from now on. Its other settings are left
   /// alone.
   public func logIn(as other: RedisConfiguration) {
-    let renewed = configuration.withLogin(of: other)
-    guard renewed != configuration else { return }
-    configuration = renewed
-    loginChanges += 1
+    configuration = configuration.withLogin(of: other)
   }
 
   /// Reads the certificate authorities again for the next connection.
@@ -18,10 +15,10 @@ extension RedisClient {
 
   /// Connects. An attempt that is refused for its user or password is made once more if these have changed since.
   func connectWithLogin() async -> Result<RedisConnection, ConnectFailure> {
-    let before = loginChanges
+    let before = configuration
     let result = await connect()
     guard case .failure(let failure) = result, failure.cause.isLoginRefused, !Task.isCancelled else { return result }
-    if before == loginChanges { onLoginRefused?() }
-    return before == loginChanges ? result : await connect()
+    if before == configuration { onLoginRefused?() }
+    return before == configuration ? result : await connect()
   }
 }
