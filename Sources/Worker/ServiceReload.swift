@@ -7,7 +7,7 @@ import Reactor
 extension Service {
   /// Has the settings read again on SIGHUP, and a server's login when the server refuses it.
   func prepareReloads() {
-    reloader.apply = { [weak self] change throws(ReloadRefusal) in try self?.apply(change) }
+    reloader.apply = { [weak self] change throws(ConfigurationFaults) in try self?.apply(change) }
     pool.onLoginRefused = { [weak self] in
       guard let self, let login = self.reloader.postgresLogin() else { return }
       self.pool.logIn(as: login)
@@ -18,7 +18,7 @@ extension Service {
     }
   }
 
-  private func apply(_ change: SettingsChange) throws(ReloadRefusal) {
+  private func apply(_ change: SettingsChange) throws(ConfigurationFaults) {
     let settings = change.settings
     if change.applies(SettingRow.notifications) { notifier.change(to: try notifications(settings)) }
     (notifier.client as? TransferClient)?.renewAuthorities(file: settings[.notifyAuthorityFile])
@@ -33,7 +33,7 @@ extension Service {
   }
 
   /// The sinks of these settings, with the client that there is.
-  private func notifications(_ settings: Settings) throws(ReloadRefusal) -> Notifications {
+  private func notifications(_ settings: Settings) throws(ConfigurationFaults) -> Notifications {
     if let client = notifier.client {
       let origin = NotificationOrigin(replica: HostProcess.hostName, namespace: settings[.redisNamespace])
       return Notifications(sinks: SinkSet(settings, origin: origin).sinks, client: client)
@@ -41,7 +41,9 @@ extension Service {
     do throws(TransferLibrary.Missing) {
       return try Notifications(settings, proxies: ProxyRules(environment: readEnvironment()), clock: clock)
     } catch {
-      throw ReloadRefusal(reason: "cannot be sent without libcurl: \(error.description)")
+      let rule = "cannot be sent without libcurl: \(error.description)"
+      throw ConfigurationFaults(
+        faults: [ConfigurationFault(variable: "notifications", rule: rule, given: nil)], warnings: [])
     }
   }
 }

@@ -34,7 +34,7 @@ struct CommandContext: Sendable {
     let environment =
       isAlone
       ? all.filter { name, _ in
-        name == SettingsFile.variable || rows.contains { $0.name == name || $0.fileVariable == name }
+        name == SettingsFile.variable || rows.contains { $0.variables.contains(name) }
       } : all
     return Boot.settings(environment: environment, rows: rows, output: log)
   }

@@ -10,6 +10,9 @@ extension SettingRow {
   /// The variable that names a file with the text; nil if the setting is not a secret.
   var fileVariable: String? { isSecret ? name + "_FILE" : nil }
 
+  /// The variables that can give the value.
+  var variables: [String] { [name] + (fileVariable.map { [$0] } ?? []) }
+
   /// The systemd credential with the text, as systemd names the files of a directory that is loaded as `worker`; nil if
   /// the setting is not a secret.
   var credential: String? { isSecret ? "worker_" + name : nil }

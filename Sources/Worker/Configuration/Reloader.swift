@@ -4,11 +4,6 @@
 import Logging
 import Reactor
 
-/// A change cannot be put into effect, and why.
-struct ReloadRefusal: Error {
-  let reason: String
-}
-
 /// The settings in effect, and their changes.
 @EventLoop
 final class Reloader {
@@ -19,8 +14,8 @@ final class Reloader {
   }
 
   private(set) var settings: Settings
-  /// Puts a change into effect, also an empty one: certificates are read again.
-  var apply: (@EventLoop (SettingsChange) throws(ReloadRefusal) -> Void)?
+  /// Puts a change into effect, also an empty one: certificates are read again. Throws if it cannot be.
+  var apply: (@EventLoop (SettingsChange) throws(ConfigurationFaults) -> Void)?
   private let readEnvironment: @Sendable () -> [String: String]
   private let manager: ManagerReport
   private let shutdown: Shutdown
@@ -71,31 +66,21 @@ final class Reloader {
       LoadedCode.giveBackPages()
     }
     do throws(ConfigurationFaults) {
-      let environment = readEnvironment()
-      let (new, warnings) = try Settings.load(environment: environment)
-      try put(SettingsChange(from: settings, to: new), SettingsFile(mergedInto: environment).environment, warnings)
+      let file = SettingsFile(mergedInto: readEnvironment())
+      let (new, warnings) = try Settings.load(file)
+      let change = SettingsChange(from: settings, to: new)
+      try apply?(change)
+      settings = change.settings
+      for warning in warnings where change.concerns(warning.variable) {
+        logger.warning(
+          "configuration warning", metadata: ["variable": "\(warning.variable)", "detail": "\(warning.text)"])
+      }
+      tell(change, file.environment)
     } catch {
       logger.error(
         "not reloaded: the configuration is invalid, and nothing has changed",
         metadata: ["error": "\(error.faults.map(\.description).joined(separator: "; "))"])
     }
-  }
-
-  private func put(
-    _ change: SettingsChange, _ environment: [String: String], _ warnings: [ConfigurationWarning]
-  ) throws(ConfigurationFaults) {
-    do throws(ReloadRefusal) {
-      try apply?(change)
-    } catch {
-      let fault = ConfigurationFault(variable: "notifications", rule: error.reason, given: nil)
-      throw ConfigurationFaults(faults: [fault], warnings: [])
-    }
-    settings = change.settings
-    for warning in warnings where change.concerns(warning.variable) {
-      logger.warning(
-        "configuration warning", metadata: ["variable": "\(warning.variable)", "detail": "\(warning.text)"])
-    }
-    tell(change, environment)
   }
 
   private func tell(_ change: SettingsChange, _ environment: [String: String]) {

@@ -46,7 +46,13 @@ package struct Settings: Sendable {
   static func load(
     environment: [String: String], rows: [SettingRow] = SettingRow.all
   ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
-    let file = SettingsFile(mergedInto: environment, rows: rows)
+    try load(SettingsFile(mergedInto: environment, rows: rows), rows: rows)
+  }
+
+  /// The same of a settings file that has been read.
+  static func load(
+    _ file: SettingsFile, rows: [SettingRow] = SettingRow.all
+  ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
     do throws(ConfigurationFaults) {
       let (settings, warnings) = try read(file.environment, rows: rows)
       guard file.faults.isEmpty else { throw ConfigurationFaults(faults: [], warnings: warnings) }

@@ -48,8 +48,8 @@ struct SettingsFile {
   }
 
   private mutating func read(_ content: ArraySlice<UInt8>, rows: [SettingRow]) {
-    let known = Self.names(of: SettingRow.all)
-    let wanted = Self.names(of: rows)
+    let known = SettingRow.all.flatMap(\.variables)
+    let wanted = rows.flatMap(\.variables)
     var lines: [String: Int] = [:]
     var number = 0
     for line in content.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
@@ -79,8 +79,7 @@ struct SettingsFile {
   /// An empty value counts as unset, as in the environment.
   private mutating func take(_ name: String, _ value: String, rows: [SettingRow]) {
     guard !value.isEmpty else { return }
-    let row = rows.first { $0.name == name || $0.fileVariable == name }
-    let variables = [row?.name, row?.fileVariable].compactMap { $0 }
+    let variables = rows.first { $0.variables.contains(name) }?.variables ?? []
     if variables.contains(where: { !names.contains($0) && environment[$0]?.isEmpty == false }) {
       warnings.append(
         ConfigurationWarning(
@@ -93,9 +92,5 @@ struct SettingsFile {
 
   private mutating func fault(_ rule: String) {
     faults.append(ConfigurationFault(variable: Self.variable, rule: rule, given: nil))
-  }
-
-  private static func names(of rows: [SettingRow]) -> [String] {
-    rows.flatMap { [$0.name] + ($0.fileVariable.map { [$0] } ?? []) }
   }
 }

@@ -65,14 +65,14 @@ struct ConfigReport: Sendable {
   init(environment: [String: String], table: [SettingRow] = SettingRow.all) {
     let faults: [ConfigurationFault]
     let warnings: [ConfigurationWarning]
+    let file = SettingsFile(mergedInto: environment, rows: table)
     do throws(ConfigurationFaults) {
-      (faults, warnings) = ([], try Settings.load(environment: environment, rows: table).warnings)
+      (faults, warnings) = ([], try Settings.load(file, rows: table).warnings)
     } catch {
       (faults, warnings) = (error.faults, error.warnings)
     }
     isValid = faults.isEmpty
     var known: [String] = []
-    let file = SettingsFile(mergedInto: environment, rows: table)
     rows = table.map { row in
       let names = [row.name] + [row.fileVariable, row.credential].compactMap { $0 }
       known += names
