@@ -230,6 +230,11 @@ struct CertifiedServer: Sendable {
   /// What a client that verifies the certificate has in its URL.
   var query: String { "sslmode=verify-full&sslrootcert=\(authority.certificateFile)" }
 
+  func stop() async {
+    await postgres.stop()
+    try? FileManager.default.removeItem(at: files)
+  }
+
   func renew() throws { try Self.install(authority.files(of: .good), in: files) }
 
   private static func install(_ pair: (certificate: String, key: String), in files: URL) throws {

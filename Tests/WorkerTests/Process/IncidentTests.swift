@@ -106,6 +106,6 @@ import Testing
     try await server.postgres.demote()
     try await stage.play("The URL leads to a standby")
     #expect(try await worker.stop() == .exited(0))
-    await server.postgres.stop()
+    await server.stop()
   }
 }
