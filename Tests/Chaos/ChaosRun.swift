@@ -87,7 +87,7 @@ struct ChaosRun: Sendable {
       let (incidents, loads) = try await driver.perform(plan)
       let felt = Disturbances(
         incidents: incidents, loads: loads, stalls: [], replicas: cluster.replicas.count,
-        slack: cluster.options.surroundings.slack)
+        slack: cluster.options.surroundings.slack, loadTime: cluster.options.surroundings.loadTime)
       try await sleep(until: begin.advanced(by: .seconds(options.seconds)))
       try await sleep(until: (incidents.map(\.ended).max() ?? begin).advanced(by: felt.traces))
       for (index, plane) in cluster.planes.enumerated() {

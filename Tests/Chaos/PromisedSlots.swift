@@ -17,32 +17,44 @@ struct Disturbances: Sendable {
   let replicas: Int
   /// How much longer all of this takes in these surroundings.
   var slack = Duration.zero
+  /// How long a load is swept where nothing is broken.
+  var loadTime = Workload.loadTime
 
   var traces: Duration { Self.plainTraces + slack }
   var undisturbed: Duration { Self.plainUndisturbed + slack }
-  /// How long slots can be late after a load: until it is swept, with all retries.
-  var loadTime: Duration { Workload.loadTime + traces + slack }
-
-  /// When the last load must have been swept. A load waits for the one before it on the same table, and for the end of
-  /// each fault that it meets.
-  var loadsEnd: Moment? {
+  /// From when each load is there until it must have been swept. A load waits for the one before it on the same table,
+  /// and for the end of each fault that it meets.
+  private var sweptLoads: [(table: String, span: ClosedRange<Moment>)] {
     var ends: [String: Moment] = [:]
-    for load in loads.sorted(by: { $0.began < $1.began }) {
-      var start = max(load.began, ends[load.load.table] ?? load.began)
+    return loads.sorted { $0.began < $1.began }.map { load in
+      let table = load.load.table
+      var start = max(load.began, ends[table] ?? load.began)
       for incident in incidents.sorted(by: { $0.began < $1.began })
-      where incident.span.overlaps(start...start.advanced(by: Workload.loadTime)) {
+      where incident.span.overlaps(start...start.advanced(by: loadTime)) {
         start = max(start, incident.ended)
       }
-      ends[load.load.table] = start.advanced(by: Workload.loadTime)
+      let end = start.advanced(by: loadTime)
+      ends[table] = end
+      return (table, load.began...end)
     }
-    return ends.values.max()
+  }
+
+  /// When the last load must have been swept.
+  var loadsEnd: Moment? { sweptLoads.map(\.span.upperBound).max() }
+
+  /// Whether a load of this sweeper's table can make its slots late at that time: until it is swept, with all retries.
+  private func isLoaded(_ sweep: Sweep, _ window: ClosedRange<Moment>) -> Bool {
+    sweptLoads.contains { load in
+      load.table == sweep.table
+        && (load.span.lowerBound...load.span.upperBound.advanced(by: traces + slack)).overlaps(window)
+    }
   }
 
   /// What a neighbour feels of it, who has replicas and tables of his own.
   func ofServers(replicas: Int) -> Disturbances {
     Disturbances(
       incidents: incidents.filter { $0.fault.replica == nil && $0.fault.table == nil }, loads: [], stalls: stalls,
-      replicas: replicas, slack: slack)
+      replicas: replicas, slack: slack, loadTime: loadTime)
   }
 
   /// Whether nothing else was broken that this sweeper could feel at the time of `incident`, and no load was swept.
@@ -52,9 +64,7 @@ struct Disturbances: Sendable {
       && !incidents.contains {
         $0.fault.number != incident.fault.number && touches($0, sweep.rawValue) && felt($0.span).overlaps(span)
       }
-      && !loads.contains {
-        $0.load.table == sweep.table && ($0.began...$0.began.advanced(by: loadTime)).overlaps(span)
-      }
+      && !isLoaded(sweep, span)
   }
 
   /// Whether a run of this sweeper, or a lock that was left to expire, can be explained by something broken.
@@ -75,10 +85,7 @@ struct Disturbances: Sendable {
 
   private func isPromised(_ sweep: Sweep, _ window: ClosedRange<Moment>) -> Bool {
     if stalls.contains(where: { $0.overlaps(window) }) { return false }
-    let isBusy = loads.contains { load in
-      load.load.table == sweep.table && (load.began...load.began.advanced(by: loadTime)).overlaps(window)
-    }
-    if isBusy { return false }
+    if isLoaded(sweep, window) { return false }
     var healthy = Set(0..<replicas)
     for incident in incidents where touches(incident, sweep.rawValue) && incident.span.overlaps(window) {
       // One replica's fault leaves the slot to the others, unless it began just now: that one may hold the lock.

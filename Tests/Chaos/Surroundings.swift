@@ -51,6 +51,9 @@ struct Surroundings: Sendable, Equatable {
 
   static let plain = Surroundings()
 
+  /// How long the sweep of a load takes: a batch changes about nine of its rows, and takes two round trips.
+  var loadTime: Duration { Workload.loadTime + .milliseconds(postgresDelay * 4 * Workload.loadRows / 9) }
+
   /// What a check of times has to allow for: some round trips, and
   /// a pooler that waits a second after a failed login.
   var slack: Duration { .milliseconds(16 * max(postgresDelay, redisDelay) + (way == .direct ? 0 : 1_500)) }

@@ -70,6 +70,15 @@ import Testing
     #expect(end([incident(.readOnly, 40...50)], loads) == at(10).advanced(by: each))
   }
 
+  /// The second load is swept after the first, so the sweeper's slots are late for longer than after either.
+  @Test func slotsOfPiledUpLoadsAreNotPromised() {
+    func loads(_ count: Int) -> [LoadIncident] {
+      (0..<count).map { LoadIncident(load: PlannedLoad(start: .zero, table: "agents"), began: at(5 + Double($0))) }
+    }
+    #expect(promised([], loads: loads(2)) < promised([], loads: loads(1)))
+    #expect(promised([incident(.delay, 12...15, replica: 0)], loads: loads(1)) < promised([], loads: loads(1)))
+  }
+
   @Test func aFaultExplainsWhatItsTracesTouch() {
     let disturbances = Disturbances(
       incidents: [incident(.lockTable, 10...12, table: "agents")], loads: [], stalls: [], replicas: 3)
