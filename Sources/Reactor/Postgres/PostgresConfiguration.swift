@@ -53,6 +53,8 @@ public struct PostgresConfiguration: Sendable {
   /// The server's settings that the URL asks for (`search_path`, `statement_timeout`, `options`, …), in the order in
   /// which a transaction sets them.
   public var transactionSettings: [PostgresSetting] { serverSettings.list }
+  /// Whether the URL makes transactions writable (`default_transaction_read_only=off`) whatever the default is.
+  public var isReadWrite: Bool { serverSettings.isReadWrite }
 
   /// Shows the server `name` instead of `earlier` as the application's name. Any other, which the URL or the
   /// environment gives, stays.

@@ -100,7 +100,7 @@ extension PostgresConnection {
         let connection = try await open(candidate, by: limits, on: clock, canceller: canceller)
         switch purpose {
         case .use: try await connection.setUpSession(configuration, by: limits.open)
-        case .ping: try await connection.pingFirst(by: limits.open)
+        case .ping: try await connection.pingFirst(configuration, by: limits.open)
         }
         guard mustBeWritable, connection.isReadOnly else { return connection }
         connection.close()
@@ -159,8 +159,9 @@ extension PostgresConnection {
   func setUpSession(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
     let answer = try await first([PostgresServerSettings.asLogin, .sessionSetup], by: deadline)
     isSetUp = true
-    isReadOnly = answer.saysReadOnly(column: 3)
-    prelude = configuration.serverSettings.prelude(checksClient: answer[row: 0, column: 2] == "t")
+    let settings = configuration.serverSettings
+    isReadOnly = answer.saysReadOnly(column: settings.isReadWrite ? 4 : 3)
+    prelude = settings.prelude(checksClient: answer[row: 0, column: 2] == "t", isReadOnly: isReadOnly)
     // Not the process that the protocol named: there is a pooler, which may lend the session to others.
     if answer.rowCount == 1, let process = answer[row: 0, column: 0], process == String(backendPID),
       let started = answer[row: 0, column: 1]
@@ -170,8 +171,16 @@ extension PostgresConnection {
     }
   }
 
-  private func pingFirst(by deadline: MonotonicInstant) async throws(PostgresError) {
-    isReadOnly = try await first([.ping], by: deadline).saysReadOnly(column: 0)
+  private func pingFirst(
+    _ configuration: PostgresConfiguration, by deadline: MonotonicInstant
+  ) async throws(PostgresError) {
+    isReadOnly = try await first(configuration.serverSettings.ping, by: deadline).saysReadOnly(column: 0)
+  }
+
+  /// Asks the server whether it cannot be written to.
+  func isReadOnly(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws -> Bool {
+    let answers = try await pipeline(configuration.serverSettings.ping, by: deadline)
+    return answers[answers.count - 1].saysReadOnly(column: 0)
   }
 
   /// Runs statements as a part of connecting and returns the last result. Closes a connection that does not answer.
@@ -217,8 +226,14 @@ extension PostgresStatement {
   /// session that is serializable by default, and could call a user's function.
   static let ping = PostgresStatement("SHOW transaction_read_only")
 
+  /// The same where transactions are made writable whatever the default is: "on" on a hot standby only.
+  static let pingForRecovery = PostgresStatement("SELECT \(isInRecovery)")
+
+  private static let isInRecovery =
+    "CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'on'::pg_catalog.text ELSE 'off'::pg_catalog.text END"
+
   /// The process, its start in µs since 1970, whether client_connection_check_interval can be set (PostgreSQL 14 or
-  /// later, on Linux, and not set already), and whether the server is read-only.
+  /// later, on Linux, and not set already), whether transactions are read-only, and whether the server is in recovery.
   ///
   /// Not from pg_stat_activity, whose other tables a new session would have to look up, which took a millisecond more.
   static let sessionSetup = PostgresStatement(
@@ -228,7 +243,7 @@ extension PostgresStatement {
              OPERATOR(pg_catalog.=) '0'::pg_catalog.text
            AND pg_catalog.strpos(pg_catalog.version(), 'linux'::pg_catalog.text)
              OPERATOR(pg_catalog.>) 0::pg_catalog.int4,
-           pg_catalog.current_setting('transaction_read_only'::pg_catalog.text)
+           pg_catalog.current_setting('transaction_read_only'::pg_catalog.text), \(isInRecovery)
       FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())
     """)
 }

@@ -168,7 +168,9 @@ public final class PostgresConnection {
     creactor_clear_tls_errors()
     flightNumber += 1
     flight = Flight(count: statements.count, completion: completion)
-    if prelude.count > 1 { flight?.settingsIndex = statements.firstIndex { $0.sql == prelude[1].sql } }
+    if let settings = prelude.last, !settings.parameters.isEmpty {
+      flight?.settingsIndex = statements.firstIndex { $0.sql == settings.sql }
+    }
     do throws(PostgresError) {
       for (index, statement) in statements.enumerated() { try send(statement, index, on: connection) }
       guard PQpipelineSync(connection) == 1 else { throw loss(of: connection) }

@@ -202,10 +202,10 @@ public final class PostgresPool {
     let observer = connection.observer.take()
     do {
       let limit = min(deadline, clock.now.advanced(by: Self.checkLimit))
-      let answer = try await connection.query(.ping, by: limit)
+      let isReadOnly = try await connection.isReadOnly(configuration, by: limit)
       connection.observer = observer
       connection.answeredAt = clock.now
-      try check(answer.saysReadOnly(column: 0), connection)
+      try check(isReadOnly, connection)
       note(.answered)
       return true
     } catch {

@@ -18,6 +18,8 @@ struct PostgresServerSettings: Sendable, Equatable {
   private(set) var list: [PostgresSetting] = []
   /// The session's name, if `options` has one.
   private(set) var applicationName: String?
+  /// Whether transactions are to write though the database's or role's default is read-only.
+  private(set) var isReadWrite = false
   private(set) var warnings: [String] = []
   private(set) var faults: [String] = []
 
@@ -31,7 +33,7 @@ struct PostgresServerSettings: Sendable, Equatable {
       warnings.append("\(lower) is ignored: every transaction is read committed")
     case "transaction_read_only", "default_transaction_read_only":
       if Self.isOff(value) {
-        warnings.append("\(lower) is ignored: it cannot be changed from here")
+        isReadWrite = true
       } else {
         faults.append("\(lower) must be off: nothing could be written")
       }
@@ -122,6 +124,13 @@ struct PostgresServerSettings: Sendable, Equatable {
   /// a utility statement, because the level cannot be changed after a query. It lasts until the transaction ends.
   static let isolation = PostgresStatement("SET transaction_isolation = 'read committed'", isPrepared: true)
 
+  /// Makes a transaction writable. A utility statement, because it has to come before the first query; a server in
+  /// recovery refuses it.
+  static let readWrite = PostgresStatement("SET transaction_read_only = off", isPrepared: true)
+
+  /// The statements that show whether a server answers and can be written to; the last one's result says so.
+  var ping: [PostgresStatement] { isReadWrite ? [Self.isolation, .pingForRecovery] : [.ping] }
+
   /// For queries about sessions: under a role that a login, a database or a URL sets, a session can neither see nor
   /// cancel the sessions of its own login.
   static let asLogin = PostgresStatement("SELECT pg_catalog.set_config('role', 'none', true)")
@@ -132,13 +141,16 @@ struct PostgresServerSettings: Sendable, Equatable {
 
   /// The first statements of a transaction: two small ones, which cost 15 µs of the server's time and no round trip.
   ///
-  /// - Parameter checksClient: whether the server can check its client during a statement, and has no interval set.
-  func prelude(checksClient: Bool) -> [PostgresStatement] {
+  /// - Parameters:
+  ///   - checksClient: whether the server can check its client during a statement, and has no interval set.
+  ///   - isReadOnly: whether the server cannot be written to.
+  func prelude(checksClient: Bool, isReadOnly: Bool = false) -> [PostgresStatement] {
+    let modes = isReadWrite && !isReadOnly ? [Self.isolation, Self.readWrite] : [Self.isolation]
     var settings = list
     if checksClient, !settings.contains(where: { $0.name.lowercased() == Self.clientCheck.name }) {
       settings.append(Self.clientCheck)
     }
-    guard !settings.isEmpty else { return [Self.isolation] }
+    guard !settings.isEmpty else { return modes }
     // The role comes last, because it may not be allowed to set what the login may.
     settings = settings.filter { $0.name.lowercased() != "role" } + settings.filter { $0.name.lowercased() == "role" }
     var columns = ""
@@ -149,7 +161,7 @@ struct PostgresServerSettings: Sendable, Equatable {
       columns += "pg_catalog.set_config($\(number + 1)::pg_catalog.text, $\(number + 2)::pg_catalog.text, true)"
       parameters += [setting.name, setting.value]
     }
-    return [Self.isolation, PostgresStatement("SELECT \(columns)", parameters, isPrepared: true)]
+    return modes + [PostgresStatement("SELECT \(columns)", parameters, isPrepared: true)]
   }
 }
 

@@ -151,8 +151,9 @@ final class GuardedSession {
     // The server was demoted: the next try asks for a connection to one that can be written to.
     defer { connection.close() }
     do {
-      let answer = try await connection.pipeline([PostgresStatement(Self.readOnlyQuestion)], by: held.lease.stopAt)
-      return answer[0][row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
+      let question = connection.prelude + [PostgresStatement(Self.readOnlyQuestion)]
+      let answer = try await connection.pipeline(question, by: held.lease.stopAt)
+      return answer.last?[row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
     } catch let other {
       // The connection is lost, too, which says no more than that it was demoted.
       return other is CancellationError ? other : error

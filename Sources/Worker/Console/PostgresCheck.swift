@@ -152,7 +152,7 @@ final class PostgresCheck {
       let remedy = owner.reset(name, from: source)
       let text = "\(name) is \(value)\(owner.place(source))"
       switch name {
-      case "default_transaction_read_only" where value == "on":
+      case "default_transaction_read_only" where value == "on" && !configuration.isReadWrite:
         findings.append(.fault("\(text): nothing is swept", run: remedy))
       case "session_replication_role" where value == "replica":
         findings.append(.warning("\(text): the tables' triggers do not run, so updated_at is not set", run: remedy))

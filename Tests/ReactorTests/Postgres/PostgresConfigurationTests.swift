@@ -243,7 +243,6 @@ private func faults(_ url: String) -> [String] {
       "options=-c%20transaction_isolation%3Dserializable",
       "transaction_isolation is ignored: every transaction is read committed"
     ),
-    ("default_transaction_read_only=off", "default_transaction_read_only is ignored: it cannot be changed from here"),
     ("options=-cclient_encoding%3Dlatin1", "client_encoding is ignored: it is always UTF8"),
     ("log_connections=on", "log_connections is ignored: the server takes it at the start of a session only"),
     (
@@ -255,6 +254,17 @@ private func faults(_ url: String) -> [String] {
     let configuration = try read("postgres://h/d?\(query)")
     #expect(configuration.warnings == [warning])
     #expect(configuration.transactionSettings.isEmpty)
+  }
+
+  @Test(arguments: ["default_transaction_read_only=off", "options=-c%20transaction_read_only%3D0"])
+  func transactionsAreMadeWritableBeforeTheirFirstQuery(_ query: String) throws {
+    let configuration = try read("postgres://h/d?work_mem=1MB&\(query)")
+    #expect(configuration.warnings.isEmpty && configuration.isReadWrite)
+    let settings = configuration.serverSettings
+    let begin = settings.prelude(checksClient: false).map(\.sql)
+    #expect(begin.count == 3 && begin[1] == "SET transaction_read_only = off")
+    #expect(settings.prelude(checksClient: false, isReadOnly: true).count == 2)
+    #expect(try !read("postgres://h/d").isReadWrite)
   }
 
   @Test func theRoleIsSetLastAndTheServersLookAtItsClientOnlyIfNobodySaysHowOften() throws {

@@ -49,6 +49,38 @@ import Testing
     }
   }
 
+  @Test(arguments: ["default_transaction_read_only=off", "default_transaction_read_only=off&work_mem=1MB"])
+  func aURLThatMakesTransactionsWritableOverridesTheDefaultButNotAStandby(_ query: String) async throws {
+    let server = try await PrivatePostgres.start()
+    try await server.psql(
+      "CREATE TABLE t (n int); ALTER DATABASE postgres SET default_transaction_read_only = on;"
+        + " ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'")
+    try await onLoop {
+      try await withRunningPool(server.url(query: query)) { pool, changes in
+        try await pool.ping(by: soon())
+        try await pool.withConnection(by: soon()) { connection in
+          let insert = PostgresStatement("INSERT INTO t VALUES (1)")
+          for _ in 0..<2 { _ = try await connection.pipeline(connection.prelude + [insert], by: soon()) }
+          // Nothing of it is left in the session.
+          let left = try await connection.query(PostgresStatement("SHOW transaction_read_only"), by: soon())
+          #expect(left[row: 0, column: 0] == "on")
+        }
+        try await pool.ping(by: soon())
+        #expect(!pool.isReadOnly && changes.list == [.ready])
+      }
+    }
+    try await server.demote()
+    try await onLoop {
+      try await withRunningPool(server.url(query: query)) { pool, _ in
+        let error = await postgresError { try await pool.ping(by: soon()) }
+        #expect(error == .unavailable(reason: "the database is read-only"))
+        let lent = await postgresError { try await pool.withConnection(by: soon()) { _ in } }
+        #expect(lent == error)
+      }
+    }
+    await server.stop()
+  }
+
   /// By a setting of the server, which a session sees at once.
   @Test func anOpenConnectionThatBecomesReadOnlyIsNotUsedAgain() async throws {
     let server = try await PrivatePostgres.start()
