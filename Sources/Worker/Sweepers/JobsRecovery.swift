@@ -16,7 +16,9 @@ extension Sweeper {
   static func jobsRecovery(_ settings: Settings) -> Sweeper {
     let requeues = settings[.jobsRecoveryAction] == .requeue
     let limit = requeues ? settings[.jobsRecoveryMaxAttempts] : nil
-    let status = limit == nil ? "'queued'" : "CASE WHEN :exhausted THEN 'failed' ELSE 'queued' END"
+    // The branch that is never taken gives the constants the column's type, which may be an enumeration.
+    let status =
+      limit == nil ? "'queued'" : "CASE WHEN false THEN target.status WHEN :exhausted THEN 'failed' ELSE 'queued' END"
     return Sweeper(
       name: "jobs-recovery",
       summary: "Expires jobs whose claim ran out, or puts them back in the queue.",
@@ -32,7 +34,7 @@ extension Sweeper {
           key: "claim_expires_at",
           age: settings[.jobsRecoveryGrace],
           // The schema has no column for the number of attempts.
-          attemptLimit: limit.map { .init(count: $0, comesBack: "status = ANY ('{queued,claimed}'::text[])") })),
+          attemptLimit: limit.map { .init(count: $0, comesBack: "(status = 'queued') OR (status = 'claimed')") })),
       report: Report(
         severity: .warn, title: requeues ? "stuck jobs requeued" : "stuck jobs marked expired", countName: "flipped",
         detail: "the claim's expiry (claim_expires_at) has passed: the agent has likely crashed in mid-execution",

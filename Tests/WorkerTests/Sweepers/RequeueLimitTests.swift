@@ -76,7 +76,7 @@ import Testing
 
   // MARK: Jobs
 
-  private static let status = "SELECT string_agg(status, ',' ORDER BY payload) FROM sync_jobs"
+  private static let status = "SELECT string_agg(status::text, ',' ORDER BY payload) FROM sync_jobs"
 
   /// What an agent does that takes every queued job, and dies.
   private static let claim = """
@@ -90,16 +90,25 @@ import Testing
     """
   }
 
-  /// By pages, and by keys for a role that may not read whole rows.
+  private static let enumeration = """
+    CREATE TYPE job_status AS ENUM ('queued', 'claimed', 'succeeded', 'failed', 'expired');
+    DROP INDEX sync_jobs_queued;
+    ALTER TABLE sync_jobs DROP CONSTRAINT sync_jobs_status_check, ALTER status DROP DEFAULT,
+      ALTER status TYPE job_status USING status::job_status, ALTER status SET DEFAULT 'queued'
+    """
+
+  /// By pages, and by keys for a role that may not read whole rows; with statuses as texts and as an enumeration.
   @Test(arguments: [
-    (DevelopmentSchema.eleven, ""), (.twentyEight, ""), (.thirtyEight, ""),
+    (DevelopmentSchema.eleven, "", "SELECT"), (.twentyEight, "", "SELECT"), (.thirtyEight, "", "SELECT"),
     (
       .thirtyEight,
-      "SELECT (id, status, claim_expires_at), UPDATE (status, claimed_by, claim_expires_at) ON sync_jobs"
+      "SELECT (id, status, claim_expires_at), UPDATE (status, claimed_by, claim_expires_at) ON sync_jobs", "SELECT"
     ),
+    (.thirtyEight, "", enumeration),
   ])
-  func aJobIsRequeuedSoOftenAndThenFailed(migration: DevelopmentSchema, rights: String) async throws {
+  func aJobIsRequeuedSoOftenAndThenFailed(migration: DevelopmentSchema, rights: String, change: String) async throws {
     let plane = try await ControlPlane.fresh(at: migration)
+    try await plane.sql(change)
     try await plane.sql(Self.insert(2))
     let swept = rights.isEmpty ? plane : try await plane.limited(rights)
     let sweeper = Sweeper.jobsRecovery(try plane.settings(Self.settings(2)))
