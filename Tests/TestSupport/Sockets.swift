@@ -5,6 +5,8 @@ import Foundation
 /// What went wrong with a socket.
 public struct SocketError: Error, CustomStringConvertible {
   public let description: String
+
+  public init(description: String) { self.description = description }
 }
 
 /// The answer to an HTTP request.
@@ -37,7 +39,7 @@ func bindFreePort(_ descriptor: Int32) throws -> UInt16 {
 }
 
 /// Binds a socket to 127.0.0.1 and returns its port, which the kernel chooses where `port` is 0.
-func bindLoopback(_ descriptor: Int32, port: UInt16) throws -> UInt16 {
+public func bindLoopback(_ descriptor: Int32, port: UInt16) throws -> UInt16 {
   let bound = withLoopbackAddress(port) { bind(descriptor, $0, $1) }
   guard bound == 0 else { throw SystemCallFailed("bind") }
   var address = sockaddr_in()

@@ -43,24 +43,25 @@ import Testing
 
   init(_ script: @escaping @EventLoop (Question) -> Reply) throws {
     self.script = script
-    let listening = try listenOnLoopback()
-    listener = listening.descriptor
-    port = listening.port
-    _ = fcntl(listener, F_SETFL, O_NONBLOCK)
     datagrams = socket(AF_INET, Int32(SOCK_DGRAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue), 0)
-    var name = sockaddr_in()
-    name.sin_family = sa_family_t(AF_INET)
-    name.sin_port = port.bigEndian
-    name.sin_addr.s_addr = inet_addr("127.0.0.1")
-    let descriptor = datagrams
-    let isBound = withUnsafePointer(to: &name) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-        bind(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0
-      }
-    }
-    try #require(isBound)
+    (listener, port) = try Self.listen(beside: datagrams)
+    _ = fcntl(listener, F_SETFL, O_NONBLOCK)
     watch(datagrams) { [weak self] in self?.receiveDatagrams() }
     watch(listener) { [weak self] in self?.acceptStream() }
+  }
+
+  /// Listens for TCP on a port that the socket for UDP is bound to, too: one that is free for both.
+  private static func listen(beside datagrams: Int32) throws -> (descriptor: Int32, port: UInt16) {
+    for _ in 0..<100 {
+      let listening = try listenOnLoopback()
+      do {
+        _ = try bindLoopback(datagrams, port: listening.port)
+        return listening
+      } catch let error as SystemCallFailed where error.number == EADDRINUSE {
+        close(listening.descriptor)
+      }
+    }
+    throw SocketError(description: "found no port that is free for both")
   }
 
   isolated deinit {
