@@ -298,6 +298,21 @@ extension PostgresConfiguration: Equatable {
     return configuration
   }
 
+  /// Parameters that neither say who gets the login nor how it is protected on the way.
+  private static let harmless: Set<String> = [
+    "application_name", "connect_timeout", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
+    "tcp_user_timeout",
+  ]
+
+  /// Whether `other` leads to the same database by the same way, so that its login can be used here.
+  public func hasSameServers(as other: PostgresConfiguration) -> Bool {
+    func way(_ parameters: [PostgresParameter]) -> [PostgresParameter] {
+      parameters.filter { !Self.login.contains($0.name) && !Self.harmless.contains($0.name) }
+        .sorted { $0.name < $1.name }
+    }
+    return hosts == other.hosts && way(base) == way(other.base)
+  }
+
   /// Whether connections are made in the same way. Warnings do not count.
   public static func == (left: PostgresConfiguration, right: PostgresConfiguration) -> Bool {
     left.hosts == right.hosts && left.connectTimeout == right.connectTimeout

@@ -111,6 +111,13 @@ public struct RedisConfiguration: Sendable, Equatable {
     return configuration
   }
 
+  /// Whether `other` leads to the same database of the same servers, so that its login can be used here.
+  public func hasSameServers(as other: RedisConfiguration) -> Bool {
+    host == other.host && port == other.port && socketPath == other.socketPath && usesTLS == other.usesTLS
+      && database == other.database && clusterSeeds == other.clusterSeeds
+      && sentinels?.endpoints == other.sentinels?.endpoints && sentinels?.master == other.sentinels?.master
+  }
+
   func handshake(_ healthCheck: RedisHealthCheck?, sendsHello: Bool) -> RedisHandshake {
     RedisHandshake(
       user: user, password: password, database: database, clientName: clientName, healthCheck: healthCheck,

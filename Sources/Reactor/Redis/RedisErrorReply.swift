@@ -163,9 +163,16 @@ struct RedisErrorReply: Equatable {
     }
   }
 
+  /// Whether the server takes everybody, and refuses a password.
+  private var lacksPassword: Bool {
+    code == "ERR"
+      && (message.hasPrefix("AUTH <password> called without any password")
+        || message.hasPrefix("Client sent AUTH, but no password is set"))
+  }
+
   /// Whether it is about the user or the password. Before Redis 6 there is no code for a wrong one.
   var refusesLogin: Bool {
-    code == "WRONGPASS" || code == "NOAUTH" || (code == "ERR" && message.hasPrefix("invalid password"))
+    code == "WRONGPASS" || code == "NOAUTH" || (code == "ERR" && message.hasPrefix("invalid password")) || lacksPassword
   }
 
   /// Whether a Redis Cluster node sends the command elsewhere, or later.

@@ -54,6 +54,8 @@ struct LoginRenewal: Sendable {
     case changed
     /// It has the same ones; whether it comes from a file, which can change.
     case same(isFromFile: Bool)
+    /// It leads to another server, which is used from the next start on. This one is not shown its login.
+    case elsewhere
     /// It cannot be read, or is invalid, and why.
     case invalid(String)
   }

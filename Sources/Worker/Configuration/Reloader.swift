@@ -71,7 +71,7 @@ final class Reloader {
       let change = SettingsChange(from: settings, to: new)
       try apply?(change)
       settings = change.settings
-      for warning in warnings where change.concerns(warning.variable) {
+      for warning in warnings {
         logger.warning(
           "configuration warning", metadata: ["variable": "\(warning.variable)", "detail": "\(warning.text)"])
       }
@@ -114,26 +114,31 @@ final class Reloader {
 
   /// PostgreSQL refused user or password. Returns its URL with others, if it has others now.
   func postgresLogin() -> PostgresConfiguration? {
-    renewed(.databaseURL, of: .postgres) { $0.withLogin(of: $1) }
+    renewed(.databaseURL, of: .postgres) { $0.hasSameServers(as: $1) ? $0.withLogin(of: $1) : nil }
   }
 
   /// Redis refused user or password. Returns its URL with others, if it has others now.
   func redisLogin() -> RedisConfiguration? {
-    renewed(.redisURL, of: .redis) { $0.withLogin(of: $1) }
+    renewed(.redisURL, of: .redis) { $0.hasSameServers(as: $1) ? $0.withLogin(of: $1) : nil }
   }
 
   /// The server is ready.
   func recovered(_ server: Server) { logins[server]?.recovered() }
 
   private func renewed<Value: Equatable>(
-    _ setting: Setting<Value>, of server: Server, withLogin: (Value, Value) -> Value
+    _ setting: Setting<Value>, of server: Server, withLogin: (Value, Value) -> Value?
   ) -> Value? {
     guard !shutdown.isDraining, logins[server]?.refused(at: clock.now) == true else { return nil }
     let old = settings[setting]
     let environment = readEnvironment()
     let row = setting.row
     do throws(ConfigurationFaults) {
-      let new = withLogin(old, try Settings.load(environment: environment, rows: [row]).settings[setting])
+      // Faults in other settings' lines must not keep a new password out.
+      let file = SettingsFile(mergedInto: environment, rows: [row], checksOtherLines: false)
+      guard let new = withLogin(old, try Settings.load(file, rows: [row]).settings[setting]) else {
+        tell(.elsewhere, of: server, row.name)
+        return nil
+      }
       guard new != old else {
         let isFromFile = environment[setting.name]?.isEmpty ?? true
         tell(.same(isFromFile: isFromFile), of: server, row.name)
@@ -158,6 +163,13 @@ final class Reloader {
     case .same:
       logger.warning(
         "\(server.rawValue) refused the login, and the one that was read again is the same",
+        metadata: ["variable": "\(name)"])
+    case .elsewhere:
+      logger.warning(
+        """
+        \(server.rawValue) refused the login, and the URL that was read again leads to another server: it takes effect \
+        at the next start
+        """,
         metadata: ["variable": "\(name)"])
     case .invalid(let reason):
       logger.error(

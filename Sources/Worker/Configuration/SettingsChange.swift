@@ -4,7 +4,8 @@
 import Reactor
 
 extension SettingRow {
-  /// The settings that take effect in a process that runs. Of the servers' URLs, users and passwords do.
+  /// The settings that take effect in a process that runs. Of the servers' URLs, users and
+  /// passwords do, unless other servers are named: they are not shown the login of those.
   static let reloadable =
     [Setting.logLevel.row] + notifications.filter { $0.name != Setting.outageAfter.name } + sweepers
 }
@@ -24,11 +25,13 @@ struct SettingsChange: Sendable {
     for name in new.differences(from: old, among: rows) {
       switch name {
       case Setting.databaseURL.name:
-        let url = old[.databaseURL].withLogin(of: new[.databaseURL])
+        let (from, to) = (old[.databaseURL], new[.databaseURL])
+        let url = from.hasSameServers(as: to) ? from.withLogin(of: to) : from
         note(name, isApplied: url != old[.databaseURL], isDeferred: url != new[.databaseURL])
         settings.set(.databaseURL, to: url)
       case Setting.redisURL.name:
-        let url = old[.redisURL].withLogin(of: new[.redisURL])
+        let (from, to) = (old[.redisURL], new[.redisURL])
+        let url = from.hasSameServers(as: to) ? from.withLogin(of: to) : from
         note(name, isApplied: url != old[.redisURL], isDeferred: url != new[.redisURL])
         settings.set(.redisURL, to: url)
       default:
@@ -42,13 +45,6 @@ struct SettingsChange: Sendable {
   private mutating func note(_ name: String, isApplied: Bool, isDeferred: Bool) {
     if isApplied { applied.append(name) }
     if isDeferred { deferred.append(name) }
-  }
-
-  /// Whether a variable, file or credential belongs to a setting that takes effect now.
-  func concerns(_ variable: String) -> Bool {
-    SettingRow.all.contains {
-      applied.contains($0.name) && [$0.name, $0.fileVariable, $0.credential].contains(variable)
-    }
   }
 
   /// Whether one of these takes effect now.

@@ -19,6 +19,8 @@ extension Setting where Value == String? {
 /// An environment, and what the settings file adds to it.
 struct SettingsFile {
   static let variable = Setting.settingsFile.name
+  /// After so many faults the rest is not read: it is another kind of file.
+  private static let faultLimit = 20
   /// What is needed before the file is read.
   private static let ofEnvironment = [variable, "SB_WORKER_SANDBOX"]
 
@@ -27,13 +29,19 @@ struct SettingsFile {
   /// The variables that the file sets.
   private(set) var names: [String] = []
   private(set) var faults: [ConfigurationFault] = []
+  private let checksOtherLines: Bool
   private(set) var warnings: [ConfigurationWarning] = []
 
   /// Reads the file that `environment` names, if any.
   ///
-  /// - Parameter rows: the settings that are taken from it; others in it are left out.
-  init(mergedInto environment: [String: String], rows: [SettingRow] = SettingRow.all) {
+  /// - Parameters:
+  ///   - rows: the settings that are taken from it; others in it are left out.
+  ///   - checksOtherLines: whether lines that set none of them can be faults.
+  init(
+    mergedInto environment: [String: String], rows: [SettingRow] = SettingRow.all, checksOtherLines: Bool = true
+  ) {
     self.environment = environment
+    self.checksOtherLines = checksOtherLines
     guard let path = environment[Self.variable], !path.isEmpty else { return }
     do {
       let bytes = try SmallFile.contents(of: path, byteLimit: SettingRow.byteLimit)
@@ -54,13 +62,15 @@ struct SettingsFile {
     var number = 0
     for line in content.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
       number += 1
+      guard faults.count < Self.faultLimit else { return fault("was read up to line \(number - 1)") }
       let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
       guard let first = line.first, first != UInt8(ascii: "#") else { continue }
       guard let equals = line.firstIndex(of: UInt8(ascii: "=")) else {
-        fault("line \(number) is not of the form NAME=value")
+        if checksOtherLines { fault("line \(number) is not of the form NAME=value") }
         continue
       }
       let name = String(decoding: line[..<equals], as: UTF8.self)
+      guard checksOtherLines || wanted.contains(name) else { continue }
       guard known.contains(name) else {
         let hint = NearestName.of(name, among: known).map { ". Did you mean \($0)?" } ?? ""
         fault("line \(number): no setting has this name\(hint)")

@@ -126,8 +126,34 @@ import Testing
     #expect(change.settings[.databaseURL] == (try SettingsTests.load(after).settings[.databaseURL]))
     after = ["DATABASE_URL": "postgres://v:new@elsewhere/d", "REDIS_URL": "redis://u:old@h/2"]
     change = try Self.change(before, after)
-    #expect(change.applied == ["DATABASE_URL"] && change.deferred == ["DATABASE_URL", "REDIS_URL"])
-    #expect(change.settings[.databaseURL].redactedURL == "postgresql://v@h:5432/d")
+    #expect(change.applied == [] && change.deferred == ["DATABASE_URL", "REDIS_URL"])
+    #expect(change.settings[.databaseURL].redactedURL == "postgresql://u@h:5432/d")
     #expect(change.settings[.redisURL].redactedURL.hasSuffix("@h:6379/1"))
+  }
+
+  /// The login of another server is not for this one: whoever runs it would learn a password.
+  @Test(arguments: [
+    ("postgres://u:old@h/d", "postgres://v:new@other/d"), ("postgres://u:old@h/d", "postgres://v:new@h:5433/d"),
+    ("postgres://u:old@h/d", "postgres://v:new@h/other"), ("postgres://u:old@h,i/d", "postgres://v:new@h/d"),
+    ("postgres://u:old@h/d", "postgres://v:new@h/d?sslmode=verify-full"),
+    ("postgres://u:old@h/d?hostaddr=10.0.0.1", "postgres://v:new@h/d?hostaddr=10.0.0.2"),
+    ("redis://u:old@h/1", "redis://v:new@other/1"), ("redis://u:old@h/1", "redis://v:new@h:6380/1"),
+    ("redis://u:old@h/1", "redis://v:new@h/2"), ("redis://u:old@h/1", "unix://v:new@/run/redis.sock?db=1"),
+    ("redis+sentinel://u:old@h,i/m/0", "redis+sentinel://v:new@h,i/n/0"),
+    ("redis+sentinel://u:old@h,i/m/0", "redis+sentinel://v:new@h,j/m/0"),
+    ("redis+cluster://u:old@h,i", "redis+cluster://v:new@h,j"), ("redis+cluster://u:old@h", "redis://v:new@h"),
+  ])
+  func aLoginIsNotShownToAnotherServer(before: String, after: String) throws {
+    let name = before.hasPrefix("redis") ? "REDIS_URL" : "DATABASE_URL"
+    let change = try Self.change([name: before], [name: after])
+    #expect(change.applied == [] && change.deferred == [name])
+    let old = try SettingsTests.load([name: before]).settings
+    #expect(change.settings[.databaseURL] == old[.databaseURL] && change.settings[.redisURL] == old[.redisURL])
+  }
+
+  @Test func aLoginIsTakenThoughOtherParametersChangeToo() throws {
+    let change = try Self.change(
+      ["DATABASE_URL": "postgres://u:old@h/d"], ["DATABASE_URL": "postgres://u:new@h/d?pool_max_conns=3&work_mem=1MB"])
+    #expect(change.applied == ["DATABASE_URL"] && change.deferred == ["DATABASE_URL"])
   }
 }

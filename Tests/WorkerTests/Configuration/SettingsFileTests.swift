@@ -1,6 +1,7 @@
 // The settings file: what is taken from it, and what is wrong with one.
 
 import Foundation
+import Reactor
 import Testing
 
 @testable import Worker
@@ -74,6 +75,24 @@ import Testing
       SettingsTests.faults([SettingsFile.variable: "/nowhere"]) == [
         "SB_WORKER_SETTINGS_FILE names a file that cannot be read: no such file or directory"
       ])
+  }
+
+  /// A binary file, a log, a list of something else: told in a few lines, and not read for minutes.
+  @Test func ofAnotherKindOfFileTheFirstFaultsAreTold() throws {
+    let clock = ContinuousClock()
+    let began = clock.now
+    let faults = try Self.faults(String(repeating: "SB_WORKER_PLANTED=1\n", count: 200_000))
+    #expect(faults.count == 21 && faults.last == "SB_WORKER_SETTINGS_FILE was read up to line 20")
+    #expect(clock.now - began < .seconds(2))
+  }
+
+  @Test func aFaultInAnotherLineKeepsNoLoginOut() throws {
+    try Self.withFile("PLANTED=1\nplanted\nREDIS_URL=redis://h/1\n") { path in
+      let row = Setting.redisURL.row
+      let file = SettingsFile(mergedInto: [SettingsFile.variable: path], rows: [row], checksOtherLines: false)
+      let (settings, _) = try Settings.load(file, rows: [row])
+      #expect(settings[.redisURL].redactedURL == "redis://h:6379/1")
+    }
   }
 
   @Test func aPartOfTheTableLeavesOutTheOtherSettings() throws {
