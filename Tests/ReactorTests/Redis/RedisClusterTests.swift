@@ -118,6 +118,24 @@ import Testing
     }
   }
 
+  /// Each node takes longer than the pause before the next one is asked, too, and the first one never answers.
+  @Test func aDistantClusterIsFoundBesideANodeThatHangs() async throws {
+    let proxies = try Self.cluster.get().masters.map { try FaultProxy(to: $0.port) }
+    proxies[0].set(.blackHole)
+    for proxy in proxies.dropFirst() { proxy.set(.delay(.milliseconds(700))) }
+    try await onLoop {
+      let seeds = proxies.map { "127.0.0.1:\($0.port)" }.joined(separator: ",")
+      let configuration = try RedisConfiguration(url: "redis+cluster://\(seeds)")
+      let began = LoopClock.system.now
+      let found = await ClusterSearch(configuration: configuration, tls: nil, clock: .system)
+        .topology(askingInTurn: configuration.clusterSeeds, by: began.advanced(by: .seconds(5)))
+      #expect((try? found.get()) != nil, "\(found)")
+      // Not kept by those that are still being asked.
+      #expect(LoopClock.system.now < began.advanced(by: .seconds(4)))
+    }
+    for proxy in proxies { proxy.stop() }
+  }
+
   @Test func whatIsNoClusterIsSaid() async throws {
     let empty = try PrivateRedis(settings: ["cluster-enabled yes", "cluster-port \(try freePort())"])
     let cases = [
