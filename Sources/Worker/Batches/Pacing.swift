@@ -79,10 +79,7 @@ extension Setting where Value == Pace {
     let kind = "full, part or rate"
     return Setting(
       name: "SB_WORKER_PACE", kind: kind, absence: .text("full"),
-      help: """
-        Speed of each sweeper: full, a part of the time such as 1/4, or a rate in rows such as 5000/s. A slowed run \
-        ends after one interval, and the next one continues.
-        """
+      help: "Speed of each sweeper: full, a share of the time such as 1/4, or rows per second such as 5000/s."
     ) { text in
       guard let pace = Pace(text) else {
         return .mustBe("full, a part of the time from 1/2 to 1/100, or a rate such as 5000/s")

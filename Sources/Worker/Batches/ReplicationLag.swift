@@ -97,8 +97,8 @@ extension Setting where Value == LagLimit? {
     return Setting(
       name: "SB_WORKER_MAX_REPLICATION_LAG", kind: "off, duration or size", absence: .text(off),
       help: """
-        Maximum replay lag of a standby, such as 10s or 64MB. Row sweeps wait while a standby is further behind. The \
-        role needs pg_read_all_stats.
+        Row sweeps wait while a standby's replay is further behind, such as 10s or 64MB. The role needs \
+        pg_read_all_stats.
         """
     ) { text in
       if text == off { return .accepted(nil) }

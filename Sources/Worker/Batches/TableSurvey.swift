@@ -244,8 +244,7 @@ extension Setting where Value == Bool {
     .boolean(
       "SB_WORKER_ALLOW_ROW_SECURITY", default: false,
       help: """
-        Sweep a table even if row security hides some of its rows from the worker's role. By default such a run fails, \
-        because it cannot tell hidden rows from missing ones.
+        Sweep a table even if row security hides rows from the worker's role. By default such a run fails.
         """)
   }
 }

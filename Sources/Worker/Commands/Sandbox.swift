@@ -9,8 +9,7 @@ extension Setting where Value == SandboxSetting {
     .choice(
       "SB_WORKER_SANDBOX", default: .on,
       help: """
-        Confine the process: no core dumps, no new programs or threads, few system calls, and no files but \
-        certificates and the resolver's. Turn it off for a profiler or a debugger.
+        Confine the process with seccomp and Landlock once it has started. Turn it off for a profiler or a debugger.
         """)
   }
 }

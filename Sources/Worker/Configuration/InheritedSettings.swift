@@ -6,7 +6,7 @@ enum DeploymentEnvironment: String, CaseIterable, Sendable {
 }
 
 /// The help text of the GitOps settings.
-private let gitOpsHelp = "Ignored; accepted for compatibility. This version has no GitOps sweepers."
+private let gitOpsHelp = "Ignored; accepted for compatibility."
 
 extension Setting {
   /// The same setting, validated only if GitOps is on, as in the existing worker.

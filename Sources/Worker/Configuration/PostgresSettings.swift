@@ -54,10 +54,7 @@ extension Setting where Value == Int {
   static var databaseMaxConnections: Setting {
     .inheritedInteger(
       "DATABASE_MAX_CONNS", default: 10, upTo: 262_143,
-      help: """
-        Maximum number of connections to PostgreSQL. pool_max_conns in the URL takes precedence. Connections are \
-        opened on demand; an idle worker holds at most one.
-        """)
+      help: "Maximum number of PostgreSQL connections, opened on demand. pool_max_conns in the URL takes precedence.")
   }
 }
 
@@ -65,10 +62,7 @@ extension Setting where Value == Duration {
   static var databaseConnectionLifetime: Setting {
     .inheritedDuration(
       "DATABASE_CONN_LIFETIME", default: .seconds(30 * 60), zeroOrBelow: .isDefault,
-      help: """
-        Maximum age of a PostgreSQL connection; an older one is replaced when it becomes idle. pool_max_conn_lifetime \
-        in the URL takes precedence.
-        """)
+      help: "Maximum age of a PostgreSQL connection. pool_max_conn_lifetime in the URL takes precedence.")
   }
 
   static var databaseConnectTimeout: Setting {

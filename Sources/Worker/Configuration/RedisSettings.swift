@@ -10,7 +10,7 @@ extension Setting where Value == RedisConfiguration {
       help: """
         URL of the control plane's Redis: redis://user:password@host:port/database, rediss:// for TLS, \
         redis+sentinel://user:password@host:port,host:port/master/database for Sentinels, \
-        redis+cluster://user:password@host:port,host:port for a cluster, or unix:///path/of/a.sock.
+        redis+cluster://user:password@host:port,host:port for a cluster, or unix:///path/to/redis.sock.
         """,
       isSecret: true
     ) { text in
@@ -28,7 +28,7 @@ extension Setting where Value == String {
   static var redisNamespace: Setting {
     var setting = Setting(
       name: "REDIS_NAMESPACE", kind: "text", absence: .text("secrets-bridge"),
-      help: "Prefix of every Redis key. It must be the same for all parts of the control plane."
+      help: "Prefix of every Redis key; the same in every part of the control plane."
     ) { text in
       guard isNamespace(text) else {
         return .mustBe("at most 200 bytes without braces, whitespace or control characters")
@@ -63,7 +63,7 @@ extension Setting where Value == Int {
   static var redisPoolSize: Setting {
     .inheritedInteger(
       "REDIS_POOL_SIZE", default: 10, upTo: .max,
-      help: "Ignored; accepted for compatibility. The worker uses one pipelined connection.")
+      help: "Ignored; accepted for compatibility.")
   }
 }
 

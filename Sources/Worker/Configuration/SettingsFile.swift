@@ -8,10 +8,7 @@ extension Setting where Value == String? {
   static var settingsFile: Setting {
     .optional(
       "SB_WORKER_SETTINGS_FILE", kind: "path",
-      help: """
-        File with further settings, one NAME=value a line, which is read again on SIGHUP. A setting that the \
-        environment has, too, is ignored in it, with a warning.
-        """
+      help: "File of further settings, one NAME=value per line, read again on SIGHUP. The environment takes precedence."
     ) { _ in nil }
   }
 }

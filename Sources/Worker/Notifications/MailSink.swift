@@ -73,8 +73,8 @@ extension Setting where Value == String? {
     .optional(
       "SB_WORKER_SMTP_HELO", kind: "host name",
       help: """
-        Client name sent to the mail server in EHLO. Defaults to the path of SB_WORKER_SMTP_URL, the host's name if it \
-        has a dot, or its address as [192.0.2.1].
+        Client name in EHLO. Defaults to the path of SB_WORKER_SMTP_URL, the host's name if it has a dot, or its \
+        address as [192.0.2.1].
         """
     ) {
       MailAddress.isClientName($0) ? nil : "a name with a dot, such as worker.example.com, or an address in brackets"
@@ -104,7 +104,7 @@ extension Setting where Value == TransferRequest.MailEncryption {
     .choice(
       "SB_WORKER_SMTP_STARTTLS", default: .required,
       help:
-        "Use of STARTTLS with an smtp:// server: required, preferred (plaintext if it is not offered) or never."
+        "STARTTLS with an smtp:// server: required, preferred (plaintext if not offered) or never."
     )
   }
 }

@@ -99,8 +99,7 @@ extension Setting where Value == String? {
   static var pagerDutyRoutingKey: Setting {
     .optional(
       "SB_WORKER_PAGERDUTY_ROUTING_KEY", kind: "routing key", isSecret: true,
-      help:
-        "Integration key of a PagerDuty service (Events API v2). Failures trigger incidents, recoveries resolve them."
+      help: "Integration key of a PagerDuty service (Events API v2)."
     ) { isVisibleASCII($0) && $0.utf8.count <= 100 ? nil : "at most 100 visible ASCII characters" }
   }
 

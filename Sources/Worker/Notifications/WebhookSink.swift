@@ -46,7 +46,7 @@ extension Setting where Value == String? {
   static var webhookURL: Setting {
     .optional(
       "SB_WORKER_WEBHOOK_URL", kind: "http or https URL", isSecret: true,
-      help: "URL that notifications are posted to as JSON. Without any sink they are only logged.",
+      help: "URL to which notifications are posted as JSON. Without any sink they are only logged.",
       check: { WebURL.expectation($0) })
   }
 }
@@ -64,7 +64,7 @@ extension Setting where Value == [UInt8]? {
   static var webhookSecret: Setting {
     Setting(
       name: "SB_WORKER_WEBHOOK_SECRET", kind: "whsec_ and base64", absence: .value(nil),
-      help: "Key for signing webhook requests, as specified by Standard Webhooks.",
+      help: "Key for signing webhook requests (Standard Webhooks).",
       isSecret: true
     ) { text in
       // https://www.standardwebhooks.com: 24 to 64 bytes in base64 after a prefix.

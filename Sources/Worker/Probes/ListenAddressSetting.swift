@@ -15,10 +15,7 @@ extension Setting where Value == ListenAddress {
   static var localAddress: Setting {
     Setting(
       name: "SB_WORKER_LOCAL_ADDR", kind: "host:port", absence: .text("127.0.0.1:8091"),
-      help: """
-        Address for probes and metrics: host:port, where the host is an IP address or a name. Without a host the \
-        worker listens on every interface.
-        """
+      help: "Listen address for probes and metrics. Without a host, the worker listens on every interface."
     ) { text in
       do {
         return .accepted(try ListenAddress(text))

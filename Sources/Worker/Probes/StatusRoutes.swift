@@ -9,7 +9,7 @@ extension Setting where Value == Bool {
   static var statusPage: Setting {
     .boolean(
       "SB_WORKER_STATUS_PAGE", default: true,
-      help: "Serve the fleet's status at / and /status on the probe listener: sweepers, replicas, reasons for pauses.")
+      help: "Serve the fleet's status at / and /status on the probe listener.")
   }
 }
 

@@ -7,7 +7,7 @@ extension Setting where Value == Duration {
     .duration(
       "SB_WORKER_LEASE", default: .seconds(15),
       in: .seconds(3)...(.milliseconds(CoordinationScripts.longestLeaseMilliseconds)),
-      help: "Lifetime of a sweeper's lock in Redis. The lock is renewed after a third of it.")
+      help: "Lifetime of a sweeper's lock in Redis, renewed after a third of it.")
   }
 
   static var shutdownGrace: Setting {

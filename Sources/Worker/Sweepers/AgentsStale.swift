@@ -52,8 +52,8 @@ extension Setting where Value == Int {
     .percentage(
       "SB_WORKER_AGENTS_STALE_MAX_SHARE", default: 100,
       help: """
-        Maximum share of the active agents that a run may mark stale. A run that finds a larger share, and more than \
-        20, changes nothing and fails. 100% means no limit.
+        Maximum share of the active agents that a run may mark stale. A run that finds a larger share, and more \
+        than 20 rows, fails without changes.
         """)
   }
 }

@@ -59,6 +59,6 @@ extension Setting where Value == Duration? {
   static var connectionsStuckInterval: Setting {
     .interval(
       "SB_WORKER_CONNECTIONS_STUCK_INTERVAL", default: .seconds(60),
-      help: "Interval between searches for connections whose discovery has brought no result in time.")
+      help: "Interval between searches for connections whose discovery has timed out.")
   }
 }

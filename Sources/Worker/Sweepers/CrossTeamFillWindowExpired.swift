@@ -32,6 +32,6 @@ extension Setting where Value == Duration? {
   static var crossTeamFillExpiredInterval: Setting {
     .interval(
       "SB_WORKER_CROSS_TEAM_FILL_EXPIRED_INTERVAL", default: .seconds(30),
-      help: "Interval between searches for cross-team requests whose values were not filled in in time.")
+      help: "Interval between searches for cross-team requests that were not filled in on time.")
   }
 }

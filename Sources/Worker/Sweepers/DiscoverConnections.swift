@@ -35,6 +35,6 @@ extension Setting where Value == Duration? {
   static var discoverConnectionsInterval: Setting {
     .interval(
       "SB_WORKER_DISCOVER_CONNECTIONS_INTERVAL", default: .seconds(30),
-      help: "Interval between searches for provider connections that are due for discovery.")
+      help: "Interval between searches for connections that are due for discovery.")
   }
 }

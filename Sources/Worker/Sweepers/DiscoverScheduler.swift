@@ -36,7 +36,7 @@ extension Setting where Value == DiscoverTargets {
       name: "SB_DISCOVER_TARGETS_JSON", kind: "JSON array", absence: .value(DiscoverTargets()),
       help: """
         Discovery targets: [{"name", "cluster", "provider_type", "provider_config", "scope"}, …]. provider_config \
-        is an optional object, scope an optional string. Without targets the discover scheduler is off.
+        is an optional object, scope an optional string. Without targets discover-scheduler is off.
         """,
       // A provider's configuration should hold no credential; where one does, it is not for the log.
       isSecret: true, read: DiscoverTargets.read)
@@ -47,6 +47,6 @@ extension Setting where Value == Bool {
   static var discoverPileUp: Setting {
     .boolean(
       "SB_WORKER_DISCOVER_PILE_UP", default: false,
-      help: "Enqueue another discover job for a target or connection even if an earlier one is still queued.")
+      help: "Enqueue a discover job even if an earlier one for the same target or connection is still queued.")
   }
 }

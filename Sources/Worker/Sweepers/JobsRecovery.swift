@@ -58,9 +58,7 @@ extension Setting where Value == Duration {
   static var jobsRecoveryGrace: Setting {
     .duration(
       "SB_WORKER_JOBS_RECOVERY_GRACE", default: .zero, in: zeroOrMore,
-      help:
-        "How long to wait after a claim has expired before the job is recovered. An agent may claim it again meanwhile."
-    )
+      help: "How long after its claim has expired a job is recovered.")
   }
 }
 
@@ -70,7 +68,7 @@ extension Setting where Value == Int? {
     var setting = Setting.orOff(
       .integer(
         "SB_WORKER_JOBS_RECOVERY_MAX_ATTEMPTS", default: 1, in: 1...1_000,
-        help: "Requeue a stuck job at most this often, then mark it failed. Only with requeue."),
+        help: "How often a stuck job is requeued before it is marked failed. Only with requeue."),
       absent: "off")
     setting.requiredValue = RequiredValue(
       name: Setting<JobsRecoveryAction>.jobsRecoveryAction.name, text: JobsRecoveryAction.requeue.rawValue)
@@ -91,6 +89,6 @@ extension Setting where Value == JobsRecoveryAction {
   static var jobsRecoveryAction: Setting {
     .choice(
       "SB_WORKER_JOBS_RECOVERY_ACTION", default: .expire,
-      help: "Action for stuck jobs: expire (remove them from the queue for good) or requeue.")
+      help: "Action for stuck jobs: expire (take them out of the queue for good) or requeue.")
   }
 }

@@ -26,7 +26,7 @@ extension Setting where Value == Duration? {
   static var queueAlertAfter: Setting {
     .interval(
       "SB_WORKER_QUEUE_ALERT_AFTER", default: nil,
-      help: "Warn when the oldest queued job of a type has waited for this long, and notify when none does any more.")
+      help: "Warn when the oldest queued job of a type has waited for this long.")
   }
 }
 

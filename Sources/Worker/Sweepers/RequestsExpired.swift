@@ -48,7 +48,7 @@ extension Setting where Value == Duration? {
   static var requestsExpiredInterval: Setting {
     .interval(
       "SB_WORKER_REQUESTS_EXPIRED_INTERVAL", default: nil,
-      help: "Interval between searches for requests that have been pending for longer than their workflow allows.")
+      help: "Interval between searches for requests pending for longer than their workflow allows.")
   }
 }
 
@@ -57,8 +57,8 @@ extension Setting where Value == Bool {
     .boolean(
       "SB_WORKER_AUDIT_EVENTS", default: false,
       help: """
-        Insert a row into audit_events for each expired reveal session, each expired request and each connection \
-        whose discovery failed for lack of a result, in the same transaction.
+        Record expired reveal sessions, expired requests and failed discoveries in audit_events, in the same \
+        transaction.
         """)
   }
 }

@@ -47,7 +47,7 @@ extension Setting where Value == Duration? {
     .orOff(
       .duration(
         name, default: leastRetention, in: leastRetention...Setting<Duration>.aboveZero.upperBound,
-        help: "Delete \(rows) this long after their end, at least 24h.\(note)"),
+        help: "Retention of \(rows), at least 24h.\(note)"),
       absent: off)
   }
 }

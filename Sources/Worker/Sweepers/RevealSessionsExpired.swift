@@ -49,6 +49,6 @@ extension Setting where Value == Duration? {
   static var revealSessionsExpiredInterval: Setting {
     .interval(
       "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL", default: .seconds(5),
-      help: "Interval between searches for expired reveal sessions, whose wraps can be read until they are found.")
+      help: "Interval between searches for expired reveal sessions. Their wraps stay readable until then.")
   }
 }

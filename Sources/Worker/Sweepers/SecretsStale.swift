@@ -53,7 +53,7 @@ extension Setting where Value == Int {
       "SB_WORKER_SECRETS_STALE_MAX_SHARE", default: 100,
       help: """
         Maximum share of the present secrets that a run may mark missing. A run that finds a larger share, and more \
-        than 20, changes nothing and fails. 100% means no limit.
+        than 20 rows, fails without changes.
         """)
   }
 }

@@ -43,8 +43,8 @@ extension Setting where Value == Duration {
     .duration(
       "SB_WORKER_WRAPS_FULL_SWEEP", default: .seconds(900),
       help: """
-        Maximum time from the expiry of a consumed wrap to its deletion in a large table. No index finds consumed \
-        wraps, so the whole table is read this often.
+        Maximum time from a consumed wrap's expiry to its deletion. No index finds consumed wraps, so a large table \
+        is read whole this often.
         """)
   }
 }
