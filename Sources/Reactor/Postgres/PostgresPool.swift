@@ -261,6 +261,9 @@ public final class PostgresPool {
     if state.leaveQueue(requestID) { waiters[requestID]?.end(.failure(error)) }
   }
 
+  /// too_many_connections
+  private static let fullState = "53300"
+
   func open(_ order: PostgresPoolOrder, by deadline: MonotonicInstant) async {
     let connectionID = order.connectionID
     do {
@@ -276,6 +279,10 @@ public final class PostgresPool {
       note(.answered)
       perform(state.opened(connectionID, now: clock.now), opened: connectionID)
       setExpiryTimer()
+    } catch let error as PostgresError where error.sqlState == Self.fullState && state.open + state.opening > 1 {
+      // Not an outage: the connections that there are can be used in turn.
+      counts.failedConnects += 1
+      perform(state.refusedAsFull(connectionID, now: clock.now))
     } catch {
       if let error = error as? PostgresError, error != .poolClosed {
         counts.failedConnects += 1

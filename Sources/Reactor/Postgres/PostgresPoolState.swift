@@ -1,5 +1,5 @@
 // The pool's decisions: which request gets which connection, and which connections are opened and closed. Invariant:
-// there are never more connections than the limit; no request waits while a connection is idle; and a connection is
+// there are never more connections than the limit, or than the server has just said that it takes; no request waits while a connection is idle; and a connection is
 // being opened for each waiting request while there is room. Driven by PostgresPool.
 
 /// A pool's connections and its queue of requests.
@@ -19,6 +19,8 @@ struct PostgresPoolState {
   static let mostWaiting = 1024
   /// The number of unused connections that are kept for reuse, up to their lifetime.
   static let keptIdle = 1
+  /// How long no further connection is opened after the server had no room for one.
+  static let fullPause = Duration.seconds(5)
 
   typealias RequestID = UInt64
   typealias ConnectionID = UInt64
@@ -54,6 +56,8 @@ struct PostgresPoolState {
   private var entries: [Entry] = []
   private var queue: [RequestID] = []
   private var lastConnectionID: ConnectionID = 0
+  /// How many connections the server has room for, and until when that is taken to be so.
+  private var room: (count: Int, until: MonotonicInstant)?
   private(set) var isClosed = false
 
   init(limit: Int, lifetime: Duration, idleTimeout: Duration) {
@@ -137,6 +141,15 @@ struct PostgresPoolState {
     guard let requestID, let place = queue.firstIndex(of: requestID) else { return serveQueue(now) }
     queue.remove(at: place)
     return [.fail(requestID)] + serveQueue(now)
+  }
+
+  /// The connection could not be opened, because the server or the role has no room for it. Its request waits for one of
+  /// the others, open or being opened, if there are any.
+  mutating func refusedAsFull(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+    guard entries.count > 1 else { return failed(connectionID, now: now) }
+    entries.remove(at: openingEntry(connectionID).index)
+    room = (entries.count, now.advanced(by: Self.fullPause))
+    return serveQueue(now)
   }
 
   /// The connection has been closed.
@@ -256,6 +269,8 @@ struct PostgresPoolState {
   /// Opens a connection for each waiting request that has none, while there is room.
   private mutating func serveQueue(_ now: MonotonicInstant) -> [Action] {
     var actions: [Action] = []
+    if let room, now >= room.until { self.room = nil }
+    let limit = min(limit, room?.count ?? limit)
     for requestID in queue where !isOpening(for: requestID) {
       if let index = entries.firstIndex(where: { $0.use == .opening(for: nil) }) {
         entries[index].use = .opening(for: requestID)

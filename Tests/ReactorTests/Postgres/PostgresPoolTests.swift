@@ -89,6 +89,29 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     nonisolated init() {}
   }
 
+  /// As many as the role may have, not as many as the pool may: the others wait, and nothing is an outage.
+  @Test(arguments: [1, 2]) func whereTheRoleMayHaveFewerConnectionsRequestsTakeTurns(count: Int) async throws {
+    let server = try await PrivatePostgres.shared
+    let role = "few\(UInt32.random(in: 0...UInt32.max))"
+    try await server.psql("CREATE ROLE \(role) LOGIN PASSWORD 'p' CONNECTION LIMIT \(count)")
+    try await onLoop {
+      let pool = try makePool(server.url(user: role, password: "p"), limit: 4)
+      var changes: [ServerAvailability] = []
+      pool.onStateChange = { changes.append($0) }
+      for _ in 0..<3 {
+        try await withThrowingTaskGroup { group in
+          for _ in 0..<8 {
+            group.addTask { _ = try await use(pool, PostgresStatement("SELECT pg_sleep(0.02)")) }
+          }
+          try await group.waitForAll()
+        }
+      }
+      #expect(changes == [.ready] && pool.statistics.connectsTotal == count)
+      #expect(pool.statistics.failedConnects < 8, "not one for each request")
+      await pool.close()
+    }
+  }
+
   @Test func whoWaitsTooLongIsTold() async throws {
     let url = try await PrivatePostgres.shared.freshDatabase()
     try await onLoop {
