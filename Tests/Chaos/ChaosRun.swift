@@ -98,10 +98,7 @@ struct ChaosRun: Sendable {
       let ends =
         [begin] + incidents.map(\.ended) + stalls.stalls.map(\.upperBound)
         + (felt.loadsEnd.map { [$0] } ?? [])
-      // Until a replica asks for an hourly sweeper again, a Redis that was emptied does not know that it is attended,
-      // and refuses its trigger.
-      let retains = !incidents.contains { $0.fault.losesData }
-      let left = try await dueRows(cluster, since: ends, traces: felt.traces, retains: retains)
+      let left = try await dueRows(cluster, since: ends, traces: felt.traces)
       for index in watches.indices { watches[index].left = left[index] }
       let quietBegin = try await Self.each(cluster) { try await samples(of: $0) }
       try await Task.sleep(for: Self.quietTime)
@@ -151,9 +148,7 @@ struct ChaosRun: Sendable {
 
   /// Waits until each sweeper has had its time after the last fault, and counts the due rows that are left then, by
   /// control plane.
-  private func dueRows(_ cluster: Cluster, since ends: [Moment], traces: Duration, retains: Bool) async throws
-    -> [[String: Int]]
-  {
+  private func dueRows(_ cluster: Cluster, since ends: [Moment], traces: Duration) async throws -> [[String: Int]] {
     var left = cluster.planes.map { _ in [String: Int]() }
     let calm = ends.max() ?? .now
     let bySlowness = Sweep.allCases.sorted { $0.interval < $1.interval }
@@ -169,7 +164,6 @@ struct ChaosRun: Sendable {
       try await sleep(until: calm.advanced(by: time))
       try await count(sweep.rawValue, sweep.dueTable, due)
     }
-    guard retains else { return left }
     let time = RetentionTriggers.period + RetentionTriggers.runLimit + traces
     try await sleep(until: calm.advanced(by: time))
     for retained in Retained.all(in: cluster.options.surroundings) {

@@ -101,9 +101,6 @@ struct PlannedFault: Sendable, Equatable, CustomStringConvertible {
 
   /// The replicas that it touches; nil: all.
   var replicas: Set<Int>? { replica.map { [$0] } }
-
-  /// Whether Redis loses what it knows.
-  var losesData: Bool { kind == .flushRedis || kind == .restartRedis }
 }
 
 /// Due rows whose sweep takes longer than a lease, put into a table at this time.

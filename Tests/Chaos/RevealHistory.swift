@@ -102,7 +102,7 @@ extension Evidence {
   /// That the retention sweepers have deleted anything at all: what they may not delete is untouched's, and what they
   /// left is swept's.
   private var retention: Check {
-    let names = Set(left.keys).union(writes.transactions.map(\.sweeper)).filter { $0.hasSuffix("-retention") }
+    let names = left.keys.filter { $0.hasSuffix("-retention") }
     let deleted = names.map { name in
       (name, writes.transactions.filter { $0.sweeper == name }.reduce(0) { $0 + $1.changed })
     }

@@ -210,7 +210,7 @@ package struct ScheduleModel {
     record.replicas = lines.joined(separator: ";") + ";"
     news = FleetNews(
       replicas: lines.count, succeededAt: record.succeeded.map { min($0, now) },
-      newestTrigger: record.newestTrigger ?? 0)
+      newestTrigger: record.newestTrigger ?? 0, origin: record.origin ?? "")
   }
 
   /// Whether the sweeper is paused, by what; who tells of it; and who has the lock for it.
@@ -240,7 +240,8 @@ package struct ScheduleModel {
     }
     news = news.map {
       FleetNews(
-        replicas: $0.replicas, succeededAt: $0.succeededAt, pause: notice, newestTrigger: $0.newestTrigger)
+        replicas: $0.replicas, succeededAt: $0.succeededAt, pause: notice, newestTrigger: $0.newestTrigger,
+        origin: $0.origin)
     }
     return paused
   }

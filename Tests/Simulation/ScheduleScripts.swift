@@ -107,7 +107,8 @@ extension ScheduleModel.Answer {
       Self.value("done", now, [verdict, failingFor, failures])
     case .take(let answer, let news):
       Self.value(answer, now).appending(
-        news.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue, $0.newestTrigger] } ?? [])
+        news.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue, $0.newestTrigger] } ?? [],
+        news.map { [$0.origin] } ?? [])
     case .trigger(let answer): Self.value(answer.kind, now, [answer.id], [answer.text])
     }
   }
@@ -137,7 +138,7 @@ extension ScheduleModel.Answer {
 }
 
 extension RedisValue {
-  fileprivate func appending(_ numbers: [Int64]) -> RedisValue {
-    .array((array ?? []) + numbers.map { .integer($0) })
+  fileprivate func appending(_ numbers: [Int64], _ texts: [String]) -> RedisValue {
+    .array((array ?? []) + numbers.map { .integer($0) } + texts.map { .string(Array($0.utf8)) })
   }
 }

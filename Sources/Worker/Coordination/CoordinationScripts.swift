@@ -79,7 +79,8 @@ package enum CoordinationScripts {
   /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text; its name, and what
   /// it says of itself: interval, version, settings.
   /// Answers {kind, now, …}, see `Coordinator.take`; but for "late" the last four numbers are how many replicas
-  /// attend the sweeper, when a run last succeeded (0: never), a `PauseNotice`, and the newest trigger's id (0: none).
+  /// attend the sweeper, when a run last succeeded (0: never), a `PauseNotice`, and the newest trigger's id (0: none),
+  /// and the last text is the record's origin.
   /// Asked again with the same token it answers the same.
   package static let take = RedisScript(
     beginning
@@ -119,6 +120,7 @@ package enum CoordinationScripts {
         parts[#parts + 1] = succeeded
         parts[#parts + 1] = notice
         parts[#parts + 1] = tonumber(record[20]) or 0
+        parts[#parts + 1] = origin
         return parts
       end
 

@@ -41,12 +41,17 @@ package struct FleetNews: Equatable, Sendable {
   package let pause: PauseNotice
   /// Id of the newest trigger of any sweeper; 0 if the record tells of none.
   package let newestTrigger: Int64
+  /// The record's origin: it is another one after Redis has lost its data.
+  package let origin: String
 
-  package init(replicas: Int, succeededAt: Int64?, pause: PauseNotice = .none, newestTrigger: Int64 = 0) {
+  package init(
+    replicas: Int, succeededAt: Int64?, pause: PauseNotice = .none, newestTrigger: Int64 = 0, origin: String
+  ) {
     self.replicas = replicas
     self.succeededAt = succeededAt
     self.pause = pause
     self.newestTrigger = newestTrigger
+    self.origin = origin
   }
 }
 

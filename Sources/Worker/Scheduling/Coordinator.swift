@@ -114,10 +114,12 @@ final class Coordinator {
 
   private static func fleetNews(_ answer: Answer) throws -> FleetNews {
     let numbers = Array(answer.numbers.suffix(4))
-    guard numbers.count == 4, let notice = PauseNotice(rawValue: numbers[2]) else { throw UnexpectedAnswer() }
+    guard numbers.count == 4, let notice = PauseNotice(rawValue: numbers[2]), let origin = answer.texts.last else {
+      throw UnexpectedAnswer()
+    }
     return FleetNews(
       replicas: Int(max(0, numbers[0])), succeededAt: numbers[1] > 0 ? numbers[1] : nil, pause: notice,
-      newestTrigger: numbers[3])
+      newestTrigger: numbers[3], origin: origin)
   }
 
   /// Renews the lock.

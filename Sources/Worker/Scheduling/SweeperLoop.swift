@@ -18,10 +18,12 @@ final class SweeperLoop {
   let random: Random
   private let shutdown: Shutdown
   private let triggers: TriggerBoard
-  /// Fires when the worker drains, and when a trigger was learned of.
+  /// Fires when the worker drains, and when a trigger or a loss of Redis's data was learned of.
   private let wakeUp = WakeUp()
-  /// How many triggers were known when Redis was last asked.
+  /// How many of these were known when Redis was last asked.
   private var answeredTriggers = 0
+  /// The origin of the record that Redis last answered with, and when.
+  private var record: (origin: String, seenAt: MonotonicInstant)?
   let metrics: TaskMetrics
   /// How many replicas there are; only one of the sweepers tells.
   var replicas: Gauge?
@@ -248,6 +250,7 @@ final class SweeperLoop {
     replicas?.set(Double(fleet.replicas))
     // A trigger of this sweeper is in the same record, so this answer was about it.
     if triggers.answered(newest: fleet.newestTrigger) { answeredTriggers = triggers.count }
+    noteRecord(fleet.origin)
     notify(fleet.pause, answer)
     if let succeededAt = fleet.succeededAt { metrics.succeeded(at: succeededAt) }
     switch answer {
@@ -256,6 +259,13 @@ final class SweeperLoop {
     case .taken, .held, .stuck, .paused: metrics.isDue(at: coordinator.grid.slot(after: redisTime))
     case .late: break
     }
+  }
+
+  /// A new record has this sweeper's replicas and pause again. Those of the others follow, which may not ask for hours.
+  private func noteRecord(_ origin: String) {
+    defer { record = (origin, clock.now) }
+    guard let record, record.origin != origin, triggers.lostRecord(seenAt: record.seenAt, at: clock.now) else { return }
+    answeredTriggers += 1
   }
 
   /// Whether nothing is known yet of the only slot of `run --once`.

@@ -130,6 +130,27 @@ import Testing
     #expect(nothing.ending == .exited(64))
     #expect(try await worker.stop() == .exited(0))
   }
+
+  /// A sweeper of a long interval asks by itself at its next slot only.
+  @Test func aRareSweeperIsTriggeredAgainSoonAfterRedisLostItsData() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let worker = try await stage.start(["SB_WORKER_SECRETS_STALE_INTERVAL": "8760h"])
+    try await onLoop {
+      try await eventually("it has run in its slot") { try await worker.runs("secrets-stale", "success") == 1 }
+    }
+    for _ in 0..<2 {
+      let runs = try await onLoop { try await worker.runs("secrets-stale", "success") }
+      try stage.redis.cli("FLUSHALL")
+      try await onLoop {
+        try await eventually("it is attended again", within: .seconds(5)) {
+          try await self.trigger(["secrets-stale"], on: stage).ending == .exited(0)
+        }
+        try await eventually("it runs") { try await worker.runs("secrets-stale", "success") > runs }
+      }
+    }
+    #expect(try await worker.stop() == .exited(0))
+  }
 }
 
 extension ReplicaPair {

@@ -104,6 +104,19 @@ import Testing
     #expect(!news.answered(newest: 6) && !news.answered(newest: 5))
   }
 
+  @Test func aLossIsNewsOnceHoweverManySweepersLearnOfIt() {
+    var news = TriggerNews()
+    func isNews(_ seenAt: Int64, _ now: Int64) -> Bool {
+      news.lostRecord(seenAt: Self.at(seenAt), at: Self.at(now))
+    }
+    #expect(isNews(10, 30))
+    #expect(!isNews(20, 31), "another sweeper's record was lost with it")
+    #expect(isNews(30, 40), "lost again")
+    #expect(!isNews(31, 41))
+    #expect(isNews(41, 41))
+    #expect(news.count == 3)
+  }
+
   @Test func aGrantIsRunWithItsTokenAndTheMomentOfItsSending() {
     var machine = Self.machine()
     _ = machine.answered(
