@@ -114,7 +114,7 @@ struct BatchPlan {
     let parameters = statements[index].parameters
     let ids = (parameters[1] ?? "{}").dropFirst().dropLast().split(separator: ",").map(String.init)
     let slot = replica.judge.slot(of: epoch, Scenario.discovery)
-    for (id, target) in zip(ids, scenario.targets(in: parameters[0] ?? "")) {
+    for (id, target) in zip(ids, scenario.statements.targets(in: parameters[0] ?? "")) {
       let isRandom = replica.mutation == .randomIDs
       let job = Judge.Job(target: target, slot: slot, id: isRandom ? "\(replica.world.random.next())" : id)
       if !replica.judge.exists(job) { jobs.append(job) }

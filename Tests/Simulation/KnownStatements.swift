@@ -3,6 +3,7 @@
 
 import Reactor
 import Worker
+import _StringProcessing
 
 /// What a statement does, as far as the modelled server knows.
 enum StatementRole {
@@ -19,6 +20,9 @@ enum StatementRole {
 final class KnownStatements {
   /// By the length of their texts: to compare two texts that share their memory costs nothing, a hash of each would.
   private var roles: [Int: [(text: String, role: StatementRole)]] = [:]
+
+  /// The targets of each document that was met.
+  private var documents: [String: [Int]] = [:]
 
   private static let shared: [String: StatementRole] = [
     GuardStatements.open: .open, GuardStatements.openWithTransactionTimeout: .open, GuardStatements.close: .close,
@@ -70,6 +74,15 @@ final class KnownStatements {
       preconditionFailure("the model does not know this statement: \(sql)")
     }
     return known.role
+  }
+
+  /// The targets of a discovery's document, by number.
+  func targets(in document: String) -> [Int] {
+    if let known = documents[document] { return known }
+    let parts = document.split(separator: "\"name\":\"").dropFirst()
+    let targets = parts.compactMap { Int($0.prefix { $0 != "\"" }) }
+    documents[document] = targets
+    return targets
   }
 
   /// What the look at a table answers: a plain table of its owner's, with an index, without row security.

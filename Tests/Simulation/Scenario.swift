@@ -4,7 +4,6 @@
 import Coordination
 import Reactor
 import Worker
-import _StringProcessing
 
 /// A rule that is left out on purpose, to see that the simulation notices.
 package enum Mutation: String, CaseIterable, Sendable {
@@ -151,10 +150,5 @@ struct Scenario {
       preconditionFailure("this names no run: \(text)")
     }
     return sweeper
-  }
-
-  /// The targets of a discovery's document, by number.
-  func targets(in document: String) -> [Int] {
-    document.split(separator: "\"name\":\"").dropFirst().compactMap { Int($0.prefix { $0 != "\"" }) }
   }
 }

@@ -69,7 +69,7 @@ package struct ScheduleModel {
     var succeeded: Int64?
     var replica: String?
     var rowsSoFar: String?
-    var replicas: String?
+    var presences: [Presence] = []
     var pauseTold: String?
     var noticeFor: String?
     var notice: Int64?
@@ -81,6 +81,19 @@ package struct ScheduleModel {
     var triggerEpoch: Int64?
     var triggered: String?
     var newestTrigger: Int64?
+  }
+
+  /// A replica that attends the sweeper. The record has it as text, which is put together only where it is read.
+  struct Presence: Equatable {
+    let replica: String
+    let seenAt: Int64
+    /// What the replica says of itself: interval, version, settings.
+    let words: String
+
+    var text: String { "\(replica) \(seenAt) \(words);" }
+
+    /// Nil if it says no number.
+    var intervalMilliseconds: Int64? { words.split(separator: " ").first.flatMap { Int64($0) } }
   }
 
   struct Ask {
@@ -198,18 +211,15 @@ package struct ScheduleModel {
 
   /// Lists the replica that asks, and those that were seen not long ago.
   private mutating func noteReplica(_ ask: Ask, in record: inout Record, at now: Int64) {
-    var lines = ["\(ask.replica) \(now) \(ask.presence)"]
+    var presences = [Presence(replica: ask.replica, seenAt: now, words: ask.presence)]
     let horizon = max(Int64(CoordinationScripts.presenceMilliseconds), 2 * ask.grid.intervalMilliseconds)
-    for line in (record.replicas ?? "").split(separator: ";") {
-      let words = line.split(separator: " ")
-      guard words.count > 2, let seen = Int64(words[1]), words[0] != ask.replica else { continue }
-      if now >= seen, now - seen < horizon, lines.count < CoordinationScripts.replicaLimit {
-        lines.append(String(line))
-      }
+    for presence in record.presences where presence.replica != ask.replica {
+      let age = now - presence.seenAt
+      if age >= 0, age < horizon, presences.count < CoordinationScripts.replicaLimit { presences.append(presence) }
     }
-    record.replicas = lines.joined(separator: ";") + ";"
+    record.presences = presences
     news = FleetNews(
-      replicas: lines.count, succeededAt: record.succeeded.map { min($0, now) },
+      replicas: presences.count, succeededAt: record.succeeded.map { min($0, now) },
       newestTrigger: record.newestTrigger ?? 0, origin: record.origin ?? "")
   }
 

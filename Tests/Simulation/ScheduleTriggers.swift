@@ -52,11 +52,13 @@ extension ScheduleModel.Record {
     return now < triggerUntil && triggerUntil - now <= Int64(CoordinationScripts.triggerLifeMilliseconds)
   }
 
+  /// What the record has of the replicas; nil if none has asked.
+  var replicas: String? { presences.isEmpty ? nil : presences.map(\.text).joined() }
+
   fileprivate func isAttended(at now: Int64) -> Bool {
-    (replicas ?? "").split(separator: ";").contains { line in
-      let words = line.split(separator: " ")
-      guard words.count > 2, let seen = Int64(words[1]), let interval = Int64(words[2]) else { return false }
-      return now - seen < max(Int64(CoordinationScripts.presenceMilliseconds), 2 * interval)
+    presences.contains { presence in
+      guard let interval = presence.intervalMilliseconds else { return false }
+      return now - presence.seenAt < max(Int64(CoordinationScripts.presenceMilliseconds), 2 * interval)
     }
   }
 }

@@ -8,6 +8,15 @@ public final class VirtualTime {
   /// The wall clock's time at the monotonic clock's zero: a day in 2023.
   private static let wallSeconds: Int64 = 1_700_000_000
 
+  /// A timer that has not fired. Its place in the list is a part of its number, so that it is found without a search.
+  private struct Timer {
+    var number: UInt64 = 0
+    var body: (@EventLoop () -> Void)?
+  }
+
+  /// So many bits of a number are the timer's place; the others count the timers, and so are in their order.
+  private static let placeBits: UInt64 = 24
+
   private struct Entry {
     let instant: MonotonicInstant
     let number: UInt64
@@ -24,8 +33,9 @@ public final class VirtualTime {
   nonisolated let passesWhenIdle: Bool
   /// A binary heap. A stopped timer stays in it until its instant.
   private var heap: [Entry] = []
-  private var bodies: [UInt64: @EventLoop () -> Void] = [:]
-  private var lastNumber: UInt64 = 0
+  private var timers: [Timer] = []
+  private var freePlaces: [Int] = []
+  private var startedCount: UInt64 = 0
 
   /// Time that passes when the loop has nothing to do: see `LoopClock.virtual()`.
   public nonisolated convenience init() {
@@ -54,7 +64,8 @@ public final class VirtualTime {
   /// Drops all timers that have not fired.
   public func clear() {
     heap = []
-    bodies = [:]
+    timers = []
+    freePlaces = []
     tellLoop()
   }
 
@@ -70,17 +81,16 @@ public final class VirtualTime {
 
   /// Starts a timer, and returns the number that stops it.
   func start(at instant: MonotonicInstant, _ body: @escaping @EventLoop () -> Void) -> UInt64 {
-    lastNumber += 1
-    bodies[lastNumber] = body
-    guard instant < .never else { return lastNumber }
-    push(Entry(instant: instant, number: lastNumber))
+    let number = add(body)
+    guard instant < .never else { return number }
+    push(Entry(instant: instant, number: number))
     tellLoop()
-    return lastNumber
+    return number
   }
 
   func stop(_ number: UInt64) {
-    guard bodies.removeValue(forKey: number) != nil else { return }
-    if heap.count > 64, heap.count > 4 * bodies.count { compact() }
+    guard remove(number) != nil else { return }
+    if heap.count > 64, heap.count > 4 * (timers.count - freePlaces.count) { compact() }
     tellLoop()
   }
 
@@ -103,7 +113,7 @@ public final class VirtualTime {
       dropStopped()
       guard let next = heap.first, next.instant <= now else { break }
       pop()
-      let body = bodies.removeValue(forKey: next.number)
+      let body = remove(next.number)
       body?()
     }
     tellLoop()
@@ -117,14 +127,41 @@ public final class VirtualTime {
     executor.virtualTime = nextTimer == nil ? nil : self
   }
 
+  // MARK: The timers
+
+  private func add(_ body: @escaping @EventLoop () -> Void) -> UInt64 {
+    let place = freePlaces.popLast() ?? timers.count
+    if place == timers.count { timers.append(Timer()) }
+    precondition(place < 1 << Self.placeBits, "too many timers")
+    startedCount += 1
+    let number = startedCount << Self.placeBits | UInt64(place)
+    timers[place] = Timer(number: number, body: body)
+    return number
+  }
+
+  private static func place(of number: UInt64) -> Int { Int(number & (1 << placeBits - 1)) }
+
+  private func isSet(_ number: UInt64) -> Bool {
+    let place = Self.place(of: number)
+    return number > 0 && place < timers.count && timers[place].number == number
+  }
+
+  private func remove(_ number: UInt64) -> (@EventLoop () -> Void)? {
+    guard isSet(number) else { return nil }
+    let place = Self.place(of: number)
+    defer { timers[place] = Timer() }
+    freePlaces.append(place)
+    return timers[place].body
+  }
+
   // MARK: The heap
 
   private func dropStopped() {
-    while let next = heap.first, bodies[next.number] == nil { pop() }
+    while let next = heap.first, !isSet(next.number) { pop() }
   }
 
   private func compact() {
-    let kept = heap.filter { bodies[$0.number] != nil }
+    let kept = heap.filter { isSet($0.number) }
     heap.removeAll(keepingCapacity: true)
     for entry in kept { push(entry) }
   }
