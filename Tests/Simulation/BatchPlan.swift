@@ -12,6 +12,8 @@ struct BatchPlan {
   private(set) var length: Int64 = 0
   private(set) var rows = 0
   private(set) var jobs: [Judge.Job] = []
+  /// What is done to rows that are modelled one by one, when the server does it.
+  private(set) var change: RevealChange?
   /// The first statement that can wait for a row's lock.
   private(set) var firstWrite = 0
   private let statements: [PostgresStatement]
@@ -22,6 +24,8 @@ struct BatchPlan {
   private var changes: [Int?]
 
   private static let roundTrip: Int64 = 200
+  /// What a statement of a window takes.
+  private static let windowTime: Int64 = 1_000
 
   init(_ statements: [PostgresStatement], _ roles: [StatementRole], sweeper: Int, epoch: Int64, _ replica: Replica) {
     self.statements = statements
@@ -33,10 +37,19 @@ struct BatchPlan {
     firstWrite = roles.firstIndex { $0 != .open && $0 != .settings && $0 != .check && $0 != .survey } ?? 0
     let table = replica.judge.tables[sweeper]
     // A run's first batch meets the table as it is now: as large, and with as much to do, as it may be.
-    if statements.indices.contains(where: { roles[$0] == .indexScan && statements[$0].parameters[0] == nil }) {
-      table.draw(replica.world, scenario)
+    if isFirst { table.draw(replica.world, scenario) }
+    if roles.contains(where: { $0 == .writeLinked || $0 == .writeLinkedSkippingLocked || $0 == .firstKey }) {
+      guard let reveals = replica.postgres.reveals else { preconditionFailure("this seed has no reveal sessions") }
+      change = RevealChange(statements, roles, in: reveals)
     }
     for (index, role) in roles.enumerated() { plan(index, role, table, epoch, replica) }
+  }
+
+  private var isFirst: Bool {
+    let scans = statements.indices.filter { roles[$0] == .indexScan }
+    if !scans.isEmpty { return scans.contains { statements[$0].parameters[0] == nil } }
+    return roles.contains { $0 == .check || $0 == .survey }
+      && statements.indices.contains { roles[$0] == .pages && range($0).lowerBound == 0 }
   }
 
   private mutating func plan(
@@ -64,7 +77,8 @@ struct BatchPlan {
     case .dueRows: answers[index] = []
     case .rows: changes[index] = 0
     case .insert: insert(index, epoch, replica)
-    case .clock, .readLimits, .loginRole, .holders:
+    case .writeLinked, .writeLinkedSkippingLocked, .write, .writeSkippingLocked, .firstKey: length += Self.windowTime
+    case .clock, .readLimits, .loginRole, .holders, .nothingDue, .related, .schema:
       preconditionFailure("this does not belong in a batch: \(statements[index].sql)")
     }
   }
@@ -134,6 +148,8 @@ struct BatchPlan {
         let opening = statements[0].parameters
         let cutoff = opening[2] ?? "\(began - (Int64(opening[3] ?? "") ?? 0))"
         return PostgresResult(rows: [[hasVerdict ? "t" : "f", "1", "\(clock)", cutoff, "\(clock - began)"]])
+      case .writeLinked, .writeLinkedSkippingLocked, .write, .writeSkippingLocked, .firstKey:
+        return PostgresResult(rows: [change?.answer(index) ?? []])
       default:
         // Without the verdict a write meets no row.
         if let changed = changes[index] {

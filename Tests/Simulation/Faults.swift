@@ -30,7 +30,7 @@ final class Faults {
 
   /// Draws the whole run.
   func plan() {
-    let calm = scenario.intervals.max()! * 4_000
+    let calm = scenario.intervals.prefix(Scenario.rare).max()! * 4_000
     var time: Int64 = 0
     while true {
       let calmEnd = scenario.isFaultless ? scenario.length : time + world.any(calm / 2...calm * 3 / 2)

@@ -14,6 +14,12 @@ enum StatementRole {
   case pages, part, pagesSkippingLocked, firstDue
   case dueRows, rows
   case insert
+  /// Of a sweep with linked rows.
+  case writeLinked, writeLinkedSkippingLocked, write, writeSkippingLocked, firstKey
+  /// Whether nothing is due, asked outside of a run.
+  case nothingDue
+  /// The looks at other tables, and at what the schema has.
+  case related, schema
 }
 
 @EventLoop
@@ -29,6 +35,7 @@ final class KnownStatements {
     GuardStatements.clock: .clock, GuardStatements.readLimits: .readLimits,
     AdvisoryHolder.loginRole: .loginRole, AdvisoryHolder.look: .holders,
     TableStatements.batchSettings: .settings, TableSurvey.look: .survey, TableSurvey.check: .check,
+    RelatedTables.look: .related, SchemaLook.look: .schema,
   ]
 
   /// The answers that are the same each time.
@@ -51,7 +58,21 @@ final class KnownStatements {
   private func add(_ sweep: RowSweep) {
     let moments = MomentColumns(
       table: Self.identifier, names: "{" + sweep.moments.joined(separator: ",") + "}", types: Self.momentTypes)
-    let statements = TableStatements(sweep: sweep, table: Self.quoted(sweep.table), moments: moments, countsDue: false)
+    var related = RelatedTables()
+    if sweep.needsRelatedTables, let table = survey(sweep.table, sweep.moments) {
+      related = RelatedTables(PostgresResult(rows: relatedTables(sweep.relatedTables(of: table).parameters)))
+    }
+    let statements = TableStatements(
+      sweep: sweep, table: Self.quoted(sweep.table), moments: moments, countsDue: false, related: related)
+    if sweep.looksFirst { add(statements.nothingDue, .nothingDue) }
+    if let linked = sweep.linked, let second = survey(linked.table, [linked.key]) {
+      let windows = LinkedStatements(linked, of: statements, in: second)
+      add(windows.writeLinked, .writeLinked)
+      add(windows.writeLinkedSkippingLocked, .writeLinkedSkippingLocked)
+      add(windows.write, .write)
+      add(windows.writeSkippingLocked, .writeSkippingLocked)
+      return add(windows.firstKey, .firstKey)
+    }
     add(statements.walk, .indexScan)
     add(statements.walkSkippingLocked, .indexScan)
     add(statements.look, .tableProbe)
@@ -88,14 +109,32 @@ final class KnownStatements {
   /// What the look at a table answers: a plain table of its owner's, with an index, without row security.
   func survey(of table: String, moments: String?, pages: Int) -> [String?] {
     [
-      "public", "r", "\(Self.identifier)", "f", "t", "t", "f", "(consumed_at IS NULL)", "\(pages)", Self.file, "1", nil,
+      "public", "r", "\(Self.identifier)", "f", "t", "t", "f", Self.predicate(of: table), "\(pages)", Self.file, "1",
+      nil,
       "f",
       "f", nil, Self.indexes, Self.momentTypes, moments,
     ]
   }
 
+  private func survey(_ table: String, _ moments: [String]) -> TableSurvey? {
+    let answer = survey(of: table, moments: "{" + moments.joined(separator: ",") + "}", pages: 0)
+    return TableSurvey(table: table, PostgresResult(rows: [answer]))
+  }
+
+  /// What the look at other tables answers: each is there, and nothing refers to the swept one.
+  func relatedTables(_ parameters: [String?]) -> [[String?]] {
+    let names = (parameters[0] ?? "{}").dropFirst().dropLast().split(separator: ",").map(String.init)
+    return names.enumerated().map { index, name in
+      ["1", "public", name, "\(Self.identifier + 100 + Int64(index))", "f", "0", "", "", "t"]
+    }
+  }
+
   func check(pages: Int) -> [String?] {
     ["t", "f", "t", "f", "\(pages)", Self.file, Self.indexes, Self.momentTypes]
+  }
+
+  private static func predicate(of table: String) -> String {
+    table == "reveal_sessions" ? "(expired_at IS NULL)" : "(consumed_at IS NULL)"
   }
 
   private static let identifier: Int64 = 16_400

@@ -237,7 +237,9 @@ extension Life {
 
   /// Each slot that it attended was counted once. What it was asking when it was cut off was not.
   private func closeBooks() {
-    for (sweeper, observation) in observations.enumerated() where !observation.isAsking {
+    // A slot that Redis was asked in, and PostgreSQL again, is no longer left to others.
+    for (sweeper, observation) in observations.enumerated()
+    where !observation.isAsking && !replica.scenario.looksFirst(sweeper) {
       let skipped = service.count(.skippedLock, sweeper: sweeper) - observation.drainedRuns
       judge.counted(skipped: Int(skipped), expected: observation.books.expected, sweeper)
     }

@@ -158,6 +158,9 @@ final class ModelledConnection: SweepConnection {
         let sweeper = scenario.sweeper(inRunName: last.parameters[1] ?? "")
         let holder = server.evict(sweeper, before: Int64(last.parameters[2] ?? "") ?? 0)
         answer(holder.map { [["1", (last.parameters[1] ?? "") + "\($0.epoch)", $0.isEnded ? "t" : "f"]] } ?? [])
+      case .nothingDue: answer([[server.reveals?.isAnyDue == true ? "f" : "t"]])
+      case .related: answer(scenario.statements.relatedTables(last.parameters))
+      case .schema: answer([])
       default: preconditionFailure("this is not asked outside of a batch: \(last.sql)")
       }
     }
@@ -188,7 +191,7 @@ final class ModelledConnection: SweepConnection {
     }
     let batch = PostgresServer.Batch(
       sweeper: sweeper, epoch: epoch, deadline: Int64(opening.parameters[0] ?? "") ?? 0,
-      writeLength: plan.length, rows: plan.rows, cut: cut, jobs: plan.jobs)
+      writeLength: plan.length, rows: plan.rows, cut: cut, jobs: plan.jobs, change: plan.change)
     if let freeze {
       replica.pause(freeze)
       // It froze before it could send anything: this is done when it goes on.

@@ -53,7 +53,9 @@ final class ModelledSender: EventSender {
     return names.reduce(0) { $0 + number(after: $1, in: body) }
   }
 
-  private static let names = [Array("\"deleted\":".utf8), Array("\"enqueued\":".utf8)]
+  private static let names = ["deleted", "enqueued", "sessions_swept", "requests_swept"].map { name in
+    Array("\"\(name)\":".utf8)
+  }
 
   private static func number(after name: [UInt8], in body: [UInt8]) -> Int {
     var number = 0

@@ -30,11 +30,13 @@ final class PostgresServer {
     let deadline: Int64
     /// How long its statements take, and how many rows they change.
     let writeLength: Int64
-    let rows: Int
+    private let plannedRows: Int
     /// Before which message the client froze, and for how long: 1 the write, 2 the closing statement, 3 the end.
     let cut: (message: Int, length: Int64)?
     /// What it inserts: the slot's jobs.
     let jobs: [Judge.Job]
+    /// What it does to rows that are modelled one by one.
+    let change: RevealChange?
     fileprivate var began: Int64 = 0
     fileprivate var isTransaction = false
     fileprivate var hasVerdict = false
@@ -46,16 +48,19 @@ final class PostgresServer {
 
     init(
       sweeper: Int, epoch: Int64, deadline: Int64, writeLength: Int64, rows: Int, cut: (message: Int, length: Int64)?,
-      jobs: [Judge.Job]
+      jobs: [Judge.Job], change: RevealChange?
     ) {
       self.sweeper = sweeper
       self.epoch = epoch
       self.deadline = deadline
       self.writeLength = writeLength
-      self.rows = rows
+      plannedRows = rows
       self.cut = cut
       self.jobs = jobs
+      self.change = change
     }
+
+    var rows: Int { change?.rows ?? plannedRows }
   }
 
   enum Answer {
@@ -77,6 +82,8 @@ final class PostgresServer {
   private var backlog: [@EventLoop () -> Void] = []
   private var holders: [PostgresSession?]
   private var starts = 0
+  /// Where the seed has them.
+  private(set) var reveals: RevealTable?
   /// Until when someone holds a lock on the tables, in true time.
   var tablesLockedUntil: Int64 = 0
 
@@ -87,6 +94,9 @@ final class PostgresServer {
     self.mutation = mutation
     clock = DriftingClock(partsPerMillion: world.any(scenario.drifts), offset: 1_700_000_123_000_000)
     holders = scenario.intervals.map { _ in nil }
+    if scenario.hasLater {
+      reveals = RevealTable(world, scenario, judge, mutation) { [unowned self] in time }
+    }
   }
 
   /// Its clock in µs.
@@ -177,6 +187,12 @@ final class PostgresServer {
       }
     }
     if batch.hasVerdict, time < batch.deadline || mutation == .noDeadline {
+      if let change = batch.change, !change.write(began: batch.began) {
+        return world.after(100_000) { [self] in
+          abort(session)
+          answer(.lockTimeout)
+        }
+      }
       batch.hasWritten = true
       judge.writeBegan(batch)
     }
@@ -203,7 +219,10 @@ final class PostgresServer {
     let closed = world.now
     message(3, of: batch, in: session, answer: answer) { [self] in
       batch.isLastMessageLate = world.now > closed
-      if batch.hasWritten { judge.committed(batch) }
+      if batch.hasWritten {
+        batch.change?.committed()
+        judge.committed(batch)
+      }
       finish(session)
       let hasVerdict = batch.hasVerdict || mutation == .verdictIgnored
       if hasVerdict { judge.answered(batch) }
@@ -218,7 +237,10 @@ final class PostgresServer {
   }
 
   private func abort(_ session: PostgresSession) {
-    if let batch = session.batch, batch.hasWritten { judge.rolledBack(batch) }
+    if let batch = session.batch, batch.hasWritten {
+      batch.change?.rolledBack()
+      judge.rolledBack(batch)
+    }
     finish(session)
   }
 

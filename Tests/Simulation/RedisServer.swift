@@ -74,7 +74,7 @@ final class RedisServer {
     judge.redisTime = time
     let triggeredEpoch = sweepers[sweeper].record?.triggerEpoch
     if mutation == .noRelease, case .release = call { return .release(true) }
-    let answer = sweepers[sweeper].execute(shortened(call), at: time)
+    let answer = unchanged(sweepers[sweeper].execute(shortened(call), at: time))
     switch (call, answer) {
     case (.take(let ask), .take(.taken(let run), _)):
       judge.granted(run, sweeper, mode: ask.mode, isAwaited: life.awaits(ask.token, sweeper))
@@ -106,6 +106,16 @@ final class RedisServer {
         token: token, lease: lease - Scenario.marginLeftOut, notAfter: notAfter, changed: changed)
     case .release, .complete, .trigger: return call
     }
+  }
+
+  /// As if each record were the first one, where that is the rule that is left out.
+  private func unchanged(_ answer: ScheduleModel.Answer) -> ScheduleModel.Answer {
+    guard mutation == .lossUnnoticed, case .take(let take, let news?) = answer else { return answer }
+    return .take(
+      take,
+      FleetNews(
+        replicas: news.replicas, succeededAt: news.succeededAt, pause: news.pause, newestTrigger: news.newestTrigger,
+        origin: "the same"))
   }
 
   // MARK: Faults

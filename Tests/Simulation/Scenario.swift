@@ -35,6 +35,12 @@ package enum Mutation: String, CaseIterable, Sendable {
   case pauseIgnored = "pause-ignored"
   /// A trigger outlasts its run.
   case triggerKept = "trigger-kept"
+  /// A reveal session ends though one of its wraps is locked.
+  case wrapsLeft = "wraps-left"
+  /// PostgreSQL says that nothing is due while something is.
+  case nothingDue = "nothing-due"
+  /// A replica that finds a new record does not ask for its other sweepers.
+  case lossUnnoticed = "loss-unnoticed"
 }
 
 /// The parameters of one virtual run. Times in ms.
@@ -48,7 +54,7 @@ struct Scenario {
 
   let replicas: Int
   let leaseMilliseconds: Int64
-  /// Of each sweeper; the last one is discovery.
+  /// Of each sweeper.
   let intervals: [Int64]
   let targets: Int
   /// Microseconds that a page of the swept tables costs, and how many pages they have at the most.
@@ -65,15 +71,20 @@ struct Scenario {
   let settings: Settings
   let sweepers: [Sweeper]
   let statements: KnownStatements
+  private let names: [String]
   private let lockKeys: [String]
 
-  /// - Parameter calmFleet: so many replicas with little to do and no faults, instead of what is drawn.
-  init(_ world: World, hours: Double, calmFleet: Int?, _ mutation: Mutation?) {
+  /// - Parameters:
+  ///   - hasLater: whether the fleet has later sweepers, too.
+  ///   - calmFleet: so many replicas with little to do and no faults, instead of what is drawn.
+  init(_ world: World, hours: Double, hasLater: Bool, calmFleet: Int?, _ mutation: Mutation?) {
     replicas = calmFleet ?? Int(world.any(1...5))
     leaseMilliseconds = world.any(of: [3_000, 5_000, 15_000])
     let interval: Int64 = world.any(of: [20_000, 30_000, 60_000])
     // A sweeper as rare as discovery waits for so long that what it knows of clocks grows old.
-    intervals = [interval, calmFleet == nil ? world.any(of: [interval, 45_000, 90_000]) : 3_600_000]
+    let seldom = calmFleet == nil ? world.any(of: [interval, 45_000, 90_000]) : 3_600_000
+    intervals = [interval, seldom] + (hasLater ? [world.any(of: [10_000, 20_000]), 3_600_000] : [])
+    names = Self.names + (hasLater ? Self.laterNames : [])
     targets = Int(world.any(1...3))
     // A full run takes from milliseconds to almost half of the interval, often longer than a lease: many pages that are
     // quick, or a few of which each takes as long as a transaction should, or longer.
@@ -98,6 +109,8 @@ struct Scenario {
         "SB_WORKER_RUN_ON_START": "\(runsOnStart)", "SB_WORKER_PACE": runsOnStart ? "1/2" : "full",
         "SB_WORKER_SHUTDOWN_GRACE": "\(Self.grace / 1_000)ms",
         "SB_WORKER_WRAPS_EXPIRED_INTERVAL": "\(intervals[0])ms", "SB_WORKER_DISCOVER_INTERVAL": "\(intervals[1])ms",
+        "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL": "\(hasLater ? intervals[Self.reveal] : 5_000)ms",
+        "SB_WORKER_REQUESTS_EXPIRED_INTERVAL": "1h",
         "SB_DISCOVER_TARGETS_JSON": "[\(targetList.joined(separator: ","))]",
         "SB_WORKER_WEBHOOK_URL": "http://127.0.0.1/hook",
       ])
@@ -105,9 +118,9 @@ struct Scenario {
       preconditionFailure("the scenario is not a configuration: \(error)")
     }
     let all = Sweepers.all(settings)
-    sweepers = Self.names.map { name in all.first { $0.name == name }! }
+    sweepers = names.map { name in all.first { $0.name == name }! }
     statements = KnownStatements(sweepers)
-    lockKeys = Self.names.map { CoordinationScripts.keys(namespace: Self.namespace, sweeper: $0).lock }
+    lockKeys = names.map { CoordinationScripts.keys(namespace: Self.namespace, sweeper: $0).lock }
   }
 
   var description: String {
@@ -127,16 +140,28 @@ struct Scenario {
   }
 
   static let discovery = 1
+  /// Sweepers of some seeds only: one that asks PostgreSQL first, and one whose slots are farther apart than a run is
+  /// long.
+  static let reveal = 2
+  static let rare = 3
   private static let namespace = "simulated"
   private static let names = ["wraps-expired", "discover-scheduler"]
+  private static let laterNames = ["reveal-sessions-expired", "requests-expired"]
 
-  func name(_ sweeper: Int) -> String { Self.names[sweeper] }
+  var hasLater: Bool { intervals.count > Self.names.count }
+
+  func name(_ sweeper: Int) -> String { names[sweeper] }
+
+  /// Whether a slot without anything due is attended without a run.
+  func looksFirst(_ sweeper: Int) -> Bool {
+    if case .rows(let sweep) = sweepers[sweeper].work { sweep.looksFirst } else { false }
+  }
 
   func grid(_ sweeper: Int) -> SlotGrid {
     SlotGrid(sweeper: name(sweeper), interval: .milliseconds(intervals[sweeper]))
   }
 
-  func sweeper(named name: String) -> Int? { Self.names.firstIndex(of: name) }
+  func sweeper(named name: String) -> Int? { names.firstIndex(of: name) }
 
   func sweeper(ofLock key: String) -> Int {
     guard let sweeper = lockKeys.firstIndex(of: key) else { preconditionFailure("no sweeper has the lock \(key)") }

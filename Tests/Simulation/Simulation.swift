@@ -22,6 +22,9 @@ package enum Simulation {
   /// The virtual time of one seed.
   package nonisolated static let defaultHours = 0.5
 
+  /// One in so many seeds has the later sweepers, which take time.
+  private nonisolated static let laterShare: UInt64 = 4
+
   /// Runs one seed. One at a time: there is one loop, and so one virtual time.
   ///
   /// - Parameters:
@@ -32,7 +35,8 @@ package enum Simulation {
     trace: ((String) -> Void)? = nil
   ) async -> SimulationReport {
     let world = World(seed: seed, trace: trace)
-    let scenario = Scenario(world, hours: hours, calmFleet: calmFleet, mutation)
+    let hasLater = calmFleet == nil && seed % laterShare == 0
+    let scenario = Scenario(world, hours: hours, hasLater: hasLater, calmFleet: calmFleet, mutation)
     let judge = Judge(world, scenario)
     let redis = RedisServer(world, scenario, judge, mutation)
     judge.redisTimeNow = { [unowned redis] in redis.time }
@@ -42,12 +46,15 @@ package enum Simulation {
     world.note("seed \(seed): \(scenario.description)")
     for replica in replicas { world.after(world.any(0...5_000_000)) { replica.start() } }
     faults.plan()
+    judge.watchRareSweeper(redis)
+    postgres.reveals?.live()
     await withTaskGroup { group in
       for replica in replicas { group.addTask { await replica.run() } }
       await world.run(until: scenario.length)
       group.cancelAll()
     }
     judge.check(redis)
+    postgres.reveals?.checkOpen()
     world.time.clear()
     return SimulationReport(
       seed: seed, virtualSeconds: Double(scenario.length) / 1_000_000, events: world.eventCount, runs: judge.runs,

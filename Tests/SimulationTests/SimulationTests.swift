@@ -53,7 +53,7 @@ import Testing
   /// Those that are noticed soon; scripts/simulate --mutations looks for all of them.
   @Test(arguments: [
     Mutation.renewalOff, .noDeadline, .epochFromOne, .randomIDs, .noNotBefore, .noAdvisoryLock, .verdictIgnored,
-    .noRelease, .pauseIgnored,
+    .noRelease, .pauseIgnored, .wrapsLeft, .nothingDue, .lossUnnoticed,
   ])
   func aRuleThatIsLeftOutIsNoticed(mutation: Mutation) async throws {
     for seed in UInt64(1)...100 {

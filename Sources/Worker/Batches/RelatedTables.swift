@@ -119,7 +119,7 @@ package struct RelatedTables: Equatable, Sendable {
 
   /// Reads the answer of `look`.
   @EventLoop
-  init(_ answer: PostgresResult) {
+  package init(_ answer: PostgresResult) {
     for row in 0..<answer.rowCount {
       func text(_ column: Int) -> String { answer[row: row, column: column] ?? "" }
       let table = Table(
@@ -165,10 +165,10 @@ extension RowSweep {
   }
 
   /// Whether its statements name other tables, or have to know of those that refer to its own.
-  var needsRelatedTables: Bool { leavesReferenced || !otherTables.isEmpty }
+  package var needsRelatedTables: Bool { leavesReferenced || !otherTables.isEmpty }
 
   /// The look at them.
-  func relatedTables(of table: TableSurvey) -> PostgresStatement {
+  package func relatedTables(of table: TableSurvey) -> PostgresStatement {
     RelatedTables.statement(otherTables, referencesTo: leavesReferenced ? table.identifier : nil)
   }
 }

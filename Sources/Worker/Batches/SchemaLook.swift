@@ -5,7 +5,7 @@ import Reactor
 
 /// The schema's answers to all sweepers of a process.
 @EventLoop
-final class SchemaLook {
+package final class SchemaLook {
   /// How long a question may take, the wait for a connection included.
   static let limit = Duration.seconds(2)
 
@@ -106,7 +106,7 @@ final class SchemaLook {
   /// that are missing, in their order, and the column's name where the table is there.
   ///
   /// Tables are found as `TableSurvey.look` finds them.
-  static let look = CatalogSQL.qualified(
+  package static let look = CatalogSQL.qualified(
     """
     SELECT required.number, CASE WHEN (named.oid IS NOT NULL) THEN required.name END
       FROM ROWS FROM (unnest($1::int[]), unnest($2::name[]), unnest($3::name[])) WITH ORDINALITY

@@ -172,7 +172,7 @@ extension TableSurvey {
 
   /// Reads the answer of `look`; nil where there is no such table.
   @EventLoop
-  init?(table: String, _ answer: PostgresResult) {
+  package init?(table: String, _ answer: PostgresResult) {
     guard answer.rowCount == 1, let schema = answer[row: 0, column: 0] else { return nil }
     func isTrue(_ column: Int) -> Bool { answer[row: 0, column: column] == "t" }
     func number(_ column: Int) -> Int { answer[row: 0, column: column].flatMap { Int($0) } ?? 0 }

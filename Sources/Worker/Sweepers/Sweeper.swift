@@ -93,7 +93,7 @@ package struct RowSweep: Sendable {
   /// Finds due rows without a look at the whole table.
   var index: Index?
   /// Rows of a second table that change with a due row.
-  var linked: LinkedRows?
+  package var linked: LinkedRows?
   /// A value of another table that `due` uses.
   var lookup: Lookup?
   /// Whether a row that a foreign key of any table refers to stays, whatever that key does on delete.
@@ -104,7 +104,7 @@ package struct RowSweep: Sendable {
   var attemptLimit: AttemptLimit?
   /// Whether PostgreSQL is asked if anything is due before Redis is asked for the lock: that saves most of an idle slot
   /// where the interval is a few seconds. An index has to lead to the oldest due row.
-  var looksFirst = false
+  package var looksFirst = false
   /// How large a share of the table may look due for a run to change anything.
   var shareLimit: ShareLimit?
 
@@ -177,7 +177,7 @@ struct AuditNote: Sendable {
 /// Both changes are one transaction. A due row changes only if none of its linked rows is still due then, so no
 /// committed row has one: where another session holds a linked row locked, its due row waits for the next run.
 package struct LinkedRows: Sendable {
-  let table: String
+  package let table: String
   /// The column of the swept table that has the ids of the linked rows: an array.
   let references: String
   /// The column that these are the values of.
@@ -188,5 +188,5 @@ package struct LinkedRows: Sendable {
   let due: String
   /// The column, of type timestamptz, that the condition compares with the cutoff. It is the only one that is read or
   /// written as a moment.
-  let key: String
+  package let key: String
 }
