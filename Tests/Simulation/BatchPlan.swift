@@ -167,23 +167,23 @@ struct BatchPlan {
 final class ModelledTable {
   private(set) var pages = 0
   private(set) var rowsPerPage = 0
-  /// Pages below have nothing that is due.
-  private var sweptPages = 0
+  /// Which pages have nothing that is due any more. Where two runs alternate, these need not be the first ones.
+  private var isSwept: [Bool] = []
 
   /// Draws what the next run meets.
   func draw(_ world: World, _ scenario: Scenario) {
     pages = Int(world.any(0...Int64(scenario.tablePages)))
     rowsPerPage = world.any(of: [0, 1, 1, 1, 10])
-    sweptPages = 0
+    isSwept = [Bool](repeating: false, count: pages)
   }
 
   func swept(_ range: Range<Int>) {
-    if range.lowerBound <= sweptPages { sweptPages = max(sweptPages, range.upperBound) }
+    for page in range.clamped(to: 0..<pages) { isSwept[page] = true }
   }
 
   /// The place of the first row of `range` that is due.
   func firstDue(in range: Range<Int>) -> String? {
-    let page = max(range.lowerBound, sweptPages)
-    return rowsPerPage > 0 && page < min(range.upperBound, pages) ? "(\(page),1)" : nil
+    guard rowsPerPage > 0 else { return nil }
+    return range.clamped(to: 0..<pages).first { !isSwept[$0] }.map { "(\($0),1)" }
   }
 }
