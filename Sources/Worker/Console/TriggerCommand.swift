@@ -70,7 +70,7 @@ struct TriggerCommand {
     var (pending, text, isUndone): ([Pending], String, Bool) = ([], "", false)
     for name in names where !pending.contains(where: { $0.sweeper == name }) {
       let answer = try await evaluate(CoordinationScripts.trigger, name, [accepts ? "1" : "0"], client)
-      guard answer.count == 4, let id = answer[2].integer else { throw Coordinator.UnexpectedAnswer() }
+      guard answer.count == 4, let id = PlausibleNumber.read(answer[2]) else { throw Coordinator.UnexpectedAnswer() }
       text += "\(name): \(ReportTable.printable(Self.line(answer[0].text ?? "", answer[3].text ?? "")))\n"
       if id > 0 { pending.append(Pending(sweeper: name, id: id)) } else { isUndone = true }
     }
@@ -114,7 +114,7 @@ struct TriggerCommand {
 
   private func progress(of trigger: Pending, _ client: any RedisScripts) async throws -> TriggerProgress {
     let answer = try await evaluate(CoordinationScripts.look, trigger.sweeper, SweeperRecord.fields, client)
-    guard answer.count == 2, let now = answer[0].integer else { throw Coordinator.UnexpectedAnswer() }
+    guard answer.count == 2, let now = PlausibleNumber.read(answer[0]) else { throw Coordinator.UnexpectedAnswer() }
     return TriggerProgress(of: trigger.id, SweeperRecord(sweeper: trigger.sweeper, answer[1]), at: now)
   }
 

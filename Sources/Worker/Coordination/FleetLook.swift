@@ -150,4 +150,9 @@ package enum PlausibleNumber {
     guard let number = Int64(text), range.contains(number) else { return nil }
     return number
   }
+
+  /// The number in an answer; nil if it is none, or not plausible.
+  package static func read(_ value: RedisValue) -> Int64? {
+    value.integer.flatMap { range.contains($0) ? $0 : nil }
+  }
 }

@@ -21,10 +21,6 @@ final class Coordinator {
   /// How long one command may take.
   static let commandLimit = Duration.seconds(2)
 
-  /// What a time or a count of the scripts' can be: Lua's numbers are exact so far. An answer beyond (a record that
-  /// somebody else wrote into) counts as none, and no sum with one within overflows.
-  private static let plausible: ClosedRange<Int64> = -(1 << 53)...(1 << 53)
-
   let grid: SlotGrid
   let leaseDuration: Duration
   private let redis: any RedisScripts
@@ -78,48 +74,8 @@ final class Coordinator {
         token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
         "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "", replica, presence,
       ], by: deadline)
-    let taken = try Self.takeAnswer(answer, token: token, sentAt: sentAt, isForced: mode == .force)
-    return (taken, taken == .late ? nil : try Self.fleetNews(answer), answer.now)
-  }
-
-  private static func takeAnswer(
-    _ answer: Answer, token: String, sentAt: MonotonicInstant, isForced: Bool
-  ) throws -> TakeAnswer {
-    func number(_ index: Int) throws -> Int64 {
-      guard index < answer.numbers.count else { throw UnexpectedAnswer() }
-      return answer.numbers[index]
-    }
-    func text(_ index: Int) throws -> String {
-      guard index < answer.texts.count else { throw UnexpectedAnswer() }
-      return answer.texts[index]
-    }
-    switch answer.kind {
-    case "taken":
-      let (trigger, origin, progress) = (try number(4), try text(0), try text(1))
-      return .taken(
-        Run(
-          epoch: try number(0), slot: try number(1), nextSlot: try number(2), isForced: isForced || trigger > 0,
-          acceptsAnyShare: trigger == 2,
-          failures: max(0, Int(try number(3))), origin: origin, progress: progress.isEmpty ? nil : progress,
-          token: token, takenAt: sentAt))
-    case "held": return .held(slot: try number(0), remaining: try number(1))
-    case "stuck": return .stuck(slot: try number(0))
-    case "idle": return .idle(slot: try number(0), due: try number(1))
-    case "settling": return .settling(slot: try number(0), notBefore: try number(1))
-    case "paused": return .paused(slot: try number(0), Pause(origin: try text(0), text: try text(1)))
-    case "late": return .late
-    default: throw UnexpectedAnswer()
-    }
-  }
-
-  private static func fleetNews(_ answer: Answer) throws -> FleetNews {
-    let numbers = Array(answer.numbers.suffix(4))
-    guard numbers.count == 4, let notice = PauseNotice(rawValue: numbers[2]), let origin = answer.texts.last else {
-      throw UnexpectedAnswer()
-    }
-    return FleetNews(
-      replicas: Int(max(0, numbers[0])), succeededAt: numbers[1] > 0 ? numbers[1] : nil, pause: notice,
-      newestTrigger: numbers[3], origin: origin)
+    let taken = try answer.take(token: token, sentAt: sentAt, isForced: mode == .force)
+    return (taken, taken == .late ? nil : try answer.fleetNews(), answer.now)
   }
 
   /// Renews the lock.
@@ -140,11 +96,7 @@ final class Coordinator {
     let answer = try await evaluate(
       CoordinationScripts.renew, keys: [lockKey, recordKey],
       [token, "\(leaseDuration.milliseconds)", "\(notAfter)", "\(changed)"], by: limit)
-    switch answer.kind {
-    case "1": return .renewed
-    case "2": return .stop
-    default: return .refused
-    }
+    return answer.renewal
   }
 
   /// Deletes the lock where it is the token's.
@@ -167,13 +119,7 @@ final class Coordinator {
         ended.result.isInconclusive ? "1" : "0", "\(count.found)", "\(count.skipped)", "\(count.refused)",
         ended.result.failure?.errorClass ?? "",
       ])
-    guard answer.kind == "done" else { return (.none, answer.now) }
-    guard answer.numbers.count == 3, let kind = AlertDecision.Kind(rawValue: answer.numbers[0]) else {
-      throw UnexpectedAnswer()
-    }
-    let decision = AlertDecision(
-      kind: kind, failingFor: .milliseconds(answer.numbers[1]), failures: Int(answer.numbers[2]))
-    return (decision, answer.now)
+    return (try answer.alertDecision(), answer.now)
   }
 
   /// Which of the sweeper's keys holds another type of value than the scripts work with; nil where that cannot be told.
@@ -194,8 +140,8 @@ final class Coordinator {
   private func notAfter(_ deadline: MonotonicInstant) async throws -> Int64 {
     if redisClock.sample == nil {
       let time = try await redis.time(near: lockKey, by: deadline)
-      guard let parts = time.array, parts.count == 2, let seconds = parts[0].integer, let micros = parts[1].integer,
-        Self.plausible.contains(seconds), Self.plausible.contains(micros)
+      guard let parts = time.array, parts.count == 2, let seconds = PlausibleNumber.read(parts[0]),
+        let micros = PlausibleNumber.read(parts[1])
       else {
         throw UnexpectedAnswer()
       }
@@ -208,40 +154,15 @@ final class Coordinator {
     redisClock.sample = ClockSample(reading: milliseconds, arrivedAt: clock.now, unitsPerSecond: 1_000)
   }
 
-  /// A script's answer, taken apart.
-  private struct Answer {
-    /// A word, or a number in decimal.
-    let kind: String
-    /// Redis's time in ms.
-    let now: Int64
-    /// What else is in it, each kind in its order.
-    var numbers: [Int64] = []
-    var texts: [String] = []
-  }
-
   private func evaluate(
     _ script: RedisScript, keys: [String], _ arguments: [String], by deadline: MonotonicInstant? = nil
-  ) async throws -> Answer {
+  ) async throws -> ScriptAnswer {
     // Each of the scripts may be sent twice: a take is granted once a token, a completion counts once an epoch.
     let value = try await redis.evaluate(
       script, keys: keys, arguments: arguments, isRepeatable: true,
       by: deadline ?? clock.now.advanced(by: Self.commandLimit))
-    guard let parts = value.array, parts.count >= 2, case .integer(let now) = parts[1],
-      let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" })
-    else { throw UnexpectedAnswer() }
-    var answer = Answer(kind: kind, now: now)
-    for part in parts[2...] {
-      if case .integer(let number) = part {
-        answer.numbers.append(number)
-      } else {
-        // Not UTF-8: somebody else wrote it, and it counts as nothing.
-        answer.texts.append(part.text ?? "")
-      }
-    }
-    guard Self.plausible.contains(now), answer.numbers.allSatisfy(Self.plausible.contains) else {
-      throw UnexpectedAnswer()
-    }
-    noteRedisClock(now)
+    let answer = try ScriptAnswer(value)
+    noteRedisClock(answer.now)
     return answer
   }
 }

@@ -1,6 +1,7 @@
 // What the worker asks of Redis: scripts, its clock, and whether it can be asked. The client on sockets is one that can
 // answer, a model in virtual time another one. Invariant: an answer that did not come is an error that says so.
 
+import Coordination
 import Reactor
 
 /// A Redis, as the schedule's loops need it.
@@ -57,7 +58,7 @@ extension RedisScripts {
     for group in isOneServer ? [keys] : keys.map({ [$0] }) {
       let answer = try await evaluate(
         script, keys: group.flatMap(\.self), arguments: arguments, isRepeatable: true, by: deadline)
-      guard let words = answer.array, words.count == group.count + 1, let now = words[0].integer else {
+      guard let words = answer.array, words.count == group.count + 1, let now = PlausibleNumber.read(words[0]) else {
         throw Coordinator.UnexpectedAnswer()
       }
       time = time ?? now
