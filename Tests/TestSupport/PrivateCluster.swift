@@ -13,14 +13,23 @@ public final class PrivateCluster: Sendable {
   /// Starts the nodes and waits until all of them know the cluster as whole. A master counts as down after half a
   /// second without an answer.
   ///
-  /// - Parameter replicas: how many masters have one.
-  public init(replicas replicaCount: Int = 0) throws {
-    let nodes = try (0..<3 + replicaCount).map { _ in
+  /// - Parameters:
+  ///   - replicas: how many masters have one.
+  ///   - user: a further user of each node, name and password.
+  ///   - tls: the nodes' certificates with their keys, in order, the last one for all that follow; and the authority
+  ///     that they trust. Then the nodes speak TLS with each other, too.
+  public init(
+    replicas replicaCount: Int = 0, user: (name: String, password: String)? = nil,
+    tls: (files: [(certificate: String, key: String)], authority: String)? = nil
+  ) throws {
+    let nodes = try (0..<3 + replicaCount).map { index in
       let busPort = try freePort()
-      let node = try PrivateRedis(settings: [
-        "cluster-enabled yes", "cluster-node-timeout 500", "cluster-port \(busPort)", "repl-diskless-sync-delay 0",
-        "cluster-replica-validity-factor 0", "cluster-allow-replica-migration no",
-      ])
+      let node = try PrivateRedis(
+        user: user, tls: tls.map { ($0.files[min(index, $0.files.count - 1)], $0.authority) },
+        settings: [
+          "cluster-enabled yes", "cluster-node-timeout 500", "cluster-port \(busPort)", "repl-diskless-sync-delay 0",
+          "cluster-replica-validity-factor 0", "cluster-allow-replica-migration no",
+        ] + (tls == nil ? [] : ["tls-cluster yes", "tls-replication yes"]))
       return (node: node, busPort: busPort)
     }
     masters = nodes.prefix(3).map(\.node)
@@ -32,7 +41,7 @@ public final class PrivateCluster: Sendable {
         master.cli("CLUSTER", "ADDSLOTSRANGE", "\(first)", "\(min(first + Self.rangeLength, 16_384) - 1)"))
     }
     for (node, busPort) in nodes.dropFirst() {
-      try Self.expectOK(masters[0].cli("CLUSTER", "MEET", "127.0.0.1", "\(node.port)", "\(busPort)"))
+      try Self.expectOK(masters[0].cli("CLUSTER", "MEET", "127.0.0.1", "\(Self.port(of: node))", "\(busPort)"))
     }
     try Self.wait("the nodes know each other") {
       try nodes.allSatisfy {
@@ -50,9 +59,26 @@ public final class PrivateCluster: Sendable {
     }
   }
 
-  /// `redis+cluster://`, with every master.
-  public var url: String {
-    "redis+cluster://" + masters.map { "127.0.0.1:\($0.port)" }.joined(separator: ",")
+  /// `redis+cluster://`, with every master; `rediss+cluster://` where they speak TLS.
+  public var url: String { url(login: "") }
+
+  /// The same with a user and a password.
+  public func url(user: String, password: String) -> String { url(login: "\(user):\(password)@") }
+
+  private func url(login: String) -> String {
+    (masters[0].tlsPort == nil ? "redis" : "rediss") + "+cluster://" + login
+      + masters.map { "127.0.0.1:\(Self.port(of: $0))" }.joined(separator: ",")
+  }
+
+  /// That of the node's clients.
+  private static func port(of node: PrivateRedis) -> UInt16 { node.tlsPort ?? node.port }
+
+  /// The user has another password from now on, and has to log in again.
+  public func rotate(_ user: String, to password: String) throws {
+    for node in masters + replicas {
+      try Self.expectOK(node.cli("ACL", "SETUSER", user, "resetpass", ">\(password)"))
+    }
+    for node in masters + replicas { try node.cli("CLIENT", "KILL", "USER", user) }
   }
 
   /// The index of the master that has had a key's slot from the start.
@@ -70,7 +96,8 @@ public final class PrivateCluster: Sendable {
 
   /// Moves keys.
   public func move(_ keys: [String], from source: PrivateRedis, to target: PrivateRedis) throws {
-    try Self.expectOK(source.cli(["MIGRATE", "127.0.0.1", "\(target.port)", "", "0", "5000", "KEYS"] + keys))
+    try Self.expectOK(
+      source.cli(["MIGRATE", "127.0.0.1", "\(Self.port(of: target))", "", "0", "5000", "KEYS"] + keys))
   }
 
   /// The slot is the target's from now on.

@@ -17,6 +17,8 @@ public final class PrivateRedis: Sendable {
   }
 
   public let port: UInt16
+  /// Where it speaks TLS; nil if it has no certificate.
+  public let tlsPort: UInt16?
   public let password: String?
   /// Where its data lie; gone when it has ended.
   public let directory: String
@@ -36,11 +38,13 @@ public final class PrivateRedis: Sendable {
   /// - Parameters:
   ///   - password: that of the default user.
   ///   - user: a further user, name and password, who may do everything.
+  ///   - tls: its certificate with the key, and the authority of those that it connects to.
   ///   - settings: further lines of redis.conf.
   ///   - isSentinel: it is a Redis Sentinel, which watches nothing.
   ///   - hasSteppedClock: its wall clock can be stepped by `stepClock`.
   public init(
-    password: String? = nil, user: (name: String, password: String)? = nil, settings: [String] = [],
+    password: String? = nil, user: (name: String, password: String)? = nil,
+    tls: (files: (certificate: String, key: String), authority: String)? = nil, settings: [String] = [],
     isSentinel: Bool = false, hasSteppedClock: Bool = false
   ) throws {
     self.password = password
@@ -53,6 +57,13 @@ public final class PrivateRedis: Sendable {
     ]
     if let password { lines.append("requirepass \(password)") }
     if let user { lines.append("user \(user.name) on >\(user.password) ~* &* +@all") }
+    tlsPort = try tls.map { _ in try freePort() }
+    if let tls, let tlsPort {
+      lines += [
+        "tls-port \(tlsPort)", "tls-cert-file \(tls.files.certificate)", "tls-key-file \(tls.files.key)",
+        "tls-ca-cert-file \(tls.authority)", "tls-auth-clients no",
+      ]
+    }
     self.settings = lines + settings
     clock = hasSteppedClock ? SteppedClock(directory: directory) : nil
     try start()

@@ -69,12 +69,8 @@ struct RedisCertificateTests {
     let before = ProcessInfo.processInfo.environment["SSL_CERT_FILE"]
     defer { if let before { setenv("SSL_CERT_FILE", before, 1) } else { unsetenv("SSL_CERT_FILE") } }
     for (certificate, isTrusted, reason) in refusals + [(.good, true, "")] {
-      let files = authority.files(of: certificate)
-      let port = try freePort()
-      let server = try PrivateRedis(settings: [
-        "tls-port \(port)", "tls-cert-file \(files.certificate)", "tls-key-file \(files.key)",
-        "tls-ca-cert-file \(authority.certificateFile)", "tls-auth-clients no",
-      ])
+      let server = try PrivateRedis(tls: (authority.files(of: certificate), authority.certificateFile))
+      let port = try #require(server.tlsPort)
       setenv("SSL_CERT_FILE", isTrusted ? authority.certificateFile : authority.strangersFile, 1)
       try await onLoop {
         try await withRedis("rediss://localhost:\(port)") { redis in

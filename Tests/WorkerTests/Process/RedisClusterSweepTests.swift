@@ -18,6 +18,16 @@ import Testing
     return (try await process.waitForExit(), process.everything)
   }
 
+  /// A row that is due makes a run, which takes the lock.
+  @EventLoop
+  private static func sweepsOne(_ name: String, _ plane: ControlPlane) async throws {
+    _ = try await plane.sql(
+      "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('\(name)', '', now() - interval '1 day')")
+    try await eventually("\(name) is swept", within: .seconds(10)) {
+      try await plane.sql("SELECT status FROM agents WHERE name = '\(name)'") == "stale"
+    }
+  }
+
   @Test func theHealthChecksKeysLieInTheSweepersSlot() throws {
     let cluster = try PrivateRedis(settings: ["cluster-enabled yes", "cluster-port \(try freePort())"])
     for name in Sweepers.names {
@@ -39,17 +49,9 @@ import Testing
       "SB_WORKER_AGENTS_STALE_INTERVAL": "500ms",
     ]
     let workers = [try await WorkerProcess.started(environment), try await WorkerProcess.started(environment)]
-    /// A row that is due makes a run, which takes the lock.
-    @EventLoop func sweepsOne(_ name: String) async throws {
-      _ = try await plane.sql(
-        "INSERT INTO agents (name, secret_hash, last_seen_at) VALUES ('\(name)', '', now() - interval '1 day')")
-      try await eventually("\(name) is swept", within: .seconds(10)) {
-        try await plane.sql("SELECT status FROM agents WHERE name = '\(name)'") == "stale"
-      }
-    }
     try await onLoop {
       for worker in workers { try await worker.answersReadyz(200) }
-      try await sweepsOne("first")
+      try await Self.sweepsOne("first", plane)
       try await eventually("the run is in the history") {
         try cluster.masters[try cluster.index(of: Self.keys.lock)].cli("LLEN", Self.keys.history) != "0"
       }
@@ -69,19 +71,58 @@ import Testing
     try await onLoop {
       let source = cluster.masters[try cluster.index(of: Self.keys.lock)]
       if source !== cluster.masters[0] { try Self.move(cluster, from: source) }
-      try await sweepsOne("moved")
+      try await Self.sweepsOne("moved", plane)
       cluster.masters[0].stop()
       try await eventually("the replica takes over", within: .seconds(20)) {
         try cluster.replicas[0].cli("INFO", "replication").contains("role:master")
       }
       for worker in workers { try await worker.answersReadyz(200, within: .seconds(3)) }
-      try await sweepsOne("after")
+      try await Self.sweepsOne("after", plane)
     }
     for worker in workers { #expect(try await worker.stop() == .exited(0)) }
     let lines = try cluster.replicas[0].cli("LRANGE", Self.keys.history, "0", "-1").split(separator: "\n")
     let slots = try lines.map { try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any] }
       .filter { $0?["outcome"] as? String == "success" }.compactMap { $0?["slot"] as? String }
     #expect(slots.count >= 3 && Set(slots).count == slots.count, "each slot was swept once: \(slots)")
+  }
+
+  @Test func aRotatedPasswordIsReadAgainForEveryNode() async throws {
+    let cluster = try await offLoop { try PrivateCluster(user: ("rotated", "planted-0")) }
+    let plane = try await ControlPlane.fresh()
+    let file = FileManager.default.temporaryDirectory.appendingPathComponent("redis-url-\(UUID().uuidString)")
+    defer { try? FileManager.default.removeItem(at: file) }
+    @Sendable func write(_ number: Int) throws {
+      try Data(cluster.url(user: "rotated", password: "planted-\(number)").utf8).write(to: file, options: .atomic)
+    }
+    try write(0)
+    let worker = try await WorkerProcess.started([
+      "DATABASE_URL": plane.url, "REDIS_URL_FILE": file.path, "SB_WORKER_LEASE": "3s",
+      "SB_WORKER_AGENTS_STALE_INTERVAL": "500ms",
+    ])
+    func count(_ message: String) -> Int { worker.log.count { $0.message == message } }
+    let renewed = "Redis refused the login: connecting with the one that was read again"
+    let same = "Redis refused the login, and the one that was read again is the same"
+    try await onLoop {
+      try await worker.answersReadyz(200)
+      try await Self.sweepsOne("first", plane)
+      // The file first: the sweeps go on.
+      try write(1)
+      try cluster.rotate("rotated", to: "planted-1")
+      try await eventually("it has logged in again") { count(renewed) == 1 }
+      try await Self.sweepsOne("second", plane)
+      try await worker.answersReadyz(200)
+      #expect(count(same) == 0)
+      // The servers first: an outage until the file has the new password.
+      try cluster.rotate("rotated", to: "planted-2")
+      try await worker.answersReadyz(503)
+      try await eventually("it says why") { count(same) == 1 }
+      try write(2)
+      try await worker.answersReadyz(200)
+      try await Self.sweepsOne("third", plane)
+    }
+    #expect(count(renewed) == 2 && count(same) == 1, "once for all nodes")
+    #expect(try await worker.stop() == .exited(0))
+    #expect(!worker.everything.contains("planted"))
   }
 
   private static func move(_ cluster: PrivateCluster, from source: PrivateRedis) throws {
