@@ -154,6 +154,8 @@ public enum NameResolver {
 
   /// The 4 or 16 bytes of an address as text, without its zone; nil if `host` is not an address.
   nonisolated static func addressBytes(_ host: String) -> [UInt8]? {
+    // For C a NUL ends the text: what follows it would be another host to whoever reads it all.
+    guard !host.utf8.contains(0) else { return nil }
     var bytes = [UInt8](repeating: 0, count: 16)
     if inet_pton(AF_INET, host, &bytes) == 1 { return Array(bytes[..<4]) }
     let withoutZone = String(host.prefix { $0 != "%" })

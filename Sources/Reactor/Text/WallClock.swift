@@ -20,6 +20,12 @@ public struct WallClockTime: Equatable, Sendable {
     self.init(seconds: (microseconds - fraction) / 1_000_000, nanoseconds: fraction * 1_000)
   }
 
+  /// A moment from Redis's milliseconds since 1970.
+  public init(millisecondsSince1970 milliseconds: Int64) {
+    let fraction = (milliseconds % 1_000 + 1_000) % 1_000
+    self.init(seconds: (milliseconds - fraction) / 1_000, nanoseconds: fraction * 1_000_000)
+  }
+
   /// Appends this time in RFC 3339 with microseconds: `2026-11-24T01:29:31.123456Z`.
   public func appendRFC3339(to bytes: inout [UInt8]) {
     appendDateAndTime(to: &bytes)
@@ -36,8 +42,12 @@ public struct WallClockTime: Equatable, Sendable {
     return String(decoding: bytes, as: UTF8.self)
   }
 
+  /// RFC 3339 has years of four digits: the first and the last second that it can write.
+  private static let writable: ClosedRange<Int64> = -62_167_219_200...253_402_300_799
+
   /// Everything before the fraction.
   private func appendDateAndTime(to bytes: inout [UInt8]) {
+    let seconds = min(max(seconds, Self.writable.lowerBound), Self.writable.upperBound)
     let day = (seconds >= 0 ? seconds : seconds - 86_399) / 86_400
     let second = seconds - day * 86_400
     let date = Self.date(daysSince1970: day)

@@ -193,7 +193,7 @@ struct FleetStatus: Sendable {
   }
 
   static func time(_ milliseconds: Int64) -> String {
-    WallClockTime(microsecondsSince1970: milliseconds * 1_000).rfc3339Seconds
+    WallClockTime(millisecondsSince1970: milliseconds).rfc3339Seconds
   }
 
   static func duration(_ milliseconds: Int64) -> String { GoDuration.text(.milliseconds(milliseconds)) }

@@ -145,7 +145,8 @@ enum TriggerProgress: Equatable, Sendable {
     let words = (record.text("triggered") ?? "").split(separator: " ").map(String.init)
     if words.count >= 7, let ended = Int64(words[0]), ended >= id {
       self = .ended(
-        outcome: words[2], found: words[3], changed: words[4], milliseconds: Int64(words[5]) ?? 0, replica: words[6],
+        outcome: words[2], found: words[3], changed: words[4], milliseconds: PlausibleNumber.read(words[5]) ?? 0,
+        replica: words[6],
         error: words.count > 7 ? words[7] : "")
       return
     }

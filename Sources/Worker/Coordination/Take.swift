@@ -112,7 +112,7 @@ package struct Pause: Equatable, Sendable, CustomStringConvertible {
 
   package var description: String {
     guard let until else { return "paused: \(text)" }
-    return "paused until \(WallClockTime(microsecondsSince1970: until * 1_000).rfc3339Seconds): \(reason)"
+    return "paused until \(WallClockTime(millisecondsSince1970: until).rfc3339Seconds): \(reason)"
   }
 
   private static let untilPrefix = "until="

@@ -38,7 +38,7 @@ package struct QueueWatch: Sendable {
   /// The types of job that the schema knows.
   static let jobTypes = ["sync", "discover", "verify", "delete", "patch", "read"]
   /// The most types that are told apart: the schema has six.
-  private static let typeLimit = 16
+  fileprivate static let typeLimit = 16
 
   let alertAfter: Duration
 
@@ -120,7 +120,7 @@ package struct QueueWatch: Sendable {
   }
 
   /// A word as it is, and anything else, which no schema has, as "other": it becomes a label and part of a record.
-  private static func jobType(_ text: String?) -> String {
+  fileprivate static func jobType(_ text: String?) -> String {
     let isWord = text?.utf8.allSatisfy { (0x61...0x7a).contains($0) || $0 == 0x5f } ?? false
     guard let text, isWord, (1...32).contains(text.utf8.count) else { return "other" }
     return text
@@ -133,18 +133,16 @@ struct QueueAlerts: Equatable, Sendable {
 
   private(set) var jobTypes: [String] = []
 
+  /// Reads a record's text. Words that no run wrote there are left out: each is told to people, and becomes a label.
   init(_ text: String? = nil) {
-    guard let text, text.hasPrefix(Self.mark) else { return }
-    var word = ""
-    for scalar in text.unicodeScalars.dropFirst(Self.mark.unicodeScalars.count) {
-      if scalar != "," {
-        word.unicodeScalars.append(scalar)
-      } else {
-        jobTypes.append(word)
-        word = ""
+    guard let text, text.utf8.starts(with: Self.mark.utf8) else { return }
+    for word in text.utf8.dropFirst(Self.mark.utf8.count).split(separator: UInt8(ascii: ",")) {
+      let type = String(decoding: word, as: UTF8.self)
+      guard QueueWatch.jobType(type) == type, !jobTypes.contains(type), jobTypes.count < QueueWatch.typeLimit else {
+        continue
       }
+      jobTypes.append(type)
     }
-    if !word.isEmpty { jobTypes.append(word) }
   }
 
   /// Not empty, for that would leave the record as it is.

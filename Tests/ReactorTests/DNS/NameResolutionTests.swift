@@ -344,6 +344,12 @@ import Testing
     AddressOrder.Destination(text: text, source: source.flatMap { NameResolver.addressBytes($0) })
   }
 
+  @Test func aTextWithANULIsNoAddress() {
+    for text in ["127.0.0.1", "::1", "fe80::1%eth0"] {
+      #expect(NameResolver.isNumericAddress(text) && !NameResolver.isNumericAddress(text + "\0.example"))
+    }
+  }
+
   /// The examples of RFC 6724, section 10.2, that need no look at interfaces.
   @Test func theOrderIsThatOfRFC6724() {
     for (destinations, expected) in [

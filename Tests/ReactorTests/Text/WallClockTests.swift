@@ -38,6 +38,17 @@ import Testing
     #expect(WallClockTime(microsecondsSince1970: microseconds).rfc3339Seconds == text)
   }
 
+  /// Whoever can write to Redis can write any number where a time is.
+  @Test(arguments: [
+    (Int64(1_700_000_000_999), "2023-11-14T22:13:20Z"), (-1, "1969-12-31T23:59:59Z"),
+    (-62_167_219_200_000, "0000-01-01T00:00:00Z"), (-62_167_219_200_001, "0000-01-01T00:00:00Z"),
+    (253_402_300_799_999, "9999-12-31T23:59:59Z"), (253_402_300_800_000, "9999-12-31T23:59:59Z"),
+    (1 << 54, "9999-12-31T23:59:59Z"), (-1 << 54, "0000-01-01T00:00:00Z"),
+  ])
+  func aTimeThatHasNoYearOfFourDigitsIsTheFirstOrTheLastThatHas(milliseconds: Int64, text: String) {
+    #expect(WallClockTime(millisecondsSince1970: milliseconds).rfc3339Seconds == text)
+  }
+
   @Test func microsecondsAreKept() {
     let time = WallClockTime(microsecondsSince1970: -1_500_000)
     #expect(time == WallClockTime(seconds: -2, nanoseconds: 500_000_000))

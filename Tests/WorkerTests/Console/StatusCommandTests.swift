@@ -225,6 +225,28 @@ import Testing
     worker.signal(SIGKILL)
   }
 
+  /// Whoever can write to Redis can write anything into a record.
+  @Test func timesThatNoCalendarHasEndNoWorkerAndNoCommand() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let worker = try await stage.start()
+    let record = "secrets-bridge:schedule:{\(WorkerStage.lockKey("agents-stale"))}"
+    let time = "-9007199254740992"
+    try stage.redis.cli(
+      ["HSET", record, "paused", "until=\(time) spoilt"]
+        + ["ended", "started", "succeeded", "failing_since"].flatMap { [$0, time] })
+    try await onLoop {
+      try await eventually("it says until when it is paused") {
+        worker.log.contains { $0["reason"]?.contains("0000-01-01") == true }
+      }
+      #expect(try await worker.get("/status").body.contains("0000-01-01T00:00:00Z"))
+      #expect(try await worker.get("/").body.contains("agents-stale"))
+    }
+    let status = try await WorkerProcess.start(["status"], environment: stage.environment)
+    #expect(try await status.waitForExit() == .exited(2), "\(status.everything)")
+    #expect(try await worker.stop() == .exited(0))
+  }
+
   @Test func theProgramShowsARunningFleet() async throws {
     let stage = try await WorkerStage.set()
     try stage.settle()

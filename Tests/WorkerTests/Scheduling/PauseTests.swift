@@ -34,6 +34,8 @@ import Testing
     #expect(
       Pause(origin: "", text: "until=1700000000000 ticket 17").description
         == "paused until 2023-11-14T22:13:20Z: ticket 17")
+    #expect(
+      Pause(origin: "", text: "until=-9007199254740992 y").description == "paused until 0000-01-01T00:00:00Z: y")
     for text in ["1", "until=x y", "until=17", "until=9223372036854775807 y"] {
       #expect(Pause(origin: "", text: text).description == "paused: \(text)")
     }

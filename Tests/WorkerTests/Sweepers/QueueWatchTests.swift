@@ -53,6 +53,8 @@ import Testing
       alerts.update([wait("sync")]) == [wait("sync"), QueueWait(jobType: "other", jobs: 0, oldest: .zero).with(.ended)])
     #expect(alerts.update([]).map(\.news) == [.ended])
     #expect(alerts.update([]).isEmpty && alerts.text == "q:")
+    let long = String(repeating: "a", count: 33)
+    #expect(QueueAlerts("q:sync,sync,Not a type,\(long),,read,").jobTypes == ["sync", "read"])
   }
 
   @Test func peopleAreWarnedAndToldOfTheEndAndTheGaugeFollows() async throws {
