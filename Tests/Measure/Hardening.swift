@@ -5,14 +5,22 @@ import Glibc
 import TestSupport
 
 struct Hardening: Command {
+  /// Nil: the release build.
+  private var program: String?
+
   init(_ arguments: inout Arguments) throws {
-    if let argument = arguments.next() { throw Arguments.unknown(argument) }
+    while let argument = arguments.next() {
+      guard argument == "--program" else { throw Arguments.unknown(argument) }
+      program = try arguments.value(of: argument, "a file")
+    }
   }
 
   func perform() async throws -> Bool {
-    let image = try ELFImage(file: Instruments.worker)
-    let mappings = try await Self.mappingsOfRunningWorker()
-    let results = HardeningCheck.all.map { ($0, $0.faults(image, mappings)) }
+    let file = program ?? Instruments.worker
+    let image = try ELFImage(file: file)
+    let mappings = try await Self.mappings(ofRunning: file)
+    let checks = HardeningCheck.all + (program == nil ? [] : [HardeningCheck.stripped])
+    let results = checks.map { ($0, $0.faults(image, mappings)) }
     for (check, faults) in results {
       show(faults.isEmpty ? "ok      \(check.rule)" : "FAILED  \(check.rule): \(faults.joined(separator: ", "))")
     }
@@ -20,11 +28,11 @@ struct Hardening: Command {
   }
 
   /// A worker whose servers are away: it does not end, and all of its code is mapped.
-  private static func mappingsOfRunningWorker() async throws -> [MemoryMapping] {
+  private static func mappings(ofRunning executable: String) async throws -> [MemoryMapping] {
     let environment = [
       "DATABASE_URL": "postgres://worker@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1",
     ]
-    let worker = try await WorkerProcess.start(["run"], environment: environment, executable: Instruments.worker)
+    let worker = try await WorkerProcess.start(["run"], environment: environment, executable: executable)
     do {
       try await worker.until("/healthz", answers: 200)
       let mappings = MemoryMapping.parse(try String(contentsOfFile: "/proc/\(worker.id)/maps", encoding: .utf8))
@@ -62,6 +70,11 @@ struct MemoryMapping: Equatable {
 struct HardeningCheck: Sendable {
   let rule: String
   let faults: @Sendable (ELFImage, [MemoryMapping]) -> [String]
+
+  /// Of a program that is installed.
+  static let stripped = HardeningCheck(rule: "no symbol table and no debugging information") { image, _ in
+    image.sections.map(\.name).filter { $0 == ".symtab" || $0.hasPrefix(".debug_") }
+  }
 
   static let all = [
     HardeningCheck(rule: "position-independent") { image, _ in

@@ -7,8 +7,8 @@ import Testing
 @testable import Measure
 
 @Suite struct HardeningTests {
-  /// The rules that a program breaks which is compiled with `options`, as long as no process of it is looked at.
-  private static func broken(_ options: [String]) throws -> [String] {
+  /// A program that is compiled with `options`.
+  private static func program(_ options: [String]) throws -> ELFImage {
     let directory = FileManager.default.temporaryDirectory.appendingPathComponent("hardening-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)
     defer { try? FileManager.default.removeItem(at: directory) }
@@ -22,7 +22,12 @@ import Testing
     try compiler.run()
     compiler.waitUntilExit()
     #expect(compiler.terminationStatus == 0)
-    let image = try ELFImage(file: program)
+    return try ELFImage(file: program)
+  }
+
+  /// The rules that such a program breaks, as long as no process of it is looked at.
+  private static func broken(_ options: [String]) throws -> [String] {
+    let image = try program(options)
     return HardeningCheck.all.dropLast().filter { !$0.faults(image, []).isEmpty }.map(\.rule)
   }
 
@@ -42,6 +47,12 @@ import Testing
   ])
   func `a program built without one protection breaks its rule`(options: [String], rule: String) throws {
     #expect(try Self.broken(Self.hardened + options) == [rule])
+  }
+
+  @Test func `symbols and debugging information are found in a program that is not stripped`() throws {
+    let found = HardeningCheck.stripped.faults(try Self.program(["-g"]), [])
+    #expect(found.contains(".symtab") && found.contains(".debug_info"))
+    #expect(HardeningCheck.stripped.faults(try Self.program(["-g", "-s"]), []) == [])
   }
 
   @Test func `a page that is both writable and executable is found`() throws {
