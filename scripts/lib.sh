@@ -262,6 +262,8 @@ build_options() {
     -Xlinker -z -Xlinker relro -Xlinker -z -Xlinker now
     # No path of this checkout in the program: the same sources give the same bytes in every directory.
     -Xswiftc -file-prefix-map -Xswiftc "$root=/source" -Xcc "-ffile-prefix-map=$root=/source"
+    # Nor in the debugging information, where the module cache has a name that is made from the checkout's path.
+    -Xswiftc -Xfrontend -Xswiftc -no-clang-module-breadcrumbs
     # A build id would cover debugging information, and with it those paths. To remove it afterwards would remove the
     # mark of read-only relocations, too.
     -Xlinker --build-id=none
