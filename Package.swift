@@ -72,7 +72,8 @@ let package = Package(
     .testTarget(name: "MeasureTests", dependencies: ["Measure"], swiftSettings: strict),
     // What scripts/fuzz runs, with libFuzzer's own main.
     .target(
-      name: "Fuzz", dependencies: ["CReactor", "Reactor", "Worker"], path: "Tests/Fuzz", swiftSettings: strict),
+      name: "Fuzz", dependencies: ["CReactor", "Coordination", "Reactor", "Worker"], path: "Tests/Fuzz",
+      swiftSettings: strict),
     // What scripts/bench measures of the library by itself.
     .executableTarget(
       name: "RoundTripBenchmark", dependencies: ["Reactor"], path: "Tests/Benchmarks", swiftSettings: strict),

@@ -8,7 +8,7 @@ struct FuzzTarget: Sendable {
   let name: String
   let run: @Sendable (_ input: [UInt8]) -> Void
 
-  static let all = [http, urls, settings, replies, texts]
+  static let all = [http, urls, settings, replies, texts, schedule, addresses]
 
   /// The fuzzer of this process.
   static let chosen: FuzzTarget = {

@@ -13,7 +13,9 @@ extension FuzzTarget {
     _ = input.withUnsafeBytes { redisReaderFeed(reader, $0.baseAddress, $0.count) }
     var raw: UnsafeMutableRawPointer?
     while redisReaderGetReply(reader, &raw) == REDIS_OK, let reply = raw {
-      inspect(RedisValue(reply.assumingMemoryBound(to: redisReply.self).pointee))
+      let value = RedisValue(reply.assumingMemoryBound(to: redisReply.self).pointee)
+      inspect(value)
+      readNodes(value)
       freeReplyObject(reply)
       raw = nil
     }
@@ -27,6 +29,16 @@ extension FuzzTarget {
     case .array(let elements): for element in elements { inspect(element) }
     default: _ = (value.text, value.integer, value.isOK)
     }
+  }
+
+  /// As the answers of a cluster's node and of a Sentinel.
+  private static func readNodes(_ value: RedisValue) {
+    if let topology = ClusterTopology(slots: value, from: "localhost") {
+      precondition((1...ClusterSlot.count).contains(topology.coveredCount), "slots overlap")
+      precondition(!topology.nodes.isEmpty && topology.nodes.allSatisfy { $0.port > 0 })
+    }
+    var sentinel = RedisHandshake(sentinelUser: nil, password: nil, master: "m")
+    if sentinel.answered(value) == .ready { precondition(sentinel.namedMaster?.host.isEmpty == false) }
   }
 
   /// Texts, line by line.

@@ -151,7 +151,7 @@ final class NameQuery {
 }
 
 /// The addresses in a c-ares answer.
-private enum AresAddresses {
+enum AresAddresses {
   static func texts(of result: UnsafeMutablePointer<ares_addrinfo>?) -> [String] {
     var found: [String] = []
     var next = result?.pointee.nodes
