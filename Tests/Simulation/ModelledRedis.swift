@@ -143,7 +143,7 @@ final class ModelledRedis: RedisScripts {
 
   private func reconnect() {
     let world = life.replica.world
-    let delay = backoff.next(chance: world.chance).nanoseconds / 1_000
+    let delay = backoff.next(jitter: world.jitter).nanoseconds / 1_000
     world.after(delay) { [self] in life.receive { [self] in connect() } }
   }
 

@@ -64,7 +64,7 @@ final class World {
 
   // MARK: Random
 
-  var chance: Double { Double.random(in: 0..<1, using: &random) }
+  var jitter: Double { Double.random(in: 0..<1, using: &random) }
 
   func oneIn(_ count: Int) -> Bool { Int.random(in: 0..<count, using: &random) == 0 }
 

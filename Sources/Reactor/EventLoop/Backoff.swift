@@ -24,10 +24,10 @@ public struct Backoff: Sendable, Equatable {
 
   /// Counts a failure and returns how long to wait after it.
   ///
-  /// - Parameter chance: from 0 up to 1, drawn anew each time.
-  public mutating func next(chance: Double) -> Duration {
+  /// - Parameter jitter: drawn anew for each delay, from 0 (the shortest delay of the range) up to 1 (the longest).
+  public mutating func next(jitter: Double) -> Duration {
     failures += 1
-    return delay(afterFailures: failures, chance: chance)
+    return delay(afterFailures: failures, jitter: jitter)
   }
 
   /// Called after a success: the next failure counts as the first.
@@ -37,10 +37,10 @@ public struct Backoff: Sendable, Equatable {
 
   /// How long to wait after this many failures in a row, at least one.
   ///
-  /// The jitter is subtracted from the cap first, so that the longest delays are spread too.
-  public func delay(afterFailures count: Int, chance: Double) -> Duration {
-    precondition(count >= 1 && chance >= 0 && chance <= 1)
-    let limit = cap.seconds / (1 + jitter)
+  /// The jitter of the longest delays ends at the cap, so that they are spread too.
+  public func delay(afterFailures count: Int, jitter: Double) -> Duration {
+    precondition(count >= 1 && (0...1).contains(jitter))
+    let limit = cap.seconds / (1 + self.jitter)
     var seconds = initial.seconds
     // Ends at the cap, so the loop is short for any count.
     var step = 1
@@ -48,7 +48,7 @@ public struct Backoff: Sendable, Equatable {
       seconds *= factor
       step += 1
     }
-    seconds = min(seconds, limit) * (1 + jitter * (2 * chance - 1))
+    seconds = min(seconds, limit) * (1 + self.jitter * (2 * jitter - 1))
     return min(cap, .nanoseconds(Int64(seconds * 1e9)))
   }
 }

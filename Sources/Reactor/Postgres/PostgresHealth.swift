@@ -49,8 +49,8 @@ struct PostgresHealth: Equatable {
   }
 
   /// How long to wait before the next ping, after one that left the server in doubt.
-  mutating func pause(chance: Double) -> Duration {
-    backoff.next(chance: chance)
+  mutating func pause(jitter: Double) -> Duration {
+    backoff.next(jitter: jitter)
   }
 
   private mutating func become(_ new: ServerAvailability) -> ServerAvailability? {

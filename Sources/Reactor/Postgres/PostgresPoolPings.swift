@@ -45,7 +45,7 @@ extension PostgresPool {
       if health.isInDoubt {
         await pingInDoubt()
         guard health.isInDoubt else { continue }
-        pause = health.pause(chance: Random.system.fraction())
+        pause = health.pause(jitter: Random.system.fraction())
       }
       doubted = OneShot()
       if let pause {

@@ -339,7 +339,7 @@ extension RedisClient {
   }
 
   private func pause(_ reason: String) async {
-    let delay = backoff.next(chance: Random.system.fraction())
+    let delay = backoff.next(jitter: Random.system.fraction())
     let until = clock.now.advanced(by: delay)
     state = .waiting(until: until, reason: reason)
     change(.unavailable(reason: reason))

@@ -250,7 +250,7 @@ extension RedisCluster {
       while true {
         await learn()
         if !isTroubled { backoff.reset() }
-        try await clock.sleep(for: backoff.next(chance: Random.system.fraction()))
+        try await clock.sleep(for: backoff.next(jitter: Random.system.fraction()))
         if !isTroubled { try await clock.sleep(until: .never, orUntil: doubt) }
       }
     } catch {

@@ -160,10 +160,10 @@ package struct SweeperStateMachine: Sendable {
 
   /// Redis answered a take; `redisTime` is its clock in ms.
   ///
-  /// - Parameter chance: of the jitter, from 0 up to 1.
+  /// - Parameter jitter: from 0 up to 1, drawn anew for each event.
   /// - Returns: what is to be counted.
   package mutating func answered(
-    _ answer: TakeAnswer, redisTime: Int64, at now: MonotonicInstant, chance: Double
+    _ answer: TakeAnswer, redisTime: Int64, at now: MonotonicInstant, jitter: Double
   ) -> [SlotOutcome] {
     silences.reset()
     notePause(answer)
@@ -182,7 +182,7 @@ package struct SweeperStateMachine: Sendable {
     let (counts, action) = accounting.answered(answer, at: redisTime)
     switch action {
     case .run(let run): phase = .running(run)
-    case .wait(let milliseconds): wait(milliseconds, from: now, turn, chance)
+    case .wait(let milliseconds): wait(milliseconds, from: now, turn, jitter)
     case .askAgain: phase = .waiting(until: now)
     }
     return counts
@@ -191,8 +191,8 @@ package struct SweeperStateMachine: Sendable {
   /// PostgreSQL said that nothing is due, so Redis was not asked. `redisTime` is its clock in ms as far as known.
   ///
   /// - Returns: what is to be counted.
-  package mutating func foundNothing(redisTime: Int64, at now: MonotonicInstant, chance: Double) -> [SlotOutcome] {
-    wait(max(1, grid.slot(after: redisTime) - redisTime), from: now, turn, chance)
+  package mutating func foundNothing(redisTime: Int64, at now: MonotonicInstant, jitter: Double) -> [SlotOutcome] {
+    wait(max(1, grid.slot(after: redisTime) - redisTime), from: now, turn, jitter)
     return accounting.foundNothing(at: redisTime)
   }
 
@@ -205,11 +205,11 @@ package struct SweeperStateMachine: Sendable {
   }
 
   /// The run ended.
-  package mutating func ended(_ run: EndedRun, at now: MonotonicInstant, chance: Double) {
+  package mutating func ended(_ run: EndedRun, at now: MonotonicInstant, jitter: Double) {
     var run = run
     if let failure = run.result.failure {
       let interval = Duration.milliseconds(grid.intervalMilliseconds)
-      let delay = Self.retry.delay(afterFailures: run.run.failures + 1, chance: chance)
+      let delay = Self.retry.delay(afterFailures: run.run.failures + 1, jitter: jitter)
       run.retryDelay = failure.isPermanent ? interval : min(interval, delay)
     }
     unconfirmed = run
@@ -218,7 +218,7 @@ package struct SweeperStateMachine: Sendable {
   }
 
   /// Redis knows how the run ended.
-  package mutating func confirmed(redisTime: Int64, at now: MonotonicInstant, chance: Double) {
+  package mutating func confirmed(redisTime: Int64, at now: MonotonicInstant, jitter: Double) {
     silences.reset()
     guard let ended = unconfirmed.take() else {
       preconditionFailure("Redis confirmed the end of a run that it was not told of")
@@ -228,10 +228,10 @@ package struct SweeperStateMachine: Sendable {
     let untilNextSlot = min(max(0, run.nextSlot - redisTime), grid.slot(after: redisTime) - redisTime)
     ranSlot = ended.result.isSuccess ? run.slot : nil
     switch ended.result {
-    case .failure: wait(min(untilNextSlot, ended.retryDelay.milliseconds + 1), from: now, .last, chance)
-    case .success: wait(untilNextSlot, from: now, turn, chance)
+    case .failure: wait(min(untilNextSlot, ended.retryDelay.milliseconds + 1), from: now, .last, jitter)
+    case .success: wait(untilNextSlot, from: now, turn, jitter)
     // The slot is still due.
-    case .drained, .off: wait(min(untilNextSlot, Self.givenBackDelay.milliseconds), from: now, .last, chance)
+    case .drained, .off: wait(min(untilNextSlot, Self.givenBackDelay.milliseconds), from: now, .last, jitter)
     }
   }
 
@@ -245,7 +245,7 @@ package struct SweeperStateMachine: Sendable {
   /// - Parameter lostTake: where it was a take whose outcome is unknown.
   /// - Returns: what is to be counted.
   package mutating func unanswered(
-    _ lostTake: LostTake? = nil, redisTime: Int64?, at now: MonotonicInstant, chance: Double
+    _ lostTake: LostTake? = nil, redisTime: Int64?, at now: MonotonicInstant, jitter: Double
   ) -> [SlotOutcome] {
     isConcluded = true
     if let lostTake {
@@ -254,15 +254,15 @@ package struct SweeperStateMachine: Sendable {
     }
     let untilNextSlot = redisTime.map { grid.slot(after: $0) - $0 } ?? grid.intervalMilliseconds
     phase = .silent(
-      pauseUntil: now.advanced(by: silences.next(chance: chance)),
+      pauseUntil: now.advanced(by: silences.next(jitter: jitter)),
       until: now.advanced(by: .milliseconds(untilNextSlot)))
     return accounting.unanswered(estimate: redisTime)
   }
 
   /// The wait for Redis is over, however it ended.
-  package mutating func woke(at now: MonotonicInstant, chance: Double) {
+  package mutating func woke(at now: MonotonicInstant, jitter: Double) {
     // All replicas see Redis come back in the same moment.
-    wait(0, from: now, jitterOver: grid.intervalMilliseconds, turn, chance)
+    wait(0, from: now, spreadOver: grid.intervalMilliseconds, turn, jitter)
   }
 
   /// Whether the slots may change: a run under way, and what Redis does not know of one, belong to the old ones.
@@ -299,11 +299,11 @@ package struct SweeperStateMachine: Sendable {
   private var turn: Turn { ranSlot == nil ? .other : .first }
 
   private mutating func wait(
-    _ milliseconds: Int64, from now: MonotonicInstant, jitterOver range: Int64? = nil, _ turn: Turn, _ chance: Double
+    _ milliseconds: Int64, from now: MonotonicInstant, spreadOver range: Int64? = nil, _ turn: Turn, _ jitter: Double
   ) {
     let limit = min(Self.jitterLimit.milliseconds, (range ?? milliseconds) / 20)
-    let share = turn.share.lowerBound + (turn.share.upperBound - turn.share.lowerBound) * chance
-    let jitter = Int64(Double(limit) * share)
-    phase = .waiting(until: now.advanced(by: .milliseconds(milliseconds + jitter)))
+    let share = turn.share.lowerBound + (turn.share.upperBound - turn.share.lowerBound) * jitter
+    let delay = milliseconds + Int64(Double(limit) * share)
+    phase = .waiting(until: now.advanced(by: .milliseconds(delay)))
   }
 }

@@ -102,7 +102,7 @@ final class SinkDelivery: EventReceiver {
     let result = try await client.result(of: request, by: clock.now.advanced(by: Self.requestLimit))
     let wasFailing = queue.failures > 0
     let outcome = SinkQueue.Outcome(result, of: request)
-    let delay = queue.ended(outcome, at: clock.now, chance: random.fraction())
+    let delay = queue.ended(outcome, at: clock.now, jitter: random.fraction())
     switch outcome {
     case .delivered:
       metrics?.delivered(after: delay ?? .zero)

@@ -84,13 +84,13 @@ struct SinkQueue: Sendable {
   /// Records the outcome for the event that was being sent.
   ///
   /// - Returns: the time from its arrival until it left the queue; nil if it stays.
-  mutating func ended(_ outcome: Outcome, at now: MonotonicInstant, chance: Double) -> Duration? {
+  mutating func ended(_ outcome: Outcome, at now: MonotonicInstant, jitter: Double) -> Duration? {
     precondition(isUnderWay, "nothing is under way")
     isUnderWay = false
     switch outcome {
     case .failed(let retryAfter):
       failures += 1
-      let delay = Self.backoff.delay(afterFailures: failures, chance: chance)
+      let delay = Self.backoff.delay(afterFailures: failures, jitter: jitter)
       notBefore = now.advanced(by: max(delay, min(retryAfter ?? .zero, Self.retryAfterLimit)))
       return nil
     case .delivered, .rejected:

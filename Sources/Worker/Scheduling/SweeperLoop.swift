@@ -148,7 +148,7 @@ final class SweeperLoop {
     case .complete(let ended):
       await settle(&machine) { machine throws in
         let (decision, time) = try await self.coordinator.complete(ended)
-        machine.confirmed(redisTime: time, at: self.clock.now, chance: self.chance)
+        machine.confirmed(redisTime: time, at: self.clock.now, jitter: self.jitter)
         if ended.result.isSuccess { self.metrics.succeeded(at: time) }
         self.notify(decision, of: ended)
       }
@@ -166,7 +166,7 @@ final class SweeperLoop {
       try await clock.sleep(until: until)
     case .waitForRedis(let until):
       await waitForRedis(until)
-      machine.woke(at: clock.now, chance: chance)
+      machine.woke(at: clock.now, jitter: jitter)
     case .end:
       break
     }
@@ -186,7 +186,7 @@ final class SweeperLoop {
   /// Counts the present slot as a success without a run.
   private func skipSlot(_ machine: inout SweeperStateMachine) {
     let time = coordinator.redisTimeEstimate
-    let counts = machine.foundNothing(redisTime: time, at: clock.now, chance: chance)
+    let counts = machine.foundNothing(redisTime: time, at: clock.now, jitter: jitter)
     count(counts)
     if counts.contains(.success) { metrics.succeeded(at: time) }
     metrics.isDue(at: coordinator.grid.slot(after: time))
@@ -235,7 +235,7 @@ final class SweeperLoop {
       note(answer)
       tell(pauses.answered(answer, at: clock.now))
       if let fleet { note(fleet, answer, at: time) }
-      count(machine.answered(answer, redisTime: time, at: clock.now, chance: chance))
+      count(machine.answered(answer, redisTime: time, at: clock.now, jitter: jitter))
       if machine.hasWaitedInVain { onceResult = .failure(RunFailure(reason: Self.noRecord, isPermanent: false)) }
     } catch {
       // What never left this process took no lock; an answer that says nothing may have.
@@ -318,7 +318,7 @@ final class SweeperLoop {
   ) async {
     let wasSilent = machine.isSilent
     let time = coordinator.redisTimeEstimate
-    let counts = machine.unanswered(lostTake, redisTime: time, at: clock.now, chance: chance)
+    let counts = machine.unanswered(lostTake, redisTime: time, at: clock.now, jitter: jitter)
     guard !Task.isCancelled else { return }
     count(counts)
     let refusal = RedisRefusal(error)
@@ -380,13 +380,13 @@ final class SweeperLoop {
     let result = await runner.run(run)
     let end = clock.now
     let ended = EndedRun(run: run, result: result, duration: begin.duration(to: end), endedAt: clock.wallTime)
-    machine.ended(ended, at: end, chance: chance)
+    machine.ended(ended, at: end, jitter: jitter)
     log(ended)
     if case .off(let missing, _) = result { tell(schema.looked(missing: missing, at: clock.now)) }
     onceResult = result
   }
 
-  private var chance: Double { random.fraction() }
+  private var jitter: Double { random.fraction() }
 
   private func count(_ outcomes: [SlotOutcome]) {
     for outcome in outcomes { metrics.record(outcome) }

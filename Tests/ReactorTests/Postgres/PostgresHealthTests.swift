@@ -41,7 +41,7 @@ import Testing
         if let change = health.met(event) { told.append(change) }
         #expect(told.last == verdict && health.availability == verdict, "seed \(seed)")
         #expect(health.isInDoubt == !isAnsweredLast, "seed \(seed)")
-        let pause = health.pause(chance: Double.random(in: 0..<1, using: &random))
+        let pause = health.pause(jitter: Double.random(in: 0..<1, using: &random))
         #expect(pause > .zero && pause <= .seconds(2), "seed \(seed)")
       }
       #expect(zip(told, told.dropFirst()).allSatisfy { $0 != $1 }, "seed \(seed)")

@@ -31,8 +31,8 @@ import Testing
     var machine = machine()
     var run = run
     run.failures = failures
-    _ = machine.answered(.taken(run), redisTime: slot + 1, at: at(1), chance: 0.5)
-    machine.ended(EndedRun(run, result), at: at(end), chance: 0.5)
+    _ = machine.answered(.taken(run), redisTime: slot + 1, at: at(1), jitter: 0.5)
+    machine.ended(EndedRun(run, result), at: at(end), jitter: 0.5)
     return machine
   }
 
@@ -47,7 +47,7 @@ import Testing
     #expect(machine.next(at: Self.at(0), isDraining: false) == .take(.due))
     _ = machine.answered(
       .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot,
-      at: Self.at(1), chance: 0.5)
+      at: Self.at(1), jitter: 0.5)
     #expect(machine.next(at: Self.at(1), isDraining: false) == .wait(until: Self.at(60_501)))
     #expect(machine.next(at: Self.at(60_501), isDraining: false) == .take(.due))
   }
@@ -56,25 +56,25 @@ import Testing
     let grid = SlotGrid(sweeper: "wraps-expired", interval: .seconds(10))
     var machine = Self.machine()
     _ = machine.answered(
-      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), chance: 0.5)
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), jitter: 0.5)
     #expect(machine.changed(to: Self.grid, at: Self.at(2)) == [])
     #expect(machine.next(at: Self.at(2), isDraining: false) == .wait(until: Self.at(60_501)), "the same slots")
     #expect(machine.changed(to: grid, at: Self.at(3)) == [])
     #expect(machine.next(at: Self.at(3), isDraining: false) == .take(.due))
-    _ = machine.answered(.taken(Self.run), redisTime: Self.slot, at: Self.at(5), chance: 0)
+    _ = machine.answered(.taken(Self.run), redisTime: Self.slot, at: Self.at(5), jitter: 0)
     #expect(!machine.mayChangeSlots)
-    machine.ended(EndedRun(Self.run, .success(SweepCount())), at: Self.at(6), chance: 0)
+    machine.ended(EndedRun(Self.run, .success(SweepCount())), at: Self.at(6), jitter: 0)
     #expect(!machine.mayChangeSlots, "Redis does not know of its end")
-    machine.confirmed(redisTime: Self.slot, at: Self.at(7), chance: 0)
+    machine.confirmed(redisTime: Self.slot, at: Self.at(7), jitter: 0)
     #expect(machine.mayChangeSlots)
   }
 
   @Test func anOpenSlotIsCountedOnceWhenTheIntervalChanges() {
     var machine = Self.machine()
     _ = machine.answered(
-      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), chance: 0.5)
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), jitter: 0.5)
     let next = Self.slot + 60_000
-    _ = machine.answered(.held(slot: next, remaining: 5_000), redisTime: next, at: Self.at(60_501), chance: 0)
+    _ = machine.answered(.held(slot: next, remaining: 5_000), redisTime: next, at: Self.at(60_501), jitter: 0)
     let grid = SlotGrid(sweeper: "wraps-expired", interval: .seconds(10))
     #expect(machine.changed(to: grid, at: Self.at(60_600)) == [.skippedLock])
     #expect(machine.finished() == [])
@@ -83,14 +83,14 @@ import Testing
   @Test func aTriggerEndsAWaitButNeitherARunNorAWaitForRedis() {
     var machine = Self.machine()
     _ = machine.answered(
-      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), chance: 0.5)
+      .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: Self.at(1), jitter: 0.5)
     machine.woken(at: Self.at(2))
     #expect(machine.next(at: Self.at(2), isDraining: false) == .take(.due))
-    _ = machine.answered(.taken(Self.run), redisTime: Self.slot, at: Self.at(5), chance: 0)
+    _ = machine.answered(.taken(Self.run), redisTime: Self.slot, at: Self.at(5), jitter: 0)
     machine.woken(at: Self.at(6))
     #expect(machine.next(at: Self.at(6), isDraining: false) == .run(Self.run))
     var silent = Self.machine()
-    _ = silent.unanswered(redisTime: Self.slot, at: Self.at(0), chance: 0.5)
+    _ = silent.unanswered(redisTime: Self.slot, at: Self.at(0), jitter: 0.5)
     let step = silent.next(at: Self.at(1), isDraining: false)
     silent.woken(at: Self.at(1))
     #expect(silent.next(at: Self.at(1), isDraining: false) == step)
@@ -120,7 +120,7 @@ import Testing
   @Test func aGrantIsRunWithItsTokenAndTheMomentOfItsSending() {
     var machine = Self.machine()
     _ = machine.answered(
-      .taken(Self.run), redisTime: Self.slot, at: Self.at(5), chance: 0)
+      .taken(Self.run), redisTime: Self.slot, at: Self.at(5), jitter: 0)
     #expect(machine.next(at: Self.at(5), isDraining: false) == .run(Self.run))
   }
 
@@ -129,18 +129,18 @@ import Testing
     let completion = try Self.completion(machine)
     var now: Int64 = 200
     for _ in 0..<20 {
-      _ = machine.unanswered(redisTime: Self.slot + now, at: Self.at(now), chance: 0.5)
+      _ = machine.unanswered(redisTime: Self.slot + now, at: Self.at(now), jitter: 0.5)
       now += 3_000
       #expect(machine.next(at: Self.at(now), isDraining: false) == .waitForRedis(until: Self.at(60_000)))
-      machine.woke(at: Self.at(now), chance: 0.5)
+      machine.woke(at: Self.at(now), jitter: 0.5)
       #expect(machine.next(at: Self.at(now), isDraining: false) == .complete(completion))
     }
   }
 
   @Test func aTakeWithoutAnAnswerIsReleasedByItsTokenBeforeTheNextOne() {
     var machine = Self.machine()
-    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
-    machine.woke(at: Self.at(2_500), chance: 0)
+    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), jitter: 0.5)
+    machine.woke(at: Self.at(2_500), jitter: 0)
     #expect(machine.next(at: Self.at(2_500), isDraining: false) == .release(token: "lost"))
     machine.released()
     #expect(machine.next(at: Self.at(2_500), isDraining: false) == .wait(until: Self.at(2_700)))
@@ -150,15 +150,15 @@ import Testing
   /// Its connection broke before its time was over: what was sent can still arrive.
   @Test func aLostTakeIsNotReleasedBeforeRedisWouldRefuseIt() {
     var machine = Self.machine()
-    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(300), chance: 0.5)
-    machine.woke(at: Self.at(400), chance: 0)
+    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(300), jitter: 0.5)
+    machine.woke(at: Self.at(400), jitter: 0)
     #expect(machine.next(at: Self.at(400), isDraining: false) == .pause(until: Self.at(2_001)))
     #expect(machine.next(at: Self.at(2_001), isDraining: false) == .release(token: "lost"))
   }
 
   @Test func aDrainingReplicaStillGivesBackWhatItMayHoldButForNoLongerThanALease() {
     var machine = Self.machine()
-    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), chance: 0.5)
+    _ = machine.unanswered(Self.lost, redisTime: nil, at: Self.at(2_000), jitter: 0.5)
     #expect(machine.next(at: Self.at(2_000), isDraining: true) == .pause(until: Self.at(2_200)))
     #expect(machine.next(at: Self.at(2_200), isDraining: true) == .release(token: "lost"))
     #expect(machine.next(at: Self.at(17_000), isDraining: true) == .end)
@@ -167,7 +167,7 @@ import Testing
   @Test func aDrainingReplicaWithNothingOpenEndsAtOnce() {
     var machine = Self.machine()
     #expect(machine.next(at: Self.at(0), isDraining: true) == .end)
-    _ = machine.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
+    _ = machine.unanswered(redisTime: nil, at: Self.at(0), jitter: 0.5)
     #expect(machine.next(at: Self.at(0), isDraining: true) == .end)
   }
 
@@ -175,29 +175,29 @@ import Testing
     var machine = Self.ran(.failed, failures: 2)
     let completion = try Self.completion(machine)
     #expect(completion.retryDelay == .seconds(4))
-    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0.5)
+    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), jitter: 0.5)
     // What is added lies from 80% to all of a twentieth of it: others, who add less, come first.
     #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(4_301 + 180)))
   }
 
   @Test func noRetryIsLaterThanTheNextSlot() {
     var machine = Self.ran(.failed, failures: 20)
-    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
+    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), jitter: 0)
     #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
   }
 
   @Test func aPermanentFailureWaitsForTheNextSlot() throws {
     var machine = Self.ran(.permanentlyFailed)
     #expect(try Self.completion(machine).retryDelay == .seconds(60))
-    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), chance: 0)
+    machine.confirmed(redisTime: Self.slot + 300, at: Self.at(300), jitter: 0)
     #expect(machine.next(at: Self.at(300), isDraining: false) == .wait(until: Self.at(60_800)))
   }
 
   /// What a replica adds to the start of a slot at the least and at the most, by what it heard before.
-  static func delays(_ prepare: (inout SweeperStateMachine, _ chance: Double) -> Void) throws -> ClosedRange<Int64> {
-    let both = try [0, 0.999].map { chance in
+  static func delays(_ prepare: (inout SweeperStateMachine, _ jitter: Double) -> Void) throws -> ClosedRange<Int64> {
+    let both = try [0, 0.999].map { jitter in
       var machine = machine()
-      prepare(&machine, chance)
+      prepare(&machine, jitter)
       let step = machine.next(at: at(300), isDraining: false)
       guard case .wait(let until) = step else { return try #require(nil as Int64?, "not a wait: \(step)") }
       return until.nanoseconds / 1_000_000 - 60_000
@@ -205,14 +205,14 @@ import Testing
     return both[0]...both[1]
   }
 
-  static func runSlot(_ machine: inout SweeperStateMachine, _ result: RunResult, _ chance: Double) {
-    _ = machine.answered(.taken(run), redisTime: slot, at: at(0), chance: chance)
-    machine.ended(EndedRun(run, result), at: at(100), chance: chance)
-    machine.confirmed(redisTime: slot + 300, at: at(300), chance: chance)
+  static func runSlot(_ machine: inout SweeperStateMachine, _ result: RunResult, _ jitter: Double) {
+    _ = machine.answered(.taken(run), redisTime: slot, at: at(0), jitter: jitter)
+    machine.ended(EndedRun(run, result), at: at(100), jitter: jitter)
+    machine.confirmed(redisTime: slot + 300, at: at(300), jitter: jitter)
   }
 
-  static func answered(_ machine: inout SweeperStateMachine, _ answer: TakeAnswer, _ chance: Double) {
-    _ = machine.answered(answer, redisTime: slot + 300, at: at(300), chance: chance)
+  static func answered(_ machine: inout SweeperStateMachine, _ answer: TakeAnswer, _ jitter: Double) {
+    _ = machine.answered(answer, redisTime: slot + 300, at: at(300), jitter: jitter)
   }
 
   /// Whoever asked during another one's run would be told that it is held, and had to ask again.
@@ -228,14 +228,14 @@ import Testing
   @Test func itsPlaceIsLostToWhoRunsALaterSlotAndToNobodyElse() throws {
     let (earlier, later) = (Self.slot - 60_000, Self.slot)
     func afterwards(_ answer: TakeAnswer) throws -> ClosedRange<Int64> {
-      try Self.delays { machine, chance in
+      try Self.delays { machine, jitter in
         var run = Self.run
         (run.slot, run.nextSlot) = (earlier, later)
         _ = machine.answered(
-          .taken(run), redisTime: earlier, at: Self.at(0), chance: chance)
-        machine.ended(EndedRun(run, .success()), at: Self.at(100), chance: chance)
-        machine.confirmed(redisTime: earlier + 100, at: Self.at(200), chance: chance)
-        Self.answered(&machine, answer, chance)
+          .taken(run), redisTime: earlier, at: Self.at(0), jitter: jitter)
+        machine.ended(EndedRun(run, .success()), at: Self.at(100), jitter: jitter)
+        machine.confirmed(redisTime: earlier + 100, at: Self.at(200), jitter: jitter)
+        Self.answered(&machine, answer, jitter)
       }
     }
     #expect(try afterwards(.idle(slot: later, due: Self.slot + 60_000)) == 200...799)
@@ -252,7 +252,7 @@ import Testing
     Self.answered(&machine, .paused(slot: Self.slot, pause), 0)
     #expect(machine.pause == pause)
     Self.answered(&machine, .late, 0)
-    _ = machine.unanswered(redisTime: Self.slot, at: Self.at(400), chance: 0)
+    _ = machine.unanswered(redisTime: Self.slot, at: Self.at(400), jitter: 0)
     #expect(machine.pause == pause, "neither says anything of the record")
     for answer in [
       TakeAnswer.idle(slot: Self.slot, due: Self.slot + 60_000), .held(slot: Self.slot, remaining: 5),
@@ -266,23 +266,23 @@ import Testing
 
   @Test func aRunLongerThanItsSlotIsFollowedByTheNextOneAtOnce() {
     var machine = Self.ran(.success(), at: 70_000)
-    machine.confirmed(redisTime: Self.slot + 70_000, at: Self.at(70_000), chance: 0.9)
+    machine.confirmed(redisTime: Self.slot + 70_000, at: Self.at(70_000), jitter: 0.9)
     #expect(machine.next(at: Self.at(70_000), isDraining: false) == .take(.due))
   }
 
   @Test func aRunThatIsAskedForAtBootIsAskedForUntilRedisHasAnswered() {
     var machine = Self.machine(.start)
     #expect(machine.next(at: Self.at(0), isDraining: false) == .take(.start))
-    _ = machine.unanswered(redisTime: nil, at: Self.at(0), chance: 0.5)
-    machine.woke(at: Self.at(1_000), chance: 0)
+    _ = machine.unanswered(redisTime: nil, at: Self.at(0), jitter: 0.5)
+    machine.woke(at: Self.at(1_000), jitter: 0)
     #expect(machine.next(at: Self.at(1_200), isDraining: false) == .take(.start))
     _ = machine.answered(
       .settling(slot: Self.slot, notBefore: Self.slot + 15_000),
-      redisTime: Self.slot, at: Self.at(1_000), chance: 0)
+      redisTime: Self.slot, at: Self.at(1_000), jitter: 0)
     #expect(machine.next(at: Self.at(16_150), isDraining: false) == .take(.start))
     _ = machine.answered(
       .idle(slot: Self.slot, due: Self.slot + 60_000),
-      redisTime: Self.slot + 15_000, at: Self.at(16_000), chance: 0)
+      redisTime: Self.slot + 15_000, at: Self.at(16_000), jitter: 0)
     #expect(machine.next(at: Self.at(90_000), isDraining: false) == .take(.due))
   }
 
@@ -292,7 +292,7 @@ import Testing
   ])
   func onceIsOverWhenAnotherReplicaHasTheSlotOrNothingIsDue(answer: TakeAnswer) {
     var machine = Self.machine(once: true)
-    _ = machine.answered(answer, redisTime: Self.slot, at: Self.at(0), chance: 0)
+    _ = machine.answered(answer, redisTime: Self.slot, at: Self.at(0), jitter: 0)
     #expect(machine.next(at: Self.at(0), isDraining: false) == .end)
   }
 
@@ -300,14 +300,14 @@ import Testing
     var machine = Self.machine(once: true)
     _ = machine.answered(
       .settling(slot: Self.slot, notBefore: Self.slot + 15_000), redisTime: Self.slot,
-      at: Self.at(0), chance: 0)
+      at: Self.at(0), jitter: 0)
     #expect(machine.next(at: Self.at(0), isDraining: false) == .wait(until: Self.at(15_150)))
     _ = machine.answered(
       .taken(Self.run), redisTime: Self.slot + 15_000, at: Self.at(15_000),
-      chance: 0)
-    machine.ended(EndedRun(Self.run, .success()), at: Self.at(15_100), chance: 0)
+      jitter: 0)
+    machine.ended(EndedRun(Self.run, .success()), at: Self.at(15_100), jitter: 0)
     _ = try Self.completion(machine)
-    machine.confirmed(redisTime: Self.slot + 15_100, at: Self.at(15_101), chance: 0)
+    machine.confirmed(redisTime: Self.slot + 15_100, at: Self.at(15_101), jitter: 0)
     #expect(machine.next(at: Self.at(15_101), isDraining: false) == .end)
   }
 
@@ -318,7 +318,7 @@ import Testing
     while case .take = machine.next(at: Self.at(now), isDraining: false), now < 1_000_000 {
       _ = machine.answered(
         .settling(slot: Self.slot, notBefore: Self.slot + now + 15_000), redisTime: Self.slot + now, at: Self.at(now),
-        chance: 0)
+        jitter: 0)
       guard case .wait(let until) = machine.next(at: Self.at(now), isDraining: false) else { break }
       now += Self.at(now).duration(to: until).milliseconds
     }
@@ -334,10 +334,10 @@ import Testing
       switch machine.next(at: now, isDraining: false) {
       case .take:
         questions += 1
-        _ = machine.unanswered(redisTime: Self.slot, at: now, chance: 0.5)
+        _ = machine.unanswered(redisTime: Self.slot, at: now, jitter: 0.5)
       case .wait(let until): now = until
       // It is connected, so nothing is waited for.
-      case .waitForRedis: machine.woke(at: now, chance: 0)
+      case .waitForRedis: machine.woke(at: now, jitter: 0)
       default: Issue.record("unexpected step")
       }
     }
@@ -355,10 +355,10 @@ import Testing
         questions += 1
         if !machine.isSilent { changes += 1 }
         let lost = SweeperStateMachine.LostTake(token: "t", executableUntil: now.advanced(by: .seconds(2)))
-        _ = machine.unanswered(lost, redisTime: Self.slot, at: now, chance: 0.5)
+        _ = machine.unanswered(lost, redisTime: Self.slot, at: now, jitter: 0.5)
       case .release: machine.released()
       case .wait(let until), .pause(let until): now = until
-      case .waitForRedis: machine.woke(at: now, chance: 0)
+      case .waitForRedis: machine.woke(at: now, jitter: 0)
       default: Issue.record("unexpected step")
       }
     }
@@ -366,7 +366,7 @@ import Testing
     #expect((20...30).contains(questions))
     _ = machine.answered(
       .idle(slot: Self.slot, due: Self.slot + 60_000), redisTime: Self.slot, at: now,
-      chance: 0)
+      jitter: 0)
     #expect(!machine.isSilent)
   }
 
@@ -380,7 +380,7 @@ import Testing
       var open = 0
       for _ in 0..<200 {
         let time = Self.slot + now
-        let chance = Double.random(in: 0..<1, using: &random)
+        let jitter = Double.random(in: 0..<1, using: &random)
         let isAnswered = Bool.random(using: &random)
         switch machine.next(at: Self.at(now), isDraining: false) {
         case .take:
@@ -391,7 +391,7 @@ import Testing
             _ = machine.unanswered(
               SweeperStateMachine.LostTake(token: "t", executableUntil: Self.at(now)), redisTime: time,
               at: Self.at(now),
-              chance: chance)
+              jitter: jitter)
             continue
           }
           let slot = Self.grid.slot(at: time)
@@ -407,32 +407,32 @@ import Testing
                   takenAt: Self.at(now)))
             }
           _ = machine.answered(
-            answer, redisTime: time, at: Self.at(now), chance: chance)
+            answer, redisTime: time, at: Self.at(now), jitter: jitter)
         case .run(let run):
           now += Int64.random(in: 0...100_000, using: &random)
           open = 1
           let result: RunResult = Bool.random(using: &random) ? .success() : .failed
-          machine.ended(EndedRun(run, result), at: Self.at(now), chance: chance)
+          machine.ended(EndedRun(run, result), at: Self.at(now), jitter: jitter)
         case .complete:
           if isAnswered {
             open = 0
-            machine.confirmed(redisTime: time, at: Self.at(now), chance: chance)
+            machine.confirmed(redisTime: time, at: Self.at(now), jitter: jitter)
           } else {
-            _ = machine.unanswered(redisTime: time, at: Self.at(now), chance: chance)
+            _ = machine.unanswered(redisTime: time, at: Self.at(now), jitter: jitter)
           }
         case .release:
           if isAnswered {
             open = 0
             machine.released()
           } else {
-            _ = machine.unanswered(redisTime: time, at: Self.at(now), chance: chance)
+            _ = machine.unanswered(redisTime: time, at: Self.at(now), jitter: jitter)
           }
         case .wait(let until), .pause(let until):
           if until > Self.at(now + 61_002) { Issue.record("seed \(seed): waits \(until) at \(now)") }
           now = until.nanoseconds / 1_000_000 + 1
         case .waitForRedis(let until):
           now += Int64.random(in: 0...max(0, until.nanoseconds / 1_000_000 - now), using: &random)
-          machine.woke(at: Self.at(now), chance: chance)
+          machine.woke(at: Self.at(now), jitter: jitter)
         case .end: Issue.record("seed \(seed): ended")
         }
       }

@@ -31,7 +31,7 @@ import Testing
     var titles: [String] = []
     while case .send(let event) = queue.next(at: now) {
       titles.append(event.title)
-      _ = queue.ended(.delivered, at: now, chance: 0)
+      _ = queue.ended(.delivered, at: now, jitter: 0)
     }
     return titles
   }
@@ -50,7 +50,7 @@ import Testing
     var now = 0.0
     for delay in [1.0, 2, 4, 8, 16, 32, 50, 50] {
       #expect(queue.next(at: Self.at(now)) == .send(Self.event("a")))
-      #expect(queue.ended(.failed(retryAfter: nil), at: Self.at(now), chance: 0.5) == nil)
+      #expect(queue.ended(.failed(retryAfter: nil), at: Self.at(now), jitter: 0.5) == nil)
       guard case .wait(let until) = queue.next(at: Self.at(now)) else {
         Issue.record("no wait after \(now)")
         return
@@ -59,7 +59,7 @@ import Testing
       now += delay
     }
     #expect(queue.next(at: Self.at(now)) == .send(Self.event("a")))
-    #expect(queue.ended(.delivered, at: Self.at(now + 1), chance: 0) == .seconds(now + 1))
+    #expect(queue.ended(.delivered, at: Self.at(now + 1), jitter: 0) == .seconds(now + 1))
     #expect(queue.next(at: Self.at(now + 1)) == .send(Self.event("b")))
   }
 
@@ -68,7 +68,7 @@ import Testing
       var queue = SinkQueue()
       _ = queue.add(Self.event("a"), at: Self.at(0))
       _ = queue.next(at: Self.at(0))
-      _ = queue.ended(.failed(retryAfter: asked), at: Self.at(0), chance: 0.5)
+      _ = queue.ended(.failed(retryAfter: asked), at: Self.at(0), jitter: 0.5)
       #expect(queue.next(at: Self.at(0)) == .wait(until: Self.at(waits)), "\(asked)")
     }
   }
@@ -78,7 +78,7 @@ import Testing
     _ = queue.add(Self.event("a"), at: Self.at(0))
     _ = queue.add(Self.event("b"), at: Self.at(0))
     _ = queue.next(at: Self.at(0))
-    _ = queue.ended(.rejected, at: Self.at(0), chance: 0)
+    _ = queue.ended(.rejected, at: Self.at(0), jitter: 0)
     #expect(Self.drained(&queue, at: Self.at(0)) == ["b"])
   }
 
@@ -87,7 +87,7 @@ import Testing
     _ = queue.add(Self.event("a"), at: Self.at(0))
     _ = queue.add(Self.event("b"), at: Self.at(60))
     _ = queue.next(at: Self.at(3_590))
-    _ = queue.ended(.failed(retryAfter: .seconds(600)), at: Self.at(3_590), chance: 0)
+    _ = queue.ended(.failed(retryAfter: .seconds(600)), at: Self.at(3_590), jitter: 0)
     #expect(queue.next(at: Self.at(3_590)) == .wait(until: Self.at(3_600)))
     #expect(queue.next(at: Self.at(3_600)) == .giveUp(Self.event("a")))
     #expect(queue.next(at: Self.at(3_600)) == .wait(until: Self.at(3_660)))
@@ -100,7 +100,7 @@ import Testing
     for index in 0..<SinkQueue.lengthLimit { _ = queue.add(Self.event("\(index)"), at: Self.at(0)) }
     _ = queue.next(at: Self.at(0))
     #expect(queue.add(Self.event("new"), at: Self.at(0))?.title == "1")
-    _ = queue.ended(.failed(retryAfter: nil), at: Self.at(0), chance: 0)
+    _ = queue.ended(.failed(retryAfter: nil), at: Self.at(0), jitter: 0)
     #expect(queue.add(Self.event("newer"), at: Self.at(0))?.title == "0")
     #expect(queue.count == SinkQueue.lengthLimit)
   }
@@ -123,14 +123,14 @@ import Testing
     _ = queue.add(Self.report(1), at: Self.at(0))
     _ = queue.next(at: Self.at(0))
     _ = queue.add(Self.report(2), at: Self.at(0))
-    _ = queue.ended(.failed(retryAfter: nil), at: Self.at(0), chance: 0)
+    _ = queue.ended(.failed(retryAfter: nil), at: Self.at(0), jitter: 0)
     _ = queue.add(Self.report(4), at: Self.at(0))
     guard case .send(let first) = queue.next(at: Self.at(5)) else {
       Issue.record("nothing is sent")
       return
     }
     #expect(first.metadata == [Event.Count("deleted", 1)])
-    _ = queue.ended(.delivered, at: Self.at(5), chance: 0)
+    _ = queue.ended(.delivered, at: Self.at(5), jitter: 0)
     guard case .send(let second) = queue.next(at: Self.at(5)) else {
       Issue.record("nothing more is sent")
       return
@@ -152,7 +152,7 @@ import Testing
     _ = queue.add(Self.event("a"), at: Self.at(0))
     _ = queue.add(Self.event("b"), at: Self.at(0))
     _ = queue.next(at: Self.at(0))
-    _ = queue.ended(.failed(retryAfter: .seconds(300)), at: Self.at(0), chance: 0)
+    _ = queue.ended(.failed(retryAfter: .seconds(300)), at: Self.at(0), jitter: 0)
     queue.hurry()
     #expect(queue.next(at: Self.at(0)) == .send(Self.event("a")))
     #expect(queue.abandon().map(\.title) == ["a", "b"])
@@ -190,8 +190,8 @@ import Testing
             case 2: .rejected
             default: .delivered
             }
-          let chance = Double.random(in: 0..<1, using: &random)
-          if queue.ended(outcome, at: Self.at(now), chance: chance) != nil { gone.append(number(event)) }
+          let jitter = Double.random(in: 0..<1, using: &random)
+          if queue.ended(outcome, at: Self.at(now), jitter: jitter) != nil { gone.append(number(event)) }
         case .giveUp(let event): gone.append(number(event))
         case .wait(let until):
           let wait = Self.at(now).duration(to: until).seconds
