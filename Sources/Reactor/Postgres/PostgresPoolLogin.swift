@@ -12,22 +12,28 @@ extension PostgresPool {
   func connect(
     for purpose: PostgresConnection.Purpose, by deadline: MonotonicInstant
   ) async throws -> PostgresConnection {
-    let before = configuration
-    do {
-      return try await connectOnce(for: purpose, by: deadline)
-    } catch let error as PostgresError where error.refusesLogin {
-      if before == configuration { onLoginRefused?() }
-      guard before != configuration, !state.isClosed else { throw error }
-      return try await connectOnce(for: purpose, by: deadline)
-    }
+    try await retryingRefusedLogin(
+      { configuration }, onRefusal: onLoginRefused, isRefused: isRefusedLogin,
+      attempt: { await connectOnce(for: purpose, by: deadline) }
+    ).get()
+  }
+
+  private func isRefusedLogin(_ result: Result<PostgresConnection, any Error>) -> Bool {
+    guard case .failure(let error as PostgresError) = result else { return false }
+    return error.refusesLogin && !state.isClosed
   }
 
   private func connectOnce(
     for purpose: PostgresConnection.Purpose, by deadline: MonotonicInstant
-  ) async throws -> PostgresConnection {
-    try await PostgresConnection.connect(
-      configuration, by: deadline, on: clock, for: purpose, mustBeWritable: !configuration.expectsReadOnly,
-      canceller: canceller)
+  ) async -> Result<PostgresConnection, any Error> {
+    do {
+      return .success(
+        try await PostgresConnection.connect(
+          configuration, by: deadline, on: clock, for: purpose, mustBeWritable: !configuration.expectsReadOnly,
+          canceller: canceller))
+    } catch {
+      return .failure(error)
+    }
   }
 }
 

@@ -15,10 +15,12 @@ extension RedisClient {
 
   /// Connects. An attempt that is refused for its user or password is made once more if these have changed since.
   func connectWithLogin() async -> Result<RedisConnection, ConnectFailure> {
-    let before = configuration
-    let result = await connect()
-    guard case .failure(let failure) = result, failure.cause.isLoginRefused, !Task.isCancelled else { return result }
-    if before == configuration { onLoginRefused?() }
-    return before == configuration ? result : await connect()
+    await retryingRefusedLogin(
+      { configuration }, onRefusal: onLoginRefused, isRefused: Self.isRefusedLogin, attempt: { await connect() })
+  }
+
+  private static func isRefusedLogin(_ result: Result<RedisConnection, ConnectFailure>) -> Bool {
+    guard case .failure(let failure) = result else { return false }
+    return failure.cause.isLoginRefused && !Task.isCancelled
   }
 }

@@ -270,15 +270,17 @@ extension RedisCluster {
   private func searchWithLogin(
     by limit: MonotonicInstant
   ) async -> Result<ClusterTopology, RedisConnectionFailure> {
-    func search() async -> Result<ClusterTopology, RedisConnectionFailure> {
-      await ClusterSearch(configuration: configuration, tls: tls, clock: clock)
-        .topology(askingInTurn: candidates(), by: limit)
-    }
-    let before = configuration
-    let result = await search()
-    guard case .failure(let failure) = result, failure.isLoginRefused, !Task.isCancelled else { return result }
-    if before == configuration { onLoginRefused?() }
-    return before == configuration ? result : await search()
+    await retryingRefusedLogin(
+      { configuration }, onRefusal: onLoginRefused, isRefused: Self.isRefusedLogin,
+      attempt: {
+        await ClusterSearch(configuration: configuration, tls: tls, clock: clock)
+          .topology(askingInTurn: candidates(), by: limit)
+      })
+  }
+
+  private static func isRefusedLogin(_ result: Result<ClusterTopology, RedisConnectionFailure>) -> Bool {
+    guard case .failure(let failure) = result else { return false }
+    return failure.isLoginRefused && !Task.isCancelled
   }
 
   /// Nodes that answer come first, another one each time: one that is cut off from the others may tell old slots.
