@@ -29,8 +29,8 @@ final class Service {
   private let registry = MetricsRegistry()
   private let processMetrics: ProcessMetrics
   let notifier: Notifier
-  private let postgresNotice: OutageNotice
-  private let redisNotice: OutageNotice
+  private let postgresOutages: OutageReporter
+  private let redisOutages: OutageReporter
   let sweeping: SweepService
   let reloader: Reloader
   let readEnvironment: @Sendable () -> [String: String]
@@ -78,14 +78,14 @@ final class Service {
     ProcessMetrics.registerLoop(in: registry)
     ServerMetrics.register(pool, redis, in: registry)
     notifier = Notifier(notifications, clock: clock, random: .system, registry: registry, logger: logger)
-    let ledger = OutageClaim(
+    let claim = OutageClaim(
       redis: redis, clock: clock, namespace: settings[.redisNamespace], component: "postgres")
-    postgresNotice = OutageNotice(
-      component: "postgres", server: "PostgreSQL", patience: settings[.outageAfter], ledger: ledger, sink: notifier,
+    postgresOutages = OutageReporter(
+      component: "postgres", server: "PostgreSQL", reportAfter: settings[.outageAfter], claim: claim, sink: notifier,
       clock: clock, random: .system)
-    redisNotice = OutageNotice(
-      component: "redis", server: "Redis", patience: settings[.outageAfter], ledger: nil, sink: notifier, clock: clock,
-      random: .system)
+    redisOutages = OutageReporter(
+      component: "redis", server: "Redis", reportAfter: settings[.outageAfter], claim: nil, sink: notifier,
+      clock: clock, random: .system)
     sweeping = SweepService(
       sweepers, settings, redis: redis, pool: pool, notifier: notifier, shutdown: shutdown,
       clock: clock, random: .system, replica: settings.replicaName, registry: registry, logger: logger)
@@ -118,8 +118,8 @@ final class Service {
       group.addTask { await self.pool.run() }
       group.addTask { await server.run() }
       group.addTask { await self.notifier.run() }
-      group.addTask { await self.postgresNotice.run() }
-      group.addTask { await self.redisNotice.run() }
+      group.addTask { await self.postgresOutages.run() }
+      group.addTask { await self.redisOutages.run() }
       group.addTask { await self.managerReport.run() }
       // First the answer whether it is ready, which takes 2 s at most. A connection's handshake costs more than a run
       // with nothing to do: sweeps that began beside it would each open one; after it they use its.
@@ -269,8 +269,8 @@ final class Service {
     redis.onStateChange = { [weak self] availability in
       guard let self else { return }
       switch availability {
-      case .ready: self.serverChanged("Redis", outage: nil, self.redisNotice)
-      case .unavailable(let reason): self.serverChanged("Redis", outage: reason, self.redisNotice)
+      case .ready: self.serverChanged("Redis", outage: nil, self.redisOutages)
+      case .unavailable(let reason): self.serverChanged("Redis", outage: reason, self.redisOutages)
       }
     }
     redis.onIdleEnd = { [weak self] reason in
@@ -279,14 +279,14 @@ final class Service {
     pool.onStateChange = { [weak self] availability in
       guard let self else { return }
       switch availability {
-      case .ready: self.serverChanged("PostgreSQL", outage: nil, self.postgresNotice)
-      case .unavailable(let reason): self.serverChanged("PostgreSQL", outage: reason, self.postgresNotice)
+      case .ready: self.serverChanged("PostgreSQL", outage: nil, self.postgresOutages)
+      case .unavailable(let reason): self.serverChanged("PostgreSQL", outage: reason, self.postgresOutages)
       }
     }
   }
 
   /// A server became ready, or unavailable: once a change, not once a try.
-  private func serverChanged(_ server: String, outage: String?, _ notice: OutageNotice) {
+  private func serverChanged(_ server: String, outage: String?, _ outages: OutageReporter) {
     if let outage {
       logger.warning("\(server) is unavailable", metadata: ["error": "\(outage)"])
     } else {
@@ -295,7 +295,7 @@ final class Service {
       if isReadyAwaited, pool.outage == nil, redis.outage == nil { sayReady() }
     }
     if readiness.hasBooted { reportServers() }
-    notice.changed(to: outage)
+    outages.changed(to: outage)
   }
 
   /// Tells the service manager which servers are away, if any. The worker may have been ready before.

@@ -72,11 +72,11 @@ enum NotificationTest {
       switch SinkQueue.Outcome(result, of: request) {
       case .delivered:
         guard let trace = try await clearance(after: event, at: sink, by: client, clock) else {
-          return ("delivered, \(result.inWords)", true)
+          return ("delivered, \(result.summary)", true)
         }
-        return ("delivered, \(result.inWords), but its incident is still open: \(trace)", false)
-      case .rejected: return ("rejected, \(result.inWords)", false)
-      case .failed: return ("failed, \(result.inWords)", false)
+        return ("delivered, \(result.summary), but its incident is still open: \(trace)", false)
+      case .rejected: return ("rejected, \(result.summary)", false)
+      case .failed: return ("failed, \(result.summary)", false)
       }
     } catch {
       return ("cancelled", false)
@@ -89,7 +89,7 @@ enum NotificationTest {
   ) async throws -> String? {
     guard let request = sink.requestAfterTest(event) else { return nil }
     let result = try await client.result(of: request, by: clock.now.advanced(by: SinkDelivery.requestLimit))
-    return SinkQueue.Outcome(result, of: request) == .delivered ? nil : result.inWords
+    return SinkQueue.Outcome(result, of: request) == .delivered ? nil : result.summary
   }
 
   private static func say(_ line: String, _ clock: LoopClock) {

@@ -20,7 +20,7 @@ struct ReloadSchedule: Sendable {
     case read
     case wait(until: MonotonicInstant)
     /// Nothing until a signal comes.
-    case rest
+    case idle
   }
 
   private var hasBooted = false
@@ -33,7 +33,7 @@ struct ReloadSchedule: Sendable {
   mutating func booted() { hasBooted = true }
 
   mutating func next(at now: MonotonicInstant, isDraining: Bool) -> Step {
-    guard hasBooted, isRequested, !isDraining else { return .rest }
+    guard hasBooted, isRequested, !isDraining else { return .idle }
     if let notBefore, now < notBefore { return .wait(until: notBefore) }
     isRequested = false
     notBefore = now.advanced(by: Self.leastPause)

@@ -51,7 +51,7 @@ final class Reloader {
         switch schedule.next(at: clock.now, isDraining: shutdown.isDraining) {
         case .read: reload()
         case .wait(let until): try await clock.sleep(until: until, orUntil: wakeUp)
-        case .rest: try await clock.sleep(until: .never, orUntil: wakeUp)
+        case .idle: try await clock.sleep(until: .never, orUntil: wakeUp)
         }
       }
     } catch {

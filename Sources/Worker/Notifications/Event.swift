@@ -24,9 +24,9 @@ struct Event: Equatable, Sendable {
   enum Kind: Sendable {
     /// A sweep changed rows.
     case report
-    /// A sweeper keeps failing, or a server is unavailable. Reported once, then in reminders.
+    /// A sweeper keeps failing, or a server is unavailable. Sent once, then as reminders.
     case failure
-    /// A reported failure has ended.
+    /// A failure that was sent has ended.
     case recovery
     /// A test of whether notifications arrive.
     case test
@@ -71,11 +71,11 @@ struct Event: Equatable, Sendable {
     self.metadata = metadata
   }
 
-  /// The limits of a title and a detail, in bytes: a full queue stays below a megabyte, and every sink accepts them.
+  /// The limits of a title and a detail, in bytes. A full queue stays below a megabyte, and every sink accepts them.
   static let titleLimit = 256
   static let detailLimit = 2_048
 
-  /// The text without control characters, which could start a new line somewhere, cut if it is too long.
+  /// The text as one line: control characters become blanks, and text beyond the limit is cut.
   static func oneLine(_ text: String, limit: Int) -> String {
     let isPlain = text.utf8.count <= limit && text.utf8.allSatisfy { (0x20...0x7E).contains($0) }
     if isPlain { return text }
@@ -97,7 +97,7 @@ struct Event: Equatable, Sendable {
   /// Merges a later report of the same kind: adds its counts and takes its time and detail.
   ///
   /// - Returns: whether it was of the same kind.
-  mutating func absorb(_ later: Event) -> Bool {
+  mutating func merge(_ later: Event) -> Bool {
     guard kind == .report, later.kind == .report, component == later.component, title == later.title else {
       return false
     }

@@ -1,5 +1,5 @@
-// All sinks of a process: created from the settings, fed and stopped together. Invariants: the log is always among
-// them; libcurl is loaded only if there is another. Called by main and Service.
+// All sinks of a process: created from the settings, started and stopped together. Invariants: the log is always one of
+// them; libcurl is loaded only if another one is configured. Called by main and Service.
 
 import Logging
 import Reactor
@@ -45,10 +45,11 @@ struct SinkSet: Sendable {
   }
 }
 
-/// The client for all sinks; nil if there is none.
+/// The configured sinks and the client that sends to them.
 @EventLoop
 struct Notifications {
   let sinks: [any Sink]
+  /// Nil without sinks.
   let client: (any EventSender)?
 
   init(sinks: [any Sink], client: (any EventSender)?) {
@@ -56,7 +57,7 @@ struct Notifications {
     self.client = client
   }
 
-  /// - Throws: `TransferLibrary.Missing` if a configured sink cannot be served.
+  /// - Throws: `TransferLibrary.Missing` if a sink is configured and libcurl cannot be loaded.
   init(_ settings: Settings, proxies: ProxyRules, clock: LoopClock) throws(TransferLibrary.Missing) {
     let origin = NotificationOrigin(replica: HostProcess.hostName, namespace: settings[.redisNamespace])
     sinks = SinkSet(settings, origin: origin).sinks
@@ -73,14 +74,14 @@ struct Notifications {
 @EventLoop
 final class Notifier: EventReceiver {
   private let log: LogSink
-  /// Also those of sinks that the settings have removed.
+  /// Includes those of sinks that the settings no longer have.
   private var deliveries: [SinkDelivery] = []
   private(set) var client: (any EventSender)?
   private let clock: LoopClock
   private let random: Random
   private let registry: MetricsRegistry
   private let logger: Logger
-  /// Fires when there are deliveries that are yet to be run.
+  /// Fires when a delivery was added that `run` has yet to start.
   private let changed = WakeUp()
 
   init(
@@ -97,7 +98,7 @@ final class Notifier: EventReceiver {
     for delivery in deliveries { delivery.accept(event) }
   }
 
-  /// Sends to these sinks from now on. What waits for one that is still there, by its name, is sent to it as it is now.
+  /// Sends to these sinks from now on. Events that are queued for a sink go to the new one of the same name.
   func change(to notifications: Notifications) {
     client = client ?? notifications.client
     for delivery in deliveries {
@@ -127,7 +128,7 @@ final class Notifier: EventReceiver {
     }
   }
 
-  /// Delivers what is queued until `deadline`, all sinks concurrently. Cancel `run` afterwards.
+  /// Delivers queued events to all sinks concurrently until `deadline`. Cancel `run` afterwards.
   func finish(by deadline: MonotonicInstant) async {
     await withTaskGroup { group in
       for delivery in deliveries { group.addTask { await delivery.finish(by: deadline) } }

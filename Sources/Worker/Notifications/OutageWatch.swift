@@ -1,210 +1,214 @@
-// When an outage of one server is reported, and by which replica, as a pure struct. Invariant: an outage that lasts
-// long enough is reported once in the fleet, its end once, and a shorter one not at all. OutageNotice is the loop
-// around it, OutageClaim the note that replicas share.
+// When an outage of one server is reported, and by which replica, as a pure struct. Invariant: the fleet reports an
+// outage that lasts long enough once and its end once, and a shorter one not at all. OutageReporter is the loop around
+// it; OutageClaim is the record that replicas share.
 
 import Reactor
 
 /// One server, as this replica sees it:
 ///
-///       ready ── away ──▶ away ── patience passed: claims the note ──▶ known (told by this replica or by another)
-///         ▲                │ ▲                                           │  │ renews the note
-///         │                │ └─── somebody else ended the note ──────────┘  │
-///         ├──── back ──────┘                                                │
-///         └──── back: closes the note, and tells the end if it was open ────┘
+///       ready ── down ──▶ down ── lasts for reportAfter: claims ──▶ reported (by this replica or by another)
+///         ▲                │ ▲                                         │  │ renews the claim
+///         │                │ └─── another replica recorded the end ────┘  │
+///         ├───── up ───────┘                                              │
+///         └───── up: closes the claim, and reports the end if it was open ┘
 ///
-/// A ready replica occasionally looks for a note that nobody renews any more, and closes it: the replica that kept it
-/// is gone.
+/// A ready replica checks from time to time for a claim that is no longer renewed, because the replica that held it is
+/// gone, and closes it.
 struct OutageWatch: Sendable {
   /// What to do now.
-  enum Step: Equatable {
-    case tellAway(reason: String, lasting: Duration)
+  enum Action: Equatable {
+    case reportOutage(reason: String, lasting: Duration)
     /// - Parameter after: the length of the outage, if known.
-    case tellBack(after: Duration?)
-    /// Ask the ledger, and pass its reply to `answered`.
-    case ask(Question)
+    case reportRecovery(after: Duration?)
+    /// Send this to the claim, and pass the reply to `answered`.
+    case send(Request)
     case wait(until: MonotonicInstant)
-    /// Nothing until something changes.
-    case rest
+    /// Wait for the server's next change.
+    case idle
   }
 
-  /// A question to the ledger. `awayFor` distinguishes an end recorded during the outage from an earlier one.
-  enum Question: Equatable, Sendable {
-    /// Has the outage been reported? An existing note is renewed.
-    case see(awayFor: Duration)
-    /// Records the outage, or renews an existing note.
-    case keep(awayFor: Duration)
-    case close(awayFor: Duration)
-    /// Closes an abandoned note.
+  /// A request to the claim. `outageFor`, the length of the outage so far, distinguishes an end recorded during the
+  /// outage from an earlier one.
+  enum Request: Equatable, Sendable {
+    /// Has the outage been reported? Renews an open claim.
+    case check(outageFor: Duration)
+    /// Opens a claim, or renews an open one.
+    case claim(outageFor: Duration)
+    case close(outageFor: Duration)
+    /// Closes the claim if it is abandoned.
     case closeAbandoned
   }
 
-  /// The ledger's reply.
+  /// The claim's reply.
   enum Reply: Equatable, Sendable {
-    /// There was no note.
+    /// There was no claim.
     case absent
-    /// Somebody keeps a note.
-    case kept
+    /// The claim is open and renewed.
+    case open
     /// The end was recorded after the outage began.
     case ended
-    /// There was a note for an outage of this length, and this call closed it.
+    /// The claim was open for an outage of this length, and this request closed it.
     case closed(after: Duration)
   }
 
   /// Who reported an outage.
-  private enum Teller { case nobody, another, this }
+  private enum Reporter { case nobody, another, this }
 
   private struct Outage {
     /// When it began, or when its end was last recorded elsewhere.
     var since: MonotonicInstant
     var reason: String
-    var teller = Teller.nobody
-    /// The time of the next question to the ledger.
-    var nextQuestion: MonotonicInstant
+    var reporter = Reporter.nobody
+    /// The time of the next request to the claim.
+    var nextRequest: MonotonicInstant
   }
 
-  /// An outage that has ended here, and whose note is to be closed.
+  /// An outage that this replica saw end, with a claim that is still to be closed.
   private struct Ending {
     let since: MonotonicInstant
     let endedAt: MonotonicInstant
     let reason: String
-    var teller: Teller
-    /// Its end was reported without Redis.
-    var isTold = false
-    var nextQuestion: MonotonicInstant
+    var reporter: Reporter
+    /// Whether its end was reported without Redis.
+    var isReported = false
+    var nextRequest: MonotonicInstant
   }
 
-  /// How often a ready replica looks for an abandoned note.
-  static let lookInterval = Duration.seconds(300)
-  /// How long the end waits for Redis. After that, the replica that reported the outage reports its end without Redis.
-  static let endPatience = Duration.seconds(60)
+  /// How often a ready replica checks for an abandoned claim.
+  static let checkInterval = Duration.seconds(300)
+  /// How long closing a claim may wait for Redis. After that, the replica that reported the outage reports its end.
+  static let closeTimeout = Duration.seconds(60)
 
-  let patience: Duration
-  private let sharesNotes: Bool
+  /// How long an outage lasts before it is reported.
+  let reportAfter: Duration
+  private let sharesClaim: Bool
   private var outage: Outage?
   private var ending: Ending?
-  private var nextLook: MonotonicInstant?
-  private var asked: Question?
-  /// Steps to report first.
-  private var untold: [Step] = []
+  private var nextCheck: MonotonicInstant?
+  /// The request without a reply.
+  private var pending: Request?
+  /// Reports to return before any other action.
+  private var unreported: [Action] = []
 
-  /// - Parameter sharesNotes: whether there is a ledger. Without one each replica reports for itself.
-  init(patience: Duration, sharesNotes: Bool = false) {
-    self.patience = patience
-    self.sharesNotes = sharesNotes
+  /// - Parameter sharesClaim: whether replicas share a claim. Without one, each replica reports the outage itself.
+  init(reportAfter: Duration, sharesClaim: Bool = false) {
+    self.reportAfter = reportAfter
+    self.sharesClaim = sharesClaim
   }
 
-  /// How often the note is renewed: at least once before another replica's patience ends, so that it finds the note
-  /// even if Redis lost it.
-  var renewalInterval: Duration { max(.milliseconds(500), min(.seconds(30), patience / 2)) }
-  /// A note that was not renewed for this long counts as abandoned.
+  /// How often the claim is renewed: at least once before another replica would report the outage, so that it finds the
+  /// claim even if Redis has lost data.
+  var renewalInterval: Duration { max(.milliseconds(500), min(.seconds(30), reportAfter / 2)) }
+  /// A claim that was not renewed for this long counts as abandoned.
   var abandonedAfter: Duration { renewalInterval * 3 }
 
   /// The server is unavailable for a reason, or (nil) available.
   mutating func changed(to reason: String?, at now: MonotonicInstant) {
     if let reason {
-      if outage == nil { outage = Outage(since: now, reason: reason, nextQuestion: now) }
+      if outage == nil { outage = Outage(since: now, reason: reason, nextRequest: now) }
       outage?.reason = reason
     } else if let ended = outage {
       outage = nil
       end(ended, at: now)
-    } else if nextLook == nil {
-      // At first: an earlier process may have left a note.
-      nextLook = now
+    } else if nextCheck == nil {
+      // At startup: an earlier process may have left an open claim.
+      nextCheck = now
     }
   }
 
   private mutating func end(_ ended: Outage, at now: MonotonicInstant) {
-    nextLook = now.advanced(by: abandonedAfter)
-    guard sharesNotes else {
-      if ended.teller == .this { untold.append(.tellBack(after: ended.since.duration(to: now))) }
+    nextCheck = now.advanced(by: abandonedAfter)
+    guard sharesClaim else {
+      if ended.reporter == .this { unreported.append(.reportRecovery(after: ended.since.duration(to: now))) }
       return
     }
     // A replica that saw the outage only briefly leaves the end to the others, and checks later whether it was
     // reported.
-    let isClaiming = if case .keep = asked { true } else { false }
-    let sawItForLong = ended.since.advanced(by: patience) <= now
-    guard isClaiming || ended.teller == .this || (ended.teller == .another && sawItForLong) else { return }
-    // An ending that still waits for Redis is closed by the same call.
+    let isClaiming = if case .claim = pending { true } else { false }
+    let sawItForLong = ended.since.advanced(by: reportAfter) <= now
+    guard isClaiming || ended.reporter == .this || (ended.reporter == .another && sawItForLong) else { return }
+    // The same request closes an ending that still waits for Redis.
     ending = Ending(
       since: ending?.since ?? ended.since, endedAt: now, reason: ended.reason,
-      teller: ending?.teller == .this ? .this : ended.teller, nextQuestion: now)
+      reporter: ending?.reporter == .this ? .this : ended.reporter, nextRequest: now)
   }
 
-  mutating func next(at now: MonotonicInstant) -> Step {
-    if !untold.isEmpty { return untold.removeFirst() }
-    if let outage, !sharesNotes { return withoutNotes(outage, at: now) }
-    guard sharesNotes else { return .rest }
-    if let ending, ending.nextQuestion <= now { return ask(.close(awayFor: ending.since.duration(to: now))) }
-    var until = ending?.nextQuestion ?? .never
+  mutating func next(at now: MonotonicInstant) -> Action {
+    if !unreported.isEmpty { return unreported.removeFirst() }
+    if let outage, !sharesClaim { return withoutClaim(outage, at: now) }
+    guard sharesClaim else { return .idle }
+    if let ending, ending.nextRequest <= now { return send(.close(outageFor: ending.since.duration(to: now))) }
+    var until = ending?.nextRequest ?? .never
     if let outage {
-      let awayFor = outage.since.duration(to: now)
-      let due = outage.teller == .nobody ? outage.since.advanced(by: patience) : .never
-      if due <= now || (outage.teller != .nobody && outage.nextQuestion <= now) { return ask(.keep(awayFor: awayFor)) }
-      if outage.nextQuestion <= now { return ask(.see(awayFor: awayFor)) }
-      until = min(until, due, outage.nextQuestion)
-    } else if let nextLook {
-      if nextLook <= now { return ask(.closeAbandoned) }
-      until = min(until, nextLook)
+      let length = outage.since.duration(to: now)
+      let due = outage.reporter == .nobody ? outage.since.advanced(by: reportAfter) : .never
+      let mustRenew = outage.reporter != .nobody && outage.nextRequest <= now
+      if due <= now || mustRenew { return send(.claim(outageFor: length)) }
+      if outage.nextRequest <= now { return send(.check(outageFor: length)) }
+      until = min(until, due, outage.nextRequest)
+    } else if let nextCheck {
+      if nextCheck <= now { return send(.closeAbandoned) }
+      until = min(until, nextCheck)
     }
-    return until == .never ? .rest : .wait(until: until)
+    return until == .never ? .idle : .wait(until: until)
   }
 
-  private mutating func withoutNotes(_ outage: Outage, at now: MonotonicInstant) -> Step {
-    guard outage.teller == .nobody else { return .rest }
-    let due = outage.since.advanced(by: patience)
+  private mutating func withoutClaim(_ outage: Outage, at now: MonotonicInstant) -> Action {
+    guard outage.reporter == .nobody else { return .idle }
+    let due = outage.since.advanced(by: reportAfter)
     guard now >= due else { return .wait(until: due) }
-    self.outage?.teller = .this
-    return .tellAway(reason: outage.reason, lasting: outage.since.duration(to: now))
+    self.outage?.reporter = .this
+    return .reportOutage(reason: outage.reason, lasting: outage.since.duration(to: now))
   }
 
-  private mutating func ask(_ question: Question) -> Step {
-    asked = question
-    return .ask(question)
+  private mutating func send(_ request: Request) -> Action {
+    pending = request
+    return .send(request)
   }
 
-  // MARK: - What the ledger says
+  // MARK: - The claim's replies
 
-  /// The reply to the last question; nil if Redis did not answer.
+  /// The reply to the last request; nil if Redis did not answer.
   mutating func answered(_ reply: Reply?, at now: MonotonicInstant) {
-    guard let question = asked.take() else { return }
-    let nextQuestion = now.advanced(by: renewalInterval)
-    switch question {
-    case .see:
-      if reply == .kept, outage?.teller == .nobody { outage?.teller = .another }
-      noteEnd(reply, at: now)
-      outage?.nextQuestion = nextQuestion
-    case .keep:
+    guard let request = pending.take() else { return }
+    let nextRequest = now.advanced(by: renewalInterval)
+    switch request {
+    case .check:
+      if reply == .open, outage?.reporter == .nobody { outage?.reporter = .another }
+      noteRecordedEnd(reply, at: now)
+      outage?.nextRequest = nextRequest
+    case .claim:
       claimed(reply, at: now)
-      noteEnd(reply, at: now)
-      outage?.nextQuestion = nextQuestion
+      noteRecordedEnd(reply, at: now)
+      outage?.nextRequest = nextRequest
     case .close:
       closed(reply, at: now)
     case .closeAbandoned:
-      if case .closed(let length) = reply { untold.append(.tellBack(after: length > .zero ? length : nil)) }
-      let isSettled = reply != nil && reply != .kept
-      nextLook = now.advanced(by: isSettled ? Self.lookInterval : abandonedAfter)
+      if case .closed(let length) = reply { unreported.append(.reportRecovery(after: length > .zero ? length : nil)) }
+      let isClosed = reply != nil && reply != .open
+      nextCheck = now.advanced(by: isClosed ? Self.checkInterval : abandonedAfter)
     }
   }
 
-  /// Another replica saw the server return. If it is still unavailable here, that is another outage.
-  private mutating func noteEnd(_ reply: Reply?, at now: MonotonicInstant) {
+  /// Another replica saw the server return. If the server is still unavailable here, that is a new outage.
+  private mutating func noteRecordedEnd(_ reply: Reply?, at now: MonotonicInstant) {
     guard reply == .ended else { return }
     outage?.since = now
-    outage?.teller = .nobody
+    outage?.reporter = .nobody
   }
 
-  /// Handles the reply to recording the outage, which was long enough to be reported and may have ended meanwhile.
+  /// Handles the reply to a claim. The outage is long enough to be reported, and may have ended in the meantime.
   private mutating func claimed(_ reply: Reply?, at now: MonotonicInstant) {
     let isFirst = reply == nil || reply == .absent
-    let teller: Teller = isFirst ? .this : .another
-    if let ended = ending, ended.teller == .nobody {
-      ending?.teller = teller
+    let reporter: Reporter = isFirst ? .this : .another
+    if let ended = ending, ended.reporter == .nobody {
+      ending?.reporter = reporter
       if isFirst {
-        untold.append(.tellAway(reason: ended.reason, lasting: ended.since.duration(to: ended.endedAt)))
+        unreported.append(.reportOutage(reason: ended.reason, lasting: ended.since.duration(to: ended.endedAt)))
       }
-    } else if let outage, outage.teller == .nobody, reply != .ended {
-      self.outage?.teller = teller
-      if isFirst { untold.append(.tellAway(reason: outage.reason, lasting: outage.since.duration(to: now))) }
+    } else if let outage, outage.reporter == .nobody, reply != .ended {
+      self.outage?.reporter = reporter
+      if isFirst { unreported.append(.reportOutage(reason: outage.reason, lasting: outage.since.duration(to: now))) }
     }
   }
 
@@ -212,23 +216,23 @@ struct OutageWatch: Sendable {
     guard let ended = ending else { return }
     let length = ended.since.duration(to: ended.endedAt)
     switch reply {
-    case .closed(let noted):
-      if !ended.isTold { untold.append(.tellBack(after: max(length, noted))) }
+    case .closed(let claimed):
+      if !ended.isReported { unreported.append(.reportRecovery(after: max(length, claimed))) }
     case .absent:
-      if !ended.isTold { untold.append(.tellBack(after: length)) }
-    case .ended, .kept:
+      if !ended.isReported { unreported.append(.reportRecovery(after: length)) }
+    case .ended, .open:
       break
     case nil:
-      let nextQuestion = now.advanced(by: renewalInterval)
-      ending?.nextQuestion = nextQuestion
-      let isLate = ended.endedAt.advanced(by: Self.endPatience) <= now
-      if isLate, ended.teller == .this, !ended.isTold {
-        ending?.isTold = true
-        untold.append(.tellBack(after: length))
+      let nextRequest = now.advanced(by: renewalInterval)
+      ending?.nextRequest = nextRequest
+      let isLate = ended.endedAt.advanced(by: Self.closeTimeout) <= now
+      if isLate, ended.reporter == .this, !ended.isReported {
+        ending?.isReported = true
+        unreported.append(.reportRecovery(after: length))
       }
       return
     }
     ending = nil
-    nextLook = now.advanced(by: Self.lookInterval)
+    nextCheck = now.advanced(by: Self.checkInterval)
   }
 }

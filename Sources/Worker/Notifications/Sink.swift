@@ -1,11 +1,11 @@
 // A sink: a name, a threshold, and how an event becomes a request. Invariant: a sink only renders. SinkDelivery sends,
-// retries and gives up requests, in the same way for all sinks.
+// retries and drops requests, in the same way for all sinks.
 
 import Reactor
 
 /// A destination of events.
 protocol Sink: Sendable {
-  /// Its name in metrics and log lines: never a part of its URL.
+  /// Its name in metrics and log lines. It contains no part of the URL.
   var name: String { get }
   /// The minimum severity of its events.
   var minSeverity: Event.Severity { get }
@@ -20,10 +20,10 @@ protocol Sink: Sendable {
 extension Sink {
   func requestAfterTest(_ event: Event) -> TransferRequest? { nil }
 
-  func wants(_ event: Event) -> Bool {
+  func accepts(_ event: Event) -> Bool {
     switch event.kind {
     case .test: true
-    // A sink that got a failure also gets its recovery, which is less severe.
+    // A sink that received a failure also receives its recovery, which is less severe.
     case .recovery: event.endedSeverity >= minSeverity
     case .report, .failure: event.severity >= minSeverity
     }
@@ -47,8 +47,8 @@ extension TransferRequest {
 }
 
 extension SinkQueue.Outcome {
-  /// The meaning of an answer or of none: network errors, 408, 425, 429 and 5xx are temporary, other refusals
-  /// permanent. For a mail server 4yz is temporary and 5yz permanent.
+  /// Network errors and the statuses 408, 425, 429 and 5xx are temporary; other refusals are permanent. A mail server's
+  /// 4yz is temporary and its 5yz permanent.
   init(_ result: Result<TransferAnswer, TransferError>, of request: TransferRequest) {
     switch result {
     case .success(let answer):

@@ -1,5 +1,5 @@
 // Sends one sink's events in order: the loop around SinkQueue. Invariants: `accept` never waits; no log line contains a
-// part of the sink's URL; an event that is given up is logged and counted.
+// part of the sink's URL; an event that is dropped is logged and counted.
 
 import Logging
 import Reactor
@@ -11,7 +11,7 @@ final class SinkDelivery: EventReceiver {
   static let requestLimit = Duration.seconds(10)
 
   let name: String
-  /// Nil if the settings have removed it.
+  /// Nil once the settings no longer have it.
   private var sink: (any Sink)?
   private let client: any EventSender
   private let clock: LoopClock
@@ -40,35 +40,35 @@ final class SinkDelivery: EventReceiver {
   }
 
   func accept(_ event: Event) {
-    guard let sink, sink.wants(event) else { return }
-    if let dropped = queue.add(event, at: clock.now) { giveUp(dropped, "the queue was full") }
+    guard let sink, sink.accepts(event) else { return }
+    if let dropped = queue.add(event, at: clock.now) { drop(dropped, "the queue was full") }
     wakeUp.fire()
   }
 
-  /// Sends to the sink as it is now. A delayed retry happens at once.
+  /// Sends to `sink` from now on. A delayed retry happens at once.
   ///
-  /// - Parameter sink: nil if there is none any more.
+  /// - Parameter sink: nil if the settings no longer have it.
   func change(to sink: (any Sink)?) {
     self.sink = sink
-    queue.hurry()
+    queue.retryNow()
     wakeUp.fire()
   }
 
-  /// Delivers until `finish` or cancellation; then the rest counts as undelivered.
+  /// Delivers until `finish` or cancellation. Events that are left are dropped.
   func run() async {
     do {
       while try await step() {}
     } catch {
-      // Cancelled: the grace is over.
+      // Cancelled: the time for the shutdown is over.
     }
-    for event in queue.abandon() { giveUp(event, "undelivered: the worker ended") }
+    for event in queue.removeAll() { drop(event, "undelivered: the worker ended") }
     ended.open()
   }
 
-  /// Delivers what is queued, and gives up the rest at `deadline`.
+  /// Delivers queued events until `deadline`.
   func finish(by deadline: MonotonicInstant) async {
     isEnding = true
-    queue.hurry()
+    queue.retryNow()
     wakeUp.fire()
     do {
       try await clock.sleep(until: deadline, orUntil: ended)
@@ -82,15 +82,15 @@ final class SinkDelivery: EventReceiver {
     switch queue.next(at: clock.now) {
     case .send(let event):
       guard let sink else {
-        for event in queue.abandon() { giveUp(event, "the sink was removed") }
+        for event in queue.removeAll() { drop(event, "the sink was removed") }
         return true
       }
       try await send(event, to: sink)
-    case .giveUp(let event):
-      giveUp(event, "not delivered for \(GoDuration.text(SinkQueue.ageLimit))")
+    case .drop(let event):
+      drop(event, "not delivered for \(GoDuration.text(SinkQueue.ageLimit))")
     case .wait(let until):
       try await clock.sleep(until: until, orUntil: wakeUp)
-    case .rest:
+    case .idle:
       if isEnding { return false }
       try await clock.sleep(until: .never, orUntil: wakeUp)
     }
@@ -108,19 +108,19 @@ final class SinkDelivery: EventReceiver {
       metrics?.delivered(after: delay ?? .zero)
       if wasFailing { logger.info("notification delivery recovered") }
       if case .success(let answer) = result, !answer.refusedRecipients.isEmpty {
-        log(.error, "some recipients were refused", event, answer.refusalsInWords)
+        log(.error, "some recipients were refused", event, answer.refusalSummary)
       }
     case .rejected:
       metrics?.count(.rejected)
-      log(.error, "a notification was rejected", event, result.inWords)
+      log(.error, "a notification was rejected", event, result.summary)
     case .failed:
       metrics?.count(.retried)
       // Once per series of failures, not per attempt.
-      if !wasFailing { log(.warning, "notification delivery is failing", event, result.inWords) }
+      if !wasFailing { log(.warning, "notification delivery is failing", event, result.summary) }
     }
   }
 
-  private func giveUp(_ event: Event, _ reason: String) {
+  private func drop(_ event: Event, _ reason: String) {
     metrics?.count(.dropped)
     log(.error, "a notification was dropped", event, reason)
   }
@@ -158,23 +158,22 @@ extension TransferClient: EventSender {
 }
 
 extension Result where Success == TransferAnswer, Failure == TransferError {
-  /// A text for people: a status, or why there is none.
-  var inWords: String {
+  /// A status, or the reason for having none, in words for operators.
+  var summary: String {
     switch self {
     case .success(let answer):
-      "status \(answer.status)" + (answer.refusedRecipients.isEmpty ? "" : ", but \(answer.refusalsInWords)")
+      "status \(answer.status)" + (answer.refusedRecipients.isEmpty ? "" : ", but \(answer.refusalSummary)")
     case .failure(let error): error.publicReason + Self.hint(error)
     }
   }
 
-  /// A hint, if one of our settings may fix it.
+  /// A hint, if a setting may fix it.
   private static func hint(_ error: TransferError) -> String {
     switch error {
-    case .mailRefused(at: .hello, _): ": SB_WORKER_SMTP_HELO says what the worker calls itself"
-    // What servers reply, sometimes only to a recipient, to a name that they do not accept (RFC 5321, 4.2.3: not
-    // implemented).
+    case .mailRefused(at: .hello, _): ": SB_WORKER_SMTP_HELO sets the worker's name in EHLO"
+    // Servers that do not accept the name reply 504 (RFC 5321, 4.2.3), some of them only to a recipient.
     case .mailRefused(at: .sender, let reply), .mailRefused(at: .recipients, let reply):
-      reply.status == 504 ? ": it may be the name in EHLO, which SB_WORKER_SMTP_HELO says" : ""
+      reply.status == 504 ? ": the name in EHLO may be the cause; SB_WORKER_SMTP_HELO sets it" : ""
     default: ""
     }
   }
@@ -182,7 +181,7 @@ extension Result where Success == TransferAnswer, Failure == TransferError {
 
 extension TransferAnswer {
   /// The recipients that do not get the mail, and the server's replies.
-  fileprivate var refusalsInWords: String {
+  fileprivate var refusalSummary: String {
     refusedRecipients.map { "\($0.address) was refused (\($0.reply.text))" }.joined(separator: ", ")
   }
 }

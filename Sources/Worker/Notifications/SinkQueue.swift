@@ -6,16 +6,16 @@ import Reactor
 
 /// A sink's queue. At most one event is being sent, always the first:
 ///
-///       add ─▶ queued ─── its turn ───▶ under way ─── delivered ────▶ gone
+///       add ─▶ queued ── first ───────▶ under way ─── delivered ────▶ gone
 ///                │ ▲                       │  │
-///     full, or   │ └─── failed, may be ────┘  └─ refused for good ──▶ gone (rejected)
-///     an hour    │      tried again: waits
+///     full, or   │ └─── failed: retried ────┘  └─ rejected ─────────▶ gone (rejected)
+///     an hour    │      after a delay
 ///     old        ▼
 ///              gone (dropped)
 struct SinkQueue: Sendable {
   /// The most waiting events: 256 of them are a few tens of kilobytes.
   static let lengthLimit = 256
-  /// How long after its arrival an event is given up.
+  /// How long after it was added an event is dropped.
   static let ageLimit = Duration.seconds(3_600)
   /// The longest Retry-After that is respected.
   static let retryAfterLimit = Duration.seconds(600)
@@ -24,35 +24,35 @@ struct SinkQueue: Sendable {
 
   /// What to do now.
   enum Action: Equatable {
-    /// Send it, and report the outcome to `ended`.
+    /// Send it, and pass the outcome to `ended`.
     case send(Event)
-    /// It was given up after an hour: report that.
-    case giveUp(Event)
-    /// Nothing until this instant, or until an event comes.
+    /// It was not delivered for an hour and is dropped: log and count that.
+    case drop(Event)
+    /// Wait until this instant or the next event.
     case wait(until: MonotonicInstant)
-    /// Nothing until an event comes.
-    case rest
+    /// Wait for the next event.
+    case idle
   }
 
   /// The outcome of an attempt.
   enum Outcome: Equatable, Sendable {
     case delivered
-    /// It may work later, but not before what the sink asked for.
+    /// Another attempt may succeed, but not before the sink's Retry-After.
     case failed(retryAfter: Duration?)
-    /// It will never work.
+    /// No attempt will succeed.
     case rejected
   }
 
   private struct Entry {
     var event: Event
-    let cameAt: MonotonicInstant
-    /// It may have arrived. It is not changed from then on, so a receiver that knows its id may drop it.
+    let addedAt: MonotonicInstant
+    /// It may have been received, and must not change: a receiver may drop a second event with the same id.
     var wasSent = false
   }
 
   private var entries: [Entry] = []
   private var isUnderWay = false
-  /// Failures in a row, of any event: they are the sink's.
+  /// Failures in a row, whichever events they concerned.
   private(set) var failures = 0
   private var notBefore: MonotonicInstant?
 
@@ -63,19 +63,19 @@ struct SinkQueue: Sendable {
   /// - Returns: the event that was dropped for it: the oldest one that is not being sent.
   mutating func add(_ event: Event, at now: MonotonicInstant) -> Event? {
     let last = entries.lastIndex { $0.event.component == event.component }
-    if let last, !entries[last].wasSent, entries[last].event.absorb(event) { return nil }
+    if let last, !entries[last].wasSent, entries[last].event.merge(event) { return nil }
     var dropped: Event?
     if entries.count == Self.lengthLimit { dropped = entries.remove(at: isUnderWay ? 1 : 0).event }
-    entries.append(Entry(event: event, cameAt: now))
+    entries.append(Entry(event: event, addedAt: now))
     return dropped
   }
 
   mutating func next(at now: MonotonicInstant) -> Action {
-    precondition(!isUnderWay, "one at a time")
-    guard let first = entries.first else { return .rest }
-    let givenUpAt = first.cameAt.advanced(by: Self.ageLimit)
-    if now >= givenUpAt { return .giveUp(entries.removeFirst().event) }
-    if let notBefore, now < notBefore { return .wait(until: min(notBefore, givenUpAt)) }
+    precondition(!isUnderWay, "an event is being sent")
+    guard let first = entries.first else { return .idle }
+    let expiresAt = first.addedAt.advanced(by: Self.ageLimit)
+    if now >= expiresAt { return .drop(entries.removeFirst().event) }
+    if let notBefore, now < notBefore { return .wait(until: min(notBefore, expiresAt)) }
     isUnderWay = true
     entries[0].wasSent = true
     return .send(first.event)
@@ -83,9 +83,9 @@ struct SinkQueue: Sendable {
 
   /// Records the outcome for the event that was being sent.
   ///
-  /// - Returns: the time from its arrival until it left the queue; nil if it stays.
+  /// - Returns: how long it was in the queue; nil if it stays.
   mutating func ended(_ outcome: Outcome, at now: MonotonicInstant, jitter: Double) -> Duration? {
-    precondition(isUnderWay, "nothing is under way")
+    precondition(isUnderWay, "no event is being sent")
     isUnderWay = false
     switch outcome {
     case .failed(let retryAfter):
@@ -94,21 +94,21 @@ struct SinkQueue: Sendable {
       notBefore = now.advanced(by: max(delay, min(retryAfter ?? .zero, Self.retryAfterLimit)))
       return nil
     case .delivered, .rejected:
-      // A sink that refuses an event is available for the next.
+      // A sink that rejects an event is available for the next one.
       failures = 0
       notBefore = nil
-      return entries.removeFirst().cameAt.duration(to: now)
+      return entries.removeFirst().addedAt.duration(to: now)
     }
   }
 
-  /// The process is shutting down: a delayed retry happens now, once.
-  mutating func hurry() {
+  /// Makes a delayed retry due at once, because the process is shutting down or the sink has changed.
+  mutating func retryNow() {
     failures = 0
     notBefore = nil
   }
 
-  /// Gives up all remaining events.
-  mutating func abandon() -> [Event] {
+  /// Removes the remaining events, which are not going to be sent.
+  mutating func removeAll() -> [Event] {
     defer { entries = [] }
     isUnderWay = false
     return entries.map(\.event)

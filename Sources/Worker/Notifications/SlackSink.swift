@@ -11,14 +11,14 @@ struct SlackSink: Sink {
   let origin: NotificationOrigin
 
   func request(for event: Event, at time: WallClockTime) -> TransferRequest {
-    let look = Look(event)
+    let style = Style(event)
     var json = JSONWriter()
     json.beginObject()
-    json.field("text", "\(look.emoji) *\(SlackText.escaped(event.title))*")
+    json.field("text", "\(style.emoji) *\(SlackText.escaped(event.title))*")
     json.key("attachments")
     json.beginArray()
     json.beginObject()
-    json.field("color", look.color)
+    json.field("color", style.color)
     json.field("fallback", SlackText.escaped(event.line))
     json.key("blocks")
     json.beginArray()
@@ -32,7 +32,7 @@ struct SlackSink: Sink {
     return .json(json, to: url)
   }
 
-  private struct Look {
+  private struct Style {
     let emoji: String
     let color: String
 

@@ -16,17 +16,17 @@ import Testing
     var schedule = ReloadSchedule()
     schedule.request()
     schedule.request()
-    #expect(schedule.next(at: Self.at(0), isDraining: false) == .rest)
+    #expect(schedule.next(at: Self.at(0), isDraining: false) == .idle)
     schedule.booted()
     #expect(schedule.next(at: Self.at(0), isDraining: false) == .read)
-    #expect(schedule.next(at: Self.at(0), isDraining: false) == .rest)
+    #expect(schedule.next(at: Self.at(0), isDraining: false) == .idle)
   }
 
   @Test func aSignalWhileItDrainsIsIgnored() {
     var schedule = ReloadSchedule()
     schedule.booted()
     schedule.request()
-    #expect(schedule.next(at: Self.at(0), isDraining: true) == .rest)
+    #expect(schedule.next(at: Self.at(0), isDraining: true) == .idle)
   }
 
   @Test(arguments: 0..<50) func eachSignalIsFollowedByAReadAndThereIsOneReadASecond(seed: UInt64) {
@@ -51,7 +51,7 @@ import Testing
         (requestedAt, readAt) = (nil, now)
       case .wait(let until):
         #expect(requestedAt != nil && until == readAt.map { Self.at($0 + 1_000) }, "seed \(seed)")
-      case .rest:
+      case .idle:
         #expect(requestedAt == nil || bootsAt != .max, "a signal without a read, seed \(seed)")
       }
     }

@@ -1,4 +1,4 @@
-// The sink that is always there: what an event looks like in the log.
+// The sink that always exists: an event as a log line.
 
 import Foundation
 import Logging
@@ -10,7 +10,7 @@ import Testing
 @testable import Worker
 
 @Suite struct LogSinkTests {
-  @Test func anEventIsALineWhoseCountsAreNumbers() async throws {
+  @Test func anEventIsLoggedWithItsCountsAsNumbers() async throws {
     let written = Written()
     try await onLoop {
       let sink = LogSink(Logger.worker(output: LogOutput(.system) { bytes, _ in written.append(bytes) }))
@@ -30,7 +30,7 @@ import Testing
   }
 }
 
-/// What a log was given.
+/// Records log lines.
 final class Written: Sendable {
   private let bytes = Mutex<[UInt8]>([])
 

@@ -37,7 +37,7 @@ import Testing
     }
   }
 
-  @Test func plainTextStaysPlain() {
+  @Test func plainTextIsNotEncoded() {
     var mail = MailMessage()
     mail.header("Subject", "all is well")
     #expect(
@@ -62,7 +62,7 @@ import Testing
     for line in Self.lines(mail, text) { #expect(line.utf8.count <= 78, "\(line)") }
   }
 
-  @Test func anEndOfALineInAHeaderForgesNoHeader() {
+  @Test func aLineBreakInAHeaderCannotForgeAnotherHeader() {
     var mail = MailMessage()
     mail.header("Subject", "a\r\nBcc: victim@example.com\r\n\r\nbody")
     let lines = Self.lines(mail, "text\n")

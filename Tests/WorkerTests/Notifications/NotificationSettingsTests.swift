@@ -1,4 +1,4 @@
-// The settings of notifications, and secrets in files: what is read, and every reason against it.
+// The settings of notifications, and secrets in files: accepted values, and every reason for a refusal.
 
 import Foundation
 import Reactor
@@ -15,16 +15,16 @@ import Testing
     SettingsTests.faults(more)
   }
 
-  /// A file for the time of a test.
+  /// A temporary file.
   static func withFile(_ content: String, _ body: (String) throws -> Void) throws {
     let path = FileManager.default.temporaryDirectory.appendingPathComponent("secret-\(UUID().uuidString)").path
     try Data(content.utf8).write(to: URL(fileURLWithPath: path))
-    // A test's own file that stays behind is no fault of it.
+    // A file that is left behind does not fail the test.
     defer { try? FileManager.default.removeItem(atPath: path) }
     try body(path)
   }
 
-  @Test func withoutAnythingThereIsNoSink() throws {
+  @Test func withoutSettingsThereIsNoSink() throws {
     let settings = try Self.load([:])
     #expect(settings[.webhookURL] == nil && settings[.slackURL] == nil && settings[.pagerDutyRoutingKey] == nil)
     #expect(settings[.smtpURL] == nil && settings[.smtpTo] == [] && settings[.smtpStartTLS] == .required)
@@ -32,7 +32,7 @@ import Testing
     #expect(settings[.pagerDutyMinSeverity] == .error && settings[.outageAfter] == .seconds(60))
   }
 
-  @Test func aMailServerNeedsASenderAndReceivers() {
+  @Test func aMailServerRequiresASenderAndRecipients() {
     #expect(
       Self.faults(["SB_WORKER_SMTP_URL": "smtp://mail:587"]) == [
         "SB_WORKER_SMTP_FROM is required when SB_WORKER_SMTP_URL is set",
@@ -60,7 +60,7 @@ import Testing
     #expect(Self.faults(["SB_WORKER_SMTP_HELO": text]).isEmpty == isGood)
   }
 
-  @Test func theNameForTheMailServerIsTheSettingsOrTheURLsOrTheHosts() throws {
+  @Test func theEHLONameComesFromTheSettingTheURLOrTheHost() throws {
     func name(_ more: [String: String]) throws -> String? {
       let mail = [
         "SB_WORKER_SMTP_URL": "smtp://mail:587", "SB_WORKER_SMTP_FROM": "w@x.y", "SB_WORKER_SMTP_TO": "a@x.y",
@@ -91,7 +91,7 @@ import Testing
     }
   }
 
-  @Test func certificatesAreLookedForAtBoot() throws {
+  @Test func theCertificateFileIsCheckedAtBoot() throws {
     #expect(
       Self.faults(["SB_WORKER_NOTIFY_CA_FILE": "/no/such/file"]) == [
         "SB_WORKER_NOTIFY_CA_FILE must be a readable file, but: no such file or directory "
@@ -115,7 +115,7 @@ import Testing
     }
   }
 
-  @Test func everySecretCanBeInAFileAndItsFaultNamesTheVariableThatWasGiven() throws {
+  @Test func everySecretCanBeReadFromAFileAndErrorsNameTheVariableThatWasSet() throws {
     try Self.withFile("\u{1}planted") { path in
       for row in SettingRow.all where row.isSecret {
         var environment = SettingsTests.required
@@ -131,7 +131,7 @@ import Testing
     }
   }
 
-  @Test func bothTheSecretAndItsFileIsAFault() throws {
+  @Test func aSecretAndItsFileTogetherAreRefused() throws {
     try Self.withFile("https://h/planted") { path in
       #expect(
         Self.faults(["SB_WORKER_WEBHOOK_URL": "https://h/planted", "SB_WORKER_WEBHOOK_URL_FILE": path])
@@ -139,7 +139,7 @@ import Testing
     }
   }
 
-  @Test func aFileThatIsNotThereOrEmptyIsAFault() throws {
+  @Test func aMissingOrEmptyFileIsRefused() throws {
     #expect(
       Self.faults(["SB_WORKER_WEBHOOK_URL_FILE": "/no/such/file"])
         == ["SB_WORKER_WEBHOOK_URL_FILE names a file that cannot be read: no such file or directory"])
@@ -150,7 +150,7 @@ import Testing
     }
   }
 
-  @Test func aRequiredSettingMayComeFromAFileAndItsVariableIsKnown() throws {
+  @Test func aRequiredSettingMayBeReadFromAFileAndItsVariableIsKnown() throws {
     try Self.withFile("postgres://h/d\n") { path in
       let (_, warnings) = try Settings.load(
         environment: ["DATABASE_URL_FILE": path, "REDIS_URL": "redis://h", "SB_WORKER_SMTP_URL_FILE": ""])

@@ -1,5 +1,5 @@
-// Fleets of OutageWatch in virtual time: replicas that die and start, a Redis that loses its data, steps its clock or
-// is away, and what people hear all the same. Each seed is another order; a failure names its seed.
+// Fleets of OutageWatch in virtual time: replicas die and start, Redis loses its data, its clock steps, or it is down.
+// Each seed is another sequence; a failure names its seed.
 
 import Reactor
 import TestSupport
@@ -7,8 +7,8 @@ import Testing
 
 @testable import Worker
 
-/// What may happen to a fleet.
-private struct Weather {
+/// What may apply to a fleet.
+private struct Faults {
   /// Replicas that never die: the first ones.
   var immortals = 0
   var losesData = false
@@ -18,8 +18,8 @@ private struct Weather {
 
 /// One fleet, its server and its Redis.
 private struct Fleet {
-  enum Told: Equatable { case away, back }
-  private enum Happening {
+  enum Report: Equatable { case away, back }
+  private enum Occurrence {
     case serverLeaves, serverReturns, loseData
     case stepClock(Int64)
     case redis(isAway: Bool)
@@ -27,44 +27,44 @@ private struct Fleet {
     case starts(Int)
     case sees(Int, life: Int, isAway: Bool)
     case wakes(Int, life: Int, turn: Int)
-    case arrives(Int, life: Int, OutageWatch.Question)
+    case arrives(Int, life: Int, OutageWatch.Request)
     case hears(Int, life: Int, OutageWatch.Reply?)
   }
   private struct Replica {
-    var watch = OutageWatch(patience: Fleet.patience, sharesNotes: true)
+    var watch = OutageWatch(reportAfter: Fleet.reportAfter, sharesClaim: true)
     var isAlive = false
     var isAsking = false
-    /// Counts its processes: what was meant for an earlier one does not reach it.
+    /// The number of its process: messages for an earlier one are not delivered.
     var life = 0
     var turn = 0
   }
 
-  static let patience = Duration.seconds(60)
+  static let reportAfter = Duration.seconds(60)
   static let horizon: Int64 = 3 * 3_600_000
   /// Within this every living replica has seen a change.
   static let sight: Int64 = 5_000
 
-  let weather: Weather
+  let faults: Faults
   private var random: SeededRandom
   private var replicas: [Replica]
-  private var ledger = OutageClaimModel()
+  private var claim = OutageClaimModel()
   private var redisOffset: Int64 = 10_000_000
   private var isRedisAway = false
   private var isServerAway = false
-  private var queue: [(at: Int64, what: Happening)] = []
+  private var queue: [(at: Int64, what: Occurrence)] = []
   private var now: Int64 = 0
   private(set) var outages: [Range<Int64>] = []
-  private(set) var told: [(at: Int64, what: Told, replica: Int)] = []
-  /// When a process died with a question under way: what it would have told is lost.
+  private(set) var reports: [(at: Int64, what: Report, replica: Int)] = []
+  /// When a process died with a request under way: its report is lost.
   private var silenced: [Int64] = []
   private var losses: [Int64] = []
   /// When each process lived.
   private(set) var lives: [(replica: Int, from: Int64, to: Int64)] = []
 
-  init(seed: UInt64, _ weather: Weather) {
-    self.weather = weather
+  init(seed: UInt64, _ faults: Faults) {
+    self.faults = faults
     random = SeededRandom(seed: seed)
-    replicas = (0..<Int.random(in: 1...4, using: &random) + weather.immortals).map { _ in Replica() }
+    replicas = (0..<Int.random(in: 1...4, using: &random) + faults.immortals).map { _ in Replica() }
     plan()
   }
 
@@ -81,23 +81,23 @@ private struct Fleet {
     }
     for index in replicas.indices {
       queue.append((milliseconds(0...1_000), .starts(index)))
-      guard index >= weather.immortals else { continue }
+      guard index >= faults.immortals else { continue }
       var time: Int64 = 0
       while true {
         time += milliseconds(20_000...2_000_000)
-        // At the end there is always somebody.
+        // No replica is dead at the end.
         guard time < Self.horizon - 1_500_000 else { break }
         queue.append((time, .dies(index)))
-        // Shorter than a note lives.
+        // Shorter than the lifetime of a claim.
         time += milliseconds(1_000...600_000)
         queue.append((time, .starts(index)))
       }
     }
     for _ in 0..<Int.random(in: 1...6, using: &random) {
       let time = milliseconds(0...Self.horizon - 1_500_000)
-      if weather.losesData { queue.append((time, .loseData)) }
-      if weather.stepsClock { queue.append((time, .stepClock(milliseconds(-1_200_000...1_200_000)))) }
-      if weather.redisGoesAway {
+      if faults.losesData { queue.append((time, .loseData)) }
+      if faults.stepsClock { queue.append((time, .stepClock(milliseconds(-1_200_000...1_200_000)))) }
+      if faults.redisGoesAway {
         queue.append((time, .redis(isAway: true)))
         queue.append((time + milliseconds(1_000...400_000), .redis(isAway: false)))
       }
@@ -106,10 +106,10 @@ private struct Fleet {
 
   mutating func run() {
     while let index = queue.indices.min(by: { queue[$0].at < queue[$1].at }) {
-      let happening = queue.remove(at: index)
-      guard happening.at <= Self.horizon else { break }
-      now = happening.at
-      happen(happening.what)
+      let occurrence = queue.remove(at: index)
+      guard occurrence.at <= Self.horizon else { break }
+      now = occurrence.at
+      apply(occurrence.what)
     }
     for index in replicas.indices where replicas[index].isAlive { lives[life(index)].to = Self.horizon }
   }
@@ -118,13 +118,13 @@ private struct Fleet {
 
   private func life(_ index: Int) -> Int { lives.lastIndex { $0.replica == index } ?? 0 }
 
-  private mutating func happen(_ what: Happening) {
+  private mutating func apply(_ what: Occurrence) {
     switch what {
     case .serverLeaves, .serverReturns:
       isServerAway.toggle()
       for index in replicas.indices where replicas[index].isAlive { show(index) }
     case .loseData:
-      ledger.lose()
+      claim.lose()
       losses.append(now)
     case .stepClock(let step):
       redisOffset += step
@@ -141,17 +141,17 @@ private struct Fleet {
       show(index)
     case .sees(let index, let life, let isAway):
       guard replicas[index].life == life else { return }
-      replicas[index].watch.changed(to: isAway ? "away" : nil, at: instant)
+      replicas[index].watch.changed(to: isAway ? "down" : nil, at: instant)
       go(index)
     case .wakes(let index, let life, let turn):
       if replicas[index].life == life, replicas[index].turn == turn { go(index) }
-    case .arrives(let index, let life, let question):
-      // A question that was sent is answered though its sender is gone.
+    case .arrives(let index, let life, let request):
+      // A request is answered even if its sender has died.
       let reply =
         isRedisAway
         ? nil
-        : ledger.reply(
-          to: question, abandonedAfter: replicas[index].watch.abandonedAfter, at: now + redisOffset)
+        : claim.reply(
+          to: request, abandonedAfter: replicas[index].watch.abandonedAfter, at: now + redisOffset)
       queue.append((now + milliseconds(0...100), .hears(index, life: life, reply)))
     case .hears(let index, let life, let reply):
       guard replicas[index].life == life else { return }
@@ -161,7 +161,7 @@ private struct Fleet {
     }
   }
 
-  /// The replica sees what is now, a little later, unless that changes again before.
+  /// The replica sees the present state a little later, unless it changes before that.
   private mutating func show(_ index: Int) {
     queue.removeAll { if case .sees(index, _, _) = $0.what { true } else { false } }
     let life = replicas[index].life
@@ -171,24 +171,24 @@ private struct Fleet {
   private mutating func go(_ index: Int) {
     while !replicas[index].isAsking {
       switch replicas[index].watch.next(at: instant) {
-      case .tellAway: told.append((now, .away, index))
-      case .tellBack: told.append((now, .back, index))
-      case .ask(let question):
+      case .reportOutage: reports.append((now, .away, index))
+      case .reportRecovery: reports.append((now, .back, index))
+      case .send(let request):
         replicas[index].isAsking = true
-        queue.append((now + milliseconds(0...100), .arrives(index, life: replicas[index].life, question)))
+        queue.append((now + milliseconds(0...100), .arrives(index, life: replicas[index].life, request)))
       case .wait(let until):
         replicas[index].turn += 1
         let at = max(now, (until.nanoseconds + 999_999) / 1_000_000)
         queue.append((at, .wakes(index, life: replicas[index].life, turn: replicas[index].turn)))
         return
-      case .rest: return
+      case .idle: return
       }
     }
   }
 
-  // MARK: What was heard
+  // MARK: Reports
 
-  /// Outages that one note may join: nobody lived between them for long enough to see that it was abandoned.
+  /// Outages that one claim may join: no replica lived between them for long enough to see that it was abandoned.
   var groups: [ClosedRange<Int>] {
     var groups: [ClosedRange<Int>] = []
     for number in outages.indices {
@@ -206,9 +206,9 @@ private struct Fleet {
     return lives.contains { max($0.from, end) + 2 * 90_000 + 2 * Self.sight <= min($0.to, next) }
   }
 
-  /// What was told between the first one's beginning and the next group's.
-  func heard(of group: ClosedRange<Int>) -> [Told] {
-    told.filter { span(group).contains($0.at) }.map(\.what)
+  /// The reports between the first outage's beginning and the next group's.
+  func reports(of group: ClosedRange<Int>) -> [Report] {
+    reports.filter { span(group).contains($0.at) }.map(\.what)
   }
 
   private func span(_ group: ClosedRange<Int>) -> Range<Int64> {
@@ -216,22 +216,22 @@ private struct Fleet {
     return outages[group.lowerBound].lowerBound..<(next < outages.count ? outages[next].lowerBound : Self.horizon + 1)
   }
 
-  /// Whether one process saw one of the outages for long enough to tell it.
+  /// Whether one process saw one of the outages for long enough to report it.
   func wasSeen(_ group: ClosedRange<Int>) -> Bool {
     group.contains { number in
       lives.contains { life in
-        let seen = max(life.from, outages[number].lowerBound) + Self.sight + Self.patience.milliseconds + 500
+        let seen = max(life.from, outages[number].lowerBound) + Self.sight + Self.reportAfter.milliseconds + 500
         return seen <= min(life.to, outages[number].upperBound)
       }
     }
   }
 
-  /// Whether what one process knew could reach no other one: it died between noting and telling, or Redis lost the note
-  /// in the seconds before the others had seen it.
+  /// Whether no other replica could know of the outage: a process died between the claim and the report, or Redis lost
+  /// the claim before the others had seen it.
   func isBeyondPromise(_ group: ClosedRange<Int>) -> Bool {
-    let told = told.map(\.at).filter { span(group).contains($0) }
+    let reports = reports.map(\.at).filter { span(group).contains($0) }
     return silenced.contains { span(group).contains($0) }
-      || losses.contains { loss in told.contains { ($0 - 500...$0 + Self.sight + 1_000).contains(loss) } }
+      || losses.contains { loss in reports.contains { ($0 - 500...$0 + Self.sight + 1_000).contains(loss) } }
   }
 
   func length(_ group: ClosedRange<Int>) -> Int64 {
@@ -242,60 +242,62 @@ private struct Fleet {
 @Suite struct OutageFleetTests {
   private static let seeds = UInt64(0)..<600
 
-  /// Runs a fleet a seed, and hands over what was heard of each outage.
-  private static func heard(
-    _ weather: Weather, _ judge: ([Fleet.Told], Fleet, ClosedRange<Int>) -> String?
+  /// Runs a fleet per seed, and passes the reports of each outage to `judge`.
+  private static func check(
+    _ faults: Faults, _ judge: ([Fleet.Report], Fleet, ClosedRange<Int>) -> String?
   ) {
     var away = 0
     var back = 0
     for seed in seeds {
-      var fleet = Fleet(seed: seed, weather)
+      var fleet = Fleet(seed: seed, faults)
       fleet.run()
       for group in fleet.groups where !fleet.isBeyondPromise(group) {
-        let heard = fleet.heard(of: group)
-        away += heard.count { $0 == .away }
-        back += heard.count { $0 == .back }
-        if let fault = judge(heard, fleet, group) {
-          Issue.record("seed \(seed), outages \(fleet.outages[group]): \(fault): \(heard.map { "\($0)".suffix(4) })")
+        let reports = fleet.reports(of: group)
+        away += reports.count { $0 == .away }
+        back += reports.count { $0 == .back }
+        if let fault = judge(reports, fleet, group) {
+          Issue.record("seed \(seed), outages \(fleet.outages[group]): \(fault): \(reports.map { "\($0)".suffix(4) })")
         }
       }
-      if fleet.told.contains(where: { $0.at < fleet.outages[0].lowerBound }) {
-        Issue.record("seed \(seed): told before anything happened")
+      if fleet.reports.contains(where: { $0.at < fleet.outages[0].lowerBound }) {
+        Issue.record("seed \(seed): a report before the first outage")
       }
     }
-    #expect(away > 1_000 && back > 1_000, "the seeds have outages that are told: \(away), \(back)")
+    #expect(away > 1_000 && back > 1_000, "the seeds have reported outages: \(away), \(back)")
   }
 
-  /// A beginning and its end, and nothing where it was short.
-  private static func strict(_ heard: [Fleet.Told], _ fleet: Fleet, _ group: ClosedRange<Int>) -> String? {
-    if fleet.wasSeen(group), heard.isEmpty { return "not told" }
-    if isShort(group, fleet), !heard.isEmpty { return "too short to be told" }
-    for (index, told) in heard.enumerated() where told != (index % 2 == 0 ? .away : .back) { return "not in turn" }
-    if heard.last == .away { return "its end is not told" }
-    return heard.count > 2 * group.count ? "told more often than there were outages" : nil
+  /// Each outage has one beginning and one end, and a short one has none.
+  private static func strict(_ reports: [Fleet.Report], _ fleet: Fleet, _ group: ClosedRange<Int>) -> String? {
+    if fleet.wasSeen(group), reports.isEmpty { return "not reported" }
+    if isShort(group, fleet), !reports.isEmpty { return "too short to be reported" }
+    for (index, report) in reports.enumerated() where report != (index % 2 == 0 ? .away : .back) {
+      return "not in order"
+    }
+    if reports.last == .away { return "its end is not reported" }
+    return reports.count > 2 * group.count ? "more reports than outages" : nil
   }
 
   private static func isShort(_ group: ClosedRange<Int>, _ fleet: Fleet) -> Bool {
-    fleet.length(group) < Fleet.patience.milliseconds - Fleet.sight
+    fleet.length(group) < Fleet.reportAfter.milliseconds - Fleet.sight
   }
 
-  @Test func whoeverDiesOrStartsEachOutageIsToldOnceAndSoIsItsEnd() {
-    Self.heard(Weather(), Self.strict)
+  @Test func eachOutageIsReportedOnceAndSoIsItsEndWhicheverReplicasDieOrStart() {
+    Self.check(Faults(), Self.strict)
   }
 
-  @Test func aRedisThatLosesItsDataChangesNothingWhileSomebodyRemembers() {
-    Self.heard(Weather(immortals: 1, losesData: true), Self.strict)
+  @Test func aRedisThatLosesItsDataChangesNothingWhileAReplicaRemembers() {
+    Self.check(Faults(immortals: 1, losesData: true), Self.strict)
   }
 
-  @Test func aClockOfRedisThatStepsChangesNothingWhileSomebodyRemembers() {
-    Self.heard(Weather(immortals: 1, stepsClock: true), Self.strict)
+  @Test func aStepOfRedisClockChangesNothingWhileAReplicaRemembers() {
+    Self.check(Faults(immortals: 1, stepsClock: true), Self.strict)
   }
 
-  @Test func whileRedisIsAwayEveryLongOutageIsToldAllTheSameAndItsEndComesLast() {
-    Self.heard(Weather(immortals: 1, redisGoesAway: true)) { heard, fleet, group in
-      if Self.isShort(group, fleet), heard.contains(.away) { return "too short to be told" }
+  @Test func withoutRedisEveryLongOutageIsReportedAndItsEndComesLast() {
+    Self.check(Faults(immortals: 1, redisGoesAway: true)) { reports, fleet, group in
+      if Self.isShort(group, fleet), reports.contains(.away) { return "too short to be reported" }
       guard fleet.wasSeen(group) else { return nil }
-      return heard.contains(.away) && heard.last == .back ? nil : "its beginning or its end is not told"
+      return reports.contains(.away) && reports.last == .back ? nil : "its beginning or its end is not reported"
     }
   }
 }

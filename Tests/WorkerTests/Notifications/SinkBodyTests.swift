@@ -1,4 +1,4 @@
-// What each sink sends, to the byte, and that docs/notifications.md shows exactly that.
+// The exact bytes that each sink sends. docs/notifications.md shows the same bodies.
 
 import Foundation
 import Reactor
@@ -66,7 +66,7 @@ import Testing
     }
   }
 
-  @Test func theWebhooksBodyIsThatOfTheExistingWorker() {
+  @Test func theWebhooksBodyEqualsTheExistingWorkers() {
     #expect(
       Self.body(Self.webhook, Self.report) == """
         {"time":"2026-11-18T11:06:40.123456Z","severity":"warn","component":"secrets-stale",\
@@ -79,11 +79,11 @@ import Testing
         == #"{"time":"2026-11-18T11:06:40.123456Z","severity":"info","component":"c","title":"t"}"#)
   }
 
-  @Test func slacksFormatIsOneLineThatMeansNothingElseThere() {
+  @Test func slacksFormatIsOneEscapedLine() {
     #expect(
       Self.body(Self.slackFormat, Self.failure)
         == #"{"text":"[error] delete expired wraps failed — permission denied (SQLSTATE 42501)"}"#)
-    // The dash stands there without a detail, too: what matches the existing worker's text matches this one.
+    // The dash is sent even without a detail, so filters for the existing worker's text match.
     let bare = Event(id: "id", time: Self.time, severity: .info, component: "c", title: "expired wraps purged")
     #expect(Self.body(Self.slackFormat, bare) == #"{"text":"[info] expired wraps purged — "}"#)
     let odd = Event(id: "id", time: Self.time, severity: .warn, component: "c", title: "<!channel> & \"quotes\"")
@@ -105,7 +105,7 @@ import Testing
     #expect(try Self.documented("email") == mail.trimmingCharacters(in: .newlines))
   }
 
-  @Test func aReportOpensNoIncidentAndATestHasOneOfItsOwn() {
+  @Test func aReportOpensNoIncidentAndATestHasItsOwn() {
     let sink = PagerDutySink(
       minSeverity: .warn, url: "https://events.example.com/v2/enqueue", routingKey: "k", origin: Self.origin)
     let report = sink.request(for: Self.report, at: Self.time)
@@ -123,7 +123,7 @@ import Testing
         == #"{"routing_key":"k","event_action":"resolve","dedup_key":"secrets-bridge/notify-test/1"}"#)
   }
 
-  @Test func aKeyThatIsTooLongForPagerDutyBecomesADigest() {
+  @Test func aDedupKeyThatIsTooLongForPagerDutyIsHashed() {
     func key(_ namespace: String) -> String {
       let origin = NotificationOrigin(replica: "r", namespace: namespace)
       let sink = PagerDutySink(minSeverity: .warn, url: Self.url, routingKey: "k", origin: origin)
@@ -160,12 +160,12 @@ import Testing
 
   // MARK: Thresholds
 
-  @Test func aRecoveryGoesWhereItsFailureWent() {
+  @Test func aRecoveryIsSentWhereverItsFailureWasSent() {
     let pager = Self.pagerDuty
-    #expect(pager.wants(Self.failure) && pager.wants(Self.recovery) && !pager.wants(Self.report))
-    #expect(Self.webhook.wants(Self.report))
+    #expect(pager.accepts(Self.failure) && pager.accepts(Self.recovery) && !pager.accepts(Self.report))
+    #expect(Self.webhook.accepts(Self.report))
     let test = Event(id: "id", kind: .test, time: Self.time, severity: .info, component: "c", title: "t")
-    #expect(pager.wants(test))
+    #expect(pager.accepts(test))
   }
 
   @Test(arguments: [
@@ -181,7 +181,7 @@ import Testing
     #expect(SinkQueue.Outcome(.success(answer), of: request) == outcome)
   }
 
-  @Test func whatNoAnswerMeans() {
+  @Test func anErrorWithoutAnAnswerIsTemporaryOrPermanent() {
     let post = Self.webhook.request(for: Self.report, at: Self.time)
     let mail = Self.mail.request(for: Self.report, at: Self.time)
     func outcome(_ error: TransferError, _ request: TransferRequest) -> SinkQueue.Outcome {

@@ -53,13 +53,13 @@ import Testing
     ) async throws {
       var turned = Duration.zero
       while !condition() {
-        // Something is under way, or all wait for the clock.
+        // A request is under way, or all tasks wait for the clock.
         if clock.sleeping > 0, turned < limit {
           clock.advance(by: step)
           turned += step
         }
         try await LoopClock.system.sleep(for: .milliseconds(1))
-        if turned >= limit { try await eventually("what the clock was turned for") { condition() } }
+        if turned >= limit { try await eventually("the condition that the clock was advanced for") { condition() } }
       }
     }
   }
@@ -88,7 +88,7 @@ import Testing
     }
   }
 
-  @Test func anEndpointThatWasDownForFiveMinutesGetsEverythingInOrder() async throws {
+  @Test func anEndpointThatWasDownForFiveMinutesReceivesEveryEventInOrder() async throws {
     let endpoint = try await Endpoint.start(.https)
     try endpoint.behave("status 503")
     try await deliver(to: endpoint) { stage in
@@ -117,7 +117,7 @@ import Testing
     try endpoint.behave(behaviour, "status 200")
     try await deliver(to: endpoint) { stage in
       stage.accept("a", "b")
-      try await eventually("both are gone") { stage.metric("delivered") == 1 && stage.metric(outcome) == 1 }
+      try await eventually("both have left the queue") { stage.metric("delivered") == 1 && stage.metric(outcome) == 1 }
       #expect(endpoint.received.count == 2)
       #expect(stage.log.contains("a notification was rejected"))
     }
@@ -149,7 +149,7 @@ import Testing
     }
   }
 
-  @Test func aRedirectToAnotherHostIsRefusedWithItsReason() async throws {
+  @Test func aRedirectToAnotherHostIsRejectedWithItsReason() async throws {
     let endpoint = try await Endpoint.start(.https)
     let other = try await Endpoint.start(.https)
     try endpoint.behave("redirect 307 \(other.url("/planted", host: "127.0.0.1"))", "status 200")
@@ -161,7 +161,7 @@ import Testing
     }
   }
 
-  @Test func aWishToWaitIsKept() async throws {
+  @Test func retryAfterDelaysTheNextAttempt() async throws {
     let endpoint = try await Endpoint.start(.https)
     try endpoint.behave("retry-after 429 120", "status 200")
     try await deliver(to: endpoint) { stage in
@@ -172,19 +172,19 @@ import Testing
     }
   }
 
-  @Test func anHourOfFailureIsTheEndOfAnEventWithALineAndACount() async throws {
+  @Test func anEventThatFailsForAnHourIsDroppedLoggedAndCounted() async throws {
     let endpoint = try await Endpoint.start(.https)
     try await endpoint.stop()
     try await deliver(to: endpoint) { stage in
       stage.accept("a")
       try await stage.turn(upTo: .seconds(3_700), by: .seconds(10)) { stage.metric("dropped") == 1 }
       #expect(stage.log.contains("not delivered for 1h"))
-      // About one a minute: no endpoint is hammered.
+      // About one attempt a minute.
       #expect((60..<90).contains(stage.metric("retried")))
     }
   }
 
-  @Test func belowItsThresholdASinkGetsNothing() async throws {
+  @Test func aSinkReceivesNoEventBelowItsMinimumSeverity() async throws {
     let endpoint = try await Endpoint.start(.https)
     try await deliver(to: endpoint) { stage in
       let time = stage.clock.wallTime
@@ -195,12 +195,12 @@ import Testing
     }
   }
 
-  @Test func theEndDeliversWhatIsQueuedAndNamesTheRest() async throws {
+  @Test func aShutdownDeliversQueuedEventsAndLogsTheRest() async throws {
     let endpoint = try await Endpoint.start(.https)
     try endpoint.behave("status 503", "status 200", "hang")
     try await deliver(to: endpoint) { stage in
       stage.accept("a", "b", "c")
-      try await eventually("it waits for another try") { stage.metric("retried") == 1 }
+      try await eventually("the first one waits for a retry") { stage.metric("retried") == 1 }
       async let finished: Void = stage.delivery.finish(by: stage.clock.now.advanced(by: .seconds(3)))
       try await eventually("the second one hangs") { endpoint.received.count == 3 }
       stage.clock.advance(by: .seconds(3))

@@ -1,4 +1,4 @@
-// A sink's queue by itself: each rule, and thousands of orders of events against what must always hold.
+// A sink's queue: each rule, and its invariants in thousands of random sequences of events.
 
 import Reactor
 import TestSupport
@@ -36,14 +36,14 @@ import Testing
     return titles
   }
 
-  @Test func eventsAreSentInTheirOrder() {
+  @Test func eventsAreSentInOrder() {
     var queue = SinkQueue()
     for title in ["a", "b", "c"] { #expect(queue.add(Self.event(title), at: Self.at(0)) == nil) }
     #expect(Self.drained(&queue, at: Self.at(0)) == ["a", "b", "c"])
-    #expect(queue.next(at: Self.at(0)) == .rest)
+    #expect(queue.next(at: Self.at(0)) == .idle)
   }
 
-  @Test func aFailedEventIsRepeatedBeforeAnyOtherAfterGrowingDelays() {
+  @Test func aFailedEventIsRetriedFirstWithGrowingDelays() {
     var queue = SinkQueue()
     _ = queue.add(Self.event("a"), at: Self.at(0))
     _ = queue.add(Self.event("b"), at: Self.at(0))
@@ -63,7 +63,7 @@ import Testing
     #expect(queue.next(at: Self.at(now + 1)) == .send(Self.event("b")))
   }
 
-  @Test func theSinksWishIsHonouredUpToABound() {
+  @Test func retryAfterIsRespectedUpToALimit() {
     for (asked, waits) in [(Duration.seconds(30), 30.0), (.seconds(86_400), 600), (.milliseconds(1), 1)] {
       var queue = SinkQueue()
       _ = queue.add(Self.event("a"), at: Self.at(0))
@@ -73,7 +73,7 @@ import Testing
     }
   }
 
-  @Test func aRejectedEventIsGoneAndTheNextOneComesAtOnce() {
+  @Test func aRejectedEventIsRemovedAndTheNextIsSentAtOnce() {
     var queue = SinkQueue()
     _ = queue.add(Self.event("a"), at: Self.at(0))
     _ = queue.add(Self.event("b"), at: Self.at(0))
@@ -82,20 +82,20 @@ import Testing
     #expect(Self.drained(&queue, at: Self.at(0)) == ["b"])
   }
 
-  @Test func anEventIsGivenUpAfterAnHourAndThoseAfterItHaveTheirOwn() {
+  @Test func eachEventIsDroppedAnHourAfterItWasAdded() {
     var queue = SinkQueue()
     _ = queue.add(Self.event("a"), at: Self.at(0))
     _ = queue.add(Self.event("b"), at: Self.at(60))
     _ = queue.next(at: Self.at(3_590))
     _ = queue.ended(.failed(retryAfter: .seconds(600)), at: Self.at(3_590), jitter: 0)
     #expect(queue.next(at: Self.at(3_590)) == .wait(until: Self.at(3_600)))
-    #expect(queue.next(at: Self.at(3_600)) == .giveUp(Self.event("a")))
+    #expect(queue.next(at: Self.at(3_600)) == .drop(Self.event("a")))
     #expect(queue.next(at: Self.at(3_600)) == .wait(until: Self.at(3_660)))
-    #expect(queue.next(at: Self.at(3_660)) == .giveUp(Self.event("b")))
-    #expect(queue.next(at: Self.at(3_660)) == .rest)
+    #expect(queue.next(at: Self.at(3_660)) == .drop(Self.event("b")))
+    #expect(queue.next(at: Self.at(3_660)) == .idle)
   }
 
-  @Test func aFullQueueDropsItsOldestThatIsNotUnderWay() {
+  @Test func aFullQueueDropsItsOldestEventThatIsNotBeingSent() {
     var queue = SinkQueue()
     for index in 0..<SinkQueue.lengthLimit { _ = queue.add(Self.event("\(index)"), at: Self.at(0)) }
     _ = queue.next(at: Self.at(0))
@@ -105,7 +105,7 @@ import Testing
     #expect(queue.count == SinkQueue.lengthLimit)
   }
 
-  @Test func reportsOfOneSweeperAreMergedWhileTheyWait() {
+  @Test func queuedReportsOfOneSweeperAreMerged() {
     var queue = SinkQueue()
     for count in [1, 2, 4] { _ = queue.add(Self.report(count), at: Self.at(0)) }
     _ = queue.add(Self.report(8, component: "agents-stale"), at: Self.at(0))
@@ -118,7 +118,7 @@ import Testing
     #expect(merged.detail == "cutoff=4" && merged.time.seconds == 4)
   }
 
-  @Test func whatWasSentOnceStaysWhatItIs() {
+  @Test func anEventThatWasSentIsNoLongerMerged() {
     var queue = SinkQueue()
     _ = queue.add(Self.report(1), at: Self.at(0))
     _ = queue.next(at: Self.at(0))
@@ -147,41 +147,41 @@ import Testing
     #expect(Self.drained(&queue, at: Self.at(0)) == ["purged", "failed", "recovered", "purged"])
   }
 
-  @Test func anEndingProcessTriesAtOnceAndGivesUpTheRest() {
+  @Test func aProcessThatShutsDownRetriesAtOnceAndDropsTheRest() {
     var queue = SinkQueue()
     _ = queue.add(Self.event("a"), at: Self.at(0))
     _ = queue.add(Self.event("b"), at: Self.at(0))
     _ = queue.next(at: Self.at(0))
     _ = queue.ended(.failed(retryAfter: .seconds(300)), at: Self.at(0), jitter: 0)
-    queue.hurry()
+    queue.retryNow()
     #expect(queue.next(at: Self.at(0)) == .send(Self.event("a")))
-    #expect(queue.abandon().map(\.title) == ["a", "b"])
-    #expect(queue.next(at: Self.at(0)) == .rest)
+    #expect(queue.removeAll().map(\.title) == ["a", "b"])
+    #expect(queue.next(at: Self.at(0)) == .idle)
   }
 
   /// In any order of events: the bound holds, order is kept, each event ends once as delivered, rejected, dropped,
-  /// given up or left, none is sent after its hour, and no wait lasts longer than the sink's wish may.
-  @Test func noOrderOfEventsLosesOneOrSendsItOutOfTurn() {
+  /// or left, none is sent after its hour, and no wait exceeds the limit of Retry-After.
+  @Test func noSequenceOfEventsLosesOneOrSendsItOutOfOrder() {
     for seed in UInt64(0)..<3_000 {
       var random = SeededRandom(seed: seed)
       var queue = SinkQueue()
       var now = 0.0
       var added = 0
       var gone: [Int] = []
-      var cameAt: [Int: Double] = [:]
+      var addedAt: [Int: Double] = [:]
       func number(_ event: Event) -> Int { Int(event.title) ?? -1 }
       for _ in 0..<400 {
         now += Double.random(in: 0...20, using: &random)
         if Int.random(in: 0..<3, using: &random) > 0 || seed % 5 == 0 {
           let event = Self.event("\(added)")
-          cameAt[added] = now
+          addedAt[added] = now
           added += 1
           if let dropped = queue.add(event, at: Self.at(now)) { gone.append(number(dropped)) }
         }
         if queue.count > SinkQueue.lengthLimit { Issue.record("seed \(seed): \(queue.count) events") }
         switch queue.next(at: Self.at(now)) {
         case .send(let event):
-          if now - cameAt[number(event), default: 0] >= 3_600 { Issue.record("seed \(seed): too old") }
+          if now - addedAt[number(event), default: 0] >= 3_600 { Issue.record("seed \(seed): too old") }
           now += Double.random(in: 0...10, using: &random)
           let outcome: SinkQueue.Outcome =
             switch Int.random(in: 0..<4, using: &random) {
@@ -192,16 +192,16 @@ import Testing
             }
           let jitter = Double.random(in: 0..<1, using: &random)
           if queue.ended(outcome, at: Self.at(now), jitter: jitter) != nil { gone.append(number(event)) }
-        case .giveUp(let event): gone.append(number(event))
+        case .drop(let event): gone.append(number(event))
         case .wait(let until):
           let wait = Self.at(now).duration(to: until).seconds
           if wait <= 0 || wait > 600 { Issue.record("seed \(seed): waits \(wait) s") }
-        case .rest:
+        case .idle:
           if queue.count > 0 { Issue.record("seed \(seed): rests with \(queue.count) events") }
         }
       }
-      gone += queue.abandon().map(number)
-      // Nothing overtakes: what is gone went in the order in which it came.
+      gone += queue.removeAll().map(number)
+      // Events leave the queue in the order in which they were added.
       if gone != Array(0..<added) { Issue.record("seed \(seed): \(gone)") }
     }
   }

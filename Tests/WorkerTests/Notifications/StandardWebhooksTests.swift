@@ -9,7 +9,7 @@ import Testing
 /// What a receiver does (https://github.com/standard-webhooks/standard-webhooks, "Verifying webhook authenticity").
 struct WebhookVerifier {
   let key: [UInt8]
-  /// How far the sender's clock may be off, and a message be played again, in seconds.
+  /// The tolerance for the sender's clock, which limits replays, in seconds.
   var tolerance: Int64 = 300
 
   func accepts(headers: [String: String], body: [UInt8], now: Int64) -> Bool {
@@ -17,7 +17,7 @@ struct WebhookVerifier {
       let signatures = headers["webhook-signature"], abs(now - time) <= tolerance
     else { return false }
     let expected = HMACSHA256.signature(of: Array("\(id).\(stamp).".utf8) + body, key: key)
-    // Several signatures may stand there, parted by blanks: of keys that are being replaced.
+    // There may be several signatures, separated by blanks, while keys are rotated.
     return signatures.split(separator: " ").contains { signature in
       let parts = signature.split(separator: ",", maxSplits: 1)
       return parts.count == 2 && parts[0] == "v1" && Base64.bytes(String(parts[1])) == expected
@@ -41,7 +41,7 @@ struct WebhookVerifier {
     return fields
   }
 
-  @Test func thePublishedExample() throws {
+  @Test func thePublishedExampleHasThePublishedSignature() throws {
     let headers = WebhookSink.headers(
       id: "msg_p5jXN8AQM9LWM0D4loKWxJek", at: WallClockTime(seconds: 1_614_265_330, nanoseconds: 0),
       body: Array(#"{"test": 2432232314}"#.utf8), key: try Self.key())
@@ -52,7 +52,7 @@ struct WebhookVerifier {
       ])
   }
 
-  @Test func aReceiverAcceptsWhatIsSentAndNothingThatWasChanged() throws {
+  @Test func aReceiverAcceptsASignedRequestAndRefusesAModifiedOne() throws {
     let sink = WebhookSink(minSeverity: .info, url: "https://h/", key: try Self.key())
     guard case .post(let lines, let body) = sink.request(for: SinkBodyTests.report, at: SinkBodyTests.time).content
     else { return }
@@ -67,7 +67,7 @@ struct WebhookVerifier {
     #expect(!WebhookVerifier(key: [UInt8](0..<24)).accepts(headers: headers, body: body, now: now))
   }
 
-  @Test func aRepeatHasTheSameIdAndATimeOfItsOwn() {
+  @Test func aRetryHasTheSameIdAndItsOwnTime() {
     let sink = WebhookSink(minSeverity: .info, url: "https://h/", key: nil)
     let times = [0, 90].map { WallClockTime(seconds: SinkBodyTests.time.seconds + $0, nanoseconds: 0) }
     let tries = times.map { time -> [String: String] in

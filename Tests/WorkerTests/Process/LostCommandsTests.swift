@@ -39,7 +39,7 @@ import Testing
       try stage.redis.cli("CONFIG", "SET", "client-output-buffer-limit", limit.value)
       try await eventually("it says why", within: .seconds(20)) { try await worker.get("/readyz").body == notReady }
       try await eventually("people are told", within: .seconds(20)) {
-        endpoint.received.contains { $0["body"]?.contains("Redis is away") ?? false }
+        endpoint.received.contains { $0["body"]?.contains("Redis is unavailable") ?? false }
       }
       for _ in 0..<60 {
         #expect(await worker.status(of: "/readyz") == 503)
@@ -51,11 +51,11 @@ import Testing
       let before = try await worker.runs("wraps-expired", "success")
       try await eventually("it sweeps again") { try await worker.runs("wraps-expired", "success") > before }
       try await eventually("its end is told") {
-        endpoint.received.contains { $0["body"]?.contains("Redis is back") ?? false }
+        endpoint.received.contains { $0["body"]?.contains("Redis is available again") ?? false }
       }
     }
     #expect(try await worker.stop() == .exited(0))
-    #expect(endpoint.received.count { $0["body"]?.contains("Redis is away") ?? false } == 1)
+    #expect(endpoint.received.count { $0["body"]?.contains("Redis is unavailable") ?? false } == 1)
     let lines = worker.log.filter { $0.message == "Redis is unavailable" }
     #expect(lines.count <= 4 && lines.last?["error"] == Self.reason, "\(lines)")
   }

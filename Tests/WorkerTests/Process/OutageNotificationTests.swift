@@ -1,4 +1,4 @@
-// What a fleet of two tells of its servers' outages, each replica to an endpoint of its own.
+// The notifications of two replicas about their servers' outages. Each replica has its own endpoint.
 
 import Foundation
 import Reactor
@@ -8,7 +8,7 @@ import Testing
 @testable import Worker
 
 @Suite(.serialized) struct OutageNotificationTests {
-  /// Two replicas that have swept, and where they tell.
+  /// Two replicas that have swept, and their endpoints.
   private struct Fleet {
     let stage: WorkerStage
     let endpoints: [Endpoint]
@@ -29,7 +29,7 @@ import Testing
       return Fleet(stage: stage, endpoints: endpoints, workers: workers)
     }
 
-    /// How many messages with this in them the fleet sent, by replica.
+    /// How many messages that contain `text` each replica sent.
     func count(_ text: String) -> [Int] {
       endpoints.map { $0.received.count { $0["body"]?.contains(text) == true } }
     }
@@ -40,48 +40,48 @@ import Testing
     }
   }
 
-  @Test func anOutageOfPostgresIsToldOnceInTheFleetAndNoSweeperIsBlamed() async throws {
+  @Test func anOutageOfPostgresIsReportedOnceAndNotAsAFailureOfSweepers() async throws {
     let fleet = try await Fleet.start()
     try await onLoop {
       for worker in fleet.workers { try await worker.answersReadyz(200) }
       fleet.stage.postgresProxy.goAway()
-      try await fleet.sum("PostgreSQL is away", is: 1)
-      // Both replicas have seen it for longer than they are patient.
+      try await fleet.sum("PostgreSQL is unavailable", is: 1)
+      // Both replicas have seen the outage for longer than SB_WORKER_OUTAGE_AFTER.
       for worker in fleet.workers {
         try await eventually("each replica noticed") {
           worker.log.contains { $0.message == "PostgreSQL is unavailable" }
         }
       }
       fleet.stage.postgresProxy.heal()
-      try await fleet.sum("PostgreSQL is back", is: 1)
+      try await fleet.sum("PostgreSQL is available again", is: 1)
       for worker in fleet.workers { try await worker.answersReadyz(200) }
     }
     for worker in fleet.workers { #expect(try await worker.stop() == .exited(0)) }
-    #expect(fleet.count("PostgreSQL is away").reduce(0, +) == 1)
-    #expect(fleet.count("PostgreSQL is back").reduce(0, +) == 1)
+    #expect(fleet.count("PostgreSQL is unavailable").reduce(0, +) == 1)
+    #expect(fleet.count("PostgreSQL is available again").reduce(0, +) == 1)
     for sweeper in WorkerStage.sweepers { #expect(fleet.count(sweeper) == [0, 0], "\(sweeper) was blamed") }
   }
 
-  @Test func whenTheReplicaThatToldIsKilledAnotherTellsTheEndAndTheNextOutageIsToldToo() async throws {
+  @Test func ifTheReplicaThatReportedIsKilledAnotherReportsTheEndAndTheNextOutage() async throws {
     let fleet = try await Fleet.start()
     try await onLoop {
       for worker in fleet.workers { try await worker.answersReadyz(200) }
       fleet.stage.postgresProxy.goAway()
-      try await fleet.sum("PostgreSQL is away", is: 1)
-      let teller = try #require(fleet.count("PostgreSQL is away").firstIndex(of: 1))
-      fleet.workers[teller].signal(SIGKILL)
-      _ = try await fleet.workers[teller].waitForExit()
+      try await fleet.sum("PostgreSQL is unavailable", is: 1)
+      let reporter = try #require(fleet.count("PostgreSQL is unavailable").firstIndex(of: 1))
+      fleet.workers[reporter].signal(SIGKILL)
+      _ = try await fleet.workers[reporter].waitForExit()
       fleet.stage.postgresProxy.heal()
-      try await fleet.sum("PostgreSQL is back", is: 1)
+      try await fleet.sum("PostgreSQL is available again", is: 1)
       fleet.stage.postgresProxy.goAway()
-      try await fleet.sum("PostgreSQL is away", is: 2)
+      try await fleet.sum("PostgreSQL is unavailable", is: 2)
       fleet.stage.postgresProxy.heal()
-      try await fleet.sum("PostgreSQL is back", is: 2)
-      #expect(try await fleet.workers[1 - teller].stop() == .exited(0))
+      try await fleet.sum("PostgreSQL is available again", is: 2)
+      #expect(try await fleet.workers[1 - reporter].stop() == .exited(0))
     }
   }
 
-  @Test func aReplicaThatStartsAfterAnOutageTellsTheEndOfTheOneThatIsGone() async throws {
+  @Test func aReplicaThatStartsAfterAnOutageReportsTheEndForADeadOne() async throws {
     let stage = try await WorkerStage.set()
     try stage.settle()
     let endpoint = try await Endpoint.start(.http)
@@ -91,23 +91,23 @@ import Testing
     try await onLoop {
       try await first.answersReadyz(200)
       stage.postgresProxy.goAway()
-      try await eventually("it is told", within: .seconds(15)) { told("PostgreSQL is away") == 1 }
+      try await eventually("it is reported", within: .seconds(15)) { told("PostgreSQL is unavailable") == 1 }
     }
     first.signal(SIGKILL)
     _ = try await first.waitForExit()
     stage.postgresProxy.heal()
     let second = try await stage.start(settings)
     try await onLoop {
-      try await eventually("its end is told", within: .seconds(15)) { told("PostgreSQL is back") == 1 }
+      try await eventually("its end is reported", within: .seconds(15)) { told("PostgreSQL is available again") == 1 }
     }
     #expect(try await second.stop() == .exited(0))
-    #expect(told("PostgreSQL is away") == 1 && told("PostgreSQL is back") == 1)
+    #expect(told("PostgreSQL is unavailable") == 1 && told("PostgreSQL is available again") == 1)
   }
 
-  @Test func aRunThatHungWithItsServerIsNoFailureOfItsSweeper() async throws {
+  @Test func aRunThatHangsWithItsServerIsNotAFailureOfItsSweeper() async throws {
     let stage = try await WorkerStage.set()
     let endpoint = try await Endpoint.start(.http)
-    // A lease that a busy machine does not lose.
+    // A lease that is not lost on a busy machine.
     let worker = try await stage.startStuck([
       "SB_WORKER_WEBHOOK_URL": endpoint.url("/hook"), "SB_WORKER_OUTAGE_AFTER": "1s", "SB_WORKER_LEASE": "6s",
     ])
@@ -116,28 +116,30 @@ import Testing
       try await eventually("the run has failed", within: .seconds(15)) {
         worker.log.contains { $0["title"] == "delete expired wraps failed" }
       }
-      try await eventually("the outage is told", within: .seconds(15)) {
-        endpoint.received.contains { $0["body"]?.contains("PostgreSQL is away") == true }
+      try await eventually("the outage is reported", within: .seconds(15)) {
+        endpoint.received.contains { $0["body"]?.contains("PostgreSQL is unavailable") == true }
       }
     }
     #expect(try await worker.stop() == .exited(0))
     #expect(!endpoint.received.contains { $0["body"]?.contains("wraps-expired") == true })
   }
 
-  @Test func anOutageOfRedisIsToldOnceByEachReplica() async throws {
+  @Test func eachReplicaReportsAnOutageOfRedisOnce() async throws {
     let fleet = try await Fleet.start()
     try await onLoop {
       for worker in fleet.workers { try await worker.answersReadyz(200) }
       fleet.stage.redisProxy.goAway()
-      try await eventually("each tells", within: .seconds(15)) { fleet.count("Redis is away") == [1, 1] }
+      try await eventually("each reports it", within: .seconds(15)) { fleet.count("Redis is unavailable") == [1, 1] }
       fleet.stage.redisProxy.heal()
-      try await eventually("each tells its end", within: .seconds(15)) { fleet.count("Redis is back") == [1, 1] }
+      try await eventually("each reports its end", within: .seconds(15)) {
+        fleet.count("Redis is available again") == [1, 1]
+      }
     }
     for worker in fleet.workers { #expect(try await worker.stop() == .exited(0)) }
-    #expect(fleet.count("Redis is away") == [1, 1] && fleet.count("Redis is back") == [1, 1])
+    #expect(fleet.count("Redis is unavailable") == [1, 1] && fleet.count("Redis is available again") == [1, 1])
   }
 
-  @Test func anOutageThatIsShorterThanThePatienceIsNotTold() async throws {
+  @Test func anOutageShorterThanOutageAfterIsNotReported() async throws {
     let stage = try await WorkerStage.set()
     try stage.settle()
     let endpoint = try await Endpoint.start(.http)

@@ -139,7 +139,7 @@ import Testing
       }
       #expect(try await worker.metric("worker_redis_connected") == 0)
       try await eventually("people are told") {
-        endpoint.received.contains { $0["body"]?.contains("Redis is away") ?? false }
+        endpoint.received.contains { $0["body"]?.contains("Redis is unavailable") ?? false }
       }
       try stage.redis.cli(refusal.end)
       try await worker.answersReadyz(200, within: Self.recoveryLimit)
@@ -148,7 +148,7 @@ import Testing
     #expect(try await worker.stop() == .exited(0))
     let lines = worker.log.compactMap(\.message).filter { $0.hasPrefix("Redis is") }
     #expect(lines == ["Redis is unavailable", "Redis is ready"], "one outage, one line, and one for its end")
-    #expect(endpoint.received.count { $0["body"]?.contains("Redis is away") ?? false } == 1)
+    #expect(endpoint.received.count { $0["body"]?.contains("Redis is unavailable") ?? false } == 1)
   }
 
   @Test(arguments: Refusal.all)

@@ -89,9 +89,9 @@ import Testing
       id: "", kind: .recovery, time: WallClockTime(seconds: 0, nanoseconds: 0), severity: .info, component: "c",
       title: "t")
     let sink = SeveritySink(minSeverity: .error)
-    #expect(sink.wants(event))
+    #expect(sink.accepts(event))
     event.endedSeverity = .warn
-    #expect(!sink.wants(event) && SeveritySink(minSeverity: .warn).wants(event))
+    #expect(!sink.accepts(event) && SeveritySink(minSeverity: .warn).accepts(event))
   }
 
   private struct SeveritySink: Sink {
