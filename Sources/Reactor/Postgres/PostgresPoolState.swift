@@ -1,6 +1,7 @@
 // The pool's decisions: which request gets which connection, and which connections are opened and closed. Invariant:
-// there are never more connections than the limit, or than the server has just said that it takes; no request waits while a connection is idle; and a connection is
-// being opened for each waiting request while there is room. Driven by PostgresPool.
+// there are never more connections than the limit, or than the server has just said that it takes; no request waits
+// while a connection is idle; and a connection is being opened for each waiting request while there is room. Driven by
+// PostgresPool.
 
 /// A pool's connections and its queue of requests.
 ///
@@ -143,8 +144,8 @@ struct PostgresPoolState {
     return [.fail(requestID)] + serveQueue(now)
   }
 
-  /// The connection could not be opened, because the server or the role has no room for it. Its request waits for one of
-  /// the others, open or being opened, if there are any.
+  /// The connection could not be opened, because the server or the role has no room for it. Its request waits for one
+  /// of the others, open or being opened, if there are any.
   mutating func refusedAsFull(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
     guard entries.count > 1 else { return failed(connectionID, now: now) }
     entries.remove(at: openingEntry(connectionID).index)
