@@ -30,7 +30,7 @@ extension FuzzTarget {
   /// Each answer is a few lines, and an empty line follows it: a replica's life.
   private static func readAnswers(_ lines: [[UInt8]]) {
     var accounting = SlotAccounting(grid: SlotGrid(sweeper: sweeper, interval: interval))
-    var (pauses, triggers) = (PauseState(), TriggerNews())
+    var (pauses, triggers) = (PauseState(), TriggerCounter())
     var now = MonotonicInstant(nanoseconds: 0)
     for group in lines.split(separator: []) {
       let answer: ScriptAnswer
@@ -39,7 +39,7 @@ extension FuzzTarget {
         _ = (answer.renewal, try answer.alertDecision())
         let take = try answer.take(token: "t", sentAt: now, isForced: false)
         if case .paused(_, let pause) = take { _ = pause.description }
-        if take != .late { _ = triggers.answered(newest: try answer.fleetNews().newestTrigger) }
+        if take != .late { _ = triggers.observe(newest: try answer.fleetState().newestTrigger) }
         _ = pauses.answered(take, at: now)
         let (counts, action) = accounting.answered(take, at: answer.now)
         precondition(counts.count <= 2, "more is counted than the slot that ends and the one that begins")

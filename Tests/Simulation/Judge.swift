@@ -345,7 +345,7 @@ final class Judge {
     guard slot > latestTime else { return }
     let count = successes[sweeper][slot, default: 0]
     let isTriggered = triggeredSlots[sweeper].contains(slot)
-    if count == 0, scenario.looksFirst(sweeper) { return }
+    if count == 0, scenario.probesFirst(sweeper) { return }
     if count != 1, !(isTriggered && count == 0) {
       violated("slot \(slot) of sweeper \(sweeper) ran \(count) times while everything worked")
     }

@@ -35,7 +35,7 @@ final class KnownStatements {
     GuardStatements.clock: .clock, GuardStatements.readLimits: .readLimits,
     AdvisoryHolder.loginRole: .loginRole, AdvisoryHolder.look: .holders,
     TableStatements.batchSettings: .settings, TableSurvey.look: .survey, TableSurvey.check: .check,
-    RelatedTables.look: .related, SchemaLook.look: .schema,
+    RelatedTables.look: .related, SchemaCheck.check: .schema,
   ]
 
   /// The answers that are the same each time.
@@ -64,7 +64,7 @@ final class KnownStatements {
     }
     let statements = TableStatements(
       sweep: sweep, table: Self.quoted(sweep.table), moments: moments, countsDue: false, related: related)
-    if sweep.looksFirst { add(statements.nothingDue, .nothingDue) }
+    if sweep.probesFirst { add(statements.nothingDue, .nothingDue) }
     if let linked = sweep.linked, let second = survey(linked.table, [linked.key]) {
       let windows = LinkedStatements(linked, of: statements, in: second)
       add(windows.writeLinked, .writeLinked)

@@ -239,7 +239,7 @@ extension Life {
   private func closeBooks() {
     // A slot that Redis was asked in, and PostgreSQL again, is no longer left to others.
     for (sweeper, observation) in observations.enumerated()
-    where !observation.isAsking && !replica.scenario.looksFirst(sweeper) {
+    where !observation.isAsking && !replica.scenario.probesFirst(sweeper) {
       let skipped = service.count(.skippedLock, sweeper: sweeper) - observation.drainedRuns
       judge.counted(skipped: Int(skipped), expected: observation.books.expected, sweeper)
     }

@@ -113,7 +113,7 @@ final class RedisServer {
     guard mutation == .lossUnnoticed, case .take(let take, let news?) = answer else { return answer }
     return .take(
       take,
-      FleetNews(
+      FleetState(
         replicas: news.replicas, succeededAt: news.succeededAt, pause: news.pause, newestTrigger: news.newestTrigger,
         origin: "the same"))
   }

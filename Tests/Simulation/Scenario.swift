@@ -153,8 +153,8 @@ struct Scenario {
   func name(_ sweeper: Int) -> String { names[sweeper] }
 
   /// Whether a slot without anything due is attended without a run.
-  func looksFirst(_ sweeper: Int) -> Bool {
-    if case .rows(let sweep) = sweepers[sweeper].work { sweep.looksFirst } else { false }
+  func probesFirst(_ sweeper: Int) -> Bool {
+    if case .rows(let sweep) = sweepers[sweeper].work { sweep.probesFirst } else { false }
   }
 
   func grid(_ sweeper: Int) -> SlotGrid {

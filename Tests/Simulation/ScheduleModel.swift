@@ -116,7 +116,7 @@ package struct ScheduleModel {
   var record: Record?
   private(set) var history: [Line] = []
   /// What the last take was told of the fleet; nil if it was late.
-  private(set) var news: FleetNews?
+  private(set) var news: FleetState?
   package var omissions = Omissions()
 
   package init() {}
@@ -218,7 +218,7 @@ package struct ScheduleModel {
       if age >= 0, age < horizon, presences.count < CoordinationScripts.replicaLimit { presences.append(presence) }
     }
     record.presences = presences
-    news = FleetNews(
+    news = FleetState(
       replicas: presences.count, succeededAt: record.succeeded.map { min($0, now) },
       newestTrigger: record.newestTrigger ?? 0, origin: record.origin ?? "")
   }
@@ -249,7 +249,7 @@ package struct ScheduleModel {
       lock = nil
     }
     news = news.map {
-      FleetNews(
+      FleetState(
         replicas: $0.replicas, succeededAt: $0.succeededAt, pause: notice, newestTrigger: $0.newestTrigger,
         origin: $0.origin)
     }

@@ -15,7 +15,7 @@ extension ScheduleModel {
   }
 
   enum Answer {
-    case take(TakeAnswer, FleetNews?)
+    case take(TakeAnswer, FleetState?)
     case renew(Int64)
     case release(Bool)
     case complete(CompleteAnswer)

@@ -88,12 +88,12 @@ struct ControlPlane: Sendable {
     _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,
     progress: String? = nil, noting tally: RunTally = RunTally(), allowsRowSecurity: Bool = false,
     acceptsAnyShare: Bool = false, brakes: BrakeSettings = BrakeSettings(),
-    tellCovered: @EventLoop ([String]) -> Void = { _ in }
+    onCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let pool = try pool(connections: 2)
     let count = try await sweep(
       sweeper, through: pool, lease: lease, epoch: epoch, slot: slot, progress: progress, noting: tally,
-      allowsRowSecurity: allowsRowSecurity, acceptsAnyShare: acceptsAnyShare, brakes: brakes, tellCovered: tellCovered)
+      allowsRowSecurity: allowsRowSecurity, acceptsAnyShare: acceptsAnyShare, brakes: brakes, onCovered: onCovered)
     await pool.close()
     return count
   }
@@ -109,9 +109,9 @@ struct ControlPlane: Sendable {
     slot: Int64 = 1_700_000_000_000, isForced: Bool = false, progress: String? = nil,
     noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false,
     acceptsAnyShare: Bool = false, brakes: BrakeSettings = BrakeSettings(),
-    tellStandbys: @escaping @EventLoop (StandbyNotes.News) -> Void = { _ in },
+    tellStandbys: @escaping @EventLoop (StandbyReports.Change) -> Void = { _ in },
     beforeBatch: @escaping @EventLoop () -> Void = {},
-    tellCovered: @EventLoop ([String]) -> Void = { _ in }
+    onCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
     let held = HeldLease(Lease(duration: lease, takenAt: LoopClock.system.now))
     let run = Run(
@@ -129,7 +129,7 @@ struct ControlPlane: Sendable {
       case .rows(let sweep):
         if !brakes.areOff {
           session.brakes = SweepBrakes(
-            brakes, every: sweeper.interval ?? .seconds(60), clock: .system, draining: Latch(), tell: tellStandbys)
+            brakes, every: sweeper.interval ?? .seconds(60), clock: .system, draining: Latch(), report: tellStandbys)
         }
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
@@ -147,7 +147,7 @@ struct ControlPlane: Sendable {
           try await ConnectionDiscoveryRun(
             discovery, in: session, knowing: ConnectionMemory(), locks: locks, allowsRowSecurity: allowsRowSecurity,
             noting: tally
-          ).run(tellCovered: tellCovered)
+          ).run(onCovered: onCovered)
         }
       }
     }

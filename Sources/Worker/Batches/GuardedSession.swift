@@ -9,7 +9,7 @@ import Reactor
 final class HeldLease {
   var lease: Lease
   /// Whether the run is to stop after its batch: the sweeper was paused.
-  var isToStop = false
+  var stopRequested = false
 
   init(_ lease: Lease) {
     self.lease = lease
@@ -242,7 +242,7 @@ final class TableMemory {
   /// Asks whether nothing is due, in one round trip that only reads; false where no run has met the table yet.
   ///
   /// - Throws: `PostgresError`.
-  func findsNothing(over connection: any SweepConnection, by deadline: MonotonicInstant) async throws -> Bool {
+  func nothingIsDue(over connection: any SweepConnection, by deadline: MonotonicInstant) async throws -> Bool {
     guard let statements, let survey, survey.foreignParts == nil else { return false }
     let results = try await connection.pipeline(
       connection.prelude + [

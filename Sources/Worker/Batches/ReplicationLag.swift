@@ -1,24 +1,24 @@
-// How far standbys are behind, and how far they may be while a sweep goes on: the question, the limit, the setting.
-// Invariant: a standby that the role may not see is told, and never counts as one that has caught up.
+// The replay lag of standbys, and its limit while a sweep runs: the query, the limit, the setting.
+// Invariant: a standby that is hidden from the role is reported, and never counts as caught up.
 
 import Reactor
 
-/// How far the standbys are behind that are connected.
+/// How far the connected standbys are behind.
 struct ReplicationLag: Equatable, Sendable {
-  /// The most of WAL that any of them has not replayed, in bytes.
+  /// The most WAL that any of them has not replayed, in bytes.
   var bytes: Int64 = 0
   /// The longest time since the last replayed WAL was written.
   var time = Duration.zero
-  /// Whether one has just connected and catches up, so that its time is not known yet.
+  /// Whether one has just connected and is catching up, so that its time lag is unknown.
   var isCatchingUp = false
-  /// Whether there are standbys about which the role may not know.
+  /// Whether there are standbys whose lag the role may not read.
   var isHidden = false
 
   /// Answers how many standbys are hidden, how many catch up, the most bytes, and the longest time in ms.
   ///
-  /// What counts is what a standby has replayed: that is what its readers see. A receiver that never replays, such as
-  /// pg_receivewal, has no such place. Where all is replayed, the time is an old one.
-  static let look = CatalogSQL.qualified(
+  /// What a standby has replayed counts, because its readers see that. A receiver that does not replay, such as
+  /// pg_receivewal, has no replay position. The time is outdated once everything is replayed.
+  static let query = CatalogSQL.qualified(
     """
     SELECT count(*) FILTER (WHERE standby.state IS NULL),
            count(*) FILTER (WHERE (standby.behind > 0) AND (standby.lag IS NULL)),
@@ -67,27 +67,27 @@ enum LagLimit: Equatable, Sendable {
   }
 }
 
-/// What the process has told of standbys, for all sweepers.
+/// What the process has reported about standbys, for all sweepers.
 @EventLoop
-final class StandbyNotes {
-  enum News: Sendable {
-    /// Sweeps wait for a standby; they no longer do; the role may not see how far standbys are.
+final class StandbyReports {
+  enum Change: Sendable {
+    /// Sweeps wait for a standby; they no longer do; the role may not read the lag of standbys.
     case waiting(ReplicationLag)
-    case goingOn, hidden
+    case resumed, hidden
   }
 
   private var isWaiting = false
-  private var hasToldHidden = false
+  private var hasReportedHidden = false
 
-  /// What is to be told of a look; nil for nothing new.
-  func news(of lag: ReplicationLag, isTooFar: Bool) -> News? {
-    if lag.isHidden, !hasToldHidden {
-      hasToldHidden = true
+  /// The change to report; nil if there is none.
+  func change(with lag: ReplicationLag, isTooFar: Bool) -> Change? {
+    if lag.isHidden, !hasReportedHidden {
+      hasReportedHidden = true
       return .hidden
     }
     guard isTooFar != isWaiting else { return nil }
     isWaiting = isTooFar
-    return isTooFar ? .waiting(lag) : .goingOn
+    return isTooFar ? .waiting(lag) : .resumed
   }
 }
 

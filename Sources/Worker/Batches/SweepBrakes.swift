@@ -27,27 +27,28 @@ final class SweepBrakes {
   private let maximumRows: Int?
   private let clock: LoopClock
   private let draining: Latch
-  /// How old a look at the standbys may be, and how soon it is repeated while a run waits for one.
-  private static let lookAge = Duration.milliseconds(200)
-  private static let lookPause = Duration.seconds(1)
+  /// How old a reading of the standbys' lag may be, and how often it is repeated while a run waits for one.
+  private static let lagMaximumAge = Duration.milliseconds(200)
+  private static let lagInterval = Duration.seconds(1)
 
   /// When a run that waits hands over to the next one.
   private let deadline: MonotonicInstant
   private let isSlowed: Bool
   private let maximumLag: LagLimit?
-  private let notes: StandbyNotes
-  private let tell: @EventLoop (StandbyNotes.News) -> Void
-  private var lookedAt: MonotonicInstant?
+  private let standbyReports: StandbyReports
+  private let report: @EventLoop (StandbyReports.Change) -> Void
+  private var lagReadAt: MonotonicInstant?
   private var pacing: Pacing
   private var changed = 0
 
   /// - Parameters:
   ///   - interval: between two runs.
   ///   - draining: ends a wait.
-  ///   - tell: called with what is new about standbys.
+  ///   - report: called with changes about standbys.
   init(
     _ settings: BrakeSettings, every interval: Duration, clock: LoopClock, draining: Latch,
-    notes: StandbyNotes = StandbyNotes(), tell: @escaping @EventLoop (StandbyNotes.News) -> Void = { _ in }
+    standbyReports: StandbyReports = StandbyReports(),
+    report: @escaping @EventLoop (StandbyReports.Change) -> Void = { _ in }
   ) {
     maximumRows = settings.maximumRows
     pacing = Pacing(settings.pace)
@@ -56,8 +57,8 @@ final class SweepBrakes {
     deadline = clock.now.advanced(by: interval)
     isSlowed = settings.pace != .full
     maximumLag = settings.maximumLag
-    self.notes = notes
-    self.tell = tell
+    self.standbyReports = standbyReports
+    self.report = report
   }
 
   /// The most rows of the next batch; nil without a limit.
@@ -90,14 +91,14 @@ final class SweepBrakes {
   /// - Throws: `PostgresError`; `CancellationError`.
   func waitForStandbys(asking session: GuardedSession) async throws -> Bool {
     guard let maximumLag else { return true }
-    if let lookedAt, lookedAt.duration(to: clock.now) < Self.lookAge { return true }
+    if let lagReadAt, lagReadAt.duration(to: clock.now) < Self.lagMaximumAge { return true }
     while !session.isEnding {
-      let lag = ReplicationLag(try await session.query(PostgresStatement(ReplicationLag.look, isPrepared: true)))
-      lookedAt = clock.now
+      let lag = ReplicationLag(try await session.query(PostgresStatement(ReplicationLag.query, isPrepared: true)))
+      lagReadAt = clock.now
       let isTooFar = maximumLag.isExceeded(by: lag)
-      if let news = notes.news(of: lag, isTooFar: isTooFar) { tell(news) }
+      if let change = standbyReports.change(with: lag, isTooFar: isTooFar) { report(change) }
       guard isTooFar else { return true }
-      let next = clock.now.advanced(by: Self.lookPause)
+      let next = clock.now.advanced(by: Self.lagInterval)
       guard next < deadline else { return false }
       try await clock.sleep(until: next, orUntil: draining)
     }

@@ -120,8 +120,8 @@ final class PostgresCheck {
     check(settings, SettingOwner(login: login, database: database))
     if waitsForStandbys { try await checkStandbys(session, role: user) }
     for sweeper in sweepers {
-      let answer = try await session.query(SchemaLook.question(sweeper.requires))
-      if let lack = SchemaLook.lacks(in: answer, of: sweeper.requires).first?.lack {
+      let answer = try await session.query(SchemaCheck.statement(sweeper.requires))
+      if let lack = SchemaCheck.lacks(in: answer, of: sweeper.requires).first?.lack {
         tables.append(CheckSection(name: sweeper.name, findings: [.ok("off: the schema has no \(lack)")]))
         continue
       }

@@ -105,7 +105,7 @@ struct StatusCommand {
 
   private func look(_ client: any RedisScripts) async throws -> (Int64, [SweeperRecord]) {
     let names = Sweepers.names
-    let (time, parts) = try await client.lookAtAll(
+    let (time, parts) = try await client.readAll(
       CoordinationScripts.look, keys: names.map { [keys($0).lock, keys($0).record] }, arguments: SweeperRecord.fields,
       by: clock.now.advanced(by: Coordinator.commandLimit))
     return (time, zip(names, parts).map { SweeperRecord(sweeper: $0, $1) })
@@ -158,8 +158,8 @@ struct StatusCommand {
       let table = SweepNeeds(sweeper.work).table
       if !tables.contains(table) { tables.append(table) }
       guard !sweeper.requires.isEmpty else { continue }
-      let lacks = try await session.query(SchemaLook.question(sweeper.requires))
-      database.lacks[sweeper.name] = SchemaLook.lacks(in: lacks, of: sweeper.requires).first?.lack
+      let lacks = try await session.query(SchemaCheck.statement(sweeper.requires))
+      database.lacks[sweeper.name] = SchemaCheck.lacks(in: lacks, of: sweeper.requires).first?.lack
     }
     let holders = try await session.query(
       PostgresStatement(StatusSQL.holders, ["{\(tables.joined(separator: ","))}", "\(longTransaction.milliseconds)"]))

@@ -15,7 +15,7 @@ import Reactor
 ///        │   └── another session has the lock ──▶ evicting the predecessor ── too often ──▶ superseded
 ///        └────────────── a moment later ────────────────┘
 package struct BatchGuard: Sendable {
-  package enum Step: Equatable, Sendable {
+  package enum Action: Equatable, Sendable {
     /// Read PostgreSQL's clock.
     case sample
     /// Send the batch: nothing is written from `deadline` on, in µs of PostgreSQL's clock.
@@ -41,7 +41,7 @@ package struct BatchGuard: Sendable {
   package init() {}
 
   /// What to do now. `lease` keeps the deadline that goes with its present grant.
-  package func next(at now: MonotonicInstant, lease: inout Lease, sample: ClockSample?, isDraining: Bool) -> Step {
+  package func next(at now: MonotonicInstant, lease: inout Lease, sample: ClockSample?, isDraining: Bool) -> Action {
     if isDraining { return .stop(.drained) }
     guard lease.isHeld(at: now) else { return .stop(.leaseLost) }
     switch phase {

@@ -1,5 +1,5 @@
-// What a replica logs of a sweeper's pause, as a pure state machine: its begin, once an hour that it lasts, its end.
-// Invariant: each change is told once, however often Redis is asked. Driven by SweeperLoop.
+// When a replica logs a sweeper's pause, as a pure state machine: its beginning, every hour that it lasts, its end.
+// Invariant: each change is reported once, however often Redis is asked. Driven by SweeperLoop.
 
 import Reactor
 
@@ -9,19 +9,19 @@ import Reactor
 ///        ▲                                │   └──────┘ paused, an hour later: tell
 ///        └── any answer of a schedule: tell ──┘
 package struct PauseState: Sendable {
-  /// What is to be told.
-  package enum News: Equatable, Sendable {
+  /// A change to report.
+  package enum Change: Equatable, Sendable {
     case begun(Pause)
     case lasts(Pause, for: Duration)
     case ended(after: Duration)
   }
 
-  /// How often a pause that lasts is told.
+  /// How often a pause that lasts is reported.
   package static let reminderInterval = Duration.seconds(3_600)
 
   private enum State: Equatable, Sendable {
     case active
-    case paused(Pause, since: MonotonicInstant, toldAt: MonotonicInstant)
+    case paused(Pause, since: MonotonicInstant, reportedAt: MonotonicInstant)
   }
 
   private var state = State.active
@@ -31,19 +31,19 @@ package struct PauseState: Sendable {
   package var isPaused: Bool { state != .active }
 
   /// Redis answered a take.
-  package mutating func answered(_ answer: TakeAnswer, at now: MonotonicInstant) -> News? {
+  package mutating func answered(_ answer: TakeAnswer, at now: MonotonicInstant) -> Change? {
     switch (answer, state) {
     case (.late, _), (.settling, _): return nil
     case (.paused(_, let pause), .active):
-      state = .paused(pause, since: now, toldAt: now)
+      state = .paused(pause, since: now, reportedAt: now)
       return .begun(pause)
-    case (.paused(_, let pause), .paused(let known, let since, let toldAt)):
+    case (.paused(_, let pause), .paused(let known, let since, let reportedAt)):
       if pause.text != known.text {
-        state = .paused(pause, since: since, toldAt: now)
+        state = .paused(pause, since: since, reportedAt: now)
         return .begun(pause)
       }
-      guard toldAt.duration(to: now) >= Self.reminderInterval else { return nil }
-      state = .paused(pause, since: since, toldAt: now)
+      guard reportedAt.duration(to: now) >= Self.reminderInterval else { return nil }
+      state = .paused(pause, since: since, reportedAt: now)
       return .lasts(pause, for: since.duration(to: now))
     case (_, .paused(_, let since, _)):
       state = .active

@@ -83,7 +83,7 @@ package struct SweepCount: Equatable, Sendable {
 
 /// The queued jobs of one type that have waited for too long.
 package struct QueueWait: Equatable, Sendable {
-  package enum News: Sendable {
+  package enum Change: Sendable {
     case none, began, ended
   }
 
@@ -91,7 +91,7 @@ package struct QueueWait: Equatable, Sendable {
   package let jobs: Int
   /// How long the oldest has waited.
   package let oldest: Duration
-  package private(set) var news = News.none
+  package private(set) var change = Change.none
 
   package init(jobType: String, jobs: Int, oldest: Duration) {
     self.jobType = jobType
@@ -99,9 +99,9 @@ package struct QueueWait: Equatable, Sendable {
     self.oldest = oldest
   }
 
-  package func with(_ news: News) -> QueueWait {
+  package func with(_ change: Change) -> QueueWait {
     var wait = self
-    wait.news = news
+    wait.change = change
     return wait
   }
 }
@@ -123,10 +123,10 @@ package struct RunFailure: Equatable, Sendable {
     self.errorClass = errorClass
   }
 
-  /// The same failure, as an outage if the server did not answer a ping after it.
-  package func told(serverIsAway: Bool) -> RunFailure {
+  /// The same failure, marked as an outage if the server did not answer a ping after it.
+  package func asOutage(if serverIsUnavailable: Bool) -> RunFailure {
     var failure = self
-    failure.isOutage = isOutage || serverIsAway
+    failure.isOutage = isOutage || serverIsUnavailable
     return failure
   }
 }

@@ -13,8 +13,8 @@
 ///
 /// `learning` is the first question after boot: it tells the time of the next slot, and is not counted, so it counts
 /// nothing unless it leads to a run. A slot that is held stays open until it is known how it ended here: another
-/// replica's run (skipped), a run of this one after the other one's lock was gone, or a failure, where the lock had no
-/// expiry until the slot was over.
+/// replica's run (skipped), a run of this one after the other one's lock was gone, or a failure, where until the slot
+/// was over the lock had no expiry, or Redis lost its data again and again.
 package struct SlotAccounting: Sendable {
   /// What to do now. Waits are in ms from now.
   package enum Action: Equatable {
@@ -30,7 +30,7 @@ package struct SlotAccounting: Sendable {
   package let grid: SlotGrid
   /// A slot that was attended and has not been counted.
   private var open: Int64?
-  /// The lock had no expiry when it was last met in the open slot.
+  /// When Redis was last asked in the open slot, nothing could have ended what kept it from being run.
   private var isStuck = false
   /// The slot in which the first question after boot found no answer.
   private var firstUnanswered: Int64?
@@ -44,7 +44,11 @@ package struct SlotAccounting: Sendable {
   }
 
   /// Redis answered at `now` (ms of its clock).
-  package mutating func answered(_ answer: TakeAnswer, at now: Int64) -> (counts: [SlotOutcome], action: Action) {
+  ///
+  /// - Parameter settlesForever: a new record has taken longer to settle than one loss of Redis's data explains.
+  package mutating func answered(
+    _ answer: TakeAnswer, at now: Int64, settlesForever: Bool = false
+  ) -> (counts: [SlotOutcome], action: Action) {
     noteTime(now)
     let wasLate = isLate
     isLate = answer == .late && !wasLate
@@ -64,6 +68,7 @@ package struct SlotAccounting: Sendable {
       return (counts, .wait(milliseconds: max(1, min(Self.stuckPollMilliseconds, grid.slot(after: now) - now))))
     case .settling(let slot, let notBefore):
       let counts = attend(slot)
+      isStuck = settlesForever && open == slot
       return (counts, .wait(milliseconds: max(1, notBefore - now)))
     case .idle(let slot, let due):
       let counts = attend(slot) + settleOpen(before: .max)

@@ -1,6 +1,6 @@
-// What one replica does about one sweeper, from boot to drain, as a pure state machine: it says the next step, and each
-// step's outcome moves it on. Invariants: nothing new is asked before what is unknown is settled; no retry comes before
-// the time that Redis was told. Driven by SweeperLoop on the loop, and by the simulator in virtual time.
+// What one replica does about one sweeper, from boot to drain, as a pure state machine: it returns the next action, and
+// each action's outcome is an event. Invariants: no take is sent while an outcome is unknown; no retry comes before the
+// time that Redis was told. Driven by SweeperLoop, in the simulator in virtual time.
 
 import Reactor
 
@@ -21,8 +21,8 @@ import Reactor
 /// the lock of a take that brought no answer, which is released by its token. There is never more than one of each, for
 /// no question is asked while either is open.
 package struct SweeperStateMachine: Sendable {
-  /// What is to be done now, and the event that tells how it went.
-  package enum Step: Equatable, Sendable {
+  /// What to do now, and the event that ends it.
+  package enum Action: Equatable, Sendable {
     /// Ask whether this replica may run: `answered` or `unanswered`.
     case take(TakeMode)
     /// Run: `ended`.
@@ -90,9 +90,9 @@ package struct SweeperStateMachine: Sendable {
   /// a short wait.
   package static let jitterLimit = Duration.seconds(1)
 
-  /// How much longer than two leases `once` waits for a new schedule record: one lease is what it takes, and a replica
-  /// with a longer one may have made it.
-  package static let onceReserve = Duration.seconds(10)
+  /// How much longer than two leases a new schedule record is waited for, before `once` ends and slots count as failures:
+  /// one lease is what it takes, and a replica with a longer one may have made it.
+  package static let settlingReserve = Duration.seconds(10)
 
   private var grid: SlotGrid
   private let leaseDuration: Duration
@@ -109,8 +109,12 @@ package struct SweeperStateMachine: Sendable {
   private var ranSlot: Int64?
   /// When an open account is no concern any more: a lock of ours has run out by then.
   private var accountsEnd = MonotonicInstant(nanoseconds: .min)
-  /// `once` ends without having met a record by which it could run.
-  package private(set) var hasWaitedInVain = false
+  /// Whether `once` ends because no schedule record allowed a run in time.
+  package private(set) var timedOutSettling = false
+  /// Since when Redis has had no record by which a run may begin.
+  private var settlingSince: MonotonicInstant?
+  /// Whether that has lasted for longer than one loss of Redis's data explains.
+  package private(set) var settlesForever = false
   /// What `once` was about is known.
   private var isConcluded = false
   /// The pause that the sweeper was last seen in. A take carries it, so that it survives the data of Redis; a record
@@ -123,7 +127,7 @@ package struct SweeperStateMachine: Sendable {
     self.leaseDuration = leaseDuration
     self.mode = mode
     isOnce = once
-    onceEnd = now.advanced(by: leaseDuration * 2 + Self.onceReserve)
+    onceEnd = now.advanced(by: leaseDuration * 2 + Self.settlingReserve)
     accounting = SlotAccounting(grid: grid)
     phase = .waiting(until: now)
   }
@@ -137,8 +141,8 @@ package struct SweeperStateMachine: Sendable {
 
   private var hasAccounts: Bool { unconfirmed != nil || lostTake != nil }
 
-  /// What to do now. Asked again after each step; the same until that step's event.
-  package func next(at now: MonotonicInstant, isDraining: Bool) -> Step {
+  /// The next action. It stays the same until one of its events.
+  package func next(at now: MonotonicInstant, isDraining: Bool) -> Action {
     if case .running(let run) = phase { return .run(run) }
     let isEnding = isDraining || (isOnce && isConcluded)
     let mustSettle = hasAccounts && !(isEnding && now >= accountsEnd)
@@ -167,9 +171,10 @@ package struct SweeperStateMachine: Sendable {
   ) -> [SlotOutcome] {
     silences.reset()
     notePause(answer)
+    noteSettling(answer, at: now)
     switch answer {
     case .late, .settling:
-      if isOnce, now >= onceEnd { (isConcluded, hasWaitedInVain) = (true, true) }
+      if isOnce, now >= onceEnd { (isConcluded, timedOutSettling) = (true, true) }
     case .held(let slot, _), .stuck(let slot):
       isConcluded = true
       if slot != ranSlot { ranSlot = nil }
@@ -179,7 +184,7 @@ package struct SweeperStateMachine: Sendable {
     case .taken, .paused:
       (isConcluded, mode) = (true, .due)
     }
-    let (counts, action) = accounting.answered(answer, at: redisTime)
+    let (counts, action) = accounting.answered(answer, at: redisTime, settlesForever: settlesForever)
     switch action {
     case .run(let run): phase = .running(run)
     case .wait(let milliseconds): wait(milliseconds, from: now, turn, jitter)
@@ -194,6 +199,17 @@ package struct SweeperStateMachine: Sendable {
   package mutating func foundNothing(redisTime: Int64, at now: MonotonicInstant, jitter: Double) -> [SlotOutcome] {
     wait(max(1, grid.slot(after: redisTime) - redisTime), from: now, turn, jitter)
     return accounting.foundNothing(at: redisTime)
+  }
+
+  private mutating func noteSettling(_ answer: TakeAnswer, at now: MonotonicInstant) {
+    switch answer {
+    case .late: break
+    case .settling:
+      let since = settlingSince ?? now
+      settlingSince = since
+      settlesForever = now >= since.advanced(by: leaseDuration * 2 + Self.settlingReserve)
+    case .taken, .held, .stuck, .idle, .paused: (settlingSince, settlesForever) = (nil, false)
+    }
   }
 
   private mutating func notePause(_ answer: TakeAnswer) {
@@ -260,7 +276,7 @@ package struct SweeperStateMachine: Sendable {
   }
 
   /// The wait for Redis is over, however it ended.
-  package mutating func woke(at now: MonotonicInstant, jitter: Double) {
+  package mutating func redisWaitEnded(at now: MonotonicInstant, jitter: Double) {
     // All replicas see Redis come back in the same moment.
     wait(0, from: now, spreadOver: grid.intervalMilliseconds, turn, jitter)
   }
@@ -282,12 +298,12 @@ package struct SweeperStateMachine: Sendable {
     grid = newGrid
     accounting = SlotAccounting(grid: newGrid)
     ranSlot = nil
-    woken(at: now)
+    askNow(at: now)
     return counts
   }
 
   /// A run may be due now, whatever was due when Redis was last asked. A run and a wait for Redis go on.
-  package mutating func woken(at now: MonotonicInstant) {
+  package mutating func askNow(at now: MonotonicInstant) {
     if case .waiting = phase { phase = .waiting(until: now) }
   }
 

@@ -31,15 +31,15 @@ package enum TakeAnswer: Equatable, Sendable {
   case late
 }
 
-/// What a take's answer tells of the fleet.
-package struct FleetNews: Equatable, Sendable {
+/// What a take's answer says about the fleet.
+package struct FleetState: Equatable, Sendable {
   /// How many replicas attend the sweeper, this one included.
   package let replicas: Int
   /// When a run of the sweeper last succeeded, in ms of Redis's clock; nil if none has.
   package let succeededAt: Int64?
-  /// What this replica is to tell people of a pause.
+  /// What this replica has to notify of a pause.
   package let pause: PauseNotice
-  /// Id of the newest trigger of any sweeper; 0 if the record tells of none.
+  /// The id of the newest trigger of any sweeper; 0 if there is none.
   package let newestTrigger: Int64
   /// The record's origin: it is another one after Redis has lost its data.
   package let origin: String
@@ -55,7 +55,7 @@ package struct FleetNews: Equatable, Sendable {
   }
 }
 
-/// What people are told of a pause, by one replica of the fleet.
+/// The notification of a pause, which one replica of the fleet sends.
 package enum PauseNotice: Int64, Sendable {
   case none
   /// It has begun; it has lasted for another day; it is over.

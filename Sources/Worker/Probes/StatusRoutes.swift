@@ -89,7 +89,7 @@ final class StatusRoutes {
       let keys = CoordinationScripts.keys(namespace: settings[.redisNamespace], sweeper: name)
       return [keys.lock, keys.record, keys.history]
     }
-    let (time, parts) = try await redis.lookAtAll(
+    let (time, parts) = try await redis.readAll(
       CoordinationScripts.overview, keys: keys, arguments: SweeperRecord.fields,
       by: clock.now.advanced(by: Coordinator.commandLimit))
     return (time, zip(names, parts).map { SweeperOverview(sweeper: $0, $1) })

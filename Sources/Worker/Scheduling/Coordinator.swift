@@ -1,21 +1,21 @@
-// One sweeper's agreement with the other replicas, as calls: take, renew, release, complete.
-// Invariant: a call whose answer did not come is thrown as such, with its outcome unknown; nothing is assumed.
+// How one sweeper coordinates with the other replicas through Redis: take, renew, release, complete.
+// Invariant: a call without an answer throws, because its outcome is unknown; nothing is assumed.
 
 import Coordination
 import Reactor
 
-/// Redis's clock as this process knows it; in a cluster, that of the node with a sweeper's keys. The sweepers of one
-/// server share it: after an hour's wait a sample of one's own could have drifted so far that Redis refused the next
-/// question as too late, and had to be asked again.
+/// Redis's clock as this process knows it; in a cluster, the clock of the node with a sweeper's keys. The sweepers of
+/// one server share it. A sweeper's own sample could drift so far in an hour that Redis would refuse its next take as
+/// late.
 @EventLoop
 final class RedisClock {
   var sample: ClockSample?
 }
 
-/// Speaks to Redis for one sweeper of this replica.
+/// Calls Redis's scripts for one sweeper of this replica.
 @EventLoop
 final class Coordinator {
-  /// Redis answered something that the scripts do not say.
+  /// An answer that the scripts do not give.
   struct UnexpectedAnswer: Error {}
 
   /// How long one command may take.
@@ -29,7 +29,7 @@ final class Coordinator {
   let recordKey: String
   private let historyKey: String
   private let replica: String
-  /// What this replica says of itself in a take.
+  /// This replica's interval, version and settings, as a take puts them into the record.
   private let presence: String
   private let redisClock: RedisClock
 
@@ -47,24 +47,23 @@ final class Coordinator {
     (lockKey, recordKey, historyKey) = CoordinationScripts.keys(namespace: namespace, sweeper: name)
   }
 
-  /// Redis's time in ms as far as known: before its first answer as this machine's clock has it. Only failures are
-  /// counted by it.
+  /// Redis's time in ms as far as known; this machine's before the first answer. It is used for counting failures only.
   var redisTimeEstimate: Int64 {
     if let sample = redisClock.sample { return sample.estimate(at: clock.now) }
     let time = clock.wallTime
     return time.seconds * 1_000 + time.nanoseconds / 1_000_000
   }
 
-  /// Asks whether this replica may run now; where it may, the lock holds `token`.
+  /// Asks whether this replica may run now. If it may, the lock is set to `token`.
   ///
   /// - Parameters:
-  ///   - pause: what this replica remembers of a pause.
-  ///   - deadline: when it is given up, and refused where it arrives later; in `commandLimit` by default.
-  /// - Returns: the answer, what it tells of the fleet, and Redis's time in ms when it was given.
-  /// - Throws: `RedisError`; after an unknown outcome the lock may be ours until the deadline: then release the token.
+  ///   - pause: the pause that this replica remembers.
+  ///   - deadline: when the call times out. Redis refuses a take that arrives later. `commandLimit` by default.
+  /// - Returns: the answer, the state of the fleet, and Redis's time in ms.
+  /// - Throws: `RedisError`. If the outcome is unknown, the lock may be ours; release the token.
   func take(
     token: String, mode: TakeMode, knowing pause: Pause? = nil, by deadline: MonotonicInstant? = nil
-  ) async throws -> (answer: TakeAnswer, fleet: FleetNews?, now: Int64) {
+  ) async throws -> (answer: TakeAnswer, fleet: FleetState?, now: Int64) {
     let deadline = deadline ?? clock.now.advanced(by: Self.commandLimit)
     let notAfter = try await notAfter(deadline)
     let sentAt = clock.now
@@ -75,21 +74,21 @@ final class Coordinator {
         "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "", replica, presence,
       ], by: deadline)
     let taken = try answer.take(token: token, sentAt: sentAt, isForced: mode == .force)
-    return (taken, taken == .late ? nil : try answer.fleetNews(), answer.now)
+    return (taken, taken == .late ? nil : try answer.fleetState(), answer.now)
   }
 
   /// Renews the lock.
   ///
   /// - Parameter changed: how many rows the run has changed so far.
-  /// - Returns: whether it is still the token's.
-  /// - Throws: `RedisError`, where nothing is known.
+  /// - Returns: whether the token still holds it.
+  /// - Throws: `RedisError` if the outcome is unknown.
   func renew(token: String, changed: Int = 0, by deadline: MonotonicInstant) async throws -> Bool {
     try await renewal(token: token, changed: changed, by: deadline) != .refused
   }
 
-  /// Renews the lock, and tells whether the run is to stop after its batch.
+  /// Renews the lock, and returns whether the run has to stop after its batch.
   ///
-  /// - Throws: `RedisError`, where nothing is known.
+  /// - Throws: `RedisError` if the outcome is unknown.
   func renewal(token: String, changed: Int = 0, by deadline: MonotonicInstant) async throws -> Renewal {
     let limit = min(deadline, clock.now.advanced(by: Self.commandLimit))
     let notAfter = try await notAfter(limit)
@@ -99,15 +98,15 @@ final class Coordinator {
     return answer.renewal
   }
 
-  /// Deletes the lock where it is the token's.
+  /// Deletes the lock if the token holds it.
   func release(token: String) async throws {
     _ = try await evaluate(CoordinationScripts.release, keys: [lockKey], [token])
   }
 
-  /// Ends a run: writes the record, and frees the lock.
+  /// Ends a run: writes the record and releases the lock.
   ///
-  /// - Returns: whether people are told of it, never of a run that another one has taken over, and Redis's time in ms.
-  /// - Throws: `RedisError`; sending it again is right, for it is idempotent by epoch.
+  /// - Returns: whether to notify, which is never the case for a run that was superseded, and Redis's time in ms.
+  /// - Throws: `RedisError`. The call may be repeated: a completion counts once per epoch.
   func complete(_ ended: EndedRun) async throws -> (decision: AlertDecision, now: Int64) {
     let (run, count) = (ended.run, ended.result.count)
     let answer = try await evaluate(
@@ -122,7 +121,7 @@ final class Coordinator {
     return (try answer.alertDecision(), answer.now)
   }
 
-  /// Which of the sweeper's keys holds another type of value than the scripts work with; nil where that cannot be told.
+  /// The sweeper's key that holds a value of another type than the scripts use; nil if that cannot be determined.
   func keyOfAnotherType() async -> String? {
     do {
       for (key, type) in [(lockKey, "string"), (recordKey, "hash"), (historyKey, "list")] {
@@ -131,12 +130,12 @@ final class Coordinator {
         if let found, found != "none", found != type { return key }
       }
     } catch {
-      // A user need not have the right to ask. The line goes without it.
+      // The user may lack the right to TYPE. The log line then names no key.
     }
     return nil
   }
 
-  /// `deadline` on Redis's clock, in ms: what arrives there later was given up here.
+  /// `deadline` on Redis's clock, in ms: a command that arrives later has timed out here.
   private func notAfter(_ deadline: MonotonicInstant) async throws -> Int64 {
     if redisClock.sample == nil {
       let time = try await redis.time(near: lockKey, by: deadline)

@@ -1,21 +1,21 @@
-// The locks of single connections in Redis, which keep a claim and the api's "discover now" apart, and a replica of the
-// existing worker. Invariants: a lock is deleted by its own token only; one that is left behind expires within seconds.
+// The locks of single connections in Redis. They exclude the api's "discover now" and the existing worker while
+// connections are claimed. Invariants: only its own token deletes a lock; one that is left behind expires in seconds.
 
 import Coordination
 import Reactor
 
-/// Takes and gives back the locks `<namespace>:lock:discover:<connection>`.
+/// Takes and releases the locks `<namespace>:lock:discover:<connection>`.
 @EventLoop
 struct DiscoverLocks {
-  /// How long a lock lasts if nobody gives it back.
+  /// How long a lock lasts if it is not released.
   static let duration = Duration.seconds(10)
-  /// How long before its end a lock is not relied on any more.
+  /// How long before its expiry a lock is no longer relied on.
   static let margin = Duration.seconds(1)
 
   /// Locks that were taken together.
   struct Held: Sendable {
     let connections: [String]
-    /// From here on nothing may be committed under these locks.
+    /// Nothing may be committed under these locks from this instant on.
     let usableUntil: MonotonicInstant
     fileprivate let token: String
   }
@@ -29,8 +29,8 @@ struct DiscoverLocks {
     "\(namespace):lock:discover:\(connection)"
   }
 
-  /// KEYS lock. ARGV token, duration (ms). Answers {1} where the lock is the token's now, else {0}. Sent twice, it
-  /// answers the same.
+  /// KEYS lock. ARGV token, duration (ms). Answers {1} if the token holds the lock, else {0}. A repeated call has the
+  /// same answer.
   static let take = RedisScript(
     """
     if redis.call('GET', KEYS[1]) == ARGV[1] then return {1} end
@@ -40,8 +40,7 @@ struct DiscoverLocks {
 
   /// Takes the locks that are free.
   ///
-  /// - Throws: `RedisError` if one of the answers did not come, or is a refusal. No lock is held then, as far as Redis
-  ///   can be asked.
+  /// - Throws: `RedisError` if a call failed. All locks were released then, if Redis can be reached.
   func take(_ connections: [String]) async throws -> Held {
     let token = Token.random(random)
     let usableUntil = clock.now.advanced(by: Self.duration - Self.margin)
@@ -78,7 +77,7 @@ struct DiscoverLocks {
     }
   }
 
-  /// Gives the locks back.
+  /// Releases the locks.
   func release(_ held: Held) async {
     await withTaskGroup { group in
       for connection in held.connections { group.addTask { await release(connection, held.token) } }
@@ -91,7 +90,7 @@ struct DiscoverLocks {
         CoordinationScripts.release, keys: [Self.key(namespace: namespace, connection: connection)],
         arguments: [token], isRepeatable: true, by: clock.now.advanced(by: Coordinator.commandLimit))
     } catch {
-      // It expires by itself within seconds.
+      // The lock expires within seconds.
     }
   }
 }

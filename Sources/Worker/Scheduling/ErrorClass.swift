@@ -1,11 +1,11 @@
-// What the classes of failures mean, in words for operators. Pure.
-// Invariant: what a class does not say by its name has words here. Used by status and the page.
+// Explains the classes of failures to operators. Pure.
+// Invariant: every class whose name is not clear by itself has a text. Used by `status` and the status page.
 
 /// The class of a failure: a SQLSTATE, several of refused rows, or a word such as `lease-lost`.
 enum ErrorClass {
-  /// What `errorClass` means; nil if it speaks for itself, or is not known.
+  /// The meaning of `errorClass`; nil if its name says it, or it is unknown.
   static func meaning(of errorClass: String) -> String? {
-    // Of several SQLSTATEs the first one's.
+    // The first of several SQLSTATEs.
     switch errorClass.prefix(while: { $0 != "," }) {
     case "42501": "a privilege is missing"
     case "42P01", "42703", "no-table": "a table or a column is missing"
@@ -25,7 +25,7 @@ enum ErrorClass {
     }
   }
 
-  /// Whether the schema or a privilege is the cause, so that a look at the tables finds it.
+  /// Whether the schema or a privilege is the cause, so that `check` finds it.
   static func isAboutSchema(_ errorClass: String) -> Bool {
     switch errorClass.prefix(2) {
     case "23", "3F", "42", "P0": true
@@ -35,7 +35,7 @@ enum ErrorClass {
 }
 
 extension SweepRefusal {
-  /// What the history calls it.
+  /// Its name in the history.
   var errorClass: String {
     switch self {
     case .rows(_, let states): Self.errorClass(of: states)
@@ -59,7 +59,7 @@ extension SweepRefusal {
   private static func errorClass(of states: [String]) -> String {
     var text = ""
     for state in states {
-      // What a batch reports in place of a SQLSTATE is a sentence.
+      // A batch may report a sentence instead of a SQLSTATE.
       let word = state.utf8.count == 5 ? state : settingsResetClass
       text += text.isEmpty ? word : "," + word
     }

@@ -1,16 +1,16 @@
-// What Redis refuses a single sweeper, and whether people know, as pure values. Invariant: a refusal that lasts is
-// reported once, and so is its end; an outage of Redis is reported as that outage, not as a refusal of each sweeper.
-// Used by SweeperLoop.
+// Whether Redis refuses a single sweeper's commands, and when that is reported, as pure values. Invariant: a refusal
+// that lasts is reported once, and so is its end; an outage of Redis is reported as such, not as a refusal of each
+// sweeper. Used by SweeperLoop.
 
 import Reactor
 
-/// An answer that says no, as opposed to none.
+/// A refusal by Redis, as opposed to no answer.
 struct RedisRefusal: Equatable {
   let reason: String
-  /// A key holds something that the scripts cannot work with.
+  /// A key holds a value of another type than the scripts use.
   var isOfAnotherType = false
 
-  /// Nil where Redis did not answer.
+  /// Nil if Redis did not answer.
   init?(_ error: any Error) {
     switch error {
     case RedisError.server(let code, _):
@@ -24,9 +24,9 @@ struct RedisRefusal: Equatable {
   }
 }
 
-/// Whether a sweeper is refused for so long that it misses a slot.
+/// Whether Redis refuses a sweeper's commands for so long that it misses a slot.
 struct RefusalWatch {
-  enum News: Equatable {
+  enum Change: Equatable {
     case refused(reason: String, key: String)
     case answered
   }
@@ -35,28 +35,28 @@ struct RefusalWatch {
   var key = ""
   /// A slot was counted as a failure since Redis last answered.
   private var hasFailed = false
-  private var isTold = false
-  private var news: News?
+  private var isReported = false
+  private var change: Change?
 
   /// Redis refused a command, or (nil) did not answer.
   ///
   /// - Parameters:
-  ///   - isAgain: it was not the first time. Then Redis as a whole has been looked into meanwhile.
-  ///   - hasFailed: a slot was counted as a failure for it.
-  ///   - isOutage: Redis as a whole is unavailable.
-  mutating func met(_ refusal: RedisRefusal?, isAgain: Bool, hasFailed: Bool, isOutage: Bool) {
+  ///   - isAgain: whether an earlier command failed too. The client has checked Redis since then.
+  ///   - hasFailed: whether a slot was counted as a failure.
+  ///   - isOutage: whether Redis as a whole is unavailable.
+  mutating func noAnswer(_ refusal: RedisRefusal?, isAgain: Bool, hasFailed: Bool, isOutage: Bool) {
     self.hasFailed = self.hasFailed || hasFailed
-    guard let refusal, isAgain, self.hasFailed, !isOutage, !isTold else { return }
-    isTold = true
-    news = .refused(reason: refusal.reason, key: key)
+    guard let refusal, isAgain, self.hasFailed, !isOutage, !isReported else { return }
+    isReported = true
+    change = .refused(reason: refusal.reason, key: key)
   }
 
   /// Redis answered a take.
   mutating func answered() {
-    if isTold { news = .answered }
-    (hasFailed, isTold) = (false, false)
+    if isReported { change = .answered }
+    (hasFailed, isReported) = (false, false)
   }
 
-  /// What people are to be told now.
-  mutating func untold() -> News? { news.take() }
+  /// The change to report now, once.
+  mutating func takeChange() -> Change? { change.take() }
 }

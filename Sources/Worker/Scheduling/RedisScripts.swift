@@ -1,29 +1,29 @@
-// What the worker asks of Redis: scripts, its clock, and whether it can be asked. The client on sockets is one that can
-// answer, a model in virtual time another one. Invariant: an answer that did not come is an error that says so.
+// The worker's interface to Redis: scripts, the server's clock, and its availability. The clients on sockets implement
+// it, and a model in virtual time does. Invariant: a call without an answer throws an error that says so.
 
 import Coordination
 import Reactor
 
-/// A Redis, as the schedule's loops need it.
+/// What the sweepers' loops need of Redis.
 @EventLoop
 package protocol RedisScripts: AnyObject, Sendable {
-  /// Why it cannot be asked, fit to be shown to anyone; nil while it can.
+  /// Why Redis is unavailable, without credentials or hosts; nil if it is available.
   var outage: String? { get }
 
-  /// Whether one server has all keys: then it has one clock, and a script may use the keys of several sweepers.
+  /// Whether one server has all keys. Then it has one clock, and a script may use the keys of several sweepers.
   var isOneServer: Bool { get }
 
-  /// The clock of the server that has a key, as the answer to TIME.
+  /// The clock of the server with this key, as the answer to TIME.
   func time(near key: String, by deadline: MonotonicInstant) async throws(RedisError) -> RedisValue
 
-  /// Waits until it can be asked.
+  /// Waits until Redis is available.
   ///
   /// - Throws: `RedisError.notSent` at the deadline, `CancellationError`.
   func waitUntilReady(by deadline: MonotonicInstant) async throws
 
   /// Sends a command, such as TIME.
   ///
-  /// - Parameter isRepeatable: executed twice it does no harm.
+  /// - Parameter isRepeatable: whether it may run twice.
   @discardableResult
   func command(
     _ arguments: [String], isRepeatable: Bool, by deadline: MonotonicInstant
@@ -31,7 +31,7 @@ package protocol RedisScripts: AnyObject, Sendable {
 
   /// Runs a script.
   ///
-  /// - Parameter isRepeatable: executed twice it does no harm.
+  /// - Parameter isRepeatable: whether it may run twice.
   func evaluate(
     _ script: RedisScript, keys: [String], arguments: [String], isRepeatable: Bool, by deadline: MonotonicInstant
   ) async throws(RedisError) -> RedisValue
@@ -44,13 +44,13 @@ extension RedisScripts {
     try await command(["TIME"], isRepeatable: true, by: deadline)
   }
 
-  /// Runs a script that answers a time in ms and then a part for each sweeper, and only reads. A cluster is asked for
-  /// one sweeper after the other, because each has a slot of its own.
+  /// Runs a read-only script that answers a time in ms and then a part for each sweeper. In a cluster it runs once per
+  /// sweeper, because each has its own hash slot.
   ///
-  /// - Parameter keys: of each sweeper.
-  /// - Returns: the time of the server that was asked first, and the parts.
+  /// - Parameter keys: the keys of each sweeper.
+  /// - Returns: the time of the first server, and the parts.
   /// - Throws: `RedisError`, or `Coordinator.UnexpectedAnswer`.
-  func lookAtAll(
+  func readAll(
     _ script: RedisScript, keys: [[String]], arguments: [String], by deadline: MonotonicInstant
   ) async throws -> (time: Int64, parts: [RedisValue]) {
     var time: Int64?
@@ -80,13 +80,13 @@ protocol RedisBackend: RedisScripts {
   /// Connects, and reconnects until the task is cancelled.
   func run() async
 
-  /// Uses the user and the password of `other` for connections that are opened from now on.
+  /// Uses the user and the password of `other` for new connections.
   func logIn(as other: RedisConfiguration)
 
   /// Reads the certificate authorities again for the next connections.
   func renewAuthorities()
 
-  /// - Throws: `RedisError` with what is wrong.
+  /// - Throws: `RedisError` with the fault.
   func checkHealth(by deadline: MonotonicInstant) async throws(RedisError)
 }
 
@@ -98,8 +98,8 @@ extension RedisCluster: RedisBackend {
 
 /// The client for a configuration.
 ///
-/// - Parameter checks: the health checks: the first for one server, the others for a cluster, where each has a
-///   sweeper's slot. Nil: a connection is enough.
+/// - Parameter checks: the health check for one server, and those for a cluster, one per sweeper's hash slot. Nil: a
+///   connection suffices.
 @EventLoop
 func redisBackend(
   _ configuration: RedisConfiguration, checks: (server: RedisHealthCheck, cluster: [RedisHealthCheck])? = nil,

@@ -1,5 +1,5 @@
-// The reason of a failure by its error, in words for operators, and whether another try can help. Pure.
-// Invariant: no row's content, no host, no password; a class of errors is permanent only for a reason that stands here.
+// Why a run failed, in words for operators, and whether a retry can help. Pure.
+// Invariants: a reason contains no row's data, host or password; what counts as permanent is listed here.
 
 import Coordination
 import Reactor
@@ -14,7 +14,7 @@ extension RunFailure {
       self.init(
         reason: error.reason, isPermanent: error.isPermanent, isOutage: isOutage, errorClass: first ?? "other")
     case let error as SweepRefusal:
-      // Nothing of it changes before the next slot by itself.
+      // The cause does not go away by itself before the next slot.
       self.init(reason: error.reason, isPermanent: true, errorClass: error.errorClass)
     case let error as PostgresError:
       let isStatement = if case .server = error { true } else { false }
@@ -57,8 +57,7 @@ extension RunFailure {
     }
   }
 
-  /// Whether the server has to be asked: what broke the connection, or kept an answer back, may be its end, or this
-  /// sweep's own doing.
+  /// Whether a ping has to find out if this is an outage: a connection that broke or hung may be the sweep's own fault.
   static func isInDoubt(_ error: any Error) -> Bool {
     switch error {
     case let error as Discovery.SomeFailed: error.failures.contains { isInDoubt($0.error) }
@@ -76,7 +75,7 @@ extension RunFailure {
     }
   }
 
-  /// Whether nothing was begun. What happens in the middle of a statement may be that statement's doing.
+  /// Whether no statement was sent. A failure during a statement may be the statement's own fault.
   private static func isOutage(_ error: PostgresError) -> Bool {
     switch error {
     case .unavailable, .timedOut(.resolving), .timedOut(.connecting): true
@@ -84,11 +83,10 @@ extension RunFailure {
     }
   }
 
-  /// By the classes of PostgreSQL's appendix A. What the same statement will meet again until someone changes the
-  /// schema, a privilege or a row waits for its next slot. All else may be over in a second: lost connections (08),
-  /// deadlocks (40), locks (55), resources (53), restarts and cancelled statements (57), the server's own trouble (58,
-  /// XX); a standby that is being promoted (25006), and a role or database that comes back (28, 3D), for whose sake a
-  /// new connection is tried.
+  /// By the classes of PostgreSQL's appendix A. An error that the same statement meets again until someone changes the
+  /// schema, a privilege or a row is permanent, and waits for the next slot. All others may be over in a second: lost
+  /// connections (08), deadlocks (40), locks (55), resources (53), restarts and cancelled statements (57), internal
+  /// errors (58, XX), a standby that is being promoted (25006), and a role or database that is created again (28, 3D).
   static func isPermanent(sqlState: String) -> Bool {
     switch sqlState.prefix(2) {
     case "0A": true  // feature not supported

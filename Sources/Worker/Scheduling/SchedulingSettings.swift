@@ -1,4 +1,4 @@
-// When and for how long sweepers run.
+// The settings of the lease, the first run and the shutdown.
 
 import Coordination
 

@@ -1,6 +1,6 @@
-// Whether the schema has what one sweeper requires, as a pure state machine. Invariants: a schema that has it is not
-// looked at again until a run finds something missing; one that lacks it is looked at once in five minutes at the most.
-// Driven by SweeperLoop.
+// Whether the schema has what one sweeper requires, as a pure state machine. Invariants: a complete schema is not
+// checked again until a run finds something missing; an incomplete one is checked at most once in five minutes. Driven
+// by SweeperLoop.
 
 import Reactor
 
@@ -14,28 +14,28 @@ import Reactor
 ///                              │   ▲
 ///                              └───┘ five minutes later: lacks it, or no answer
 struct SchemaWatch {
-  /// How often a schema is looked at that lacks something.
-  static let lookInterval = Duration.seconds(300)
+  /// How often an incomplete schema is checked.
+  static let checkInterval = Duration.seconds(300)
 
   enum Action: Equatable {
     /// Attend the sweeper's slots.
     case attend
-    /// Look at the schema: `looked` or `unanswered`.
-    case look
+    /// Check the schema: `checked` or `unanswered`.
+    case check
     /// Attend no slot until then.
     case wait(until: MonotonicInstant)
   }
 
-  /// What people are to be told.
-  enum News: Equatable {
-    /// The sweeper is off for lack of this.
+  /// A change to report.
+  enum Change: Equatable {
+    /// The sweeper is off because this is missing.
     case off(missing: String)
     case on
   }
 
   private enum State: Equatable {
     case unknown, complete
-    case lacking(String, nextLook: MonotonicInstant)
+    case lacking(String, nextCheck: MonotonicInstant)
   }
 
   private var state: State
@@ -45,7 +45,7 @@ struct SchemaWatch {
     state = requiresAny ? .unknown : .complete
   }
 
-  /// What the schema lacks; nil if it lacks nothing as far as known.
+  /// What the schema lacks; nil if nothing is known to be missing.
   var missing: String? {
     if case .lacking(let missing, _) = state { missing } else { nil }
   }
@@ -53,26 +53,26 @@ struct SchemaWatch {
   func next(at now: MonotonicInstant) -> Action {
     switch state {
     case .complete: .attend
-    case .unknown: .look
-    case .lacking(_, let nextLook): now < nextLook ? .wait(until: nextLook) : .look
+    case .unknown: .check
+    case .lacking(_, let nextCheck): now < nextCheck ? .wait(until: nextCheck) : .check
     }
   }
 
-  /// The schema was looked at, and lacks this.
-  mutating func looked(missing: String?, at now: MonotonicInstant) -> News? {
+  /// The schema was checked, and lacks this.
+  mutating func checked(missing: String?, at now: MonotonicInstant) -> Change? {
     let before = self.missing
     guard let missing else {
       state = .complete
       return before == nil ? nil : .on
     }
-    state = .lacking(missing, nextLook: now.advanced(by: Self.lookInterval))
+    state = .lacking(missing, nextCheck: now.advanced(by: Self.checkInterval))
     return before == missing ? nil : .off(missing: missing)
   }
 
-  /// PostgreSQL did not say. What is unknown is found out by a run.
+  /// PostgreSQL did not answer. An unknown schema stays unknown: the next run meets what is missing.
   mutating func unanswered(at now: MonotonicInstant) {
     if case .lacking(let missing, _) = state {
-      state = .lacking(missing, nextLook: now.advanced(by: Self.lookInterval))
+      state = .lacking(missing, nextCheck: now.advanced(by: Self.checkInterval))
     }
   }
 }

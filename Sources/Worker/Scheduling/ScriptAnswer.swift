@@ -69,12 +69,12 @@ struct ScriptAnswer: Equatable, Sendable {
   }
 
   /// What the answer to a take tells of the fleet, unless the take was late.
-  func fleetNews() throws(Coordinator.UnexpectedAnswer) -> FleetNews {
+  func fleetState() throws(Coordinator.UnexpectedAnswer) -> FleetState {
     let last = Array(numbers.suffix(4))
     guard last.count == 4, let notice = PauseNotice(rawValue: last[2]), let origin = texts.last else {
       throw Coordinator.UnexpectedAnswer()
     }
-    return FleetNews(
+    return FleetState(
       replicas: Int(max(0, last[0])), succeededAt: last[1] > 0 ? last[1] : nil, pause: notice, newestTrigger: last[3],
       origin: origin)
   }

@@ -1,5 +1,5 @@
-// How the process ends: no new work, then no waiting for the batch at hand, then at once. A pure struct for the phases,
-// and what hands them on to all parts. Invariant: a phase never goes back.
+// The shutdown of the process: first no new work, then the current batch is cancelled, then everything is. A pure
+// struct for the phases, and the object by which all parts observe them. Invariant: a phase never goes back.
 
 import Reactor
 
@@ -9,19 +9,19 @@ import Reactor
 struct ShutdownPhases: Equatable, Sendable {
   enum Phase: Int, Comparable, Sendable {
     case running
-    /// Nothing new begins; the batch at hand finishes.
+    /// No new work; the current batch finishes.
     case draining
-    /// The batch at hand is cancelled, while there is time to give the locks back.
+    /// The current batch is cancelled; the rest of the time is for releasing locks.
     case cancelling
-    /// What still runs is ended.
+    /// What still runs is cancelled.
     case over
 
     static func < (left: Phase, right: Phase) -> Bool { left.rawValue < right.rawValue }
   }
 
-  /// Of the grace, what is kept for giving the locks back.
+  /// The part of the grace that is reserved for releasing locks.
   static let releaseReserve = Duration.seconds(2)
-  /// How long notifications have in any case, once the sweeps have ended.
+  /// The least time for notifications after the sweeps have ended.
   static let leastNotificationTime = Duration.milliseconds(500)
 
   let grace: Duration
@@ -38,7 +38,7 @@ struct ShutdownPhases: Equatable, Sendable {
     begunAt = now
   }
 
-  /// When the present phase ends by itself; nil before the beginning and after the end.
+  /// When the current phase ends by itself; nil before the shutdown begins and when it is over.
   var phaseEnd: MonotonicInstant? {
     guard let begunAt else { return nil }
     switch phase {
@@ -48,12 +48,12 @@ struct ShutdownPhases: Equatable, Sendable {
     }
   }
 
-  /// Goes on to the phase that the time asks for.
-  mutating func pass(to now: MonotonicInstant) {
+  /// Moves on to the phase of this instant.
+  mutating func advance(to now: MonotonicInstant) {
     while let end = phaseEnd, now >= end { phase = phase == .draining ? .cancelling : .over }
   }
 
-  /// Deadline for the whole shutdown: at least for one try of each sink that answers, also where a batch took long.
+  /// Deadline for the whole shutdown. It leaves time for one attempt of each sink even if a batch took long.
   func deadline(at now: MonotonicInstant) -> MonotonicInstant {
     max((begunAt ?? now).advanced(by: grace), now.advanced(by: Self.leastNotificationTime))
   }
@@ -62,11 +62,11 @@ struct ShutdownPhases: Equatable, Sendable {
 /// The shutdown of one process, as its parts see it.
 @EventLoop
 final class Shutdown {
-  /// Opens when nothing new is to begin.
+  /// Opens when no new work may begin.
   let draining = Latch()
-  /// Opens when the batch at hand is to be cancelled.
+  /// Opens when the current batch has to be cancelled.
   let cancelling = Latch()
-  /// Whether a signal asked for it.
+  /// Whether a signal requested it.
   private(set) var isRequested = false
   private var wakeUps: [WakeUp] = []
   private var phases: ShutdownPhases
@@ -80,33 +80,33 @@ final class Shutdown {
   var isDraining: Bool { phases.phase >= .draining }
   var isOver: Bool { phases.phase == .over }
 
-  /// Deadline for what is still to be done, notifications for instance.
+  /// Deadline for the remaining work, such as notifications.
   var deadline: MonotonicInstant { phases.deadline(at: clock.now) }
 
-  /// Has `wakeUp` fire when nothing new is to begin.
+  /// Makes `wakeUp` fire when no new work may begin.
   func add(_ wakeUp: WakeUp) { wakeUps.append(wakeUp) }
 
-  /// A signal asks to end.
+  /// A signal requests the shutdown.
   func request() {
     isRequested = true
     begin()
   }
 
-  /// There is nothing left to do, or a signal asked to end.
+  /// Begins the shutdown: a signal requested it, or there is nothing left to do.
   func begin() {
     phases.begin(at: clock.now)
     draining.open()
     for wakeUp in wakeUps { wakeUp.fire() }
   }
 
-  /// Waits for the beginning, goes through the phases, and returns when it is over.
+  /// Waits for the shutdown to begin, goes through its phases, and returns when it is over.
   ///
   /// - Throws: `CancellationError` as soon as the task is cancelled.
   func run() async throws {
     try await clock.sleep(until: .never, orUntil: draining)
     while let end = phases.phaseEnd {
       try await clock.sleep(until: end)
-      phases.pass(to: clock.now)
+      phases.advance(to: clock.now)
       if phases.phase >= .cancelling { cancelling.open() }
     }
   }

@@ -1,16 +1,16 @@
-// One run of one sweeper, from the take to its result: the lease is renewed beside the work, and ends it.
-// Invariant: when `run` returns, no further batch is sent; one that was cut short is being cancelled on the server, and
-// is guarded there by its deadline and the advisory lock.
+// One run of one sweeper, from the take to its result: the lease is renewed concurrently, and its loss ends the work.
+// Invariant: when `run` returns, no further batch is sent. One that was cut short is being cancelled on the server,
+// where its deadline and the advisory lock guard it.
 
 import Coordination
 import Logging
 import Reactor
 
-/// What a run has done so far: it outlives whatever ends the run.
+/// What a run has done so far. It is kept however the run ends.
 @EventLoop
 final class RunTally {
   var count = SweepCount()
-  /// How often rows were changed, where the sweep counts that.
+  /// How often rows were changed; nil if the sweep does not count that.
   var attempts: AttemptCounts?
 }
 
@@ -22,13 +22,13 @@ struct SweepRunner {
   let pool: any SweepPool
   let clock: LoopClock
   let shutdown: Shutdown
-  let schema: SchemaLook
-  /// The Redis namespace, by which runs on PostgreSQL tell whose they are.
+  let schema: SchemaCheck
+  /// The Redis namespace, which is part of a run's application_name.
   let namespace: String
   let allowsRowSecurity: Bool
   let brakes: BrakeSettings
-  let standbyNotes: StandbyNotes
-  /// Of single connections.
+  let standbyReports: StandbyReports
+  /// The locks of single connections.
   let locks: DiscoverLocks
   let logger: Logger
   private let memory = TableMemory()
@@ -45,7 +45,7 @@ struct SweepRunner {
           return true
         }
         group.addTask {
-          try await keep(held, token: run.token, tally)
+          try await renewLease(held, token: run.token, tally)
           return false
         }
         group.addTask {
@@ -57,7 +57,7 @@ struct SweepRunner {
       }
       return .success(tally.count)
     } catch RunInterruption.drained {
-      return .drained(held.isToStop && !shutdown.isDraining ? .paused : .shutdown, tally.count)
+      return .drained(held.stopRequested && !shutdown.isDraining ? .paused : .shutdown, tally.count)
     } catch is CancellationError {
       return .drained(.shutdown, tally.count)
     } catch let error as PostgresError where error.isReadOnly {
@@ -68,15 +68,15 @@ struct SweepRunner {
     }
   }
 
-  /// Whether PostgreSQL says that nothing is due, where the sweeper asks that first. False where it does not say: a run
-  /// meets what is wrong, and tells.
-  func findsNothing() async -> Bool {
-    guard case .rows(let sweep) = sweeper.work, sweep.looksFirst, pool.outage == nil else { return false }
-    let limit = clock.now.advanced(by: Self.lookLimit)
+  /// Whether PostgreSQL answers that nothing is due, for a sweeper that asks this first. False without an answer: the
+  /// run then meets the fault and reports it.
+  func nothingIsDue() async -> Bool {
+    guard case .rows(let sweep) = sweeper.work, sweep.probesFirst, pool.outage == nil else { return false }
+    let limit = clock.now.advanced(by: Self.probeTimeout)
     let answer = OneShot<Bool>()
     do {
       try await pool.withSweepConnection(by: limit) { connection in
-        answer.fire(try await memory.findsNothing(over: connection, by: limit))
+        answer.fire(try await memory.nothingIsDue(over: connection, by: limit))
       }
       return await answer.wait(until: limit, on: clock) ?? false
     } catch {
@@ -84,33 +84,33 @@ struct SweepRunner {
     }
   }
 
-  private static let lookLimit = Duration.seconds(2)
+  private static let probeTimeout = Duration.seconds(2)
 
-  /// What the schema lacks, if that is why the run failed. A trigger, too, may miss a column.
+  /// What the schema lacks, if that is why the run failed. A trigger may need a missing column too.
   private func missing(_ error: any Error) async -> String? {
     guard !sweeper.requires.isEmpty, RunFailure.isAboutSchema(error) else { return nil }
     do {
       return try await schema.missing(for: sweeper.name, maximumAge: .zero)
     } catch {
-      // The run's own failure is told.
+      // The run's own failure is reported.
       return nil
     }
   }
 
-  /// Why the run failed. Where its connection broke or hung, the server is asked as long as the lease lasts: is it
-  /// there?
+  /// Why the run failed. If its connection broke or hung, pings the server, for as long as the lease lasts at most, to
+  /// tell an outage from a failure of the run.
   private func failure(_ error: any Error, _ lease: Lease) async -> RunFailure {
     let failure = RunFailure(error, on: sweeper.work.place(memory.survey ?? connectionMemory.connections.survey))
     guard RunFailure.isInDoubt(error) else { return failure }
     do {
       try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.pingLimit)))
     } catch PostgresError.unavailable {
-      // Away, or not yet reached again after it broke off or hung.
-      return failure.told(serverIsAway: true)
+      // Still unavailable, or not reached again yet.
+      return failure.asOutage(if: true)
     } catch {
-      // What it says is part of what the pool knows of the server.
+      // The pool knows from the answer whether there is an outage.
     }
-    return failure.told(serverIsAway: pool.outage != nil)
+    return failure.asOutage(if: pool.outage != nil)
   }
 
   private func work(_ run: Run, _ held: HeldLease, _ tally: RunTally) async throws {
@@ -118,13 +118,15 @@ struct SweepRunner {
       let session = GuardedSession(
         connection: connection, held: held, clock: clock,
         name: RunName(namespace: namespace, origin: run.origin, sweeper: sweeper.name), run: run,
-        age: sweeper.work.age, isDraining: { shutdown.isDraining || held.isToStop }, onTermination: told(of:))
+        age: sweeper.work.age, isDraining: { shutdown.isDraining || held.stopRequested },
+        onTermination: report(terminated:))
       switch sweeper.work {
       case .rows(let sweep):
         let interval = Duration.milliseconds(coordinator.grid.intervalMilliseconds)
         if !brakes.areOff {
           session.brakes = SweepBrakes(
-            brakes, every: interval, clock: clock, draining: shutdown.draining, notes: standbyNotes, tell: told(of:))
+            brakes, every: interval, clock: clock, draining: shutdown.draining, standbyReports: standbyReports,
+            report: report(_:))
         }
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,
@@ -140,23 +142,23 @@ struct SweepRunner {
         try await ConnectionDiscoveryRun(
           discovery, in: session, knowing: connectionMemory, locks: locks, allowsRowSecurity: allowsRowSecurity,
           noting: tally
-        ).run(tellCovered: tell(covered:))
+        ).run(onCovered: report(covered:))
       }
     }
   }
 
-  /// The most targets that are named in one line.
+  /// The most targets that one line names.
   private static let namedTargetLimit = 20
 
-  private func tell(covered targets: [String]) {
+  private func report(covered targets: [String]) {
     let named = targets.prefix(Self.namedTargetLimit).map { Logger.MetadataValue.string($0) }
     logger.warning(
       "targets in SB_DISCOVER_TARGETS_JSON are also provider connections, and are discovered twice",
       metadata: ["targets": .array(named), "count": .stringConvertible(targets.count)])
   }
 
-  private func told(of news: StandbyNotes.News) {
-    switch news {
+  private func report(_ change: StandbyReports.Change) {
+    switch change {
     case .waiting(let lag):
       logger.warning(
         "sweeps wait for a standby that is too far behind",
@@ -164,7 +166,7 @@ struct SweepRunner {
           "behind_bytes": .stringConvertible(lag.bytes),
           "behind": "\(lag.isCatchingUp ? "unknown" : GoDuration.text(wholeSecondsOf: lag.time))",
         ])
-    case .goingOn: logger.info("sweeps no longer wait for a standby")
+    case .resumed: logger.info("sweeps no longer wait for a standby")
     case .hidden:
       logger.warning(
         "sweeps do not wait for standbys: the role may not see their replication lag",
@@ -172,14 +174,14 @@ struct SweepRunner {
     }
   }
 
-  private func told(of session: AdvisoryHolder) {
+  private func report(terminated session: AdvisoryHolder) {
     logger.warning(
       "terminated the session of an earlier run that still held this sweeper's advisory lock",
       metadata: ["pid": .stringConvertible(session.processID), "application_name": "\(session.applicationName)"])
   }
 
-  /// Renews the lease until it is lost; then returns, which ends the work.
-  private func keep(_ held: HeldLease, token: String, _ tally: RunTally) async throws {
+  /// Renews the lease, and returns when it is lost, which ends the work.
+  private func renewLease(_ held: HeldLease, token: String, _ tally: RunTally) async throws {
     while true {
       switch held.lease.action(at: clock.now) {
       case .wait(let until):
@@ -194,12 +196,12 @@ struct SweepRunner {
           case .renewed: held.lease.renewed(sentAt: sentAt)
           case .stop:
             held.lease.renewed(sentAt: sentAt)
-            held.isToStop = true
+            held.stopRequested = true
           }
         } catch is CancellationError {
           throw CancellationError()
         } catch {
-          // An error of Redis is not a loss: the deadline decides.
+          // An error of Redis does not lose the lease; its deadline does.
           try Task.checkCancellation()
           held.lease.unanswered(at: clock.now)
         }
@@ -211,7 +213,7 @@ struct SweepRunner {
 }
 
 extension Sweeper.Work {
-  /// What a batch does where, for people.
+  /// What a batch does to which table, for operators.
   func place(_ survey: TableSurvey?) -> String? {
     switch self {
     case .rows(let sweep): "\(sweep.deletes ? "DELETE" : "UPDATE") on \(survey?.displayName ?? sweep.table)"
@@ -223,7 +225,7 @@ extension Sweeper.Work {
 
   var watchesQueue: Bool { if case .watch = self { true } else { false } }
 
-  /// How far a run's cutoff lies before now.
+  /// How long before now a run's cutoff is.
   var age: Duration {
     switch self {
     case .rows(let sweep): sweep.age

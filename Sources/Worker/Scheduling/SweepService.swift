@@ -1,5 +1,5 @@
-// The part of the worker that sweeps and notifies: the sweepers' loops, the notifications, and how both end. It
-// knows no sockets: Service runs it on real servers, the simulator on modelled ones, in virtual time.
+// The part of the worker that sweeps and notifies: the sweepers' loops, the notifications, and their shutdown. It has
+// no sockets: Service runs it on real servers, the simulator on modelled ones in virtual time.
 // Invariant: when `attend` returns, no sweeper's loop is left running.
 
 import Coordination
@@ -9,7 +9,7 @@ import Reactor
 /// All sweepers of one process.
 @EventLoop
 package final class SweepService {
-  /// Those that are on, or were.
+  /// The loops of sweepers that are on, or have been.
   private(set) var loops: [SweeperLoop] = []
   let notifier: Notifier
   let shutdown: Shutdown
@@ -22,16 +22,16 @@ package final class SweepService {
   private let logger: Logger
   private let runsOnStart: Bool
   private let redisClock = RedisClock()
-  private let standbyNotes = StandbyNotes()
-  private let triggers = TriggerBoard()
-  private let schema: SchemaLook
+  private let standbyReports = StandbyReports()
+  private let triggers = TriggerBroadcast()
+  private let schema: SchemaCheck
   private let replicas: Gauge
-  /// Of the sweepers that have always been off.
+  /// The gauges of sweepers that have always been off.
   private var enabled: [String: Gauge] = [:]
-  /// Fires when there are loops that are yet to be run.
+  /// Fires when a loop was added that `attend` has yet to start.
   private let changed = WakeUp()
 
-  /// - Parameter replica: for people who read the history; in Kubernetes the pod.
+  /// - Parameter replica: this replica's name in the history; in Kubernetes the pod's.
   init(
     _ sweepers: [Sweeper], _ settings: Settings, redis: any RedisScripts, pool: any SweepPool, notifier: Notifier,
     shutdown: Shutdown, clock: LoopClock, random: Random, replica: String, registry: MetricsRegistry, logger: Logger
@@ -40,7 +40,7 @@ package final class SweepService {
     (self.clock, self.random, self.replica) = (clock, random, replica)
     (self.registry, self.logger) = (registry, logger)
     runsOnStart = settings[.runOnStart]
-    schema = SchemaLook(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
+    schema = SchemaCheck(sweepers.filter { $0.interval != nil }, pool: pool, clock: clock)
     replicas = registry.gauge(
       "worker_replicas", help: "Replicas that share this Redis and namespace, as last reported by Redis; 0 if unknown.")
     for sweeper in sweepers {
@@ -50,14 +50,14 @@ package final class SweepService {
         enabled[sweeper.name] = TaskMetrics.enabled(task: sweeper.name, registry: registry)
       }
     }
-    chooseTeller()
+    assignReplicaGauge()
   }
 
-  /// Attends the sweepers by other settings from now on. A run under way finishes by its own.
+  /// Uses new settings from now on. A run under way finishes with the old ones.
   ///
   /// - Parameter sweepers: the same, in the same order.
   func change(to sweepers: [Sweeper], _ settings: Settings) {
-    schema.ask(for: sweepers.filter { $0.interval != nil })
+    schema.require(sweepers.filter { $0.interval != nil })
     for sweeper in sweepers {
       let coordinator = coordinator(of: sweeper, settings)
       if let loop = loops.first(where: { $0.sweeper.name == sweeper.name }) {
@@ -67,7 +67,7 @@ package final class SweepService {
         changed.fire()
       }
     }
-    chooseTeller()
+    assignReplicaGauge()
   }
 
   /// Nil if the sweeper is off.
@@ -85,7 +85,7 @@ package final class SweepService {
     SweepRunner(
       sweeper: sweeper, coordinator: coordinator, pool: pool, clock: clock, shutdown: shutdown,
       schema: schema, namespace: settings[.redisNamespace], allowsRowSecurity: settings[.allowRowSecurity],
-      brakes: BrakeSettings(settings), standbyNotes: standbyNotes,
+      brakes: BrakeSettings(settings), standbyReports: standbyReports,
       locks: DiscoverLocks(redis: redis, clock: clock, random: random, namespace: settings[.redisNamespace]),
       logger: logger)
   }
@@ -97,21 +97,21 @@ package final class SweepService {
       metrics: TaskMetrics(
         task: sweeper.name, every: sweeper.interval ?? .zero, watchesQueue: sweeper.work.watchesQueue,
         enabled: enabled.removeValue(forKey: sweeper.name), registry: registry),
-      sink: notifier, logger: logger)
+      receiver: notifier, logger: logger)
   }
 
-  /// Of all loops one tells how many replicas there are: the one that asks most often is the first to notice that one
-  /// has gone.
-  private func chooseTeller() {
-    let intervals = loops.map { $0.coming.interval ?? .seconds(Int64.max) }
-    let teller = intervals.indices.min { intervals[$0] < intervals[$1] }
-    for (index, loop) in loops.enumerated() { loop.replicas = index == teller ? replicas : nil }
+  /// Gives the gauge of replicas to the sweeper with the shortest interval, which is the first to notice that a replica
+  /// is gone.
+  private func assignReplicaGauge() {
+    let intervals = loops.map { $0.latestSweeper.interval ?? .seconds(Int64.max) }
+    let shortest = intervals.indices.min { intervals[$0] < intervals[$1] }
+    for (index, loop) in loops.enumerated() { loop.replicas = index == shortest ? replicas : nil }
   }
 
-  /// What the schema lacks, by the names of the sweepers that are off for it.
+  /// What the schema lacks, by the names of the sweepers that are off because of it.
   var lacks: [String: String] {
     var lacks: [String: String] = [:]
-    for loop in loops where loop.sweeper.interval != nil { lacks[loop.sweeper.name] = loop.lack }
+    for loop in loops where loop.sweeper.interval != nil { lacks[loop.sweeper.name] = loop.missing }
     return lacks
   }
 
@@ -126,19 +126,19 @@ package final class SweepService {
   /// - Returns: each sweeper's result; nil for one that was not due, paused, or run by another replica.
   func attendOnce(_ mode: TakeMode) async -> [RunResult?] {
     let results = await attend { await $0.attendOnce(mode) }
-    // The shutdown cut short those that returned nothing.
+    // Loops without a result were cut short by the shutdown.
     return results.map { $0 ?? .drained() }
   }
 
   private enum Ended<Outcome: Sendable>: Sendable {
     case loop(Int, Outcome)
     case shutdown
-    /// A wait for loops that are yet to be run.
+    /// The wait for a loop to start.
     case wait
   }
 
-  /// Has every sweeper's loop do `body`, also those that are new meanwhile, and ends those that still do when the
-  /// shutdown is over.
+  /// Runs `body` on every sweeper's loop, including loops that are added meanwhile. Cancels those that still run when
+  /// the shutdown is over.
   ///
   /// - Returns: what each loop's `body` returned.
   private func attend<Outcome: Sendable>(
@@ -198,11 +198,11 @@ package final class SweepService {
 // MARK: - Without sockets
 
 extension SweepService {
-  /// The same on any servers, for a simulation.
+  /// A service on any servers, for a simulation.
   ///
   /// - Parameters:
-  ///   - settings: as `Settings.load` has them; their URLs lead nowhere.
-  ///   - sweepers: those of `Sweepers.all` that it is to have.
+  ///   - settings: as from `Settings.load`. Their URLs are not used.
+  ///   - sweepers: a part of `Sweepers.all`.
   package convenience init(
     _ settings: Settings, sweepers: [Sweeper], redis: any RedisScripts, pool: any SweepPool, sender: any EventSender,
     clock: LoopClock, random: Random, replica: String, registry: MetricsRegistry, logger: Logger
@@ -231,7 +231,7 @@ extension SweepService {
     loops[sweeper].metrics.count(outcome)
   }
 
-  /// A signal asks to end.
+  /// A signal requests the shutdown.
   package func requestShutdown() {
     shutdown.request()
   }

@@ -1,5 +1,5 @@
-// One sweeper of this replica, from boot to drain: performs SweeperStateMachine's steps and tells it how they went.
-// Invariants: it decides nothing by itself; every run is counted and logged once.
+// One sweeper of this replica, from boot to drain: performs SweeperStateMachine's actions and passes it their outcomes.
+// Invariants: it decides nothing itself; every run is counted and logged once.
 
 import Coordination
 import Logging
@@ -11,25 +11,27 @@ final class SweeperLoop {
   private(set) var sweeper: Sweeper
   private(set) var coordinator: Coordinator
   private var runner: SweepRunner
-  /// By other settings, which take effect when no run is under way.
-  private var next: (coordinator: Coordinator?, runner: SweepRunner)?
+  /// New settings, which take effect when no run is under way.
+  private var pendingChange: (coordinator: Coordinator?, runner: SweepRunner)?
   private let redis: any RedisScripts
-  let clock: LoopClock
-  let random: Random
+  private let clock: LoopClock
+  private let random: Random
   private let shutdown: Shutdown
-  private let triggers: TriggerBoard
-  /// Fires when the worker drains, and when a trigger or a loss of Redis's data was learned of.
+  private let triggers: TriggerBroadcast
+  /// Fires when the worker drains, the settings change, or a new trigger or a loss of Redis's data is seen.
   private let wakeUp = WakeUp()
-  /// How many of these were known when Redis was last asked.
+  /// The count of triggers and losses when Redis was last asked.
   private var answeredTriggers = 0
   /// The origin of the record that Redis last answered with, and when.
-  private var record: (origin: String, seenAt: MonotonicInstant)?
+  private var lastRecord: (origin: String, seenAt: MonotonicInstant)?
   let metrics: TaskMetrics
-  /// How many replicas there are; only one of the sweepers tells.
+  /// The gauge of replicas; nil for all sweepers but one.
   var replicas: Gauge?
-  let sink: any EventReceiver
-  private(set) var logger: Logger
+  private var reporter: SweeperReporter
+  private let logger: Logger
   private var isOnce = false
+  /// Whether it was logged that Redis has no settled record.
+  private var settlesForever = false
   /// How the only slot of `run --once` ended; nil if it was not due, paused, or run by another replica.
   private var onceResult: RunResult? = .drained()
 
@@ -37,22 +39,23 @@ final class SweeperLoop {
   private var schema: SchemaWatch
 
   /// What the schema lacks, if that is why the sweeper is off.
-  var lack: String? { schema.missing }
+  var missing: String? { schema.missing }
 
   /// The lock had no expiry when Redis last answered.
   private var isStuck = false
-  /// What is known, and was told, of a pause.
-  private(set) var pauses = PauseState()
+  private var pauses = PauseState()
   /// When Redis last answered a take.
   private var answeredAt: MonotonicInstant?
-  /// What Redis refuses this sweeper, and whether people know.
+  /// Whether Redis refuses this sweeper's commands.
   private var refusals = RefusalWatch()
 
   init(
     sweeper: Sweeper, coordinator: Coordinator, runner: SweepRunner, redis: any RedisScripts, clock: LoopClock,
-    random: Random, shutdown: Shutdown, triggers: TriggerBoard, metrics: TaskMetrics,
-    sink: any EventReceiver, logger: Logger
+    random: Random, shutdown: Shutdown, triggers: TriggerBroadcast, metrics: TaskMetrics,
+    receiver: any EventReceiver, logger: Logger
   ) {
+    var logger = logger
+    logger[metadataKey: "task"] = "\(sweeper.name)"
     self.sweeper = sweeper
     self.coordinator = coordinator
     self.runner = runner
@@ -62,40 +65,41 @@ final class SweeperLoop {
     self.shutdown = shutdown
     self.triggers = triggers
     self.metrics = metrics
-    self.sink = sink
     self.logger = logger
-    self.logger[metadataKey: "task"] = "\(sweeper.name)"
+    reporter = SweeperReporter(
+      sweeper: sweeper, metrics: metrics, receiver: receiver, clock: clock, random: random, logger: logger)
     schema = SchemaWatch(requiresAny: !sweeper.requires.isEmpty)
     shutdown.add(wakeUp)
     triggers.add(wakeUp)
   }
 
-  /// Attends slots until the shutdown begins, and then settles what Redis does not know yet. Cancelled, it ends at
+  /// Attends slots until the shutdown begins, then passes to Redis what it does not know yet. Cancellation ends it at
   /// once.
   func attendSlots(runOnStart: Bool) async {
-    await follow(stateMachine(mode: runOnStart ? .start : .due))
+    await drive(stateMachine(mode: runOnStart ? .start : .due))
   }
 
-  /// Attends its slots by other settings from now on; a run under way finishes by its own.
+  /// Uses new settings from the next slot on. A run under way finishes with the old ones.
   ///
   /// - Parameter coordinator: nil if the sweeper is off.
   func change(to coordinator: Coordinator?, _ runner: SweepRunner) {
-    next = (coordinator, runner)
+    pendingChange = (coordinator, runner)
     wakeUp.fire()
   }
 
-  /// The sweeper by the settings that were read last.
-  var coming: Sweeper { next?.runner.sweeper ?? sweeper }
+  /// The sweeper by the settings that were read last, which may not be in effect yet.
+  var latestSweeper: Sweeper { pendingChange?.runner.sweeper ?? sweeper }
 
-  /// Takes over other settings, if there are any and nothing is under way.
-  private func takeOver(_ machine: inout SweeperStateMachine) {
-    guard machine.mayChangeSlots, let (coordinator, runner) = next.take() else { return }
+  /// Puts new settings into effect, if there are any and no run is under way.
+  private func applyPendingChange(_ machine: inout SweeperStateMachine) {
+    guard machine.mayChangeSlots, let (coordinator, runner) = pendingChange.take() else { return }
     let wasOn = sweeper.interval != nil
     (sweeper, self.runner) = (runner.sweeper, runner)
+    reporter.sweeper = sweeper
     metrics.changed(to: sweeper.interval)
     guard let coordinator else { return metrics.turned(on: false, isPaused: false) }
     self.coordinator = coordinator
-    // The next take tells the fleet of the settings.
+    // The next take puts the settings into the schedule record.
     answeredAt = nil
     count(machine.changed(to: coordinator.grid, at: clock.now))
     guard !wasOn else { return }
@@ -103,12 +107,13 @@ final class SweeperLoop {
     metrics.turned(on: true, isPaused: pauses.isPaused)
   }
 
-  /// Attends once: what is due (or in any case, by `mode`) is tried once. Only a new Redis is waited for.
+  /// Attends one slot: runs once if the sweeper is due, or as `mode` says. It waits for nothing but a schedule record
+  /// that was just created.
   func attendOnce(_ mode: TakeMode) async -> RunResult? {
     isOnce = true
-    if schema.next(at: clock.now) == .look { await look() }
+    if schema.next(at: clock.now) == .check { await checkSchema() }
     if let missing = schema.missing { return .off(missing: missing) }
-    await follow(stateMachine(mode: mode, once: true))
+    await drive(stateMachine(mode: mode, once: true))
     return onceResult
   }
 
@@ -117,70 +122,70 @@ final class SweeperLoop {
       grid: coordinator.grid, leaseDuration: coordinator.leaseDuration, mode: mode, once: once, at: clock.now)
   }
 
-  private func follow(_ machine: SweeperStateMachine) async {
+  private func drive(_ machine: SweeperStateMachine) async {
     var machine = machine
     do {
       while true {
-        if next != nil { takeOver(&machine) }
-        let step = machine.next(at: clock.now, isDraining: shutdown.isDraining)
-        if step == .end { break }
-        try await perform(step, of: &machine)
+        if pendingChange != nil { applyPendingChange(&machine) }
+        let action = machine.next(at: clock.now, isDraining: shutdown.isDraining)
+        if action == .end { break }
+        try await perform(action, of: &machine)
       }
     } catch {
-      // Cancelled: the grace is over.
+      // Cancelled: the shutdown grace is over.
     }
     count(machine.finished())
   }
 
   /// - Throws: `CancellationError` only.
-  private func perform(_ step: SweeperStateMachine.Step, of machine: inout SweeperStateMachine) async throws {
-    switch step {
+  private func perform(_ action: SweeperStateMachine.Action, of machine: inout SweeperStateMachine) async throws {
+    switch action {
     case .take where sweeper.interval == nil:
-      // Until it is turned on, or the worker drains.
+      // Wait until it is turned on or the worker drains.
       try await clock.sleep(until: .never, orUntil: wakeUp)
     case .take(let mode):
       guard try await hasSchema() else { break }
-      if mode == .due, machine.pause == nil, await findsNothing() { return skipSlot(&machine) }
+      if mode == .due, machine.pause == nil, await nothingIsDue() { return skipSlot(&machine) }
       if isOnce || !runner.pool.isReadOnly { return await take(mode, &machine) }
       await waitUntilWritable()
     case .run(let run):
       await self.run(run, &machine)
     case .complete(let ended):
-      await settle(&machine) { machine throws in
+      await callRedis(&machine) { machine throws in
         let (decision, time) = try await self.coordinator.complete(ended)
         machine.confirmed(redisTime: time, at: self.clock.now, jitter: self.jitter)
         if ended.result.isSuccess { self.metrics.succeeded(at: time) }
-        self.notify(decision, of: ended)
+        self.reporter.notify(decision, of: ended)
       }
     case .release(let token):
-      await settle(&machine) { machine throws in
+      await callRedis(&machine) { machine throws in
         try await self.coordinator.release(token: token)
         machine.released()
       }
     case .wait(let until):
       if answeredTriggers == triggers.count { return try await clock.sleep(until: until, orUntil: wakeUp) }
-      // PostgreSQL does not know of triggers, so Redis is asked.
+      // A trigger is in Redis, so PostgreSQL's answer that nothing is due does not suffice.
       (answeredTriggers, answeredAt) = (triggers.count, nil)
-      machine.woken(at: clock.now)
+      machine.askNow(at: clock.now)
     case .pause(let until):
       try await clock.sleep(until: until)
     case .waitForRedis(let until):
       await waitForRedis(until)
-      machine.woke(at: clock.now, jitter: jitter)
+      machine.redisWaitEnded(at: clock.now, jitter: jitter)
     case .end:
       break
     }
     try Task.checkCancellation()
   }
 
-  /// For how long a sweeper that finds nothing due does without Redis, whose record tells the fleet that it lives.
-  private static let longestSilence = Duration.seconds(60)
+  /// How long a sweeper with nothing due goes without a take, which keeps this replica in the schedule record.
+  private static let maximumSilence = Duration.seconds(60)
 
-  private func findsNothing() async -> Bool {
+  private func nothingIsDue() async -> Bool {
     guard !isOnce, redis.outage == nil, let answeredAt,
-      answeredAt.duration(to: clock.now) < Self.longestSilence
+      answeredAt.duration(to: clock.now) < Self.maximumSilence
     else { return false }
-    return await runner.findsNothing()
+    return await runner.nothingIsDue()
   }
 
   /// Counts the present slot as a success without a run.
@@ -192,33 +197,32 @@ final class SweeperLoop {
     metrics.isDue(at: coordinator.grid.slot(after: time))
   }
 
-  /// Whether slots are attended. Where the schema lacks something, that takes until it is to be looked at again, or
-  /// until the worker drains.
+  /// Whether slots are attended. If the schema lacks something, waits until the next check or the shutdown first.
   private func hasSchema() async throws -> Bool {
     switch schema.next(at: clock.now) {
     case .attend: return true
-    case .look: await look()
+    case .check: await checkSchema()
     case .wait(let until): try await clock.sleep(until: until, orUntil: wakeUp)
     }
     return schema.missing == nil && !shutdown.isDraining
   }
 
-  /// Looks at the schema, where PostgreSQL can be asked.
-  private func look() async {
+  /// Checks the schema, if PostgreSQL is available.
+  private func checkSchema() async {
     do {
       guard runner.pool.outage == nil else { return schema.unanswered(at: clock.now) }
-      let missing = try await runner.schema.missing(for: sweeper.name, maximumAge: Self.sharedLookAge)
-      tell(schema.looked(missing: missing, at: clock.now))
+      let missing = try await runner.schema.missing(for: sweeper.name, maximumAge: Self.sharedCheckAge)
+      reporter.report(schema.checked(missing: missing, at: clock.now))
     } catch {
       schema.unanswered(at: clock.now)
     }
   }
 
-  /// Sweepers that lack something look at nearly the same time.
-  private static let sharedLookAge = Duration.seconds(10)
+  /// How old another sweeper's check may be: sweepers that lack something check at nearly the same time.
+  private static let sharedCheckAge = Duration.seconds(10)
 
-  /// While PostgreSQL cannot be written to no lock is taken: it may be this replica's way that leads to a standby.
-  /// Until it can, the worker drains, or the settings change.
+  /// Waits until PostgreSQL accepts writes, the worker drains, or the settings change. Until then no lock is taken,
+  /// because another replica may be connected to the primary.
   private func waitUntilWritable() async {
     await firstOf(
       { _ = try await self.runner.pool.waitUntilWritable(by: .never) },
@@ -232,26 +236,27 @@ final class SweeperLoop {
     do {
       let (answer, fleet, time) = try await coordinator.take(
         token: token, mode: mode, knowing: machine.pause, by: limit)
-      note(answer)
-      tell(pauses.answered(answer, at: clock.now))
-      if let fleet { note(fleet, answer, at: time) }
+      handle(answer)
+      reporter.report(pauses.answered(answer, at: clock.now))
+      if let fleet { record(fleet, answer, at: time) }
       count(machine.answered(answer, redisTime: time, at: clock.now, jitter: jitter))
-      if machine.hasWaitedInVain { onceResult = .failure(RunFailure(reason: Self.noRecord, isPermanent: false)) }
+      reportSettling(machine.settlesForever)
+      if machine.timedOutSettling { onceResult = .failure(RunFailure(reason: Self.noRecord, isPermanent: false)) }
     } catch {
-      // What never left this process took no lock; an answer that says nothing may have.
+      // A take that was not sent took no lock. One with an error or an unexpected answer may have.
       let isUnknown = if case .notSent = error as? RedisError { false } else { true }
-      await silence(
+      await redisDidNotAnswer(
         error, isUnknown ? SweeperStateMachine.LostTake(token: token, executableUntil: limit) : nil, &machine)
     }
   }
 
-  /// Notes in the metrics what an answer tells of the fleet.
-  private func note(_ fleet: FleetNews, _ answer: TakeAnswer, at redisTime: Int64) {
+  /// Records the state of the fleet in the metrics.
+  private func record(_ fleet: FleetState, _ answer: TakeAnswer, at redisTime: Int64) {
     replicas?.set(Double(fleet.replicas))
     // A trigger of this sweeper is in the same record, so this answer was about it.
-    if triggers.answered(newest: fleet.newestTrigger) { answeredTriggers = triggers.count }
+    if triggers.observe(newest: fleet.newestTrigger) { answeredTriggers = triggers.count }
     noteRecord(fleet.origin)
-    notify(fleet.pause, answer)
+    reporter.notify(fleet.pause, answer)
     if let succeededAt = fleet.succeededAt { metrics.succeeded(at: succeededAt) }
     switch answer {
     case .idle(_, let due): metrics.isDue(at: due)
@@ -263,24 +268,26 @@ final class SweeperLoop {
 
   /// A new record has this sweeper's replicas and pause again. Those of the others follow, which may not ask for hours.
   private func noteRecord(_ origin: String) {
-    defer { record = (origin, clock.now) }
-    guard let record, record.origin != origin, triggers.lostRecord(seenAt: record.seenAt, at: clock.now) else { return }
+    defer { lastRecord = (origin, clock.now) }
+    guard let lastRecord, lastRecord.origin != origin,
+      triggers.lostRecord(seenAt: lastRecord.seenAt, at: clock.now)
+    else { return }
     answeredTriggers += 1
   }
 
-  /// Whether nothing is known yet of the only slot of `run --once`.
-  private var isUnattended: Bool {
+  /// Whether the outcome of the only slot of `run --once` is still unknown.
+  private var isOnceResultOpen: Bool {
     switch onceResult {
     case nil, .drained(.shutdown, _): true
     case .success, .failure, .drained(.readOnly, _), .drained(.paused, _), .off: false
     }
   }
 
-  /// Notes, and logs, what an operator has to know of an answer.
-  private func note(_ answer: TakeAnswer) {
+  /// Updates what depends on an answer, and logs what an operator has to know.
+  private func handle(_ answer: TakeAnswer) {
     answeredAt = clock.now
     refusals.answered()
-    if let told = refusals.untold() { tell(told) }
+    if let change = refusals.takeChange() { reporter.report(change) }
     switch answer {
     case .held, .idle, .paused: onceResult = nil
     case .taken, .settling, .stuck, .late: break
@@ -290,7 +297,7 @@ final class SweeperLoop {
       isStuck = false
       return
     }
-    if isUnattended { onceResult = .failure(RunFailure(reason: Self.stuckLock, isPermanent: false)) }
+    if isOnceResultOpen { onceResult = .failure(RunFailure(reason: Self.stuckLock, isPermanent: false)) }
     guard !isStuck else { return }
     isStuck = true
     logger.warning(
@@ -298,22 +305,32 @@ final class SweeperLoop {
       metadata: ["error": "\(Self.stuckLock)", "key": "\(coordinator.lockKey)"])
   }
 
+  /// Logs once that new records follow each other, until one has settled.
+  private func reportSettling(_ isForever: Bool) {
+    defer { settlesForever = isForever }
+    guard isForever, !settlesForever else { return }
+    logger.warning(
+      "no run can begin: Redis has had no settled schedule record for more than two leases",
+      metadata: ["error": "\(Self.noRecord)", "key": "\(coordinator.recordKey)"])
+  }
+
   private static let stuckLock = "the lock has no expiry"
   private static let noRecord =
-    "Redis has a new schedule record again and again, or one of a replica with a longer lease: see its persistence, "
-    + "eviction and SB_WORKER_LEASE"
+    "the schedule record keeps being created anew, or by a replica with a longer lease: check Redis's persistence and "
+    + "eviction, and SB_WORKER_LEASE"
 
-  private func settle(
+  /// Makes a call that ends something the state machine has not settled.
+  private func callRedis(
     _ machine: inout SweeperStateMachine, _ call: @EventLoop (inout SweeperStateMachine) async throws -> Void
   ) async {
     do {
       try await call(&machine)
     } catch {
-      await silence(error, nil, &machine)
+      await redisDidNotAnswer(error, nil, &machine)
     }
   }
 
-  private func silence(
+  private func redisDidNotAnswer(
     _ error: any Error, _ lostTake: SweeperStateMachine.LostTake?, _ machine: inout SweeperStateMachine
   ) async {
     let wasSilent = machine.isSilent
@@ -323,18 +340,18 @@ final class SweeperLoop {
     count(counts)
     let refusal = RedisRefusal(error)
     let reason = refusal?.reason ?? (error as? RedisError)?.publicReason ?? "\(error)"
-    // That a run's end could not be told does not make the run a failure.
-    if isUnattended, !machine.isConfirming {
+    // A run is not a failure because Redis could not be told of its end.
+    if isOnceResultOpen, !machine.isConfirming {
       onceResult = .failure(RunFailure(reason: "Redis: \(reason)", isPermanent: false))
     }
-    if !wasSilent { await say(refusal, reason) }
-    refusals.met(refusal, isAgain: wasSilent, hasFailed: counts.contains(.failure), isOutage: redis.outage != nil)
-    if let told = refusals.untold() { tell(told) }
+    if !wasSilent { await logSilence(refusal, reason) }
+    refusals.noAnswer(refusal, isAgain: wasSilent, hasFailed: counts.contains(.failure), isOutage: redis.outage != nil)
+    if let change = refusals.takeChange() { reporter.report(change) }
   }
 
-  /// A lasting outage has a line of its own. These are for what Redis refuses this sweeper alone, and for `run --once`,
-  /// which ends before an outage lasts.
-  private func say(_ refusal: RedisRefusal?, _ reason: String) async {
+  /// The client logs an outage. These lines are for a refusal of this sweeper's commands alone, and for `run --once`,
+  /// which ends before the client reports an outage.
+  private func logSilence(_ refusal: RedisRefusal?, _ reason: String) async {
     let level: Logger.Level = redis.outage == nil || isOnce ? .warning : .debug
     guard let refusal else {
       return logger.log(
@@ -347,42 +364,42 @@ final class SweeperLoop {
       metadata: ["error": "\(reason)", "key": "\(refusals.key)"])
   }
 
-  /// Until Redis can be asked, the worker drains, the settings change, or the deadline.
+  /// Waits until Redis is available, the worker drains, the settings change, or the deadline.
   private func waitForRedis(_ deadline: MonotonicInstant) async {
     await firstOf(
       { try await self.redis.waitUntilReady(by: deadline) },
       { try await self.clock.sleep(until: deadline, orUntil: self.wakeUp) })
   }
 
-  /// Waits for one of the two, and does not mind how: the loop goes on either way.
+  /// Waits for the first of two to end. How it ended does not matter: the loop goes on in any case.
   private func firstOf(
     _ one: @escaping @EventLoop @Sendable () async throws -> Void,
     _ other: @escaping @EventLoop @Sendable () async throws -> Void
   ) async {
     await withTaskGroup { group in
-      group.addTask { await self.silenced(one) }
-      group.addTask { await self.silenced(other) }
+      group.addTask { await self.ignoringErrors(one) }
+      group.addTask { await self.ignoringErrors(other) }
       await group.next()
       group.cancelAll()
     }
   }
 
-  private func silenced(_ wait: @EventLoop () async throws -> Void) async {
+  private func ignoringErrors(_ wait: @EventLoop () async throws -> Void) async {
     do {
       try await wait()
     } catch {
-      // Cancelled or too late, which both mean: go on.
+      // Cancelled or timed out: the loop goes on.
     }
   }
 
   private func run(_ run: Run, _ machine: inout SweeperStateMachine) async {
-    let begin = clock.now
+    let startedAt = clock.now
     let result = await runner.run(run)
-    let end = clock.now
-    let ended = EndedRun(run: run, result: result, duration: begin.duration(to: end), endedAt: clock.wallTime)
-    machine.ended(ended, at: end, jitter: jitter)
-    log(ended)
-    if case .off(let missing, _) = result { tell(schema.looked(missing: missing, at: clock.now)) }
+    let now = clock.now
+    let ended = EndedRun(run: run, result: result, duration: startedAt.duration(to: now), endedAt: clock.wallTime)
+    machine.ended(ended, at: now, jitter: jitter)
+    reporter.report(ended)
+    if case .off(let missing, _) = result { reporter.report(schema.checked(missing: missing, at: clock.now)) }
     onceResult = result
   }
 

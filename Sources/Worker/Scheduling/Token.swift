@@ -1,4 +1,4 @@
-// A lock's token: proof of who holds it. Invariant: two tokens are never the same, in whichever process.
+// A lock's token: it identifies the holder. Invariant: tokens are unique, across processes too.
 
 import Reactor
 

@@ -101,11 +101,11 @@ final class ConnectionDiscoveryRun {
 
   /// Enqueues what is due, and notes as skipped the connections whose lock someone else holds.
   ///
-  /// - Parameter tellCovered: called once a process with the names of targets that a connection covers too.
+  /// - Parameter onCovered: called once a process with the names of targets that a connection covers too.
   /// - Throws: `Discovery.SomeFailed`, `SweepRefusal`, `RunInterruption`, `RedisError`, or `PostgresError`.
-  func run(tellCovered: @EventLoop ([String]) -> Void) async throws {
+  func run(onCovered: @EventLoop ([String]) -> Void) async throws {
     do {
-      try await compareTargets(tellCovered)
+      try await compareTargets(onCovered)
       try await enqueue()
     } catch let error as PostgresError where error.sqlState != nil {
       // Perhaps a table is not what it was: the next run looks at both again.

@@ -33,7 +33,7 @@ extension Sweeper {
             due: "consumed_at IS NULL AND expires_at > :cutoff",
             key: "expires_at"),
           audit: audit,
-          looksFirst: true)),
+          probesFirst: true)),
       report: Report(
         severity: .info, title: "reveal sessions expired", countName: "sessions_swept",
         linkedCountName: "wraps_expired", failureTitle: "sweep expired reveal sessions failed"))

@@ -104,7 +104,7 @@ package struct RowSweep: Sendable {
   var attemptLimit: AttemptLimit?
   /// Whether PostgreSQL is asked if anything is due before Redis is asked for the lock: that saves most of an idle slot
   /// where the interval is a few seconds. An index has to lead to the oldest due row.
-  package var looksFirst = false
+  package var probesFirst = false
   /// How large a share of the table may look due for a run to change anything.
   var shareLimit: ShareLimit?
 

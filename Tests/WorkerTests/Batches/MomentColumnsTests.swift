@@ -102,15 +102,15 @@ import Testing
     try await onLoop {
       let pool = try plane.pool(connections: 1)
       _ = try await plane.sweep(sweeper, through: pool, knowing: memory)
-      func findsNothing() async throws -> Bool {
+      func nothingIsDue() async throws -> Bool {
         var answer = false
         let limit = LoopClock.system.now.advanced(by: .seconds(20))
-        try await pool.withSweepConnection(by: limit) { answer = try await memory.findsNothing(over: $0, by: limit) }
+        try await pool.withSweepConnection(by: limit) { answer = try await memory.nothingIsDue(over: $0, by: limit) }
         return answer
       }
-      #expect(try await findsNothing())
+      #expect(try await nothingIsDue())
       try await plane.sql("SET timezone = 'UTC'; ALTER TABLE reveal_sessions ALTER expires_at TYPE timestamp")
-      #expect(try await !findsNothing())
+      #expect(try await !nothingIsDue())
       await pool.close()
     }
   }

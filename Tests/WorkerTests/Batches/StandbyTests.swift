@@ -14,10 +14,10 @@ import Testing
     var isHidden = false
     nonisolated init() {}
 
-    func note(_ news: StandbyNotes.News) {
-      switch news {
+    func note(_ change: StandbyReports.Change) {
+      switch change {
       case .waiting: waits += 1
-      case .goingOn: break
+      case .resumed: break
       case .hidden: isHidden = true
       }
     }
@@ -134,15 +134,15 @@ import Testing
 
   @Test func aWaitIsToldWhenItBeginsAndEndsAndWhatIsHiddenOnce() async throws {
     let told = try await onLoop {
-      let notes = StandbyNotes()
+      let reports = StandbyReports()
       var hidden = ReplicationLag()
       hidden.isHidden = true
       let looks = [(hidden, false), (hidden, false)] + [true, true, false].map { (ReplicationLag(), $0) }
       return looks.map { look in
-        switch notes.news(of: look.0, isTooFar: look.1) {
+        switch reports.change(with: look.0, isTooFar: look.1) {
         case nil: "-"
         case .waiting: "waits"
-        case .goingOn: "goes on"
+        case .resumed: "goes on"
         case .hidden: "hidden"
         }
       }

@@ -46,7 +46,7 @@ import Testing
     for sweeper in Sweepers.all(settings) {
       let isThere = try await onLoop {
         let pool = try limited.pool(connections: 1)
-        let look = SchemaLook([sweeper], pool: pool, clock: .system)
+        let look = SchemaCheck([sweeper], pool: pool, clock: .system)
         let missing = sweeper.requires.isEmpty ? nil : try await look.missing(for: sweeper.name, maximumAge: .zero)
         await pool.close()
         return missing == nil

@@ -1,5 +1,5 @@
-// What people are told of failures in a row, as Redis decides it for the whole fleet: on a real one, with its clock as
-// good as turned by moving the record's times back.
+// When the fleet notifies of failures in a row, as a real Redis decides it. Moving the record's times back stands for
+// advancing its clock.
 
 import Coordination
 import Reactor
@@ -9,7 +9,7 @@ import Testing
 @testable import Worker
 
 @Suite struct AlertDecisionTests {
-  /// A fleet's sweeper: each run may be another replica's.
+  /// A sweeper of a fleet, in which any replica may run.
   @EventLoop
   private final class Fleet {
     let redis: RedisClient
@@ -20,7 +20,7 @@ import Testing
     init(_ redis: RedisClient) {
       self.redis = redis
       let namespace = "decisions-\(Token.random(.system))"
-      // So short a lease that a lock left behind is nobody's concern here.
+      // A lease so short that a lock that is left behind does not matter.
       replicas = (0..<3).map { index in
         Coordinator(
           redis: redis, redisClock: RedisClock(), clock: .system, namespace: namespace, sweeper: "wraps-expired",
@@ -50,7 +50,7 @@ import Testing
       #expect(decision.kind == kind, sourceLocation: sourceLocation)
     }
 
-    /// As if that much time passed.
+    /// Moves the record's times back.
     func turn(minutes: Int) async throws {
       let script = RedisScript(
         """
@@ -77,7 +77,7 @@ import Testing
     }
   }
 
-  @Test func theFirstFailureOfTheFleetIsToldAndThoseRightAfterItAreNot() async throws {
+  @Test func theFleetNotifiesOfTheFirstFailureAndNotOfThoseRightAfterIt() async throws {
     try await withFleet { fleet in
       try await fleet.run(.success(), tells: .none)
       try await fleet.run(.failed, tells: .first)
@@ -85,7 +85,7 @@ import Testing
     }
   }
 
-  @Test func theRecoveryIsToldOnceWithItsLengthAndTheFailures() async throws {
+  @Test func theFleetNotifiesOnceOfTheRecoveryWithItsLengthAndFailures() async throws {
     try await withFleet { fleet in
       for _ in 0..<3 { _ = try await fleet.run(.failed) }
       try await fleet.turn(minutes: 7)
@@ -97,20 +97,20 @@ import Testing
     }
   }
 
-  @Test func halfAnHourOfFailuresIsThreeAlertsAndADayIsOneAnHour() async throws {
+  @Test func halfAnHourOfFailuresSendsThreeAlertsAndADayOneAnHour() async throws {
     try await withFleet { fleet in
-      var told: [Int] = []
+      var reported: [Int] = []
       for minute in 0..<(24 * 60) {
-        if try await fleet.run(.failed).kind != .none { told.append(minute) }
+        if try await fleet.run(.failed).kind != .none { reported.append(minute) }
         try await fleet.turn(minutes: 1)
       }
-      #expect(told.filter { $0 <= 30 } == [0, 5, 20])
-      #expect(told.prefix(6) == [0, 5, 20, 50, 110, 170])
-      #expect(told.count == 27)
+      #expect(reported.filter { $0 <= 30 } == [0, 5, 20])
+      #expect(reported.prefix(6) == [0, 5, 20, 50, 110, 170])
+      #expect(reported.count == 27)
     }
   }
 
-  @Test func aCompletionSentAgainIsAnsweredTheSame() async throws {
+  @Test func aRepeatedCompletionHasTheSameAnswer() async throws {
     try await withFleet { fleet in
       for result in [RunResult.failed, .failed, .success(), .success(), .drained()] {
         let taken = try await fleet.take()
@@ -122,21 +122,21 @@ import Testing
     }
   }
 
-  @Test func aRunThatAnotherOneTookOverAndOneThatDrainedTellNobody() async throws {
+  @Test func aSupersededRunAndADrainedRunDoNotNotify() async throws {
     try await withFleet { fleet in
       let frozen = try await fleet.take()
       try await fleet.run(.success(), tells: .none)
       let decision = try await frozen.by.complete(EndedRun(frozen.run, .failed)).decision
       #expect(decision.kind == .none)
       try await fleet.run(.drained(), tells: .none)
-      // Neither left a trace: the next failure is the first.
+      // Neither counts: the next failure is the first.
       try await fleet.run(.failed, tells: .first)
       try await fleet.run(.drained(), tells: .none)
       try await fleet.run(.success(), tells: .recovered)
     }
   }
 
-  @Test func whatAnOutageTellsIsNoFailureOfTheSweepersAndEndsNone() async throws {
+  @Test func anOutageNeitherCountsAsAFailureNorEndsOne() async throws {
     try await withFleet { fleet in
       for _ in 0..<3 { try await fleet.run(.outage, tells: .none) }
       try await fleet.run(.success(), tells: .none)
@@ -148,8 +148,8 @@ import Testing
     }
   }
 
-  /// All that was due was locked by others: the slot is done, and the failure goes on.
-  @Test func aRunThatCouldDoNothingIsNoRecovery() async throws {
+  /// Other sessions locked all due rows: the slot is done, and the failure continues.
+  @Test func aRunThatCouldDoNothingIsNotARecovery() async throws {
     try await withFleet { fleet in
       try await fleet.run(.failed, tells: .first)
       try await fleet.run(.locked, tells: .none)
@@ -159,7 +159,7 @@ import Testing
     }
   }
 
-  @Test func aClockThatSteppedBackSilencesRemindersForOneGapAtMost() async throws {
+  @Test func aClockStepBackDelaysRemindersByOneIntervalAtMost() async throws {
     try await withFleet { fleet in
       _ = try await fleet.run(.failed)
       try await fleet.turn(minutes: -600)

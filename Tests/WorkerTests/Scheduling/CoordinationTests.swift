@@ -1,4 +1,4 @@
-// The agreement between replicas on a real Redis: lost data, lost scripts, a server turned read-only, late messages.
+// The coordination of replicas on a real Redis: lost data, lost scripts, a server turned read-only, late messages.
 
 import Coordination
 import Foundation
@@ -11,17 +11,17 @@ import Testing
 @Suite(.serialized) struct CoordinationTests {
   static let lease = Duration.milliseconds(600)
 
-  /// Two replicas of one sweeper, each with a connection of its own.
+  /// Two replicas of one sweeper, each with its own connection.
   @EventLoop
   private struct Pair {
     let first: Coordinator
     let second: Coordinator
     let server: PrivateRedis
 
-    /// Takes the lock for `replica`, due or not, as soon as it is to be had.
+    /// Takes the lock for `replica`, due or not, as soon as it is free.
     func take(_ replica: Coordinator, _ mode: TakeMode = .force) async throws -> Run {
       var taken: Run?
-      try await eventually("the lock is to be had") {
+      try await eventually("the lock is free") {
         let token = Token.random(.system)
         let answer = try await replica.take(token: token, mode: mode).answer
         if case .taken(let run) = answer { taken = run }
@@ -53,7 +53,7 @@ import Testing
     server.stop()
   }
 
-  @Test func afterALossOfDataNobodyTakesTheLockForALease() async throws {
+  @Test func afterALossOfDataNoReplicaTakesTheLockForOneLease() async throws {
     try await withPair { pair in
       let grant = try await pair.take(pair.first)
       try pair.server.cli("FLUSHALL")
@@ -79,7 +79,7 @@ import Testing
     }
   }
 
-  @Test func aServerThatForgotItsScriptsIsToldThemAgain() async throws {
+  @Test func aServerThatLostItsScriptsReceivesThemAgain() async throws {
     try await withPair { pair in
       let grant = try await pair.take(pair.first)
       try pair.server.cli("SCRIPT", "FLUSH")
@@ -90,7 +90,7 @@ import Testing
     }
   }
 
-  @Test func aServerThatBecameAReplicaTakesNothingUntilItIsAMasterAgain() async throws {
+  @Test func aServerThatBecameAReplicaRefusesTakesUntilItIsAMasterAgain() async throws {
     try await withPair { pair in
       _ = try await pair.first.complete(EndedRun(try await pair.take(pair.first), .failed))
       try pair.server.cli("REPLICAOF", "127.0.0.1", "1")
@@ -100,19 +100,19 @@ import Testing
     }
   }
 
-  @Test func aTakeThatArrivesAfterItWasGivenUpIsRefused() async throws {
+  @Test func aTakeThatArrivesAfterItsDeadlineIsRefused() async throws {
     try await withPair { pair in
       _ = try await pair.first.complete(EndedRun(try await pair.take(pair.first), .drained()))
       try pair.server.cli("CLIENT", "PAUSE", "700", "ALL")
       let limit = LoopClock.system.now.advanced(by: .milliseconds(200))
       await #expect(throws: RedisError.self) { try await pair.first.take(token: "late", mode: .force, by: limit) }
-      // It is executed when the pause is over, before anything that is asked now.
+      // Redis runs it when the pause is over, before any later command.
       _ = try await pair.take(pair.second)
       #expect(try pair.server.cli("GET", "coordination:lock:worker:sweeper:wraps-expired") != "late")
     }
   }
 
-  @Test func aTokenRenewsAndReleasesItsOwnLockOnly() async throws {
+  @Test func aTokenRenewsAndReleasesOnlyItsOwnLock() async throws {
     try await withPair { pair in
       let grant = try await pair.take(pair.first)
       let limit = LoopClock.system.now.advanced(by: .seconds(2))
@@ -124,7 +124,7 @@ import Testing
     }
   }
 
-  @Test func aPausedSweeperIsNobodysUntilItIsNoLongerPaused() async throws {
+  @Test func aPausedSweeperIsNotTakenUntilItIsResumed() async throws {
     try await withPair { pair in
       let record = "coordination:schedule:{coordination:lock:worker:sweeper:wraps-expired}"
       _ = try await pair.first.complete(EndedRun(try await pair.take(pair.first), .success()))
@@ -141,7 +141,7 @@ import Testing
   private static let lock = "coordination:lock:worker:sweeper:wraps-expired"
   private static let record = "coordination:schedule:{\(lock)}"
 
-  /// What `replica` is told, and remembers where it is a pause.
+  /// The answer to a take of `replica`, which remembers a pause.
   @EventLoop
   private static func ask(_ replica: Coordinator, knowing pause: Pause? = nil) async throws -> (TakeAnswer, Pause?) {
     let answer = try await replica.take(token: Token.random(.system), mode: .force, knowing: pause).answer
@@ -157,7 +157,7 @@ import Testing
     }
   }
 
-  @Test func aPauseIsBroughtBackByAReplicaThatKnewItAfterALossOfData() async throws {
+  @Test func aReplicaRestoresAPauseThatItKnewAfterALossOfData() async throws {
     try await withPair { pair in
       try pair.server.cli("HSET", Self.record, "epoch", "1", "paused", "ticket 17")
       let (_, known) = try await Self.ask(pair.first)
@@ -182,7 +182,7 @@ import Testing
       guard case (.taken, _) = try await Self.ask(pair.first, knowing: known) else {
         return #expect(Bool(false), "still paused")
       }
-      // It was lost, brought back and lifted before this replica asked again.
+      // The pause was lost, restored and lifted before this replica asked again.
       try pair.server.cli("FLUSHALL")
       #expect(try await Self.ask(pair.second, knowing: known).1?.text == "1")
       try pair.server.cli("HDEL", Self.record, "paused")
@@ -190,7 +190,7 @@ import Testing
     }
   }
 
-  @Test func aRecordHasOneOriginForLifeAndANewOneHasAnother() async throws {
+  @Test func aRecordKeepsItsOriginAndANewOneHasAnother() async throws {
     try await withPair { pair in
       let first = try await pair.take(pair.first)
       #expect(first.origin != "")
@@ -201,14 +201,14 @@ import Testing
       _ = try await pair.second.complete(EndedRun(second, .success()))
       let third = try await pair.take(pair.first)
       #expect(third.origin != first.origin)
-      // As an earlier version leaves it.
+      // As an earlier version writes it.
       try pair.server.cli("HDEL", Self.record, "origin")
       _ = try await pair.first.complete(EndedRun(third, .success()))
       #expect(try await pair.take(pair.second).origin != "")
     }
   }
 
-  @Test func aTakeThatIsSentTwiceIsTakenOnce() async throws {
+  @Test func aTakeThatIsSentTwiceIsGrantedOnce() async throws {
     try await withPair { pair in
       let grant = try await pair.take(pair.first)
       for mode in [TakeMode.due, .start, .force] {
@@ -228,20 +228,20 @@ import Testing
     }
   }
 
-  @Test func aLockOfAnotherKindOfWorkerDoesNotMakeTheSlotDone() async throws {
+  @Test func aLockOfTheExistingWorkerDoesNotCompleteTheSlot() async throws {
     try await withPair { pair in
       _ = try await pair.first.take(token: "t", mode: .due)
       try pair.server.cli("SET", Self.lock, "of-the-other-kind", "PX", "60000")
       try await eventually("the record is old enough") {
         if case .held = try await pair.first.take(token: "t", mode: .due).answer { true } else { false }
       }
-      // Its run failed, or did not: the lock does not tell.
+      // The lock does not say whether its run failed.
       try pair.server.cli("DEL", Self.lock)
       _ = try await pair.take(pair.first, .due)
     }
   }
 
-  @Test func aLockWithoutExpiryIsNamedAndLeftAlone() async throws {
+  @Test func aLockWithoutExpiryIsReportedAndLeftAlone() async throws {
     try await withPair { pair in
       _ = try await pair.first.take(token: "t", mode: .due)
       try pair.server.cli("SET", Self.lock, "for-ever")
@@ -252,8 +252,8 @@ import Testing
     }
   }
 
-  /// As docs/on-call.md lists them.
-  @Test func theRightsThatAreListedSuffice() async throws {
+  /// docs/on-call.md lists the rights.
+  @Test func theDocumentedRightsSuffice() async throws {
     let server = try PrivateRedis()
     var rights = ["ACL", "SETUSER", "worker", "on", ">deck", "-@all", "+evalsha", "+eval"]
     for command in [
@@ -286,8 +286,8 @@ import Testing
     #expect(try server.cli("KEYS", "*health*") == "", "the health check leaves nothing")
   }
 
-  /// As a failed run leaves it whose clock was a day ahead.
-  @Test func aRetryThatWasSetBeforeTheClockSteppedBackIsDueAtOnce() async throws {
+  /// As after a failed run while the clock was a day ahead.
+  @Test func aRetrySetBeforeTheClockSteppedBackIsDueAtOnce() async throws {
     try await withPair { pair in
       _ = try await pair.first.complete(EndedRun(try await pair.take(pair.first), .failed))
       let tomorrow = "\(Int64((Date().timeIntervalSince1970 + 86_400) * 1_000))"
@@ -306,8 +306,8 @@ import Testing
     }
   }
 
-  /// Whoever can write to Redis can write anything into a record: no replica may end of it.
-  @Test func aRecordThatSomebodySpoiltEndsNoReplica() async throws {
+  /// A record can contain anything, because other clients can write to Redis.
+  @Test func aCorruptRecordEndsNoReplica() async throws {
     try await withPair { pair in
       let grant = try await pair.take(pair.first)
       _ = try await pair.first.complete(EndedRun(grant, .failed))
@@ -327,7 +327,7 @@ import Testing
     }
   }
 
-  /// What is due follows from the asker's interval.
+  /// What is due follows from the interval of the replica that asks.
   @Test func replicasWithDifferentIntervalsDoNotSilenceEachOther() async throws {
     try await withPair(intervals: (.seconds(3_600), .milliseconds(500))) { pair in
       var runs = 0

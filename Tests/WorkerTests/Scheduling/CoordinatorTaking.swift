@@ -1,4 +1,4 @@
-// Runs for tests that are about what comes after the take, and results of runs.
+// Takes for tests of what follows a take, and results of runs.
 
 import Coordination
 import Reactor
@@ -31,6 +31,6 @@ extension RunResult {
   static let failed = RunResult.failure(RunFailure(reason: "failed", isPermanent: false))
   static let permanentlyFailed = RunResult.failure(RunFailure(reason: "failed", isPermanent: true))
   static let outage = RunResult.failure(RunFailure(reason: "outage", isPermanent: false, isOutage: true))
-  /// Others had locked all that was due.
+  /// Other sessions had locked all due rows.
   static let locked = RunResult.success(SweepCount(isLocked: true))
 }

@@ -1,4 +1,4 @@
-// The classes of failures, as the history and status have them.
+// The classes of failures in the history and in `status`.
 
 import Coordination
 import Reactor
@@ -7,14 +7,14 @@ import Testing
 @testable import Worker
 
 @Suite struct ErrorClassTests {
-  @Test func refusedRowsHaveTheirSQLSTATEs() {
+  @Test func refusedRowsAreClassifiedByTheirSQLSTATEs() {
     #expect(RunFailure(SweepRefusal.rows(1, states: ["23503"])).errorClass == "23503")
     let several = SweepRefusal.rows(3, states: ["23514", "a trigger resets the session's settings"]).errorClass
     #expect(several == "23514,settings-reset")
     #expect(ErrorClass.meaning(of: several) == "a constraint refuses rows")
   }
 
-  @Test func aClassIsOneWordOfARecord() {
+  @Test func aClassIsOneWord() {
     let refusals: [SweepRefusal] = [
       .noTable("agents"), .rowSecurity("agents"), .rows(1, states: []), .kept(1, table: "agents"), .settingsReset,
       .locked(1, slots: 3), .share(25, of: 30, warning: "agents look silent"), .uncounted("agents"), .rule("agents"),

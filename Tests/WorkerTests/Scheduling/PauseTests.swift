@@ -1,4 +1,4 @@
-// Pauses: what a replica logs of them, what Redis decides for the fleet, and the verbs on a running fleet.
+// Pauses: what a replica logs, what Redis decides for the fleet, and the commands on a running fleet.
 
 import Coordination
 import Foundation
@@ -13,7 +13,7 @@ import Testing
     MonotonicInstant(nanoseconds: seconds * 1_000_000_000)
   }
 
-  @Test func aPauseIsToldWhenItBeginsOnceAnHourAndWhenItEnds() {
+  @Test func aPauseIsReportedWhenItBeginsEveryHourAndWhenItEnds() {
     var state = PauseState()
     let pause = Pause(origin: "o", text: "ticket 17")
     #expect(state.answered(.idle(slot: 0, due: 1), at: Self.at(0)) == nil && !state.isPaused)
@@ -29,7 +29,7 @@ import Testing
     #expect(state.answered(.idle(slot: 0, due: 1), at: Self.at(7_011)) == nil && !state.isPaused)
   }
 
-  @Test func aPausesTextTellsItsEnd() {
+  @Test func aPausesTextHasItsEnd() {
     #expect(Pause(origin: "", text: "until=1700000000000 ticket 17 (me@host)").until == 1_700_000_000_000)
     #expect(
       Pause(origin: "", text: "until=1700000000000 ticket 17").description
@@ -43,7 +43,7 @@ import Testing
 
   // MARK: In Redis
 
-  @Test func oneReplicaTellsOfAPauseItsLengthAndItsEnd() async throws {
+  @Test func oneReplicaNotifiesOfAPauseItsLengthAndItsEnd() async throws {
     try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "0")
       let begun = try await pair.take(pair.first)
@@ -63,7 +63,7 @@ import Testing
     }
   }
 
-  @Test func aNoticeIsRepeatedToTheOneThatAsksAgain() async throws {
+  @Test func aRepeatedTakeHasTheSameNotice() async throws {
     try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "0")
       for _ in 0..<2 {
@@ -73,7 +73,7 @@ import Testing
     }
   }
 
-  @Test func aPauseEndsByItselfWhenItsTimeIsOver() async throws {
+  @Test func aPauseEndsByItself() async throws {
     try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "300", "0")
       guard case .paused(_, let pause) = try await pair.take(pair.first).answer else {
@@ -83,7 +83,7 @@ import Testing
       try await eventually("its time is over") {
         if case .paused = try await pair.take(pair.first).answer { false } else { true }
       }
-      // A replica that remembers it does not bring it back.
+      // A replica that remembers the pause does not restore it.
       let late = try await pair.second.take(token: "t", mode: .due, knowing: pause)
       if case .paused = late.answer { Issue.record("paused again") }
       try pair.server.cli("FLUSHALL")
@@ -93,8 +93,8 @@ import Testing
     }
   }
 
-  /// As the existing worker takes it: SET NX.
-  @Test func aPauseHoldsTheLockAgainstWorkersThatKnowNoPauses() async throws {
+  /// The existing worker takes the lock by SET NX.
+  @Test func aPauseHoldsTheLockAgainstTheExistingWorker() async throws {
     try await withReplicaPair(every: .seconds(60)) { pair in
       _ = try await pair.change(CoordinationScripts.pause, "ticket 17", "0", "0")
       #expect(try !pair.server.cli("SET", ReplicaPair.keys.lock, "another's", "NX", "PX", "9000").contains("OK"))
@@ -103,14 +103,14 @@ import Testing
       _ = try await pair.take(pair.first)
       #expect(try pair.server.cli("GET", ReplicaPair.keys.lock) == CoordinationScripts.pauseToken)
       #expect(Int(try pair.server.cli("PTTL", ReplicaPair.keys.lock)) ?? 0 > 60_000)
-      // By hand, without the lock.
+      // Set by hand, without the lock.
       try pair.server.cli("HDEL", ReplicaPair.keys.record, "paused")
       _ = try await pair.take(pair.first)
       #expect(try pair.server.cli("EXISTS", ReplicaPair.keys.lock).contains("0"))
     }
   }
 
-  @Test func aRunUnderWayIsToldToStopOnlyIfItIsToStopNow() async throws {
+  @Test func aRunUnderWayIsStoppedOnlyByAPauseThatSaysSo() async throws {
     try await withReplicaPair(every: .seconds(60)) { pair in
       let run = try await pair.first.takeInAnyCase()
       let limit = LoopClock.system.now.advanced(by: .seconds(5))
@@ -126,7 +126,7 @@ import Testing
     }
   }
 
-  // MARK: The verbs
+  // MARK: The commands
 
   private func command(_ arguments: [String], on stage: WorkerStage) async throws -> WorkerProcess {
     let process = try await WorkerProcess.start(

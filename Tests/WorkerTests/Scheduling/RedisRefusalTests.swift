@@ -1,4 +1,4 @@
-// What is told where Redis refuses a single sweeper's commands.
+// When a refusal of a single sweeper's commands by Redis is reported.
 
 import Reactor
 import Testing
@@ -8,7 +8,7 @@ import Testing
 @Suite struct RedisRefusalTests {
   private static let wrongType = RedisError.server(code: "WRONGTYPE", message: "Operation against a key")
 
-  @Test func onlyAnAnswerIsARefusal() {
+  @Test func onlyAnAnswerCanBeARefusal() {
     #expect(RedisRefusal(RedisError.notSent("connection refused")) == nil)
     #expect(RedisRefusal(RedisError.unknownOutcome("timed out")) == nil)
     #expect(RedisRefusal(Coordinator.UnexpectedAnswer())?.isOfAnotherType == false)
@@ -16,34 +16,34 @@ import Testing
     #expect(RedisRefusal(Self.wrongType)?.isOfAnotherType == true)
   }
 
-  @Test func aRefusalThatCostsASlotIsToldOnceAndSoIsItsEnd() {
+  @Test func aRefusalThatFailsASlotIsReportedOnceAndSoIsItsEnd() {
     var watch = RefusalWatch()
     watch.key = "record"
     let refusal = RedisRefusal(Self.wrongType)
-    watch.met(refusal, isAgain: false, hasFailed: true, isOutage: false)
-    expectNews(&watch, nil, "whether Redis as a whole refuses is not known yet")
-    watch.met(refusal, isAgain: true, hasFailed: false, isOutage: false)
-    expectNews(&watch, .refused(reason: "a key holds another type of value (WRONGTYPE)", key: "record"))
-    watch.met(refusal, isAgain: true, hasFailed: true, isOutage: false)
-    expectNews(&watch, nil)
+    watch.noAnswer(refusal, isAgain: false, hasFailed: true, isOutage: false)
+    expectChange(&watch, nil, "whether Redis as a whole refuses is not known yet")
+    watch.noAnswer(refusal, isAgain: true, hasFailed: false, isOutage: false)
+    expectChange(&watch, .refused(reason: "a key holds another type of value (WRONGTYPE)", key: "record"))
+    watch.noAnswer(refusal, isAgain: true, hasFailed: true, isOutage: false)
+    expectChange(&watch, nil)
     watch.answered()
-    expectNews(&watch, .answered)
+    expectChange(&watch, .answered)
     watch.answered()
-    expectNews(&watch, nil)
+    expectChange(&watch, nil)
   }
 
-  @Test func anOutageAndARefusalThatCostsNoSlotAreNotTold() {
+  @Test func anOutageAndARefusalThatFailsNoSlotAreNotReported() {
     var watch = RefusalWatch()
     let refusal = RedisRefusal(Self.wrongType)
-    watch.met(refusal, isAgain: true, hasFailed: true, isOutage: true)
+    watch.noAnswer(refusal, isAgain: true, hasFailed: true, isOutage: true)
     watch.answered()
-    watch.met(refusal, isAgain: true, hasFailed: false, isOutage: false)
-    watch.met(nil, isAgain: true, hasFailed: true, isOutage: false)
-    expectNews(&watch, nil)
+    watch.noAnswer(refusal, isAgain: true, hasFailed: false, isOutage: false)
+    watch.noAnswer(nil, isAgain: true, hasFailed: true, isOutage: false)
+    expectChange(&watch, nil)
   }
 
-  private func expectNews(_ watch: inout RefusalWatch, _ expected: RefusalWatch.News?, _ comment: Comment? = nil) {
-    let news = watch.untold()
-    #expect(news == expected, comment)
+  private func expectChange(_ watch: inout RefusalWatch, _ expected: RefusalWatch.Change?, _ comment: Comment? = nil) {
+    let change = watch.takeChange()
+    #expect(change == expected, comment)
   }
 }

@@ -1,4 +1,4 @@
-// Two replicas on a Redis of their own, for tests of what operators do there.
+// Two replicas on a private Redis, for tests of operators' commands.
 
 import Coordination
 import Reactor
@@ -16,7 +16,7 @@ struct ReplicaPair {
   let client: RedisClient
   let server: PrivateRedis
 
-  /// What a script about the sweeper's lock and record answers.
+  /// The answer of a script on the sweeper's lock and record.
   func evaluate(_ script: RedisScript, _ arguments: [String]) async throws -> [RedisValue] {
     let answer = try await client.evaluate(
       script, keys: [Self.keys.lock, Self.keys.record], arguments: arguments,

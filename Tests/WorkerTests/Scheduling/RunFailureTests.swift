@@ -1,4 +1,4 @@
-// Which failures wait for the next slot, and what operators read of them.
+// Which failures wait for the next slot, and their reasons.
 
 import Coordination
 import Reactor
@@ -19,7 +19,7 @@ import Testing
     #expect(!RunFailure(PostgresError.server(sqlState: state, message: "")).isPermanent)
   }
 
-  @Test func ofSeveralTargetsOneThatMayRecoverMakesTheRunWorthAnotherTry() {
+  @Test func aRunIsRetriedIfOneOfItsTargetsMayRecover() {
     let deadlock = PostgresError.server(sqlState: "40P01", message: "")
     let broken = PostgresError.server(sqlState: "23514", message: "")
     let failure = RunFailure(Discovery.SomeFailed(failures: [("a", broken), ("b", deadlock)]))
@@ -27,7 +27,7 @@ import Testing
     #expect(failure.reason == "target=a: \(broken.publicReason); target=b: \(deadlock.publicReason)")
   }
 
-  @Test func aServerThatCannotBeReachedIsNoFailureOfTheSweepers() {
+  @Test func aServerThatCannotBeReachedIsNotAFailureOfTheSweeper() {
     for error in [PostgresError.unavailable(reason: "connection refused"), .timedOut(.connecting)] {
       #expect(RunFailure(error).isOutage)
       #expect(RunFailure(Discovery.SomeFailed(failures: [("a", error)])).isOutage)
@@ -40,17 +40,17 @@ import Testing
   @Test(arguments: [PostgresError.connectionLost(reason: "broken pipe"), .timedOut(.statement)])
   func aConnectionThatBrokeOrHangsIsAnOutageOnlyWhereTheServerDoesNotAnswer(error: PostgresError) {
     #expect(RunFailure.isInDoubt(error) && RunFailure.isInDoubt(Discovery.SomeFailed(failures: [("a", error)])))
-    #expect(RunFailure(error).told(serverIsAway: true).isOutage)
-    #expect(!RunFailure(error).told(serverIsAway: false).isOutage)
+    #expect(RunFailure(error).asOutage(if: true).isOutage)
+    #expect(!RunFailure(error).asOutage(if: false).isOutage)
   }
 
-  @Test func whatSaysEnoughIsNotAskedAbout() {
+  @Test func anErrorThatIsNotInDoubtNeedsNoPing() {
     #expect(!RunFailure.isInDoubt(RunInterruption.leaseLost))
     #expect(!RunFailure.isInDoubt(PostgresError.server(sqlState: "57014", message: "")))
-    #expect(RunFailure(PostgresError.unavailable(reason: "")).told(serverIsAway: false).isOutage)
+    #expect(RunFailure(PostgresError.unavailable(reason: "")).asOutage(if: false).isOutage)
   }
 
-  @Test func aReasonQuotesNoMessageOfTheServer() {
+  @Test func aReasonDoesNotQuoteTheServersMessage() {
     let error = PostgresError.server(sqlState: "23514", message: "row for relation agents: s3cret")
     #expect(RunFailure(error).reason == "check constraint violated (SQLSTATE 23514)")
   }

@@ -1,4 +1,4 @@
-// How far a sweep got, as the schedule record on a real Redis carries it from one run to the next.
+// The progress of a sweep, which the schedule record on a real Redis carries from run to run.
 
 import Coordination
 import Reactor
@@ -39,7 +39,7 @@ import Testing
     }
   }
 
-  @Test func aRunThatHasNothingToTellLeavesTheRecordAsItIs() async throws {
+  @Test func aRunWithoutProgressLeavesTheRecordUnchanged() async throws {
     try await withReplica { replica in
       let first = try await replica.takeInAnyCase()
       _ = try await replica.complete(EndedRun(first, .success(SweepCount(progress: "7"))))
@@ -50,7 +50,7 @@ import Testing
     }
   }
 
-  @Test func aRunThatWasTakenOverTellsNothing() async throws {
+  @Test func aSupersededRunDoesNotChangeTheRecord() async throws {
     try await withReplica { replica in
       let late = try await replica.takeInAnyCase()
       let newer = try await replica.takeInAnyCase()

@@ -1,4 +1,4 @@
-// When a sweeper is on, by what the schema has: the state machine, and the question on real schemas.
+// When the schema turns a sweeper on or off: the state machine, and the query on real schemas.
 
 import Reactor
 import TestSupport
@@ -9,41 +9,41 @@ import Testing
 @Suite struct SchemaWatchTests {
   private let start = MonotonicInstant(nanoseconds: 0)
 
-  @Test func aSweeperThatRequiresNothingIsOnWithoutALook() {
+  @Test func aSweeperThatRequiresNothingIsOnWithoutACheck() {
     #expect(SchemaWatch(requiresAny: false).next(at: start) == .attend)
   }
 
-  @Test func aSchemaThatHasAllIsNotLookedAtAgain() {
+  @Test func aCompleteSchemaIsNotCheckedAgain() {
     var watch = SchemaWatch(requiresAny: true)
-    #expect(watch.next(at: start) == .look)
-    #expect(watch.looked(missing: nil, at: start) == nil)
+    #expect(watch.next(at: start) == .check)
+    #expect(watch.checked(missing: nil, at: start) == nil)
     #expect(watch.next(at: start.advanced(by: .seconds(86_400))) == .attend)
   }
 
-  @Test func whatIsMissingIsToldOnceAndLookedForEveryFiveMinutes() {
+  @Test func whatIsMissingIsReportedOnceAndCheckedEveryFiveMinutes() {
     var watch = SchemaWatch(requiresAny: true)
-    #expect(watch.looked(missing: "table a", at: start) == .off(missing: "table a"))
+    #expect(watch.checked(missing: "table a", at: start) == .off(missing: "table a"))
     let next = start.advanced(by: .seconds(300))
     #expect(watch.next(at: next.advanced(by: .nanoseconds(-1))) == .wait(until: next))
-    #expect(watch.next(at: next) == .look)
-    #expect(watch.looked(missing: "table a", at: next) == nil)
+    #expect(watch.next(at: next) == .check)
+    #expect(watch.checked(missing: "table a", at: next) == nil)
     watch.unanswered(at: next)
     #expect(watch.next(at: next) == .wait(until: next.advanced(by: .seconds(300))))
-    #expect(watch.looked(missing: nil, at: next) == .on)
+    #expect(watch.checked(missing: nil, at: next) == .on)
     #expect(watch.missing == nil && watch.next(at: next) == .attend)
   }
 
-  @Test func aColumnThatVanishesTurnsTheSweeperOff() {
+  @Test func aColumnThatIsDroppedTurnsTheSweeperOff() {
     var watch = SchemaWatch(requiresAny: true)
-    _ = watch.looked(missing: nil, at: start)
-    #expect(watch.looked(missing: "column a.b", at: start) == .off(missing: "column a.b"))
+    _ = watch.checked(missing: nil, at: start)
+    #expect(watch.checked(missing: "column a.b", at: start) == .off(missing: "column a.b"))
     #expect(watch.missing == "column a.b")
   }
 
-  @Test func withoutAnAnswerAnUnknownSchemaIsLookedAtAgain() {
+  @Test func withoutAnAnswerAnUnknownSchemaIsCheckedAgain() {
     var watch = SchemaWatch(requiresAny: true)
     watch.unanswered(at: start)
-    #expect(watch.missing == nil && watch.next(at: start) == .look)
+    #expect(watch.missing == nil && watch.next(at: start) == .check)
   }
 
   /// What each sweeper lacks, in the order of `Sweepers.all`.
@@ -51,7 +51,7 @@ import Testing
     let sweepers = Sweepers.all(try plane.settings())
     return try await onLoop {
       let pool = try plane.pool()
-      let look = SchemaLook(sweepers, pool: pool, clock: .system)
+      let look = SchemaCheck(sweepers, pool: pool, clock: .system)
       var missing: [String: String] = [:]
       for sweeper in sweepers {
         missing[sweeper.name] = try await look.missing(for: sweeper.name, maximumAge: .seconds(10))

@@ -47,11 +47,11 @@ import Testing
       TableSurvey.look, TableSurvey.check, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
       AuditProof.open, AuditProof.close("true"), AuditProof.close(AuditProof.isThere(in: "\"s\".\"t\"")),
-      ConnectionStatements.obstacles, ReplicationLag.look, SessionSQL.seesStandbys,
+      ConnectionStatements.obstacles, ReplicationLag.query, SessionSQL.seesStandbys,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
       StatusSQL.runs, StatusSQL.holders, StatusSQL.strangers, CauseSQL.referrers, DryRunSQL.open,
       DryRunSQL.limits,
-      SchemaLook.look, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
+      SchemaCheck.check, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
       RelatedTables.look, QueueWatch.look(at: "\"s\".\"sync_jobs\"", moments),
     ]
     for pilesUp in [true, false] {

@@ -104,7 +104,7 @@ import Testing
     let sweeper = try Self.sweeper(plane)
     let missing = try await onLoop {
       let pool = try plane.pool()
-      let missing = try await SchemaLook([sweeper], pool: pool, clock: .system).missing(
+      let missing = try await SchemaCheck([sweeper], pool: pool, clock: .system).missing(
         for: sweeper.name, maximumAge: .zero)
       await pool.close()
       return missing

@@ -123,7 +123,7 @@ import Testing
       ])
     let told = try await onLoop {
       var told: [[String]] = []
-      _ = try await plane.sweep(sweeper, tellCovered: { told.append($0) })
+      _ = try await plane.sweep(sweeper, onCovered: { told.append($0) })
       return told
     }
     #expect(told == [["same"]])

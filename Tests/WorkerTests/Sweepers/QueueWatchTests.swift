@@ -29,15 +29,15 @@ import Testing
     let sweeper = Sweeper.queueWatch(try plane.settings(Self.on))
     let count = try await onLoop { try await plane.sweep(sweeper) }
     #expect(count.waits.map(\.jobType) == ["read", "sync"] && count.waits.map(\.jobs) == [1, 2])
-    #expect(count.waits.allSatisfy { $0.news == .began } && count.found == 3 && count.changed == 0)
+    #expect(count.waits.allSatisfy { $0.change == .began } && count.found == 3 && count.changed == 0)
     #expect((7_200...7_260).contains(count.waits[1].oldest.components.seconds))
     #expect(try await plane.sql("SELECT md5(string_agg(j::text, ',' ORDER BY id)) FROM sync_jobs AS j") == before)
     // The next run, also another replica's, knows what people were told.
     try await plane.sql("UPDATE sync_jobs SET status = 'claimed' WHERE job_type = 'read'")
     let next = try await onLoop { try await plane.sweep(sweeper, progress: count.progress) }
-    #expect(next.waits.map(\.jobType) == ["sync", "read"] && next.waits.map(\.news) == [.none, .ended])
+    #expect(next.waits.map(\.jobType) == ["sync", "read"] && next.waits.map(\.change) == [.none, .ended])
     let last = try await onLoop { try await plane.sweep(sweeper, progress: next.progress) }
-    #expect(last.waits.map(\.news) == [.none])
+    #expect(last.waits.map(\.change) == [.none])
   }
 
   @Test func anAlertIsToldOnceAndItsEndOnceWhateverIsInTheRecord() {
@@ -51,7 +51,7 @@ import Testing
     #expect(alerts.text == "q:sync,other" && QueueAlerts(alerts.text) == alerts)
     #expect(
       alerts.update([wait("sync")]) == [wait("sync"), QueueWait(jobType: "other", jobs: 0, oldest: .zero).with(.ended)])
-    #expect(alerts.update([]).map(\.news) == [.ended])
+    #expect(alerts.update([]).map(\.change) == [.ended])
     #expect(alerts.update([]).isEmpty && alerts.text == "q:")
     let long = String(repeating: "a", count: 33)
     #expect(QueueAlerts("q:sync,sync,Not a type,\(long),,read,").jobTypes == ["sync", "read"])

@@ -1,35 +1,35 @@
 // Which tables and columns that sweepers require are missing, read from the catalogue for all of them at once.
-// Invariant: sweepers that ask at the same time share one question. Asked by SweeperLoop.
+// Invariant: sweepers that ask at the same time share one query. Called by SweeperLoop.
 
 import Reactor
 
-/// The schema's answers to all sweepers of a process.
+/// Checks the schema for all sweepers of a process.
 @EventLoop
-package final class SchemaLook {
-  /// How long a question may take, the wait for a connection included.
-  static let limit = Duration.seconds(2)
+package final class SchemaCheck {
+  /// How long a query may take, including the wait for a connection.
+  static let timeout = Duration.seconds(2)
 
   private let pool: any SweepPool
   private let clock: LoopClock
   private var required: [(sweeper: String, table: RequiredTable)] = []
-  /// What each sweeper lacks, and when that was asked.
+  /// What is missing for each sweeper, and when that was asked.
   private var answer: (missing: [String: String], askedAt: MonotonicInstant)?
-  /// Opens when the question that is being asked is over.
-  private var question: Latch?
+  /// Opens when the query that is under way ends.
+  private var pending: Latch?
 
   init(_ sweepers: [Sweeper], pool: any SweepPool, clock: LoopClock) {
     self.pool = pool
     self.clock = clock
-    ask(for: sweepers)
+    require(sweepers)
   }
 
-  /// From now on what these sweepers require is looked for.
-  func ask(for sweepers: [Sweeper]) {
+  /// Checks for what these sweepers require from now on.
+  func require(_ sweepers: [Sweeper]) {
     required = sweepers.flatMap { sweeper in sweeper.requires.map { (sweeper.name, $0) } }
     answer = nil
   }
 
-  /// The question that another sweeper asked brought no answer.
+  /// The query for another sweeper, which this one waited for, failed.
   struct Unanswered: Error {}
 
   /// What the schema lacks for the sweeper, such as "table sessions" or "column sessions.ip"; nil if it has all.
@@ -39,34 +39,34 @@ package final class SchemaLook {
   func missing(for sweeper: String, maximumAge: Duration) async throws -> String? {
     let oldest = clock.now.advanced(by: .zero - maximumAge)
     if let answer, answer.askedAt >= oldest { return answer.missing[sweeper] }
-    guard let question else {
-      try await ask()
+    guard let pending else {
+      try await query()
       return answer?.missing[sweeper]
     }
-    try await clock.sleep(until: clock.now.advanced(by: Self.limit), orUntil: question)
+    try await clock.sleep(until: clock.now.advanced(by: Self.timeout), orUntil: pending)
     guard let answer, answer.askedAt >= oldest else { throw Unanswered() }
     return answer.missing[sweeper]
   }
 
-  private func ask() async throws {
+  private func query() async throws {
     let askedAt = clock.now
     let latch = Latch()
-    question = latch
+    pending = latch
     defer {
-      question = nil
+      pending = nil
       latch.open()
     }
-    let limit = askedAt.advanced(by: Self.limit)
-    // Others may be required when the answer comes.
+    let limit = askedAt.advanced(by: Self.timeout)
+    // May change before the answer arrives.
     let required = required
     try await pool.withSweepConnection(by: limit) { connection in
       let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits)]
-      let results = try await connection.pipeline(begin + [Self.question(required.map(\.table))], by: limit)
-      self.note(results[results.count - 1], of: required, askedAt)
+      let results = try await connection.pipeline(begin + [Self.statement(required.map(\.table))], by: limit)
+      self.record(results[results.count - 1], of: required, askedAt)
     }
   }
 
-  private func note(
+  private func record(
     _ result: PostgresResult, of required: [(sweeper: String, table: RequiredTable)], _ askedAt: MonotonicInstant
   ) {
     var missing: [String: String] = [:]
@@ -77,8 +77,8 @@ package final class SchemaLook {
     answer = (missing, askedAt)
   }
 
-  /// The question for these tables.
-  static func question(_ tables: [RequiredTable]) -> PostgresStatement {
+  /// The query for these tables.
+  static func statement(_ tables: [RequiredTable]) -> PostgresStatement {
     var (numbers, names, columns) = ("", "", "")
     for (index, table) in tables.enumerated() {
       for column in table.columns {
@@ -88,10 +88,10 @@ package final class SchemaLook {
         columns += separator + column
       }
     }
-    return PostgresStatement(look, ["{\(numbers)}", "{\(names)}", "{\(columns)}"])
+    return PostgresStatement(check, ["{\(numbers)}", "{\(names)}", "{\(columns)}"])
   }
 
-  /// What the answer to it says is missing, with the indexes of the tables.
+  /// What is missing according to the query's answer, with the indexes of the tables.
   static func lacks(in answer: PostgresResult, of tables: [RequiredTable]) -> [(index: Int, lack: String)] {
     (0..<answer.rowCount).compactMap { row in
       guard let index = answer[row: row, column: 0].flatMap({ Int($0) }), tables.indices.contains(index) else {
@@ -106,7 +106,7 @@ package final class SchemaLook {
   /// that are missing, in their order, and the column's name where the table is there.
   ///
   /// Tables are found as `TableSurvey.look` finds them.
-  package static let look = CatalogSQL.qualified(
+  package static let check = CatalogSQL.qualified(
     """
     SELECT required.number, CASE WHEN (named.oid IS NOT NULL) THEN required.name END
       FROM ROWS FROM (unnest($1::int[]), unnest($2::name[]), unnest($3::name[])) WITH ORDINALITY

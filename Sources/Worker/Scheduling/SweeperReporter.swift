@@ -1,11 +1,22 @@
-// What a sweeper's loop tells others: log lines, metrics and events of its runs. It decides nothing.
+// Reports a sweeper's runs and changes: log lines, metrics and events. Invariant: it decides nothing. Used by
+// SweeperLoop.
 
 import Coordination
 import Logging
 import Reactor
 
-extension SweeperLoop {
-  func log(_ ended: EndedRun) {
+/// Reports what one sweeper does.
+@EventLoop
+struct SweeperReporter {
+  /// By its present settings.
+  var sweeper: Sweeper
+  let metrics: TaskMetrics
+  let receiver: any EventReceiver
+  let clock: LoopClock
+  let random: Random
+  let logger: Logger
+
+  func report(_ ended: EndedRun) {
     let (result, count) = (ended.result, ended.result.count)
     var fields: Logger.Metadata = [
       "epoch": .stringConvertible(ended.run.epoch), "duration_ms": .stringConvertible(ended.duration.milliseconds),
@@ -25,16 +36,16 @@ extension SweeperLoop {
       metrics.observe(ended.duration)
       fields["error"] = "\(failure.reason)"
       fields["title"] = "\(sweeper.report.failureTitle)"
-      // The existing worker's words, on which alerts match.
+      // The existing worker's text, which alerts match.
       logger.error("scheduler: task failed", metadata: fields)
     case .drained(let reason, _):
       logger.info("run returned: \(reason.rawValue)", metadata: fields)
     case .off:
-      // The line that says what is missing follows.
+      // `report(SchemaWatch.Change)` logs what is missing.
       break
     }
-    // However the run ended: what it changed stays changed, and no later run counts it.
-    if count.changed - count.exhausted + count.linked > 0 { report(count) }
+    // Also for a run that failed: what it changed stays changed, and no later run counts it.
+    if count.changed - count.exhausted + count.linked > 0 { notifyOfChanges(count) }
     if count.exhausted > 0, let texts = sweeper.report.exhausted {
       send(
         .report, sweeper.report.severity, texts.title, texts.detail, at: clock.wallTime,
@@ -42,26 +53,26 @@ extension SweeperLoop {
     }
     if result.isSuccess, let queue = metrics.queue {
       queue.set(count.waits)
-      for wait in count.waits { tell(wait) }
+      for wait in count.waits { report(wait) }
     }
   }
 
-  func tell(_ news: SchemaWatch.News?) {
-    switch news {
+  func report(_ change: SchemaWatch.Change?) {
+    switch change {
     case nil: return
     case .off(let missing):
       logger.info("sweeper is off: the schema lacks what it requires", metadata: ["missing": "\(missing)"])
     case .on:
       logger.info("sweeper is on: the schema has what it requires")
     }
-    metrics.setEnabled(news == .on)
+    metrics.setEnabled(change == .on)
   }
 
-  /// Queued jobs of one type have begun to wait for too long, or no longer do. Each type is a component of its own, so
-  /// that a sink that has incidents has one for each.
-  private func tell(_ wait: QueueWait) {
+  /// Queued jobs of one type have begun to wait for too long, or no longer do. Each type is a component, so that it has
+  /// an incident of its own.
+  private func report(_ wait: QueueWait) {
     let component = "\(sweeper.name)/\(wait.jobType)"
-    switch wait.news {
+    switch wait.change {
     case .none: break
     case .began:
       send(
@@ -88,18 +99,18 @@ extension SweeperLoop {
     }
   }
 
-  /// What Redis refuses this sweeper. Redis cannot decide for the fleet while it refuses the record, so that each
-  /// replica sends its own event.
-  func tell(_ news: RefusalWatch.News) {
-    switch news {
+  /// Redis began to refuse this sweeper's commands, or no longer does. While it refuses them, Redis cannot decide which
+  /// replica notifies, so each one does.
+  func report(_ change: RefusalWatch.Change) {
+    switch change {
     case .refused(let reason, let key):
       sendFailure("Redis refuses its commands: \(reason): \(key)", at: clock.wallTime)
     case .answered: sendRecovery("Redis takes its commands again", at: clock.wallTime)
     }
   }
 
-  func tell(_ news: PauseState.News?) {
-    switch news {
+  func report(_ change: PauseState.Change?) {
+    switch change {
     case nil: return
     case .begun(let pause): logger.warning("sweeper is paused", metadata: ["reason": "\(pause)"])
     case .lasts(let pause, let length):
@@ -108,10 +119,10 @@ extension SweeperLoop {
     case .ended(let length):
       logger.info("sweeper is resumed", metadata: ["paused_for": "\(GoDuration.text(wholeSecondsOf: length))"])
     }
-    metrics.setPaused(pauses.isPaused)
+    if case .ended = change { metrics.setPaused(false) } else { metrics.setPaused(true) }
   }
 
-  /// Tells people of a pause, if Redis chose this replica to.
+  /// Notifies of a pause, if Redis chose this replica for it.
   func notify(_ notice: PauseNotice, _ answer: TakeAnswer) {
     let detail = if case .paused(_, let pause) = answer { pause.description } else { "" }
     switch notice {
@@ -122,14 +133,14 @@ extension SweeperLoop {
     }
   }
 
-  private func report(_ swept: SweepCount) {
+  private func notifyOfChanges(_ swept: SweepCount) {
     let cutoff = swept.cutoffMicroseconds.map { "cutoff=\(WallClockTime(microsecondsSince1970: $0).rfc3339Seconds)" }
     send(
       .report, sweeper.report.severity, sweeper.report.title,
       sweeper.report.showsCutoff ? cutoff ?? "" : sweeper.report.detail, at: clock.wallTime, counts(of: swept))
   }
 
-  /// What a run changed, by the names that people know.
+  /// What a run changed, by the names in the event's metadata.
   private func counts(of swept: SweepCount) -> [Event.Count] {
     [Event.Count(sweeper.report.countName, swept.changed - swept.exhausted + swept.seen)]
       + (sweeper.report.exhausted.map { [Event.Count($0.countName, swept.exhausted)] } ?? [])
@@ -152,6 +163,6 @@ extension SweeperLoop {
       id: Token.random(random), kind: kind, time: time, severity: severity, component: component ?? sweeper.name,
       title: title, detail: detail, metadata: metadata)
     event.endedSeverity = endedSeverity
-    sink.accept(event)
+    receiver.accept(event)
   }
 }
