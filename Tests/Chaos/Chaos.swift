@@ -1,5 +1,5 @@
-// The chaos harness: a fleet under faults that are drawn from a seed, and checks of what must be true all the same.
-// Invariant: the seed comes first, one line a check follows, and the status says whether all were true.
+// The chaos harness: a fleet under faults that are drawn from a seed, and checks of what must hold nevertheless.
+// Invariant: it prints the seed first and then a line per check; the exit status says whether all held.
 
 import Foundation
 import Reactor
@@ -30,7 +30,7 @@ struct Chaos {
   }
 }
 
-/// What the harness was asked for. scripts/chaos says what each option means.
+/// The harness's options. scripts/chaos explains them.
 struct Options: Sendable {
   struct Misuse: Error, CustomStringConvertible { let description: String }
 
@@ -105,6 +105,6 @@ struct Options: Sendable {
 
 /// Writes a line to standard output, at once.
 func say(_ text: some CustomStringConvertible) {
-  // Where nobody reads any more, such as behind `head`, the status still says how it went.
+  // If the reader has gone, as with `head`, the exit status still has the result.
   try? FileHandle.standardOutput.write(contentsOf: Data("\(text)\n".utf8))
 }

@@ -1,13 +1,13 @@
-// One statement about a run of the chaos, and whether it was true: printed as a line.
-// Invariant: a check that looked at nothing says so in its figures, and where it must have looked it fails.
+// A claim about a chaos run and whether it held, printed as a line.
+// Invariant: a check without cases says so in its figures, and fails if there must have been some.
 
 /// The outcome of a check.
 struct Check: Sendable, CustomStringConvertible {
-  /// Short, without blanks: what the broken builds name.
+  /// A short name without blanks, which the broken builds refer to.
   let name: String
   let claim: String
   let figures: String
-  /// What contradicts the claim, as words.
+  /// What contradicts the claim.
   let faults: [String]
 
   var isOK: Bool { faults.isEmpty }

@@ -75,18 +75,18 @@ extension Evidence {
   }
 
   private var discoverNow: Check {
-    var looked = 0
+    var checked = 0
     var faults: [String] = []
     for now in connections.nows {
       let before = now.span.lowerBound.advanced(by: .zero - Self.lockDuration)
       if locks.losses.contains(where: { (before...now.span.upperBound).contains($0) }) { continue }
-      looked += 1
+      checked += 1
       let others = connections.claims.filter { $0.connection == now.connection && now.span.contains($0.at) }
       faults += others.map { "\($0.at) \($0.connection) was claimed under another one's lock" }
     }
     return Check(
       name: "discover-now", claim: "no connection is claimed while \"discover now\" has its lock",
-      figures: "\(looked) locks", faults: faults)
+      figures: "\(checked) locks", faults: faults)
   }
 }
 

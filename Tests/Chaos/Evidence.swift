@@ -1,5 +1,5 @@
-// All that the witnesses told of one control plane, brought together: what the checks read.
-// Invariant: gathered once, after the fleet has been stopped, so nothing changes while it is judged.
+// The evidence about one control plane, which the checks read.
+// Invariant: it is gathered once, after the fleet has stopped, so nothing changes while it is checked.
 
 import Foundation
 import Reactor
@@ -63,9 +63,9 @@ struct Evidence: Sendable {
   let jobs: [String: Int]
   /// Due rows that were left, by sweeper, and how many rows of each table there were to leave alone.
   let left: [String: Int]
-  /// Replicas that were not ready long after the last fault.
+  /// Replicas that were still not ready long after the last fault.
   let unready: [Int]
-  /// Every text that left a worker or reached Redis, with the name of where it was seen.
+  /// Every text that a worker sent or that reached Redis, with its place.
   let texts: [(place: String, text: String)]
   var connections = ConnectionHistory()
   var reveals = RevealHistory()

@@ -18,7 +18,7 @@ struct ExistingWorker: Sendable {
 
   private static let ifMine = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call"
 
-  /// Sweeps every interval, where it gets the lock.
+  /// Sweeps every interval if it gets the lock.
   func run(until end: Moment) async throws {
     let key = "\(Cluster.namespace):\(Sweep.lockKey(Sweep.wraps.rawValue))"
     let redis = cluster.redis

@@ -7,7 +7,7 @@ extension Evidence {
 
   private var holders: Check {
     Check(
-      name: "holders", claim: "a lock is taken when it is free, renewed and deleted by its holder only",
+      name: "holders", claim: "a lock is taken only when it is free, and renewed and deleted only by its holder",
       figures: "\(locks.holds.count) locks taken, \(locks.holds.reduce(0) { $0 + $1.renewals }) renewals",
       faults: locks.trespasses + (locks.holds.isEmpty ? ["no lock was taken at all"] : []))
   }
@@ -26,7 +26,7 @@ extension Evidence {
       highest[hold.sweeper] = max(highest[hold.sweeper] ?? epoch, epoch)
     }
     return Check(
-      name: "epochs", claim: "an epoch is higher than any before it, also after Redis lost its data",
+      name: "epochs", claim: "each epoch is higher than all earlier ones, even after Redis lost its data",
       figures: "\(locks.holds.count) epochs, \(locks.losses.count) losses", faults: faults)
   }
 
@@ -38,7 +38,7 @@ extension Evidence {
       }
     }
     return Check(
-      name: "settling", claim: "nobody takes a lock for one lease after Redis lost its data",
+      name: "settling", claim: "no lock is taken for one lease after Redis lost its data",
       figures: "\(locks.losses.count) losses", faults: faults)
   }
 
@@ -47,7 +47,7 @@ extension Evidence {
     let faults = expired.filter { !disturbances.explain($0.sweeper, $0.taken...$0.leaseEnds) }
       .map { "\($0.taken) \($0.sweeper): the lock of epoch \($0.epoch ?? 0) was left to expire without a fault" }
     return Check(
-      name: "ghosts", claim: "a lock is given back, unless a fault kept its holder from it",
-      figures: "\(expired.count) of \(locks.holds.count) ran out, each with a fault", faults: faults)
+      name: "ghosts", claim: "a lock is released, unless a fault prevented its holder",
+      figures: "\(expired.count) of \(locks.holds.count) expired, each because of a fault", faults: faults)
   }
 }

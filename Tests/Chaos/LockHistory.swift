@@ -1,4 +1,4 @@
-// The life of every lock, read off what Redis executed: who took it, renewed it, gave it back; and data losses.
+// The history of every lock, from the commands that Redis executed: takes, renewals, releases; and losses of data.
 // Invariant: pure; what the scripts did is judged by their effects (SET, PEXPIRE, DEL, HSET), not by what they say.
 
 import Reactor

@@ -50,7 +50,7 @@ struct Disturbances: Sendable {
     }
   }
 
-  /// What a neighbour feels of it, who has replicas and tables of his own.
+  /// The effect on a neighbour, which has its own replicas and tables.
   func ofServers(replicas: Int) -> Disturbances {
     Disturbances(
       incidents: incidents.filter { $0.fault.replica == nil && $0.fault.table == nil }, loads: [], stalls: stalls,

@@ -77,25 +77,25 @@ extension Evidence {
   private var reveal: Check {
     let patience = RevealHistory.patience(lease: lease) + disturbances.slack
     var longest = Duration.zero
-    var looked = 0
+    var checked = 0
     var faults = reveals.leaks == 0 ? [] : ["\(reveals.leaks) wraps of ended sessions could be read"]
     for session in reveals.sessions {
       let limit = session.expired.advanced(by: patience)
       guard session.expired > span.lowerBound, limit < span.upperBound,
         !disturbances.explain(Sweep.reveal.rawValue, session.expired...limit)
       else { continue }
-      looked += 1
+      checked += 1
       let open = (session.ended ?? span.upperBound).since(session.expired)
       longest = max(longest, open)
       if session.ended ?? span.upperBound > limit {
         faults.append("a session that ran out at \(session.expired) was open for \(open.text) more")
       }
     }
-    if looked == 0 { faults.append("no session ran out undisturbed") }
+    if checked == 0 { faults.append("no session ran out undisturbed") }
     return Check(
       name: "reveal",
       claim: "sessions end within an interval and a lease after their time, and no wrap of an ended one can be read",
-      figures: "\(reveals.sessions.count) sessions, \(looked) undisturbed, open for \(longest.text) at the most",
+      figures: "\(reveals.sessions.count) sessions, \(checked) undisturbed, open for \(longest.text) at the most",
       faults: faults)
   }
 

@@ -69,16 +69,16 @@ extension Evidence {
   }
 
   private var toldOnce: Check {
-    let told = Dictionary(grouping: runs) { "\($0.sweeper), epoch \($0.epoch)" }
-    var faults = told.filter { $0.value.count > 1 }.map { "\($0.key) ended \($0.value.count) times" }
-    let untold = locks.holds.filter { hold in
-      hold.epoch.map { told["\(hold.sweeper), epoch \($0)"] == nil } ?? false
+    let reported = Dictionary(grouping: runs) { "\($0.sweeper), epoch \($0.epoch)" }
+    var faults = reported.filter { $0.value.count > 1 }.map { "\($0.key) ended \($0.value.count) times" }
+    let unreported = locks.holds.filter { hold in
+      hold.epoch.map { reported["\(hold.sweeper), epoch \($0)"] == nil } ?? false
     }
-    faults += untold.filter { !disturbances.explain($0.sweeper, $0.taken...$0.ends) }
+    faults += unreported.filter { !disturbances.explain($0.sweeper, $0.taken...$0.ends) }
       .map { "\($0.taken) \($0.sweeper), epoch \($0.epoch ?? 0) never ended, without a fault" }
     return Check(
-      name: "told-once", claim: "a run's end is told once, unless a fault cut it off",
-      figures: "\(told.count) runs told, \(untold.count) cut off", faults: faults)
+      name: "reported-once", claim: "a run's end is logged once, unless a fault cut it off",
+      figures: "\(reported.count) runs logged, \(unreported.count) cut off", faults: faults)
   }
 
   private var countedOnce: Check {
@@ -127,7 +127,7 @@ extension Evidence {
       }
     }
     return Check(
-      name: "counters", claim: "the counters say what the log says",
+      name: "counters", claim: "the counters agree with the log",
       figures: "\(quietEnd.count) living replicas", faults: faults)
   }
 

@@ -5,7 +5,7 @@ import Foundation
 import Reactor
 import TestSupport
 
-/// A run as its replica told its end.
+/// A run, as its replica logged its end.
 struct Run: Sendable {
   enum Outcome: Sendable { case success, failure, drained }
 

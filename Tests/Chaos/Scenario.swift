@@ -308,7 +308,7 @@ struct Account: Sendable {
 
   var orderly: Check {
     Check(
-      name: "holders", claim: "a lock is taken when it is free, renewed and deleted by its holder only",
+      name: "holders", claim: "a lock is taken only when it is free, and renewed and deleted only by its holder",
       figures: "\(locks.holds.count) locks taken", faults: locks.trespasses)
   }
 }

@@ -59,7 +59,7 @@ extension Show {
     var runs: [Run] = []
     for plane in cluster.planes { runs += try await Account(of: cluster, plane).runs }
     let texts = cluster.planes.flatMap(\.replicas).flatMap(\.lives).map(\.process.everything)
-    return [Self.apart(writes), Self.told(runs, texts, metrics: metrics)]
+    return [Self.apart(writes), Self.reported(runs, texts, metrics: metrics)]
   }
 
   /// Transactions are moments of work: two of different fleets at one sweep must not overlap.
@@ -92,7 +92,7 @@ extension Show {
         + (wrong == 0 ? [] : ["\(wrong) rows were changed that were not due"]))
   }
 
-  private static func told(_ runs: [Run], _ texts: [String], metrics: [String]) -> Check {
+  private static func reported(_ runs: [Run], _ texts: [String], metrics: [String]) -> Check {
     let words = "another worker sweeps these tables with another REDIS_NAMESPACE or Redis"
     let failed = runs.filter { $0.error?.contains(words) ?? false }
     let others = runs.filter { $0.outcome == .failure && !($0.error?.contains(words) ?? false) }
@@ -101,9 +101,9 @@ extension Show {
       .compactMap { $0.split(separator: " ").last.flatMap { Double($0) } }.reduce(0, +)
     let ended = texts.count { $0.contains("57P01") }
     return Check(
-      name: "told", claim: "a fleet that meets the other one says so, and counts a failure",
+      name: "reported", claim: "a fleet that meets the other one logs that, and counts a failure",
       figures: "\(failed.count) runs gave way to the other fleet, \(Int(counted)) failures counted",
-      faults: (failed.isEmpty ? ["nobody met the other fleet"] : [])
+      faults: (failed.isEmpty ? ["no fleet met the other one"] : [])
         + (Int(counted) < failed.count ? ["only \(Int(counted)) were counted"] : [])
         + others.map { "\($0.sweeper) failed otherwise: \($0.error ?? "")" }
         + (ended > 0 ? ["\(ended) processes had a session ended"] : []))

@@ -1,5 +1,5 @@
-// The checks of what surrounds a fleet: a neighbour in its database, a worker of the existing kind, rows and databases
-// that refuse. Each looks where nothing else was broken, and says how often it could.
+// The checks of a fleet's surroundings: a neighbour in its database, the existing worker, rows and databases that
+// refuse writes. Each checks times without other faults, and prints how many there were.
 
 import Foundation
 import Reactor
@@ -7,10 +7,10 @@ import Reactor
 extension Evidence {
   var surroundingChecks: [Check] { [stranger, poisoned, readOnly] }
 
-  /// A lock that another worker took and left makes no slot done: it is run when the lock is free.
+  /// A lock that another worker took and left does not complete its slot, which runs when the lock is free.
   private var stranger: Check {
     var faults: [String] = []
-    var looked = 0
+    var checked = 0
     for incident in disturbances.incidents where incident.fault.kind == .strangersLock {
       guard let hold = locks.holds.first(where: { $0.isStrangers && incident.span.contains($0.taken) }),
         let sweep = Sweep(rawValue: hold.sweeper), disturbances.isAlone(incident, sweep)
@@ -18,7 +18,7 @@ extension Evidence {
       let slot = Moment(milliseconds: sweep.grid.slot(at: hold.leaseEnds))
       let runs = locks.holds.filter { $0.sweeper == hold.sweeper && $0.outcome == "success" }
       if runs.contains(where: { (slot...hold.taken.max(slot)).contains($0.taken) }) { continue }
-      looked += 1
+      checked += 1
       let limit = hold.leaseEnds.advanced(by: .seconds(2) + disturbances.slack)
       if !runs.contains(where: { (hold.leaseEnds.advanced(by: .milliseconds(-5))...limit).contains($0.taken) }) {
         faults.append("\(hold.sweeper): slot \(slot) was not run after \(hold.leaseEnds)")
@@ -26,39 +26,40 @@ extension Evidence {
     }
     return Check(
       name: "stranger", claim: "a slot whose lock another worker took and left is run once the lock is free",
-      figures: "\(looked) such slots", faults: faults)
+      figures: "\(checked) such slots", faults: faults)
   }
 
-  /// One row that cannot be changed keeps no other one, and is told as what it is.
+  /// A row that cannot be changed does not stop the others, and is reported with its SQLSTATE.
   private var poisoned: Check {
     var faults: [String] = []
-    var looked = 0
+    var checked = 0
     for incident in disturbances.incidents where incident.fault.kind == .poison {
       guard let sweep = Sweep.allCases.first(where: { $0.table == incident.fault.table }),
         incident.fault.length > sweep.interval * 2 + disturbances.slack, disturbances.isAlone(incident, sweep)
       else { continue }
-      looked += 1
+      checked += 1
       if incident.neglected > 0 { faults.append("#\(incident.fault.number): \(incident.neglected) others were left") }
-      let told = runs.filter { $0.sweeper == sweep.rawValue && incident.span.contains($0.ended) }.compactMap(\.error)
-      if !told.contains(where: { $0.contains("1 row refused (23503)") }) {
-        faults.append("#\(incident.fault.number): no run said so; \(told.first ?? "none failed")")
+      let reported =
+        runs.filter { $0.sweeper == sweep.rawValue && incident.span.contains($0.ended) }.compactMap(\.error)
+      if !reported.contains(where: { $0.contains("1 row refused (23503)") }) {
+        faults.append("#\(incident.fault.number): no run logged it; \(reported.first ?? "none failed")")
       }
     }
     return Check(
-      name: "poison", claim: "a row that cannot be changed is told with its SQLSTATE, and keeps no other one",
-      figures: "\(looked) such rows", faults: faults)
+      name: "poison", claim: "a row that cannot be changed is logged with its SQLSTATE, and does not stop the others",
+      figures: "\(checked) such rows", faults: faults)
   }
 
-  /// While the database is read-only, runs wait: it is an outage, and no failure of theirs.
+  /// While the database is read-only, runs wait: that is an outage, not a failure.
   private var readOnly: Check {
     var faults: [String] = []
-    var looked = 0
+    var checked = 0
     for incident in disturbances.incidents where incident.fault.kind == .readOnly {
       // What was under way when its session was ended may fail.
       let inside = incident.began.advanced(by: .seconds(1) + disturbances.slack)
       guard inside < incident.ended else { continue }
       for sweep in Sweep.allCases where disturbances.isAlone(incident, sweep) {
-        looked += 1
+        checked += 1
         let failed = runs.filter {
           $0.sweeper == sweep.rawValue && $0.outcome == .failure && $0.began > inside && $0.ended < incident.ended
         }
@@ -67,10 +68,10 @@ extension Evidence {
     }
     return Check(
       name: "read-only", claim: "runs wait while the database is read-only, and do not fail",
-      figures: "\(looked) times a sweeper met it", faults: faults)
+      figures: "\(checked) times a sweeper met it", faults: faults)
   }
 
-  /// That two control planes in one database do not know of each other.
+  /// Two control planes in one database do not affect each other.
   static func apart(_ all: [Evidence]) -> Check {
     var faults: [String] = []
     let scopes = all.map { Set($0.writes.transactions.map(\.scope)) }

@@ -1,4 +1,4 @@
-// The checks of what happened in PostgreSQL: who wrote when, what, and what was left undone.
+// The checks of what happened in PostgreSQL: which run wrote what and when, and what was left undone.
 
 import Foundation
 import Reactor
@@ -24,10 +24,10 @@ extension Evidence {
         before = (epoch, max(ends, before?.ends ?? ends))
       }
     }
-    // Without a run that outlives its first lease, renewals and faults in mid-run would be tested by nothing.
+    // Without a run that outlives its first lease, renewals and faults during a run would not be tested.
     if longest <= lease, kind == .first { faults.append("no run wrote for longer than a lease") }
     return Check(
-      name: "overlap", claim: "no two runs of a sweeper write side by side, no lower epoch after a higher one began",
+      name: "overlap", claim: "no two runs of a sweeper write concurrently, and no lower epoch after a higher one",
       figures: "\(effective.count) transactions, \(writes.transactions.count - effective.count) more refused; "
         + "the longest run wrote for \(longest.text)",
       faults: faults)
@@ -56,22 +56,22 @@ extension Evidence {
   private var untouched: Check {
     let wrong = writes.transactions.filter { $0.wrong > 0 }
     return Check(
-      name: "untouched", claim: "only due rows are changed, and only as the sweeper says",
+      name: "untouched", claim: "only due rows are changed, and only as the sweeper declares",
       figures: "\(writes.transactions.reduce(0) { $0 + $1.changed }) rows changed",
       faults: wrong.map { "\($0.committed) \($0.sweeper): \($0.wrong) of \($0.changed) rows" })
   }
 
   private var swept: Check {
     Check(
-      name: "swept", claim: "what was due is swept two intervals, and what a lease takes, after the last fault",
-      figures: left.isEmpty ? "no table looked at" : left.sorted { $0.key < $1.key }.map(\.key).joined(separator: ", "),
+      name: "swept", claim: "due rows are swept within two intervals and a lease after the last fault",
+      figures: left.isEmpty ? "no table checked" : left.sorted { $0.key < $1.key }.map(\.key).joined(separator: ", "),
       faults: left.filter { $0.value > 0 }.map { "\($0.key): \($0.value) due rows are left" }
-        + (left.isEmpty ? ["nothing was looked at"] : []))
+        + (left.isEmpty ? ["nothing was checked"] : []))
   }
 
   private var named: Check {
     Check(
-      name: "named", claim: "every writing statement carries its sweeper and its epoch",
+      name: "named", claim: "every writing statement has its sweeper and epoch in application_name",
       figures: "\(statements.statements) statements of workers in PostgreSQL's log",
       faults: statements.nameless + writes.nameless + (statements.statements == 0 ? ["the log has none"] : []))
   }
@@ -95,12 +95,12 @@ extension Evidence {
     }
     return [
       Check(
-        name: "discovery-once", claim: "a target's slot has one discover job at most",
+        name: "discovery-once", claim: "a target's slot has at most one discover job",
         figures: "\(jobs.count) jobs",
         faults: strangers.map { "job \($0) is of no target and slot" }
           + doubled.map { "job \($0.key) is there \($0.value) times" }),
       Check(
-        name: "discovery-all", claim: "every slot that ran, or could be attended, has a job of each target",
+        name: "discovery-all", claim: "every slot that ran, or could have run, has a job for each target",
         figures: "\(owed.count) slots", faults: missing.sorted() + (owed.isEmpty ? ["there was no such slot"] : [])),
     ]
   }

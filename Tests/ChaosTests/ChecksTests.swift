@@ -154,7 +154,7 @@ private struct Draft {
 
   @Test func aGhostIsCaughtUnlessAFaultExplainsIt() async throws {
     let ghost = Draft.take("two", 11, at: 20_000)
-    #expect(try await failing { $0.commands += ghost } == ["ghosts", "told-once"])
+    #expect(try await failing { $0.commands += ghost } == ["ghosts", "reported-once"])
     let explained = try await failing { draft in
       draft.commands += ghost
       let fault = PlannedFault(number: 1, kind: .kill, start: .zero, length: .zero, replica: 0)
@@ -172,7 +172,7 @@ private struct Draft {
   }
 
   @Test func aRunThatIsToldTwiceIsCaught() async throws {
-    #expect(try await failing { $0.log.append($0.log[0]) }.contains("told-once"))
+    #expect(try await failing { $0.log.append($0.log[0]) }.contains("reported-once"))
   }
 
   @Test func aSlotThatRanTwiceIsCaughtUnlessRedisLostIt() async throws {
