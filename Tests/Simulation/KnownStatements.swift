@@ -33,9 +33,9 @@ final class KnownStatements {
   private static let shared: [String: StatementRole] = [
     GuardStatements.open: .open, GuardStatements.openWithTransactionTimeout: .open, GuardStatements.close: .close,
     GuardStatements.clock: .clock, GuardStatements.readLimits: .readLimits,
-    AdvisoryHolder.loginRole: .loginRole, AdvisoryHolder.look: .holders,
-    TableStatements.batchSettings: .settings, TableSurvey.look: .survey, TableSurvey.check: .check,
-    RelatedTables.look: .related, SchemaCheck.check: .schema,
+    AdvisoryHolder.loginRole: .loginRole, AdvisoryHolder.query: .holders,
+    TableStatements.batchSettings: .settings, TableSurvey.query: .survey, TableSurvey.check: .check,
+    RelatedTables.query: .related, SchemaCheck.check: .schema,
   ]
 
   /// The answers that are the same each time.
@@ -73,9 +73,9 @@ final class KnownStatements {
       add(windows.writeSkippingLocked, .writeSkippingLocked)
       return add(windows.firstKey, .firstKey)
     }
-    add(statements.walk, .indexScan)
-    add(statements.walkSkippingLocked, .indexScan)
-    add(statements.look, .tableProbe)
+    add(statements.indexScan, .indexScan)
+    add(statements.indexScanSkippingLocked, .indexScan)
+    add(statements.probeTable, .tableProbe)
     add(statements.write, .pages)
     add(statements.writePart, .part)
     add(statements.writeSkippingLocked, .pagesSkippingLocked)

@@ -1,27 +1,27 @@
-// Which session holds a sweeper's advisory lock, and how one that an earlier run left is ended. SQL and its answer.
-// Invariant: only a session of the same login role, the same scope and a lower epoch is ended.
+// Which session holds a sweeper's advisory lock, and how one of an earlier run is terminated. SQL and its answer.
+// Invariant: only a session of the same login role, the same scope and a lower epoch is terminated.
 
 import Coordination
 import Reactor
 
-/// How runs name themselves on PostgreSQL, where their sessions show it as application_name.
+/// The name of a run on PostgreSQL: the application_name of its session.
 struct RunName: Equatable, Sendable {
   private static let program = "sb-worker"
 
-  /// Stands for the Redis namespace and for the schedule record there: runs that agree through one Redis have the same.
+  /// A hash of the Redis namespace and the schedule record's origin. Runs that coordinate through one Redis share it.
   let scope: String
   let sweeper: String
 
   /// - Parameters:
   ///   - namespace: the Redis namespace.
-  ///   - origin: the schedule record's, which no other Redis' record has.
+  ///   - origin: the schedule record's, which differs in every other Redis.
   init(namespace: String, origin: String, sweeper: String) {
     let digits = String(StableHash.fnv1a("\(namespace)\n\(origin)"), radix: 16)
     scope = String(repeating: "0", count: 8 - digits.utf8.count) + digits
     self.sweeper = sweeper
   }
 
-  /// What the names of all runs of this sweeper in this scope begin with; the epoch follows.
+  /// The beginning of the names of all runs of this sweeper in this scope. The epoch follows.
   var prefix: String { "\(Self.program) \(scope) \(sweeper) " }
 
   /// PostgreSQL keeps 63 bytes: a sweeper's name may have 30.
@@ -35,21 +35,21 @@ struct RunName: Equatable, Sendable {
   }
 }
 
-/// A session, or a prepared transaction, that holds the advisory lock of a sweeper.
+/// A session or a prepared transaction that holds the advisory lock of a sweeper.
 package struct AdvisoryHolder: Equatable, Sendable {
-  /// 0 of a prepared transaction.
+  /// 0 for a prepared transaction.
   let processID: Int32
   let applicationName: String
-  /// Whether it was an earlier run of ours and was told to end.
+  /// Whether it belonged to an earlier run of ours and was terminated.
   let isTerminated: Bool
 
-  /// Which role runs may end sessions as: the one that logged in, whatever role the session has been switched to.
+  /// Returns to the role that logged in, which may terminate its own sessions, from any role that was set.
   package static let loginRole = CatalogSQL.qualified("SELECT set_config('role', 'none', true)")
 
-  /// Parameters: advisory key, the prefix of this sweeper's names, this run's epoch. Answers, for each holder, its
-  /// process, its application_name and whether it was ended: a session of an earlier run that froze in the middle of a
-  /// pipeline holds the lock with no timer running.
-  package static let look = CatalogSQL.qualified(
+  /// Parameters: advisory key, the prefix of this sweeper's names, this run's epoch. Answers each holder's process, its
+  /// application_name and whether it was terminated: a session of an earlier run that froze in the middle of a pipeline
+  /// holds the lock without a timeout.
+  package static let query = CatalogSQL.qualified(
     """
     SELECT coalesce(held.pid, 0), coalesce(session.application_name, ''),
            CASE WHEN (session.usename = session_user) AND starts_with(session.application_name, $2::text)

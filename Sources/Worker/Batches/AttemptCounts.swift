@@ -1,6 +1,6 @@
 // How often a sweep has changed the same rows, as a pure struct that the schedule record keeps between runs.
-// Invariants: its size is bounded, and the rows with the highest counts stay in it; a row that may not come back is
-// dropped. Used by RowSweepRun.
+// Invariants: its size is bounded, and it keeps the rows with the highest counts; a row that cannot become due again is
+// removed. Used by RowSweepRun.
 
 import Reactor
 
@@ -13,19 +13,19 @@ struct AttemptCounts: Equatable, Sendable {
   let limit: Int
   /// By the row's UUID, as 32 hexadecimal digits.
   private(set) var counts: [String: Int] = [:]
-  /// How many of the rows that this run changed had been changed as often as they may.
+  /// How many of the rows that this run changed had reached the limit.
   private(set) var exhaustedCount = 0
-  /// Whether the text is another one than at the beginning.
+  /// Whether the text has changed since the beginning.
   private(set) var isChanged = false
 
-  /// - Parameter text: what an earlier run left; nil if none has.
+  /// - Parameter text: from an earlier run; nil if there is none.
   init(limit: Int, _ text: String?) {
     self.limit = limit
     for word in (text ?? "").utf8.split(separator: UInt8(ascii: ",")) { read(Array(word)) }
     shrink()
   }
 
-  /// Reads "<row>=<count>"; anything else is passed over.
+  /// Reads "<row>=<count>" and ignores anything else.
   private mutating func read(_ bytes: [UInt8]) {
     guard bytes.count > Self.digits + 1, bytes[Self.digits] == UInt8(ascii: "="),
       let row = Self.row(bytes[..<Self.digits]),
@@ -54,11 +54,11 @@ struct AttemptCounts: Equatable, Sendable {
     return text
   }
 
-  /// The rows that are counted, and those of them that have been changed as often as they may, as PostgreSQL's arrays.
+  /// The counted rows, and those of them that have reached the limit, as PostgreSQL arrays.
   var rows: String { PostgresArray.words(counts.keys) }
   var exhaustedRows: String { PostgresArray.words(counts.filter { $0.value >= limit }.keys) }
 
-  /// A committed batch changed these rows: UUIDs, with a comma behind each.
+  /// A committed batch changed these rows: UUIDs, each followed by a comma.
   mutating func changed(_ list: String) {
     guard !list.isEmpty else { return }
     isChanged = true
@@ -75,7 +75,7 @@ struct AttemptCounts: Equatable, Sendable {
     shrink()
   }
 
-  /// Of the counted rows only these may come back.
+  /// Only these of the counted rows can become due again.
   mutating func keep(_ rows: [String]) {
     let kept = Set(rows.compactMap { Self.row($0.utf8) })
     let before = counts.count

@@ -1,24 +1,24 @@
-// The SQL by which a batch tells which rows it changed, for a sweep that changes a row so often only. Pure text.
-// Invariant: what a batch answers is what its own transaction changed, bounded in size.
+// The SQL by which a batch returns the rows that it changed, for a sweep with an attempt limit. Pure text.
+// Invariant: a batch returns what its own transaction changed, bounded in size.
 
 import Reactor
 
 extension TableStatements {
-  /// The most rows that a batch's statements name each: all that are counted, and as many others.
+  /// The most rows that each statement of a batch returns: all counted rows, and as many others.
   private static let attemptedLimit = 2 * AttemptCounts.rowLimit
 
-  /// Parameters: the rows that are counted, and those of them that have been changed as often as they may.
+  /// Parameters: the counted rows, and those of them that have reached the limit.
   package static let openAttempts = CatalogSQL.qualified(
     """
     SELECT set_config('sb.counted', $1::text, true), set_config('sb.exhausted', $2::text, true),
            set_config('sb.attempted', '', true)
     """)
 
-  /// Answers the ids of the rows that the batch changed, with a comma behind each.
+  /// Answers the ids of the rows that the batch changed, each followed by a comma.
   package static let closeAttempts = CatalogSQL.qualified("SELECT current_setting('sb.attempted')")
 
-  /// Behind the other answers of a change: notes for `closeAttempts` which rows are in `changed`. Empty where a sweep
-  /// counts none.
+  /// After the other answers of a change: records for `closeAttempts` which rows are in `changed`. Empty if the sweep
+  /// does not count attempts.
   var noteAttempted: String {
     guard sweep.attemptLimit != nil else { return "" }
     return """
@@ -31,10 +31,10 @@ extension TableStatements {
       """
   }
 
-  /// Whether the row has been changed as often as it may: what `:exhausted` stands for in a SET list.
+  /// Whether the row has reached the limit: the meaning of `:exhausted` in a SET list.
   static let isExhausted = "(target.id = ANY (current_setting('sb.exhausted')::uuid[]))"
 
-  /// Parameter: ids. Answers those of the rows that may come back.
+  /// Parameter: ids. Answers those of the rows that can become due again.
   static func comingBack(_ limit: RowSweep.AttemptLimit, in table: String) -> String {
     CatalogSQL.qualified(
       "SELECT target.id::text FROM \(table) AS target WHERE (target.id = ANY ($1::uuid[])) AND (\(limit.comesBack))")

@@ -1,10 +1,10 @@
-// The SQL by which a batch notes its changes in the audit trail and proves that the lines are there. Pure text.
-// Invariant: a change is committed only with its line, whatever the trail's triggers do.
+// The SQL by which a batch records its changes in the audit trail and proves that the lines exist. Pure text.
+// Invariant: a change is committed only with its line, whatever triggers on the trail do.
 
 import Reactor
 
 extension TableStatements {
-  /// What the audit trail says of each row in `changed`: a further part of the same statement.
+  /// The audit line for each row in `changed`, as a further part of the same statement.
   var noted: String {
     guard let audit = sweep.audit else { return "" }
     return """
@@ -18,8 +18,8 @@ extension TableStatements {
       """
   }
 
-  /// Behind the other answers of a change: counts for `AuditProof` the lines that it was to insert, and those that it
-  /// did. Empty where a sweep notes nothing.
+  /// After the other answers of a change: counts for `AuditProof` the lines that it had to insert, and those that it
+  /// inserted. Empty if the sweep has no audit lines.
   var countNoted: String {
     guard sweep.audit != nil else { return "" }
     return """
@@ -31,20 +31,20 @@ extension TableStatements {
   }
 }
 
-/// The statements around those of a batch that notes its changes: they fail the batch where a trigger discards a line.
+/// The statements around those of a batch with audit lines. They fail the batch if a trigger discards a line.
 ///
-/// A trigger that moves lines into another part of the table is none that discards them: PostgreSQL counts the rows
-/// that a transaction inserts into each table, which takes no right to read them. One that deletes a line again is told
-/// from one that deletes old lines by a look at the table, where the role may read it and something was deleted.
+/// A trigger may move lines into another part of the table: PostgreSQL's count of the rows that a transaction inserted
+/// into each table includes those, and needs no right to read them. If rows were deleted and the role may read the
+/// table, a query finds out whether they were these lines or old ones.
 struct AuditProof: Sendable {
   /// Before a batch's statements.
   let opening: PostgresStatement
-  /// Behind them.
+  /// After them.
   let closing: PostgresStatement
-  /// What a batch without all of its lines is refused with.
+  /// The refusal of a batch without all of its lines.
   let refusal: SweepRefusal
 
-  /// What `closing` fails with where a line is missing: division by zero.
+  /// The SQLSTATE of `closing` if a line is missing: division by zero.
   static let missingState = "22012"
 
   init(_ trail: RelatedTables.Table) {
@@ -73,7 +73,7 @@ struct AuditProof: Sendable {
            set_config('sb.lines_deleted', \(deleted)::text, true)
     """)
 
-  /// - Parameter isThere: a condition that holds where no line of this transaction was deleted again.
+  /// - Parameter isThere: a condition that holds if no line of this transaction was deleted.
   static func close(_ isThere: String) -> String {
     CatalogSQL.qualified(
       """

@@ -1,5 +1,5 @@
-// When a table is read whole for the rows that no index finds, as a pure struct.
-// Invariant: between two looks at one page lies no more than was promised, as long as the sweeper's runs take place.
+// When the whole table is read for rows that no index finds, as a pure struct.
+// Invariant: the time between two reads of a page does not exceed the promise, as long as the sweeper runs.
 
 import Reactor
 
@@ -12,23 +12,23 @@ import Reactor
 ///        │  promise's end that
 ///        │  a whole try may fail
 ///
-/// A row that becomes due right after a pass has begun, on a page that it has just read, is found by the next pass, at
-/// its end at the latest. So a pass has to end within the promise after the beginning of the one before it.
+/// A row that becomes due on a page that a pass has just read is found by the next pass, at its end at the latest. So a
+/// pass has to end within the promise after the previous one began.
 struct FullPass: Equatable, Sendable {
-  /// A table of up to so many pages is read whole in every run: that takes a few milliseconds.
+  /// A table of up to this many pages is read in every run, which takes a few milliseconds.
   static let smallTablePages = 500
 
-  /// What slots' jitter, the lock's way and a first retry take.
+  /// Time for the slots' jitter, the lock and a first retry.
   static let slack = Duration.seconds(5)
 
-  /// What earlier runs left, and this one leaves: in the schedule record, as text.
+  /// The state between runs, which the schedule record keeps as text.
   struct Record: Equatable, Sendable {
-    /// The table's file: a rewrite makes a new one, and then no page is what it was.
+    /// The number of the table's file. A rewrite makes a new file with other pages.
     var file = 0
-    /// When the last pass began that was ended, and for how long it read; 0 if unknown.
+    /// When the last completed pass began, and how long it read; 0 if unknown.
     var endedPassBegan: Int64 = 0
     var endedPassTook: Int64 = 0
-    /// When the pass began that is under way, how long it has read, and its next page; 0 if none is.
+    /// When the current pass began, how long it has read, and its next page; 0 if there is none.
     var began: Int64 = 0
     var took: Int64 = 0
     var nextPage = 0
@@ -37,7 +37,7 @@ struct FullPass: Equatable, Sendable {
   let promise: Duration
   let interval: Duration
   private(set) var record: Record
-  /// Whether passes are kept count of: not where every run makes one.
+  /// Whether passes are recorded; not for a small table, of which every run makes one.
   private(set) var isRecorded = false
 
   init(promise: Duration, interval: Duration, record: String?) {
@@ -46,20 +46,20 @@ struct FullPass: Equatable, Sendable {
     self.record = record.flatMap { Record($0) } ?? Record()
   }
 
-  /// The page at which this run's pass begins or goes on; nil if none is due.
+  /// The page at which this run's pass begins or continues; nil if none is due.
   ///
-  /// - Parameter mustBegin: a pass is to be made now in any case.
+  /// - Parameter mustBegin: whether a pass has to be made in any case.
   mutating func start(_ table: TableSize, at now: Int64, mustBegin: Bool = false) -> Int? {
     isRecorded = table.pages > Self.smallTablePages
     guard isRecorded else { return 0 }
-    // In another file no page is what it was.
+    // The pages of another file are other ones.
     if record.file != table.file { record = Record() }
     record.file = table.file
-    // A clock that stepped back: when the last pass began is not known any more.
+    // The clock stepped back, so it is unknown when the last pass began.
     if record.endedPassBegan > now { record.endedPassBegan = 0 }
     record.began = min(record.began, now)
     if record.began > 0 {
-      // However long ago: begun anew each time, a pass that is cut short each time would never reach the end.
+      // However old: if it began anew each time, a pass that is cut short each time would never reach the end.
       return record.nextPage
     } else if !mustBegin, record.endedPassBegan > 0, now < dueAt {
       return nil
@@ -75,13 +75,13 @@ struct FullPass: Equatable, Sendable {
     record.nextPage = 0
   }
 
-  /// Everything before `page` was read, which took `duration` since this was last told.
+  /// All pages before `page` were read, in `duration` since the last call.
   mutating func reached(_ page: Int, after duration: Duration) {
     record.nextPage = page
     record.took += duration.milliseconds
   }
 
-  /// The table's end was reached, where it has the `file` that it had.
+  /// The end of the table was reached, which has this `file` now.
   mutating func ended(file: Int) {
     guard file == record.file else {
       record = Record()
@@ -94,7 +94,7 @@ struct FullPass: Equatable, Sendable {
     record.nextPage = 0
   }
 
-  /// From when on a run makes a pass: the last moment but one at which a run can, less twice what a pass takes.
+  /// From this time on a run makes a pass: two intervals before the end of the promise, less the time of two passes.
   private var dueAt: Int64 {
     record.endedPassBegan + promise.milliseconds - 2 * interval.milliseconds - 2 * record.endedPassTook
       - Self.slack.milliseconds

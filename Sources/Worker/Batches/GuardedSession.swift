@@ -1,14 +1,14 @@
-// One run's way to PostgreSQL: batches that write nothing after the lease.
-// Invariant: every write goes through `batch`, and a batch whose guard said no is an error, never "nothing to do".
+// One run's session on PostgreSQL: batches that write nothing after the lease.
+// Invariant: every write goes through `batch`. A batch whose guard refuses is an error, never "nothing to do".
 
 import Coordination
 import Reactor
 
-/// The lease of the present run, as the batches and its keeper share it.
+/// The lease of the current run, which the batches and the task that renews it share.
 @EventLoop
 final class HeldLease {
   var lease: Lease
-  /// Whether the run is to stop after its batch: the sweeper was paused.
+  /// Whether the run has to stop after its batch, because the sweeper was paused.
   var stopRequested = false
 
   init(_ lease: Lease) {
@@ -16,10 +16,10 @@ final class HeldLease {
   }
 }
 
-/// A connection in the hands of one run.
+/// A connection that one run uses.
 @EventLoop
 final class GuardedSession {
-  /// What a batch's statements answered.
+  /// The answers to a batch's statements.
   struct Batch {
     let results: [PostgresResult]
     /// When its transaction began, in ms on PostgreSQL's clock.
@@ -36,10 +36,10 @@ final class GuardedSession {
   private let isDraining: @EventLoop () -> Bool
   /// Called with each session that was ended because it held the advisory lock for an earlier run.
   private let onTermination: @EventLoop (AdvisoryHolder) -> Void
-  /// The schema that is worked on, which the advisory lock is named after: set before the first batch.
+  /// The swept table's schema, from which the advisory lock's key follows. Set before the first batch.
   var schema = ""
   private(set) var cutoffMicroseconds: Int64?
-  /// What slows or ends a row sweep's run; nil if nothing does.
+  /// The brakes of a row sweep's run; nil if there are none.
   var brakes: SweepBrakes?
 
   init(
@@ -57,13 +57,13 @@ final class GuardedSession {
     self.onTermination = onTermination
   }
 
-  /// The second key of the advisory lock. It follows from what is worked on, and not from who works: workers that do
+  /// The second key of the advisory lock. It follows from the schema and not from the worker, so that workers that do
   /// not know of each other never write to one schema at once.
   static func advisoryKey(schema: String, sweeper: String) -> Int32 {
     Int32(bitPattern: StableHash.fnv1a("\(schema)\n\(sweeper)"))
   }
 
-  /// Whether the run is to end after its batch.
+  /// Whether the run has to end after its batch.
   var isEnding: Bool { isDraining() }
 
   private var advisoryKey: Int32 { Self.advisoryKey(schema: schema, sweeper: name.sweeper) }
@@ -71,9 +71,9 @@ final class GuardedSession {
   /// Runs `statements` between the guard and the verdict, in one round trip and one transaction.
   ///
   /// - Parameters:
-  ///   - limit: an instant before the lease's end from which on nothing of it may be committed.
-  ///   - proof: is to hold of what the statements did.
-  /// - Throws: `RunInterruption`, `SweepRefusal`, or `PostgresError` as a statement failed.
+  ///   - limit: an instant before the lease's end after which nothing may be committed.
+  ///   - proof: what has to hold after the statements.
+  /// - Throws: `RunInterruption`, `SweepRefusal`, or `PostgresError` if a statement failed.
   func batch(
     _ statements: [PostgresStatement], notAfter limit: MonotonicInstant? = nil, proving proof: AuditProof? = nil
   ) async throws -> Batch {
@@ -99,7 +99,7 @@ final class GuardedSession {
     }
   }
 
-  /// - Returns: nil where the advisory lock is someone else's.
+  /// - Returns: nil if another session holds the advisory lock.
   private func attempt(
     _ statements: [PostgresStatement], _ deadline: Int64, _ proof: AuditProof?
   ) async throws -> Batch? {
@@ -135,10 +135,10 @@ final class GuardedSession {
       duration: .microseconds(microseconds))
   }
 
-  /// Why a batch failed, whose closing statement has this number. Before it may come that of a proof.
+  /// Why a batch failed. `closing` is the number of its closing statement; a proof's may precede it.
   private func explain(_ error: PostgresError, closing: Int, proved: Bool) async -> any Error {
     if Self.isPastDeadline(error, closing: closing) {
-      // Or the server's clock was set forward since the sample, by which later runs would be late, too.
+      // Or the server's clock was set forward since the sample, which would make later runs late too.
       connection.attachment = nil
       return RunInterruption.leaseLost
     }
@@ -148,41 +148,41 @@ final class GuardedSession {
       return SweepRefusal.settingsReset
     }
     guard error.isReadOnly else { return error }
-    // The server was demoted: the next try asks for a connection to one that can be written to.
+    // The server was demoted. The next attempt connects to one that accepts writes.
     defer { connection.close() }
     do {
-      let question = connection.prelude + [PostgresStatement(Self.readOnlyQuestion)]
+      let question = connection.prelude + [PostgresStatement(Self.readOnlyQuery)]
       let answer = try await connection.pipeline(question, by: held.lease.stopAt)
       return answer.last?[row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
     } catch let other {
-      // The connection is lost, too, which says no more than that it was demoted.
+      // The connection is lost too, which adds nothing to the demotion.
       return other is CancellationError ? other : error
     }
   }
 
-  private static let readOnlyQuestion = CatalogSQL.qualified("SELECT current_setting('transaction_read_only')")
+  private static let readOnlyQuery = CatalogSQL.qualified("SELECT current_setting('transaction_read_only')")
 
-  /// What the closing statement fails with where the guard's settings are gone: invalid_text_representation of an empty
+  /// The SQLSTATEs of the closing statement if the guard's settings are gone: invalid_text_representation for an empty
   /// one, or undefined_object.
   private static let resetStates = ["22P02", "42704"]
 
-  /// Runs a statement outside of any batch, one that only reads.
+  /// Runs a read-only statement outside of a batch.
   func query(_ statement: PostgresStatement) async throws -> PostgresResult {
     let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits, isPrepared: true)]
     let results = try await connection.pipeline(begin + [statement], by: held.lease.stopAt)
     return results[results.count - 1]
   }
 
-  /// The closing statement refused, so that nothing of the batch was committed, or the server ended the session.
+  /// Whether the closing statement refused to commit the batch, or the server ended the session.
   private static func isPastDeadline(_ error: PostgresError, closing: Int) -> Bool {
     if case .server(GuardStatements.pastDeadlineState, _, closing, _) = error { return true }
     return error.sqlState == GuardStatements.transactionTimeoutState && !error.isRaised
   }
 
-  /// A lock was waited for in vain: lock_not_available.
+  /// The lock timeout passed: lock_not_available.
   static let lockTimeoutState = "55P03"
 
-  /// A statement took too long, or someone had it cancelled: query_canceled.
+  /// A statement took too long or was cancelled: query_canceled.
   static let cancelledState = "57014"
 
   /// Ends the sessions of earlier runs of this scope that hold the advisory lock.
@@ -192,7 +192,7 @@ final class GuardedSession {
     let results = try await connection.pipeline(
       [
         PostgresStatement(AdvisoryHolder.loginRole),
-        PostgresStatement(AdvisoryHolder.look, ["\(advisoryKey)", name.prefix, "\(run.epoch)"]),
+        PostgresStatement(AdvisoryHolder.query, ["\(advisoryKey)", name.prefix, "\(run.epoch)"]),
       ], by: held.lease.stopAt)
     let holders = AdvisoryHolder.all(in: results[1])
     for holder in holders where holder.isTerminated { onTermination(holder) }
@@ -210,7 +210,7 @@ final class GuardedSession {
     connection.attachment = ClockSample(reading: reading, arrivedAt: clock.now, unitsPerSecond: 1_000_000)
   }
 
-  /// Nil for what no clock shows, so that nothing computed with it overflows.
+  /// Nil for an implausible time, so that computing with it cannot overflow.
   private static func microseconds(_ text: String?) -> Int64? {
     guard let number = text.flatMap({ Int64($0) }), (0...(1 << 53)).contains(number) else { return nil }
     return number
@@ -219,27 +219,27 @@ final class GuardedSession {
 
 // MARK: - What is known of a table
 
-/// What a sweeper's runs in this process know of their table.
+/// What this process remembers of a sweeper's tables between runs.
 @EventLoop
 final class TableMemory {
-  /// How old a look may be. What a check does not see, such as a new trigger or index, is noticed after this.
-  static let lookLimit = Duration.seconds(300)
+  /// How old a survey may be. A change that a check does not see, such as a new trigger, is noticed after this time.
+  static let surveyMaximumAge = Duration.seconds(300)
 
-  /// As the last run met it.
+  /// The swept table, as last surveyed.
   var survey: TableSurvey?
-  var lookedAt = MonotonicInstant(nanoseconds: 0)
-  /// The table of linked rows, where the sweep has any.
-  var second: TableSurvey?
-  var secondLookedAt = MonotonicInstant(nanoseconds: 0)
-  /// The other tables that its sweep names, and the look at the table after which they were looked at.
+  var surveyedAt = MonotonicInstant(nanoseconds: 0)
+  /// The table of linked rows, as last surveyed; nil for a sweep without any.
+  var linkedTable: TableSurvey?
+  var linkedSurveyedAt = MonotonicInstant(nanoseconds: 0)
+  /// The other tables that the sweep names, and the survey of the swept table after which they were read.
   var related: RelatedTables?
-  var relatedLookedAt = MonotonicInstant(nanoseconds: 0)
-  /// How far the full pass of each part got (`FullPass.Record`, as text), where parts are swept by themselves.
+  var relatedSurveyedAt = MonotonicInstant(nanoseconds: 0)
+  /// The `FullPass.Record` of each part, as text, if parts are swept separately.
   var passes: [String: String] = [:]
   private var statements: TableStatements?
   private var linkedStatements: (second: TableSurvey, texts: LinkedStatements)?
 
-  /// Asks whether nothing is due, in one round trip that only reads; false where no run has met the table yet.
+  /// Asks whether nothing is due, in one read-only round trip. False before the first run.
   ///
   /// - Throws: `PostgresError`.
   func nothingIsDue(over connection: any SweepConnection, by deadline: MonotonicInstant) async throws -> Bool {
@@ -252,20 +252,20 @@ final class TableMemory {
     return results[results.count - 1][row: 0, column: 0] == "t"
   }
 
-  /// What a check suffices for; nil if the table is to be looked at.
+  /// The survey that a check suffices to confirm; nil if the table has to be surveyed again.
   func checkable(at now: MonotonicInstant) -> TableSurvey? {
-    guard let survey, !survey.hasParts, lookedAt.duration(to: now) < Self.lookLimit else { return nil }
+    guard let survey, !survey.hasParts, surveyedAt.duration(to: now) < Self.surveyMaximumAge else { return nil }
     return survey
   }
 }
 
 extension TableMemory {
-  /// Forgets the passes of parts that are none of `targets`.
+  /// Forgets the passes of parts that are not in `targets`.
   func keepPasses(of targets: [String]) {
     passes = passes.filter { targets.contains($0.key) }
   }
 
-  /// The statements by which `target` is swept: those of the last call, where it was about the same.
+  /// The statements that sweep `target`: those of the last call if nothing has changed.
   func statements(
     of target: String, in table: TableSurvey, for sweep: RowSweep, related: RelatedTables, indexHasAll: Bool
   ) -> TableStatements {
@@ -292,8 +292,7 @@ extension TableMemory {
 }
 
 extension GuardedSession {
-  /// The table as the session finds it by its name. Where nothing is known of it, it is looked at, which takes a round
-  /// trip.
+  /// The table with this name in the session's search path. It is surveyed, in one round trip, if it is unknown.
   ///
   /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
   func survey(
@@ -303,41 +302,41 @@ extension GuardedSession {
       schema = survey.schema
       return survey
     }
-    return try await look(at: table, key: key, moments: moments, event: event, for: memory)
+    return try await surveyAgain(table, key: key, moments: moments, event: event, for: memory)
   }
 
-  /// The same, however much is known of it.
-  func look(
-    at table: String, key: String, moments: [String], event: TableSurvey.Event, for memory: TableMemory
+  /// Surveys the table, even if it is known.
+  func surveyAgain(
+    _ table: String, key: String, moments: [String], event: TableSurvey.Event, for memory: TableMemory
   ) async throws -> TableSurvey {
     let answer = try await query(TableSurvey.statement(table, key: key, moments: moments, event: event))
     return try note(TableSurvey(table: table, answer), of: table, in: memory)
   }
 
-  /// The table of linked rows, looked at where nothing is known of it or the last look is old.
+  /// The table of linked rows, which is surveyed if it is unknown or the last survey is old.
   ///
   /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
   func survey(_ linked: LinkedRows, knownTo memory: TableMemory) async throws -> TableSurvey {
-    if let second = memory.second, !second.hasParts,
-      memory.secondLookedAt.duration(to: clock.now) < TableMemory.lookLimit
+    if let second = memory.linkedTable, !second.hasParts,
+      memory.linkedSurveyedAt.duration(to: clock.now) < TableMemory.surveyMaximumAge
     {
       return second
     }
     let answer = try await query(
       TableSurvey.statement(linked.table, key: linked.key, moments: [linked.key], event: .update))
     guard let second = TableSurvey(table: linked.table, answer) else { throw SweepRefusal.noTable(linked.table) }
-    memory.second = second
-    memory.secondLookedAt = clock.now
+    memory.linkedTable = second
+    memory.linkedSurveyedAt = clock.now
     return second
   }
 
-  /// Remembers what a look at the table saw.
+  /// Remembers a survey of the table.
   ///
   /// - Throws: `SweepRefusal` if there is no such table.
   @discardableResult
   func note(_ survey: TableSurvey?, of table: String, in memory: TableMemory) throws(SweepRefusal) -> TableSurvey {
     memory.survey = survey
-    memory.lookedAt = clock.now
+    memory.surveyedAt = clock.now
     guard let survey else { throw .noTable(table) }
     schema = survey.schema
     return survey

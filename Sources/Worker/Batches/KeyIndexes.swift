@@ -1,15 +1,15 @@
-// The indexes by which due rows can be found, and which of them has what rows, as a pure struct.
-// Invariant: an index counts for a condition only if each part of its predicate is a part of the condition, word for
-// word. That is less than PostgreSQL could prove: then pages are read, which finds every row.
+// The indexes by which due rows can be found, and which rows each of them has, as a pure struct.
+// Invariant: an index serves a condition only if each part of its predicate is literally a part of the condition.
+// PostgreSQL can prove more; in the other cases pages are read, which finds every row.
 
-/// A table's valid btree indexes that begin with the key and can be read in its order, both ways.
+/// A table's valid btree indexes that begin with the key and can be scanned in its order in both directions.
 struct KeyIndexes: Equatable, Sendable {
-  /// The predicate of each, as PostgreSQL writes it; empty if the index has every row.
+  /// The predicate of each, as PostgreSQL prints it; empty if the index has every row.
   let predicates: [String]
-  /// The sum of the identifiers of all of the table's usable indexes: another one means that the table's were changed.
+  /// The sum of the identifiers of all usable indexes of the table. It changes when an index is added or dropped.
   let sum: Int
 
-  /// - Parameter predicates: one a line; nil if there is no such index.
+  /// - Parameter predicates: one per line; nil if there is no such index.
   init(predicates text: String?, sum: Int) {
     predicates = text?.split(separator: "\n", omittingEmptySubsequences: false).map(String.init) ?? []
     self.sum = sum

@@ -1,5 +1,5 @@
-// Sweeps a table for a role that may read only some of its columns: by windows over the column that says since when a
-// row is due. Called by RowSweepRun. Invariant: as KeyWindows has it.
+// Sweeps a table for a role that may read only some of its columns, by windows over the column since which a row is
+// due. Called by RowSweepRun. Invariant: that of KeyWindows.
 
 import Coordination
 import Reactor
@@ -26,7 +26,7 @@ struct KeySweep {
     var windows = KeyWindows()
     var isFirst = true
     var isAgain = false
-    while !windows.isDone, try await batches.mayGoOn() {
+    while !windows.isDone, try await batches.mayContinue() {
       do {
         var options = SweepBatches.Options(measures: isFirst)
         if windows.limit == 1 { options.statementLimit = SweepBatches.noLimit }
@@ -37,35 +37,35 @@ struct KeySweep {
         tally.count.changed += changed
         let written = canKeepRows ? done.results[0].number(3) : changed
         batches.watch?.noteChange(changed, written: written, byIndex: true)
-        // A transaction that changed a row meanwhile may have brought another one that is due, which no trigger keeps.
+        // A concurrent transaction may have made another row due, which no trigger keeps.
         if due > changed, !isAgain {
           isAgain = true
           continue
         }
         isAgain = false
         windows.swept(upTo: key, in: done.duration)
-        // Rows that someone else changed meanwhile are no longer due: these still are.
+        // Rows that another transaction changed are no longer due; these still are.
         if due > changed, let key, let first = try await firstKey(after).key, first <= key {
           tally.count.kept += due - changed
         }
-      } catch let trouble as SweepBatches.Trouble {
-        try await retreat(from: trouble, &windows)
+      } catch let failure as SweepBatches.Failure {
+        try await retreat(from: failure, &windows)
       }
     }
     try await batches.takeBackUndone(statements)
   }
 
-  private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout KeyWindows) async throws {
+  private func retreat(from failure: SweepBatches.Failure, _ windows: inout KeyWindows) async throws {
     // A window of no rows.
-    guard try await batches.isAboutRows(trouble, [window(windows.after, limit: 0)]) else { throw trouble.cause }
+    guard try await batches.isAboutRows(failure, [window(windows.after, limit: 0)]) else { throw failure.cause }
     if windows.shrink() { return }
     do {
       let first = try await firstKey(windows.after)
-      if first.key != nil { batches.giveUp(first.rows, trouble) }
+      if first.key != nil { batches.giveUp(first.rows, failure) }
       windows.giveUp(first.key)
-    } catch is SweepBatches.Trouble {
-      // Not a row is locked but the table.
-      throw trouble.cause
+    } catch is SweepBatches.Failure {
+      // The table is locked, not a row.
+      throw failure.cause
     }
   }
 

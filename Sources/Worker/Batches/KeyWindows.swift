@@ -1,9 +1,9 @@
-// Which due rows a batch changes for a role that may not read where rows lie, as a pure struct: windows over the column
-// that says since when a row is due. Invariant: the windows follow each other, and each gets further.
+// Which due rows a batch changes for a role that may not read ctid, as a pure struct: windows over the column since
+// which a row is due. Invariant: the windows are consecutive, and each makes progress.
 
 import Reactor
 
-/// Walks the due rows from the oldest on.
+/// Goes through the due rows from the oldest on.
 ///
 ///                 swept: the next window
 ///                    ┌──────┐
@@ -12,19 +12,19 @@ import Reactor
 ///                    │
 ///                    └── no row is due any more ──▶ done
 struct KeyWindows: Equatable, Sendable {
-  /// The most rows of one transaction, but for those that share its last key.
+  /// The most rows of one transaction, not counting others with the same last key.
   static let rowLimit = 1_000
   private static let shrinkFactor = 8
-  /// A window grows again only if the larger one would take no longer. Where rows are slow by themselves, each window
-  /// that was too large would cost what a statement may take, and change nothing; this is half of that.
+  /// A window grows again only if the larger one is expected to take no longer than this, half of a statement's time
+  /// limit. Otherwise, with slow rows, each window that is too large would use up that limit and change nothing.
   static let growthLimit = Duration.milliseconds(500)
 
-  /// The window begins behind this key, in µs since 1970; nil at the beginning.
+  /// The window begins after this key, in µs since 1970; nil at the beginning.
   private(set) var after: Int64?
   private(set) var limit = rowLimit
   private(set) var isDone = false
 
-  /// The window up to and with `key` was swept; nil if no row was due.
+  /// The window up to and including `key` was swept; nil if no row was due.
   mutating func swept(upTo key: Int64?, in duration: Duration) {
     guard let key else {
       isDone = true
@@ -42,7 +42,7 @@ struct KeyWindows: Equatable, Sendable {
     return true
   }
 
-  /// The rows with `key` are left as they are; nil if there is none any more.
+  /// The rows with `key` are left unchanged; nil if none is left.
   mutating func giveUp(_ key: Int64?) {
     if let key { after = key } else { isDone = true }
   }

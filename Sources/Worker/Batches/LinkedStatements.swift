@@ -1,28 +1,27 @@
 // The SQL of a sweep that changes rows of a second table with each due row. Pure text.
-// Invariant: a due row is marked only where a snapshot taken after the linked rows' change has none of them due.
+// Invariant: a due row is changed only if none of its linked rows is due in a snapshot taken after their change.
 
 import Reactor
 
-/// The statements of a window: the due rows that follow each other by key, as many as have so many linked rows.
+/// The statements of a window: due rows in the order of their keys, up to a number of rows that includes linked ones.
 ///
-/// A window is swept by two statements of one transaction: the linked rows change first, then the due rows that have
-/// none left. The second statement sees what the first one did, what its triggers made of that, and what other sessions
-/// committed meanwhile. So it marks no row whose linked row was locked, or was kept as it is by a trigger.
+/// Two statements of one transaction sweep a window: the linked rows change first, then the due rows without due linked
+/// rows. The second statement sees the first one's changes, what triggers did with them, and what other sessions
+/// committed in the meantime. So it changes no row whose linked row was locked or kept unchanged by a trigger.
 ///
 /// Parameters of each: the key at which the window begins (µs; null: at the first), how many due rows from there are
-/// passed over, and how many rows it has at the most, linked ones included. A window has at least one due row.
+/// skipped, and the most rows, including linked ones. A window has at least one due row.
 @EventLoop
 package final class LinkedStatements {
   private let sweep: RowSweep
   private let linked: LinkedRows
   private let rows: TableStatements
   private let linkedTable: String
-  /// True for as long as row security and the linked rows' columns are what the survey saw: rows that are hidden would
-  /// seem not to be there.
+  /// True while row security and the linked rows' columns are as surveyed: hidden rows would seem to be missing.
   private let seesRows: String
 
   /// - Parameters:
-  ///   - rows: of the swept table.
+  ///   - rows: the statements of the swept table.
   ///   - second: the linked rows' table.
   package init(_ linked: LinkedRows, of rows: TableStatements, in second: TableSurvey) {
     self.linked = linked
@@ -37,7 +36,7 @@ package final class LinkedStatements {
   /// due.
   package private(set) lazy var writeLinked = writingLinked(among: "SELECT unnest(links) FROM sought")
 
-  /// The same without those that another session holds.
+  /// The same without rows that another session has locked.
   package private(set) lazy var writeLinkedSkippingLocked = writingLinked(
     among: "SELECT id FROM held",
     """

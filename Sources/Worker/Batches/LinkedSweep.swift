@@ -1,5 +1,5 @@
-// Sweeps a table whose due rows change together with rows of a second one, window after window. Called by RowSweepRun.
-// Invariants: as LinkedWindows and LinkedStatements have them.
+// Sweeps a table whose due rows change together with rows of a second one, window by window. Called by RowSweepRun.
+// Invariants: those of LinkedWindows and LinkedStatements.
 
 import Coordination
 import Reactor
@@ -7,8 +7,8 @@ import Reactor
 /// One run over one table and the rows of a second one.
 @EventLoop
 struct LinkedSweep {
-  /// How long a lock is waited for. A wrap is held for the time of a short transaction; its session is the next run's
-  /// if it takes longer.
+  /// The lock timeout. A wrap is locked during a short transaction; if that takes longer, the next run takes the
+  /// session.
   static let lockMilliseconds = 100
 
   private let statements: LinkedStatements
@@ -40,28 +40,28 @@ struct LinkedSweep {
   func run() async throws {
     var windows = LinkedWindows(goal: goal)
     var isFirst = true
-    while !windows.isDone, try await batches.mayGoOn() {
+    while !windows.isDone, try await batches.mayContinue() {
       do {
         let done = try await send(windows, isFirst: isFirst)
         isFirst = false
         windows.expect(batches.time.goal)
         note(done, &windows)
-      } catch let trouble as SweepBatches.Trouble {
-        try await retreat(from: trouble, &windows)
+      } catch let failure as SweepBatches.Failure {
+        try await retreat(from: failure, &windows)
       }
     }
     try await batches.takeBackUndone(rows)
   }
 
-  /// The first batch also measures the swept table, and checks that the second one is what it was.
+  /// The first batch also measures the swept table, and checks that the second one has not changed.
   private func send(_ windows: LinkedWindows, isFirst: Bool) async throws -> SweepBatches.Answers {
     var options = SweepBatches.Options(measures: isFirst)
     options.lockMilliseconds = Self.lockMilliseconds
     if windows.limit == LinkedWindows.limits.lowerBound { options.statementLimit = SweepBatches.noLimit }
-    // A table with parts was looked at for this run.
+    // A table with parts was surveyed for this run.
     let isChecked = isFirst && !second.hasParts
     let done = try await batches.send(statements(for: windows) + (isChecked ? [second.check] : []), options)
-    if isChecked, second.checked(by: done.results[done.results.count - 1]) == nil { memory.second = nil }
+    if isChecked, second.checked(by: done.results[done.results.count - 1]) == nil { memory.linkedTable = nil }
     return done
   }
 
@@ -72,9 +72,9 @@ struct LinkedSweep {
     func statement(_ text: String) -> PostgresStatement { PostgresStatement(text, parameters, isPrepared: true) }
     let writeLinked = windows.skipsLocked ? statements.writeLinkedSkippingLocked : statements.writeLinked
     let write = windows.skipsLocked ? statements.writeSkippingLocked : statements.write
-    // What waits for the transaction's end could undo the linked rows' change after the due row was marked.
-    let settle = second.hasDeferredTriggers ? [TriggerWatch.settle] : []
-    return [statement(writeLinked)] + settle + [statement(write)]
+    // Deferred triggers could undo the linked rows' change after the due row was changed.
+    let deferred = second.hasDeferredTriggers ? [TriggerWatch.runDeferredTriggers] : []
+    return [statement(writeLinked)] + deferred + [statement(write)]
   }
 
   private func note(_ done: SweepBatches.Answers, _ windows: inout LinkedWindows) {
@@ -89,22 +89,22 @@ struct LinkedSweep {
     if canKeepRows, !hadLocked { tally.count.kept += left } else { tally.count.skipped += left }
   }
 
-  private func retreat(from trouble: SweepBatches.Trouble, _ windows: inout LinkedWindows) async throws {
-    if trouble.kind == .locked {
-      // Where locked rows are left out it is the table that is locked, or a row that only a trigger knows.
-      guard windows.stayedLocked() else { throw trouble.cause }
+  private func retreat(from failure: SweepBatches.Failure, _ windows: inout LinkedWindows) async throws {
+    if failure.kind == .locked {
+      // If locked rows are skipped already, the table is locked, or a row that a trigger uses.
+      guard windows.stayedLocked() else { throw failure.cause }
       return
     }
     let nothing = [nil, "0", "0"]
     let isAboutRows = try await batches.isAboutRows(
-      trouble,
+      failure,
       [PostgresStatement(statements.writeLinked, nothing), PostgresStatement(statements.write, nothing)])
-    guard isAboutRows else { throw trouble.cause }
+    guard isAboutRows else { throw failure.cause }
     if windows.shrink() { return }
     let first = PostgresStatement(
       statements.firstKey, [windows.from.map { "\($0)" }, "\(windows.passedOver)", "1"])
     let key = try await batches.send([first]).results[0].key(0)
-    if key != nil { batches.giveUp(1, trouble) }
+    if key != nil { batches.giveUp(1, failure) }
     windows.giveUp(key)
   }
 }

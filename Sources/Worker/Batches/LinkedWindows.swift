@@ -1,10 +1,9 @@
-// Which due rows a batch changes together with their linked rows, as a pure struct: windows over the column that says
-// since when a row is due. Invariant: each window changes rows, or gets further; a row that stays due is met once or
-// twice a run.
+// Which due rows a batch changes together with their linked rows, as a pure struct: windows over the column since which
+// a row is due. Invariant: each window changes rows or makes progress; a row that stays due is met at most twice a run.
 
 import Reactor
 
-/// Walks the due rows from the oldest on.
+/// Goes through the due rows from the oldest on.
 ///
 ///                 swept: the next window
 ///                    ┌──────┐
@@ -14,10 +13,10 @@ import Reactor
 ///                   │    └── failed ──▶ a smaller window ── one row ──▶ given up, and the next window follows
 ///                   └── no row is due ──▶ done
 ///
-/// Rows with one key can be many more than a window holds. So the next window begins at the last one's key, and passes
-/// over as many rows there as stayed due.
+/// Many more rows than a window holds can have the same key. So the next window begins at the last row's key, and skips
+/// as many rows with it as stayed due.
 struct LinkedWindows: Equatable, Sendable {
-  /// What the statements of a window answered.
+  /// The answers of a window's statements.
   struct Answer: Equatable, Sendable {
     let due: Int
     let changed: Int
@@ -26,23 +25,23 @@ struct LinkedWindows: Equatable, Sendable {
     let dueAtLastKey: Int
   }
 
-  /// Rows of one transaction, linked ones included; a row with more linked ones is alone.
+  /// Rows of one transaction, including linked ones. A row with more linked ones is alone in its window.
   static let limits = 1...4_000
   static let initialLimit = 500
-  /// The most that a window grows or shrinks at a time, as a factor.
+  /// The largest factor by which a window grows or shrinks at a time.
   static let growthLimit = 4
 
-  /// What one transaction should take; nil where the time says nothing of the window's size, for each reads the whole
-  /// table.
+  /// The goal for one transaction's time; nil if the time does not depend on the window's size, because each window
+  /// reads the whole table.
   private var goal: Duration?
-  /// The window begins at this key, in µs since 1970, behind so many due rows with it; nil at the beginning.
+  /// The window begins at this key, in µs since 1970, after `passedOver` due rows with it; nil at the beginning.
   private(set) var from: Int64?
   private(set) var passedOver = 0
   private(set) var limit: Int
   private(set) var isDone = false
-  /// Whether rows that other sessions hold are left out.
+  /// Whether rows that other sessions have locked are skipped.
   private(set) var skipsLocked = false
-  /// Whether the window was tried and left rows due that nobody was seen to hold.
+  /// Whether the window was tried once and left rows due without meeting a lock.
   private var isAgain = false
 
   init(goal: Duration?) {
@@ -50,15 +49,15 @@ struct LinkedWindows: Equatable, Sendable {
     limit = goal == nil ? Self.limits.upperBound : Self.initialLimit
   }
 
-  /// What the next transactions should take.
+  /// Sets the goal for the next transactions' time.
   mutating func expect(_ goal: Duration) {
     if self.goal != nil { self.goal = goal }
   }
 
   /// The window was swept by a transaction that took `duration`.
   ///
-  /// - Returns: how many rows of it are left due; nil if the window is tried once more, for another session may have
-  ///   changed a row meanwhile.
+  /// - Returns: how many of its rows are left due; nil if the window is tried once more, because another session may
+  ///   have changed a row in the meantime.
   mutating func swept(_ answer: Answer, in duration: Duration) -> Int? {
     guard answer.due > 0, let lastKey = answer.lastKey else {
       isDone = true
@@ -73,7 +72,7 @@ struct LinkedWindows: Equatable, Sendable {
     return answer.due - answer.changed
   }
 
-  /// A row of the window stayed locked for too long. False if locked rows were left out: it is another lock.
+  /// A row of the window stayed locked for too long. False if locked rows are skipped already: it is another lock.
   mutating func stayedLocked() -> Bool {
     guard !skipsLocked else { return false }
     skipsLocked = true
@@ -87,7 +86,7 @@ struct LinkedWindows: Equatable, Sendable {
     return true
   }
 
-  /// The window's first row, with `key`, is left as it is; nil if no row is due any more.
+  /// The window's first row, with `key`, is left unchanged; nil if no row is due any more.
   mutating func giveUp(_ key: Int64?) {
     guard let key else {
       isDone = true

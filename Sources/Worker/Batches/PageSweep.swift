@@ -1,5 +1,5 @@
-// Sweeps a table by the index that leads to due rows, and by ranges of pages, as its route says. Called by RowSweepRun.
-// Invariants: as SweepRoute has them; every row that was due and stayed so is counted once, for the reason it stayed.
+// Sweeps a table by the index that finds due rows, and by ranges of pages, as its route says. Called by RowSweepRun.
+// Invariants: those of SweepRoute; every row that stays due is counted once, by the reason for which it stays.
 
 import Coordination
 import Reactor
@@ -7,23 +7,23 @@ import Reactor
 /// One run over one table, or one part of it.
 @EventLoop
 final class PageSweep {
-  private typealias Trouble = SweepBatches.Trouble
+  private typealias Failure = SweepBatches.Failure
 
   private let statements: TableStatements
   private let table: TableSurvey
   private let batches: SweepBatches
   private let tally: RunTally
   private var route: SweepRoute
-  /// Locked rows that a search by the index met; the pages meet them again.
+  /// Locked rows that an index scan met. A page scan meets them again.
   private var skippedByIndex = 0
   private var skippedOnPages = 0
-  /// Rows that stayed due though they were written, or that a statement left out.
+  /// Rows that stayed due although they were written, or that a statement skipped.
   private var kept = 0
-  /// What the last statement that locks rows answered: how many were due, and how many of them it locked.
+  /// The due rows that the last locking statement found, and how many of them it locked.
   private var lastLock: (due: Int, locked: Int)?
-  /// The most rows that the last batch might change; nil without a limit.
+  /// The limit of rows for the last batch; nil without one.
   private var lastLimit: Int?
-  /// How far the pass got, once the disk has it.
+  /// The record of the full pass, once it is durable.
   private(set) var record: String?
 
   init(
@@ -38,34 +38,34 @@ final class PageSweep {
   }
 
   func run() async throws {
-    // A pass that does not begin at the first page meets some of the index's rows again, and the others not.
+    // A pass that does not begin at the first page meets only some of the index's rows again.
     defer { tally.count.skipped += max(skippedByIndex, skippedOnPages) }
     do {
       try await open()
-      while let step = route.next, try await batches.mayGoOn() {
+      while let step = route.next, try await batches.mayContinue() {
         do {
           let done = try await send([step], measures: route.isLastRange)
           route.expect(batches.time)
           try await note(step, done.results, done)
-        } catch let trouble as Trouble {
-          try await meet(trouble, at: step)
+        } catch let failure as Failure {
+          try await meet(failure, at: step)
         }
       }
       tally.count.kept += kept
-      try await settle()
+      try await takeBackUndone()
       if tally.count.isPartial, let record = route.record {
-        // Where the run ends is told only once the disk has what it changed.
+        // The position is recorded only when the changes before it are durable.
         _ = try await send([], measures: true)
         self.record = record
       }
-    } catch let trouble as Trouble {
-      throw trouble.cause
+    } catch let failure as Failure {
+      throw failure.cause
     }
     if route.isPartial { throw SweepRefusal.changing(table.displayName) }
   }
 
-  /// Takes back what was told as changed and is due again.
-  private func settle() async throws {
+  /// Subtracts rows that were counted as changed and are due again.
+  private func takeBackUndone() async throws {
     guard let watch = batches.watch, watch.isInDoubt, let first = watch.firstTransaction else { return }
     guard let undone = try await batches.countUndone(PostgresStatement(statements.dueSince, [first])) else { return }
     tally.count.changed -= watch.overcount(undone: undone)
@@ -74,57 +74,58 @@ final class PageSweep {
 
   /// The first batch also measures the table.
   private func open() async throws {
-    // Together, the second would meet what a trigger has put back behind the first, and each has the whole limit.
+    // In one batch, the second step would meet rows that a trigger has reset, and each step would have the whole limit.
     let isTogether = batches.watch == nil && batches.rowLimit == nil && !statements.sweep.leavesReferenced
     var steps = isTogether ? route.opening : Array(route.opening.prefix(1))
     var done: SweepBatches.Answers
     do {
       done = try await send(steps, measures: true)
-    } catch let trouble as Trouble {
-      steps = trouble.kind == .locked && table.canLockRows ? [steps[0].skippingLocked] : []
+    } catch let failure as Failure {
+      steps = failure.kind == .locked && table.canLockRows ? [steps[0].skippingLocked] : []
       done = try await send(steps, measures: true)
     }
     if let size = done.table { route.measured(size, at: done.beganAt) }
-    // Each step is one statement here, or there is only one step.
+    // Either each step is one statement, or there is one step.
     if steps.count == 1 { return try await note(steps[0], done.results, done) }
     for (step, answer) in zip(steps, done.results) { try await note(step, [answer], done) }
   }
 
-  /// Goes on after a batch that failed, or throws why it failed.
-  private func meet(_ trouble: Trouble, at step: SweepRoute.Step) async throws {
-    switch (trouble.kind, step.reads, step.skipsLocked) {
+  /// Continues after a failed batch, or throws its cause.
+  private func meet(_ failure: Failure, at step: SweepRoute.Step) async throws {
+    switch (failure.kind, step.reads, step.skipsLocked) {
     case (.locked, .pages(let range), false) where table.canLockRows:
       return route.stayedLocked(range)
-    case (.locked, .walk, false) where table.canLockRows, (.locked, .gather, false) where table.canLockRows:
+    case (.locked, .indexScan, false) where table.canLockRows,
+      (.locked, .unorderedIndexScan, false) where table.canLockRows:
       let again = step.skippingLocked
       let done = try await send([again], measures: false)
       return try await note(again, done.results, done)
     case (.locked, _, true):
-      // Not a row is locked but the table.
-      throw trouble.cause
+      // The table is locked, not a row.
+      throw failure.cause
     default: break
     }
-    guard try await batches.isAboutRows(trouble, [statements.statement(statements.write, 0..<0)]) else {
-      throw trouble.cause
+    guard try await batches.isAboutRows(failure, [statements.statement(statements.write, 0..<0)]) else {
+      throw failure.cause
     }
-    let isRefused = if case .refused = trouble.kind { true } else { false }
+    let isRefused = if case .refused = failure.kind { true } else { false }
     switch route.retreat(from: step, isRefused: isRefused) {
     case .smaller: break
     case .givenUp(let rows):
-      if trouble.kind == .locked { skippedOnPages += rows } else { batches.giveUp(rows, trouble) }
+      if failure.kind == .locked { skippedOnPages += rows } else { batches.giveUp(rows, failure) }
       route.finishedRows(table: route.isLastRange ? try await send([], measures: true).table : nil)
-    case .none: throw trouble.cause
+    case .none: throw failure.cause
     }
   }
 
-  /// Notes what a step's statement answered, or its parts' statements.
+  /// Records the answers of a step's statements.
   private func note(_ step: SweepRoute.Step, _ results: [PostgresResult], _ done: SweepBatches.Answers) async throws {
     switch step.reads {
-    case .walk, .gather:
+    case .indexScan, .unorderedIndexScan:
       if results.count > 1 { noteLocked(results[0], results[1]) } else { noteFound(results[0], done) }
-    case .look:
+    case .probeTable:
       let page = results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))
-      route.looked(firstDue: page, in: done.duration, table: done.table)
+      route.probed(firstDue: page, in: done.duration, table: done.table)
     case .pages(let range): try await notePages(range, step, results, done)
     case .dueRows: route.listed(Self.places(in: results[0]), table: done.table)
     case .rows:
@@ -142,12 +143,12 @@ final class PageSweep {
     skippedByIndex += due - free
     route.found(
       entries: entries, due: due, changed: changed, lowestKey: answer.key(4),
-      // Rows that stayed as they were without having been left out: the pages find out why.
-      isPlenty: answer.number(5) > 0 || (table.canKeepRows && changed < free && !done.wasStopped),
+      // Rows that stayed unchanged without being skipped: a page scan finds out why.
+      tooManyForIndex: answer.number(5) > 0 || (table.canKeepRows && changed < free && !done.wasStopped),
       wasStopped: (done.wasStopped && changed < free) || lastLimit.map { due >= $0 } ?? false)
   }
 
-  /// The same of rows that were locked first, as many as were found and nobody held.
+  /// The same for rows that were locked first: those that were found and not locked by others.
   private func noteLocked(_ answer: PostgresResult, _ write: PostgresResult) {
     let (due, free) = (answer.number(1), answer.number(2))
     let changed = table.canKeepRows ? write.number(1) : write.affectedRows
@@ -155,8 +156,8 @@ final class PageSweep {
     skippedByIndex += due - free
     route.found(
       entries: answer.number(0), due: due, changed: changed, lowestKey: answer.key(4),
-      // Rows that stayed though they were locked: the pages find out why.
-      isPlenty: answer.number(5) > 0 || changed < free, wasStopped: lastLimit.map { due >= $0 } ?? false)
+      // Rows that stayed unchanged although they were locked: a page scan finds out why.
+      tooManyForIndex: answer.number(5) > 0 || changed < free, wasStopped: lastLimit.map { due >= $0 } ?? false)
   }
 
   private func notePages(
@@ -166,7 +167,7 @@ final class PageSweep {
       let (due, changed, free) = (results[0].number(0), results[0].number(1), results[0].number(3))
       noteChange(changed, written: results[0].number(2))
       skippedOnPages += max(0, due - free)
-      // These were locked here, so only a trigger or a rule can have left them as they were.
+      // This transaction locked them, so only a trigger or a rule can have left them unchanged.
       if table.canKeepRows { kept += max(0, free - changed) }
       return route.swept(range, changed: changed, in: done.duration, table: done.table)
     }
@@ -187,8 +188,8 @@ final class PageSweep {
     route.swept(range, until: page, changed: changed, in: done.duration, table: done.table)
   }
 
-  /// Whether due rows of a range may be left that the next batch can change. Where none of those that could be locked
-  /// is left, the others are skipped.
+  /// Whether a range may have due rows left that the next batch can change. If all rows that could be locked were
+  /// changed, the others count as skipped.
   private func mayHaveLeft(_ done: SweepBatches.Answers, changed: Int) -> Bool {
     guard let lastLock else { return done.wasStopped }
     if changed > 0, done.wasStopped || lastLock.locked == lockLimit { return true }
@@ -196,9 +197,9 @@ final class PageSweep {
     return false
   }
 
-  /// Rows that stay due though a statement left none out. It is made again first: a transaction that changed a row
-  /// meanwhile may have brought another one that is due, which no trigger keeps. Those that were written and are due
-  /// still may lie on other pages now.
+  /// Counts rows that stay due although the statement skipped none. The statement is repeated first, because a
+  /// concurrent transaction may have made another row due, which no trigger keeps. Rows that were written and are still
+  /// due may be on other pages now.
   private func countKept(in range: Range<Int>, atLeast written: Int) async throws {
     var options = SweepBatches.Options()
     options.plansOnce = true
@@ -213,8 +214,8 @@ final class PageSweep {
         left = max(left, min(due - changed, rest.results[0].number(0)))
       }
       kept += left
-    } catch is Trouble {
-      // Who holds a row, or what is wrong with one that came, is the next run's to meet.
+    } catch is Failure {
+      // The next run meets a row that is locked or whose change fails.
       kept += written
     }
   }
@@ -224,12 +225,12 @@ final class PageSweep {
     batches.watch?.noteChange(changed, written: written, byIndex: byIndex)
   }
 
-  /// Where a range that the clock stopped is to be taken up; nil if nothing of it is left.
+  /// The page at which a range continues that the time limit stopped; nil if nothing is left of it.
   private func firstDuePage(in range: Range<Int>) async throws -> Int? {
     do {
       let done = try await batches.send([statements.statement(statements.firstDue, range)], .init(plansOnce: true))
       return done.results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))
-    } catch let trouble as Trouble where trouble.kind == .tooLong {
+    } catch let failure as Failure where failure.kind == .tooLong {
       return range.lowerBound
     }
   }
@@ -255,19 +256,19 @@ final class PageSweep {
 // MARK: - What a step sends
 
 extension PageSweep {
-  /// Whether the last batch of pages changed no more rows than it might, in one statement.
+  /// Whether one statement with a row limit changed the last batch of pages.
   private var isLimited: Bool { lastLimit != nil && !statements.sweep.leavesReferenced }
 
   private var lockLimit: Int { limited(TableStatements.lockLimit) }
 
-  /// No more rows than the last batch might change.
+  /// `rows`, or the last batch's limit if that is less.
   private func limited(_ rows: Int) -> Int { min(rows, lastLimit ?? rows) }
 
   private func send(_ steps: [SweepRoute.Step], measures: Bool) async throws -> SweepBatches.Answers {
     lastLimit = batches.rowLimit
     var options = SweepBatches.Options(measures: measures)
     options.plansOnce = steps.allSatisfy { if case .pages = $0.reads { true } else { false } }
-    options.isParallel = steps.contains { $0.reads == .look }
+    options.isParallel = steps.contains { $0.reads == .probeTable }
     if case .rows(let rows)? = steps.first?.reads {
       options.lockMilliseconds = SweepBatches.singleRowLockMilliseconds
       if rows.count == 1 { options.statementLimit = SweepBatches.noLimit }
@@ -278,7 +279,7 @@ extension PageSweep {
     case .pages, .rows:
       lastLock = (done.results[0].number(1), done.results[0].number(2))
       return done.withoutFirst
-    case .walk, .gather, .look, .dueRows: return done
+    case .indexScan, .unorderedIndexScan, .probeTable, .dueRows: return done
     }
   }
 
@@ -294,22 +295,26 @@ extension PageSweep {
 
   private func statements(for step: SweepRoute.Step) -> [PostgresStatement] {
     switch step.reads {
-    case .walk(let key):
+    case .indexScan(let key):
       let pages = table.size.pages / SweepRoute.pagesPerFoundRow
       let parameters = [key.map { "\($0)" }, "\(pages)", "\(limited(SweepRoute.entryLimit))"]
-      guard !statements.sweep.leavesReferenced else { return lockAndWrite(statements.lockWalked, parameters) }
-      return [PostgresStatement(step.skipsLocked ? statements.walkSkippingLocked : statements.walk, parameters)]
-    case .gather(let key):
+      guard !statements.sweep.leavesReferenced else { return lockAndWrite(statements.lockIndexScan, parameters) }
+      let scan = step.skipsLocked ? statements.indexScanSkippingLocked : statements.indexScan
+      return [PostgresStatement(scan, parameters)]
+    case .unorderedIndexScan(let key):
       let parameters = ["\(key)", "\(limited(SweepRoute.entryLimit))"]
-      guard !statements.sweep.leavesReferenced else { return lockAndWrite(statements.lockGathered, parameters) }
-      return [PostgresStatement(step.skipsLocked ? statements.gatherSkippingLocked : statements.gather, parameters)]
+      guard !statements.sweep.leavesReferenced else {
+        return lockAndWrite(statements.lockUnorderedIndexScan, parameters)
+      }
+      let scan = step.skipsLocked ? statements.unorderedIndexScanSkippingLocked : statements.unorderedIndexScan
+      return [PostgresStatement(scan, parameters)]
     case .pages(let range)
     where step.parts > 1 && batches.watch == nil && lastLimit == nil && !statements.sweep.leavesReferenced:
       return PageRanges.parts(of: range, count: step.parts).map { statements.statement(statements.writePart, $0) }
     case .pages(let range):
       return write(range, skipsLocked: step.skipsLocked)
-    case .look:
-      return [PostgresStatement(statements.look)]
+    case .probeTable:
+      return [PostgresStatement(statements.probeTable)]
     case .dueRows(let page):
       return [statements.statement(statements.dueRows, page..<(page + 1))]
     case .rows(let rows):

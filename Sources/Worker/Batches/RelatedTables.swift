@@ -1,10 +1,10 @@
-// The other tables that a sweep's statements name: those that it looks values up in or notes changes in, and those
+// The other tables that a sweep's statements name: those that it reads values from or writes audit lines to, and those
 // whose foreign keys refer to the swept one. Read from the catalogue.
-// Invariant: a row is deleted only if every foreign key that exists when it is deleted was known before.
+// Invariant: a row is deleted only if every foreign key that exists at that time was known before.
 
 import Reactor
 
-/// Other tables as the session's role meets them.
+/// Other tables, as the session's role sees them.
 package struct RelatedTables: Equatable, Sendable {
   struct Table: Equatable, Sendable {
     let schema: String
@@ -12,12 +12,12 @@ package struct RelatedTables: Equatable, Sendable {
     let identifier: Int64
     /// Whether row security hides rows from the role.
     let hidesRows: Bool
-    /// Whether the role may read whole rows, and with them which transaction wrote them.
+    /// Whether the role may read whole rows, including which transaction wrote them.
     let canReadRows: Bool
 
-    /// As SQL writes it.
+    /// The name for SQL.
     var quotedName: String { TableSurvey.quoted(schema, name) }
-    /// As people write it.
+    /// The name for texts.
     var displayName: String { "\(schema).\(name)" }
   }
 
@@ -25,7 +25,7 @@ package struct RelatedTables: Equatable, Sendable {
   struct Reference: Equatable, Sendable {
     let identifier: Int64
     let table: Table
-    /// Its columns, and those that they refer to.
+    /// Its columns, and the columns that they refer to.
     fileprivate(set) var columns: [(own: String, referenced: String)]
 
     static func == (one: Reference, other: Reference) -> Bool {
@@ -34,22 +34,22 @@ package struct RelatedTables: Equatable, Sendable {
     }
   }
 
-  /// By their names.
+  /// By name.
   private(set) var tables: [String: Table] = [:]
   private(set) var references: [Reference] = []
-  /// The swept table and its parts, by their identifiers, where references to them were asked for.
+  /// The identifiers of the swept table and its parts; empty unless references to them were requested.
   private var parts: [Int64] = []
 
   package init() {}
 
-  /// As SQL writes a table's name. Without a look, for texts that nobody executes, that is the bare name.
+  /// A table's name for SQL. Without the catalogue, for texts that are not executed, it is not qualified.
   func quotedName(of table: String) -> String {
     tables[table]?.quotedName ?? TableSurvey.quoted(table)
   }
 
   // MARK: Conditions on a row of the swept table, `target`
 
-  /// Whether no foreign key refers to it: to be added to another condition.
+  /// Whether no foreign key refers to it; appended to another condition.
   var isUnreferenced: String {
     var text = ""
     for reference in references {
@@ -63,8 +63,8 @@ package struct RelatedTables: Equatable, Sendable {
     return text
   }
 
-  /// Whether the foreign keys are still those that were found. A new one needs a lock on the swept table that no
-  /// statement which deletes from it lets through, and a statement reads the catalogue after it took its own lock.
+  /// Whether the foreign keys are still the known ones. Adding one needs a lock on the swept table that conflicts with
+  /// a statement that deletes from it, and a statement reads the catalogue after it has taken its own lock.
   var hasSameReferences: String {
     var (sum, list): (Int64, String) = (0, "")
     for reference in references { sum += reference.identifier }
@@ -76,12 +76,12 @@ package struct RelatedTables: Equatable, Sendable {
       """
   }
 
-  // MARK: The look
+  // MARK: The query
 
-  /// Parameters: names of tables, and the swept table's identifier if references to it are wanted, or 0.
+  /// Parameters: names of tables, and the swept table's identifier if references to it are requested, or 0.
   ///
-  /// Tables are found as `TableSurvey.look` finds them.
-  package static let look = CatalogSQL.qualified(
+  /// Tables are found as `TableSurvey.query` finds them.
+  package static let query = CatalogSQL.qualified(
     """
     WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $2::oid AS oid")),
     found AS (
@@ -114,10 +114,10 @@ package struct RelatedTables: Equatable, Sendable {
     """)
 
   static func statement(_ names: [String], referencesTo table: Int64?) -> PostgresStatement {
-    PostgresStatement(look, [PostgresArray.words(names), "\(table ?? 0)"])
+    PostgresStatement(query, [PostgresArray.words(names), "\(table ?? 0)"])
   }
 
-  /// Reads the answer of `look`.
+  /// Reads the answer of `query`.
   @EventLoop
   package init(_ answer: PostgresResult) {
     for row in 0..<answer.rowCount {
@@ -138,9 +138,9 @@ package struct RelatedTables: Equatable, Sendable {
 }
 
 extension RelatedTables {
-  /// Why the sweep cannot be done with them, in words that say what to do.
+  /// Why the sweep cannot run with these tables, in words that say what to do.
   ///
-  /// - Parameter allowsRowSecurity: whether a value that row security hides may count as one that is not there.
+  /// - Parameter allowsRowSecurity: whether a value that row security hides may count as missing.
   func refusal(of sweep: RowSweep, allowsRowSecurity: Bool) -> SweepRefusal? {
     for name in sweep.otherTables where tables[name] == nil { return .noTable(name) }
     if let lookup = sweep.lookup.flatMap({ tables[$0.table] }), lookup.hidesRows, !allowsRowSecurity {
@@ -164,29 +164,31 @@ extension RowSweep {
     return due.replacingFirst(lookup.placeholder, with: value) + related.isUnreferenced
   }
 
-  /// Whether its statements name other tables, or have to know of those that refer to its own.
+  /// Whether its statements name other tables, or need to know the tables that refer to the swept one.
   package var needsRelatedTables: Bool { leavesReferenced || !otherTables.isEmpty }
 
-  /// The look at them.
+  /// The query for them.
   package func relatedTables(of table: TableSurvey) -> PostgresStatement {
     RelatedTables.statement(otherTables, referencesTo: leavesReferenced ? table.identifier : nil)
   }
 }
 
 extension GuardedSession {
-  /// The tables that the sweep's statements name besides `table`. References are looked for in each run, other tables
-  /// as often as the swept one.
+  /// The tables that the sweep's statements name besides `table`. References are read in each run, other tables as
+  /// often as the swept one is surveyed.
   ///
-  /// - Throws: `SweepRefusal` if there is no such table, or if the role does not see all rows of it; `PostgresError`.
+  /// - Throws: `SweepRefusal` if a table does not exist or the role does not see all of its rows; `PostgresError`.
   func related(
     to table: TableSurvey, for sweep: RowSweep, knownTo memory: TableMemory, allowsRowSecurity: Bool
   ) async throws -> RelatedTables {
     guard sweep.needsRelatedTables else { return RelatedTables() }
-    if !sweep.leavesReferenced, let known = memory.related, memory.relatedLookedAt == memory.lookedAt { return known }
+    if !sweep.leavesReferenced, let known = memory.related, memory.relatedSurveyedAt == memory.surveyedAt {
+      return known
+    }
     let related = RelatedTables(try await query(sweep.relatedTables(of: table)))
     if let refusal = related.refusal(of: sweep, allowsRowSecurity: allowsRowSecurity) { throw refusal }
     memory.related = related
-    memory.relatedLookedAt = memory.lookedAt
+    memory.relatedSurveyedAt = memory.surveyedAt
     return related
   }
 }

@@ -1,15 +1,15 @@
-// The due rows of one page on which a statement failed, as a pure struct: which of them to try together next.
-// Invariants: every row is tried until it was changed or failed by itself; each failure makes what is tried smaller.
+// The due rows of a page on which a statement failed, as a pure struct: which of them to try together next.
+// Invariants: every row is tried until it was changed or failed alone; each failure makes the next try smaller.
 
 /// Where a row lies.
 struct RowPlace: Equatable, Sendable {
-  /// The part of the table, by its object identifier: places are one part's only.
+  /// The object identifier of the table's part: a place is unique only within a part.
   let table: Int64
   /// Page and number, as PostgreSQL writes a tid: "(7,2)".
   let place: String
 }
 
-/// Cuts the rows out whose change fails.
+/// Isolates the rows whose change fails.
 ///
 ///     listing ──▶ trying all ──── failed ───▶ trying the halves ─── failed ───▶ … ──▶ one row: given up
 ///        │            │                             │
@@ -18,7 +18,7 @@ struct RowPlace: Equatable, Sendable {
 struct RowIsolation: Equatable, Sendable {
   let page: Int
   private var isListed = false
-  /// What is to be tried, the next one last.
+  /// The rows still to try; the next ones are last.
   private var pending: [[RowPlace]] = []
 
   init(page: Int) {
@@ -37,18 +37,18 @@ struct RowIsolation: Equatable, Sendable {
     if !rows.isEmpty { pending = [rows] }
   }
 
-  /// The page cannot be read: what is due on it is one row to the count, and is given up.
+  /// The page cannot be read. It counts as one row that is given up.
   mutating func unreadable() {
     isListed = true
     pending = [[]]
   }
 
-  /// The rows that are tried were changed, or are given up.
+  /// The rows under trial were changed or given up.
   mutating func changed() {
     pending.removeLast()
   }
 
-  /// The rows that are tried failed. True if it was one row: then it stays until `changed` is told.
+  /// The rows under trial failed. True if it was a single row, which stays until `changed` is called.
   mutating func failed() -> Bool {
     guard let rows = pending.last, rows.count > 1 else { return true }
     pending.removeLast()

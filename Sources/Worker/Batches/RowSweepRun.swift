@@ -1,6 +1,6 @@
-// Runs a row sweep: looks at its table, then batch after batch, as its route says. Called by the scheduler's run.
-// Invariants: a run that finds nothing due in a small table, or by its index, is one round trip once the process knows
-// the table; what was changed is counted whatever ends the run; a row that cannot be changed stops no other.
+// Runs a row sweep: surveys its table, then sends batches as its route says. Called by SweepRunner.
+// Invariants: a run with nothing due in a small table, or by its index, takes one round trip once the process knows the
+// table; changes are counted however the run ends; a row that cannot be changed does not stop the others.
 
 import Coordination
 import Reactor
@@ -8,7 +8,7 @@ import Reactor
 /// One run of one row sweep.
 @EventLoop
 final class RowSweepRun {
-  /// How often a run begins again because its table became another one.
+  /// How often a run begins again because its table was replaced or altered.
   private static let surveyLimit = 5
 
   private let sweep: RowSweep
@@ -39,10 +39,10 @@ final class RowSweepRun {
     tally.attempts = sweep.attemptLimit.map { AttemptCounts(limit: $0.count, self.progress.attempts) }
   }
 
-  /// Sweeps what is due.
+  /// Sweeps all due rows.
   ///
-  /// - Throws: `RunInterruption`; `SweepRefusal` if some of what was due could not be changed; `PostgresError` if a
-  ///   batch failed. What earlier batches changed stays changed, and is in the tally.
+  /// - Throws: `RunInterruption`; `SweepRefusal` if some due rows could not be changed; `PostgresError` if a batch
+  ///   failed. The changes of earlier batches remain, and are in the tally.
   func run() async throws {
     defer { noteAttempts() }
     let survey = try await session.survey(
@@ -53,13 +53,13 @@ final class RowSweepRun {
       do {
         try await sweepAll(table)
       } catch let error as PostgresError where error.sqlState != nil {
-        // Perhaps a table is not what it was: the next run looks at it again.
+        // A table may have changed, so the next run surveys it again.
         memory.survey = nil
-        memory.second = nil
+        memory.linkedTable = nil
         throw rule(error, table) ?? error
       }
-      let isSecondKnown = sweep.linked == nil || memory.second != nil
-      guard let seen = memory.survey, !(isSecondKnown && seen.hasSameShape(as: table)) else {
+      let knowsLinkedTable = sweep.linked == nil || memory.linkedTable != nil
+      guard let seen = memory.survey, !(knowsLinkedTable && seen.hasSameShape(as: table)) else {
         try await forgetAttempts(in: table)
         return try conclude(table)
       }
@@ -67,8 +67,7 @@ final class RowSweepRun {
     throw SweepRefusal.changing(survey.displayName)
   }
 
-  /// The refusal, if a rule is why a statement failed: one on the table, or on the audit trail, to which the same
-  /// statement writes.
+  /// The refusal if a statement failed because of a rule on the table, or on the audit trail, to which it writes.
   private func rule(_ error: PostgresError, _ table: TableSurvey) -> SweepRefusal? {
     guard (sweep.audit == nil ? table : table.countingChanges).isRefusedByRule(error) else { return nil }
     let trail = sweep.audit == nil ? nil : memory.related?.tables[AuditNote.table]
@@ -76,26 +75,26 @@ final class RowSweepRun {
   }
 
   private func sweepAll(_ table: TableSurvey) async throws {
-    let second = try await second()
+    let linkedTable = try await linkedTable()
     let related = try await session.related(
       to: table, for: sweep, knownTo: memory, allowsRowSecurity: allowsRowSecurity)
     if sweep.leavesReferenced, !table.canLockRows { throw SweepRefusal.cannotLock(table.displayName) }
-    // What is noted of a changed row, its statement has to know of. One with linked rows does in any case.
+    // An audit line or an attempt is recorded per changed row, so changes are counted. Linked rows are always counted.
     let table = (sweep.audit == nil && sweep.attemptLimit == nil) || sweep.linked != nil ? table : table.countingChanges
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
-    // Only then is it of use that an index has more due rows than the declared condition reaches.
+    // Otherwise it does not matter that an index has more due rows than the declared condition reaches.
     let indexHasAll = sweep.index?.fullPassWithin != nil && sweep.isDueByKey && table.indexes.serve(sweep.due)
-    // Of parts that are swept one by one the record cannot tell which had its pass: their pages are read in each run.
+    // The record cannot hold a pass for each of several parts, so their pages are read in each run.
     let isByParts = targets.count > 1 && table.foreignParts == nil
     let hasIndex = sweep.index.map { !isByParts && (indexHasAll || table.indexes.serve($0.reaches)) } ?? false
     try await limitShare(of: table, targets, related)
     for target in targets where !tally.count.isPartial {
       let statements = memory.statements(
         of: target, in: table, for: sweep, related: related, indexHasAll: indexHasAll)
-      if let linked = sweep.linked, let second {
+      if let linked = sweep.linked, let linkedTable {
         try await LinkedSweep(
-          linked, statements, of: table, second: second, hasIndex: hasIndex, in: session, knowing: memory,
+          linked, statements, of: table, second: linkedTable, hasIndex: hasIndex, in: session, knowing: memory,
           noting: tally
         ).run()
       } else if table.canReadPlaces {
@@ -115,7 +114,7 @@ final class RowSweepRun {
     }
   }
 
-  /// Counts before the first change, in the sweeps that have a maximum share.
+  /// For a sweep with a maximum share, counts before the first change.
   private func limitShare(of table: TableSurvey, _ targets: [String], _ related: RelatedTables) async throws {
     guard let limit = sweep.shareLimit, limit.percent < 100 else { return }
     let parts = targets.map { target in
@@ -124,8 +123,8 @@ final class RowSweepRun {
     let batches = SweepBatches(sweep, on: table, in: session, knowing: memory, noting: tally)
     let count = try await batches.count(limit, in: parts, acceptedBefore: progress.acceptedCutoff)
     if acceptsAnyShare {
-      // Also for what this run does not get done.
-      progress.acceptedCutoff = session.cutoffMicroseconds
+      // Also for rows that this run does not reach.
+      progress.memory = session.cutoffMicroseconds.map { .accepted(cutoff: $0) } ?? .nothing
       tally.count.progress = progress.text
     } else if limit.isExceeded(by: count) {
       tally.count.refused = count.due
@@ -133,28 +132,28 @@ final class RowSweepRun {
     }
   }
 
-  /// The table of linked rows, where the sweep has any.
-  private func second() async throws -> TableSurvey? {
+  /// The table of linked rows; nil for a sweep without any.
+  private func linkedTable() async throws -> TableSurvey? {
     guard let linked = sweep.linked else { return nil }
     let second = try await session.survey(linked, knownTo: memory)
     if let refusal = second.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
     return second
   }
 
-  /// The schedule record has room for one pass. Where parts are swept by themselves, the process remembers theirs:
-  /// another one makes its own, sooner than it had to.
+  /// The schedule record has room for one pass. The passes of parts that are swept separately are remembered by the
+  /// process; another process begins new ones, sooner than necessary.
   private func note(_ record: String?, of target: String, in table: TableSurvey) {
     guard let record else { return }
     guard table.foreignParts == nil else {
       memory.passes[target] = record
       return
     }
-    progress.pass = record
+    progress.memory = .fullPass(record)
     tally.count.progress = progress.text
   }
 
-  /// What is swept by itself: the table with all its parts, or each part, where some have no pages or where a row's
-  /// place has to be one row's only.
+  /// What is swept separately: the table with all its parts; or each part, if some have no pages or a row's place must
+  /// identify it.
   private func targets(of table: TableSurvey) async throws -> [String] {
     guard table.foreignParts != nil || (sweep.leavesReferenced && table.hasParts) else { return [table.quotedName] }
     let parts = try await session.query(PostgresStatement(TableSurvey.pagedParts, ["\(table.identifier)"]))
@@ -163,7 +162,7 @@ final class RowSweepRun {
     }
   }
 
-  /// Forgets how often rows were changed that do not come back.
+  /// Forgets the attempts of rows that cannot become due again.
   private func forgetAttempts(in table: TableSurvey) async throws {
     guard let limit = sweep.attemptLimit, let attempts = tally.attempts, !attempts.counts.isEmpty else { return }
     let answer = try await session.query(
@@ -171,16 +170,16 @@ final class RowSweepRun {
     tally.attempts?.keep((0..<answer.rowCount).compactMap { answer[row: $0, column: 0] })
   }
 
-  /// Leaves the next run how often rows were changed, whatever ended this one.
+  /// Records for the next run how often rows were changed, however this run ended.
   private func noteAttempts() {
     guard let attempts = tally.attempts else { return }
     tally.count.exhausted = attempts.exhaustedCount
     guard attempts.isChanged else { return }
-    progress.attempts = attempts.text
+    progress.memory = .attempts(attempts.text)
     tally.count.progress = progress.text
   }
 
-  /// Tells what stayed due.
+  /// Throws a refusal if rows stayed due.
   private func conclude(_ table: TableSurvey) throws {
     let count = tally.count
     let isLocked = count.skipped > 0 && count.changed == 0
@@ -189,9 +188,9 @@ final class RowSweepRun {
     let wasLocked = progress.lockedSlots > 0
     progress.lockedSlots = lockedSlots
     if progress.pass != nil || lockedSlots > 0 || wasLocked { tally.count.progress = progress.text }
-    if count.refused > 0 { throw SweepRefusal.rows(count.refused, states: count.refusalStates) }
+    if count.refused > 0 { throw SweepRefusal.rows(count.refused, count.refusals) }
     if count.kept > 0 {
-      let second = memory.second.map { " or \($0.displayName)" } ?? ""
+      let second = memory.linkedTable.map { " or \($0.displayName)" } ?? ""
       throw SweepRefusal.kept(count.kept, table: table.displayName + second)
     }
     if let parts = table.foreignParts { throw SweepRefusal.foreignParts(parts) }

@@ -105,7 +105,7 @@ package final class SchemaCheck {
   /// Parameters: for each required column a number, the table's name and the column's. Answers the numbers of those
   /// that are missing, in their order, and the column's name where the table is there.
   ///
-  /// Tables are found as `TableSurvey.look` finds them.
+  /// Tables are found as `TableSurvey.query` finds them.
   package static let check = CatalogSQL.qualified(
     """
     SELECT required.number, CASE WHEN (named.oid IS NOT NULL) THEN required.name END

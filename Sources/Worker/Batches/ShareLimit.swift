@@ -1,16 +1,16 @@
-// The brake on a run that would change too large a share of its table: counts before the first change. Pure but for the
-// count. Called by RowSweepRun. Invariant: a share above the limit changes nothing, however many runs it is split into.
+// The limit on the share of a table that a run may change: counts before the first change. Pure except for the count.
+// Called by RowSweepRun. Invariant: above the limit nothing is changed, however many runs the rows are spread over.
 
 import Coordination
 import Reactor
 
-/// How large a share of a table's live rows may look due at once.
+/// The largest share of a table's live rows that may look due at once.
 ///
-/// If most of a fleet looks silent, it is more likely that its heartbeats do not arrive. Rows look due one after the
-/// other then, so a run by itself may find few. Therefore rows count too that earlier runs changed, if their key lies
-/// within `RowSweep.age` before the cutoff: what reports more often than that falls silent within that time.
+/// If most of a fleet looks silent, its heartbeats probably do not arrive. Its rows then look due one after the other,
+/// so a single run may find few. Rows that earlier runs changed therefore count too if their key is within
+/// `RowSweep.age` before the cutoff: everything that reports more often than that looks silent within that time.
 struct ShareLimit: Sendable {
-  /// So many rows are never too many, whatever their share.
+  /// This many rows are always allowed, whatever their share.
   static let freeRows = 20
 
   /// In percent of the live rows; 100 is no limit.
@@ -19,10 +19,10 @@ struct ShareLimit: Sendable {
   let live: String
   /// The condition of a row that an earlier run changed.
   let changed: String
-  /// What too large a share looks like, after "412 of 430 ".
+  /// The text after "412 of 430 " if the share is too large.
   let warning: String
 
-  /// What the count found.
+  /// The result of the count.
   struct Count: Equatable, Sendable {
     /// Rows that the run would change.
     var due = 0
@@ -65,7 +65,7 @@ extension TableStatements {
 }
 
 extension SweepBatches {
-  /// Counts what `limit` is about in all `parts` of the table together.
+  /// Counts the rows for `limit` in all `parts` of the table together.
   ///
   /// - Throws: `SweepRefusal` if that takes too long; `PostgresError`.
   func count(
@@ -81,8 +81,8 @@ extension SweepBatches {
         count.due += answer.number(0)
         count.silent += answer.number(1)
         count.live += answer.number(2)
-      } catch let trouble as Trouble {
-        throw trouble.kind == .tooLong ? SweepRefusal.uncounted(part.sweep.table) : trouble.cause
+      } catch let failure as Failure {
+        throw failure.kind == .tooLong ? SweepRefusal.uncounted(part.sweep.table) : failure.cause
       }
     }
     return count

@@ -1,5 +1,5 @@
-// One transaction of a row sweep: the statements between the guard and the verdict, and why it failed if it did.
-// Invariant: what can be tried in another way is a `Trouble`, and everything else is thrown as it is.
+// One transaction of a row sweep: the statements between the guard and the verdict, and the reason if it failed.
+// Invariant: a failure that another attempt can avoid is thrown as `Failure`, every other one unchanged.
 
 import Coordination
 import Reactor
@@ -7,21 +7,21 @@ import Reactor
 /// Sends the batches of one sweep.
 @EventLoop
 final class SweepBatches {
-  /// Of so many batches, which take a second or two, one waits until the disk has it and all that came before it; as
-  /// does the last one. What a crash of the server takes back is swept again, but how far the run got must not be told
-  /// too early.
+  /// Every 64th batch, after a second or two, commits synchronously and makes all earlier ones durable; so does the
+  /// last one. Changes that a crash of the server undoes are swept again, but the run's position must not be recorded
+  /// before they are durable.
   static let batchesPerFlush = 64
 
-  /// How long a statement may take. A slow disk or trigger makes the next ones smaller, long before the lease ends.
+  /// The time limit of a statement. With a slow disk or trigger, smaller batches follow long before the lease ends.
   static let statementLimit = Duration.seconds(1)
 
-  /// For one row that is slow by itself: no other limit than the lease and the operator's own.
+  /// For a single slow row: no limit but the lease's and the operator's.
   static let noLimit = Duration.milliseconds(Int64(Int32.max))
 
-  /// For a look at a whole table, at the beginning or the end of a run.
+  /// For counting a whole table, at the beginning or the end of a run.
   private static let countLimit = Duration.seconds(10)
 
-  /// How long a lock is waited for where rows are tried one by one: any row of a page may be locked.
+  /// The lock timeout while rows are tried one by one: any row of a page may be locked.
   static let singleRowLockMilliseconds = 10
 
   private let sweep: RowSweep
@@ -32,11 +32,11 @@ final class SweepBatches {
   private var roundTrip = RoundTrip()
   /// The times of the next batch.
   var time: BatchTime { roundTrip.batchTime }
-  /// Whether it is known that the statements as such are accepted.
+  /// Whether the statements have succeeded without rows, so that a failure is about rows.
   private var isProved = false
-  /// What triggers do behind the changes; nil if there is none that could.
+  /// Counts what triggers write besides the changes; nil if there are none that could.
   var watch: TriggerWatch?
-  /// Of the lines that changes leave in the audit trail; nil if they leave none.
+  /// Proves that the changes' lines are in the audit trail; nil if there are no lines.
   private let proof: AuditProof?
 
   init(
@@ -51,21 +51,21 @@ final class SweepBatches {
     proof = sweep.audit == nil ? nil : memory.related?.tables[AuditNote.table].map { AuditProof($0) }
   }
 
-  /// What the statements of a batch answered.
+  /// The answers to a batch's statements.
   struct Answers {
     let results: [PostgresResult]
-    /// The table's extent, where it was measured.
+    /// The table's extent, if it was measured.
     let table: TableSize?
     let beganAt: Int64
     let duration: Duration
-    /// Whether the disk has it.
+    /// Whether it is durable.
     let isFlushed: Bool
     let time: BatchTime
 
-    /// Whether the clock may have stopped it.
+    /// Whether the time limit may have stopped it.
     var wasStopped: Bool { duration >= time.writeLimit }
 
-    /// Without the answer of the first statement.
+    /// The same without the first statement's answer.
     var withoutFirst: Answers {
       Answers(
         results: Array(results.dropFirst()), table: table, beganAt: beganAt, duration: duration,
@@ -73,14 +73,14 @@ final class SweepBatches {
     }
   }
 
-  /// Why a batch failed that may succeed in another way.
-  struct Trouble: Error {
+  /// Why a batch failed that may succeed in another form.
+  struct Failure: Error {
     enum Kind: Equatable {
-      /// A lock was waited for in vain.
+      /// The lock timeout passed.
       case locked
       case tooLong
-      /// The change of a row failed, with this SQLSTATE.
-      case refused(String)
+      /// The change of a row was refused.
+      case refused(RowRefusal)
     }
     let kind: Kind
     let cause: any Error
@@ -90,18 +90,18 @@ final class SweepBatches {
   @EventLoop
   struct Options {
     var measures = false
-    /// Any range of pages has the same plan, though a small one is estimated to cost less than the plan that was kept;
-    /// a walk's depends on what it looks for.
+    /// Whether the statements use a generic plan. All ranges of pages have the same plan, but PostgreSQL would plan a
+    /// small one anew because it estimates a lower cost. The plan of an index scan depends on its parameters.
     var plansOnce = false
     var statementLimit = SweepBatches.statementLimit
     var lockMilliseconds = GuardStatements.lockTimeoutMilliseconds
-    /// Only a look at a whole table is worth starting parallel workers for.
+    /// Whether parallel workers may be used. They pay off only for a whole table.
     var isParallel = false
   }
 
   /// Runs `statements` in one guarded transaction.
   ///
-  /// - Throws: `Trouble` if the same can be tried in another way, else the failure itself.
+  /// - Throws: `Failure` if another form may succeed, else the error itself.
   func send(_ statements: [PostgresStatement], _ options: Options = Options()) async throws -> Answers {
     let flushes = options.measures || batches % Self.batchesPerFlush == 0
     batches += 1
@@ -111,8 +111,8 @@ final class SweepBatches {
     let begin = [settings] + (watch.map { [$0.opening] } ?? []) + (tally.attempts.map { [$0.opening] } ?? [])
     let attempted = tally.attempts == nil ? [] : [AttemptCounts.closing]
     let checked = memory.checkable(at: session.clock.now)
-    // Behind the statements, which have the table locked: what is measured is what they met.
-    let measure = options.measures ? [checked?.check ?? look] : []
+    // After the statements, which hold a lock on the table, so that the measured table is the one that they met.
+    let measure = options.measures ? [checked?.check ?? survey] : []
     let (sentAt, time) = (session.clock.now, time)
     var serverTime: Duration?
     defer { session.brakes?.worked(from: sentAt, serverTime: serverTime) }
@@ -131,24 +131,20 @@ final class SweepBatches {
         duration: done.duration, isFlushed: flushes, time: time)
     } catch let error as PostgresError {
       guard let kind = Self.kind(of: error) else { throw error }
-      throw Trouble(kind: kind, cause: error)
+      throw Failure(kind: kind, cause: error)
     } catch SweepRefusal.settingsReset {
-      throw Trouble(kind: .refused(Self.resetState), cause: SweepRefusal.settingsReset)
-    } catch let refusal as SweepRefusal {
-      guard case .discardedLines = refusal else { throw refusal }
-      throw Trouble(kind: .refused(refusal.reason), cause: refusal)
+      throw Failure(kind: .refused(.settingsReset), cause: SweepRefusal.settingsReset)
+    } catch SweepRefusal.discardedLines(let trail) {
+      throw Failure(kind: .refused(.discardedLines(trail)), cause: SweepRefusal.discardedLines(trail))
     }
   }
 
-  /// In place of an SQLSTATE, which would not tell.
-  private static let resetState = "a trigger resets the session's settings"
-
-  /// How many rows `statement` counts, which reads the whole table; nil if that takes too long. What is due then is the
-  /// next run's to meet.
+  /// The number of rows that `statement` counts in the whole table; nil if that takes too long. The next run then meets
+  /// the rows that are due.
   func countUndone(_ statement: PostgresStatement) async throws -> Int? {
     do {
       return try await countWithinLimit(statement).number(0)
-    } catch is Trouble {
+    } catch is Failure {
       return nil
     }
   }
@@ -158,8 +154,8 @@ final class SweepBatches {
     try await send([statement], Options(statementLimit: Self.countLimit, isParallel: true)).results[0]
   }
 
-  /// Takes back what was told as changed by an index and is due again: of the rows that are due now, those that nothing
-  /// else kept.
+  /// Subtracts rows that were counted as changed by an index and are due again: the due rows that are not counted under
+  /// another reason.
   func takeBackUndone(_ statements: TableStatements) async throws {
     guard let watch, watch.isInDoubt else { return }
     guard let due = try await countUndone(PostgresStatement(statements.dueAtAll)) else { return }
@@ -169,50 +165,50 @@ final class SweepBatches {
     tally.count.kept += undone
   }
 
-  /// Whether `trouble` is about rows, and not about the statements: `statements` are tried on no row at all.
+  /// Whether `failure` is about rows rather than the statements. Runs `statements`, which select no rows, to find out.
   ///
-  /// - Throws: `SweepRefusal` if the server lets nothing be written.
-  func isAboutRows(_ trouble: Trouble, _ statements: [PostgresStatement]) async throws -> Bool {
-    guard case .refused(let state) = trouble.kind else { return true }
-    if state.utf8.starts(with: Self.limitClass.utf8) { try await proveTransactions() }
+  /// - Throws: `SweepRefusal` if the server accepts no writes.
+  func isAboutRows(_ failure: Failure, _ statements: [PostgresStatement]) async throws -> Bool {
+    guard case .refused(let reason) = failure.kind else { return true }
+    if case .sqlState(let state) = reason, state.hasPrefix(Self.limitClass) { try await proveTransactions() }
     guard !isProved else { return true }
     do {
       _ = try await send(statements)
       isProved = true
       return true
-    } catch is Trouble {
+    } catch is Failure {
       return false
     }
   }
 
-  /// Program limits: of one row, such as an index entry's size, or of the server's transactions, whose numbers come to
-  /// an end where old ones are not vacuumed away. Statements that write nothing need no number.
+  /// Program limits: of a row, such as the size of an index entry, or of transaction numbers, which run out if old ones
+  /// are not vacuumed. Statements that write nothing need no number.
   private static let limitClass = "54"
 
   private func proveTransactions() async throws {
     do {
       _ = try await send([PostgresStatement(Self.number)])
-    } catch is Trouble {
+    } catch is Failure {
       throw SweepRefusal.noTransactionNumbers
     }
   }
 
   private static let number = CatalogSQL.qualified("SELECT pg_current_xact_id()::text")
 
-  /// Rows that stay as they are for `trouble`.
-  func giveUp(_ rows: Int, _ trouble: Trouble) {
-    switch trouble.kind {
+  /// Counts rows that stay unchanged because of `failure`.
+  func giveUp(_ rows: Int, _ failure: Failure) {
+    switch failure.kind {
     case .locked: tally.count.skipped += rows
-    case .tooLong: tally.count.refuse(rows, state: GuardedSession.cancelledState)
-    case .refused(let state): tally.count.refuse(rows, state: state)
+    case .tooLong: tally.count.refuse(rows, .sqlState(GuardedSession.cancelledState))
+    case .refused(let reason): tally.count.refuse(rows, reason)
     }
   }
 
-  private var look: PostgresStatement {
+  private var survey: PostgresStatement {
     TableSurvey.statement(sweep.table, key: sweep.key, moments: sweep.moments, event: sweep.event)
   }
 
-  /// - Parameter checked: what the answer is a check of; nil if it is a look's.
+  /// - Parameter checked: the survey that the answer checks; nil if the answer is a new survey.
   private func measured(_ answer: PostgresResult, _ checked: TableSurvey?) async throws -> TableSize? {
     if let checked {
       if let survey = checked.checked(by: answer) {
@@ -220,33 +216,33 @@ final class SweepBatches {
         return survey.size
       }
       return try session.note(
-        TableSurvey(table: sweep.table, try await session.query(look)), of: sweep.table, in: memory
+        TableSurvey(table: sweep.table, try await session.query(survey)), of: sweep.table, in: memory
       ).size
     }
     return try session.note(TableSurvey(table: sweep.table, answer), of: sweep.table, in: memory).size
   }
 
-  /// Nil for what another way does not help against: the connection, the server, its resources, a role's login, and
-  /// what the same statement may meet or not a moment later. What a trigger raises is about its row, whatever the code.
-  private static func kind(of error: PostgresError) -> Trouble.Kind? {
+  /// Nil if another form of the batch cannot help: lost connections, the server, its resources, a role's login, and
+  /// errors that may be over in a moment. An error that a trigger raises is about its row, whatever the code.
+  private static func kind(of error: PostgresError) -> Failure.Kind? {
     guard case .server = error, let state = error.sqlState else { return nil }
-    if error.isRaised { return .refused(state) }
+    if error.isRaised { return .refused(.sqlState(state)) }
     if state == GuardedSession.lockTimeoutState { return .locked }
     if state == GuardedSession.cancelledState { return .tooLong }
     switch state.prefix(2) {
     case "08", "25", "26", "28", "40", "53", "55", "57", "58": return nil
-    default: return .refused(state)
+    default: return .refused(.sqlState(state))
     }
   }
 }
 
 extension SweepCount {
-  /// The most SQLSTATEs that are told of one run.
-  private static let stateLimit = 5
+  /// The most reasons that a run reports.
+  private static let reasonLimit = 5
 
-  fileprivate mutating func refuse(_ rows: Int, state: String) {
+  fileprivate mutating func refuse(_ rows: Int, _ reason: RowRefusal) {
     refused += rows
-    if !refusalStates.contains(state), refusalStates.count < Self.stateLimit { refusalStates.append(state) }
+    if !refusals.contains(reason), refusals.count < Self.reasonLimit { refusals.append(reason) }
   }
 }
 

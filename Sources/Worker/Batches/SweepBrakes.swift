@@ -1,4 +1,4 @@
-// What slows one run of a row sweep, or ends it before all is done: the pace, standbys, and the most rows of a run.
+// What slows a run of a row sweep or ends it early: the pace, the lag of standbys, and the row limit of a run.
 // Invariant: no wait outlasts the run's interval or the beginning of a shutdown.
 
 import Coordination
@@ -31,7 +31,7 @@ final class SweepBrakes {
   private static let lagMaximumAge = Duration.milliseconds(200)
   private static let lagInterval = Duration.seconds(1)
 
-  /// When a run that waits hands over to the next one.
+  /// When a run that waits ends, so that the next one continues.
   private let deadline: MonotonicInstant
   private let isSlowed: Bool
   private let maximumLag: LagLimit?
@@ -74,7 +74,7 @@ final class SweepBrakes {
   /// Waits for the time of the next batch, or until the worker drains.
   ///
   /// - Parameter changed: rows that the run has changed so far.
-  /// - Returns: false if the run is to end here.
+  /// - Returns: false if the run has to end here.
   /// - Throws: `CancellationError`.
   func wait(changed: Int) async throws -> Bool {
     let next = pacing.nextBatch(rows: changed - self.changed) ?? clock.now
@@ -85,9 +85,9 @@ final class SweepBrakes {
     return true
   }
 
-  /// Waits while a standby is too far behind, until the run is to end anyway.
+  /// Waits while a standby is too far behind, at most until the run has to end.
   ///
-  /// - Returns: false if the run is to end here.
+  /// - Returns: false if the run has to end here.
   /// - Throws: `PostgresError`; `CancellationError`.
   func waitForStandbys(asking session: GuardedSession) async throws -> Bool {
     guard let maximumLag else { return true }
@@ -107,8 +107,9 @@ final class SweepBrakes {
 }
 
 extension SweepBatches {
-  /// Waits as long as the brakes want before the next batch. False if the run is to end here, which the tally has then.
-  func mayGoOn() async throws -> Bool {
+  /// Waits as the brakes require before the next batch. Returns false, and marks the tally as partial, if the run has
+  /// to end here.
+  func mayContinue() async throws -> Bool {
     guard let brakes = session.brakes else { return true }
     if try await brakes.wait(changed: tally.count.changed), try await brakes.waitForStandbys(asking: session) {
       return true
@@ -120,7 +121,7 @@ extension SweepBatches {
   /// The most rows that the next batch may change; nil without a limit.
   var rowLimit: Int? { session.brakes?.rowLimit }
 
-  /// No more rows than the next batch may change.
+  /// `rows`, or the next batch's limit if that is less.
   func limited(_ rows: Int) -> Int { min(rows, rowLimit ?? rows) }
 }
 

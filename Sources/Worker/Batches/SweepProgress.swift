@@ -1,27 +1,37 @@
-// What a run leaves for the next one in the schedule record, as text. Pure.
+// What a run leaves in the schedule record for the next one, as text. Pure.
 
-/// How far earlier runs got: for how many slots all that was due was locked, where the full pass stands, what an
-/// operator has accepted, or how often rows were changed. No sweep has two of the last three.
+/// The progress of a sweep from run to run.
 struct SweepProgress: Equatable, Sendable {
-  /// From so many slots on, that all of what is due is locked is a failure.
+  /// What a sweep remembers. Each sweep has at most one of these.
+  enum Memory: Equatable, Sendable {
+    case nothing
+    /// `FullPass.Record`, as text.
+    case fullPass(String)
+    /// An operator accepted whatever was due at this cutoff, in µs since 1970.
+    case accepted(cutoff: Int64)
+    /// `AttemptCounts`, as text.
+    case attempts(String)
+  }
+
+  /// After this many slots in which all due rows were locked, that is a failure.
   static let lockedSlotLimit = 3
 
+  /// The number of slots in a row in which all due rows were locked.
   var lockedSlots = 0
-  /// `FullPass.Record`, as text; nil if there is none.
-  var pass: String?
-  /// An operator accepted whatever was due at this cutoff, in µs since 1970; nil if none did.
-  var acceptedCutoff: Int64?
-  /// `AttemptCounts`, as text; nil if there are none.
-  var attempts: String?
+  var memory = Memory.nothing
+
+  var pass: String? { if case .fullPass(let record) = memory { record } else { nil } }
+  var acceptedCutoff: Int64? { if case .accepted(let cutoff) = memory { cutoff } else { nil } }
+  var attempts: String? { if case .attempts(let counts) = memory { counts } else { nil } }
 
   init() {}
 
-  /// Reads a record's text, also one of a version that knew of passes only.
+  /// Reads a record's text, including that of a version that recorded only passes.
   init(_ text: String?) {
     guard let text else { return }
     let bytes = Array(text.utf8)
     guard bytes.first == Self.mark else {
-      pass = text
+      memory = .fullPass(text)
       return
     }
     var index = 1
@@ -35,17 +45,22 @@ struct SweepProgress: Equatable, Sendable {
     }
     let rest = String(decoding: bytes.dropFirst(index + 1), as: UTF8.self)
     if rest.utf8.first == Self.acceptedMark {
-      acceptedCutoff = Int64(rest.dropFirst()).flatMap { (0...(1 << 53)).contains($0) ? $0 : nil }
+      if let cutoff = Int64(rest.dropFirst()), (0...(1 << 53)).contains(cutoff) { memory = .accepted(cutoff: cutoff) }
     } else if rest.utf8.first == Self.attemptsMark {
-      attempts = String(rest.dropFirst())
-    } else {
-      pass = rest.isEmpty ? nil : rest
+      memory = .attempts(String(rest.dropFirst()))
+    } else if !rest.isEmpty {
+      memory = .fullPass(rest)
     }
   }
 
-  /// Not empty, for that would leave the record as it is.
+  /// Never empty: an empty text leaves the record unchanged.
   var text: String {
-    "l\(lockedSlots)" + ((acceptedCutoff.map { "a\($0)" } ?? attempts.map { "r\($0)" } ?? pass).map { " \($0)" } ?? "")
+    switch memory {
+    case .nothing: "l\(lockedSlots)"
+    case .fullPass(let record): "l\(lockedSlots) \(record)"
+    case .accepted(let cutoff): "l\(lockedSlots) a\(cutoff)"
+    case .attempts(let counts): "l\(lockedSlots) r\(counts)"
+    }
   }
 
   private static let mark = UInt8(ascii: "l")

@@ -1,45 +1,47 @@
-// Why a sweep did not do all that was due although PostgreSQL answered: refused beforehand, or row by row.
-// Invariant: each reason names relations and codes only, which are no secrets, and leads to what to do.
+// Why a sweep did not change all due rows although PostgreSQL answered: it was refused as a whole, or row by row.
+// Invariant: a reason names only relations and codes, which are not secret, and says what to do.
 
-/// What the sweep found that another try before the next slot cannot change.
+import Coordination
+
+/// A refusal that a retry before the next slot cannot change.
 enum SweepRefusal: Error, Equatable, Sendable {
   /// The search path leads to no table of this name.
   case noTable(String)
   /// The name is a view's, or another relation's without rows of its own.
   case notATable(String)
-  /// Columns that the sweep reads or writes as moments have types whose values are none, or only in the session's time
-  /// zone: "expires_at is date".
+  /// Columns that the sweep uses as moments have a type whose values depend on the session's time zone, or are no
+  /// moments: "expires_at is date".
   case unusableMoments(String, table: String)
-  /// Row security hides rows from the role, and nobody said that this is meant.
+  /// Row security hides rows from the role, which the settings do not allow.
   case rowSecurity(String)
   /// Row security hides rows of a table whose foreign key refers to the swept one.
   case hiddenReferences(String)
   /// The role may not lock rows, without which a row could be deleted that something begins to refer to.
   case cannotLock(String)
-  /// The name leads to another table, or the role's rights change, each time that it is looked at.
+  /// The table is replaced, or the role's rights change, each time that it is surveyed.
   case changing(String)
   /// Parts of the table have no pages here; the others were swept.
   case foreignParts(String)
-  /// These statements failed for single rows, with these SQLSTATEs; all other rows were swept.
-  case rows(Int, states: [String])
-  /// The statements succeeded, and so many due rows stayed as they were.
+  /// The change of this many rows was refused for these reasons; all other rows were swept.
+  case rows(Int, [RowRefusal])
+  /// The statements succeeded, but this many due rows stayed unchanged.
   case kept(Int, table: String)
   /// The statement succeeded, and so many jobs are not there: because of a trigger, or of a unique index (by its name)
   /// where rows that such an index keeps out are left out.
   case swallowed(Int, table: String, hasTriggers: Bool = true, uniqueIndexes: String? = nil)
   /// The statement succeeded, and lines of the audit trail, which is this table, are not there.
   case discardedLines(String)
-  /// A rule rewrites the sweep's statements into what PostgreSQL does not do.
+  /// A rule rewrites the sweep's statements into one that PostgreSQL does not support.
   case rule(String)
-  /// A trigger reset the session's settings, in which the batch's guard and limits live.
+  /// A trigger reset the session's settings, which contain the batch's guard and limits.
   case settingsReset
-  /// A statement was refused as read-only by a server that says that it takes writes.
+  /// A server that accepts writes refused a statement as read-only.
   case refusedAsReadOnly
-  /// The server has stopped giving transactions numbers.
+  /// The server assigns no more transaction numbers.
   case noTransactionNumbers
   /// For this many slots, all that was due has been locked by other transactions.
   case locked(Int, slots: Int)
-  /// So many of the live rows look due that nothing was changed.
+  /// Nothing was changed because this many of the live rows look due.
   case share(Int, of: Int, warning: String)
   /// How large a share of this table is due could not be counted in time, so nothing was changed.
   case uncounted(String)
@@ -62,14 +64,14 @@ enum SweepRefusal: Error, Equatable, Sendable {
       "the role may not lock rows of \(name): grant it SELECT on the table and UPDATE on one of its columns"
     case .changing(let name): "\(name) was replaced or altered again and again during the run"
     case .foreignParts(let names): "foreign tables cannot be swept: \(names)"
-    case .rows(let count, let states):
-      "\(Self.rows(count)) refused (\(states.joined(separator: ", ")))"
+    case .rows(let count, let refusals):
+      "\(Self.rows(count)) refused (\(refusals.map(\.description).joined(separator: ", ")))"
     case .kept(let count, let table):
       "\(Self.rows(count)) stayed due though the statement succeeded: a trigger or a rule on \(table) keeps them"
     case .swallowed(let count, let table, let hasTriggers, let indexes):
       "\(count == 1 ? "1 job was" : "\(count) jobs were") not inserted though the statement succeeded: "
         + Self.obstacle(on: table, hasTriggers: hasTriggers, uniqueIndexes: indexes)
-    case .discardedLines(let table): "a trigger on \(table) discards the worker's lines"
+    case .discardedLines(let table): RowRefusal.discardedLines(table).description
     case .rule(let name):
       "a rule on \(name) rewrites the worker's statements (SQLSTATE 0A000): use a trigger instead"
     case .settingsReset:

@@ -1,70 +1,96 @@
 // What one run of a row sweep reads, step by step, as a pure struct: an index's entries first, then the pages.
-// Invariant: every row that was due when the run began, and that nobody held, is met, but for those that no index
-// finds in a large table, which the full pass meets in time.
+// Invariant: the run meets every row that was due when it began and was not locked, except rows that no index finds in
+// a large table. The full pass meets those in time.
 
 import Reactor
 
-/// The way of one run through its table.
+/// The route of one run through its table.
 ///
-///                few: all entries were looked at
-///     walking ─────────────────────────────────▶ is a full pass due? ── no ─▶ ended
-///      │  ▲ │                                ▲       │ yes, or no index has every due row
-///      │  └─┘ most entries are due           │       ▼
-///      │                                     │     paging ─── the table's end ─▶ ended
-///      ├─ hardly any is ─▶ gathering ── few ─┘       ▲   │ the first pages had none, and thousands follow
-///      │                        │ many               │   ▼
-///      └─ too many are due ─────┴────────────────────┴─ looking ─── none at all ─▶ ended
+///     index scan ─── no entry is left ───────────────▶ is a full pass due? ── no ─▶ ended
+///      │  ▲ │                                   ▲       │ yes, or no index has every due row
+///      │  └─┘ most entries are due              │       ▼
+///      │                                        │     page scan ── the table's end ─▶ ended
+///      ├─ few are due ─▶ unordered index scan ──┘       ▲   │ the first pages had none, and thousands follow
+///      │                        │ too many are due      │   ▼
+///      └─ too many are due ─────┴───────────────────────┴─ table probe ── none is due ─▶ ended
 ///
-/// A few due rows among a million are found by the index in no time; many are changed faster page by page, and that
-/// way costs the same for each row however many there are. That nothing is due is told fastest by a look at the table
-/// as a whole, which PostgreSQL shares out among parallel workers; it says at which page the first due row lies, too.
+/// An index finds a few due rows among a million at once. Many due rows are changed faster page by page, at the same
+/// cost for each row. A probe of the whole table, which PostgreSQL runs with parallel workers, is the fastest way to
+/// find that nothing is due; otherwise it returns the page of the first due row.
 ///
-/// A row whose change fails, or takes longer than a statement may, is cut out: the range around it is halved and halved
-/// again, down to one page, and then that page's due rows are (see `RowIsolation`). All others are changed.
+/// A row whose change fails, or exceeds the statement's time limit, is isolated: the range around it is divided down to
+/// one page, and then that page's due rows are (see `RowIsolation`). All other rows are changed.
 struct SweepRoute: Sendable {
   struct Step: Equatable, Sendable {
     enum Reads: Equatable, Sendable {
-      /// The index's next entries, from this key (µs) downwards (nil: from the cutoff).
-      case walk(from: Int64?)
-      /// All entries from this key downwards, in no order, until enough are due.
-      case gather(from: Int64)
+      /// The index's next entries in descending order from this key (µs); nil: from the cutoff.
+      case indexScan(from: Int64?)
+      /// All entries up to this key, in any order, until enough are due.
+      case unorderedIndexScan(from: Int64)
       /// These pages.
       case pages(Range<Int>)
-      /// The whole table, to find its first due row; changes nothing.
-      case look
-      /// This page, to list its due rows; changes nothing.
+      /// The whole table, to find its first due row. Changes nothing.
+      case probeTable
+      /// This page, to list its due rows. Changes nothing.
       case dueRows(page: Int)
       /// These rows of a page.
       case rows([RowPlace])
     }
 
     let reads: Reads
-    /// Whether rows that someone else holds are left out rather than waited for.
+    /// Whether locked rows are skipped rather than waited for.
     var skipsLocked = false
-    /// How many parts pages are written in; see `PageRanges.partCount`.
+    /// The number of statements that share the pages; see `PageRanges.partCount`.
     var parts = 1
 
     var skippingLocked: Step { Step(reads: reads, skipsLocked: true) }
   }
 
-  /// Entries of the index that one step looks at, and due rows that a gathering changes.
+  /// The entries that one step of the index scan reads, and the due rows that the unordered scan changes.
   static let entryLimit = 1_000
-  /// One due row found by the index costs about what so many pages do that are read one after the other.
+  /// Finding one due row by the index costs about as much as reading this many pages in sequence.
   static let pagesPerFoundRow = 8
 
-  /// How many pages a table has that is looked at as a whole: as many as parallel workers are worth, and not so many
-  /// that it takes a second.
-  static let lookPages = 1_000...100_000
+  /// The size of tables that are probed, in pages: enough for parallel workers to pay off, and few enough to read in a
+  /// second.
+  static let probePages = 1_000...100_000
 
-  /// How often a run reads a table again that was rewritten meanwhile, as VACUUM FULL, CLUSTER and some forms of ALTER
-  /// TABLE do.
+  /// How often a run starts again on a table that was rewritten in the meantime, as by VACUUM FULL, CLUSTER or some
+  /// forms of ALTER TABLE.
   static let rewriteLimit = 3
 
   private enum Phase: Equatable {
-    case walking(from: Int64?)
-    case gathering(from: Int64)
-    case paging
+    case indexScan(from: Int64?)
+    case unorderedIndexScan(from: Int64)
+    case pageScan(Coverage)
     case ended
+  }
+
+  /// Which pages a page scan reads.
+  private enum Coverage: Equatable {
+    /// All pages. The table may be probed while no due row was met.
+    case wholeTable(mayProbe: Bool)
+    /// The pages from the one at which an earlier run's pass stopped.
+    case remainder(mayProbe: Bool)
+    /// The same, and then all pages, because too many rows are due for the index.
+    case remainderThenWholeTable
+
+    /// The same after something was met that a probe cannot improve on.
+    var withoutProbe: Coverage {
+      switch self {
+      case .wholeTable: .wholeTable(mayProbe: false)
+      case .remainder: .remainder(mayProbe: false)
+      case .remainderThenWholeTable: .remainderThenWholeTable
+      }
+    }
+
+    /// All pages, from the first one again.
+    var restarted: Coverage {
+      switch self {
+      case .wholeTable(let mayProbe), .remainder(let mayProbe): .wholeTable(mayProbe: mayProbe)
+      case .remainderThenWholeTable: .wholeTable(mayProbe: false)
+      }
+    }
   }
 
   private let hasIndex: Bool
@@ -77,89 +103,87 @@ struct SweepRoute: Sendable {
   private var table: TableSize?
   private var beganAt: Int64 = 0
   private var found = 0
-  /// More rows are due than the index is good for.
-  private var isPlenty = false
-  /// Whether this run's pass covers the whole table.
-  private var isWhole = true
   /// How often the table was rewritten, to another file, during the run.
   private var rewrites = 0
   /// Whether the table was rewritten too often for the run to read all of it.
   private(set) var isPartial = false
-  /// Whether a look at the whole table may say more than the pages so far, which had nothing to do.
-  private var mayLook = true
 
   /// - Parameters:
-  ///   - pass: given where the index does not have every due row.
-  ///   - passesSuffice: whether full passes alone find due rows early enough, so that no run need read everything.
+  ///   - pass: nil if the index has every due row.
+  ///   - passesSuffice: whether full passes alone find due rows early enough, so that not every run reads the table.
   init(hasIndex: Bool, pass: FullPass?, passesSuffice: Bool = false) {
     self.hasIndex = hasIndex
     self.passesSuffice = passesSuffice && pass != nil
     self.pass = pass
-    phase = hasIndex ? .walking(from: nil) : .paging
+    phase = hasIndex ? .indexScan(from: nil) : .pageScan(.wholeTable(mayProbe: true))
   }
 
-  /// What the first batch does, besides measuring the table. A small table that has nothing due is done with it.
+  /// The steps of the first batch, which also measures the table. They suffice for a small table without due rows.
   var opening: [Step] {
-    let walk = Step(reads: .walk(from: nil))
+    let scan = Step(reads: .indexScan(from: nil))
     let pages = Step(reads: .pages(0..<PageRanges.initialPages))
     if !hasIndex { return [pages] }
-    return pass == nil ? [walk] : [walk, pages]
+    return pass == nil ? [scan] : [scan, pages]
   }
 
   /// The next step; nil at the end.
   var next: Step? {
     switch phase {
-    case .walking(let key): Step(reads: .walk(from: key))
-    case .gathering(let key): Step(reads: .gather(from: key))
-    case .paging where isolation != nil: isolation?.step
-    case .paging where isLooking: Step(reads: .look)
-    case .paging:
+    case .indexScan(let key): Step(reads: .indexScan(from: key))
+    case .unorderedIndexScan(let key): Step(reads: .unorderedIndexScan(from: key))
+    case .pageScan where isolation != nil: isolation?.step
+    case .pageScan where isProbing: Step(reads: .probeTable)
+    case .pageScan:
       ranges.next.map { Step(reads: .pages($0), skipsLocked: ranges.skipsLocked, parts: ranges.partCount) }
     case .ended: nil
     }
   }
 
-  /// The table as the first batch met it, which began at `now` (ms on PostgreSQL's clock).
+  /// The first batch, which began at `now` (ms on PostgreSQL's clock), measured the table.
   mutating func measured(_ table: TableSize, at now: Int64) {
     self.table = table
     beganAt = now
-    guard phase == .paging else { return }
-    if passesSuffice { indexIsDone() } else { page(from: 0) }
+    guard case .pageScan(let coverage) = phase else { return }
+    if passesSuffice { endIndexScan() } else { scanPages(from: 0, coverage) }
   }
 
-  /// A walk or a gathering met so many entries, and changed so many of the due ones among them.
+  /// An index scan read this many entries, and changed this many of the due ones.
   ///
   /// - Parameters:
-  ///   - lowestKey: the last entry's key, where a walk met any.
-  ///   - isPlenty: more due rows are there than the index is good for.
-  ///   - wasStopped: the clock left some of the due ones for later.
-  mutating func found(entries: Int, due: Int, changed: Int, lowestKey: Int64?, isPlenty: Bool, wasStopped: Bool) {
+  ///   - lowestKey: the last entry's key; nil if an ordered scan read none, and for an unordered one.
+  ///   - tooManyForIndex: whether more rows are due than the index is efficient for.
+  ///   - wasStopped: whether the time limit left some due rows for later.
+  mutating func found(
+    entries: Int, due: Int, changed: Int, lowestKey: Int64?, tooManyForIndex: Bool, wasStopped: Bool
+  ) {
+    precondition(isScanningIndex, "an index scan was answered after it had ended")
     found += due
-    if isPlenty { return readEverything() }
-    // The same step again, unless it got nothing done: then it waited for a lock.
+    if tooManyForIndex { return scanAllPages() }
+    // The step is repeated, unless it changed nothing because it waited for a lock.
     if wasStopped, changed > 0, found * Self.pagesPerFoundRow <= table?.pages ?? 0 { return }
-    if wasStopped { return readEverything() }
+    if wasStopped { return scanAllPages() }
     switch phase {
-    case .walking(let key):
-      guard entries >= Self.entryLimit, let lowestKey else { return indexIsDone() }
-      // A step whose entries all have one key would be made again and again.
-      if found * Self.pagesPerFoundRow > table?.pages ?? 0 || lowestKey == key { return readEverything() }
-      phase = due * 2 >= entries ? .walking(from: lowestKey) : .gathering(from: lowestKey)
-    case .gathering:
-      if due < Self.entryLimit { indexIsDone() } else { readEverything() }
-    case .paging, .ended:
+    case .indexScan(let key):
+      guard entries >= Self.entryLimit, let lowestKey else { return endIndexScan() }
+      // A step whose entries all have the same key would be repeated for ever.
+      if found * Self.pagesPerFoundRow > table?.pages ?? 0 || lowestKey == key { return scanAllPages() }
+      phase = due * 2 >= entries ? .indexScan(from: lowestKey) : .unorderedIndexScan(from: lowestKey)
+    case .unorderedIndexScan:
+      if due < Self.entryLimit { endIndexScan() } else { scanAllPages() }
+    case .pageScan, .ended:
       break
     }
   }
 
-  /// Pages were swept, until the clock stopped the transaction at `page` where it is given; the table's extent is to be
-  /// known at its end.
+  /// Pages were swept, up to `page` if the time limit stopped the transaction there.
+  ///
+  /// - Parameter end: the table's extent; required for the last range.
   mutating func swept(
     _ range: Range<Int>, until page: Int? = nil, changed: Int, in duration: Duration, table end: TableSize? = nil
   ) {
-    // The first batch may have read pages that turned out not to be the next ones.
-    guard phase == .paging, range.lowerBound == ranges.nextPage else { return }
-    if changed > 0 || page != nil { mayLook = false }
+    // The first batch may have read pages before it was known that others are next.
+    guard case .pageScan = phase, range.lowerBound == ranges.nextPage else { return }
+    if changed > 0 || page != nil { forgoProbe() }
     if let page {
       ranges.stopped(range, at: page, changed: changed, in: duration)
     } else {
@@ -169,45 +193,45 @@ struct SweepRoute: Sendable {
     if ranges.next == nil { reachedEnd(of: end) }
   }
 
-  /// A look at the whole table met its first due row on `page`, or none.
-  mutating func looked(firstDue page: Int?, in duration: Duration, table end: TableSize? = nil) {
-    mayLook = false
-    guard phase == .paging, let table else { return }
-    // A row behind the table as it was measured is the next run's.
+  /// The table probe found the first due row on `page`, or none.
+  mutating func probed(firstDue page: Int?, in duration: Duration, table end: TableSize? = nil) {
+    forgoProbe()
+    guard case .pageScan = phase, let table else { preconditionFailure("a probe outside of a page scan") }
+    // A row beyond the measured table is left to the next run.
     ranges.go(to: min(page ?? table.pages, table.pages))
     pass?.reached(ranges.nextPage, after: duration)
     if ranges.next == nil { reachedEnd(of: end) }
   }
 
-  /// A row of `range` stayed locked for too long: the range is done again without waiting.
+  /// A row of `range` stayed locked for too long. The range is repeated without waiting for locks.
   mutating func stayedLocked(_ range: Range<Int>) {
-    mayLook = false
+    forgoProbe()
     ranges.stayedLocked(range)
   }
 
-  /// What is left of a step that failed as it was.
+  /// How the run goes on after a failed step.
   enum Retreat: Equatable {
-    /// The next step is a smaller one, or another way.
+    /// The next step is smaller, or another kind of scan.
     case smaller
-    /// Of this many rows nothing smaller is left: they stay as they are, and the next step is about others.
+    /// This many rows cannot be divided further. They are left unchanged, and the next step is about others.
     case givenUp(Int)
-    /// Nothing smaller is left, and nothing can be left out.
+    /// The step cannot be divided, and nothing can be skipped.
     case none
   }
 
-  /// A statement of `step` failed for a row of it, was cancelled for taking too long, or met a lock that is not left
-  /// out.
+  /// A statement of `step` failed because of a row, was cancelled for taking too long, or met a lock that cannot be
+  /// skipped.
   ///
-  /// - Parameter isRefused: the statement failed, and was neither cancelled nor waiting for a lock.
+  /// - Parameter isRefused: whether the statement failed, rather than being cancelled or waiting for a lock.
   mutating func retreat(from step: Step, isRefused: Bool) -> Retreat {
-    mayLook = false
+    forgoProbe()
     switch step.reads {
-    case .look: break
-    case .walk, .gather: readEverything()
+    case .probeTable: break
+    case .indexScan, .unorderedIndexScan: scanAllPages()
     case .pages(let range):
       if !ranges.shrink(range) { isolation = RowIsolation(page: range.lowerBound) }
     case .dueRows:
-      // A damaged page cannot even be read: those behind it can.
+      // A damaged page cannot be read, but those after it can.
       guard isRefused, isolation != nil else { return .none }
       isolation?.unreadable()
       return .givenUp(1)
@@ -217,13 +241,15 @@ struct SweepRoute: Sendable {
     return .smaller
   }
 
-  /// The due rows of the page that is isolated. As for `swept`, the table's extent is to be known at its end.
+  /// The due rows of the isolated page.
+  ///
+  /// - Parameter end: as for `swept`.
   mutating func listed(_ rows: [RowPlace], table end: TableSize? = nil) {
     isolation?.listed(rows)
     leaveIsolation(end)
   }
 
-  /// The rows that the last step was about were changed, or given up.
+  /// The rows of the last step were changed or given up.
   mutating func finishedRows(table end: TableSize? = nil) {
     isolation?.changed()
     leaveIsolation(end)
@@ -238,21 +264,25 @@ struct SweepRoute: Sendable {
   /// The next batch has these times.
   mutating func expect(_ time: BatchTime) { ranges.time = time }
 
-  /// What the schedule record is to keep; nil where it is to stay as it is.
+  /// The text for the schedule record; nil leaves it unchanged.
   var record: String? {
     pass.flatMap { $0.isRecorded ? $0.record.text : nil }
   }
 
-  /// Whether the next step may end a walk over the pages.
-  var isLastRange: Bool { phase == .paging && (isLooking || ranges.isLast) }
+  /// Whether the next step may end a page scan.
+  var isLastRange: Bool {
+    guard case .pageScan = phase else { return false }
+    return isProbing || ranges.isLast
+  }
 
-  /// Whether the next step is a look at the whole table: after the first pages, where nothing is known to be due.
-  private var isLooking: Bool {
-    guard mayLook, isWhole, !isPlenty, ranges.nextPage > 0, let table else { return false }
-    return Self.lookPages.contains(table.pages)
+  /// Whether the next step is a table probe: after the first pages, if none had a due row.
+  private var isProbing: Bool {
+    guard phase == .pageScan(.wholeTable(mayProbe: true)), ranges.nextPage > 0, let table else { return false }
+    return Self.probePages.contains(table.pages)
   }
 
   private mutating func reachedEnd(of end: TableSize?) {
+    guard case .pageScan(let coverage) = phase else { preconditionFailure("the table's end is reached by a page scan") }
     pass?.ended(file: end?.file ?? 0)
     if let end, end.file != table?.file {
       isPartial = rewrites == Self.rewriteLimit
@@ -260,40 +290,49 @@ struct SweepRoute: Sendable {
         phase = .ended
         return
       }
-      // Rows that lay ahead may lie behind now, on pages that this run has read.
+      // Rows that were ahead may now be on pages that this run has read.
       rewrites += 1
       table = end
       _ = pass?.start(end, at: beganAt, mustBegin: true)
-      page(from: 0)
-    } else if isPlenty, !isWhole {
-      // What the index found too much of may lie before the page at which this run took the pass up.
+      scanPages(from: 0, coverage.restarted)
+    } else if coverage == .remainderThenWholeTable {
+      // The due rows that the index found may be before the page at which this run continued the pass.
       pass?.begin(at: beganAt)
-      page(from: 0)
+      scanPages(from: 0, coverage.restarted)
     } else {
       phase = .ended
     }
   }
 
-  private mutating func indexIsDone() {
+  private var isScanningIndex: Bool {
+    switch phase {
+    case .indexScan, .unorderedIndexScan: true
+    case .pageScan, .ended: false
+    }
+  }
+
+  private mutating func endIndexScan() {
     guard let table, let start = pass?.start(table, at: beganAt) else {
       phase = .ended
       return
     }
-    page(from: start)
+    scanPages(from: start, start == 0 ? .wholeTable(mayProbe: true) : .remainder(mayProbe: true))
   }
 
-  private mutating func readEverything() {
-    guard phase != .paging else { return }
-    isPlenty = true
+  /// Leaves the index for the pages, because too many rows are due or its statement failed.
+  private mutating func scanAllPages() {
     guard let table else { return }
-    page(from: pass?.start(table, at: beganAt, mustBegin: true) ?? 0)
+    let start = pass?.start(table, at: beganAt, mustBegin: true) ?? 0
+    scanPages(from: start, start == 0 ? .wholeTable(mayProbe: false) : .remainderThenWholeTable)
   }
 
-  private mutating func page(from start: Int) {
-    isWhole = start == 0
+  private mutating func forgoProbe() {
+    if case .pageScan(let coverage) = phase { phase = .pageScan(coverage.withoutProbe) }
+  }
+
+  private mutating func scanPages(from start: Int, _ coverage: Coverage) {
     ranges.go(to: start)
     ranges.measured(pages: table?.pages ?? 0)
-    phase = .paging
-    if ranges.next == nil { phase = .ended }
+    phase = ranges.next == nil ? .ended : .pageScan(coverage)
   }
 }

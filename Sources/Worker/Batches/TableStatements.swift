@@ -1,20 +1,19 @@
-// The SQL of a row sweep on one table, put together from its declaration and from what the survey saw. Pure text.
-// Invariant: every write checks the row's condition again and has the guard's verdict as a one-time filter; each but
-// the one of a few pages with locked rows ends by the clock.
+// The SQL of a row sweep on one table, generated from its declaration and the survey. Pure text.
+// Invariant: every write checks the row's condition again and has the guard's verdict as a one-time filter. Each write
+// has a time limit, except the one that skips locked rows on a few pages.
 
 import Reactor
 
-/// The statements by which one table, or one part of it, is swept. Each text is put together once, when it is first
-/// needed.
+/// The statements that sweep one table, or one part of it. Each text is generated once, when it is first needed.
 @EventLoop
 package final class TableStatements {
   let sweep: RowSweep
-  /// As SQL writes it, with ONLY before it where it is a part on its own.
+  /// The name for SQL, after ONLY if it is a part that is swept separately.
   let table: String
   let moments: MomentColumns
-  /// Whether a statement that succeeds may have kept rows, so that what stayed due is counted beside each write.
+  /// Whether a trigger or rule may keep rows unchanged, so that each write also counts rows that stay due.
   let countsDue: Bool
-  /// Whether the index has every due row, and not only those that the declaration says it reaches.
+  /// Whether the index has every due row, not only those that the declaration says it reaches.
   let indexHasAll: Bool
 
   /// The other tables that the statements name.
@@ -75,20 +74,20 @@ package final class TableStatements {
 
   // MARK: Pages, from $1 up to and without $2
 
-  /// Changes due rows until the clock says stop. Answers how many rows were due, where that is counted, how many were
-  /// changed, and how many were written and are due still; else the number of changed rows is the command's.
+  /// Changes due rows until the time limit. If that is counted, answers how many rows were due, how many were changed,
+  /// and how many were written and are still due; otherwise the command tag has the number of changed rows.
   package private(set) lazy var write = sql(
     counting(
       "\(verb) WHERE \(filter) AND \(Self.isInRange) AND \(isWritten)"
         + (sweep.leavesReferenced ? "" : " AND \(Self.hasTime)")))
 
-  /// The same for a part of a range: all due rows, or none where the clock says stop.
+  /// The same for a part of a range: all due rows, or none after the time limit.
   package private(set) lazy var writePart = sql(
     counting(
       "\(verb) WHERE \(filter) AND \(Self.hasTimeForPart) AND \(Self.isInRange) AND \(isWritten)"))
 
-  /// Changes $3 due rows at the most, until the clock says stop. Answers how many it looked for, how many were changed,
-  /// and how many were written and are due still.
+  /// Changes at most $3 due rows until the time limit. Answers how many it selected, how many were changed, and how
+  /// many were written and are still due.
   package private(set) lazy var writeLimited = sql(
     """
     WITH sought AS MATERIALIZED (
@@ -99,8 +98,8 @@ package final class TableStatements {
            (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteChanges)
     """)
 
-  /// The same where a row stayed locked: leaves locked rows out, and answers how many rows were due, how many were
-  /// changed, how many were written, and how many of the due ones were not locked by others.
+  /// The same after a row stayed locked: skips locked rows. Answers how many rows were due, how many were changed, how
+  /// many were written, and how many of the due ones were not locked by others.
   package private(set) lazy var writeSkippingLocked = sql(
     """
     WITH free AS MATERIALIZED (
@@ -111,7 +110,7 @@ package final class TableStatements {
              (SELECT count(*) FROM changed), (SELECT count(*) FROM free)\(noteChanges)
     """)
 
-  /// Answers where the first row lies that is due.
+  /// Answers the place of the first due row.
   package private(set) lazy var firstDue = sql(
     "SELECT min(ctid) FROM \(table) AS target WHERE \(Self.isInRange) AND \(isDue)")
 
@@ -120,8 +119,8 @@ package final class TableStatements {
     "SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(Self.isInRange) AND \(isDue)"
   )
 
-  /// Answers whether no row is due, by the clock and not by a run's cutoff. The first entry of an index tells. False
-  /// where the table is not what it was: a run finds out.
+  /// Answers whether no row is due now, by the server's clock instead of a run's cutoff. One index entry suffices.
+  /// False if the table has changed; a run then finds out.
   package private(set) lazy var nothingDue: String = {
     let now = "(SELECT (clock_timestamp() - '\(sweep.age.nanoseconds / 1_000) microseconds'::interval))"
     let due = sweep.due.replacingFirst(":cutoff", with: now)
@@ -130,14 +129,14 @@ package final class TableStatements {
 
   // MARK: Single rows
 
-  /// Answers, for each due row of the pages, its table's identifier and its place.
+  /// Answers the table's identifier and the place of each due row of the pages.
   package private(set) lazy var dueRows = sql(
     """
     SELECT tableoid::bigint, ctid FROM \(table) AS target
      WHERE \(filter) AND \(Self.isInRange) AND \(isDue)
     """)
 
-  /// Parameters: identifiers and places. Changes these rows where they are still due, and answers as `write` does.
+  /// Parameters: identifiers and places. Changes these rows if they are still due, and answers as `write` does.
   package private(set) lazy var writeRows: String = {
     let isAmong = "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))"
     return sql(counting("\(verb) WHERE \(filter) AND \(isAmong) AND \(isWritten)", among: isAmong))
@@ -145,8 +144,8 @@ package final class TableStatements {
 
   // MARK: All pages
 
-  /// Answers where the first row lies that is due. Parallel workers may share it: nothing is written, no lock is taken.
-  package private(set) lazy var look = sql(
+  /// Answers the place of the first due row. It can run in parallel workers, because it writes and locks nothing.
+  package private(set) lazy var probeTable = sql(
     "SELECT min(ctid) FROM \(table) AS target WHERE \(filter) AND \(isDue)")
 
   /// Parameter: the number of a transaction. Answers how many rows are due of those that were written since, or of all
@@ -161,16 +160,16 @@ package final class TableStatements {
   /// Transactions' numbers have 32 bits in a row, and those ahead are the half of them that follows.
   private static let sinceFirst = "((target.xmin::text::bigint - $1::bigint) & 4294967295)"
 
-  // MARK: An index, from the key $1 downwards (µs; null: from the cutoff on)
+  // MARK: An index, in descending order from the key $1 (µs; null: from the cutoff)
 
-  /// Changes the due rows among the next entries, $3 at the most. Answers how many entries there were, how many due
-  /// ones were sought, how many of those nobody held, how many rows were changed, and the last entry's key; the first
-  /// time also whether more than $2 rows are due (0 or 1), which is looked at where most of many entries were. At last
-  /// how many were written, where not all of them need be changed.
-  package private(set) lazy var walk = walking(skippingLocked: false)
-  package private(set) lazy var walkSkippingLocked = walking(skippingLocked: true)
+  /// Changes the due rows among the next entries, at most $3. Answers how many entries there were, how many due ones
+  /// were selected, how many of those were not locked by others, how many rows were changed, and the last entry's key;
+  /// for the first scan also whether more than $2 rows are due (0 or 1), which is checked if most of many entries were
+  /// due; and how many rows were written, if that can differ.
+  package private(set) lazy var indexScan = indexScanning(skippingLocked: false)
+  package private(set) lazy var indexScanSkippingLocked = indexScanning(skippingLocked: true)
 
-  private func walking(skippingLocked: Bool) -> String {
+  private func indexScanning(skippingLocked: Bool) -> String {
     sql(
       """
       WITH found AS MATERIALIZED (
@@ -183,11 +182,11 @@ package final class TableStatements {
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
              (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed),
              (SELECT \(Self.key("min(key)")) FROM found),
-             \(isPlenty), \(written)\(noteChanges)
+             \(tooManyForIndex), \(written)\(noteChanges)
       """)
   }
 
-  private var isPlenty: String {
+  private var tooManyForIndex: String {
     """
     CASE WHEN $1::bigint IS NULL AND (((SELECT count(*) FROM sought) * 2) >= \(SweepRoute.entryLimit))
                THEN (SELECT count(*) FROM (SELECT FROM \(table) AS target WHERE \(reached) AND \(isDue)
@@ -195,12 +194,12 @@ package final class TableStatements {
     """
   }
 
-  /// Changes $2 due rows in no order: where few of many entries are due, one look at all of them costs less than their
-  /// order does. Answers as `walk` does; the entries are the due rows that were found.
-  package private(set) lazy var gather = gathering(skippingLocked: false)
-  package private(set) lazy var gatherSkippingLocked = gathering(skippingLocked: true)
+  /// Changes at most $2 due rows in any order: if few of many entries are due, reading all of them costs less than
+  /// sorting them. Answers as `indexScan` does; the entries are the due rows that were found.
+  package private(set) lazy var unorderedIndexScan = unorderedIndexScanning(skippingLocked: false)
+  package private(set) lazy var unorderedIndexScanSkippingLocked = unorderedIndexScanning(skippingLocked: true)
 
-  private func gathering(skippingLocked: Bool) -> String {
+  private func unorderedIndexScanning(skippingLocked: Bool) -> String {
     sql(
       """
       WITH found AS MATERIALIZED (
@@ -226,7 +225,7 @@ package final class TableStatements {
       """
   }
 
-  // MARK: Keys, for a role that may not read where a row lies
+  // MARK: Keys, for a role that may not read ctid
 
   /// Parameters: the key after which the window begins (µs; null: at the first), and how many rows it has at the most,
   /// but for those that share its last key. Answers the window's last key, how many rows of it were due, how many were
@@ -343,20 +342,20 @@ package final class TableStatements {
     "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))")
 
   /// Locks the due rows among the next entries of an index, and due rows in no order. The parameters and the first
-  /// answers are those of `walk` and `gather`; the rows that nobody else held are locked.
-  package private(set) lazy var lockWalked = lockingFound(
+  /// answers are those of `indexScan` and `unorderedIndexScan`; the rows that nobody else held are locked.
+  package private(set) lazy var lockIndexScan = lockingFound(
     """
     SELECT ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due FROM \(table) AS target
              WHERE \(filter) AND \(reached)
              ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)
-    """, isPlenty: isPlenty, limit: " LIMIT $3::bigint")
-  package private(set) lazy var lockGathered = lockingFound(
+    """, tooManyForIndex: tooManyForIndex, limit: " LIMIT $3::bigint")
+  package private(set) lazy var lockUnorderedIndexScan = lockingFound(
     """
     SELECT ctid AS row_id, NULL::timestamptz AS key, true AS is_due FROM \(table) AS target
              WHERE \(filter) AND \(reached) AND \(isDue) LIMIT $2::bigint
-    """, isPlenty: "0", limit: "")
+    """, tooManyForIndex: "0", limit: "")
 
-  private func lockingFound(_ found: String, isPlenty: String, limit: String) -> String {
+  private func lockingFound(_ found: String, tooManyForIndex: String, limit: String) -> String {
     sql(
       """
       WITH found AS MATERIALIZED (
@@ -366,7 +365,7 @@ package final class TableStatements {
           SELECT ctid AS row_id FROM \(table) AS target
            WHERE (target.ctid = ANY (ARRAY(SELECT row_id FROM sought))) AND \(isDue) FOR UPDATE SKIP LOCKED)
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought), (SELECT count(*) FROM locked),
-             \(Self.setLocked), (SELECT \(Self.key("min(key)")) FROM found), \(isPlenty)
+             \(Self.setLocked), (SELECT \(Self.key("min(key)")) FROM found), \(tooManyForIndex)
       """)
   }
 

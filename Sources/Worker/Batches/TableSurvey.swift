@@ -107,7 +107,7 @@ extension TableSurvey {
   /// one row, or none where the search path leads to no such table.
   ///
   /// Temporary tables are passed over: behind a pooler they are another client's.
-  package static let look = CatalogSQL.qualified(
+  package static let query = CatalogSQL.qualified(
     """
     WITH RECURSIVE named AS MATERIALIZED (
       SELECT class.oid, class.relname, space.nspname, class.relkind, class.relhasrules
@@ -167,10 +167,10 @@ extension TableSurvey {
   ///
   /// - Parameter moments: the columns that the sweep reads or writes as moments.
   static func statement(_ table: String, key: String, moments: [String], event: Event) -> PostgresStatement {
-    PostgresStatement(look, [table, key, "\(event.rawValue)", PostgresArray.words(moments)], isPrepared: true)
+    PostgresStatement(query, [table, key, "\(event.rawValue)", PostgresArray.words(moments)], isPrepared: true)
   }
 
-  /// Reads the answer of `look`; nil where there is no such table.
+  /// Reads the answer of `query`; nil where there is no such table.
   @EventLoop
   package init?(table: String, _ answer: PostgresResult) {
     guard answer.rowCount == 1, let schema = answer[row: 0, column: 0] else { return nil }

@@ -1,19 +1,19 @@
-// Whether triggers wrote to the swept table besides the sweep, and so may have undone what it did. Used where the table
-// has triggers that run behind the change of a row.
-// Invariant: what is told as changed is not due any more when the run ends, as far as one look at the table can tell.
+// Whether triggers wrote to the swept table besides the sweep, and so may have undone its changes. Used if the table
+// has triggers that run after the change of a row. Invariant: a row that is reported as changed is no longer due at the
+// end of the run, as far as one query can tell.
 
 import Reactor
 
 /// Counts the row versions that the batches of one sweep left in its table, and those that the sweep itself wrote.
 ///
-/// PostgreSQL counts them for each transaction and table, so a trigger that writes elsewhere, such as one that keeps an
-/// audit, costs a batch no look at the table. Only where there are more than the sweep wrote is the table looked at,
-/// once, at the end of the run.
+/// PostgreSQL counts them for each transaction and table, so a trigger that writes elsewhere, such as an audit trigger,
+/// costs no query of the table. Only if there are more than the sweep wrote is the table queried, once, at the end of
+/// the run.
 struct TriggerWatch: Sendable {
   /// Any part of the table that a row can be in.
   private let table: Int64
   private let deletes: Bool
-  private let settlesConstraints: Bool
+  private let runsDeferredTriggers: Bool
   private var versions = 0
   private var written = 0
   /// Whether the server counts what a transaction writes (track_counts).
@@ -23,24 +23,24 @@ struct TriggerWatch: Sendable {
   /// The run's first transaction that wrote, by its number.
   private(set) var firstTransaction: String?
 
-  /// Nil where no trigger runs behind a change.
+  /// Nil if no trigger runs after a change.
   init?(_ table: TableSurvey, deletes: Bool) {
     guard table.hasLateTriggers else { return nil }
     self.table = table.identifier
     self.deletes = deletes
-    settlesConstraints = table.hasDeferredTriggers
+    runsDeferredTriggers = table.hasDeferredTriggers
   }
 
   /// Before a batch's statements.
   var opening: PostgresStatement { PostgresStatement(Self.open, ["\(table)"], isPrepared: true) }
 
-  /// Behind them. The last one's answer is for `note`.
+  /// After them. The last answer is for `note`.
   var closing: [PostgresStatement] {
-    (settlesConstraints ? [Self.settle] : [])
+    (runsDeferredTriggers ? [Self.runDeferredTriggers] : [])
       + [PostgresStatement(Self.close, ["\(table)"], isPrepared: true)]
   }
 
-  /// What a batch's last statement answered.
+  /// The answer of a batch's last statement.
   @EventLoop
   mutating func note(_ answer: PostgresResult) {
     versions += answer.number(0)
@@ -48,7 +48,7 @@ struct TriggerWatch: Sendable {
     if answer[row: 0, column: 2] != "t" { isCounted = false }
   }
 
-  /// What the statements of a batch answered: rows that are no longer due, and all rows that they wrote.
+  /// The changes of a batch: rows that are no longer due, and all rows that were written.
   mutating func noteChange(_ changed: Int, written: Int, byIndex: Bool) {
     self.written += written
     if byIndex { changedByIndex += changed } else { changedOnPages += changed }
@@ -60,13 +60,13 @@ struct TriggerWatch: Sendable {
     return !isCounted || extraVersions > 0
   }
 
-  /// How many versions others wrote, as far as they were counted.
+  /// The number of versions that triggers wrote, as far as they were counted.
   private var extraVersions: Int { max(0, deletes ? versions : versions - written) }
 
-  /// How many rows too many were told as changed, where `undone` rows that the run changed are due.
+  /// By how much the count of changed rows is too high if `undone` rows that the run changed are due.
   ///
-  /// A row that a trigger put back can have been met, changed and put back more than once, so each version that was not
-  /// the sweep's counts, unless there are so many that a trigger must also write for other reasons.
+  /// A trigger may have reset a row more than once, so each version that the sweep did not write counts, unless there
+  /// are so many that a trigger must also write for other reasons.
   func overcount(undone: Int) -> Int {
     if undone == 0 { return 0 }
     let changed = changedByIndex + changedOnPages
@@ -85,7 +85,7 @@ struct TriggerWatch: Sendable {
   static let open = CatalogSQL.qualified("SELECT set_config('sb.versions', \(versionCount)::text, true)")
 
   /// Answers how many versions were written since, the transaction's number if it wrote anything, and whether versions
-  /// are counted. A trigger that resets the session's settings is the closing statement's to find.
+  /// are counted. The batch's closing statement detects a trigger that resets the session's settings.
   static let close = CatalogSQL.qualified(
     """
     SELECT (\(versionCount)
@@ -93,7 +93,7 @@ struct TriggerWatch: Sendable {
            pg_current_xact_id_if_assigned()::text, current_setting('track_counts')::boolean
     """)
 
-  /// What would run when the transaction ends, out of reach of any count, runs now. Within a block, for a warning is
-  /// logged of the bare statement outside of an explicit transaction.
-  static let settle = PostgresStatement("DO LANGUAGE plpgsql 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'")
+  /// Runs deferred triggers now instead of at the end of the transaction, where nothing could count their writes. It is
+  /// in a block because PostgreSQL logs a warning about the bare statement outside of an explicit transaction.
+  static let runDeferredTriggers = PostgresStatement("DO LANGUAGE plpgsql 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'")
 }

@@ -51,9 +51,9 @@ package struct SweepCount: Equatable, Sendable {
   package var linked = 0
   /// What was due and left: rows that others held locked, targets whose equal job is still queued.
   package var skipped: Int
-  /// Rows whose change PostgreSQL refused, and with which SQLSTATEs.
+  /// Rows whose change was refused, and why.
   package var refused = 0
-  package var refusalStates: [String] = []
+  package var refusals: [RowRefusal] = []
   /// Rows that stayed due although their change succeeded.
   package var kept = 0
   /// Whether a brake ended the run before all that was due was done.
@@ -78,6 +78,23 @@ package struct SweepCount: Equatable, Sendable {
     self.skipped = skipped
     self.isLocked = isLocked
     self.progress = progress
+  }
+}
+
+/// Why the change of a row was refused.
+package enum RowRefusal: Equatable, Sendable, CustomStringConvertible {
+  case sqlState(String)
+  /// A trigger reset the session's settings, which contain the batch's guard.
+  case settingsReset
+  /// A trigger on this table, the audit trail, discarded the line about the change.
+  case discardedLines(String)
+
+  package var description: String {
+    switch self {
+    case .sqlState(let state): state
+    case .settingsReset: "a trigger resets the session's settings"
+    case .discardedLines(let table): "a trigger on \(table) discards the worker's lines"
+    }
   }
 }
 

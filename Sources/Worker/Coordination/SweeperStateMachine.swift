@@ -90,7 +90,7 @@ package struct SweeperStateMachine: Sendable {
   /// a short wait.
   package static let jitterLimit = Duration.seconds(1)
 
-  /// How much longer than two leases a new schedule record is waited for, before `once` ends and slots count as failures:
+  /// How much longer than two leases a new schedule record is waited for, before `once` ends and slots become failures:
   /// one lease is what it takes, and a replica with a longer one may have made it.
   package static let settlingReserve = Duration.seconds(10)
 

@@ -1,6 +1,8 @@
 // Explains the classes of failures to operators. Pure.
 // Invariant: every class whose name is not clear by itself has a text. Used by `status` and the status page.
 
+import Coordination
+
 /// The class of a failure: a SQLSTATE, several of refused rows, or a word such as `lease-lost`.
 enum ErrorClass {
   /// The meaning of `errorClass`; nil if its name says it, or it is unknown.
@@ -38,7 +40,7 @@ extension SweepRefusal {
   /// Its name in the history.
   var errorClass: String {
     switch self {
-    case .rows(_, let states): Self.errorClass(of: states)
+    case .rows(_, let refusals): Self.errorClass(of: refusals)
     case .share: "share"
     case .uncounted: "uncounted"
     case .kept, .swallowed: "kept"
@@ -55,12 +57,15 @@ extension SweepRefusal {
 
   private static let settingsResetClass = "settings-reset"
 
-  /// The SQLSTATEs without a space, which separates the words of a record.
-  private static func errorClass(of states: [String]) -> String {
+  /// The classes without a space, which separates the words of a record.
+  private static func errorClass(of refusals: [RowRefusal]) -> String {
     var text = ""
-    for state in states {
-      // A batch may report a sentence instead of a SQLSTATE.
-      let word = state.utf8.count == 5 ? state : settingsResetClass
+    for refusal in refusals {
+      let word =
+        switch refusal {
+        case .sqlState(let state): state
+        case .settingsReset, .discardedLines: settingsResetClass
+        }
       text += text.isEmpty ? word : "," + word
     }
     return text.isEmpty ? "refused" : text

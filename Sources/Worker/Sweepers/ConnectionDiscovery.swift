@@ -158,7 +158,7 @@ final class ConnectionDiscoveryRun {
         if let known {
           known
         } else {
-          try await session.look(at: table, key: key, moments: moments, event: event, for: memory)
+          try await session.surveyAgain(table, key: key, moments: moments, event: event, for: memory)
         }
       if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
       return survey

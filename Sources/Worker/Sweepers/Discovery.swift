@@ -49,7 +49,7 @@ package struct Discovery: Sendable {
     noting tally: RunTally
   ) async throws {
     // Looked at in each run: the name may lead to another table now, whose jobs the agents claim.
-    let survey = try await session.look(at: Self.table, key: "created_at", moments: [], event: .insert, for: memory)
+    let survey = try await session.surveyAgain(Self.table, key: "created_at", moments: [], event: .insert, for: memory)
     if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
     let insert = DiscoveryStatements.insert(into: survey.quotedName)
     func enqueue(_ targets: DiscoverTargets) async throws {

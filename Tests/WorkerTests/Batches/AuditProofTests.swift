@@ -92,7 +92,7 @@ import Testing
     }
   }
 
-  private static let reason = "a trigger on public.audit_events discards the worker's lines"
+  private static let reason = RowRefusal.discardedLines("public.audit_events")
 
   @Test(arguments: discarding)
   func nothingChangesWithoutItsLine(trigger: Trigger) async throws {
@@ -101,7 +101,7 @@ import Testing
       try await plane.sql("\(trail.due);\(trigger.sql)")
       let (changed, error) = try await Self.sweep(trail, on: plane)
       #expect(changed == 0, "\(trail.sweeper)")
-      #expect(error == .rows(5, states: [Self.reason]), "\(trail.sweeper)")
+      #expect(error == .rows(5, [Self.reason]), "\(trail.sweeper)")
       #expect(error?.reason == "5 rows refused (\(Self.reason))")
       #expect(try await plane.sql("\(trail.left); SELECT count(*) FROM audit_events") == "5\n0", "\(trail.sweeper)")
     }
@@ -131,7 +131,7 @@ import Testing
         CREATE TRIGGER act BEFORE INSERT ON audit_events FOR EACH ROW EXECUTE FUNCTION act()
         """)
       let (changed, error) = try await Self.sweep(trail, on: plane)
-      #expect(changed == 4 && error == .rows(1, states: [Self.reason]), "\(trail.sweeper)")
+      #expect(changed == 4 && error == .rows(1, [Self.reason]), "\(trail.sweeper)")
       #expect(try await plane.sql("\(trail.left); SELECT count(*) FROM audit_events") == "1\n4", "\(trail.sweeper)")
     }
   }
@@ -150,7 +150,7 @@ import Testing
       let least = try await plane.limited(trail.rights + ["INSERT (\(columns)) ON audit_events"], query: "")
       let (changed, error) = try await Self.sweep(trail, on: least)
       #expect(changed == (isHarmless ? 5 : 0), "\(trigger.testDescription)")
-      #expect(error == (isHarmless ? nil : .rows(5, states: [Self.reason])), "\(trigger.testDescription)")
+      #expect(error == (isHarmless ? nil : .rows(5, [Self.reason])), "\(trigger.testDescription)")
     }
   }
 }

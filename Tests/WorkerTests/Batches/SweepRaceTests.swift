@@ -198,7 +198,7 @@ import Testing
     try await onLoop {
       let tally = RunTally()
       let error = await #expect(throws: SweepRefusal.self) { try await plane.sweep(sweeper, noting: tally) }
-      #expect(error == .rows(1, states: ["23514"]))
+      #expect(error == .rows(1, [.sqlState("23514")]))
       #expect(tally.count.changed == 4_999)
       let expired = try await plane.sql("SELECT count(*) FROM sync_jobs WHERE status = 'expired'")
       #expect(expired == "\(tally.count.changed)")

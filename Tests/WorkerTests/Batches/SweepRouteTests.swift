@@ -58,28 +58,28 @@ import Testing
     mutating func perform(_ step: SweepRoute.Step, on route: inout SweepRoute, most: Int?) {
       if fails(step) { return retreat(from: step, on: &route) }
       switch step.reads {
-      case .walk(let key), .gather(let key as Int64?):
+      case .indexScan(let key), .unorderedIndexScan(let key as Int64?):
         var found = entries(from: key)
-        let isWalk = if case .walk = step.reads { true } else { false }
-        looks += isWalk ? min(found.count, SweepRoute.entryLimit) : found.count
-        if !isWalk { found = found.filter { rows[$0].isDue } }
+        let isOrdered = if case .indexScan = step.reads { true } else { false }
+        looks += isOrdered ? min(found.count, SweepRoute.entryLimit) : found.count
+        if !isOrdered { found = found.filter { rows[$0].isDue } }
         found = Array(found.prefix(SweepRoute.entryLimit))
         let due = found.filter { rows[$0].isDue }
         let changed = due.prefix(most ?? due.count)
-        let isPlenty =
-          isWalk && key == nil && due.count * 2 >= SweepRoute.entryLimit
+        let tooManyForIndex =
+          isOrdered && key == nil && due.count * 2 >= SweepRoute.entryLimit
           && entries(from: nil).count { rows[$0].isDue } > pages / SweepRoute.pagesPerFoundRow
         for place in changed { rows[place].isDue = false }
         route.found(
           entries: found.count, due: due.count, changed: changed.count,
-          lowestKey: isWalk ? found.last.map { Int64(rows[$0].key) } : nil, isPlenty: isPlenty,
+          lowestKey: isOrdered ? found.last.map { Int64(rows[$0].key) } : nil, tooManyForIndex: tooManyForIndex,
           wasStopped: changed.count < due.count)
-      case .look:
+      case .probeTable:
         wholeLooks += 1
         if most == 1 {
           _ = route.retreat(from: step, isRefused: true)
         } else {
-          route.looked(
+          route.probed(
             firstDue: rows.filter(\.isDue).map(\.page).min(), in: .milliseconds(10), table: size)
         }
       case .pages(let range) where step.parts > 1:
@@ -109,13 +109,13 @@ import Testing
     private func fails(_ step: SweepRoute.Step) -> Bool {
       func isPoison(_ place: Int) -> Bool { rows[place].isDue && rows[place].isPoison }
       switch step.reads {
-      case .walk(let key): return entries(from: key).prefix(SweepRoute.entryLimit).contains(where: isPoison)
-      case .gather(let key): return entries(from: key).contains(where: isPoison)
+      case .indexScan(let key): return entries(from: key).prefix(SweepRoute.entryLimit).contains(where: isPoison)
+      case .unorderedIndexScan(let key): return entries(from: key).contains(where: isPoison)
       case .pages(let range):
         return damagedPage.map(range.contains) ?? false
           || rows.indices.contains { range.contains(rows[$0].page) && isPoison($0) }
       case .rows(let places): return places.contains { isPoison(Int($0.place)!) }
-      case .look: return damagedPage != nil
+      case .probeTable: return damagedPage != nil
       case .dueRows(let page): return damagedPage == page
       }
     }
@@ -377,7 +377,7 @@ import Testing
   @Test func aWalkThatTakesTooLongIsGivenUpForThePages() {
     var route = SweepRoute(hasIndex: true, pass: nil)
     route.measured(TableSize(pages: 500, file: 7), at: 1_000_000)
-    let walk = SweepRoute.Step(reads: .walk(from: nil))
+    let walk = SweepRoute.Step(reads: .indexScan(from: nil))
     #expect(route.next == walk)
     #expect(route.retreat(from: walk, isRefused: true) == .smaller)
     #expect(route.next == SweepRoute.Step(reads: .pages(0..<PageRanges.initialPages)))

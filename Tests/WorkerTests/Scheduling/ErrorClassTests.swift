@@ -8,15 +8,15 @@ import Testing
 
 @Suite struct ErrorClassTests {
   @Test func refusedRowsAreClassifiedByTheirSQLSTATEs() {
-    #expect(RunFailure(SweepRefusal.rows(1, states: ["23503"])).errorClass == "23503")
-    let several = SweepRefusal.rows(3, states: ["23514", "a trigger resets the session's settings"]).errorClass
+    #expect(RunFailure(SweepRefusal.rows(1, [.sqlState("23503")])).errorClass == "23503")
+    let several = SweepRefusal.rows(3, [.sqlState("23514"), .settingsReset]).errorClass
     #expect(several == "23514,settings-reset")
     #expect(ErrorClass.meaning(of: several) == "a constraint refuses rows")
   }
 
   @Test func aClassIsOneWord() {
     let refusals: [SweepRefusal] = [
-      .noTable("agents"), .rowSecurity("agents"), .rows(1, states: []), .kept(1, table: "agents"), .settingsReset,
+      .noTable("agents"), .rowSecurity("agents"), .rows(1, []), .kept(1, table: "agents"), .settingsReset,
       .locked(1, slots: 3), .share(25, of: 30, warning: "agents look silent"), .uncounted("agents"), .rule("agents"),
     ]
     for refusal in refusals {

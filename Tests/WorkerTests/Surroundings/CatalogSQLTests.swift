@@ -41,10 +41,10 @@ import Testing
     let moments = MomentColumns(table: 1, names: "{a}", types: "a 1184")
     var texts = [
       GuardStatements.open, GuardStatements.openWithTransactionTimeout, GuardStatements.close, GuardStatements.clock,
-      AdvisoryHolder.look, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
+      AdvisoryHolder.query, AdvisoryHolder.loginRole, TableStatements.batchSettings, TableSurvey.pagedParts,
       TableStatements.openAttempts, TableStatements.closeAttempts,
       TableStatements.comingBack(.init(count: 1, comesBack: "status = 'queued'"), in: "\"s\".\"t\""),
-      TableSurvey.look, TableSurvey.check, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
+      TableSurvey.query, TableSurvey.check, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
       AuditProof.open, AuditProof.close("true"), AuditProof.close(AuditProof.isThere(in: "\"s\".\"t\"")),
       ConnectionStatements.obstacles, ReplicationLag.query, SessionSQL.seesStandbys,
@@ -52,7 +52,7 @@ import Testing
       StatusSQL.runs, StatusSQL.holders, StatusSQL.strangers, CauseSQL.referrers, DryRunSQL.open,
       DryRunSQL.limits,
       SchemaCheck.check, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
-      RelatedTables.look, QueueWatch.look(at: "\"s\".\"sync_jobs\"", moments),
+      RelatedTables.query, QueueWatch.look(at: "\"s\".\"sync_jobs\"", moments),
     ]
     for pilesUp in [true, false] {
       let statements = ConnectionStatements(
@@ -75,7 +75,7 @@ import Testing
         texts += [
           table.write, table.writeLimited, table.writePart, table.writeSkippingLocked, table.firstDue, table.countDue,
           table.dueRows,
-          table.writeRows, table.look, table.writeWindow, table.firstKey, table.dueSince,
+          table.writeRows, table.probeTable, table.writeWindow, table.firstKey, table.dueSince,
           table.dueAtAll, table.nothingDue, table.lock, table.lockRows,
         ]
         if let limit = sweep.shareLimit { texts.append(table.countShares(limit)) }
@@ -93,8 +93,9 @@ import Testing
           ]
         }
         guard sweep.index != nil else { continue }
-        if sweep.leavesReferenced { texts += [table.lockWalked, table.lockGathered, table.writeLocked] }
-        texts += [table.walk, table.walkSkippingLocked, table.gather, table.gatherSkippingLocked]
+        if sweep.leavesReferenced { texts += [table.lockIndexScan, table.lockUnorderedIndexScan, table.writeLocked] }
+        texts += [table.indexScan, table.indexScanSkippingLocked]
+        texts += [table.unorderedIndexScan, table.unorderedIndexScanSkippingLocked]
       }
     }
     return texts

@@ -271,7 +271,7 @@ import Testing
       for expected in [2_999, 0] {
         let tally = RunTally()
         let refusal = await #expect(throws: SweepRefusal.self) { try await plane.sweep(sweeper, noting: tally) }
-        #expect(refusal == .rows(1, states: ["23503"]))
+        #expect(refusal == .rows(1, [.sqlState("23503")]))
         #expect(refusal?.reason == "1 row refused (23503)")
         #expect(tally.count.changed == expected)
       }

@@ -50,7 +50,7 @@ import Testing
 
   @Test func theRecordKeepsThemBesideTheSlotsInWhichAllWasLocked() {
     var progress = SweepProgress("l2")
-    progress.attempts = "\(Self.row(1))=1"
+    progress.memory = .attempts("\(Self.row(1))=1")
     let again = SweepProgress(progress.text)
     #expect(again == progress && again.lockedSlots == 2 && again.pass == nil)
     #expect(SweepProgress("l0 1 2 3 4 5 6 7").attempts == nil)
@@ -173,7 +173,9 @@ import Testing
     let sweeper = Sweeper.jobsRecovery(try plane.settings(Self.settings(1)))
     let progress = try await onLoop {
       let tally = RunTally()
-      await #expect(throws: SweepRefusal.rows(1, states: ["23514"])) { try await plane.sweep(sweeper, noting: tally) }
+      await #expect(throws: SweepRefusal.rows(1, [.sqlState("23514")])) {
+        try await plane.sweep(sweeper, noting: tally)
+      }
       return tally.count.progress
     }
     #expect(progress?.utf8.count == "l0 r".utf8.count + 34)
