@@ -125,7 +125,7 @@ final class KnownStatements {
   func relatedTables(_ parameters: [String?]) -> [[String?]] {
     let names = (parameters[0] ?? "{}").dropFirst().dropLast().split(separator: ",").map(String.init)
     return names.enumerated().map { index, name in
-      ["1", "public", name, "\(Self.identifier + 100 + Int64(index))", "f", "0", "", "", "t"]
+      ["1", "public", name, "\(Self.identifier + 100 + Int64(index))", "f", "0", "", "", "t", "t"]
     }
   }
 

@@ -14,6 +14,8 @@ package struct RelatedTables: Equatable, Sendable {
     let hidesRows: Bool
     /// Whether the role may read whole rows, including which transaction wrote them.
     let canReadRows: Bool
+    /// Whether it has rows of its own, or in partitions: it is no view and no foreign table.
+    let isTable: Bool
 
     /// The name for SQL.
     var quotedName: String { TableSurvey.quoted(schema, name) }
@@ -106,7 +108,8 @@ package struct RelatedTables: Equatable, Sendable {
        UNION ALL
       SELECT 3, 0, tree.oid, 0, '', '' FROM tree WHERE (tree.oid <> 0))
     SELECT found.kind, space.nspname, class.relname, found.oid::bigint, row_security_active(found.oid), found.key,
-           found.own, found.referenced, has_table_privilege(found.oid, 'SELECT')
+           found.own, found.referenced, has_table_privilege(found.oid, 'SELECT'),
+           (class.relkind = ANY ('{r,p}'::"char"[]))
       FROM found
       JOIN "pg_catalog"."pg_class" AS class ON (class.oid = found.oid)
       JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace)
@@ -124,7 +127,7 @@ package struct RelatedTables: Equatable, Sendable {
       func text(_ column: Int) -> String { answer[row: row, column: column] ?? "" }
       let table = Table(
         schema: text(1), name: text(2), identifier: Int64(text(3)) ?? 0, hidesRows: text(4) == "t",
-        canReadRows: text(8) == "t")
+        canReadRows: text(8) == "t", isTable: text(9) == "t")
       let key = Int64(text(5)) ?? 0
       switch text(0) {
       case "1": tables[table.name] = table
@@ -143,6 +146,9 @@ extension RelatedTables {
   /// - Parameter allowsRowSecurity: whether a value that row security hides may count as missing.
   func refusal(of sweep: RowSweep, allowsRowSecurity: Bool) -> SweepRefusal? {
     for name in sweep.otherTables where tables[name] == nil { return .noTable(name) }
+    if sweep.audit != nil, let trail = tables[AuditNote.table], !trail.isTable {
+      return .unprovableTrail(trail.displayName)
+    }
     if let lookup = sweep.lookup.flatMap({ tables[$0.table] }), lookup.hidesRows, !allowsRowSecurity {
       return .rowSecurity(lookup.displayName)
     }

@@ -31,6 +31,8 @@ enum SweepRefusal: Error, Equatable, Sendable {
   case swallowed(Int, table: String, hasTriggers: Bool = true, uniqueIndexes: String? = nil)
   /// The statement succeeded, and lines of the audit trail, which is this table, are not there.
   case discardedLines(String)
+  /// The audit trail is a view or another relation whose rows do not tell which transaction inserted them.
+  case unprovableTrail(String)
   /// A rule rewrites the sweep's statements into one that PostgreSQL does not support.
   case rule(String)
   /// A trigger reset the session's settings, which contain the batch's guard and limits.
@@ -72,6 +74,9 @@ enum SweepRefusal: Error, Equatable, Sendable {
       "\(count == 1 ? "1 job was" : "\(count) jobs were") not inserted though the statement succeeded: "
         + Self.obstacle(on: table, hasTriggers: hasTriggers, uniqueIndexes: indexes)
     case .discardedLines(let table): RowRefusal.discardedLines(table).description
+    case .unprovableTrail(let name):
+      "\(name) is not a table, so the worker cannot verify that it keeps the lines: set search_path so that "
+        + "\(AuditNote.table) is the table, or set SB_WORKER_AUDIT_EVENTS=false"
     case .rule(let name):
       "a rule on \(name) rewrites the worker's statements (SQLSTATE 0A000): use a trigger instead"
     case .settingsReset:

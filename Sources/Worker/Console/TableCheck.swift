@@ -122,6 +122,10 @@ struct TableCheck: Sendable {
         findings.append(.fault(SweepRefusal.noTable(other.table).reason))
         continue
       }
+      if other.table == AuditNote.table, !table.isTable {
+        findings.append(.fault(SweepRefusal.unprovableTrail(table.displayName).reason))
+        continue
+      }
       let reads = other.needs.contains { $0.privilege == .select }
       if table.hidesRows, reads, !allowsRowSecurity {
         findings.append(hidden(SweepRefusal.rowSecurity(table.displayName)))

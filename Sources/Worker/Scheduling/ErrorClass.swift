@@ -48,9 +48,8 @@ extension SweepRefusal {
     case .noTable: "no-table"
     case .rowSecurity, .hiddenReferences: "row-security"
     case .settingsReset: Self.settingsResetClass
-    case .notATable, .unusableMoments, .cannotLock, .changing, .foreignParts, .discardedLines, .rule,
-      .refusedAsReadOnly,
-      .noTransactionNumbers:
+    case .notATable, .unusableMoments, .cannotLock, .changing, .foreignParts, .discardedLines, .unprovableTrail,
+      .rule, .refusedAsReadOnly, .noTransactionNumbers:
       "refused"
     }
   }

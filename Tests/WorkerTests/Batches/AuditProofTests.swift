@@ -153,4 +153,40 @@ import Testing
       #expect(error == (isHarmless ? nil : .rows(5, [Self.reason])), "\(trigger.testDescription)")
     }
   }
+
+  // MARK: A trail that is no table
+
+  private static let view = "ALTER TABLE audit_events RENAME TO lines; CREATE VIEW audit_events AS SELECT * FROM lines"
+
+  /// A view's rows do not tell which transaction wrote them.
+  @Test func aTrailThatIsAViewIsRefusedByName() async throws {
+    for trail in Self.trails {
+      let plane = try await ControlPlane.fresh()
+      try await plane.sql("\(trail.due);\(Self.view)")
+      let (changed, error) = try await Self.sweep(trail, on: plane)
+      #expect(changed == 0, "\(trail.sweeper)")
+      let reason = try #require(error?.reason, "\(trail.sweeper)")
+      #expect(reason.hasPrefix("public.audit_events is not a table"), "\(reason)")
+      #expect(reason.contains("SB_WORKER_AUDIT_EVENTS=false"), "\(reason)")
+      #expect(try await plane.sql(trail.left) == "5")
+    }
+  }
+
+  @Test func checkSaysThatATrailIsAView() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(Self.view)
+    let settings = try plane.settings(["SB_WORKER_AUDIT_EVENTS": "true"])
+    let sweeper = try #require(Sweepers.declared(settings).first { $0.name == "connections-stuck" })
+    let faults = try await onLoop {
+      let limit = LoopClock.system.now.advanced(by: .seconds(10))
+      let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: .system)
+      defer { connection.close() }
+      let session = ReadOnlySession(
+        connection: connection, clock: .system, deadline: limit, questionLimit: .seconds(5))
+      let check = TableCheck(
+        needs: SweepNeeds(sweeper.work), role: "postgres", database: plane.name, allowsRowSecurity: false)
+      return try await check.findings(in: session).filter { $0.verdict == .fault }.map(\.text)
+    }
+    #expect(faults.count == 1 && faults.first?.hasPrefix("public.audit_events is not a table") == true, "\(faults)")
+  }
 }
