@@ -25,6 +25,7 @@ final class SweepBatches {
   static let singleRowLockMilliseconds = 10
 
   private let sweep: RowSweep
+  private let tableName: String
   let session: GuardedSession
   private let memory: TableMemory
   let tally: RunTally
@@ -44,6 +45,7 @@ final class SweepBatches {
     noting tally: RunTally
   ) {
     self.sweep = sweep
+    tableName = table.displayName
     watch = TriggerWatch(table, deletes: sweep.deletes)
     self.session = session
     self.memory = memory
@@ -130,7 +132,7 @@ final class SweepBatches {
         results: Array(done.results[begin.count..<end]), table: table, beganAt: done.beganAt,
         duration: done.duration, isFlushed: flushes, time: time)
     } catch let error as PostgresError {
-      guard let kind = Self.kind(of: error) else { throw error }
+      guard let kind = kind(of: error) else { throw error }
       throw Failure(kind: kind, cause: error)
     } catch SweepRefusal.settingsReset {
       throw Failure(kind: .refused(.settingsReset), cause: SweepRefusal.settingsReset)
@@ -170,7 +172,7 @@ final class SweepBatches {
   /// - Throws: `SweepRefusal` if the server accepts no writes.
   func isAboutRows(_ failure: Failure, _ statements: [PostgresStatement]) async throws -> Bool {
     guard case .refused(let reason) = failure.kind else { return true }
-    if case .sqlState(let state) = reason, state.hasPrefix(Self.limitClass) { try await proveTransactions() }
+    if case .sqlState(let state, _) = reason, state.hasPrefix(Self.limitClass) { try await proveTransactions() }
     guard !isProved else { return true }
     do {
       _ = try await send(statements)
@@ -224,15 +226,26 @@ final class SweepBatches {
 
   /// Nil if another form of the batch cannot help: lost connections, the server, its resources, a role's login, and
   /// errors that may be over in a moment. An error that a trigger raises is about its row, whatever the code.
-  private static func kind(of error: PostgresError) -> Failure.Kind? {
-    guard case .server = error, let state = error.sqlState else { return nil }
+  private func kind(of error: PostgresError) -> Failure.Kind? {
+    guard case .server(let state, _, _, let place) = error else { return nil }
     if error.isRaised { return .refused(.sqlState(state)) }
     if state == GuardedSession.lockTimeoutState { return .locked }
     if state == GuardedSession.cancelledState { return .tooLong }
     switch state.prefix(2) {
     case "08", "25", "26", "28", "40", "53", "55", "57", "58": return nil
-    default: return .refused(.sqlState(state))
+    default: return .refused(.sqlState(state, on: otherRelation(state, place)))
     }
+  }
+
+  /// foreign_key_violation
+  private static let foreignKeyState = "23503"
+
+  /// The relation that refused a row, if it is not the swept table. Of a foreign key the server names the table that
+  /// has it: where rows are deleted, that is never the table that they are deleted from.
+  private func otherRelation(_ state: String, _ place: PostgresErrorPlace) -> String? {
+    guard let table = place.table, !(sweep.deletes && state == Self.foreignKeyState) else { return nil }
+    let name = (place.schema.map { "\($0)." } ?? "") + table
+    return name == tableName ? nil : name
   }
 }
 

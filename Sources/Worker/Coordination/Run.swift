@@ -83,7 +83,8 @@ package struct SweepCount: Equatable, Sendable {
 
 /// Why the change of a row was refused.
 package enum RowRefusal: Equatable, Sendable, CustomStringConvertible {
-  case sqlState(String)
+  /// PostgreSQL's SQLSTATE, and the relation that refused, if it is not the swept table.
+  case sqlState(String, on: String? = nil)
   /// A trigger reset the session's settings, which contain the batch's guard.
   case settingsReset
   /// A trigger on this table, the audit trail, discarded the line about the change.
@@ -91,7 +92,7 @@ package enum RowRefusal: Equatable, Sendable, CustomStringConvertible {
 
   package var description: String {
     switch self {
-    case .sqlState(let state): state
+    case .sqlState(let state, let relation): relation.map { "\(state) on \($0)" } ?? state
     case .settingsReset: "a trigger resets the session's settings"
     case .discardedLines(let table): "a trigger on \(table) discards the worker's lines"
     }

@@ -3,12 +3,19 @@
 
 import Coordination
 
-/// The class of a failure: a SQLSTATE, several of refused rows, or a word such as `lease-lost`.
+/// The class of a failure: a SQLSTATE, several of refused rows, or a word such as `lease-lost`. The relation that
+/// refused follows the SQLSTATE if it is not the swept table: `23514:public.audit_events`.
 enum ErrorClass {
   /// The meaning of `errorClass`; nil if its name says it, or it is unknown.
   static func meaning(of errorClass: String) -> String? {
     // The first of several SQLSTATEs.
-    switch errorClass.prefix(while: { $0 != "," }) {
+    let parts = errorClass.prefix { $0 != "," }.split(separator: ":", maxSplits: 1)
+    guard let code = parts.first else { return nil }
+    return meaning(ofCode: code).map { parts.count > 1 ? "\($0) of \(parts[1])" : $0 }
+  }
+
+  private static func meaning(ofCode code: Substring) -> String? {
+    switch code {
     case "42501": "a privilege is missing"
     case "42P01", "42703", "no-table": "a table or a column is missing"
     case "55P03": "a lock was not granted in time"
@@ -60,13 +67,24 @@ extension SweepRefusal {
   private static func errorClass(of refusals: [RowRefusal]) -> String {
     var text = ""
     for refusal in refusals {
-      let word =
-        switch refusal {
-        case .sqlState(let state): state
-        case .settingsReset, .discardedLines: settingsResetClass
-        }
+      let word = Self.word(of: refusal)
       text += text.isEmpty ? word : "," + word
     }
     return text.isEmpty ? "refused" : text
+  }
+
+  /// `23514:public.audit_events` where another relation refused. One is left out whose name has other characters than
+  /// identifiers without quotation marks: commas and spaces separate the words.
+  private static func word(of refusal: RowRefusal) -> String {
+    guard case .sqlState(let state, let relation) = refusal else { return settingsResetClass }
+    guard let relation, isPlain(relation) else { return state }
+    return "\(state):\(relation)"
+  }
+
+  private static func isPlain(_ name: String) -> Bool {
+    name.utf8.allSatisfy { byte in
+      (48...57).contains(byte) || (97...122).contains(byte | 0x20) || byte == UInt8(ascii: ".")
+        || byte == UInt8(ascii: "_")
+    }
   }
 }

@@ -189,4 +189,30 @@ import Testing
     }
     #expect(faults.count == 1 && faults.first?.hasPrefix("public.audit_events is not a table") == true, "\(faults)")
   }
+
+  // MARK: A trail that refuses lines
+
+  /// What makes the trail refuse a line, and the refusal.
+  private static let refusing = [
+    (
+      """
+      ALTER TABLE audit_events RENAME TO lines; ALTER TABLE lines DROP CONSTRAINT audit_events_pkey;
+      CREATE TABLE audit_events (LIKE lines INCLUDING DEFAULTS) PARTITION BY RANGE (occurred_at);
+      CREATE TABLE audit_events_2020 PARTITION OF audit_events FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')
+      """, "23514 on public.audit_events"
+    ),
+    ("ALTER TABLE audit_events ADD COLUMN tenant text NOT NULL", "23502 on public.audit_events"),
+    ("ALTER TABLE audit_events ADD CHECK (actor <> 'worker')", "23514 on public.audit_events"),
+  ]
+
+  @Test func aTrailThatRefusesLinesIsNamed() async throws {
+    for (sql, state) in Self.refusing {
+      for trail in Self.trails {
+        let plane = try await ControlPlane.fresh()
+        try await plane.sql("\(trail.due);\(sql)")
+        let (changed, error) = try await Self.sweep(trail, on: plane)
+        #expect(changed == 0 && error?.reason == "5 rows refused (\(state))", "\(String(describing: error))")
+      }
+    }
+  }
 }

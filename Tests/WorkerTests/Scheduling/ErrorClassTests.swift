@@ -14,6 +14,14 @@ import Testing
     #expect(ErrorClass.meaning(of: several) == "a constraint refuses rows")
   }
 
+  @Test func aRefusalByAnotherTableNamesIt() {
+    let missing = SweepRefusal.rows(3, [.sqlState("23514", on: "public.audit_events"), .sqlState("23503")]).errorClass
+    #expect(missing == "23514:public.audit_events,23503" && ErrorClass.isAboutSchema(missing))
+    #expect(ErrorClass.meaning(of: missing) == "a constraint refuses rows of public.audit_events")
+    // What no word of a record can hold is left out.
+    #expect(SweepRefusal.rows(1, [.sqlState("23502", on: "public.my, own")]).errorClass == "23502")
+  }
+
   @Test func aClassIsOneWord() {
     let refusals: [SweepRefusal] = [
       .noTable("agents"), .rowSecurity("agents"), .rows(1, []), .kept(1, table: "agents"), .settingsReset,

@@ -245,7 +245,7 @@ import Testing
       RevealRows.many(300)
         + "ALTER TABLE secret_wraps ADD CHECK (key_name <> 'u77 1' OR expires_at > created_at + interval '30 min')")
     let refusal = await #expect(throws: SweepRefusal.self) { try await sweep(plane) }
-    #expect(refusal == .rows(1, [.sqlState("23514")]))
+    #expect(refusal == .rows(1, [.sqlState("23514", on: "public.secret_wraps")]))
     #expect(try await plane.sql(RevealRows.open) == "u77")
     #expect(try await plane.sql(RevealRows.readable) == "u77 1")
   }
