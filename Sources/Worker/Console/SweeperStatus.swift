@@ -32,14 +32,18 @@ struct SweeperStatus: Sendable {
   ///   - ownInterval: the interval by this command's settings, in ms; nil if they turn the sweeper off.
   ///   - absence: why the sweeper is off by these settings, or what the schema lacks.
   ///   - isAbsentByDefault: whether the default settings have the same reason.
+  ///   - probesFirst: whether its replicas do without Redis while PostgreSQL has nothing due for it.
   init(
     _ record: SweeperRecord, at now: Int64, lockKey: String, ownInterval: Int64?, absence: String?,
-    isAbsentByDefault: Bool
+    isAbsentByDefault: Bool, probesFirst: Bool = false
   ) {
     self.record = record
     interval = record.intervalMilliseconds ?? ownInterval
     let isAttended = !record.replicas.isEmpty
-    let nextDue = interval.map { record.due(interval: $0, at: now) }
+    let nextDue = interval.map { interval in
+      let due = record.due(interval: interval, at: now)
+      return probesFirst && due <= now ? Self.quietDue(of: record, every: interval, at: now) ?? due : due
+    }
     state = Self.state(of: record, at: now, due: nextDue, isAttended: isAttended, absence: absence)
     isOffByDefault = state == .off && isAbsentByDefault
     switch state {
@@ -55,6 +59,17 @@ struct SweeperStatus: Sendable {
     self.notes = notes
   }
 
+  /// The next slot, while a replica that found nothing due in the ones since the last run need not have told Redis; nil
+  /// if one is to ask now.
+  private static func quietDue(of record: SweeperRecord, every interval: Int64, at now: Int64) -> Int64? {
+    guard !record.isTriggered(at: now), record.number("next_try") == nil,
+      let seenAt = record.replicas.map(\.seenAt).max()
+    else { return nil }
+    let grid = SlotGrid(sweeper: record.sweeper, interval: .milliseconds(interval))
+    let asksAt = grid.slot(after: min(seenAt, now) + SweeperLoop.maximumSilence.milliseconds)
+    return now < asksAt ? grid.slot(after: now) : nil
+  }
+
   /// What is known of each of `records`.
   ///
   /// - Parameters:
@@ -66,6 +81,9 @@ struct SweeperStatus: Sendable {
   ) -> [SweeperStatus] {
     let absences = Sweepers.absent(settings)
     let intervals = Sweepers.all(settings)
+    let probing = Sweepers.declared(settings).filter {
+      if case .rows(let sweep) = $0.work { sweep.probesFirst } else { false }
+    }.map(\.name)
     return records.map { record in
       let lack = lacks[record.sweeper].map { "the schema has no \($0)" }
       let absence = absences.first { $0.name == record.sweeper }
@@ -75,7 +93,8 @@ struct SweeperStatus: Sendable {
         ownInterval: intervals.first { $0.name == record.sweeper }?.interval?.milliseconds,
         absence: lack ?? absence.map { "\($0.reason), \(whose)" },
         isAbsentByDefault: lack == nil
-          && Sweepers.absentByDefault.contains { $0.name == absence?.name && $0.reason == absence?.reason })
+          && Sweepers.absentByDefault.contains { $0.name == absence?.name && $0.reason == absence?.reason },
+        probesFirst: probing.contains(record.sweeper))
     }
   }
 

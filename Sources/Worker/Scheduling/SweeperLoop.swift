@@ -179,7 +179,7 @@ final class SweeperLoop {
   }
 
   /// How long a sweeper with nothing due goes without a take, which keeps this replica in the schedule record.
-  private static let maximumSilence = Duration.seconds(60)
+  nonisolated static let maximumSilence = Duration.seconds(60)
 
   private func nothingIsDue() async -> Bool {
     guard !isOnce, redis.outage == nil, let answeredAt,

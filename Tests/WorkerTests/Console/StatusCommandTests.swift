@@ -331,4 +331,35 @@ import Testing
     #expect(status.needsAttention)
     #expect(PastRun(#"{"epoch":\#(number),"finished":1,"outcome":"success"}"#) == nil)
   }
+
+  // MARK: A sweeper that finds nothing
+
+  /// reveal-sessions-expired, every 15 s, as it is so long after a replica asked Redis for it.
+  private static func quiet(_ fields: [String: String] = [:], after seconds: Int64) throws -> SweeperStatus {
+    let settings = try Settings(environment: ["DATABASE_URL": "postgres://h/d", "REDIS_URL": "redis://h"])
+    let grid = SlotGrid(sweeper: "reveal-sessions-expired", interval: .seconds(15))
+    let slot = grid.slot(at: 1_795_847_000_000)
+    let known = [
+      "slot": "\(slot)", "ended": "\(slot)", "succeeded": "\(slot)", "outcome": "success",
+      "replicas": "pod-a \(slot) 15000 v1 digest;",
+    ].merging(fields) { $1 }
+    let values = SweeperRecord.fields.map { known[$0].map { RedisValue.string(Array($0.utf8)) } ?? .null }
+    let record = SweeperRecord(
+      sweeper: "reveal-sessions-expired", .array([.string([]), .integer(-2), .array(values)]))
+    return try #require(
+      SweeperStatus.all([record], at: slot + seconds * 1_000, settings, lacks: [:], whose: "").first)
+  }
+
+  /// It does without Redis for 60 s while PostgreSQL has nothing due.
+  @Test func aSweeperThatFindsNothingIsIdleUntilItIsToAskRedis() throws {
+    for seconds: Int64 in [1, 20, 50, 62] {
+      let status = try Self.quiet(after: seconds)
+      #expect(status.state == .idle, "after \(seconds) s")
+      #expect(try #require(status.due) > status.record.number("slot")! + seconds * 1_000)
+    }
+    #expect(try Self.quiet(after: 80).state == .due)
+    // What it is to do sooner is due.
+    #expect(try Self.quiet(["trigger": "t", "trigger_until": "\(1_795_847_900_000)"], after: 50).state == .due)
+    #expect(try Self.quiet(["failing_since": "1795847000000"], after: 50).state == .failing)
+  }
 }
