@@ -29,9 +29,12 @@ struct FleetStatus: Sendable {
 
   /// A session that locks a swept table, or has held rows of it for long.
   struct Holder: Sendable {
+    /// Empty of a prepared transaction, which has no session.
     let process: String
+    /// The prepared transaction's gid.
+    let prepared: String?
     let user: String?
-    /// Nil if the role may not see it.
+    /// Nil if the role may not see it, or if the transaction is prepared.
     let state: String?
     let seconds: Int?
     let relation: String
@@ -121,6 +124,10 @@ struct FleetStatus: Sendable {
     }
     if let runs, !runs.isEmpty { text += "\nRuns in PostgreSQL:\n" + Self.table(of: runs).text(as: .text) }
     if !holders.isEmpty { text += "\nSessions that lock swept tables:\n" + holderTable.text(as: .text) }
+    for gid in preparedTransactions {
+      let end = ReportTable.printable(PreparedTransaction.end(gid))
+      text += "A prepared transaction lasts until it is ended. Run: \(end)\n"
+    }
     if let grant { text += "The role may not see what these sessions do. Run: \(grant)\n" }
     return text
   }
@@ -177,11 +184,19 @@ struct FleetStatus: Sendable {
     var table = ReportTable(["pid", "user", "state", "for", "relation", "lock", "statement", "blocks a sweep"])
     for holder in holders {
       table.rows.append([
-        .text(holder.process), .init(holder.user), .init(holder.state), .init(holder.seconds.map(Self.seconds)),
+        holder.prepared == nil ? .text(holder.process) : .missing, .init(holder.user),
+        .init(holder.prepared == nil ? holder.state : "prepared"), .init(holder.seconds.map(Self.seconds)),
         .text(holder.relation), .text(holder.mode), .init(holder.statement), .text(holder.isBlocking ? "yes" : "no"),
       ])
     }
     return table
+  }
+
+  /// Each once, though it may lock several tables.
+  private var preparedTransactions: [String] {
+    var known: [String] = []
+    for gid in holders.compactMap(\.prepared) where !known.contains(gid) { known.append(gid) }
+    return known
   }
 
   private var strangerTable: ReportTable {
@@ -229,7 +244,10 @@ struct FleetStatus: Sendable {
     var runs = Self.table(of: self.runs ?? [])
     runs.columns = ["pid", "sweeper", "epoch", "state", "age", "blocking_pids"]
     var holders = holderTable
-    holders.columns = ["pid", "user", "state", "age", "relation", "lock", "statement", "blocks"]
+    holders.columns = [
+      "pid", "user", "state", "age", "relation", "lock", "statement", "blocks", "prepared_transaction",
+    ]
+    for (row, holder) in self.holders.enumerated() { holders.rows[row].append(.init(holder.prepared)) }
     var strangers = strangerTable
     strangers.columns = ["pid", "user", "namespace"]
     return [

@@ -166,7 +166,8 @@ struct StatusCommand {
     let blocking = Set((database.runs ?? []).flatMap(\.blockers))
     database.holders = (0..<holders.rowCount).map { row in
       var holder = Self.holder(holders, row)
-      holder.isBlocking = holder.isOfTable || blocking.contains(holder.process)
+      // A prepared transaction has no session, for which pg_blocking_pids answers 0.
+      holder.isBlocking = holder.isOfTable || blocking.contains(holder.prepared == nil ? holder.process : "0")
       return holder
     }
     let name = WorkerSession.name(namespace: settings[.redisNamespace])
@@ -176,7 +177,7 @@ struct StatusCommand {
         process: strangers[row: row, column: 0] ?? "", user: strangers[row: row, column: 1],
         namespace: strangers[row: row, column: 2] ?? "")
     }
-    if database.holders.contains(where: { $0.state == nil }) {
+    if database.holders.contains(where: { $0.state == nil && $0.prepared == nil }) {
       database.grant = "GRANT pg_read_all_stats TO \(SQLName.quoted(role[row: 0, column: 0] ?? ""));"
     }
   }
@@ -194,7 +195,8 @@ struct StatusCommand {
     // Only letters: what follows may quote a row.
     let statement = (result[row: row, column: 6] ?? "").prefix { $0.isASCII && $0.isLetter }.prefix(20)
     return FleetStatus.Holder(
-      process: result[row: row, column: 0] ?? "", user: result[row: row, column: 1], state: result[row: row, column: 2],
+      process: result[row: row, column: 0] ?? "", prepared: result[row: row, column: 7],
+      user: result[row: row, column: 1], state: result[row: row, column: 2],
       seconds: result[row: row, column: 3].flatMap { Int($0) }, relation: result[row: row, column: 4] ?? "",
       mode: result[row: row, column: 5] ?? "", statement: statement.isEmpty ? nil : statement.uppercased())
   }
@@ -227,24 +229,26 @@ enum StatusSQL {
     """)
 
   /// Parameters: the tables' names, and the age in ms from which a transaction that may hold rows is shown. Answers
-  /// pid, user, state, age of the transaction in s, table, lock mode and the statement's first word of sessions that
-  /// lock one of the tables: of those that lock it as a whole whatever their age. State, age and statement are null,
-  /// and the age counts as reached, where the role may not see them.
+  /// pid, user, state, age of the transaction in s, table, lock mode, the statement's first word and the prepared
+  /// transaction's gid of who locks one of the tables: of those that lock it as a whole whatever their age. State, age
+  /// and statement are null, and the age counts as reached, where the role may not see them.
   static let holders = CatalogSQL.qualified(
     """
-    SELECT lock.pid, activity.usename, min(activity.state),
-           min((extract(epoch FROM (clock_timestamp() - activity.xact_start)))::bigint), class.relname, max(lock.mode),
-           min(split_part(ltrim(activity.query), ' ', 1))
+    SELECT lock.pid, coalesce(activity.usename, prepared.owner), min(activity.state),
+           min((extract(epoch FROM (clock_timestamp() - coalesce(activity.xact_start, prepared.prepared))))::bigint),
+           class.relname, max(lock.mode), min(split_part(ltrim(activity.query), ' ', 1)), prepared.gid
       FROM "pg_catalog"."pg_locks" AS lock
       JOIN "pg_catalog"."pg_class" AS class ON (class.oid = lock.relation) AND (class.relname = ANY ($1::name[]))
       JOIN "pg_catalog"."pg_database" AS base ON (base.oid = lock.database) AND (base.datname = current_database())
       LEFT JOIN "pg_catalog"."pg_stat_activity" AS activity ON (activity.pid = lock.pid)
-     WHERE (lock.locktype = 'relation') AND lock.granted AND (lock.pid <> pg_backend_pid())
+      \(PreparedTransaction.join)
+     WHERE (lock.locktype = 'relation') AND lock.granted AND coalesce((lock.pid <> pg_backend_pid()), true)
        AND NOT starts_with(coalesce(activity.application_name, ''), 'sb-worker ')
        AND ((lock.mode = ANY ('{ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[]))
          OR ((lock.mode = ANY ('{RowShareLock,RowExclusiveLock}'::text[]))
-           AND coalesce(((clock_timestamp() - activity.xact_start) >= ($2::int * '1 millisecond'::interval)), true)))
-     GROUP BY lock.pid, activity.usename, class.relname
+           AND coalesce(((clock_timestamp() - coalesce(activity.xact_start, prepared.prepared))
+             >= ($2::int * '1 millisecond'::interval)), true)))
+     GROUP BY lock.pid, activity.usename, prepared.owner, prepared.gid, class.relname
      ORDER BY lock.pid LIMIT 20
     """)
 }

@@ -35,7 +35,7 @@ struct TableCheck: Sendable {
     }
   }
 
-  /// Sessions whose locks keep a sweep from the table or from rows of it.
+  /// Sessions and prepared transactions whose locks keep a sweep from the table or from rows of it.
   @EventLoop
   private func holders(in session: ReadOnlySession) async throws -> [CheckFinding] {
     let answer = try await session.query(
@@ -44,6 +44,12 @@ struct TableCheck: Sendable {
       let process = answer[row: row, column: 0] ?? "?"
       let user = answer[row: row, column: 1] ?? "?"
       let mode = answer[row: row, column: 2] ?? "?"
+      if let gid = answer[row: row, column: 5] {
+        let age = answer[row: row, column: 4] ?? "?"
+        return .warning(
+          "prepared transaction \(PreparedTransaction.literal(gid)) of user \(user) has held \(mode) on "
+            + "\(needs.table) for \(age) s: the rows that it holds are not swept", run: PreparedTransaction.end(gid))
+      }
       let holder = "session \(process) of user \(user) holds \(mode) on \(needs.table)"
       guard let state = answer[row: row, column: 3], let seconds = answer[row: row, column: 4] else {
         let text = "\(holder); the role may not see for how long"
@@ -274,21 +280,25 @@ enum TableSQL {
     """)
 
   /// Parameters: a table's name, and the age in ms from which a transaction that may hold rows is told of. Answers pid,
-  /// user, lock mode, state and age in s of sessions that hold locks on it: of those that lock the table as a whole
-  /// whatever their age. State and age are null, and the age counts as reached, where the role may not see them.
+  /// user, lock mode, state, age in s and prepared transaction's gid of who holds locks on it: of those that lock the
+  /// table as a whole whatever their age. State and age are null, and the age counts as reached, where the role may not
+  /// see them.
   static let holders = CatalogSQL.qualified(
     """
-    SELECT lock.pid, activity.usename, min(lock.mode), min(activity.state),
-           min((extract(epoch FROM (clock_timestamp() - activity.xact_start)))::bigint)
+    SELECT lock.pid, coalesce(activity.usename, prepared.owner), min(lock.mode), min(activity.state),
+           min((extract(epoch FROM (clock_timestamp() - coalesce(activity.xact_start, prepared.prepared))))::bigint),
+           prepared.gid
       FROM "pg_catalog"."pg_locks" AS lock
       JOIN "pg_catalog"."pg_class" AS class ON (class.oid = lock.relation) AND (class.relname = $1::name)
       JOIN "pg_catalog"."pg_database" AS base ON (base.oid = lock.database) AND (base.datname = current_database())
       LEFT JOIN "pg_catalog"."pg_stat_activity" AS activity ON (activity.pid = lock.pid)
-     WHERE (lock.locktype = 'relation') AND lock.granted AND (lock.pid <> pg_backend_pid())
+      \(PreparedTransaction.join)
+     WHERE (lock.locktype = 'relation') AND lock.granted AND coalesce((lock.pid <> pg_backend_pid()), true)
        AND ((lock.mode = ANY ('{ShareLock,ShareRowExclusiveLock,ExclusiveLock,AccessExclusiveLock}'::text[]))
          OR ((lock.mode = ANY ('{RowShareLock,RowExclusiveLock}'::text[]))
-           AND coalesce(((clock_timestamp() - activity.xact_start) >= ($2::int * '1 millisecond'::interval)), true)))
-     GROUP BY lock.pid, activity.usename
+           AND coalesce(((clock_timestamp() - coalesce(activity.xact_start, prepared.prepared))
+             >= ($2::int * '1 millisecond'::interval)), true)))
+     GROUP BY lock.pid, activity.usename, prepared.owner, prepared.gid
      ORDER BY lock.pid LIMIT 5
     """)
 }

@@ -101,4 +101,40 @@ import Testing
     #expect(try await onLoop { try await plane.sweep(sweeper) }.found == 0)
     await server.stop()
   }
+
+  @Test func aPreparedTransactionThatHoldsRowsOrATableIsShownWithWhatEndsIt() async throws {
+    let (server, plane) = try await Self.plane(["max_prepared_transactions=4"])
+    try await server.psql("BEGIN; UPDATE agents SET scope = scope; PREPARE TRANSACTION 'it''s left'")
+    try await server.psql("BEGIN; LOCK TABLE secrets; PREPARE TRANSACTION 'other'")
+    let settings = try plane.settings()
+    try await onLoop {
+      let status = await StatusCommand(settings: settings, clock: .system, longTransaction: .zero).status()
+      let held = status.holders.map { "\($0.relation) \($0.prepared ?? "") \($0.user ?? "") \($0.mode)" }
+      #expect(
+        held.sorted() == [
+          "agents it's left postgres RowExclusiveLock", "secrets other postgres AccessExclusiveLock",
+        ])
+      #expect(status.grant == nil && status.exitStatus != 0)
+      let text = status.text(as: .text)
+      #expect(text.contains("ROLLBACK PREPARED 'it''s left'; or COMMIT PREPARED 'it''s left';"), "\(text)")
+      #expect(status.text(as: .json).contains(#""prepared_transaction":"other""#))
+      for (name, gid) in [("agents-stale", "'it''s left'"), ("secrets-stale", "'other'")] {
+        let limit = LoopClock.system.now.advanced(by: .seconds(10))
+        let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: .system)
+        defer { connection.close() }
+        let session = ReadOnlySession(
+          connection: connection, clock: .system, deadline: limit, questionLimit: .seconds(5))
+        let sweeper = try #require(Sweepers.all(settings).first { $0.name == name })
+        let check = TableCheck(
+          needs: SweepNeeds(sweeper.work), role: "postgres", database: plane.name, allowsRowSecurity: false,
+          longTransaction: .zero)
+        let found = try await check.findings(in: session).filter { $0.text.contains("prepared transaction") }
+        #expect(found.map(\.verdict) == [.warning])
+        let text = found.first?.text ?? ""
+        #expect(text.hasPrefix("prepared transaction \(gid) of user postgres has held"), "\(text)")
+        #expect(found.first?.remedy?.hasPrefix("ROLLBACK PREPARED \(gid);") == true)
+      }
+    }
+    await server.stop()
+  }
 }
