@@ -91,6 +91,7 @@ public struct PostgresConfiguration: Sendable {
         warnings.append("\(pair.name) is given more than once; the first one counts")
       }
     }
+    Self.replaceSystemRoots(in: &given, known: known, faults: &faults)
     // As on the server, a named setting takes precedence over one in `options`, and both over the environment's.
     for setting in known.settings { serverSettings.add(setting.name, setting.value) }
     serverSettings.add(options: given["options"] ?? known.values["options"] ?? "")
@@ -143,6 +144,19 @@ public struct PostgresConfiguration: Sendable {
     } else if !takePoolSetting(name, value, faults: &faults) {
       takeServerSetting(name, value, known: known, faults: &faults)
     }
+  }
+
+  /// `sslrootcert=system` is known to libpq since version 16, which then verifies the name, too; an older one takes it
+  /// for a file's name.
+  private static func replaceSystemRoots(
+    in given: inout [String: String], known: PostgresKnownParameters, faults: inout [String]
+  ) {
+    guard known.version < 16, (given["sslrootcert"] ?? known.values["sslrootcert"]) == "system" else { return }
+    given["sslrootcert"] = PostgresParameterNames.systemRoots
+    let isGiven = given["sslmode"] != nil || known.fromEnvironment.contains("sslmode")
+    let mode = given["sslmode"] ?? known.values["sslmode"]
+    if isGiven, mode != "verify-full" { faults.append("sslrootcert=system needs sslmode=verify-full") }
+    given["sslmode"] = "verify-full"
   }
 
   /// What libpq knows and the worker has no use for.

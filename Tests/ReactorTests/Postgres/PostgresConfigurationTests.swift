@@ -212,6 +212,14 @@ private func faults(_ url: String) -> [String] {
       ])
   }
 
+  @Test(arguments: ["", "&sslmode=verify-full"])
+  func theSystemsAuthoritiesAreUsedAlsoByALibpqThatHasNoNameForThem(_ mode: String) throws {
+    let told = try told("postgres://h/d?sslrootcert=system\(mode)")
+    #expect(told["sslrootcert"] == PostgresParameterNames.systemRoots && told["sslmode"] == "verify-full")
+    #expect(
+      faults("postgres://h/d?sslrootcert=system&sslmode=require") == ["sslrootcert=system needs sslmode=verify-full"])
+  }
+
   @Test(arguments: [
     ("options=-s", "options: -s is not supported: settings are written as -c name=value"),
     ("options=-c%20jit%3Doff%20-P", "options: -P is not supported: settings are written as -c name=value"),
