@@ -7,6 +7,7 @@ extension TableStatements {
   /// The audit line for each row in `changed`, as a further part of the same statement.
   var noted: String {
     guard let audit = sweep.audit else { return "" }
+    let answer = showsLines ? "ctid::text" : "''"
     return """
       ,
         noted AS (
@@ -14,19 +15,32 @@ extension TableStatements {
           SELECT 'worker', '\(audit.action)', concat('\(audit.resource):', changed.id), '\(audit.status)',
                  gen_random_uuid(), \(audit.metadata)
             FROM changed WHERE changed.is_changed
-          RETURNING 1 AS line)
+          RETURNING \(answer) AS place)
       """
   }
 
+  /// Whether the proof may look for the lines.
+  private var showsLines: Bool { related.tables[AuditNote.table]?.showsOwnRows ?? false }
+
   /// After the other answers of a change: counts for `AuditProof` the lines that it had to insert, and those that it
-  /// inserted. Empty if the sweep has no audit lines.
+  /// inserted, and says where these are if the role may read the trail. Empty if the sweep has no audit lines.
   var countNoted: String {
     guard sweep.audit != nil else { return "" }
     return """
       ,
                set_config('sb.lines', (current_setting('sb.lines')::bigint + \(Self.changed))::text, true),
                set_config('sb.lines_inserted',
-                 (current_setting('sb.lines_inserted')::bigint + (SELECT count(*) FROM noted))::text, true)
+                 (current_setting('sb.lines_inserted')::bigint + (SELECT count(*) FROM noted))::text, true)\(places)
+      """
+  }
+
+  /// Elements of an array of tid, each followed by a comma.
+  private var places: String {
+    guard showsLines else { return "" }
+    return """
+      ,
+               set_config('sb.lines_at', concat(current_setting('sb.lines_at'),
+                 (SELECT string_agg(concat('"', noted.place, '",'), '') FROM noted)), true)
       """
   }
 }
@@ -35,7 +49,8 @@ extension TableStatements {
 ///
 /// A trigger may move lines into another part of the table: PostgreSQL's count of the rows that a transaction inserted
 /// into each table includes those, and needs no right to read them. If rows were deleted and the role may read the
-/// table, a query finds out whether they were these lines or old ones.
+/// table, a query finds out whether they were these lines or old ones: it looks where the lines were inserted, and
+/// reads the whole table only if lines are missing there.
 struct AuditProof: Sendable {
   /// Before a batch's statements.
   let opening: PostgresStatement
@@ -49,9 +64,8 @@ struct AuditProof: Sendable {
 
   init(_ trail: RelatedTables.Table) {
     opening = PostgresStatement(Self.open, ["\(trail.identifier)"], isPrepared: true)
-    let canLook = trail.canReadRows && !trail.hidesRows
-    closing = PostgresStatement(
-      Self.close(canLook ? Self.isThere(in: trail.quotedName) : "true"), ["\(trail.identifier)"], isPrepared: true)
+    let isThere = trail.showsOwnRows ? Self.isThere(in: trail.quotedName) : "true"
+    closing = PostgresStatement(Self.close(isThere), ["\(trail.identifier)"], isPrepared: true)
     refusal = .discardedLines(trail.displayName)
   }
 
@@ -69,6 +83,7 @@ struct AuditProof: Sendable {
   static let open = CatalogSQL.qualified(
     """
     SELECT set_config('sb.lines', '0', true), set_config('sb.lines_inserted', '0', true),
+           set_config('sb.lines_at', '', true),
            set_config('sb.lines_before', \(inserted)::text, true),
            set_config('sb.lines_deleted', \(deleted)::text, true)
     """)
@@ -87,9 +102,16 @@ struct AuditProof: Sendable {
   }
 
   static func isThere(in trail: String) -> String {
-    """
-    ((SELECT count(*) FROM \(trail) AS line WHERE (line.xmin = pg_current_xact_id()::xid))
-      >= current_setting('sb.lines')::numeric)
-    """
+    // Several parts of the table may have the same place. A row of this transaction at either counts in both looks.
+    let isAtPlace = "(line.ctid = ANY (concat('{', rtrim(current_setting('sb.lines_at'), ','), '}')::tid[])) AND "
+    return """
+      CASE WHEN (\(count(in: trail, isAtPlace)) >= current_setting('sb.lines')::numeric)
+           THEN true
+           ELSE (\(count(in: trail)) >= current_setting('sb.lines')::numeric) END
+      """
+  }
+
+  private static func count(in trail: String, _ condition: String = "") -> String {
+    "(SELECT count(*) FROM \(trail) AS line WHERE \(condition)(line.xmin = pg_current_xact_id()::xid))"
   }
 }

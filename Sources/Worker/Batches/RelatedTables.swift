@@ -16,6 +16,8 @@ package struct RelatedTables: Equatable, Sendable {
     let canReadRows: Bool
     /// Whether it has rows of its own, or in partitions: it is no view and no foreign table.
     let isTable: Bool
+    /// Whether a statement finds there every row that this session inserted.
+    var showsOwnRows: Bool { canReadRows && !hidesRows }
 
     /// The name for SQL.
     var quotedName: String { TableSurvey.quoted(schema, name) }
