@@ -27,6 +27,8 @@ enum ErrorClass {
     case "share": "too large a share of the rows looks due: look at the api, the network and PostgreSQL's clock"
     case "uncounted": "the share of due rows could not be counted in time"
     case "kept": "a trigger or rule keeps due rows"
+    case "settings-reset": "a trigger resets the session's settings"
+    case "lines-discarded": "a trigger discards the worker's lines in the audit trail"
     case "locked": "other sessions lock all due rows"
     case "row-security": "row security hides rows from the role"
     case "foreign-worker": "a worker with another REDIS_NAMESPACE or Redis sweeps these tables"
@@ -38,7 +40,7 @@ enum ErrorClass {
   static func isAboutSchema(_ errorClass: String) -> Bool {
     switch errorClass.prefix(2) {
     case "23", "3F", "42", "P0": true
-    default: ["no-table", "kept", "row-security", "refused", "settings-reset"].contains(errorClass)
+    default: ["no-table", "kept", "row-security", "refused", "settings-reset", "lines-discarded"].contains(errorClass)
     }
   }
 }
@@ -54,14 +56,13 @@ extension SweepRefusal {
     case .locked: "locked"
     case .noTable: "no-table"
     case .rowSecurity, .hiddenReferences: "row-security"
-    case .settingsReset: Self.settingsResetClass
-    case .notATable, .unusableMoments, .cannotLock, .changing, .foreignParts, .discardedLines, .unprovableTrail,
-      .rule, .refusedAsReadOnly, .noTransactionNumbers:
+    case .settingsReset: Self.word(of: .settingsReset)
+    case .discardedLines(let table): Self.word(of: .discardedLines(table))
+    case .notATable, .unusableMoments, .cannotLock, .changing, .foreignParts, .unprovableTrail, .rule,
+      .refusedAsReadOnly, .noTransactionNumbers:
       "refused"
     }
   }
-
-  private static let settingsResetClass = "settings-reset"
 
   /// The classes without a space, which separates the words of a record.
   private static func errorClass(of refusals: [RowRefusal]) -> String {
@@ -76,9 +77,12 @@ extension SweepRefusal {
   /// `23514:public.audit_events` where another relation refused. One is left out whose name has other characters than
   /// identifiers without quotation marks: commas and spaces separate the words.
   private static func word(of refusal: RowRefusal) -> String {
-    guard case .sqlState(let state, let relation) = refusal else { return settingsResetClass }
-    guard let relation, isPlain(relation) else { return state }
-    return "\(state):\(relation)"
+    switch refusal {
+    case .sqlState(let state, let relation?) where isPlain(relation): "\(state):\(relation)"
+    case .sqlState(let state, _): state
+    case .settingsReset: "settings-reset"
+    case .discardedLines: "lines-discarded"
+    }
   }
 
   private static func isPlain(_ name: String) -> Bool {

@@ -33,7 +33,8 @@ import Testing
   }
 
   @Test(arguments: [
-    ("42501", true), ("23503", true), ("P0001", true), ("kept", true), ("55P03", false), ("share", false),
+    ("42501", true), ("23503", true), ("P0001", true), ("kept", true), ("lines-discarded", true),
+    ("settings-reset", true), ("55P03", false), ("share", false),
   ])
   func tablesAreLookedAtIfTheyMayBeTheCause(errorClass: String, expected: Bool) {
     #expect(ErrorClass.isAboutSchema(errorClass) == expected && ErrorClass.meaning(of: errorClass) != nil)
