@@ -21,10 +21,10 @@ struct RunName: Equatable, Sendable {
     self.sweeper = sweeper
   }
 
-  /// The beginning of the names of all runs of this sweeper in this scope. The epoch follows.
+  /// The common prefix of the names of this sweeper's runs in this scope. The epoch follows.
   var prefix: String { "\(Self.program) \(scope) \(sweeper) " }
 
-  /// PostgreSQL keeps 63 bytes: a sweeper's name may have 30.
+  /// PostgreSQL keeps 63 bytes, so a sweeper's name can have 30.
   func text(epoch: Int64) -> String { "\(prefix)\(epoch)" }
 
   /// Whether `text` names a run of this sweeper in another scope.
@@ -40,7 +40,7 @@ package struct AdvisoryHolder: Equatable, Sendable {
   /// 0 for a prepared transaction.
   let processID: Int32
   let applicationName: String
-  /// Whether it belonged to an earlier run of ours and was terminated.
+  /// Whether it was of an earlier run in this scope and was terminated.
   let isTerminated: Bool
 
   /// Returns to the role that logged in, which may terminate its own sessions, from any role that was set.

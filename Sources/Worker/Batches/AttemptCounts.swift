@@ -36,7 +36,7 @@ struct AttemptCounts: Equatable, Sendable {
 
   private static let digits = 32
 
-  /// A UUID's digits without its hyphens; nil for anything else.
+  /// A UUID's digits without hyphens; nil for anything else.
   private static func row(_ text: some Sequence<UInt8>) -> String? {
     let bytes = text.filter { $0 != UInt8(ascii: "-") }
     let isHexadecimal = bytes.allSatisfy {

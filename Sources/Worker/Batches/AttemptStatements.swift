@@ -7,7 +7,7 @@ extension TableStatements {
   /// The most rows that each statement of a batch returns: all counted rows, and as many others.
   private static let attemptedLimit = 2 * AttemptCounts.rowLimit
 
-  /// Parameters: the counted rows, and those of them that have reached the limit.
+  /// Parameters: the counted rows, and those that have reached the limit.
   package static let openAttempts = CatalogSQL.qualified(
     """
     SELECT set_config('sb.counted', $1::text, true), set_config('sb.exhausted', $2::text, true),
@@ -34,7 +34,7 @@ extension TableStatements {
   /// Whether the row has reached the limit: the meaning of `:exhausted` in a SET list.
   static let isExhausted = "(target.id = ANY (current_setting('sb.exhausted')::uuid[]))"
 
-  /// Parameter: ids. Answers those of the rows that can become due again.
+  /// Parameter: ids. Answers which of these rows can become due again.
   static func comingBack(_ limit: RowSweep.AttemptLimit, in table: String) -> String {
     CatalogSQL.qualified(
       "SELECT target.id::text FROM \(table) AS target WHERE (target.id = ANY ($1::uuid[])) AND (\(limit.comesBack))")

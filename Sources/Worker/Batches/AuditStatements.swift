@@ -4,7 +4,7 @@
 import Reactor
 
 extension TableStatements {
-  /// The audit line for each row in `changed`, as a further part of the same statement.
+  /// Inserts the audit line for each row in `changed`, as part of the same statement.
   var noted: String {
     guard let audit = sweep.audit else { return "" }
     let answer = showsLines ? "ctid::text" : "''"
@@ -19,11 +19,11 @@ extension TableStatements {
       """
   }
 
-  /// Whether the proof may look for the lines.
+  /// Whether the proof may query for the lines.
   private var showsLines: Bool { related.tables[AuditNote.table]?.showsOwnRows ?? false }
 
-  /// After the other answers of a change: counts for `AuditProof` the lines that it had to insert, and those that it
-  /// inserted, and says where these are if the role may read the trail. Empty if the sweep has no audit lines.
+  /// After the other answers of a change: counts for `AuditProof` the lines to insert, and those inserted, and reports
+  /// their places if the role may read the trail. Empty if the sweep has no audit lines.
   var countNoted: String {
     guard sweep.audit != nil else { return "" }
     return """
@@ -47,14 +47,14 @@ extension TableStatements {
 
 /// The statements around those of a batch with audit lines. They fail the batch if a trigger discards a line.
 ///
-/// A trigger may move lines into another part of the table: PostgreSQL's count of the rows that a transaction inserted
-/// into each table includes those, and needs no right to read them. If rows were deleted and the role may read the
-/// table, a query finds out whether they were these lines or old ones: it looks where the lines were inserted, and
-/// reads the whole table only if lines are missing there.
+/// A trigger may move lines into another part of the table: PostgreSQL counts a transaction's inserts per table, which
+/// includes those and needs no SELECT privilege. If rows were deleted and the role can read the table, a query finds
+/// out whether they were these lines or old ones: it checks where the lines were inserted, and reads the whole table
+/// only if some are missing there.
 struct AuditProof: Sendable {
-  /// Before a batch's statements.
+  /// Precedes a batch's statements.
   let opening: PostgresStatement
-  /// After them.
+  /// Follows them.
   let closing: PostgresStatement
   /// The refusal of a batch without all of its lines.
   let refusal: SweepRefusal
@@ -102,7 +102,7 @@ struct AuditProof: Sendable {
   }
 
   static func isThere(in trail: String) -> String {
-    // Several parts of the table may have the same place. A row of this transaction at either counts in both looks.
+    // Parts of the table can share a place. A row of this transaction in either counts in both queries.
     let isAtPlace = "(line.ctid = ANY (concat('{', rtrim(current_setting('sb.lines_at'), ','), '}')::tid[])) AND "
     return """
       CASE WHEN (\(count(in: trail, isAtPlace)) >= current_setting('sb.lines')::numeric)

@@ -1,30 +1,30 @@
-// How long a batch's transaction should take, as pure values: it follows from how long the way to the server is.
-// Invariant: where round trips are short it is 25 ms, whatever one of them takes; it is never longer than 50 ms.
+// How long a batch's transaction should take, derived from the round-trip time to the server. Pure values.
+// Invariant: 25 ms if round trips are short, whatever their exact time; never more than 50 ms.
 
 import Reactor
 
-/// The times of one transaction. Rows that it changed are locked until its end, so a short one disturbs others least.
-/// But between two of them lies a round trip: where that takes 170 ms, batches of 25 ms use an eighth of the time.
+/// The time limits of one transaction. It locks the rows that it changed until it ends, so short ones disturb others
+/// least. But each costs a round trip: if that takes 170 ms, batches of 25 ms use an eighth of the time.
 package struct BatchTime: Equatable, Sendable {
   static let goals = Duration.milliseconds(25)...Duration.milliseconds(50)
 
-  /// What one transaction should take: half of a round trip, within `goals`.
+  /// The target duration of a transaction: half a round trip, within `goals`.
   let goal: Duration
 
   package init(roundTrip: Duration = .zero) {
     goal = min(Self.goals.upperBound, max(Self.goals.lowerBound, roundTrip / 2))
   }
 
-  /// No further row is written so long after the transaction's beginning: 45 ms at the least goal.
+  /// How long after the transaction's start rows are written: 45 ms at the lowest goal.
   package var writeLimit: Duration { goal * 9 / 5 }
 
-  /// No further part of a range is begun so long after it: 32 ms at the least goal.
+  /// How long after it another part of a range may begin: 32 ms at the lowest goal.
   package var partLimit: Duration { goal * 32 / 25 }
 }
 
-/// The shortest round trip that a run has seen.
+/// The shortest round trip of a run.
 struct RoundTrip: Sendable {
-  /// So many have to be seen before the shortest one counts: the first may have waited for something else.
+  /// The number of samples before the shortest one counts: the first may include another wait.
   static let leastCount = 3
 
   private var count = 0
@@ -33,8 +33,8 @@ struct RoundTrip: Sendable {
   /// A batch was answered that did not wait for the server's disk.
   ///
   /// - Parameters:
-  ///   - elapsed: from its sending to the answer.
-  ///   - serverTime: what the transaction took there.
+  ///   - elapsed: from sending to the answer.
+  ///   - serverTime: the transaction's time on the server.
   mutating func noted(_ elapsed: Duration, serverTime: Duration) {
     let way = max(.zero, elapsed - serverTime)
     shortest = count == 0 ? way : min(shortest, way)

@@ -1,25 +1,24 @@
-// SQL whose functions, operators and types are PostgreSQL's own, whatever the session's search_path finds first.
-// Invariant: no name in the result is looked up in a schema that another role may write to. Pure text.
+// SQL that uses PostgreSQL's own functions, operators and types, whatever the session's search_path.
+// Invariant: no name in the result is resolved in a schema that another role can write to. Pure text.
 
-/// Qualifies SQL that is written plainly: `now() < :at` becomes `pg_catalog.now() OPERATOR(pg_catalog.<) :at`.
+/// Qualifies plain SQL: `now() < :at` becomes `pg_catalog.now() OPERATOR(pg_catalog.<) :at`.
 ///
-/// A role that may create functions in a schema of the search path could otherwise define one that is preferred for the
-/// types of an argument, and it would run with the worker's rights. An exact match in pg_catalog is no protection
-/// either, for a search path may name pg_catalog last (PostgreSQL, "Writing SECURITY DEFINER Functions Safely").
+/// Otherwise a role that can create functions in a schema of the search path could define one that better fits an
+/// argument's type, and it would run with the worker's privileges. An exact match in pg_catalog does not prevent that:
+/// a search path can name pg_catalog last (PostgreSQL, "Writing SECURITY DEFINER Functions Safely").
 ///
-/// What it expects of the text, and `CatalogSQLTests` checks of every statement:
-/// - A function's name is followed by its parenthesis without a space; a list of columns has a space before it.
-/// - Parentheses around each operation, for `OPERATOR()` has one precedence for all: `(a + b) < c`.
-/// - No IN, LIKE, BETWEEN, NULLIF, IS DISTINCT FROM or USING, which look an operator up by themselves.
-/// - Relations are quoted, and types stand behind `::`.
+/// Requirements on the text, which `CatalogSQLTests` checks for every statement:
+/// - A function's name is followed directly by its parenthesis; a column list has a space before it.
+/// - Each operation is in parentheses, because `OPERATOR()` has a single precedence: `(a + b) < c`.
+/// - No IN, LIKE, BETWEEN, NULLIF, IS DISTINCT FROM or USING, which look up operators implicitly.
+/// - Relations are quoted, and types follow `::`.
 enum CatalogSQL {
   static func qualified(_ text: String) -> String {
     var scanner = Scanner(bytes: Array(text.utf8))
     return scanner.qualified()
   }
 
-  /// A part of WITH RECURSIVE, named tree: the identifiers of the tables that `root` selects, and of all that inherit
-  /// from them.
+  /// The part `tree` of a WITH RECURSIVE: the OIDs of the tables that `root` selects and of all their descendants.
   static func tree(from root: String) -> String {
     """
     tree AS (
@@ -28,13 +27,13 @@ enum CatalogSQL {
     """
   }
 
-  /// Syntax that looks like a function's call, or has no function behind it.
+  /// Syntax that looks like a function call, or is followed by no function.
   static let keywords: [StaticString] = [
     "ANY", "ARRAY", "AS", "CASE", "COALESCE", "EXISTS", "EXTRACT", "FROM", "GREATEST", "LEAST", "OPERATOR",
     "VALUES",
   ]
 
-  /// Types whose names are syntax: they are pg_catalog's in any case.
+  /// Types whose names are syntax, which always means pg_catalog's.
   static let keywordTypes: [StaticString] = [
     "BIGINT", "BOOLEAN", "DOUBLE", "INT", "INTEGER", "INTERVAL", "NUMERIC",
   ]
@@ -45,7 +44,7 @@ private struct Scanner {
   private var output: [UInt8] = []
   private var index = 0
   private var depth = 0
-  /// In a SET list, where an equals sign of this depth assigns.
+  /// The depth of a SET list, at which an equals sign assigns.
   private var assigningDepth: Int?
 
   init(bytes: [UInt8]) {
@@ -122,7 +121,7 @@ private struct Scanner {
     while index < bytes.count, Self.isOperator(bytes[index]) { index += 1 }
     let isStar = bytes[start..<index] == [UInt8(ascii: "*")] && output.last == UInt8(ascii: "(")
     let isAssignment = bytes[start..<index] == [UInt8(ascii: "=")] && assigningDepth == depth
-    // count(*) and an assignment have no operator.
+    // count(*) and assignments have no operator.
     if isStar || isAssignment {
       output += bytes[start..<index]
     } else {
@@ -135,7 +134,7 @@ private struct Scanner {
   private static let catalog = Array("pg_catalog.".utf8)
   private static let operatorBegin = Array("OPERATOR(pg_catalog.".utf8)
 
-  /// Whether `name` is `word`, in any case.
+  /// Whether `name` is `word`, ignoring case.
   private static func isWord(_ name: ArraySlice<UInt8>, _ word: StaticString) -> Bool {
     guard name.count == word.utf8CodeUnitCount else { return false }
     return word.withUTF8Buffer { letters in zip(name, letters).allSatisfy { $0 & ~0x20 == $1 } }

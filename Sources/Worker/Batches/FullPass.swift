@@ -12,10 +12,10 @@ import Reactor
 ///        │  promise's end that
 ///        │  a whole try may fail
 ///
-/// A row that becomes due on a page that a pass has just read is found by the next pass, at its end at the latest. So a
-/// pass has to end within the promise after the previous one began.
+/// A row that becomes due on a page just after a pass read it is found by the end of the next pass. So a pass has to
+/// end within the promise after the previous one began.
 struct FullPass: Equatable, Sendable {
-  /// A table of up to this many pages is read in every run, which takes a few milliseconds.
+  /// A table of up to this many pages is read in every run, in a few milliseconds.
   static let smallTablePages = 500
 
   /// Time for the slots' jitter, the lock and a first retry.
@@ -37,7 +37,7 @@ struct FullPass: Equatable, Sendable {
   let promise: Duration
   let interval: Duration
   private(set) var record: Record
-  /// Whether passes are recorded; not for a small table, of which every run makes one.
+  /// Whether passes are recorded; not for a small table, which every run reads.
   private(set) var isRecorded = false
 
   init(promise: Duration, interval: Duration, record: String?) {
@@ -48,18 +48,18 @@ struct FullPass: Equatable, Sendable {
 
   /// The page at which this run's pass begins or continues; nil if none is due.
   ///
-  /// - Parameter mustBegin: whether a pass has to be made in any case.
+  /// - Parameter mustBegin: makes a pass even if none is due.
   mutating func start(_ table: TableSize, at now: Int64, mustBegin: Bool = false) -> Int? {
     isRecorded = table.pages > Self.smallTablePages
     guard isRecorded else { return 0 }
-    // The pages of another file are other ones.
+    // A new file has different pages.
     if record.file != table.file { record = Record() }
     record.file = table.file
     // The clock stepped back, so it is unknown when the last pass began.
     if record.endedPassBegan > now { record.endedPassBegan = 0 }
     record.began = min(record.began, now)
     if record.began > 0 {
-      // However old: if it began anew each time, a pass that is cut short each time would never reach the end.
+      // At any age: if it started over each time, a pass that is always cut short would never reach the end.
       return record.nextPage
     } else if !mustBegin, record.endedPassBegan > 0, now < dueAt {
       return nil
@@ -81,7 +81,7 @@ struct FullPass: Equatable, Sendable {
     record.took += duration.milliseconds
   }
 
-  /// The end of the table was reached, which has this `file` now.
+  /// The pass reached the end of the table, now in `file`.
   mutating func ended(file: Int) {
     guard file == record.file else {
       record = Record()
@@ -94,14 +94,14 @@ struct FullPass: Equatable, Sendable {
     record.nextPage = 0
   }
 
-  /// From this time on a run makes a pass: two intervals before the end of the promise, less the time of two passes.
+  /// When the next pass is due: two intervals and the duration of two passes before the end of the promise.
   private var dueAt: Int64 {
     record.endedPassBegan + promise.milliseconds - 2 * interval.milliseconds - 2 * record.endedPassTook
       - Self.slack.milliseconds
   }
 }
 
-/// A table's extent.
+/// A table's size.
 struct TableSize: Equatable, Sendable {
   var pages: Int
   /// The number of its file.
@@ -121,7 +121,7 @@ extension FullPass.Record {
         numbers.append(0)
       case UInt8(ascii: "0")...UInt8(ascii: "9"):
         let last = numbers.count - 1
-        // Nothing that is told here has more than 16 digits.
+        // No number in a record has more than 16 digits.
         guard numbers[last] < 1_000_000_000_000_000 else { return nil }
         numbers[last] = numbers[last] * 10 + Int64(byte - UInt8(ascii: "0"))
       default:

@@ -1,40 +1,40 @@
-// The statements around and in one guarded batch: the deadline, the advisory lock, the verdict. Text only.
-// Invariants: what the guard decided lives in the transaction's settings, for all of its statements; moments are whole
-// microseconds since 1970, which no DateStyle, time zone or IntervalStyle changes.
+// The statements around a guarded batch: the deadline, the advisory lock, the verdict. Text only.
+// Invariants: the guard's decision is a transaction-local setting that all of the batch's statements read; moments are
+// whole µs since 1970, independent of DateStyle, time zone and IntervalStyle.
 
 import Reactor
 
-/// The statements around and in one guarded batch. All of a batch's statements are one pipeline and one implicit
-/// transaction, and whatever they set ends with it.
+/// The statements around one guarded batch. A batch is one pipeline and one implicit transaction, and its settings end
+/// with it.
 package enum GuardStatements {
-  /// First key of the advisory lock, the same for every sweeper: "sbwk" in ASCII.
+  /// First key of the advisory lock, the same for all sweepers: "sbwk" in ASCII.
   static let advisoryClass = 0x7362_776b
 
-  /// How long a row's lock is waited for.
+  /// The lock timeout for rows.
   package static let lockTimeoutMilliseconds = 250
 
-  /// The first server that can end a transaction, and so a pipeline that was cut in its middle, by a timer.
+  /// The first server version with transaction_timeout, which ends a pipeline that was cut off midway.
   static let transactionTimeoutVersion = 170_000
 
-  /// How long after the deadline such a transaction is ended: a statement that still runs is cancelled before, and the
-  /// session lives on. The least margin of a lease is longer.
+  /// How long after the deadline it ends the transaction. A statement that still runs is cancelled before that, which
+  /// keeps the session. The least margin of a lease is longer.
   package static let transactionTimeoutReserveMilliseconds = 250
 
   /// transaction_timeout ended the session.
   package static let transactionTimeoutState = "25P04"
 
-  /// What the closing statement fails with after the deadline: division by zero.
+  /// The SQLSTATE of the closing statement after the deadline: division by zero.
   package static let pastDeadlineState = "22012"
 
-  /// The epoch, which is understood in any DateStyle.
+  /// The epoch, in a form that every DateStyle accepts.
   static let epoch = "'epoch'::timestamptz"
 
-  /// A moment that is given in µs since 1970, as timestamptz.
+  /// µs since 1970 as timestamptz.
   static func moment(_ microseconds: String) -> String {
     "(\(epoch) + ((\(microseconds))::float8 * '1 microsecond'::interval))"
   }
 
-  /// A timestamptz as µs since 1970. Infinities have no such number: see `TableStatements.key`.
+  /// A timestamptz as µs since 1970. Infinities have none: see `TableStatements.key`.
   static func microseconds(_ moment: String) -> String {
     "(extract(epoch FROM \(moment)) * 1000000)::bigint"
   }
@@ -42,20 +42,20 @@ package enum GuardStatements {
   static let nowMicroseconds = microseconds("clock_timestamp()")
 
   // MARK: Before and behind a batch's statements
-  // They are VALUES without a subquery, whose expressions PostgreSQL never compiles (JIT). Where an operator made all
-  // seem costly, compiling them takes half a second, longer than a batch is meant to take.
+  // VALUES without a subquery: PostgreSQL never JIT-compiles those expressions. If an operator has lowered the JIT cost
+  // thresholds, compiling takes half a second, longer than a batch.
 
   /// Parameters: deadline (µs on PostgreSQL's clock), application_name, cutoff (µs) or null, age in µs, advisory key.
-  /// Answers whether the deadline lay ahead, and sets the verdict.
+  /// Answers whether the deadline is ahead, and sets the verdict.
   ///
-  /// statement_timeout is computed on the server, when the statement runs there: bytes can arrive late. It cannot be 0,
-  /// which would switch it off. The advisory lock is taken here, not in the write, whose snapshot would be older than
-  /// the lock. The operator's own time-outs hold where they are shorter. An operator may have switched TID range scans
-  /// off, without which each batch reads the whole table, or have errors end the session. With JIT off, no later
-  /// statement is compiled.
+  /// statement_timeout is computed on the server when the statement runs, because bytes can arrive late. It is at least
+  /// 1 ms, since 0 would disable it. The advisory lock is taken here and not in the write, whose snapshot would predate
+  /// it. The operator's own timeouts apply if they are shorter. Two settings of an operator are overridden: TID range
+  /// scans switched off, which would make each batch read the whole table, and errors that end the session. With JIT
+  /// off, no later statement is compiled.
   package static let open = opening(more: "")
 
-  /// The same, with a timer for the transaction as a whole.
+  /// The same, with a timeout for the transaction as a whole.
   package static let openWithTransactionTimeout = opening(
     more: """
       set_config('transaction_timeout',
@@ -63,18 +63,18 @@ package enum GuardStatements {
         true),
       """)
 
-  /// What is left until the deadline, at least 1 ms.
+  /// The time until the deadline, at least 1 ms.
   static let millisecondsLeft =
     "greatest(1, ((current_setting('sb.deadline')::bigint - \(nowMicroseconds)) / 1000))"
 
-  /// A time-out that the session has, in ms; null where it has none. PostgreSQL shows it with a unit that an interval's
-  /// input understands in any IntervalStyle.
+  /// A timeout of the session in ms; null if it has none. PostgreSQL shows it with a unit that interval input accepts
+  /// in any IntervalStyle.
   static func given(_ setting: String) -> String {
     let length = "(extract(epoch FROM current_setting('\(setting)')::interval) * 1000)::bigint"
     return "(CASE WHEN (\(length) > 0) THEN \(length) END)"
   }
 
-  /// Before a statement outside of any batch: how long it may wait for a lock, and take.
+  /// Precedes a statement outside of a batch: its lock and statement timeouts.
   package static let readLimits = CatalogSQL.qualified(
     """
     VALUES (
@@ -112,14 +112,14 @@ package enum GuardStatements {
     (SELECT current_setting('sb.guard')::boolean AND (\(nowMicroseconds) < current_setting('sb.deadline')::bigint))
     """
 
-  /// The cutoff, as the planner can look at it.
+  /// The cutoff as the planner can read it.
   static let plannedCutoff = moment("current_setting('sb.cutoff')::bigint")
 
-  /// The cutoff, computed once a statement.
+  /// The cutoff, computed once per statement.
   static let cutoff = "(SELECT \(plannedCutoff))"
 
-  /// The last statement of every batch: the verdict, 1, PostgreSQL's time in µs, the cutoff in µs, and the µs that the
-  /// transaction took until here. After the deadline it divides by zero instead, so that nothing is committed late.
+  /// The last statement of every batch: the verdict, 1, PostgreSQL's time in µs, the cutoff in µs, and the
+  /// transaction's duration so far in µs. After the deadline it divides by zero, so that nothing is committed late.
   package static let close = CatalogSQL.qualified(
     """
     SELECT current_setting('sb.guard')::boolean,

@@ -8,7 +8,7 @@ import Reactor
 @EventLoop
 final class HeldLease {
   var lease: Lease
-  /// Whether the run has to stop after its batch, because the sweeper was paused.
+  /// Whether the run has to stop after its batch because the sweeper was paused.
   var stopRequested = false
 
   init(_ lease: Lease) {
@@ -34,9 +34,9 @@ final class GuardedSession {
   private let run: Run
   private let ageMicroseconds: Int64
   private let isDraining: @EventLoop () -> Bool
-  /// Called with each session that was ended because it held the advisory lock for an earlier run.
+  /// Called with each session terminated because it held the advisory lock for an earlier run.
   private let onTermination: @EventLoop (AdvisoryHolder) -> Void
-  /// The swept table's schema, from which the advisory lock's key follows. Set before the first batch.
+  /// The swept table's schema, which determines the advisory lock's key. Set before the first batch.
   var schema = ""
   private(set) var cutoffMicroseconds: Int64?
   /// The brakes of a row sweep's run; nil if there are none.
@@ -57,8 +57,8 @@ final class GuardedSession {
     self.onTermination = onTermination
   }
 
-  /// The second key of the advisory lock. It follows from the schema and not from the worker, so that workers that do
-  /// not know of each other never write to one schema at once.
+  /// The second key of the advisory lock. It depends on the schema and not on the worker, so that workers that do not
+  /// know of each other never write to one schema at the same time.
   static func advisoryKey(schema: String, sweeper: String) -> Int32 {
     Int32(bitPattern: StableHash.fnv1a("\(schema)\n\(sweeper)"))
   }
@@ -72,7 +72,7 @@ final class GuardedSession {
   ///
   /// - Parameters:
   ///   - limit: an instant before the lease's end after which nothing may be committed.
-  ///   - proof: what has to hold after the statements.
+  ///   - proof: checks that enclose the statements.
   /// - Throws: `RunInterruption`, `SweepRefusal`, or `PostgresError` if a statement failed.
   func batch(
     _ statements: [PostgresStatement], notAfter limit: MonotonicInstant? = nil, proving proof: AuditProof? = nil
@@ -135,10 +135,10 @@ final class GuardedSession {
       duration: .microseconds(microseconds))
   }
 
-  /// Why a batch failed. `closing` is the number of its closing statement; a proof's may precede it.
+  /// Why a batch failed. `closing` is the index of its closing statement; a proof's may precede it.
   private func explain(_ error: PostgresError, closing: Int, proved: Bool) async -> any Error {
     if Self.isPastDeadline(error, closing: closing) {
-      // Or the server's clock was set forward since the sample, which would make later runs late too.
+      // Or the server's clock was set forward after the sample, which would make later runs late too.
       connection.attachment = nil
       return RunInterruption.leaseLost
     }
@@ -155,7 +155,7 @@ final class GuardedSession {
       let answer = try await connection.pipeline(question, by: held.lease.stopAt)
       return answer.last?[row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
     } catch let other {
-      // The connection is lost too, which adds nothing to the demotion.
+      // The lost connection adds nothing to the demotion.
       return other is CancellationError ? other : error
     }
   }
@@ -185,7 +185,7 @@ final class GuardedSession {
   /// A statement took too long or was cancelled: query_canceled.
   static let cancelledState = "57014"
 
-  /// Ends the sessions of earlier runs of this scope that hold the advisory lock.
+  /// Terminates sessions of earlier runs of this scope that hold the advisory lock.
   ///
   /// - Throws: `RunInterruption.foreignWorker` if a worker of another scope holds it, or `.preparedTransaction`.
   private func evict() async throws {
@@ -222,16 +222,16 @@ final class GuardedSession {
 /// What this process remembers of a sweeper's tables between runs.
 @EventLoop
 final class TableMemory {
-  /// How old a survey may be. A change that a check does not see, such as a new trigger, is noticed after this time.
+  /// The maximum age of a survey, and so the delay until a change that a check misses, such as a new trigger, is seen.
   static let surveyMaximumAge = Duration.seconds(300)
 
   /// The swept table, as last surveyed.
   var survey: TableSurvey?
   var surveyedAt = MonotonicInstant(nanoseconds: 0)
-  /// The table of linked rows, as last surveyed; nil for a sweep without any.
+  /// The table of linked rows, as last surveyed; nil for a sweep without one.
   var linkedTable: TableSurvey?
   var linkedSurveyedAt = MonotonicInstant(nanoseconds: 0)
-  /// The other tables that the sweep names, and the survey of the swept table after which they were read.
+  /// The other tables that the sweep names, and the preceding survey of the swept table.
   var related: RelatedTables?
   var relatedSurveyedAt = MonotonicInstant(nanoseconds: 0)
   /// The `FullPass.Record` of each part, as text, if parts are swept separately.
@@ -252,7 +252,7 @@ final class TableMemory {
     return results[results.count - 1][row: 0, column: 0] == "t"
   }
 
-  /// The survey that a check suffices to confirm; nil if the table has to be surveyed again.
+  /// The survey, if a check suffices to confirm it; nil if the table has to be surveyed again.
   func checkable(at now: MonotonicInstant) -> TableSurvey? {
     guard let survey, !survey.hasParts, surveyedAt.duration(to: now) < Self.surveyMaximumAge else { return nil }
     return survey
@@ -265,7 +265,7 @@ extension TableMemory {
     passes = passes.filter { targets.contains($0.key) }
   }
 
-  /// The statements that sweep `target`: those of the last call if nothing has changed.
+  /// The statements that sweep `target`, reused from the last call if nothing has changed.
   func statements(
     of target: String, in table: TableSurvey, for sweep: RowSweep, related: RelatedTables, indexHasAll: Bool
   ) -> TableStatements {
@@ -292,7 +292,7 @@ extension TableMemory {
 }
 
 extension GuardedSession {
-  /// The table with this name in the session's search path. It is surveyed, in one round trip, if it is unknown.
+  /// The table with this name in the session's search path. Surveys it, in one round trip, if it is unknown.
   ///
   /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
   func survey(
@@ -313,7 +313,7 @@ extension GuardedSession {
     return try note(TableSurvey(table: table, answer), of: table, in: memory)
   }
 
-  /// The table of linked rows, which is surveyed if it is unknown or the last survey is old.
+  /// The table of linked rows. Surveys it if it is unknown or the last survey is too old.
   ///
   /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
   func survey(_ linked: LinkedRows, knownTo memory: TableMemory) async throws -> TableSurvey {

@@ -1,12 +1,12 @@
-// The indexes by which due rows can be found, and which rows each of them has, as a pure struct.
+// The indexes that can find due rows, and which rows each contains, as a pure struct.
 // Invariant: an index serves a condition only if each part of its predicate is literally a part of the condition.
-// PostgreSQL can prove more; in the other cases pages are read, which finds every row.
+// PostgreSQL can prove more; in those cases pages are scanned, which finds every row.
 
 /// A table's valid btree indexes that begin with the key and can be scanned in its order in both directions.
 struct KeyIndexes: Equatable, Sendable {
   /// The predicate of each, as PostgreSQL prints it; empty if the index has every row.
   let predicates: [String]
-  /// The sum of the identifiers of all usable indexes of the table. It changes when an index is added or dropped.
+  /// The sum of the OIDs of the table's usable indexes. It changes when an index is added or dropped.
   let sum: Int
 
   /// - Parameter predicates: one per line; nil if there is no such index.
@@ -15,7 +15,7 @@ struct KeyIndexes: Equatable, Sendable {
     self.sum = sum
   }
 
-  /// Whether an index has every row for which the condition holds.
+  /// Whether an index has every row that meets the condition.
   func serve(_ condition: String) -> Bool {
     let parts = Self.parts(of: condition)
     return predicates.contains { predicate in
@@ -23,7 +23,7 @@ struct KeyIndexes: Equatable, Sendable {
     }
   }
 
-  /// The parts of a condition that are joined by AND, without parentheses, spaces and the type of a text.
+  /// The operands of a condition's ANDs, without parentheses, spaces and the type of a text.
   static func parts(of condition: String) -> [String] {
     var parts: [String] = []
     var part = ""

@@ -1,5 +1,5 @@
-// Sweeps a table for a role that may read only some of its columns, by windows over the column since which a row is
-// due. Called by RowSweepRun. Invariant: that of KeyWindows.
+// Sweeps a table for a role that can read only some of its columns, in windows over the key column. Called by
+// RowSweepRun. Invariant: that of KeyWindows.
 
 import Coordination
 import Reactor
@@ -56,7 +56,7 @@ struct KeySweep {
   }
 
   private func retreat(from failure: SweepBatches.Failure, _ windows: inout KeyWindows) async throws {
-    // A window of no rows.
+    // A window without rows.
     guard try await batches.isAboutRows(failure, [window(windows.after, limit: 0)]) else { throw failure.cause }
     if windows.shrink() { return }
     do {

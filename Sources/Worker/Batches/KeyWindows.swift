@@ -1,9 +1,9 @@
-// Which due rows a batch changes for a role that may not read ctid, as a pure struct: windows over the column since
-// which a row is due. Invariant: the windows are consecutive, and each makes progress.
+// Which due rows a batch changes for a role that cannot read ctid, as a pure struct: windows over the key column.
+// Invariant: the windows are consecutive, and each makes progress.
 
 import Reactor
 
-/// Goes through the due rows from the oldest on.
+/// Processes due rows from the oldest on.
 ///
 ///                 swept: the next window
 ///                    ┌──────┐
@@ -15,8 +15,8 @@ struct KeyWindows: Equatable, Sendable {
   /// The most rows of one transaction, not counting others with the same last key.
   static let rowLimit = 1_000
   private static let shrinkFactor = 8
-  /// A window grows again only if the larger one is expected to take no longer than this, half of a statement's time
-  /// limit. Otherwise, with slow rows, each window that is too large would use up that limit and change nothing.
+  /// A window grows only if the larger one should take no longer than this, half of a statement's time limit.
+  /// Otherwise, with slow rows, each window that is too large would use up that limit and change nothing.
   static let growthLimit = Duration.milliseconds(500)
 
   /// The window begins after this key, in µs since 1970; nil at the beginning.

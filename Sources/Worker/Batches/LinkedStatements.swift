@@ -5,12 +5,12 @@ import Reactor
 
 /// The statements of a window: due rows in the order of their keys, up to a number of rows that includes linked ones.
 ///
-/// Two statements of one transaction sweep a window: the linked rows change first, then the due rows without due linked
-/// rows. The second statement sees the first one's changes, what triggers did with them, and what other sessions
-/// committed in the meantime. So it changes no row whose linked row was locked or kept unchanged by a trigger.
+/// Two statements of one transaction sweep a window: first the linked rows change, then the due rows without due linked
+/// rows. The second sees the first one's changes, what triggers did with them, and what other sessions committed in the
+/// meantime. So it changes no row whose linked row was locked or kept unchanged by a trigger.
 ///
-/// Parameters of each: the key at which the window begins (µs; null: at the first), how many due rows from there are
-/// skipped, and the most rows, including linked ones. A window has at least one due row.
+/// Parameters of each: the key at which the window begins (µs; null: the first), how many due rows to skip from there,
+/// and the row limit, including linked rows. A window has at least one due row.
 @EventLoop
 package final class LinkedStatements {
   private let sweep: RowSweep
@@ -36,7 +36,7 @@ package final class LinkedStatements {
   /// due.
   package private(set) lazy var writeLinked = writingLinked(among: "SELECT unnest(links) FROM sought")
 
-  /// The same without rows that another session has locked.
+  /// The same, skipping rows that another session has locked.
   package private(set) lazy var writeLinkedSkippingLocked = writingLinked(
     among: "SELECT id FROM held",
     """
@@ -102,7 +102,7 @@ package final class LinkedStatements {
 
   private var isLinkedDue: String { "(\(TableStatements.withCutoff(linked.due)))" }
 
-  /// Rows in the order of their keys, until their number and that of their linked rows is the limit.
+  /// Rows in key order, until they and their linked rows reach the limit.
   private var window: String {
     """
     WITH ahead AS MATERIALIZED (

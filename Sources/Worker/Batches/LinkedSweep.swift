@@ -7,8 +7,7 @@ import Reactor
 /// One run over one table and the rows of a second one.
 @EventLoop
 struct LinkedSweep {
-  /// The lock timeout. A wrap is locked during a short transaction; if that takes longer, the next run takes the
-  /// session.
+  /// The lock timeout. Transactions that lock a wrap are short; if one takes longer, the next run takes the session.
   static let lockMilliseconds = 100
 
   private let statements: LinkedStatements
@@ -72,7 +71,7 @@ struct LinkedSweep {
     func statement(_ text: String) -> PostgresStatement { PostgresStatement(text, parameters, isPrepared: true) }
     let writeLinked = windows.skipsLocked ? statements.writeLinkedSkippingLocked : statements.writeLinked
     let write = windows.skipsLocked ? statements.writeSkippingLocked : statements.write
-    // Deferred triggers could undo the linked rows' change after the due row was changed.
+    // Deferred triggers could undo a linked row's change after the due row has changed.
     let deferred = second.hasDeferredTriggers ? [TriggerWatch.runDeferredTriggers] : []
     return [statement(writeLinked)] + deferred + [statement(write)]
   }

@@ -1,9 +1,9 @@
-// Which due rows a batch changes together with their linked rows, as a pure struct: windows over the column since which
-// a row is due. Invariant: each window changes rows or makes progress; a row that stays due is met at most twice a run.
+// Which due rows a batch changes together with their linked rows, as a pure struct: windows over the key column.
+// Invariant: each window changes rows or makes progress; a row that stays due is tried at most twice per run.
 
 import Reactor
 
-/// Goes through the due rows from the oldest on.
+/// Processes due rows from the oldest on.
 ///
 ///                 swept: the next window
 ///                    ┌──────┐
@@ -13,14 +13,14 @@ import Reactor
 ///                   │    └── failed ──▶ a smaller window ── one row ──▶ given up, and the next window follows
 ///                   └── no row is due ──▶ done
 ///
-/// Many more rows than a window holds can have the same key. So the next window begins at the last row's key, and skips
-/// as many rows with it as stayed due.
+/// Many more rows than fit in a window can share a key. So the next window begins at the last row's key, and skips as
+/// many rows with that key as stayed due.
 struct LinkedWindows: Equatable, Sendable {
   /// The answers of a window's statements.
   struct Answer: Equatable, Sendable {
     let due: Int
     let changed: Int
-    /// The last row's key in µs since 1970, and how many rows with it are still due; nil if no row was due.
+    /// The last row's key in µs since 1970, and how many rows with it are due; nil if no row was due.
     let lastKey: Int64?
     let dueAtLastKey: Int
   }
@@ -31,8 +31,8 @@ struct LinkedWindows: Equatable, Sendable {
   /// The largest factor by which a window grows or shrinks at a time.
   static let growthLimit = 4
 
-  /// The goal for one transaction's time; nil if the time does not depend on the window's size, because each window
-  /// reads the whole table.
+  /// The target duration of a transaction; nil if it does not depend on the window's size, because each window reads
+  /// the whole table.
   private var goal: Duration?
   /// The window begins at this key, in µs since 1970, after `passedOver` due rows with it; nil at the beginning.
   private(set) var from: Int64?
@@ -49,15 +49,15 @@ struct LinkedWindows: Equatable, Sendable {
     limit = goal == nil ? Self.limits.upperBound : Self.initialLimit
   }
 
-  /// Sets the goal for the next transactions' time.
+  /// Sets the target duration of transactions.
   mutating func expect(_ goal: Duration) {
     if self.goal != nil { self.goal = goal }
   }
 
   /// The window was swept by a transaction that took `duration`.
   ///
-  /// - Returns: how many of its rows are left due; nil if the window is tried once more, because another session may
-  ///   have changed a row in the meantime.
+  /// - Returns: how many of its rows are still due; nil if the window is retried, because another session may have
+  ///   changed a row in the meantime.
   mutating func swept(_ answer: Answer, in duration: Duration) -> Int? {
     guard answer.due > 0, let lastKey = answer.lastKey else {
       isDone = true

@@ -1,16 +1,16 @@
-// The columns that a sweep reads or writes as moments, and the condition that they still are what they were.
-// Invariant: a statement with that condition touches no row of a table where one of them has another type than before.
+// The timestamptz columns that a sweep reads or writes, and the condition that their types are unchanged.
+// Invariant: a statement with that condition touches no row if the type of one of them has changed.
 
-/// A table's columns of moments, as the look at the table met them.
+/// A table's moment columns, as surveyed.
 ///
-/// Whether a row is due is a question of moments. If a column becomes a timestamp without a time zone, PostgreSQL goes
-/// on comparing, in the session's zone, and statements that are prepared go on, too: live rows would be due.
+/// Due conditions compare moments. If a column becomes a timestamp without time zone, PostgreSQL compares it in the
+/// session's zone, even in statements prepared earlier: rows that are not due would look due.
 package struct MomentColumns: Equatable, Sendable {
   /// The table's identifier.
   let table: Int64
-  /// Their names, as an array in SQL: "{expires_at,revoked_at}".
+  /// Their names as an SQL array: "{expires_at,revoked_at}".
   let names: String
-  /// Names and types, as `types(of:named:)` answered them.
+  /// Names and types, as `types(of:named:)` returned them.
   let types: String
 
   package init(table: Int64, names: String, types: String) {
@@ -19,12 +19,12 @@ package struct MomentColumns: Equatable, Sendable {
     self.types = types
   }
 
-  /// Evaluated once a statement, which has locked the table by then.
+  /// Evaluated once per statement, after it has locked the table.
   var isUnchanged: String {
     "(SELECT (\(Self.types(of: "'\(table)'", named: "'\(names)'")) = '\(types)'::text))"
   }
 
-  /// SQL for the names and types of these columns of a table; null if it has none of them.
+  /// SQL for the names and types of these columns of a table; null if it has none.
   static func types(of table: String, named names: String) -> String {
     """
     (SELECT string_agg(concat("column".attname, ' ', "column".atttypid), ',' ORDER BY "column".attnum)
@@ -33,8 +33,8 @@ package struct MomentColumns: Equatable, Sendable {
     """
   }
 
-  /// The same columns with their types in words, of those that are no moments: "revoked_at is date". A domain has the
-  /// output function of the type that it is made of.
+  /// SQL for the columns that are not timestamptz, with their types: "revoked_at is date". A domain has the output
+  /// function of its base type.
   static func unusable(in table: String, named names: String) -> String {
     """
     (SELECT string_agg(concat("column".attname, ' is ', format_type("column".atttypid, NULL)), ', '

@@ -1,14 +1,14 @@
-// How long a sweep waits between its batches, as a pure struct; and the setting.
-// Invariant: the waits make up for the work at hand, so a pace holds over each batch and not only on average.
+// How long a sweep waits between batches, as a pure struct; and the setting.
+// Invariant: each wait is proportional to the preceding work, so the pace holds per batch, not only on average.
 
 import Reactor
 
 /// How fast sweeps work.
 enum Pace: Equatable, Sendable {
   case full
-  /// For one part of the time in so many: "1/4".
+  /// This fraction of the time: "1/4".
   case onePart(of: Int)
-  /// So many rows a second: "5000/s".
+  /// Rows per second: "5000/s".
   case rate(Int)
 
   static let parts = 2...100
@@ -29,10 +29,10 @@ enum Pace: Equatable, Sendable {
 
 /// The pace of one run.
 ///
-/// Work is the time that PostgreSQL takes, with the commit: the time until the answer, less the shortest way there and
-/// back that was seen.
+/// Work is PostgreSQL's time including the commit: the time until the answer minus the shortest round trip measured so
+/// far.
 struct Pacing: Sendable {
-  /// At a rate, batches have no more rows than belong to this part of a second.
+  /// With a rate, a batch has at most this fraction of the rows of a second.
   static let batchesASecond = 4
 
   let pace: Pace
@@ -44,14 +44,14 @@ struct Pacing: Sendable {
     self.pace = pace
   }
 
-  /// The most rows of a batch; nil without a limit.
+  /// The row limit of a batch; nil for none.
   var rowLimit: Int? {
     if case .rate(let rate) = pace { max(1, rate / Self.batchesASecond) } else { nil }
   }
 
-  /// A batch was sent, and answered.
+  /// Records a batch that was answered.
   ///
-  /// - Parameter serverTime: what it took there, without the commit; nil if it failed.
+  /// - Parameter serverTime: its time on the server without the commit; nil if it failed.
   mutating func worked(from sentAt: MonotonicInstant, until answeredAt: MonotonicInstant, serverTime: Duration?) {
     let elapsed = sentAt.duration(to: answeredAt)
     if let serverTime {
@@ -62,7 +62,7 @@ struct Pacing: Sendable {
     beganAt = beganAt ?? sentAt
   }
 
-  /// When the next batch may be sent, after those since the last call changed so many rows; nil for at once.
+  /// When the next batch may be sent, given the rows changed since the last call; nil for now.
   mutating func nextBatch(rows: Int) -> MonotonicInstant? {
     defer { (beganAt, work) = (nil, .zero) }
     guard let beganAt else { return nil }

@@ -1,9 +1,9 @@
 // Which pages a row sweep's next batch covers, as a pure struct.
-// Invariant: the ranges follow each other without gap, none is larger than the limit, and each batch gets further.
+// Invariant: the ranges are contiguous, none exceeds the limit, and each batch makes progress.
 
 import Reactor
 
-/// Walks a table in ranges of pages whose size adapts so that a transaction takes about the goal of `time`.
+/// Sweeps a table in page ranges sized so that a transaction takes about the goal of `time`.
 ///
 ///                 swept: the next range, of a size that follows from this one's time
 ///                    ┌──────┐
@@ -12,50 +12,49 @@ import Reactor
 ///                    │                                                    │
 ///                    └─ a row stayed locked, or nothing was got done ─▶ skipping
 ///
-/// What one page costs cannot be foreseen: a thousand may hold nothing that is due, and the next ten more than a
-/// transaction's worth. So a write also looks at the clock, and a range that could not be finished in time is continued
-/// where it stopped. Looking at it for every row takes a twentieth of a delete's time. It is done only where few rows
-/// of the last pages were due, so that the next ones may hold many times as many. Where many were, the range is done in
-/// parts, and before each of them the clock is looked at once.
+/// The cost of a page is unpredictable: a thousand pages may have no due row, and the next ten more than fit into one
+/// transaction. So a write also checks the clock, and a range that runs out of time resumes where it stopped. A check
+/// per row takes 5% of a delete's time, so it is done only if the last pages had few due rows and the next ones may
+/// have many times as many. Otherwise the range is split into parts, with one check before each.
 package struct PageRanges: Sendable {
-  /// The parts that a range is done in whose pages are full of due rows.
+  /// The number of parts of a range whose pages are full of due rows.
   static let parts = 4
-  /// Due rows a page that make it full: the control plane's rows are so wide that a page has no ten times as many.
+  /// Due rows per page that make it full: the control plane's rows are too wide for ten times as many.
   static let fullPageRows = 8
-  /// But where it took long to find the first row that is due, so much time is left to write.
+  /// The least time for writing, even if finding the first due row took long.
   package static let writeReserve = Duration.milliseconds(10)
   static let initialPages = 64
   static let limits = 1...16_000
-  /// The most that a range grows or shrinks at a time, as a factor.
+  /// The largest factor by which a range grows or shrinks at a time.
   static let growthLimit = 4.0
-  /// The most pages of a range in which locked rows are left out: there no clock is looked at.
+  /// The most pages of a range that skips locked rows: its statement does not check the clock.
   static let skippingPages = 8
 
   /// The times of the next batch.
   var time = BatchTime()
-  /// Pages of the table, where they are known.
+  /// The table's size in pages; nil if unknown.
   private(set) var tablePages: Int?
   private(set) var nextPage = 0
   private var pages = initialPages
-  /// Up to here locked rows are left out.
+  /// Locked rows are skipped before this page.
   private var skippingEnd = 0
   /// Whether the last range's pages were full of due rows.
   private var isFull = false
 
-  /// The next range, or nil where the table's end was reached.
+  /// The next range; nil at the end of the table.
   var next: Range<Int>? {
     if let tablePages, nextPage >= tablePages { return nil }
     if skipsLocked { return nextPage..<min(nextPage + min(Self.skippingPages, pages), skippingEnd) }
     return nextPage..<(nextPage + pages)
   }
 
-  /// Whether the next range is done without waiting for any row's lock.
+  /// Whether the next range skips locked rows.
   var skipsLocked: Bool { nextPage < skippingEnd }
 
-  /// How many parts the next range is done in. One: there the clock is looked at for every row.
+  /// The number of parts of the next range. If it is 1, the clock is checked per row.
   var partCount: Int { isFull && !skipsLocked && pages >= Self.parts ? Self.parts : 1 }
 
-  /// Whether no range follows on the next one, as far as is known.
+  /// Whether the next range is known to be the last.
   var isLast: Bool {
     guard let tablePages, let next else { return false }
     return next.upperBound >= tablePages
@@ -67,16 +66,16 @@ package struct PageRanges: Sendable {
     nextPage = done.upperBound
   }
 
-  /// The clock stopped the transaction on `range`: the first row that is still due lies on `page`.
+  /// The time limit stopped the transaction on `range`: the first row that is still due is on `page`.
   mutating func stopped(_ range: Range<Int>, at page: Int, changed: Int, in duration: Duration) {
     let wasInParts = partCount > 1
     adapt(max(1, page - range.lowerBound), changed, duration)
     nextPage = page
-    // The time went into waiting for a lock; or into something before the first part, which is done without parts now.
+    // The time was spent waiting for a lock, or before the first part; that range is retried without parts.
     if changed == 0, page == range.lowerBound, !wasInParts { stayedLocked(range) }
   }
 
-  /// The parts of `range`, one after the other.
+  /// The parts of `range`, in order.
   static func parts(of range: Range<Int>, count: Int) -> [Range<Int>] {
     (0..<count).map { part in
       range.lowerBound + range.count * part / count..<range.lowerBound + range.count * (part + 1) / count
@@ -88,14 +87,14 @@ package struct PageRanges: Sendable {
     skippingEnd = range.upperBound
   }
 
-  /// A statement about `range` failed, or was cancelled for taking too long. False if the range cannot be any smaller.
+  /// A statement on `range` failed, or was cancelled for taking too long. False if the range cannot be any smaller.
   mutating func shrink(_ range: Range<Int>) -> Bool {
     pages = max(Self.limits.lowerBound, range.count / Int(Self.growthLimit))
     return range.count > Self.limits.lowerBound
   }
 
-  /// Where a range is to be taken up whose parts changed so many rows each; nil where all of it was done. A part that
-  /// was left out changed none, and so did one without due rows: what follows the last change is looked at again.
+  /// The page at which a range resumes, given the rows changed per part; nil if it was completed. A skipped part and
+  /// one without due rows both have 0, so all pages after the last change are read again.
   static func stop(
     of range: Range<Int>, changes: [Int], in duration: Duration, _ time: BatchTime = BatchTime()
   ) -> Int? {
@@ -105,13 +104,13 @@ package struct PageRanges: Sendable {
     return page < range.upperBound ? page : nil
   }
 
-  /// The walk begins, or begins again, at `page`.
+  /// The sweep starts, or restarts, at `page`.
   mutating func go(to page: Int) {
     nextPage = page
     skippingEnd = 0
   }
 
-  /// The table has so many pages. Rows that a later insert puts behind them are the next run's.
+  /// Sets the table's size. Rows inserted beyond it are left to the next run.
   mutating func measured(pages: Int) {
     tablePages = pages
   }

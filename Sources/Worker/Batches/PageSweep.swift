@@ -1,5 +1,5 @@
-// Sweeps a table by the index that finds due rows, and by ranges of pages, as its route says. Called by RowSweepRun.
-// Invariants: those of SweepRoute; every row that stays due is counted once, by the reason for which it stays.
+// Sweeps a table by the index that finds due rows and by page ranges, as its route says. Called by RowSweepRun.
+// Invariants: those of SweepRoute; every row that stays due is counted once, under the reason why it does.
 
 import Coordination
 import Reactor
@@ -14,14 +14,14 @@ final class PageSweep {
   private let batches: SweepBatches
   private let tally: RunTally
   private var route: SweepRoute
-  /// Locked rows that an index scan met. A page scan meets them again.
+  /// Locked rows that an index scan found. A page scan finds them again.
   private var skippedByIndex = 0
   private var skippedOnPages = 0
   /// Rows that stayed due although they were written, or that a statement skipped.
   private var kept = 0
   /// The due rows that the last locking statement found, and how many of them it locked.
   private var lastLock: (due: Int, locked: Int)?
-  /// The limit of rows for the last batch; nil without one.
+  /// The row limit of the last batch; nil for none.
   private var lastLimit: Int?
   /// The record of the full pass, once it is durable.
   private(set) var record: String?
@@ -38,7 +38,7 @@ final class PageSweep {
   }
 
   func run() async throws {
-    // A pass that does not begin at the first page meets only some of the index's rows again.
+    // A pass that starts in mid-table finds only some of the index scan's rows again.
     defer { tally.count.skipped += max(skippedByIndex, skippedOnPages) }
     do {
       try await open()
@@ -85,7 +85,7 @@ final class PageSweep {
       done = try await send(steps, measures: true)
     }
     if let size = done.table { route.measured(size, at: done.beganAt) }
-    // Either each step is one statement, or there is one step.
+    // Several steps are one statement each.
     if steps.count == 1 { return try await note(steps[0], done.results, done) }
     for (step, answer) in zip(steps, done.results) { try await note(step, [answer], done) }
   }
@@ -148,7 +148,7 @@ final class PageSweep {
       wasStopped: (done.wasStopped && changed < free) || lastLimit.map { due >= $0 } ?? false)
   }
 
-  /// The same for rows that were locked first: those that were found and not locked by others.
+  /// The same for an index scan that locked its rows first.
   private func noteLocked(_ answer: PostgresResult, _ write: PostgresResult) {
     let (due, free) = (answer.number(1), answer.number(2))
     let changed = table.canKeepRows ? write.number(1) : write.affectedRows
@@ -215,7 +215,7 @@ final class PageSweep {
       }
       kept += left
     } catch is Failure {
-      // The next run meets a row that is locked or whose change fails.
+      // The next run finds a row that is locked or whose change fails.
       kept += written
     }
   }
@@ -225,7 +225,7 @@ final class PageSweep {
     batches.watch?.noteChange(changed, written: written, byIndex: byIndex)
   }
 
-  /// The page at which a range continues that the time limit stopped; nil if nothing is left of it.
+  /// The page at which a range that hit the time limit continues; nil if none of its rows is left.
   private func firstDuePage(in range: Range<Int>) async throws -> Int? {
     do {
       let done = try await batches.send([statements.statement(statements.firstDue, range)], .init(plansOnce: true))

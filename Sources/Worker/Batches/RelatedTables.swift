@@ -1,6 +1,6 @@
-// The other tables that a sweep's statements name: those that it reads values from or writes audit lines to, and those
-// whose foreign keys refer to the swept one. Read from the catalogue.
-// Invariant: a row is deleted only if every foreign key that exists at that time was known before.
+// The other tables that a sweep's statements use: those that it reads values from or writes audit lines to, and those
+// whose foreign keys refer to the swept table. Read from the catalogue.
+// Invariant: a row is deleted only if every foreign key that exists at that time was already known.
 
 import Reactor
 
@@ -12,11 +12,11 @@ package struct RelatedTables: Equatable, Sendable {
     let identifier: Int64
     /// Whether row security hides rows from the role.
     let hidesRows: Bool
-    /// Whether the role may read whole rows, including which transaction wrote them.
+    /// Whether the role can read whole rows, including which transaction wrote them.
     let canReadRows: Bool
-    /// Whether it has rows of its own, or in partitions: it is no view and no foreign table.
+    /// Whether it has rows, its own or in partitions, unlike a view or a foreign table.
     let isTable: Bool
-    /// Whether a statement finds there every row that this session inserted.
+    /// Whether a statement finds every row that this session inserted.
     var showsOwnRows: Bool { canReadRows && !hidesRows }
 
     /// The name for SQL.
@@ -41,19 +41,19 @@ package struct RelatedTables: Equatable, Sendable {
   /// By name.
   private(set) var tables: [String: Table] = [:]
   private(set) var references: [Reference] = []
-  /// The identifiers of the swept table and its parts; empty unless references to them were requested.
+  /// The OIDs of the swept table and its parts; empty unless references to them were requested.
   private var parts: [Int64] = []
 
   package init() {}
 
-  /// A table's name for SQL. Without the catalogue, for texts that are not executed, it is not qualified.
+  /// A table's name for SQL; unqualified without the catalogue, for texts that are not executed.
   func quotedName(of table: String) -> String {
     tables[table]?.quotedName ?? TableSurvey.quoted(table)
   }
 
   // MARK: Conditions on a row of the swept table, `target`
 
-  /// Whether no foreign key refers to it; appended to another condition.
+  /// True if no foreign key refers to it; appended to another condition.
   var isUnreferenced: String {
     var text = ""
     for reference in references {
@@ -68,7 +68,7 @@ package struct RelatedTables: Equatable, Sendable {
   }
 
   /// Whether the foreign keys are still the known ones. Adding one needs a lock on the swept table that conflicts with
-  /// a statement that deletes from it, and a statement reads the catalogue after it has taken its own lock.
+  /// a delete, and a statement reads the catalogue after it has taken its own lock.
   var hasSameReferences: String {
     var (sum, list): (Int64, String) = (0, "")
     for reference in references { sum += reference.identifier }
@@ -143,7 +143,7 @@ package struct RelatedTables: Equatable, Sendable {
 }
 
 extension RelatedTables {
-  /// Why the sweep cannot run with these tables, in words that say what to do.
+  /// Why the sweep cannot run with these tables, and what to do; nil if it can.
   ///
   /// - Parameter allowsRowSecurity: whether a value that row security hides may count as missing.
   func refusal(of sweep: RowSweep, allowsRowSecurity: Bool) -> SweepRefusal? {
@@ -172,7 +172,7 @@ extension RowSweep {
     return due.replacingFirst(lookup.placeholder, with: value) + related.isUnreferenced
   }
 
-  /// Whether its statements name other tables, or need to know the tables that refer to the swept one.
+  /// Whether its statements use other tables, or need to know which tables refer to the swept one.
   package var needsRelatedTables: Bool { leavesReferenced || !otherTables.isEmpty }
 
   /// The query for them.
@@ -182,8 +182,8 @@ extension RowSweep {
 }
 
 extension GuardedSession {
-  /// The tables that the sweep's statements name besides `table`. References are read in each run, other tables as
-  /// often as the swept one is surveyed.
+  /// The tables that the sweep's statements use besides `table`. References are read in each run, other tables as often
+  /// as the swept one is surveyed.
   ///
   /// - Throws: `SweepRefusal` if a table does not exist or the role does not see all of its rows; `PostgresError`.
   func related(

@@ -14,10 +14,10 @@ struct ReplicationLag: Equatable, Sendable {
   /// Whether there are standbys whose lag the role may not read.
   var isHidden = false
 
-  /// Answers how many standbys are hidden, how many catch up, the most bytes, and the longest time in ms.
+  /// Answers how many standbys are hidden, how many are catching up, the most bytes, and the longest ms.
   ///
-  /// What a standby has replayed counts, because its readers see that. A receiver that does not replay, such as
-  /// pg_receivewal, has no replay position. The time is outdated once everything is replayed.
+  /// The lag is that of replay, because that is what a standby's readers see. A receiver such as pg_receivewal has no
+  /// replay position. The time is stale once everything is replayed.
   static let query = CatalogSQL.qualified(
     """
     SELECT count(*) FILTER (WHERE standby.state IS NULL),
@@ -42,7 +42,7 @@ struct ReplicationLag: Equatable, Sendable {
   }
 }
 
-/// How far a standby may be behind.
+/// How far a standby may lag.
 enum LagLimit: Equatable, Sendable {
   case time(Duration)
   case bytes(Int64)
@@ -71,7 +71,7 @@ enum LagLimit: Equatable, Sendable {
 @EventLoop
 final class StandbyReports {
   enum Change: Sendable {
-    /// Sweeps wait for a standby; they no longer do; the role may not read the lag of standbys.
+    /// Sweeps wait for a standby; they no longer do; the role cannot read the lag of standbys.
     case waiting(ReplicationLag)
     case resumed, hidden
   }

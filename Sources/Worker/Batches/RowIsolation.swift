@@ -1,9 +1,9 @@
 // The due rows of a page on which a statement failed, as a pure struct: which of them to try together next.
-// Invariants: every row is tried until it was changed or failed alone; each failure makes the next try smaller.
+// Invariants: every row is tried until it changes or fails alone; each failure makes the next try smaller.
 
-/// Where a row lies.
+/// A row's place.
 struct RowPlace: Equatable, Sendable {
-  /// The object identifier of the table's part: a place is unique only within a part.
+  /// The OID of the table's part: a place is unique only within a part.
   let table: Int64
   /// Page and number, as PostgreSQL writes a tid: "(7,2)".
   let place: String

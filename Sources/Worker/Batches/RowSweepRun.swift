@@ -1,6 +1,6 @@
 // Runs a row sweep: surveys its table, then sends batches as its route says. Called by SweepRunner.
-// Invariants: a run with nothing due in a small table, or by its index, takes one round trip once the process knows the
-// table; changes are counted however the run ends; a row that cannot be changed does not stop the others.
+// Invariants: once the process knows the table, a run with nothing due in a small table, or by its index, takes one
+// round trip; changes are counted however the run ends; a row that cannot be changed does not stop the others.
 
 import Coordination
 import Reactor
@@ -8,7 +8,7 @@ import Reactor
 /// One run of one row sweep.
 @EventLoop
 final class RowSweepRun {
-  /// How often a run begins again because its table was replaced or altered.
+  /// How often a run restarts because its table was replaced or altered.
   private static let surveyLimit = 5
 
   private let sweep: RowSweep
@@ -21,7 +21,7 @@ final class RowSweepRun {
   private var progress: SweepProgress
 
   /// - Parameters:
-  ///   - acceptsAnyShare: whether an operator accepts that the run changes more than the sweep's maximum share.
+  ///   - acceptsAnyShare: whether an operator allows the run to change more than the sweep's maximum share.
   ///   - interval: between two runs.
   ///   - progress: what earlier runs left in the schedule record.
   init(
@@ -67,7 +67,7 @@ final class RowSweepRun {
     throw SweepRefusal.changing(survey.displayName)
   }
 
-  /// The refusal if a statement failed because of a rule on the table, or on the audit trail, to which it writes.
+  /// The refusal if a statement failed because of a rule on the table or on the audit trail.
   private func rule(_ error: PostgresError, _ table: TableSurvey) -> SweepRefusal? {
     guard (sweep.audit == nil ? table : table.countingChanges).isRefusedByRule(error) else { return nil }
     let trail = sweep.audit == nil ? nil : memory.related?.tables[AuditNote.table]
@@ -79,13 +79,13 @@ final class RowSweepRun {
     let related = try await session.related(
       to: table, for: sweep, knownTo: memory, allowsRowSecurity: allowsRowSecurity)
     if sweep.leavesReferenced, !table.canLockRows { throw SweepRefusal.cannotLock(table.displayName) }
-    // An audit line or an attempt is recorded per changed row, so changes are counted. Linked rows are always counted.
+    // An audit line or an attempt is recorded per changed row, so changes are counted. Linked rows always are.
     let table = (sweep.audit == nil && sweep.attemptLimit == nil) || sweep.linked != nil ? table : table.countingChanges
     let targets = try await targets(of: table)
     memory.keepPasses(of: targets)
-    // Otherwise it does not matter that an index has more due rows than the declared condition reaches.
+    // Otherwise it does not matter that an index has more due rows than the declared condition covers.
     let indexHasAll = sweep.index?.fullPassWithin != nil && sweep.isDueByKey && table.indexes.serve(sweep.due)
-    // The record cannot hold a pass for each of several parts, so their pages are read in each run.
+    // The record has no room for a pass per part, so the pages of several parts are read in each run.
     let isByParts = targets.count > 1 && table.foreignParts == nil
     let hasIndex = sweep.index.map { !isByParts && (indexHasAll || table.indexes.serve($0.reaches)) } ?? false
     try await limitShare(of: table, targets, related)
@@ -114,7 +114,7 @@ final class RowSweepRun {
     }
   }
 
-  /// For a sweep with a maximum share, counts before the first change.
+  /// Counts before the first change, for a sweep with a maximum share.
   private func limitShare(of table: TableSurvey, _ targets: [String], _ related: RelatedTables) async throws {
     guard let limit = sweep.shareLimit, limit.percent < 100 else { return }
     let parts = targets.map { target in
@@ -123,7 +123,7 @@ final class RowSweepRun {
     let batches = SweepBatches(sweep, on: table, in: session, knowing: memory, noting: tally)
     let count = try await batches.count(limit, in: parts, acceptedBefore: progress.acceptedCutoff)
     if acceptsAnyShare {
-      // Also for rows that this run does not reach.
+      // Includes rows that this run does not reach.
       progress.memory = session.cutoffMicroseconds.map { .accepted(cutoff: $0) } ?? .nothing
       tally.count.progress = progress.text
     } else if limit.isExceeded(by: count) {
@@ -132,7 +132,7 @@ final class RowSweepRun {
     }
   }
 
-  /// The table of linked rows; nil for a sweep without any.
+  /// The table of linked rows; nil for a sweep without one.
   private func linkedTable() async throws -> TableSurvey? {
     guard let linked = sweep.linked else { return nil }
     let second = try await session.survey(linked, knownTo: memory)
@@ -140,8 +140,8 @@ final class RowSweepRun {
     return second
   }
 
-  /// The schedule record has room for one pass. The passes of parts that are swept separately are remembered by the
-  /// process; another process begins new ones, sooner than necessary.
+  /// The schedule record has room for one pass. The process remembers the passes of parts that are swept separately;
+  /// another process starts new ones, sooner than necessary.
   private func note(_ record: String?, of target: String, in table: TableSurvey) {
     guard let record else { return }
     guard table.foreignParts == nil else {
@@ -152,8 +152,8 @@ final class RowSweepRun {
     tally.count.progress = progress.text
   }
 
-  /// What is swept separately: the table with all its parts; or each part, if some have no pages or a row's place must
-  /// identify it.
+  /// What is swept separately: the table with all its parts, or each part if some have no pages or rows are identified
+  /// by their place.
   private func targets(of table: TableSurvey) async throws -> [String] {
     guard table.foreignParts != nil || (sweep.leavesReferenced && table.hasParts) else { return [table.quotedName] }
     let parts = try await session.query(PostgresStatement(TableSurvey.pagedParts, ["\(table.identifier)"]))

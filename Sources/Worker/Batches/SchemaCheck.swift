@@ -12,9 +12,9 @@ package final class SchemaCheck {
   private let pool: any SweepPool
   private let clock: LoopClock
   private var required: [(sweeper: String, table: RequiredTable)] = []
-  /// What is missing for each sweeper, and when that was asked.
+  /// What each sweeper lacks, and when the query was sent.
   private var answer: (missing: [String: String], askedAt: MonotonicInstant)?
-  /// Opens when the query that is under way ends.
+  /// Opens when the current query ends.
   private var pending: Latch?
 
   init(_ sweepers: [Sweeper], pool: any SweepPool, clock: LoopClock) {
@@ -29,12 +29,12 @@ package final class SchemaCheck {
     answer = nil
   }
 
-  /// The query for another sweeper, which this one waited for, failed.
+  /// Another sweeper's query, which this one waited for, failed.
   struct Unanswered: Error {}
 
-  /// What the schema lacks for the sweeper, such as "table sessions" or "column sessions.ip"; nil if it has all.
+  /// What the schema lacks for the sweeper, such as "table sessions" or "column sessions.ip"; nil if nothing.
   ///
-  /// - Parameter maximumAge: how old an answer to another sweeper may be.
+  /// - Parameter maximumAge: how old another sweeper's answer may be.
   /// - Throws: `PostgresError`, `Unanswered`, `CancellationError`.
   func missing(for sweeper: String, maximumAge: Duration) async throws -> String? {
     let oldest = clock.now.advanced(by: .zero - maximumAge)
@@ -57,7 +57,7 @@ package final class SchemaCheck {
       latch.open()
     }
     let limit = askedAt.advanced(by: Self.timeout)
-    // May change before the answer arrives.
+    // It can change before the answer arrives.
     let required = required
     try await pool.withSweepConnection(by: limit) { connection in
       let begin = connection.prelude + [PostgresStatement(GuardStatements.readLimits)]
@@ -91,7 +91,7 @@ package final class SchemaCheck {
     return PostgresStatement(check, ["{\(numbers)}", "{\(names)}", "{\(columns)}"])
   }
 
-  /// What is missing according to the query's answer, with the indexes of the tables.
+  /// What is missing according to the query's answer, by index into `tables`.
   static func lacks(in answer: PostgresResult, of tables: [RequiredTable]) -> [(index: Int, lack: String)] {
     (0..<answer.rowCount).compactMap { row in
       guard let index = answer[row: row, column: 0].flatMap({ Int($0) }), tables.indices.contains(index) else {
@@ -102,8 +102,8 @@ package final class SchemaCheck {
     }
   }
 
-  /// Parameters: for each required column a number, the table's name and the column's. Answers the numbers of those
-  /// that are missing, in their order, and the column's name where the table is there.
+  /// Parameters: for each required column a number, the table's name and the column's. Answers the numbers of missing
+  /// columns in order, and the column's name if its table exists.
   ///
   /// Tables are found as `TableSurvey.query` finds them.
   package static let check = CatalogSQL.qualified(

@@ -1,13 +1,13 @@
 // The limit on the share of a table that a run may change: counts before the first change. Pure except for the count.
-// Called by RowSweepRun. Invariant: above the limit nothing is changed, however many runs the rows are spread over.
+// Called by RowSweepRun. Invariant: above the limit nothing changes, however many runs the rows are spread over.
 
 import Coordination
 import Reactor
 
 /// The largest share of a table's live rows that may look due at once.
 ///
-/// If most of a fleet looks silent, its heartbeats probably do not arrive. Its rows then look due one after the other,
-/// so a single run may find few. Rows that earlier runs changed therefore count too if their key is within
+/// If most of a fleet looks silent, its heartbeats are probably not arriving. Its rows then come due one after the
+/// other, so a single run may find few. Rows that earlier runs changed therefore also count if their key is within
 /// `RowSweep.age` before the cutoff: everything that reports more often than that looks silent within that time.
 struct ShareLimit: Sendable {
   /// This many rows are always allowed, whatever their share.
@@ -26,7 +26,7 @@ struct ShareLimit: Sendable {
   struct Count: Equatable, Sendable {
     /// Rows that the run would change.
     var due = 0
-    /// The same, and rows that earlier runs changed.
+    /// These, and rows that earlier runs changed.
     var silent = 0
     /// All of these, and live rows that are not due.
     var live = 0
@@ -38,8 +38,8 @@ struct ShareLimit: Sendable {
 }
 
 extension TableStatements {
-  /// Parameters: up to how many rows that look due are not counted, and the cutoff (µs) before which rows were
-  /// accepted, or null. Answers how many rows are due, how many look so, and how many are live; all 0 if it did not
+  /// Parameters: the number of rows that may look due without a count, and the cutoff (µs) before which rows were
+  /// accepted, or null. Answers how many rows are due, how many look due, and how many are live; all 0 if it did not
   /// count.
   func countShares(_ limit: ShareLimit) -> String {
     let key = sweep.key
@@ -71,7 +71,7 @@ extension SweepBatches {
   func count(
     _ limit: ShareLimit, in parts: [TableStatements], acceptedBefore accepted: Int64?
   ) async throws -> ShareLimit.Count {
-    // A few rows of each part may be too many together.
+    // A few rows per part can be too many in total.
     let uncounted = parts.count > 1 ? -1 : ShareLimit.freeRows
     var count = ShareLimit.Count()
     for part in parts {

@@ -7,9 +7,9 @@ import Reactor
 /// Sends the batches of one sweep.
 @EventLoop
 final class SweepBatches {
-  /// Every 64th batch, after a second or two, commits synchronously and makes all earlier ones durable; so does the
-  /// last one. Changes that a crash of the server undoes are swept again, but the run's position must not be recorded
-  /// before they are durable.
+  /// Every 64th batch, after a second or two, and the last one commit synchronously, which makes all earlier ones
+  /// durable. Changes that a server crash undoes are swept again, but the run's position must not be recorded before
+  /// they are durable.
   static let batchesPerFlush = 64
 
   /// The time limit of a statement. With a slow disk or trigger, smaller batches follow long before the lease ends.
@@ -21,7 +21,7 @@ final class SweepBatches {
   /// For counting a whole table, at the beginning or the end of a run.
   private static let countLimit = Duration.seconds(10)
 
-  /// The lock timeout while rows are tried one by one: any row of a page may be locked.
+  /// The lock timeout when rows are tried one by one: any row of a page may be locked.
   static let singleRowLockMilliseconds = 10
 
   private let sweep: RowSweep
@@ -33,11 +33,11 @@ final class SweepBatches {
   private var roundTrip = RoundTrip()
   /// The times of the next batch.
   var time: BatchTime { roundTrip.batchTime }
-  /// Whether the statements have succeeded without rows, so that a failure is about rows.
+  /// Whether the statements have succeeded without rows, so a failure must be about rows.
   private var isProved = false
-  /// Counts what triggers write besides the changes; nil if there are none that could.
+  /// Counts what triggers write besides the changes; nil without such triggers.
   var watch: TriggerWatch?
-  /// Proves that the changes' lines are in the audit trail; nil if there are no lines.
+  /// Proves that the changes' audit lines exist; nil for a sweep without any.
   private let proof: AuditProof?
 
   init(
@@ -56,7 +56,7 @@ final class SweepBatches {
   /// The answers to a batch's statements.
   struct Answers {
     let results: [PostgresResult]
-    /// The table's extent, if it was measured.
+    /// The table's size, if it was measured.
     let table: TableSize?
     let beganAt: Int64
     let duration: Duration
@@ -64,7 +64,7 @@ final class SweepBatches {
     let isFlushed: Bool
     let time: BatchTime
 
-    /// Whether the time limit may have stopped it.
+    /// Whether it may have hit the time limit.
     var wasStopped: Bool { duration >= time.writeLimit }
 
     /// The same without the first statement's answer.
@@ -92,8 +92,8 @@ final class SweepBatches {
   @EventLoop
   struct Options {
     var measures = false
-    /// Whether the statements use a generic plan. All ranges of pages have the same plan, but PostgreSQL would plan a
-    /// small one anew because it estimates a lower cost. The plan of an index scan depends on its parameters.
+    /// Whether the statements use a generic plan. All page ranges have the same plan, but PostgreSQL would replan small
+    /// ones because it estimates a lower cost. The plan of an index scan depends on its parameters.
     var plansOnce = false
     var statementLimit = SweepBatches.statementLimit
     var lockMilliseconds = GuardStatements.lockTimeoutMilliseconds
@@ -113,7 +113,7 @@ final class SweepBatches {
     let begin = [settings] + (watch.map { [$0.opening] } ?? []) + (tally.attempts.map { [$0.opening] } ?? [])
     let attempted = tally.attempts == nil ? [] : [AttemptCounts.closing]
     let checked = memory.checkable(at: session.clock.now)
-    // After the statements, which hold a lock on the table, so that the measured table is the one that they met.
+    // Runs after the statements, which lock the table, so that the measured table is the one that they used.
     let measure = options.measures ? [checked?.check ?? survey] : []
     let (sentAt, time) = (session.clock.now, time)
     var serverTime: Duration?
@@ -141,8 +141,8 @@ final class SweepBatches {
     }
   }
 
-  /// The number of rows that `statement` counts in the whole table; nil if that takes too long. The next run then meets
-  /// the rows that are due.
+  /// The number of rows that `statement` counts in the whole table; nil if that takes too long. The next run then finds
+  /// the due rows.
   func countUndone(_ statement: PostgresStatement) async throws -> Int? {
     do {
       return try await countWithinLimit(statement).number(0)
@@ -156,8 +156,8 @@ final class SweepBatches {
     try await send([statement], Options(statementLimit: Self.countLimit, isParallel: true)).results[0]
   }
 
-  /// Subtracts rows that were counted as changed by an index and are due again: the due rows that are not counted under
-  /// another reason.
+  /// Subtracts rows that an index scan counted as changed and that are due again: the due rows that no other reason
+  /// accounts for.
   func takeBackUndone(_ statements: TableStatements) async throws {
     guard let watch, watch.isInDoubt else { return }
     guard let due = try await countUndone(PostgresStatement(statements.dueAtAll)) else { return }
@@ -167,7 +167,7 @@ final class SweepBatches {
     tally.count.kept += undone
   }
 
-  /// Whether `failure` is about rows rather than the statements. Runs `statements`, which select no rows, to find out.
+  /// Whether `failure` is about rows rather than the statements. To find out, runs `statements`, which select no rows.
   ///
   /// - Throws: `SweepRefusal` if the server accepts no writes.
   func isAboutRows(_ failure: Failure, _ statements: [PostgresStatement]) async throws -> Bool {
@@ -183,8 +183,8 @@ final class SweepBatches {
     }
   }
 
-  /// Program limits: of a row, such as the size of an index entry, or of transaction numbers, which run out if old ones
-  /// are not vacuumed. Statements that write nothing need no number.
+  /// Program limits: of a row, such as the size of an index entry, or of transaction numbers, which run out without
+  /// vacuuming. Statements that write nothing need no number.
   private static let limitClass = "54"
 
   private func proveTransactions() async throws {
@@ -197,7 +197,7 @@ final class SweepBatches {
 
   private static let number = CatalogSQL.qualified("SELECT pg_current_xact_id()::text")
 
-  /// Counts rows that stay unchanged because of `failure`.
+  /// Counts rows that stay unchanged due to `failure`.
   func giveUp(_ rows: Int, _ failure: Failure) {
     switch failure.kind {
     case .locked: tally.count.skipped += rows
@@ -225,7 +225,7 @@ final class SweepBatches {
   }
 
   /// Nil if another form of the batch cannot help: lost connections, the server, its resources, a role's login, and
-  /// errors that may be over in a moment. An error that a trigger raises is about its row, whatever the code.
+  /// transient errors. An error that a trigger raises is about its row, whatever its code.
   private func kind(of error: PostgresError) -> Failure.Kind? {
     guard case .server(let state, _, _, let place) = error else { return nil }
     if error.isRaised { return .refused(.sqlState(state)) }
@@ -240,8 +240,8 @@ final class SweepBatches {
   /// foreign_key_violation
   private static let foreignKeyState = "23503"
 
-  /// The relation that refused a row, if it is not the swept table. Of a foreign key the server names the table that
-  /// has it: where rows are deleted, that is never the table that they are deleted from.
+  /// The relation that refused a row, if it is not the swept table. For a foreign key the server names the table that
+  /// declares it, which on a delete is never the one that is deleted from.
   private func otherRelation(_ state: String, _ place: PostgresErrorPlace) -> String? {
     guard let table = place.table, !(sweep.deletes && state == Self.foreignKeyState) else { return nil }
     let name = (place.schema.map { "\($0)." } ?? "") + table
@@ -260,12 +260,12 @@ extension SweepCount {
 }
 
 extension PostgresResult {
-  /// The first row's value in this column, as a whole number; 0 if there is none.
+  /// The first row's value in this column, as an integer; 0 if there is none.
   func number(_ column: Int) -> Int {
     self[row: 0, column: column].flatMap { Int($0) } ?? 0
   }
 
-  /// The same of a key in µs; nil if there is none.
+  /// The same for a key in µs; nil if there is none.
   func key(_ column: Int) -> Int64? {
     self[row: 0, column: column].flatMap { Int64($0) }
   }

@@ -1,5 +1,5 @@
-// What slows a run of a row sweep or ends it early: the pace, the lag of standbys, and the row limit of a run.
-// Invariant: no wait outlasts the run's interval or the beginning of a shutdown.
+// What slows a row sweep's run or ends it early: the pace, the lag of standbys, and the row limit per run.
+// Invariant: no wait outlasts the run's interval or the start of a shutdown.
 
 import Coordination
 import Reactor
@@ -27,11 +27,11 @@ final class SweepBrakes {
   private let maximumRows: Int?
   private let clock: LoopClock
   private let draining: Latch
-  /// How old a reading of the standbys' lag may be, and how often it is repeated while a run waits for one.
+  /// The maximum age of a lag reading, and how often it is repeated while a run waits for standbys.
   private static let lagMaximumAge = Duration.milliseconds(200)
   private static let lagInterval = Duration.seconds(1)
 
-  /// When a run that waits ends, so that the next one continues.
+  /// When a waiting run ends, so that the next one continues.
   private let deadline: MonotonicInstant
   private let isSlowed: Bool
   private let maximumLag: LagLimit?
@@ -61,7 +61,7 @@ final class SweepBrakes {
     self.report = report
   }
 
-  /// The most rows of the next batch; nil without a limit.
+  /// The row limit of the next batch; nil for none.
   var rowLimit: Int? {
     [maximumRows.map { max(1, $0 - changed) }, pacing.rowLimit].compactMap(\.self).min()
   }
@@ -71,7 +71,7 @@ final class SweepBrakes {
     pacing.worked(from: sentAt, until: clock.now, serverTime: serverTime)
   }
 
-  /// Waits for the time of the next batch, or until the worker drains.
+  /// Waits until the next batch is due or the worker drains.
   ///
   /// - Parameter changed: rows that the run has changed so far.
   /// - Returns: false if the run has to end here.
@@ -85,7 +85,7 @@ final class SweepBrakes {
     return true
   }
 
-  /// Waits while a standby is too far behind, at most until the run has to end.
+  /// Waits while a standby lags too far, but not beyond the run's deadline.
   ///
   /// - Returns: false if the run has to end here.
   /// - Throws: `PostgresError`; `CancellationError`.
@@ -118,7 +118,7 @@ extension SweepBatches {
     return false
   }
 
-  /// The most rows that the next batch may change; nil without a limit.
+  /// The row limit of the next batch; nil for none.
   var rowLimit: Int? { session.brakes?.rowLimit }
 
   /// `rows`, or the next batch's limit if that is less.

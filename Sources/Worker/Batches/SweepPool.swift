@@ -1,35 +1,35 @@
-// What the worker asks of PostgreSQL: a connection, statements on it, and whether it can be written to. The pool on
-// sockets is one that can answer, a model in virtual time another one.
+// What the worker needs of PostgreSQL: a connection, statements on it, and whether it accepts writes. Implemented by
+// the pool on sockets, and by a model in virtual time.
 
 import Reactor
 
-/// A PostgreSQL, as the sweeps need it.
+/// PostgreSQL, as the sweeps need it.
 @EventLoop
 package protocol SweepPool: AnyObject, Sendable {
-  /// Whether the server answers and lets nothing be written.
+  /// Whether the server answers but refuses writes.
   var isReadOnly: Bool { get }
-  /// Why it cannot be used, fit to be shown to anyone; nil while it can.
+  /// Why it is unavailable, without secrets; nil if it is available.
   var outage: String? { get }
 
   func waitUntilWritable(by deadline: MonotonicInstant) async throws -> Bool
 
-  /// Asks whether the server answers.
+  /// Checks that the server answers.
   func ping(by deadline: MonotonicInstant) async throws
 
-  /// Lends a connection to `body`, and waits for one until `deadline` if none is free.
+  /// Lends a connection to `body`. If none is free, waits until `deadline`.
   func withSweepConnection(
     by deadline: MonotonicInstant, _ body: @EventLoop (any SweepConnection) async throws -> Void
   ) async throws
 }
 
-/// A connection in the hands of one run.
+/// A connection lent to one run.
 @EventLoop
 package protocol SweepConnection: AnyObject, Sendable {
-  /// As libpq has it: 170004 is 17.4.
+  /// In libpq's form: 170004 is 17.4.
   var serverVersion: Int { get }
-  /// What goes before the statements of each transaction.
+  /// Precedes the statements of each transaction.
   var prelude: [PostgresStatement] { get }
-  /// What its user keeps with it.
+  /// A value of its user.
   var attachment: (any Sendable)? { get set }
 
   /// Runs statements in one round trip and one transaction.

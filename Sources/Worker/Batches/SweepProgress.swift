@@ -13,10 +13,10 @@ struct SweepProgress: Equatable, Sendable {
     case attempts(String)
   }
 
-  /// After this many slots in which all due rows were locked, that is a failure.
+  /// A run fails after this many slots in a row with all due rows locked.
   static let lockedSlotLimit = 3
 
-  /// The number of slots in a row in which all due rows were locked.
+  /// The number of consecutive slots in which all due rows were locked.
   var lockedSlots = 0
   var memory = Memory.nothing
 

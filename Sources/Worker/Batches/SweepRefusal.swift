@@ -5,47 +5,47 @@ import Coordination
 
 /// A refusal that a retry before the next slot cannot change.
 enum SweepRefusal: Error, Equatable, Sendable {
-  /// The search path leads to no table of this name.
+  /// The search path has no table of this name.
   case noTable(String)
-  /// The name is a view's, or another relation's without rows of its own.
+  /// The name is that of a view or another relation without rows of its own.
   case notATable(String)
-  /// Columns that the sweep uses as moments have a type whose values depend on the session's time zone, or are no
-  /// moments: "expires_at is date".
+  /// Columns that the sweep uses as moments have a type whose values depend on the session's time zone, or that is not
+  /// a moment: "expires_at is date".
   case unusableMoments(String, table: String)
-  /// Row security hides rows from the role, which the settings do not allow.
+  /// Row security hides rows from the role, and the settings do not allow that.
   case rowSecurity(String)
   /// Row security hides rows of a table whose foreign key refers to the swept one.
   case hiddenReferences(String)
-  /// The role may not lock rows, without which a row could be deleted that something begins to refer to.
+  /// The role cannot lock rows. Without locks, a row could be deleted while a reference to it is added.
   case cannotLock(String)
-  /// The table is replaced, or the role's rights change, each time that it is surveyed.
+  /// The table is replaced, or the role's privileges change, each time it is surveyed.
   case changing(String)
   /// Parts of the table have no pages here; the others were swept.
   case foreignParts(String)
-  /// The change of this many rows was refused for these reasons; all other rows were swept.
+  /// The change of this many rows was refused for these reasons; all others were swept.
   case rows(Int, [RowRefusal])
   /// The statements succeeded, but this many due rows stayed unchanged.
   case kept(Int, table: String)
-  /// The statement succeeded, and so many jobs are not there: because of a trigger, or of a unique index (by its name)
-  /// where rows that such an index keeps out are left out.
+  /// The statement succeeded, but this many jobs are missing: because of a trigger, or of a unique index (by name) if
+  /// rows that conflict with it are skipped.
   case swallowed(Int, table: String, hasTriggers: Bool = true, uniqueIndexes: String? = nil)
-  /// The statement succeeded, and lines of the audit trail, which is this table, are not there.
+  /// The statement succeeded, but lines of the audit trail, this table, are missing.
   case discardedLines(String)
-  /// The audit trail is a view or another relation whose rows do not tell which transaction inserted them.
+  /// The audit trail is a view or another relation whose rows do not show which transaction inserted them.
   case unprovableTrail(String)
-  /// A rule rewrites the sweep's statements into one that PostgreSQL does not support.
+  /// A rule rewrites the sweep's statements into a form that PostgreSQL does not support.
   case rule(String)
-  /// A trigger reset the session's settings, which contain the batch's guard and limits.
+  /// A trigger reset the session's settings, which hold the batch's guard and limits.
   case settingsReset
   /// A server that accepts writes refused a statement as read-only.
   case refusedAsReadOnly
   /// The server assigns no more transaction numbers.
   case noTransactionNumbers
-  /// For this many slots, all that was due has been locked by other transactions.
+  /// For this many slots, other transactions have locked all due rows.
   case locked(Int, slots: Int)
   /// Nothing was changed because this many of the live rows look due.
   case share(Int, of: Int, warning: String)
-  /// How large a share of this table is due could not be counted in time, so nothing was changed.
+  /// The share of this table that is due could not be counted in time, so nothing was changed.
   case uncounted(String)
 
   var reason: String {

@@ -1,6 +1,6 @@
 // What one run of a row sweep reads, step by step, as a pure struct: an index's entries first, then the pages.
-// Invariant: the run meets every row that was due when it began and was not locked, except rows that no index finds in
-// a large table. The full pass meets those in time.
+// Invariant: the run finds every row that was due when it began and was not locked, except rows that no index finds in
+// a large table. The full pass finds those in time.
 
 import Reactor
 
@@ -14,9 +14,9 @@ import Reactor
 ///      │                        │ too many are due      │   ▼
 ///      └─ too many are due ─────┴───────────────────────┴─ table probe ── none is due ─▶ ended
 ///
-/// An index finds a few due rows among a million at once. Many due rows are changed faster page by page, at the same
-/// cost for each row. A probe of the whole table, which PostgreSQL runs with parallel workers, is the fastest way to
-/// find that nothing is due; otherwise it returns the page of the first due row.
+/// An index finds a few due rows among a million at once. Many due rows are changed faster page by page, at a constant
+/// cost per row. A probe of the whole table, which PostgreSQL runs with parallel workers, is the fastest way to find
+/// that nothing is due; otherwise it returns the page of the first due row.
 ///
 /// A row whose change fails, or exceeds the statement's time limit, is isolated: the range around it is divided down to
 /// one page, and then that page's due rows are (see `RowIsolation`). All other rows are changed.
@@ -51,12 +51,12 @@ struct SweepRoute: Sendable {
   /// Finding one due row by the index costs about as much as reading this many pages in sequence.
   static let pagesPerFoundRow = 8
 
-  /// The size of tables that are probed, in pages: enough for parallel workers to pay off, and few enough to read in a
-  /// second.
+  /// The size of tables that are probed, in pages: large enough for parallel workers to pay off, and small enough to
+  /// read in a second.
   static let probePages = 1_000...100_000
 
-  /// How often a run starts again on a table that was rewritten in the meantime, as by VACUUM FULL, CLUSTER or some
-  /// forms of ALTER TABLE.
+  /// How often a run restarts on a table that was rewritten in the meantime, as by VACUUM FULL, CLUSTER or some forms
+  /// of ALTER TABLE.
   static let rewriteLimit = 3
 
   private enum Phase: Equatable {
@@ -70,12 +70,12 @@ struct SweepRoute: Sendable {
   private enum Coverage: Equatable {
     /// All pages. The table may be probed while no due row was met.
     case wholeTable(mayProbe: Bool)
-    /// The pages from the one at which an earlier run's pass stopped.
+    /// The pages from where an earlier run's pass stopped.
     case remainder(mayProbe: Bool)
     /// The same, and then all pages, because too many rows are due for the index.
     case remainderThenWholeTable
 
-    /// The same after something was met that a probe cannot improve on.
+    /// The same without a probe, which can no longer help.
     var withoutProbe: Coverage {
       switch self {
       case .wholeTable: .wholeTable(mayProbe: false)
@@ -84,7 +84,7 @@ struct SweepRoute: Sendable {
       }
     }
 
-    /// All pages, from the first one again.
+    /// All pages, from the first one.
     var restarted: Coverage {
       switch self {
       case .wholeTable(let mayProbe), .remainder(let mayProbe): .wholeTable(mayProbe: mayProbe)
@@ -98,7 +98,7 @@ struct SweepRoute: Sendable {
   private var phase: Phase
   private(set) var pass: FullPass?
   private(set) var ranges = PageRanges()
-  /// The page whose rows are changed one by one, or nearly so.
+  /// The page whose rows are changed singly or in small groups.
   private var isolation: RowIsolation?
   private var table: TableSize?
   private var beganAt: Int64 = 0
@@ -110,7 +110,7 @@ struct SweepRoute: Sendable {
 
   /// - Parameters:
   ///   - pass: nil if the index has every due row.
-  ///   - passesSuffice: whether full passes alone find due rows early enough, so that not every run reads the table.
+  ///   - passesSuffice: whether full passes alone find due rows early enough, so that some runs skip the table.
   init(hasIndex: Bool, pass: FullPass?, passesSuffice: Bool = false) {
     self.hasIndex = hasIndex
     self.passesSuffice = passesSuffice && pass != nil
@@ -165,7 +165,7 @@ struct SweepRoute: Sendable {
     switch phase {
     case .indexScan(let key):
       guard entries >= Self.entryLimit, let lowestKey else { return endIndexScan() }
-      // A step whose entries all have the same key would be repeated for ever.
+      // A step whose entries all have the same key would repeat forever.
       if found * Self.pagesPerFoundRow > table?.pages ?? 0 || lowestKey == key { return scanAllPages() }
       phase = due * 2 >= entries ? .indexScan(from: lowestKey) : .unorderedIndexScan(from: lowestKey)
     case .unorderedIndexScan:
@@ -177,11 +177,11 @@ struct SweepRoute: Sendable {
 
   /// Pages were swept, up to `page` if the time limit stopped the transaction there.
   ///
-  /// - Parameter end: the table's extent; required for the last range.
+  /// - Parameter end: the table's size; required for the last range.
   mutating func swept(
     _ range: Range<Int>, until page: Int? = nil, changed: Int, in duration: Duration, table end: TableSize? = nil
   ) {
-    // The first batch may have read pages before it was known that others are next.
+    // The first batch may have read pages before the route chose others.
     guard case .pageScan = phase, range.lowerBound == ranges.nextPage else { return }
     if changed > 0 || page != nil { forgoProbe() }
     if let page {
@@ -209,7 +209,7 @@ struct SweepRoute: Sendable {
     ranges.stayedLocked(range)
   }
 
-  /// How the run goes on after a failed step.
+  /// How the run continues after a failed step.
   enum Retreat: Equatable {
     /// The next step is smaller, or another kind of scan.
     case smaller
@@ -261,7 +261,7 @@ struct SweepRoute: Sendable {
     swept(isolation.page..<(isolation.page + 1), changed: 1, in: ranges.time.goal / 4, table: end)
   }
 
-  /// The next batch has these times.
+  /// Sets the next batch's times.
   mutating func expect(_ time: BatchTime) { ranges.time = time }
 
   /// The text for the schedule record; nil leaves it unchanged.

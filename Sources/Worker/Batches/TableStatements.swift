@@ -31,12 +31,12 @@ package final class TableStatements {
     self.indexHasAll = indexHasAll
   }
 
-  /// Parameters: whether the disk must have it before the server says so, the longest time that a statement may take in
-  /// ms, plan_cache_mode, how long a row's lock is waited for in ms, whether parallel workers may be used, and how long
-  /// after the transaction's beginning no further row is written, and no further part of a range begun, in ms.
+  /// Parameters: whether to commit synchronously, the statement timeout in ms, plan_cache_mode, the lock timeout in ms,
+  /// whether parallel workers may be used, and the limits in ms after the transaction's start for writing another row
+  /// and for beginning another part of a range.
   ///
-  /// synchronous_commit is only ever lowered. The last set_config wins, and the operator's own limits stay in force.
-  /// Where the costs of parallel plans are set to nothing, starting a worker takes longer than a whole batch.
+  /// synchronous_commit is only ever lowered. The last set_config wins, and the operator's own limits still apply.
+  /// If the costs of parallel plans are set to 0, starting a worker takes longer than a whole batch.
   package static let batchSettings = CatalogSQL.qualified(
     """
     SELECT CASE WHEN NOT $1::boolean THEN set_config('synchronous_commit', 'off', true) END,
@@ -62,20 +62,20 @@ package final class TableStatements {
       ], isPrepared: true)
   }
 
-  /// About these pages. Its plan is the same for all of them.
+  /// For these pages. The plan is the same for all ranges.
   func statement(_ text: String, _ range: Range<Int>) -> PostgresStatement {
     PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)"], isPrepared: true)
   }
 
-  /// The same with $3, a number of rows.
+  /// The same with a row limit, $3.
   func statement(_ text: String, _ range: Range<Int>, limit: Int) -> PostgresStatement {
     PostgresStatement(text, ["(\(range.lowerBound),0)", "(\(range.upperBound),0)", "\(limit)"], isPrepared: true)
   }
 
   // MARK: Pages, from $1 up to and without $2
 
-  /// Changes due rows until the time limit. If that is counted, answers how many rows were due, how many were changed,
-  /// and how many were written and are still due; otherwise the command tag has the number of changed rows.
+  /// Changes due rows until the time limit. If changes are counted, answers how many rows were due, were changed, and
+  /// were written but are still due; otherwise the command tag has the number of changed rows.
   package private(set) lazy var write = sql(
     counting(
       "\(verb) WHERE \(filter) AND \(Self.isInRange) AND \(isWritten)"
@@ -98,8 +98,8 @@ package final class TableStatements {
            (SELECT count(*) FROM changed WHERE NOT is_changed)\(noteChanges)
     """)
 
-  /// The same after a row stayed locked: skips locked rows. Answers how many rows were due, how many were changed, how
-  /// many were written, and how many of the due ones were not locked by others.
+  /// The same after a row stayed locked: skips locked rows. Answers how many rows were due, were changed, were written,
+  /// and were due but not locked by others.
   package private(set) lazy var writeSkippingLocked = sql(
     """
     WITH free AS MATERIALIZED (
@@ -148,8 +148,8 @@ package final class TableStatements {
   package private(set) lazy var probeTable = sql(
     "SELECT min(ctid) FROM \(table) AS target WHERE \(filter) AND \(isDue)")
 
-  /// Parameter: the number of a transaction. Answers how many rows are due of those that were written since, or of all
-  /// where the role may not see who wrote a row.
+  /// Parameter: a transaction's number. Answers how many rows written since are due, or how many of all rows if the
+  /// role cannot see who wrote a row.
   package private(set) lazy var dueSince = sql("\(countAll) AND (\(Self.sinceFirst) < 2147483648)")
   package private(set) lazy var dueAtAll = sql(countAll)
 
@@ -157,15 +157,15 @@ package final class TableStatements {
     "SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(isDue)"
   }
 
-  /// Transactions' numbers have 32 bits in a row, and those ahead are the half of them that follows.
+  /// Transaction numbers are 32 bits and wrap around; the half that follows a number is ahead of it.
   private static let sinceFirst = "((target.xmin::text::bigint - $1::bigint) & 4294967295)"
 
   // MARK: An index, in descending order from the key $1 (µs; null: from the cutoff)
 
   /// Changes the due rows among the next entries, at most $3. Answers how many entries there were, how many due ones
   /// were selected, how many of those were not locked by others, how many rows were changed, and the last entry's key;
-  /// for the first scan also whether more than $2 rows are due (0 or 1), which is checked if most of many entries were
-  /// due; and how many rows were written, if that can differ.
+  /// for the first scan also whether more than $2 rows are due (0 or 1), checked if most of many entries were due; and
+  /// how many rows were written, if that can differ.
   package private(set) lazy var indexScan = indexScanning(skippingLocked: false)
   package private(set) lazy var indexScanSkippingLocked = indexScanning(skippingLocked: true)
 
@@ -227,9 +227,9 @@ package final class TableStatements {
 
   // MARK: Keys, for a role that may not read ctid
 
-  /// Parameters: the key after which the window begins (µs; null: at the first), and how many rows it has at the most,
-  /// but for those that share its last key. Answers the window's last key, how many rows of it were due, how many were
-  /// changed, and how many were written, where that is counted.
+  /// Parameters: the key after which the window begins (µs; null: the first), and its row limit, not counting rows that
+  /// share its last key. Answers the window's last key, how many of its rows were due, how many were changed, and how
+  /// many were written, if counted.
   package private(set) lazy var writeWindow: String = {
     let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
     return sql(
@@ -247,7 +247,7 @@ package final class TableStatements {
       """)
   }()
 
-  /// Parameter: the key after which the first due row is looked for. Answers its key, and how many due rows share it.
+  /// Parameter: the key after which to search. Answers the first due row's key, and how many due rows share it.
   package private(set) lazy var firstKey: String = {
     let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
     return sql(
@@ -267,7 +267,7 @@ package final class TableStatements {
 
   private func sql(_ text: String) -> String { CatalogSQL.qualified(text) }
 
-  /// With the number of rows that were due before it, where rows can be kept.
+  /// Adds the number of rows that were due before the write, if rows can be kept.
   private func counting(_ write: String, among rows: String = isInRange) -> String {
     guard countsDue else { return write }
     return """
@@ -277,18 +277,18 @@ package final class TableStatements {
       """
   }
 
-  /// The change of the rows that `condition` selects, as `changed`, and what is noted of them.
+  /// Changes the rows that `condition` selects, as `changed`, and records them.
   private func changing(_ condition: String) -> String { returning("\(verb) \(condition)") }
 
   private func returning(_ write: String) -> String { "changed AS (\(write) RETURNING \(answered))\(noted)" }
 
-  /// What the change of a row answers.
+  /// What a change returns per row.
   var answered: String { isChanged + (sweep.audit == nil && sweep.attemptLimit == nil ? "" : ", target.id AS id") }
 
-  /// Behind the other answers of a change: what the batch's closing statements ask for.
+  /// Follows a change's other answers: what the batch's closing statements need.
   private var noteChanges: String { noteAttempted + countNoted }
 
-  /// Of a row that was written: whether it is no longer due. A trigger may have put it back to what it was.
+  /// Whether a written row is no longer due. A trigger may have reverted it.
   var isChanged: String {
     switch sweep.change {
     case .delete: "true AS is_changed"
@@ -296,7 +296,7 @@ package final class TableStatements {
     }
   }
 
-  /// How many rows were written; null where each of them was changed.
+  /// How many rows were written; null if each was changed.
   private var written: String { countsDue ? "(SELECT count(*) FROM changed)" : "NULL" }
 
   static let changed = "(SELECT count(*) FROM changed WHERE is_changed)"
@@ -315,34 +315,34 @@ package final class TableStatements {
   /// Whether a row is due, by the cutoff in the transaction's setting sb.cutoff.
   var isDue: String { "(" + Self.withCutoff(sweep.dueCondition(among: related)) + ")" }
 
-  /// A declaration's text with the cutoff in its place.
+  /// A declaration's text with the cutoff filled in.
   static func withCutoff(_ text: String) -> String {
     text.replacingFirst(":cutoff", with: GuardStatements.cutoff)
   }
 
-  /// Whether a row is due and, where rows are locked before they are written, was locked by this transaction.
+  /// Whether a row is due and, if rows are locked before the write, was locked by this transaction.
   private var isWritten: String {
     sweep.leavesReferenced ? "\(isDue) AND \(Self.isLocked) AND \(related.hasSameReferences)" : isDue
   }
 
   // MARK: Locks, taken before a write where rows that something refers to stay
   //
-  // The write is a statement of its own: its snapshot is younger than the locks, so it sees whatever referred to a row
-  // before it was locked, and nothing can begin to refer to it afterwards.
+  // The write is a separate statement. Its snapshot is taken after the locks, so it sees references that were added
+  // before a row was locked, and none can be added afterwards.
 
   /// The most rows that are locked before one write.
   package static let lockLimit = 1_000
 
-  /// Locks due rows of pages, $3 at the most, until the clock says stop. Answers nothing, how many were due, and how
-  /// many were locked.
+  /// Locks due rows of pages, at most $3, until the time limit. Answers nothing, how many were due, and how many were
+  /// locked.
   package private(set) lazy var lock = locking(Self.isInRange)
 
-  /// Parameters: as for `writeRows`, and the most rows.
+  /// Parameters: those of `writeRows`, and the row limit.
   package private(set) lazy var lockRows = locking(
     "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))")
 
-  /// Locks the due rows among the next entries of an index, and due rows in no order. The parameters and the first
-  /// answers are those of `indexScan` and `unorderedIndexScan`; the rows that nobody else held are locked.
+  /// Locks the due rows among the next index entries, or due rows in any order, except those locked by others. The
+  /// parameters and the first answers are those of `indexScan` and `unorderedIndexScan`.
   package private(set) lazy var lockIndexScan = lockingFound(
     """
     SELECT ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due FROM \(table) AS target
@@ -389,19 +389,19 @@ package final class TableStatements {
       """)
   }
 
-  /// After the transaction the setting is empty, or was never there.
+  /// The setting is empty after the transaction, or was never set.
   private static let isLocked = """
     (target.ctid = ANY (CASE WHEN (current_setting('sb.locked', true) <> '')
       THEN current_setting('sb.locked', true)::tid[] END))
     """
 
-  /// A place is one row's in one part of a table only.
+  /// A place is unique only within a part of a table.
   private static func isAmong(_ rows: String) -> String {
     "(target.ctid = ANY (ARRAY(SELECT row_id FROM \(rows))))"
       + " AND (target.tableoid = ANY (ARRAY(SELECT table_id FROM \(rows))))"
   }
 
-  /// The cutoff stands here as an expression that the planner can look at, so that it knows how many rows there are.
+  /// Has the cutoff as an expression that the planner can read, so that it can estimate the number of rows.
   private var reached: String {
     guard let index = sweep.index else { preconditionFailure("a table without an index is not searched by one") }
     let reaches = indexHasAll ? sweep.due : index.reaches
@@ -409,7 +409,7 @@ package final class TableStatements {
     return "(\(bound)) AND (\(sweep.key) <= coalesce(\(Self.keyed("$1")), 'infinity'::timestamptz))"
   }
 
-  /// Before all moments: the number of '-infinity'.
+  /// Before all moments: the key of '-infinity'.
   private static let beforeAll = "'\(Int64.min)'::bigint"
 
   /// A moment as µs since 1970.
@@ -426,14 +426,14 @@ package final class TableStatements {
     """
   }
 
-  /// Volatile, so looked at for every row; the right side is computed at the first row, which it always lets pass:
-  /// however long the way to it was, a batch gets something done.
+  /// Volatile, so evaluated for every row. The right side is computed at the first row, which always passes: however
+  /// long it took to find, a batch makes progress.
   private static let hasTime = """
     (clock_timestamp() < (SELECT greatest(\(limit("sb.write_limit")),
       (clock_timestamp() + '\(PageRanges.writeReserve.milliseconds) ms'::interval))))
     """
 
-  /// Looked at once, before the first row.
+  /// Evaluated once, before the first row.
   private static let hasTimeForPart = """
     (SELECT (clock_timestamp() < \(limit("sb.part_limit"))))
     """

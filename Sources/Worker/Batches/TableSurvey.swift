@@ -1,48 +1,48 @@
-// What a sweep assumes of its table and of its rights there, read from the catalogue at the beginning of each run.
-// Invariant: each assumption is made true, adapted to, or refused by name; a sweep never runs on a table that it has
-// not looked at, and "nothing to do" is never what it says of rows that it was not shown.
+// What a sweep assumes of its table and its privileges, read from the catalogue at the start of each run.
+// Invariant: each assumption is enforced, adapted to, or refused by name; a sweep never runs on a table that it has
+// not surveyed, and never reports "nothing to do" for rows that are hidden from it.
 
 import Reactor
 
-/// A table as the session's role meets it.
+/// A table as the session's role sees it.
 package struct TableSurvey: Equatable, Sendable {
   let schema: String
   let name: String
-  /// What kind of relation it is: pg_class.relkind.
+  /// The kind of relation: pg_class.relkind.
   let kind: String
-  /// The same table under another name has the same, and another table under the same name another one.
+  /// The table's OID: it survives a rename, and a new table of the same name has another one.
   let identifier: Int64
   /// Whether row security hides rows from the role.
   let hidesRows: Bool
-  /// Whether the role may read the whole row, and with it where the row lies (ctid).
+  /// Whether the role may read whole rows, and with them their place (ctid).
   let canReadPlaces: Bool
   /// Whether the role may lock rows, which SKIP LOCKED needs.
   let canLockRows: Bool
-  /// Whether a row trigger or a rule can keep a row as it is while the statement succeeds.
+  /// Whether a row trigger or a rule can leave a row unchanged while the statement succeeds.
   private(set) var canKeepRows: Bool
-  /// Whether a trigger runs behind the change of a row, and so can undo it.
+  /// Whether an AFTER trigger fires on a change, and so can undo it.
   let hasLateTriggers: Bool
-  /// Whether one of them waits for the transaction's end, and can be made to run before.
+  /// Whether one of them is deferred, and can be run earlier.
   let hasDeferredTriggers: Bool
-  /// The indexes that lead from the newest due row to the oldest.
+  /// The indexes that can be scanned from newest to oldest due row.
   let indexes: KeyIndexes
   /// The columns that the sweep reads or writes as moments.
   let moments: MomentColumns
   /// Whether it has partitions or children.
   let hasParts: Bool
-  /// The parts of the table that have no pages here, such as foreign tables, as people write them; nil if none.
+  /// The parts without pages here, such as foreign tables, by display name; nil if none.
   let foreignParts: String?
-  /// Those of them, with their types, that are not timestamptz: "expires_at is date, revoked_at is date"; nil if none.
+  /// The moment columns that are not timestamptz: "expires_at is date, revoked_at is date"; nil if none.
   let unusableMoments: String?
   private(set) var size: TableSize
 
-  /// As SQL writes it.
+  /// The name for SQL.
   var quotedName: String { Self.quoted(schema, name) }
 
-  /// As people write it.
+  /// The name for texts.
   var displayName: String { "\(schema).\(name)" }
 
-  /// What the statements are made for; all else may change from run to run.
+  /// Compares what the statements depend on; the rest may change between runs.
   func hasSameShape(as other: TableSurvey) -> Bool {
     schema == other.schema && name == other.name && kind == other.kind && identifier == other.identifier
       && hidesRows == other.hidesRows && canReadPlaces == other.canReadPlaces && canLockRows == other.canLockRows
@@ -52,7 +52,7 @@ package struct TableSurvey: Equatable, Sendable {
       && unusableMoments == other.unusableMoments
   }
 
-  /// The same table, with its changes counted row by row whether or not rows can be kept.
+  /// The same table, with changes counted row by row even if no row can be kept.
   var countingChanges: TableSurvey {
     var survey = self
     survey.canKeepRows = true
@@ -72,7 +72,7 @@ package struct TableSurvey: Equatable, Sendable {
 }
 
 extension TableSurvey {
-  /// Why a table cannot be swept, in words that say what to do.
+  /// Why a table cannot be swept, and what to do; nil if it can.
   func refusal(allowsRowSecurity: Bool) -> SweepRefusal? {
     if !["r", "p"].contains(kind) { return .notATable(displayName) }
     if let unusableMoments { return .unusableMoments(unusableMoments, table: displayName) }
@@ -80,33 +80,33 @@ extension TableSurvey {
     return nil
   }
 
-  /// What a rule makes of a statement that says which rows it changed: feature_not_supported.
+  /// feature_not_supported: the rule does not support RETURNING.
   private static let ruleState = "0A000"
 
-  /// Whether a statement on the table failed for one of its rules.
+  /// Whether one of the table's rules made a statement fail.
   func isRefusedByRule(_ error: PostgresError) -> Bool {
     error.sqlState == Self.ruleState && !error.isRaised && canKeepRows
   }
 
-  /// What is done to the table's rows: a trigger's event, as a bit of pg_trigger.tgtype.
+  /// The kind of change: a trigger's event, as a bit of pg_trigger.tgtype.
   enum Event: Int, Sendable {
     case insert = 4
     case delete = 8
     case update = 16
   }
 
-  /// Triggers of the event in `$3`; an update can move a row between partitions, which fires those of a deletion and an
-  /// insertion there.
+  /// Triggers of the event in `$3`. An update can move a row between partitions, which fires their delete and insert
+  /// triggers.
   private static let triggers = """
     part JOIN "pg_catalog"."pg_trigger" AS trigger ON (trigger.tgrelid = part.oid)
          WHERE (trigger.tgenabled <> 'D') AND ((trigger.tgtype
            & CASE WHEN ($3::int = 16) AND (named.relkind = 'p') THEN 28 ELSE $3::int END) <> 0)
     """
 
-  /// Parameters: the table's name, the column that due rows are found by, the event, the columns of moments. Answers
-  /// one row, or none where the search path leads to no such table.
+  /// Parameters: the table's name, the key column, the event, the moment columns. Answers one row, or none if the
+  /// search path finds no such table.
   ///
-  /// Temporary tables are passed over: behind a pooler they are another client's.
+  /// Temporary tables are skipped: behind a pooler they belong to another client.
   package static let query = CatalogSQL.qualified(
     """
     WITH RECURSIVE named AS MATERIALIZED (
@@ -152,10 +152,10 @@ extension TableSurvey {
       FROM named
     """)
 
-  /// Whether statements can use an index: not while it is built, dropped, or after a build that failed.
+  /// Whether statements can use an index: not while it is built or dropped, or after a failed build.
   private static let isUsable = "entry.indisvalid AND entry.indisready AND entry.indislive"
 
-  /// Tells whether a table's usable indexes are the same as before.
+  /// SQL for a number that changes with the set of usable indexes.
   private static func indexSum(_ table: String) -> String {
     """
     (SELECT coalesce(sum(entry.indexrelid::bigint), 0)::bigint FROM "pg_catalog"."pg_index" AS entry
@@ -163,14 +163,14 @@ extension TableSurvey {
     """
   }
 
-  /// The look at a table by its name, for a sweep that finds due rows by the column `key`.
+  /// Surveys a table by name, for a sweep that finds due rows by the column `key`.
   ///
   /// - Parameter moments: the columns that the sweep reads or writes as moments.
   static func statement(_ table: String, key: String, moments: [String], event: Event) -> PostgresStatement {
     PostgresStatement(query, [table, key, "\(event.rawValue)", PostgresArray.words(moments)], isPrepared: true)
   }
 
-  /// Reads the answer of `query`; nil where there is no such table.
+  /// Parses the answer of `query`; nil if there is no such table.
   @EventLoop
   package init?(table: String, _ answer: PostgresResult) {
     guard answer.rowCount == 1, let schema = answer[row: 0, column: 0] else { return nil }
@@ -195,9 +195,8 @@ extension TableSurvey {
     unusableMoments = answer[row: 0, column: 14]
   }
 
-  /// Parameters: the table's name and its identifier, and its columns of moments. Answers what tells at once that a
-  /// table without parts is still the one that was looked at, and its size: the look itself costs some twenty times as
-  /// much.
+  /// Parameters: the table's name, its identifier, and its moment columns. Answers what shows whether a table without
+  /// parts is still the surveyed one, and its size. Some twenty times cheaper than a survey.
   package static let check = CatalogSQL.qualified(
     """
     SELECT coalesce((to_regclass($1::text)::oid = $2::oid), false), row_security_active($2::oid),
@@ -213,7 +212,7 @@ extension TableSurvey {
     PostgresStatement(Self.check, [name, "\(identifier)", moments.names], isPrepared: true)
   }
 
-  /// The same table with the size that the answer of `check` has; nil if it is another one, or met otherwise.
+  /// The same table with the size from the answer of `check`; nil if it has to be surveyed again.
   @EventLoop
   func checked(by answer: PostgresResult) -> TableSurvey? {
     func isTrue(_ column: Int) -> Bool { answer[row: 0, column: column] == "t" }
@@ -225,8 +224,8 @@ extension TableSurvey {
     return survey
   }
 
-  /// Parameter: the table's identifier. Answers schema and name of each part that has pages, for a table of which
-  /// others have none.
+  /// Parameter: the table's identifier. Answers schema and name of each part that has pages, for a table with some
+  /// that have none.
   static let pagedParts = CatalogSQL.qualified(
     """
     WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))

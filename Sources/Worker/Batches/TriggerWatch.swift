@@ -1,16 +1,16 @@
-// Whether triggers wrote to the swept table besides the sweep, and so may have undone its changes. Used if the table
-// has triggers that run after the change of a row. Invariant: a row that is reported as changed is no longer due at the
-// end of the run, as far as one query can tell.
+// Detects writes by triggers to the swept table, which may undo the sweep's changes. Used if the table has AFTER
+// triggers. Invariant: a row that is reported as changed is no longer due at the end of the run, as far as one query
+// can tell.
 
 import Reactor
 
-/// Counts the row versions that the batches of one sweep left in its table, and those that the sweep itself wrote.
+/// Counts the row versions that a sweep's batches left in its table, and those that the sweep itself wrote.
 ///
-/// PostgreSQL counts them for each transaction and table, so a trigger that writes elsewhere, such as an audit trigger,
-/// costs no query of the table. Only if there are more than the sweep wrote is the table queried, once, at the end of
-/// the run.
+/// PostgreSQL counts them per transaction and table, so a trigger that writes elsewhere, such as an audit trigger,
+/// costs no query of the table. If there are more than the sweep wrote, the table is queried once, at the end of the
+/// run.
 struct TriggerWatch: Sendable {
-  /// Any part of the table that a row can be in.
+  /// The table; its parts are counted too.
   private let table: Int64
   private let deletes: Bool
   private let runsDeferredTriggers: Bool
@@ -20,7 +20,7 @@ struct TriggerWatch: Sendable {
   private var isCounted = true
   private(set) var changedByIndex = 0
   private(set) var changedOnPages = 0
-  /// The run's first transaction that wrote, by its number.
+  /// The number of the run's first transaction that wrote.
   private(set) var firstTransaction: String?
 
   /// Nil if no trigger runs after a change.
@@ -31,10 +31,10 @@ struct TriggerWatch: Sendable {
     runsDeferredTriggers = table.hasDeferredTriggers
   }
 
-  /// Before a batch's statements.
+  /// Precedes a batch's statements.
   var opening: PostgresStatement { PostgresStatement(Self.open, ["\(table)"], isPrepared: true) }
 
-  /// After them. The last answer is for `note`.
+  /// Follows them. The last answer is for `note`.
   var closing: [PostgresStatement] {
     (runsDeferredTriggers ? [Self.runDeferredTriggers] : [])
       + [PostgresStatement(Self.close, ["\(table)"], isPrepared: true)]
@@ -60,10 +60,10 @@ struct TriggerWatch: Sendable {
     return !isCounted || extraVersions > 0
   }
 
-  /// The number of versions that triggers wrote, as far as they were counted.
+  /// The number of versions that triggers wrote, as far as counted.
   private var extraVersions: Int { max(0, deletes ? versions : versions - written) }
 
-  /// By how much the count of changed rows is too high if `undone` rows that the run changed are due.
+  /// How much the count of changed rows is too high if `undone` of them are due again.
   ///
   /// A trigger may have reset a row more than once, so each version that the sweep did not write counts, unless there
   /// are so many that a trigger must also write for other reasons.
@@ -84,8 +84,8 @@ struct TriggerWatch: Sendable {
 
   static let open = CatalogSQL.qualified("SELECT set_config('sb.versions', \(versionCount)::text, true)")
 
-  /// Answers how many versions were written since, the transaction's number if it wrote anything, and whether versions
-  /// are counted. The batch's closing statement detects a trigger that resets the session's settings.
+  /// Answers how many versions were written since `open`, the transaction's number if it wrote anything, and whether
+  /// versions are counted. The batch's closing statement detects a trigger that resets settings.
   static let close = CatalogSQL.qualified(
     """
     SELECT (\(versionCount)
@@ -93,7 +93,7 @@ struct TriggerWatch: Sendable {
            pg_current_xact_id_if_assigned()::text, current_setting('track_counts')::boolean
     """)
 
-  /// Runs deferred triggers now instead of at the end of the transaction, where nothing could count their writes. It is
-  /// in a block because PostgreSQL logs a warning about the bare statement outside of an explicit transaction.
+  /// Runs deferred triggers now rather than at the end of the transaction, after the count. The block avoids a warning
+  /// that PostgreSQL logs for the bare statement outside an explicit transaction.
   static let runDeferredTriggers = PostgresStatement("DO LANGUAGE plpgsql 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'")
 }
