@@ -1,4 +1,4 @@
-// The sweeper agents-stale: an active agent without a heartbeat is marked stale. One that was never seen is left alone.
+// The sweeper agents-stale: marks an active agent without a heartbeat as stale. Skips one that was never seen.
 
 import Reactor
 

@@ -1,20 +1,20 @@
-// Discovery by connection: claims due connections and enqueues their jobs, some at a time, each claim in one guarded
-// transaction and under the connection's lock in Redis, which the api's "discover now" takes too.
-// Invariant: a due time has one job at the most, whatever dies in between. Called by the scheduler's run.
+// Discovery by connection: claims due connections and enqueues their jobs in small groups, each in one guarded
+// transaction and under the connections' locks in Redis, which the api's "discover now" also takes.
+// Invariant: a due time has at most one job, whatever dies in between. Called by the scheduler's run.
 
 import Coordination
 import Reactor
 
 /// Discovery of provider connections, as declared.
 package struct ConnectionDiscovery: Sendable {
-  /// What is claimed.
+  /// The claimed table.
   static let table = "provider_connections"
-  /// Its columns that are read or written as moments.
+  /// Its moment columns.
   static let moments = ["last_discover_at", "last_discover_started_at"]
 
-  /// The configured targets: one that a connection covers too is worth a warning.
+  /// The configured targets. One that a connection also covers gets a warning.
   let targets: DiscoverTargets
-  /// Whether a connection gets another job while one of its jobs is queued.
+  /// Whether a connection gets another job while one is queued.
   let pilesUp: Bool
   /// How long a discovery without a result is left to connections-stuck.
   let patience: Duration
@@ -27,12 +27,12 @@ package struct ConnectionDiscovery: Sendable {
   }
 }
 
-/// Which due connections a run looks at next: at first those that are overdue for longest, then those behind the ones
-/// that it had to leave. Pure.
+/// Which due connections a run reads next: first the longest overdue, then those after the ones that it could not
+/// claim. Pure.
 struct ConnectionPages: Equatable, Sendable {
   /// The most connections that one run claims.
   static let claimLimit = 100
-  /// The most looks of one run.
+  /// The most queries of one run.
   static let lookLimit = 50
 
   private(set) var claimed = 0
@@ -40,13 +40,13 @@ struct ConnectionPages: Equatable, Sendable {
   private var looks = 0
   private var isLast = false
 
-  /// How many connections to look for, and how many to pass over; nil if the run is over.
+  /// How many connections to read, and how many to skip; nil if the run is over.
   var next: (limit: Int, skipping: Int)? {
     guard !isLast, claimed < Self.claimLimit, looks < Self.lookLimit else { return nil }
     return (Self.claimLimit - claimed, left)
   }
 
-  /// So many were due, and so many of them were claimed.
+  /// Counts a query's due and claimed connections.
   mutating func looked(found: Int, claimed: Int) {
     looks += 1
     isLast = found < Self.claimLimit - self.claimed
@@ -60,10 +60,10 @@ struct ConnectionPages: Equatable, Sendable {
 final class ConnectionMemory {
   let connections = TableMemory()
   let jobs = TableMemory()
-  /// Whether targets that a connection covers too were looked for.
+  /// Whether targets have been compared with connections.
   fileprivate var hasComparedTargets = false
 
-  /// Forgets both tables, and returns what was known of them.
+  /// Forgets both tables, and returns their last surveys.
   fileprivate func forget() -> [TableSurvey] {
     defer { (connections.survey, jobs.survey) = (nil, nil) }
     return [connections.survey, jobs.survey].compactMap { $0 }
@@ -73,7 +73,7 @@ final class ConnectionMemory {
 /// One run.
 @EventLoop
 final class ConnectionDiscoveryRun {
-  /// How long each statement of a claim may take.
+  /// The timeout of each statement of a claim.
   private static let statementLimit = Duration.seconds(2)
 
   private let discovery: ConnectionDiscovery
@@ -83,7 +83,7 @@ final class ConnectionDiscoveryRun {
   private let allowsRowSecurity: Bool
   private let tally: RunTally
   private var failures: [(target: String, error: any Error)] = []
-  /// Jobs that are not there, and connections that were not marked, though the statements succeeded.
+  /// Jobs that are missing, and connections that were not marked, although the statements succeeded.
   private var swallowed = 0
   private var unmarked = 0
 
@@ -99,16 +99,16 @@ final class ConnectionDiscoveryRun {
     self.tally = tally
   }
 
-  /// Enqueues what is due, and notes as skipped the connections whose lock someone else holds.
+  /// Enqueues due jobs, and counts connections whose lock is held as skipped.
   ///
-  /// - Parameter onCovered: called once a process with the names of targets that a connection covers too.
+  /// - Parameter onCovered: called once per process with the names of targets that a connection also covers.
   /// - Throws: `Discovery.SomeFailed`, `SweepRefusal`, `RunInterruption`, `RedisError`, or `PostgresError`.
   func run(onCovered: @EventLoop ([String]) -> Void) async throws {
     do {
       try await compareTargets(onCovered)
       try await enqueue()
     } catch let error as PostgresError where error.sqlState != nil {
-      // Perhaps a table is not what it was: the next run looks at both again.
+      // A table may have changed, so the next run surveys both again.
       let tables = memory.forget()
       for table in tables where table.isRefusedByRule(error) { throw SweepRefusal.rule(table.displayName) }
       throw error
@@ -140,7 +140,7 @@ final class ConnectionDiscoveryRun {
       let answer = try await session.query(
         PostgresStatement(statements.due, ["\(page.limit)", "\(page.skipping)"], isPrepared: true))
       guard answer.rowCount > 0 else { return }
-      // The names may lead to other tables by now, whose jobs the agents claim.
+      // The names may refer to other tables by now, whose jobs the agents claim.
       if isFirst { statements = try await survey(isFresh: true) }
       isFirst = false
       let due = (0..<answer.rowCount).compactMap { answer[row: $0, column: 0] }
@@ -148,7 +148,7 @@ final class ConnectionDiscoveryRun {
     }
   }
 
-  /// The statements on the tables as they were met lately, or as they are now.
+  /// The statements for the tables as last surveyed, or as they are now.
   private func survey(isFresh: Bool) async throws -> ConnectionStatements {
     func look(
       _ table: String, _ key: String, _ moments: [String], _ event: TableSurvey.Event, _ memory: TableMemory
@@ -170,7 +170,7 @@ final class ConnectionDiscoveryRun {
     return discovery.statements(on: connections, jobs)
   }
 
-  /// Claims those of the connections whose lock is free.
+  /// Claims the connections whose lock is free.
   ///
   /// - Returns: how many were claimed.
   private func claim(_ due: [String], _ statements: ConnectionStatements) async throws -> Int {
@@ -180,7 +180,7 @@ final class ConnectionDiscoveryRun {
     do {
       if !held.connections.isEmpty { claimed = try await claimTogether(held, statements) }
     } catch {
-      // What may still be committed is left to the locks' expiry.
+      // If it may still be committed, the locks are left to expire.
       if Self.isSettled(error) { await locks.release(held) }
       throw error
     }
@@ -188,7 +188,7 @@ final class ConnectionDiscoveryRun {
     return claimed
   }
 
-  /// One that cannot be enqueued keeps no other from it.
+  /// If the claim fails for a row, claims one by one.
   private func claimTogether(_ held: DiscoverLocks.Held, _ statements: ConnectionStatements) async throws -> Int {
     do {
       return try await claim(held.connections, until: held.usableUntil, statements)
@@ -224,7 +224,7 @@ final class ConnectionDiscoveryRun {
     return marked
   }
 
-  /// Whether the claim is over on the server, too: it answered that nothing of it was done, or was never sent.
+  /// Whether the claim is over on the server too: it answered that nothing was done, or the claim was never sent.
   private static func isSettled(_ error: any Error) -> Bool {
     switch error {
     case is RunInterruption: true
@@ -233,7 +233,7 @@ final class ConnectionDiscoveryRun {
     }
   }
 
-  /// Whether the statement failed for a row's values (classes 22 and 23), or for what a trigger says of it.
+  /// Whether the statement failed because of a row's values (classes 22 and 23) or a trigger's error.
   private static func isAboutRows(_ error: PostgresError) -> Bool {
     guard case .server(let state, _, _, _) = error else { return false }
     return error.isRaised || state.hasPrefix("22") || state.hasPrefix("23")
@@ -261,7 +261,7 @@ final class ConnectionDiscoveryRun {
         PostgresStatement(
           ConnectionStatements.covered(by: connections.quotedName), [String(decoding: pairs.bytes, as: UTF8.self)]))
     } catch let error as PostgresError where Self.isAboutRows(error) {
-      // A name that the database cannot hold: discover-scheduler's run says so.
+      // The database cannot store a name: discover-scheduler's run reports it.
       memory.hasComparedTargets = true
       return
     }

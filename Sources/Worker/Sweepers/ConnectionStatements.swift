@@ -1,26 +1,26 @@
 // The SQL of discovery by connection. Pure text.
-// Invariants: a job's id follows from its connection and from what the row says of earlier discoveries, which every
-// claim and every result changes; a connection is marked as running only where its job is there.
+// Invariants: a job's id is derived from its connection and the state of its last discovery, which every claim and
+// every result changes; a connection is marked as running only if its job exists.
 
 import Reactor
 
-/// The statements on one pair of tables.
+/// The statements for one pair of tables.
 @EventLoop
 struct ConnectionStatements {
-  /// Begins what a job's id is made of, so that nothing else makes the same ids. Never changed.
+  /// The namespace of the jobs' ids, so that nothing else produces the same ones. Never changed.
   static let idNamespace = "secrets-bridge-worker discover connection"
 
-  /// provider_connections and sync_jobs, as SQL writes them.
+  /// The names of provider_connections and sync_jobs for SQL.
   let connections: String
   let moments: MomentColumns
   let jobs: String
-  /// Whether a connection gets another job while one of its jobs is queued.
+  /// Whether a connection gets another job while one is queued.
   let pilesUp: Bool
-  /// How long after its limit a discovery without a result no longer keeps its connection from being due.
+  /// How long after its limit a running discovery without a result stops blocking the next one.
   let patience: Duration
 
-  /// Parameters: how many connections, and how many are passed over. Answers id and last_discover_at (µs; null: never)
-  /// of those that are due, the longest overdue first.
+  /// Parameters: how many connections to return, and how many to skip. Answers id and last_discover_at (µs; null:
+  /// never) of due connections, the longest overdue first.
   var due: String {
     CatalogSQL.qualified(
       """
@@ -31,11 +31,11 @@ struct ConnectionStatements {
       """)
   }
 
-  /// Parameter: ids of connections. Inserts a job for each that is due and not locked, and leaves the ids of these
-  /// connections to `mark`. Answers how many there are, and how many of their jobs were not there before.
+  /// Parameter: ids of connections. Inserts a job for each that is due and not locked, and passes these connections'
+  /// ids to `mark`. Answers how many there are, and how many of their jobs are new.
   ///
-  /// No index need make the job's id unique: the connection's row is locked, and the guard's advisory lock was taken in
-  /// a statement before this one.
+  /// The job's id needs no unique index: the connection's row is locked, and an earlier statement took the guard's
+  /// advisory lock.
   var insert: String {
     CatalogSQL.qualified(
       """
@@ -68,8 +68,8 @@ struct ConnectionStatements {
       """)
   }
 
-  /// Marks the connections of `insert` as running, in the same transaction. Answers how many of their jobs are there,
-  /// and how many connections were marked.
+  /// Marks the connections of `insert` as running, in the same transaction. Answers how many of their jobs exist, and
+  /// how many connections were marked.
   var mark: String {
     CatalogSQL.qualified(
       """
@@ -90,8 +90,8 @@ struct ConnectionStatements {
       """)
   }
 
-  /// Parameter: a JSON array of pairs of a cluster and a type. Answers the numbers of those, from 1, that a connection
-  /// with discovery has too.
+  /// Parameter: a JSON array of pairs of a cluster and a type. Answers the indexes, from 1, of pairs that a connection
+  /// with discovery also has.
   static func covered(by connections: String) -> String {
     CatalogSQL.qualified(
       """
@@ -106,8 +106,8 @@ struct ConnectionStatements {
       """)
   }
 
-  /// Parameter: the identifier of sync_jobs. Answers whether a trigger could discard new jobs, and the unique indexes,
-  /// other than that of the id, for which `insert` could leave them out.
+  /// Parameter: the OID of sync_jobs. Answers whether a trigger could discard new jobs, and the unique indexes, except
+  /// that of the id, on which `insert` could have skipped them.
   static let obstacles = CatalogSQL.qualified(
     """
     WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
@@ -127,7 +127,7 @@ struct ConnectionStatements {
 
   private static let order = "connection.last_discover_at NULLS FIRST, connection.id"
 
-  /// A running discovery keeps its connection from being due until it is given up.
+  /// A running discovery keeps its connection from being due until it times out.
   private var isDue: String {
     """
     (connection.status = 'active' AND connection.discover_enabled AND (connection.cluster_name <> '')
@@ -140,8 +140,8 @@ struct ConnectionStatements {
     """
   }
 
-  /// The queued jobs are read once a statement, however many there are and whatever the planner expects. NOT EXISTS may
-  /// read them once for each connection.
+  /// Reads the queued jobs once per statement, whatever their number and the planner's estimate. NOT EXISTS may read
+  /// them once per connection.
   private var hasNoQueuedJob: String {
     if pilesUp { return "" }
     return """
@@ -153,10 +153,10 @@ struct ConnectionStatements {
       """
   }
 
-  /// A version 8 UUID (RFC 9562, section 5.8) of the connection and of when it was last discovered and last claimed.
+  /// A version 8 UUID (RFC 9562, section 5.8) of the connection and of its last discovery and last claim.
   ///
-  /// A result moves last_discover_at and a claim last_discover_started_at, so the id is another one for each due time;
-  /// and where someone writes an old state of the row back, it is the one of the job that is there already.
+  /// A result changes last_discover_at and a claim last_discover_started_at, so each due time has a new id. If someone
+  /// writes an old state of the row back, the id is that of the existing job.
   private static let jobID = """
     (SELECT concat(substr(digest, 1, 12), '8', substr(digest, 14, 3), '8', substr(digest, 18, 15))::uuid
        FROM (SELECT encode(sha256(convert_to(concat('\(idNamespace) ', connection.id, ' ',
@@ -164,7 +164,7 @@ struct ConnectionStatements {
                'UTF8')), 'hex') AS digest) AS hashed)
     """
 
-  /// A moment as text that no session setting changes.
+  /// A moment as text, whatever the session's settings.
   private static func moment(_ column: String) -> String {
     "CASE WHEN isfinite(\(column)) THEN \(GuardStatements.microseconds(column))::text"
       + " ELSE coalesce(\(column)::text, 'never') END"

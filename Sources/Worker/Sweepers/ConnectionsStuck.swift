@@ -1,5 +1,5 @@
-// The sweeper connections-stuck: a discovery that has brought no result in time is given up, so that its connection
-// does not stay "running" for ever.
+// The sweeper connections-stuck: gives up a discovery that has timed out, so that its connection does not stay
+// "running" forever.
 
 import Reactor
 
@@ -42,14 +42,14 @@ extension Sweeper {
 }
 
 extension AuditNote {
-  /// As the api notes the end of a discovery that failed.
+  /// As the api records the end of a failed discovery.
   fileprivate static let discoveryGivenUp = AuditNote(
     action: "provider_connection.discover_finished", resource: "provider_connection", status: "failure",
     metadata: "jsonb_build_object('connection_id', changed.id, 'status', 'failure', 'has_error', true)")
 }
 
-/// How long the discovery of a connection may run, in SQL over the columns of provider_connections: twice its interval,
-/// and ten minutes at least.
+/// The time limit of a connection's discovery, in SQL over the columns of provider_connections: twice its interval, at
+/// least ten minutes.
 enum DiscoveryLimit {
   static let seconds = "greatest(((discover_interval_seconds)::bigint * 2), 600)"
   static let interval = "(\(seconds) * '1 second'::interval)"

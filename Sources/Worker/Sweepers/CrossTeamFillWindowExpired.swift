@@ -1,4 +1,4 @@
-// The sweeper cross-team-fill-window-expired: a cross-team request expires whose values nobody filled in in time.
+// The sweeper cross-team-fill-window-expired: expires a cross-team request not filled in within its window.
 
 import Reactor
 

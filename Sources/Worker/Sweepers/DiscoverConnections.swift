@@ -1,4 +1,4 @@
-// The sweeper discover-connections: a provider connection that is due for discovery gets one queued discover job.
+// The sweeper discover-connections: enqueues one discover job for each provider connection due for discovery.
 
 import Reactor
 
@@ -23,7 +23,7 @@ extension Sweeper {
       work: .connections(
         ConnectionDiscovery(
           targets: settings[.discoverTargets], pilesUp: settings[.discoverPileUp],
-          // connections-stuck gives a discovery up first, and tells people.
+          // connections-stuck gives up a discovery first, and notifies.
           patience: settings[.connectionsStuckInterval].map { $0 * 2 } ?? .zero)),
       report: Report(
         severity: .info, title: "discover jobs enqueued", countName: "enqueued",

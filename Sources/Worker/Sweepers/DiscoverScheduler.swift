@@ -1,4 +1,4 @@
-// The sweeper discover-scheduler: one queued discover job a configured target and slot.
+// The sweeper discover-scheduler: enqueues one discover job per configured target and slot.
 
 import Reactor
 
@@ -9,7 +9,7 @@ extension SweeperDeclaration {
 }
 
 extension Sweeper {
-  /// Off where no target is configured.
+  /// Off if no target is configured.
   static func discoverScheduler(_ settings: Settings) -> Sweeper {
     let targets = settings[.discoverTargets]
     return Sweeper(
@@ -38,7 +38,7 @@ extension Setting where Value == DiscoverTargets {
         Discovery targets: [{"name", "cluster", "provider_type", "provider_config", "scope"}, …]. provider_config \
         is an optional object, scope an optional string. Without targets discover-scheduler is off.
         """,
-      // A provider's configuration should hold no credential; where one does, it is not for the log.
+      // A provider's configuration should hold no credential; if one does, it must not be logged.
       isSecret: true, read: DiscoverTargets.read)
   }
 }

@@ -1,31 +1,31 @@
-// Enqueues discover jobs: one statement for all targets, and one by one where that fails.
-// Invariant: a target's slot has one job at the most, whatever dies in between: the correlation_id follows from both.
+// Enqueues discover jobs: one statement for all targets, or one per target if that fails.
+// Invariant: a target's slot has at most one job, whatever dies in between: correlation_id is derived from both.
 
 import Coordination
 import Reactor
 
-/// The configured discover targets, as the JSON text they came in: PostgreSQL takes it apart, nothing is re-encoded.
+/// The configured discover targets, as the given JSON text: PostgreSQL decomposes it, nothing is re-encoded.
 package struct Discovery: Sendable {
-  /// Where jobs are put.
+  /// The table for jobs.
   package static let table = "sync_jobs"
 
   let targets: DiscoverTargets
-  /// Whether a target gets another job while an equal one of an earlier slot is still queued.
+  /// Whether a target gets another job while an equal one from an earlier slot is queued.
   let pilesUp: Bool
 
-  /// One target or more, or one connection or more, could not be enqueued; the others were.
+  /// One or more targets, or connections, could not be enqueued; the others were.
   struct SomeFailed: Error {
-    /// Names and reasons in the order of the targets.
+    /// Names and reasons, in the order of the targets.
     let failures: [(target: String, error: any Error)]
     /// What failed: targets, or connections.
     var label = "target"
-    /// Where the jobs were to be put, as people write it.
+    /// The table for the jobs, by display name.
     var table: String?
 
-    /// The most failures that are told by name.
+    /// The most failures that a reason names.
     private static let toldLimit = 5
 
-    /// Each target that failed, by name, and why: "target=a: …; target=b: …".
+    /// Each failed target, with its reason: "target=a: …; target=b: …".
     var reason: String {
       var text = ""
       for failure in failures.prefix(Self.toldLimit) {
@@ -36,11 +36,11 @@ package struct Discovery: Sendable {
       return rest > 0 ? text + "; and \(rest) more" : text
     }
 
-    /// Another try may help where it may for one of them.
+    /// Not permanent if a retry may help one of them.
     var isPermanent: Bool { failures.allSatisfy { RunFailure($0.error).isPermanent } }
   }
 
-  /// Notes what it enqueues, and as skipped the targets whose earlier job is still queued.
+  /// Counts new jobs, and as skipped the targets whose earlier job is still queued.
   ///
   /// - Throws: `SomeFailed`, `SweepRefusal`, `RunInterruption`, or `PostgresError` if the server cannot be reached.
   @EventLoop
@@ -48,7 +48,7 @@ package struct Discovery: Sendable {
     _ run: Run, in session: GuardedSession, knowing memory: TableMemory, allowsRowSecurity: Bool = false,
     noting tally: RunTally
   ) async throws {
-    // Looked at in each run: the name may lead to another table now, whose jobs the agents claim.
+    // Surveyed in each run: the name may refer to another table now, whose jobs the agents claim.
     let survey = try await session.surveyAgain(Self.table, key: "created_at", moments: [], event: .insert, for: memory)
     if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
     let insert = DiscoveryStatements.insert(into: survey.quotedName)
@@ -66,7 +66,7 @@ package struct Discovery: Sendable {
       let (wanted, allowed, inserted) = (answer.number(0), answer.number(1), answer.number(2))
       var there = inserted
       if inserted < allowed || survey.hasLateTriggers, let jobs = answer[row: 0, column: 3] {
-        // A trigger may have put them into another part of the table, or have removed them again.
+        // A trigger may have moved them to another part of the table, or removed them again.
         let found = try await session.query(
           PostgresStatement(DiscoveryStatements.count(in: survey.quotedName), [jobs]))
         let left = min(allowed, found.number(0))
@@ -96,17 +96,17 @@ package struct Discovery: Sendable {
 
   // MARK: Job ids
 
-  /// The namespace of the jobs' version 5 UUIDs (RFC 9562, section 5.5): made once for this purpose, never changed.
+  /// The namespace of the jobs' version 5 UUIDs (RFC 9562, section 5.5). Never changed.
   static let uuidNamespace: [UInt8] = [
     0x5e, 0x0c, 0x9a, 0x1e, 0x2d, 0x7b, 0x4f, 0x43, 0x9b, 0x61, 0x3c, 0x8d, 0x4e, 0x12, 0x70, 0xa5,
   ]
 
-  /// The version 5 UUID of a target's slot.
+  /// The version 5 UUID for a target's slot.
   static func jobID(target: String, slot: Int64) -> String {
     uuid(of: "\(target)\n\(slot)")
   }
 
-  /// The same for a run that was forced after the slot's job had been enqueued.
+  /// The same for a run that was forced after the slot's job was enqueued.
   static func jobID(target: String, run epoch: Int64) -> String {
     uuid(of: "\(target)\nrun \(epoch)")
   }
@@ -128,12 +128,12 @@ package struct Discovery: Sendable {
 
 /// The SQL of discovery.
 package enum DiscoveryStatements {
-  /// Parameters: targets as a JSON array, in their order the ids of the slot's jobs and those of this run's, whether
-  /// the run was forced, and whether jobs may pile up. Answers how many targets were to get a job, how many of them
-  /// have no equal one that is queued, how many jobs were inserted, and the ids of those that were to be.
+  /// Parameters: targets as a JSON array, in their order the ids of the slot's jobs and of this run's, whether the run
+  /// was forced, and whether jobs may pile up. Answers how many targets there were, how many of them have no equal job
+  /// queued, how many jobs were inserted, and the ids of the jobs to insert.
   ///
-  /// A forced run makes a job of its own where the slot's was enqueued before and is queued no more. No index makes
-  /// correlation_id unique: the guard's advisory lock, taken in a statement before this one, does.
+  /// A forced run makes its own job if the slot's was enqueued before and is no longer queued. correlation_id is unique
+  /// without an index because of the guard's advisory lock, which an earlier statement took.
   package static func insert(into table: String) -> String {
     CatalogSQL.qualified(
       """
@@ -169,7 +169,7 @@ package enum DiscoveryStatements {
       """)
   }
 
-  /// Parameter: ids. Answers how many of them are a job's.
+  /// Parameter: ids. Answers how many of them have a job.
   static func count(in table: String) -> String {
     CatalogSQL.qualified(
       """

@@ -1,4 +1,4 @@
-// The sweeper enrollment-tokens-retention: agents' enrollment tokens are not kept for ever.
+// The sweeper enrollment-tokens-retention: deletes agents' ended enrollment tokens.
 
 import Reactor
 
@@ -8,14 +8,14 @@ extension SweeperDeclaration {
 }
 
 extension Sweeper {
-  /// A token ends when it is consumed, when it is revoked, or when it expires: whatever comes first.
+  /// A token ends when it is consumed, revoked, or expires, whichever comes first.
   static func enrollmentTokensRetention(_ settings: Settings) -> Sweeper {
     .retention(
       "enrollment-tokens-retention", of: "ended enrollment tokens", in: "agent_enrollment_tokens",
       retained: settings[.retainEnrollmentTokens],
       requires: [RequiredTable("agent_enrollment_tokens", "id", "expires_at", "consumed_at", "revoked_at")],
       ended: "least(expires_at, consumed_at, revoked_at) <= :cutoff",
-      // One that was consumed or revoked before its expiry is left to the pass.
+      // A full pass finds tokens consumed or revoked before their expiry.
       key: "expires_at", otherMoments: ["consumed_at", "revoked_at"], reaches: "expires_at <= :cutoff")
   }
 }

@@ -1,4 +1,4 @@
-// The sweeper gitops-observations-retention: finished observations of GitOps applications are not kept for ever.
+// The sweeper gitops-observations-retention: deletes observations of GitOps applications that finished long ago.
 
 import Reactor
 
@@ -8,7 +8,7 @@ extension SweeperDeclaration {
 }
 
 extension Sweeper {
-  /// An observation ends at terminal_at, in one of the states that nothing polls any more.
+  /// An observation ends at terminal_at, in a state that is no longer polled.
   static func gitopsObservationsRetention(_ settings: Settings) -> Sweeper {
     .retention(
       "gitops-observations-retention", of: "finished GitOps observations", in: "gitops_observations",

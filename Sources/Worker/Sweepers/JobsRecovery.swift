@@ -1,5 +1,5 @@
-// The sweeper jobs-recovery: a job whose claim ran out is given up, or put back in the queue, so often at the most. A
-// claim without expiry is left alone.
+// The sweeper jobs-recovery: gives up a job whose claim has run out, or requeues it up to the attempt limit. Skips a
+// claim without an expiry.
 
 import Reactor
 
@@ -16,7 +16,7 @@ extension Sweeper {
   static func jobsRecovery(_ settings: Settings) -> Sweeper {
     let requeues = settings[.jobsRecoveryAction] == .requeue
     let limit = requeues ? settings[.jobsRecoveryMaxAttempts] : nil
-    // The branch that is never taken gives the constants the column's type, which may be an enumeration.
+    // The branch that is never taken gives the constants the column's type, which may be an enum.
     let status =
       limit == nil ? "'queued'" : "CASE WHEN false THEN target.status WHEN :exhausted THEN 'failed' ELSE 'queued' END"
     return Sweeper(
@@ -33,7 +33,7 @@ extension Sweeper {
           due: "status = 'claimed' AND claim_expires_at < :cutoff",
           key: "claim_expires_at",
           age: settings[.jobsRecoveryGrace],
-          // The schema has no column for the number of attempts.
+          // The schema has no column for attempts.
           attemptLimit: limit.map { .init(count: $0, comesBack: "(status = 'queued') OR (status = 'claimed')") })),
       report: Report(
         severity: .warn, title: requeues ? "stuck jobs requeued" : "stuck jobs marked expired", countName: "flipped",
@@ -63,7 +63,7 @@ extension Setting where Value == Duration {
 }
 
 extension Setting where Value == Int? {
-  /// How often a job is requeued; nil: without limit.
+  /// How often a job is requeued; nil for no limit.
   static var jobsRecoveryMaxAttempts: Setting {
     var setting = Setting.orOff(
       .integer(
@@ -76,10 +76,10 @@ extension Setting where Value == Int? {
   }
 }
 
-/// What jobs-recovery does with a job whose agent's claim has run out. Agents claim queued jobs and claimed ones whose
-/// claim has run out, never expired ones.
+/// What jobs-recovery does with a job whose claim has run out. Agents claim queued jobs, and claimed ones whose claim
+/// has run out, but never expired ones.
 enum JobsRecoveryAction: String, CaseIterable, Sendable {
-  /// Takes it out of the queue for good: agents claim no expired job.
+  /// Takes it out of the queue for good.
   case expire
   /// Puts it back into the queue.
   case requeue

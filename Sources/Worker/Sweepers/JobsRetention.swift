@@ -1,4 +1,4 @@
-// The sweeper jobs-retention: finished jobs are not kept for ever. Those that a request refers to stay.
+// The sweeper jobs-retention: deletes jobs that finished long ago, except those that a request refers to.
 
 import Reactor
 

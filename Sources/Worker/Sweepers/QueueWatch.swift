@@ -1,5 +1,5 @@
-// The sweeper queue-watch: warns while queued jobs wait for too long, which is what a fleet of agents that is away, too
-// small or stuck looks like. It changes no rows.
+// The sweeper queue-watch: warns while queued jobs wait for too long, a sign that the agents are down, too few or
+// stuck. It changes no rows.
 
 import Coordination
 import Reactor
@@ -14,7 +14,7 @@ extension Sweeper {
     return Sweeper(
       name: "queue-watch",
       summary: "Warns while the oldest queued job of a type has waited for too long; changes no rows.",
-      // Often enough that an alert is late by half of what it waits for at the most.
+      // An alert is late by half of its waiting time at most.
       interval: alertAfter.map { min(.seconds(60), max(.seconds(1), $0 / 2)) },
       work: .watch(QueueWatch(alertAfter: alertAfter ?? .zero)),
       report: Report(
@@ -33,21 +33,21 @@ extension Setting where Value == Duration? {
 /// Reads how long queued jobs have waited.
 package struct QueueWatch: Sendable {
   static let table = "sync_jobs"
-  /// What is read of it.
+  /// Its columns.
   static let columns = ["status", "job_type", "created_at"]
-  /// The types of job that the schema knows.
+  /// The job types of the schema.
   static let jobTypes = ["sync", "discover", "verify", "delete", "patch", "read"]
-  /// The most types that are told apart: the schema has six.
+  /// The most types that are distinguished: the schema has six.
   fileprivate static let typeLimit = 16
 
   let alertAfter: Duration
 
-  /// Its columns that are read as moments.
+  /// The moment columns that it reads.
   static let moments = ["created_at"]
 
-  /// Parameter: how long a job may wait, in µs. Answers the type, the number of jobs that have waited for longer, and
-  /// for how many seconds the oldest has. The last column of each row, and of the only one where no job has waited,
-  /// says whether `moments` are what they were.
+  /// Parameter: the allowed wait in µs. Answers per type the number of jobs that have waited longer, and the seconds
+  /// that the oldest has waited; a single row without a type if there are none. The last column says whether `moments`
+  /// are unchanged.
   static func look(at table: String, _ moments: MomentColumns) -> String {
     CatalogSQL.qualified(
       """
@@ -69,9 +69,9 @@ package struct QueueWatch: Sendable {
     PostgresStatement(Self.look(at: table.quotedName, table.moments), ["\(alertAfter.nanoseconds / 1_000)"])
   }
 
-  /// Notes how long jobs have waited, and what of it is news.
+  /// Records how long jobs have waited, and what is news.
   ///
-  /// - Parameter progress: what the run before left.
+  /// - Parameter progress: the last run's progress.
   /// - Throws: `SweepRefusal`, or `PostgresError`.
   @EventLoop
   func run(
@@ -84,13 +84,13 @@ package struct QueueWatch: Sendable {
       tally.count.waits = alerts.update(found)
       tally.count.progress = alerts.text
     } catch {
-      // Perhaps the table is not what it was: the next run looks at it again.
+      // The table may have changed, so the next run surveys it again.
       memory.survey = nil
       throw error
     }
   }
 
-  /// How often a run looks at a table that is altered again and again.
+  /// How often a run retries on a table that keeps changing.
   private static let lookLimit = 3
 
   @EventLoop
@@ -119,7 +119,7 @@ package struct QueueWatch: Sendable {
     }
   }
 
-  /// A word as it is, and anything else, which no schema has, as "other": it becomes a label and part of a record.
+  /// A valid word unchanged; "other" for anything else, which no schema has. It becomes a label and part of a record.
   fileprivate static func jobType(_ text: String?) -> String {
     let isWord = text?.utf8.allSatisfy { (0x61...0x7a).contains($0) || $0 == 0x5f } ?? false
     guard let text, isWord, (1...32).contains(text.utf8.count) else { return "other" }
@@ -127,13 +127,13 @@ package struct QueueWatch: Sendable {
   }
 }
 
-/// Which types of job people have been warned of, as a pure struct. The schedule record keeps it for the next run.
+/// The job types that a warning was sent for, as a pure struct. The schedule record keeps it for the next run.
 struct QueueAlerts: Equatable, Sendable {
   private static let mark = "q:"
 
   private(set) var jobTypes: [String] = []
 
-  /// Reads a record's text. Words that no run wrote there are left out: each is told to people, and becomes a label.
+  /// Reads a record's text. Skips words that no run wrote: each would be notified and become a label.
   init(_ text: String? = nil) {
     guard let text, text.utf8.starts(with: Self.mark.utf8) else { return }
     for word in text.utf8.dropFirst(Self.mark.utf8.count).split(separator: UInt8(ascii: ",")) {
@@ -145,10 +145,10 @@ struct QueueAlerts: Equatable, Sendable {
     }
   }
 
-  /// Not empty, for that would leave the record as it is.
+  /// Never empty: an empty text leaves the record unchanged.
   var text: String { Self.mark + jobTypes.joined(separator: ",") }
 
-  /// Marks the waits that began, and adds those that are over.
+  /// Marks waits that began, and adds those that have ended.
   mutating func update(_ found: [QueueWait]) -> [QueueWait] {
     var waits: [QueueWait] = []
     for wait in found where !waits.contains(where: { $0.jobType == wait.jobType }) {

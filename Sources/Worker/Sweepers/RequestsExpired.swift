@@ -1,4 +1,4 @@
-// The sweeper requests-expired: a request expires that has been pending for longer than its workflow allows.
+// The sweeper requests-expired: expires a request pending for longer than its workflow allows.
 
 import Reactor
 
@@ -22,19 +22,19 @@ extension Sweeper {
         RowSweep(
           table: "access_requests",
           change: .update(set: "status = 'expired'"),
-          // In UTC, or days and months would be as long as the session's time zone has them. The year 9999 is given in
-          // seconds, which no setting of the session reads in another way.
+          // In UTC, so that days and months do not depend on the session's time zone. The year 9999 is in seconds,
+          // which no session setting affects.
           due: """
             status = 'pending' AND (timezone('UTC'::text,
               (timezone('UTC'::text, least(created_at, to_timestamp(253370764800))) + :request_ttl)) <= :cutoff)
             """,
           key: "created_at",
           age: .zero,
-          // A request cannot be due before it was made.
+          // A request cannot be due before its creation.
           index: .init(reaches: "status = 'pending' AND created_at <= :cutoff"),
           lookup: .init(
             placeholder: ":request_ttl",
-            // Within what can be added to any moment until the year 9999. A request without a workflow never expires.
+            // Limited so that any moment until 9999 plus it is valid. A request without a workflow never expires.
             value: "greatest(least(request_ttl, '1000 years'::interval), '0 seconds'::interval)",
             table: "workflow_definitions", key: "id", foreignKey: "workflow_id"),
           audit: audit)),

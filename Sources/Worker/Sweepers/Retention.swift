@@ -1,22 +1,22 @@
-// What the retention sweepers have in common: each deletes the rows of one table that ended long ago.
-// Invariant: a row that is not ended, or that a foreign key refers to, is never deleted.
+// The common part of the retention sweepers: each deletes rows of one table that ended long ago.
+// Invariant: a row that has not ended, or that a foreign key refers to, is never deleted.
 
 import Reactor
 
 extension Sweeper {
-  /// Between two runs. What is kept for days is not missed for an hour.
+  /// Between two runs. Rows kept for days can wait an hour.
   private static let retentionInterval = Duration.seconds(3_600)
-  /// How long after its time a row is deleted at the latest: what is kept for days is not missed for one.
+  /// The longest delay before a row is deleted: rows kept for days can wait one more.
   private static let retentionPass = Duration.seconds(24 * 3_600)
 
   /// - Parameters:
-  ///   - rows: what is deleted, in the event's words.
-  ///   - retained: how long after its end a row is kept; nil if the sweeper is off.
+  ///   - rows: the deleted rows, in the event's words.
+  ///   - retained: how long a row is kept after its end; nil if the sweeper is off.
   ///   - requires: what the schema may lack.
   ///   - ended: the condition of a row that ended before `:cutoff`.
   ///   - key: a column of type timestamptz by which rows are shown.
   ///   - otherMoments: the other columns that the condition compares with the cutoff.
-  ///   - reaches: what an index on it leads to; nil if that is every row that ended.
+  ///   - reaches: the part of `ended` that an index on `key` covers; nil if it is all.
   static func retention(
     _ name: String, of rows: String, in table: String, retained: Duration?, requires: [RequiredTable] = [],
     ended: String, key: String, otherMoments: [String] = [], reaches: String? = nil
@@ -39,10 +39,10 @@ extension Sweeper {
 }
 
 extension Setting where Value == Duration? {
-  /// The least time that rows are kept after their end.
+  /// The shortest retention after a row's end.
   private static var leastRetention: Duration { .seconds(24 * 3_600) }
 
-  /// How long ended rows are kept; nil if they are kept for ever.
+  /// How long ended rows are kept; nil if forever.
   static func retention(_ name: String, of rows: String, note: String = "") -> Setting {
     .orOff(
       .duration(

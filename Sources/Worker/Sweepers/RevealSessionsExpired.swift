@@ -1,4 +1,4 @@
-// The sweeper reveal-sessions-expired: when a user's time to look at values is over, no wrap shows them any more.
+// The sweeper reveal-sessions-expired: when a user's time to view values is over, expires the wraps that show them.
 
 import Reactor
 
@@ -41,7 +41,7 @@ extension Sweeper {
 }
 
 extension AuditNote {
-  /// As the api notes the end of a session that its user closes.
+  /// As the api records the end of a session that its user closes.
   fileprivate static let revealSessionEnded = AuditNote(action: "reveal.session.expired", resource: "reveal_session")
 }
 

@@ -1,4 +1,4 @@
-// The sweeper reveal-sessions-retention: closed reveal sessions are not kept for ever.
+// The sweeper reveal-sessions-retention: deletes reveal sessions closed long ago.
 
 import Reactor
 
@@ -8,8 +8,8 @@ extension SweeperDeclaration {
 }
 
 extension Sweeper {
-  /// A reveal session ends when it is closed, by its user or by reveal-sessions-expired. One that has run out and is
-  /// not closed still has wraps that can be read: it stays.
+  /// A reveal session ends when its user or reveal-sessions-expired closes it. One that has run out but is not closed
+  /// still has readable wraps: it stays.
   static func revealSessionsRetention(_ settings: Settings) -> Sweeper {
     .retention(
       "reveal-sessions-retention", of: "closed reveal sessions", in: "reveal_sessions",

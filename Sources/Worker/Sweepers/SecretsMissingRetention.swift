@@ -1,5 +1,5 @@
-// The sweeper secrets-missing-retention: secrets that are long gone leave the catalogue. Those that a project is bound
-// to stay.
+// The sweeper secrets-missing-retention: deletes secrets that have long been missing, except those that a project is
+// bound to.
 
 import Reactor
 
@@ -14,7 +14,7 @@ extension Sweeper {
     .retention(
       "secrets-missing-retention", of: "missing secrets", in: "secrets", retained: settings[.retainSecretsMissing],
       ended: "status = 'missing' AND greatest(last_seen_at, updated_at) <= :cutoff",
-      // last_seen_at has an index. Of one that was seen before, both lie before the cutoff.
+      // last_seen_at has an index. If a secret was seen, both columns are before the cutoff.
       key: "last_seen_at", otherMoments: ["updated_at"],
       reaches: "status = 'missing' AND last_seen_at <= :cutoff")
   }

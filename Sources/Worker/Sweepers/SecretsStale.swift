@@ -1,4 +1,4 @@
-// The sweeper secrets-stale: a secret that no discovery has seen for long is marked missing.
+// The sweeper secrets-stale: marks a secret that no discovery has seen for long as missing.
 
 import Reactor
 

@@ -1,4 +1,4 @@
-// The sweeper sessions-retention: users' sessions are not kept for ever, for they hold personal data.
+// The sweeper sessions-retention: deletes users' ended sessions, because they hold personal data.
 
 import Reactor
 
@@ -7,13 +7,13 @@ extension SweeperDeclaration {
 }
 
 extension Sweeper {
-  /// A session ends when it is revoked, when it expires, or when it has been idle for too long: whatever comes first.
+  /// A session ends when it is revoked, expires, or has been idle for too long, whichever comes first.
   static func sessionsRetention(_ settings: Settings) -> Sweeper {
     .retention(
       "sessions-retention", of: "ended sessions", in: "sessions", retained: settings[.retainSessions],
       requires: [RequiredTable("sessions", "id", "expires_at", "idle_expires_at", "revoked_at")],
       ended: "least(expires_at, idle_expires_at, revoked_at) <= :cutoff",
-      // One that was revoked or idle before its expiry is left to the pass.
+      // A full pass finds sessions revoked or idle before their expiry.
       key: "expires_at", otherMoments: ["idle_expires_at", "revoked_at"], reaches: "expires_at <= :cutoff")
   }
 }

@@ -1,27 +1,27 @@
-// What a sweeper is: a name, an interval, what it does to which rows, and what it reports. No plumbing: connections,
-// locks, retries and metrics belong to the scheduler, which runs what is declared here.
+// What a sweeper is: a name, an interval, what it does to which rows, and what it reports. No plumbing: the scheduler,
+// which runs these declarations, owns connections, locks, retries and metrics.
 
 import Reactor
 
-/// One housekeeping duty of the worker.
+/// One housekeeping task of the worker.
 package struct Sweeper: Sendable {
-  /// As it appears in the lock's key, the metrics' `task` label, and the logs.
+  /// Its name in the lock's key, the metrics' `task` label, and the logs.
   package let name: String
   /// What it does, in one sentence.
   let summary: String
   /// Between two slots; nil if the sweeper is off.
   package let interval: Duration?
-  /// What the schema must have, or the sweeper is off until it has. Empty if that is in every schema.
+  /// What the schema must have; without it the sweeper is off. Empty if every schema has it.
   var requires: [RequiredTable] = []
   package let work: Work
   let report: Report
 
   package enum Work: Sendable {
-    /// Changes due rows of a table, by physical ranges.
+    /// Changes due rows of a table, by page ranges.
     case rows(RowSweep)
-    /// Inserts one discover job a target.
+    /// Inserts one discover job per target.
     case discovery(Discovery)
-    /// Claims provider connections that are due, and inserts a discover job for each.
+    /// Claims due provider connections, and inserts a discover job for each.
     case connections(ConnectionDiscovery)
     /// Reads how long queued jobs have waited.
     case watch(QueueWatch)
@@ -29,22 +29,22 @@ package struct Sweeper: Sendable {
 
   /// The texts of the event that follows a run.
   struct Report: Sendable {
-    /// When any row changed.
+    /// If any row changed.
     let severity: Event.Severity
     let title: String
-    /// What the count of changed rows is called in the event's metadata.
+    /// The name of the changed rows' count in the event's metadata.
     let countName: String
-    /// The same of linked rows, where the sweeper has any.
+    /// The same for linked rows, if the sweeper has any.
     var linkedCountName: String?
-    /// Whether the cutoff is told as the event's detail.
+    /// Whether the event's detail is the cutoff.
     var showsCutoff = false
-    /// The event's detail where it is the same after every run.
+    /// The event's detail if it is the same after every run.
     var detail = ""
-    /// What is told of rows that had been changed as often as they may.
+    /// The report about rows that have reached the attempt limit.
     var exhausted: Exhausted?
     let failureTitle: String
 
-    /// The texts of the event, and what the count of such rows is called.
+    /// The event's texts, and the name of the count.
     struct Exhausted: Sendable {
       let title: String
       let countName: String
@@ -53,7 +53,7 @@ package struct Sweeper: Sendable {
   }
 }
 
-/// A table that a sweeper uses, and the columns of it that it uses.
+/// A table and its columns that a sweeper uses.
 struct RequiredTable: Sendable {
   let name: String
   let columns: [String]
@@ -68,47 +68,47 @@ struct RequiredTable: Sendable {
   }
 }
 
-/// Rows of one table that are due by a condition, and what becomes of them.
+/// A sweep of the rows of one table that meet a condition.
 ///
-/// In its conditions, `:cutoff` stands for the run's cutoff: PostgreSQL's clock at the run's beginning, less `age`.
+/// In conditions, `:cutoff` is the run's cutoff: PostgreSQL's clock at the run's start minus `age`.
 package struct RowSweep: Sendable {
   enum Change: Sendable {
     case delete
-    /// The SET list, in which `:cutoff` stands for the cutoff, too.
+    /// The SET list, in which `:cutoff` is the cutoff too.
     case update(set: String)
   }
 
   package let table: String
   let change: Change
-  /// The condition of a due row, written as `CatalogSQL` wants it. It is checked again on every row that is written. It
-  /// must not fail for any values: a row that it fails for would keep the others from being found.
+  /// The condition of a due row, in the form that `CatalogSQL` requires. Checked again on every row written. It must
+  /// not fail for any values: one failing row would hide all others.
   let due: String
-  /// The column, of type timestamptz, that says since when a row is due.
+  /// The timestamptz column that says since when a row is due.
   package let key: String
-  /// The other columns of the table, of type timestamptz, that its conditions compare with a moment or its change sets
-  /// to one. Of a column that is not named, a statement may only ask whether it is null.
+  /// The table's other timestamptz columns that conditions compare with a moment or that the change sets to one.
+  /// Columns that are not listed may only be tested for null.
   var otherMoments: [String] = []
-  /// How far the cutoff lies before now.
+  /// How far the cutoff is before now.
   let age: Duration
-  /// Finds due rows without a look at the whole table.
+  /// Finds due rows without reading the whole table.
   var index: Index?
   /// Rows of a second table that change with a due row.
   package var linked: LinkedRows?
   /// A value of another table that `due` uses.
   var lookup: Lookup?
-  /// Whether a row that a foreign key of any table refers to stays, whatever that key does on delete.
+  /// Whether a row that any table's foreign key refers to stays, whatever that key's ON DELETE action.
   var leavesReferenced = false
-  /// What the audit trail says of each changed row, in the same transaction.
+  /// The audit line for each changed row, in the same transaction.
   var audit: AuditNote?
-  /// How often the same row is changed, where it may become due again.
+  /// How often the same row is changed, if it can become due again.
   var attemptLimit: AttemptLimit?
-  /// Whether PostgreSQL is asked if anything is due before Redis is asked for the lock: that saves most of an idle slot
-  /// where the interval is a few seconds. An index has to lead to the oldest due row.
+  /// Whether to ask PostgreSQL if anything is due before taking the lock in Redis. At an interval of a few seconds this
+  /// saves most of an idle slot. Requires an index that finds the oldest due row.
   package var probesFirst = false
-  /// How large a share of the table may look due for a run to change anything.
+  /// The share of the table that may look due; above it a run changes nothing.
   var shareLimit: ShareLimit?
 
-  /// Whether a due row's key lies before the cutoff in any case, so that an index of all rows leads to it.
+  /// Whether a due row's key is always before the cutoff, so that an index of all rows finds it.
   var isDueByKey: Bool {
     KeyIndexes.parts(of: due).contains { $0 == "\(key)<:cutoff" || $0 == "\(key)<=:cutoff" }
   }
@@ -118,75 +118,75 @@ package struct RowSweep: Sendable {
 
   var deletes: Bool { if case .delete = change { true } else { false } }
 
-  /// What it does to the table's rows, as triggers see it.
+  /// What it does to the table's rows, in triggers' terms.
   var event: TableSurvey.Event { deletes ? .delete : .update }
 
-  /// The index on `key` that due rows are found by, the newest first.
+  /// The index on `key` by which due rows are found, newest first.
   struct Index: Sendable {
-    /// A condition that the index serves: it leads to all due rows that the index has.
+    /// A condition that the index serves: it covers all due rows in the index.
     let reaches: String
-    /// How long after it became due a row that the index lacks is changed at the latest: the whole table is read often
-    /// enough for that. Nil if the index has every due row.
+    /// The longest time until a due row that the index lacks is changed: full passes read the whole table often enough
+    /// for that. Nil if the index has every due row.
     var fullPassWithin: Duration?
-    /// Whether that is early enough for every row, so that without such an index, too, not each run reads the table.
+    /// Whether that suffices for every row, so that even without such an index not every run reads the table.
     var passesSuffice = false
   }
 
   /// One value of one row of another table, for each swept row.
   struct Lookup: Sendable {
-    /// Stands for the value in `due`, such as ":request_ttl".
+    /// The value's placeholder in `due`, such as ":request_ttl".
     let placeholder: String
     /// An expression over the other table's columns.
     let value: String
     let table: String
-    /// Its unique column, and the swept table's column that has the same value.
+    /// Its unique column, and the swept table's column that refers to it.
     let key: String
     let foreignKey: String
   }
 
-  /// A row that becomes due again and again is changed so often only. Then it is changed once more, into something else
-  /// by `:exhausted` in the SET list. The schedule record keeps the counts, of some hundred rows at the most.
+  /// Limits how often a row that keeps becoming due is changed. Then it is changed once more, into what `:exhausted` in
+  /// the SET list says. The schedule record keeps the counts of some hundred rows at most.
   struct AttemptLimit: Sendable {
     let count: Int
-    /// The condition of a row that may become due again.
+    /// The condition of a row that can become due again.
     let comesBack: String
   }
 
-  /// The other tables that its statements name.
+  /// The other tables that its statements use.
   var otherTables: [String] { (lookup.map { [$0.table] } ?? []) + (audit == nil ? [] : [AuditNote.table]) }
 }
 
-/// A line of the audit trail about one changed row, in the form of the api's own lines.
+/// An audit line about one changed row, in the form of the api's own.
 struct AuditNote: Sendable {
   static let table = "audit_events"
   /// The columns that are written; the others have defaults.
   static let columns = ["actor", "action", "resource", "status", "correlation_id", "metadata"]
-  /// What a schema must have for it.
+  /// What it requires of the schema.
   static let requirement = RequiredTable(table, columns)
 
   let action: String
-  /// What the row is called: the resource is this, a colon, and the row's id.
+  /// The prefix of the resource, followed by a colon and the row's id.
   let resource: String
   var status = "success"
-  /// Its metadata, as SQL that knows the row's id as changed.id.
+  /// Its metadata, in SQL where changed.id is the row's id.
   var metadata = "'{}'::jsonb"
 }
 
-/// Rows of a second table to which the due rows of a sweep refer, and what becomes of them.
+/// Rows of a second table that due rows of a sweep refer to, and how they change.
 ///
 /// Both changes are one transaction. A due row changes only if none of its linked rows is still due then, so no
-/// committed row has one: where another session holds a linked row locked, its due row waits for the next run.
+/// committed row has one: if another session has locked a linked row, its due row is left to the next run.
 package struct LinkedRows: Sendable {
   package let table: String
-  /// The column of the swept table that has the ids of the linked rows: an array.
+  /// The swept table's column with an array of the linked rows' ids.
   let references: String
-  /// The column that these are the values of.
+  /// The column that those ids refer to.
   let id: String
   /// The SET list.
   let set: String
-  /// The condition of a linked row that changes, written as `CatalogSQL` wants it.
+  /// The condition of a linked row that changes, in the form for `CatalogSQL`.
   let due: String
-  /// The column, of type timestamptz, that the condition compares with the cutoff. It is the only one that is read or
-  /// written as a moment.
+  /// The timestamptz column that the condition compares with the cutoff: the only one that is read or written as a
+  /// moment.
   package let key: String
 }

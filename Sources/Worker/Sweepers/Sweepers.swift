@@ -1,13 +1,13 @@
-// The sweepers that a worker has, in one list. A new one is its file and a line here.
+// The list of the worker's sweepers. A new one is its file and a line here.
 
-/// What a sweeper's file declares: its settings, and the sweeper that follows from them.
+/// What a sweeper's file declares: its settings, and the sweeper made from them.
 struct SweeperDeclaration: Sendable {
-  /// Turns the sweeper on and off: nil is off.
+  /// Turns the sweeper on; nil is off.
   let interval: Setting<Duration?>
-  /// The other settings, in the order in which they are shown.
+  /// The other settings, in display order.
   var settings: [SettingRow] = []
   let sweeper: @Sendable (Settings) -> Sweeper
-  /// Why it is off though it has an interval, by the name of the setting.
+  /// Why it is off despite its interval, by the name of the setting.
   var absence = ""
 }
 
@@ -33,7 +33,7 @@ package enum Sweepers {
     .gitopsObservationsRetention,
   ]
 
-  /// Those that the settings leave on.
+  /// Those that are on.
   package static func all(_ settings: Settings) -> [Sweeper] {
     declared(settings).filter { $0.interval != nil }
   }
@@ -62,7 +62,7 @@ package enum Sweepers {
 }
 
 extension SettingRow {
-  /// The sweepers' settings, in the order in which they are shown.
+  /// The sweepers' settings, in display order.
   static let sweepers: [SettingRow] =
     [
       Setting.allowRowSecurity.row, Setting.auditEvents.row, Setting.pace.row, Setting.maximumRowsPerRun.row,

@@ -1,4 +1,4 @@
-// The sweeper wraps-expired: values in flight do not outlive their expiry.
+// The sweeper wraps-expired: deletes wrapped values that have expired.
 
 import Reactor
 
@@ -21,7 +21,7 @@ extension Sweeper {
           due: "expires_at <= :cutoff",
           key: "expires_at",
           age: .zero,
-          // No index has the consumed ones' expiry.
+          // No index covers consumed wraps.
           index: .init(
             reaches: "consumed_at IS NULL AND expires_at <= :cutoff",
             fullPassWithin: settings[.wrapsFullSweep]))),
