@@ -16,10 +16,10 @@ struct DiscoverTarget: Equatable, Sendable {
 
 /// The discovery targets, in the given order.
 struct DiscoverTargets: Equatable, Sendable {
-  /// The maximum number: one statement enqueues all of them. The longest variable has room for fewer.
+  /// The maximum number: one statement enqueues all of them. The longest possible variable holds fewer.
   static let countLimit = 3_000
 
-  /// A JSON array of objects with the keys of `TargetField`: as given, unless it was written differently.
+  /// A JSON array of objects with the keys of `TargetField`: as given, unless rewritten.
   private(set) var document = "[]"
   /// The target at each index of the document.
   private(set) var targets: [DiscoverTarget] = []
@@ -44,7 +44,7 @@ struct DiscoverTargets: Equatable, Sendable {
 }
 
 extension DiscoverTargets {
-  /// Each target as its own document, cut out of the whole: a target that PostgreSQL does not accept must not affect
+  /// Each target as its own document, cut out of the whole, so that a target that PostgreSQL rejects does not affect
   /// others.
   var single: [DiscoverTargets] {
     zip(JSONSlice(document).elements, targets).map { DiscoverTargets(document: "[\($0.text)]", targets: [$1]) }
@@ -89,10 +89,10 @@ private struct CheckedTargets {
   private var rewritten: [String] = []
   private var isRewritten = false
 
-  /// The targets with each field once and under its own name; nil if they were given so.
+  /// The targets with each field once, under its own name; nil if given in that form.
   var document: String? { isRewritten ? "[" + rewritten.joined(separator: ",") + "]" : nil }
 
-  /// The first warnings, and the number of others.
+  /// The first warnings, and the number of the rest.
   var briefWarnings: [String] {
     let more = warnings.count - Self.warningLimit
     return more > 0 ? warnings.prefix(Self.warningLimit) + ["and \(more) more of this kind"] : warnings

@@ -1,5 +1,5 @@
-// A setting's text as given in a variable or a file, without what surrounds it by mistake. Pure but for reading the
-// file. Invariant: a fault repeats no text and no path. Used by Setting and Settings.
+// A setting's text as given in a variable or a file, without accidental surroundings. Pure except for reading the file.
+// Invariant: a fault repeats no text and no path. Used by Setting and Settings.
 
 import Reactor
 
@@ -13,7 +13,7 @@ extension SettingRow {
   /// The variables that can give the value.
   var variables: [String] { [name] + (fileVariable.map { [$0] } ?? []) }
 
-  /// The systemd credential with the text, as systemd names the files of a directory that is loaded as `worker`; nil if
+  /// The systemd credential with the text, named as systemd names the files of a directory loaded as `worker`; nil if
   /// the setting is not a secret.
   var credential: String? { isSecret ? "worker_" + name : nil }
 
@@ -25,7 +25,7 @@ extension SettingRow {
     case fault(ConfigurationFault)
   }
 
-  /// Reads the variable, or the file that the other variable names, or the credential in systemd's directory. An empty
+  /// Reads the variable, the file that the other variable names, or the credential in systemd's directory. An empty
   /// variable counts as unset.
   func given(in environment: [String: String]) -> Given {
     let text = environment[name].flatMap { $0.isEmpty ? nil : $0 }
@@ -45,7 +45,7 @@ extension SettingRow {
     return content(of: path, from: fileVariable)
   }
 
-  /// The path of the credential; nil if there is none. systemd sets CREDENTIALS_DIRECTORY where a unit has any.
+  /// The path of the credential; nil if there is none. systemd sets CREDENTIALS_DIRECTORY if a unit has any.
   private func credentialPath(in environment: [String: String]) -> String? {
     guard let credential, let directory = environment["CREDENTIALS_DIRECTORY"], !directory.isEmpty else { return nil }
     let path = "\(directory)/\(credential)"
@@ -74,7 +74,7 @@ extension SettingRow {
 
 /// Removes what editors and shells add to a file.
 enum FileText {
-  /// Without a leading byte order mark and trailing line ends, which are never part of a credential.
+  /// Strips a leading byte order mark and trailing line ends, which are never part of a credential.
   static func content(of bytes: [UInt8]) -> ArraySlice<UInt8> {
     var content = bytes[...]
     if content.starts(with: [0xEF, 0xBB, 0xBF]) { content = content.dropFirst(3) }
@@ -82,13 +82,13 @@ enum FileText {
     return content
   }
 
-  /// Whether a file begins with a byte order mark of UTF-16, in either byte order. Windows shells write such files.
+  /// Whether a file begins with a UTF-16 byte order mark of either byte order. Windows shells write such files.
   static func isUTF16(_ bytes: [UInt8]) -> Bool {
     bytes.starts(with: [0xFF, 0xFE]) || bytes.starts(with: [0xFE, 0xFF])
   }
 }
 
-/// Detects what surrounds a text by mistake.
+/// Detects accidental characters around a text.
 enum GivenText {
   /// Completes "must be …, but".
   static let quotedText = """
@@ -107,7 +107,7 @@ enum GivenText {
     return first.properties.isWhitespace || last.properties.isWhitespace || first == "\u{FEFF}"
   }
 
-  /// The rules that a text breaks: first what surrounds it by mistake, otherwise what its parser says.
+  /// The rules that a text breaks: first those about its surroundings, otherwise those of its parser.
   static func cause(of text: String, refusedAs rules: [String]) -> [String] {
     if hasQuotationMark(text) { return ["must be a bare value, but \(quotedText)"] }
     if hasWhitespaceAround(text) {

@@ -1,4 +1,4 @@
-// Settings of the existing worker that this one has no use for. They are accepted, so that a deployment can keep them.
+// Settings of the existing worker that this one does not use. They are accepted so that a deployment can keep them.
 
 /// Whether this is a developer's machine. Nothing depends on it.
 enum DeploymentEnvironment: String, CaseIterable, Sendable {

@@ -1,4 +1,4 @@
-// Finds the known name that a misspelt one was meant to be. Pure; used for unknown variables and options.
+// Finds the known name that a misspelt one was meant to be. Pure. Used for unknown variables and options.
 
 /// Finds the nearest of some names by edit distance.
 enum NearestName {

@@ -3,17 +3,17 @@
 
 import Reactor
 
-/// How PostgreSQL shows a worker's session between runs: by the Redis namespace, so that workers with different ones
-/// can be told from each other.
+/// The name of a worker's sessions between runs: it has the Redis namespace, so that workers with different ones can be
+/// told apart.
 enum WorkerSession {
-  /// PostgreSQL cuts names after so many bytes.
+  /// PostgreSQL truncates names to this length.
   private static let limit = 63
   static let prefix = "\(Version.program) "
 
   static func name(namespace: String) -> String {
     var bytes: [UInt8] = []
     for byte in (prefix + namespace).utf8.prefix(limit) {
-      // Others are shown in different ways by different versions.
+      // Different PostgreSQL versions show other bytes differently.
       bytes.append((0x20...0x7E).contains(byte) ? byte : UInt8(ascii: "_"))
     }
     return String(decoding: bytes, as: UTF8.self)
@@ -50,7 +50,7 @@ extension Setting where Value == PostgresConfiguration {
 }
 
 extension Setting where Value == Int {
-  // PostgreSQL itself allows no more than 262,143 connections.
+  // PostgreSQL itself allows at most 262,143 connections.
   static var databaseMaxConnections: Setting {
     .inheritedInteger(
       "DATABASE_MAX_CONNS", default: 10, upTo: 262_143,

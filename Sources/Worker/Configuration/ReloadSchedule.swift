@@ -2,24 +2,24 @@
 
 import Reactor
 
-/// When SIGHUP has the settings read again:
+/// How SIGHUP has the settings read again:
 ///
 ///                  booted                  signal: read
 ///     booting ──────────────▶ waiting ─────────────────────▶ waiting, not before a second has passed
 ///        │ signal                ▲
 ///        └─ is remembered ───────┘ booted: read
 ///
-/// Invariants: each signal is followed by a read that begins after it, several by one; there is no more than one read a
-/// second, and none while the worker boots or drains.
+/// Invariants: each signal is followed by a read that begins after it, and several can share one; there is at most one
+/// read per second, and none while the worker boots or drains.
 struct ReloadSchedule: Sendable {
-  /// How long after a read the next one may begin.
+  /// The shortest time between two reads.
   static let leastPause = Duration.seconds(1)
 
   enum Step: Equatable {
-    /// Read the settings now; this takes what was asked for until here.
+    /// Read the settings now, for all requests so far.
     case read
     case wait(until: MonotonicInstant)
-    /// Nothing until a signal comes.
+    /// Wait for a signal.
     case idle
   }
 
@@ -41,22 +41,22 @@ struct ReloadSchedule: Sendable {
   }
 }
 
-/// When a server that refuses the login has its URL read again.
+/// When a refused login causes a server's URL to be read again.
 ///
-/// Invariants: there is no more than one read a second of an outage, and each outcome but a change is told once in it.
+/// Invariants: at most one read per second of an outage; each outcome but a change is reported once in it.
 struct LoginRenewal: Sendable {
-  /// How long after a read the next one may begin: the pause between two attempts to connect is 2 s at most.
+  /// The shortest time between two reads. Attempts to connect are at most 2 s apart.
   static let leastPause = Duration.seconds(1)
 
-  /// What a read brought.
+  /// The outcome of a read.
   enum Outcome: Equatable, Sendable {
     /// The URL has another user or password.
     case changed
-    /// It has the same ones; whether it comes from a file, which can change.
+    /// The login is the same. A file, unlike the environment, can still change.
     case same(isFromFile: Bool)
-    /// It leads to another server, which is used from the next start on. This one is not shown its login.
+    /// It names another server, which takes effect at the next start. The current one is not sent its login.
     case elsewhere
-    /// It cannot be read, or is invalid, and why.
+    /// It cannot be read or is invalid; why.
     case invalid(String)
   }
 
@@ -70,13 +70,13 @@ struct LoginRenewal: Sendable {
     return true
   }
 
-  /// The URL was read. Returns whether people are to be told.
+  /// The URL was read. Returns whether to report the outcome.
   mutating func read(_ outcome: Outcome) -> Bool {
     if outcome == .changed || outcome == .same(isFromFile: false) { return outcome == .changed }
     defer { told = outcome }
     return outcome != told
   }
 
-  /// The server is ready: what it refuses from now on is another outage.
+  /// The server is ready: a later refusal is a new outage.
   mutating func recovered() { (notBefore, told) = (nil, nil) }
 }

@@ -1,5 +1,5 @@
-// Reads the settings again while the worker runs, and says what came of it. Invariants: a fault leaves all as it was;
-// no line has a secret. The loop around ReloadSchedule and LoginRenewal; the service puts changes into effect.
+// Reads the settings again while the worker runs, and reports the result. Invariants: a fault leaves all unchanged; no
+// line has a secret. The loop around ReloadSchedule and LoginRenewal; the service applies changes.
 
 import Logging
 import Reactor
@@ -14,7 +14,7 @@ final class Reloader {
   }
 
   private(set) var settings: Settings
-  /// Puts a change into effect, also an empty one: certificates are read again. Throws if it cannot be.
+  /// Applies a change, even an empty one: certificates are read again. Throws if it cannot be applied.
   var apply: (@EventLoop (SettingsChange) throws(ConfigurationFaults) -> Void)?
   private let readEnvironment: @Sendable () -> [String: String]
   private let manager: ManagerReport
@@ -43,7 +43,7 @@ final class Reloader {
     wakeUp.fire()
   }
 
-  /// Reads the settings again whenever that was requested, until it is cancelled. Called once the worker has booted.
+  /// Reads the settings again on each request, until cancelled. Called once the worker has booted.
   func run() async {
     schedule.booted()
     do {
@@ -99,7 +99,7 @@ final class Reloader {
     if change.applied.isEmpty, change.deferred.isEmpty { logger.info("reloaded: no setting has changed") }
   }
 
-  /// A setting's value as it may be shown to anyone: of a server's URL what is in effect.
+  /// A setting's value without secrets; for a server's URL, the one in effect.
   private static func shown(_ row: SettingRow, _ settings: Settings, _ environment: [String: String]) -> String {
     switch row.name {
     case Setting.databaseURL.name: return settings[.databaseURL].redactedURL
@@ -112,12 +112,12 @@ final class Reloader {
 
   // MARK: - Logins
 
-  /// PostgreSQL refused user or password. Returns its URL with others, if it has others now.
+  /// PostgreSQL refused the login. Returns its URL with a new one, if there is one.
   func postgresLogin() -> PostgresConfiguration? {
     renewed(.databaseURL, of: .postgres) { $0.hasSameServers(as: $1) ? $0.withLogin(of: $1) : nil }
   }
 
-  /// Redis refused user or password. Returns its URL with others, if it has others now.
+  /// Redis refused the login. Returns its URL with a new one, if there is one.
   func redisLogin() -> RedisConfiguration? {
     renewed(.redisURL, of: .redis) { $0.hasSameServers(as: $1) ? $0.withLogin(of: $1) : nil }
   }
@@ -133,7 +133,7 @@ final class Reloader {
     let environment = readEnvironment()
     let row = setting.row
     do throws(ConfigurationFaults) {
-      // Faults in other settings' lines must not keep a new password out.
+      // Faults in other settings' lines must not block a new password.
       let file = SettingsFile(mergedInto: environment, rows: [row], checksOtherLines: false)
       guard let new = withLogin(old, try Settings.load(file, rows: [row]).settings[setting]) else {
         tell(.elsewhere, of: server, row.name)

@@ -40,7 +40,7 @@ struct Setting<Value: Sendable>: Sendable {
   var requiredValue: RequiredValue?
   /// The boolean setting without which the text is not validated.
   var onlyWith: String?
-  /// Whether a quoted text is accepted as it is, with a warning. The existing worker accepts every value so.
+  /// Whether a quoted text is accepted unchanged, with a warning, as the existing worker does for every value.
   var keepsQuotationMarks = false
   let read: @Sendable (String) -> Reading<Value>
 
@@ -75,7 +75,7 @@ struct Setting<Value: Sendable>: Sendable {
   }
 
   private func checked(_ given: String) -> Reading<Value> {
-    // The replacement character stands for invalid UTF-8. Silently repaired, a password would be another one.
+    // The replacement character stands for invalid UTF-8. Silent repair would make it another password.
     for scalar in given.unicodeScalars where scalar == "\u{FFFD}" { return .mustBe("UTF-8 text") }
     let isQuoted = GivenText.hasQuotationMark(given)
     switch read(given) {

@@ -1,5 +1,5 @@
-// Digests of settings, by which replicas compare what they were given without telling it. Pure.
-// Invariant: a setting that may hold a credential has no digest, so nothing of it can be guessed from one.
+// Digests of settings, by which replicas compare their configurations without revealing them. Pure.
+// Invariant: a setting that may hold a credential has no digest, so none can be guessed from one.
 
 import Coordination
 import Reactor
@@ -9,10 +9,10 @@ enum SettingDigest {
   /// Hexadecimal digits of each.
   static let length = 4
 
-  /// The settings that are each replica's own. They have a digest for the sake of the others' places, always the same.
+  /// Settings that differ per replica by design. Their digest is constant, to keep the positions of the others.
   static let ofOneReplica = [Setting.localAddress.name, Setting.smtpHelo.name]
 
-  /// Two texts that mean the same duration have the same digest; of other values the text counts.
+  /// Durations and booleans are compared by value, all others by their text.
   static func text(of slot: any Sendable, of name: String, given: String) -> String {
     let value =
       switch slot {
@@ -27,7 +27,7 @@ enum SettingDigest {
     return String(repeating: "0", count: length - digits.utf8.count) + digits
   }
 
-  /// The settings that have a digest, in the order of a process's digests.
+  /// The settings that have a digest, in the order of the digests.
   static let names = SettingRow.all.filter { !$0.isSecret }.map(\.name)
 
   /// The settings whose digests differ; nil if the two lists are of different tables.
@@ -36,7 +36,7 @@ enum SettingDigest {
     guard one.count == names.count * length, one.count == other.count else { return nil }
     return names.indices.filter { index in
       let range = index * length..<(index + 1) * length
-      // Earlier versions have digests of these, too.
+      // Earlier versions have digests of these too.
       return one[range] != other[range] && !ofOneReplica.contains(names[index])
     }.map { names[$0] }
   }

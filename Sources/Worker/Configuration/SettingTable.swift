@@ -1,5 +1,5 @@
-// The table of all settings, in the order in which they are shown. A setting is declared beside what it configures;
-// a test looks for those that have no row here.
+// The table of all settings, in display order. A setting is declared beside what it configures; a test finds those
+// without a row here.
 
 extension SettingRow {
   /// The complete table.

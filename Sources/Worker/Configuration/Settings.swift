@@ -7,8 +7,8 @@ package struct Settings: Sendable {
   static let prefix = "SB_WORKER_"
 
   private var values: [String: any Sendable]
-  /// Four hexadecimal digits for each setting that holds no credential, in the order of the table: replicas compare
-  /// their settings by them.
+  /// Four hexadecimal digits for each setting without a credential, in the table's order. Replicas compare their
+  /// settings by them.
   private(set) var digest: String
 
   /// The value of a setting. Its row must have been loaded.
@@ -19,9 +19,9 @@ package struct Settings: Sendable {
     return slot.value
   }
 
-  /// Reads an environment that is without fault.
+  /// Reads an environment that has no faults.
   ///
-  /// - Throws: all that is wrong with it.
+  /// - Throws: all faults in it.
   package init(environment: [String: String]) throws {
     self = try Self.load(environment: environment).settings
   }
@@ -49,7 +49,7 @@ package struct Settings: Sendable {
     try load(SettingsFile(mergedInto: environment, rows: rows), rows: rows)
   }
 
-  /// The same of a settings file that has been read.
+  /// The same for a settings file that has been read.
   static func load(
     _ file: SettingsFile, rows: [SettingRow] = SettingRow.all
   ) throws(ConfigurationFaults) -> (settings: Settings, warnings: [ConfigurationWarning]) {
@@ -115,7 +115,7 @@ package struct Settings: Sendable {
     return faults
   }
 
-  /// Without the other setting's value this one would do nothing, and nobody would notice.
+  /// A setting that has no effect without another one's value would go unnoticed.
   private static func missingValue(
     for row: SettingRow, in environment: [String: String], rows: [SettingRow]
   ) -> ConfigurationFault? {
@@ -152,7 +152,7 @@ package struct Settings: Sendable {
 // MARK: - Changes
 
 extension Settings {
-  /// The names of the settings whose values differ, of these.
+  /// The names of these settings whose values differ.
   func differences(from other: Settings, among rows: [SettingRow]) -> [String] {
     rows.map(\.name).filter { name in
       guard let slot = values[name] as? any ComparableSlot, let value = other.values[name] else { return true }
@@ -160,7 +160,7 @@ extension Settings {
     }
   }
 
-  /// Takes over the value of a setting.
+  /// Copies a setting's value.
   mutating func take(_ name: String, from other: Settings) {
     values[name] = other.values[name]
     guard let index = SettingDigest.names.firstIndex(of: name) else { return }
@@ -190,7 +190,7 @@ extension SettingRow {
 
 /// A fault of the configuration.
 struct ConfigurationFault: Equatable, Sendable {
-  /// The longest value that is repeated to the operator, in characters.
+  /// The longest value that is shown to the operator, in characters.
   private static let givenLimit = 100
 
   let variable: String

@@ -1,11 +1,11 @@
-// What a reload changes: of the settings that were read, which take effect now, and which at the next start. Pure.
-// Invariant: what takes effect at the next start keeps its value until then.
+// What a reload changes: which settings take effect now, and which at the next start. Pure.
+// Invariant: a setting that takes effect at the next start keeps its value until then.
 
 import Reactor
 
 extension SettingRow {
-  /// The settings that take effect in a process that runs. Of the servers' URLs, users and
-  /// passwords do, unless other servers are named: they are not shown the login of those.
+  /// The settings that take effect in a running process. Of a server's URL only user and password do, unless it names
+  /// another server: the current one is not sent the other's login.
   static let reloadable =
     [Setting.logLevel.row] + notifications.filter { $0.name != Setting.outageAfter.name } + sweepers
 }

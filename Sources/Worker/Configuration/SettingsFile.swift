@@ -1,6 +1,6 @@
-// The settings file: settings in the form of an environment, which can change while the process runs, as its own
-// environment cannot. Invariant: a fault names the line, and repeats nothing of it but the name of a setting. Read by
-// Settings, at the start and at each reload.
+// The settings file: settings in the form of an environment. Unlike the environment, it can change while the process
+// runs. Invariant: a fault names the line, and repeats nothing of it except a setting's name. Read by Settings, at
+// startup and at each reload.
 
 import Reactor
 
@@ -16,9 +16,9 @@ extension Setting where Value == String? {
 /// An environment, and what the settings file adds to it.
 struct SettingsFile {
   static let variable = Setting.settingsFile.name
-  /// After so many faults the rest is not read: it is another kind of file.
+  /// After this many faults the rest is not read: it is another kind of file.
   private static let faultLimit = 20
-  /// What is needed before the file is read.
+  /// Variables needed before the file is read.
   private static let ofEnvironment = [variable, "SB_WORKER_SANDBOX"]
 
   /// The environment with the file's settings.
@@ -32,8 +32,8 @@ struct SettingsFile {
   /// Reads the file that `environment` names, if any.
   ///
   /// - Parameters:
-  ///   - rows: the settings that are taken from it; others in it are left out.
-  ///   - checksOtherLines: whether lines that set none of them can be faults.
+  ///   - rows: the settings that are read from it; others are skipped.
+  ///   - checksOtherLines: whether lines without one of them can be faults.
   init(
     mergedInto environment: [String: String], rows: [SettingRow] = SettingRow.all, checksOtherLines: Bool = true
   ) {

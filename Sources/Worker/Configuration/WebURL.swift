@@ -16,7 +16,7 @@ enum WebURL {
     return isHostAndPort(authority) ? nil : "a URL with a host, and a port from 1 to 65535 if any"
   }
 
-  /// The same URL, with %40 for each @ in the user and the password: libcurl, unlike Go, requires that.
+  /// The same URL with %40 for each @ in the user and the password, which libcurl, unlike Go, requires.
   static func normal(_ text: String) -> String {
     let bytes = Array(text.utf8)
     guard let scheme = text.utf8.firstIndex(of: UInt8(ascii: ":")) else { return text }
@@ -30,7 +30,7 @@ enum WebURL {
     return String(decoding: normal + bytes[last...], as: UTF8.self)
   }
 
-  /// Scheme, host and port of a valid URL: user, password, path and query can be secrets.
+  /// Scheme, host and port of a valid URL: everything else can be secret.
   static func redacted(_ text: String) -> String {
     let bytes = Array(text.utf8)
     guard let colon = bytes.firstIndex(of: UInt8(ascii: ":")), colon + 3 <= bytes.count else { return "" }

@@ -1,6 +1,6 @@
-// How a batch gets its right to write, as a pure state machine: which step comes next, from the lease, the sample of
+// How a batch is authorized to write, as a pure state machine: the next step follows from the lease, the sample of
 // PostgreSQL's clock, and the verdicts so far. Driven by GuardedSession, and by the simulator in virtual time.
-// Invariant: what is sent carries a deadline that lies before the lease's end on PostgreSQL's clock.
+// Invariant: each batch carries a deadline that is before the lease's end on PostgreSQL's clock.
 
 import Reactor
 
@@ -18,19 +18,19 @@ package struct BatchGuard: Sendable {
   package enum Action: Equatable, Sendable {
     /// Read PostgreSQL's clock.
     case sample
-    /// Send the batch: nothing is written from `deadline` on, in µs of PostgreSQL's clock.
+    /// Send the batch: no writes from `deadline` on, in µs of PostgreSQL's clock.
     case send(deadline: Int64)
-    /// End the session of an earlier run that holds the advisory lock: then `evicted`.
+    /// Terminate the earlier run's session that holds the advisory lock: then `evicted`.
     case evict
-    /// Give it this long to go: then `paused`.
+    /// Give it this long to end: then `paused`.
     case pause(Duration)
     case stop(RunInterruption)
   }
 
-  /// How old a sample of PostgreSQL's clock may be: what clocks drift apart in this time is taken off the lease.
+  /// The maximum age of a sample of PostgreSQL's clock. The lease is shortened by the clocks' drift in this time.
   package static let sampleLimit = Duration.seconds(60)
 
-  /// How long a session that was told to end is given, from one try to the next.
+  /// How long each try waits for a terminated session to end.
   package static let evictionPauses: [Duration] = [.milliseconds(20), .milliseconds(80), .milliseconds(200)]
 
   private enum Phase: Equatable, Sendable { case checking, contended, evicted }
@@ -40,7 +40,7 @@ package struct BatchGuard: Sendable {
 
   package init() {}
 
-  /// What to do now. `lease` keeps the deadline that goes with its present grant.
+  /// The next action. `lease` keeps the deadline that belongs to its current grant.
   package func next(at now: MonotonicInstant, lease: inout Lease, sample: ClockSample?, isDraining: Bool) -> Action {
     if isDraining { return .stop(.drained) }
     guard lease.isHeld(at: now) else { return .stop(.leaseLost) }
@@ -53,7 +53,7 @@ package struct BatchGuard: Sendable {
     }
   }
 
-  /// Another session holds the advisory lock, while the lock in Redis is ours.
+  /// Another session holds the advisory lock, although the lock in Redis is ours.
   package mutating func contended() {
     phase = .contended
   }

@@ -1,11 +1,11 @@
 // A server's clock as this process knows it: one reading, and the monotonic instant at which it arrived.
-// Invariant: `earliest` never runs ahead of the server's clock, for the reading was made before it arrived.
+// Invariant: `earliest` is never ahead of the server's clock, because the reading was made before it arrived.
 
 import Reactor
 
-/// One reading of a server's clock, in units since 1970 that the owner names (Redis: ms, PostgreSQL: µs).
+/// One reading of a server's clock since 1970, in the owner's unit (Redis: ms, PostgreSQL: µs).
 package struct ClockSample: Sendable {
-  /// By how much two clocks may drift apart while both are slewed, in parts of a million: adjtimex(2) slews one by 500.
+  /// The maximum drift between two clocks that are being slewed, in parts per million: adjtimex(2) slews one by 500.
   package static let driftPartsPerMillion: Int64 = 1_000
 
   package let reading: Int64
@@ -18,12 +18,12 @@ package struct ClockSample: Sendable {
     self.unitsPerSecond = unitsPerSecond
   }
 
-  /// The server's clock at `instant`, as far as this sample tells: early by the answer's way here.
+  /// The server's clock at `instant`, estimated: it is early by the latency of the answer.
   package func estimate(at instant: MonotonicInstant) -> Int64 {
     reading + units(of: elapsedNanoseconds(at: instant))
   }
 
-  /// What the server's clock shows at `instant` at the least: early by what both clocks may have drifted, too.
+  /// A lower bound for the server's clock at `instant`: also early by what both clocks may have drifted.
   package func earliest(at instant: MonotonicInstant) -> Int64 {
     let elapsed = elapsedNanoseconds(at: instant)
     return reading + units(of: elapsed - elapsed / 1_000_000 * Self.driftPartsPerMillion)

@@ -1,10 +1,10 @@
-// The scripts that Redis runs: the whole agreement between replicas about one sweeper.
-// Invariants: Redis's clock (TIME) decides what is due; an epoch never falls back; a lock is renewed and deleted by its
-// own token only; whatever arrives after its not-after changes nothing. Called by Coordinator.
+// The scripts that Redis runs: how the replicas coordinate each sweeper.
+// Invariants: Redis's clock (TIME) decides what is due; an epoch never decreases; only a lock's own token renews or
+// deletes it; a call that arrives after its not-after changes nothing. Called by Coordinator.
 
 import Reactor
 
-/// Two keys a sweeper, both in one cluster slot (the lock's key is the record's hash tag), and its history:
+/// Two keys per sweeper, both in one hash slot (the lock's key is the record's hash tag), and its history:
 ///
 ///     <namespace>:lock:worker:sweeper:<name>              the lock: a random token, with its expiry
 ///     <namespace>:schedule:{<lock key>}                   a hash, the schedule record:
@@ -13,16 +13,16 @@ import Reactor
 ///         slot         start of the last slot that was completed, ms
 ///         started      when the last run began, ms
 ///         completed    epoch of the last run that was completed
-///         not_before   nobody takes the lock earlier, ms (set where the record was created)
+///         not_before   no lock is granted earlier, ms (set when the record is created)
 ///         next_try     after a failure: not due earlier, ms; never beyond the slot after it
-///         failures     runs that failed in a row
-///         origin       a random value of the record's creation: it tells this record from another Redis' one
+///         failures     consecutive failures
+///         origin       a random value from the record's creation: it identifies the record's Redis
 ///         paused       set by an operator: nothing is due (empty, 0 and false: not paused). It begins with "until=", a
-///                      time in ms and a space where it ends by itself
-///         paused_in    origin of the lost record that the pause was brought from
-///         pause_told   when people were last told of the pause, ms; empty: not yet
-///         notice_for, notice   token of the take that was answered to tell people of a pause, and of what
-///         stop         lock token of a run that is to stop after its batch
+///                      time in ms and a space, if it expires
+///         paused_in    origin of the lost record that had the pause
+///         pause_told   when the pause was last notified, ms; empty: not yet
+///         notice_for, notice   token of the take whose replica notifies of a pause, and the notice
+///         stop         lock token of a run that has to stop after its batch
 ///         outcome, rows, duration   of the last completed run
 ///         found, skipped, refused   rows of that run that were due, left locked, and refused
 ///         error        the class of its failure
@@ -30,44 +30,43 @@ import Reactor
 ///         succeeded    when a run last succeeded, ms
 ///         replica      which replica began the last run
 ///         rows_so_far  how many rows that run had changed at its last renewal; empty: none yet
-///         replicas     who attends the sweeper: for each replica "name seen interval version settings;", times in ms
-///         progress     how far the sweep got, in its own words
-///         failing_since   when the first of the failures in a row was completed, ms
-///         alerts, alerted_at   how often people were told of these failures, and when last, ms
+///         replicas     those that attend the sweeper, each as "name seen interval version settings;", times in ms
+///         progress     how far the sweep got, in its own format
+///         failing_since   when the first of the consecutive failures ended, ms
+///         alerts, alerted_at   how often these failures were notified, and when last, ms
 ///         trigger      an operator's request for one run: its id, a time in ms; empty: none
 ///         trigger_until, trigger_accepts   when it expires if no run has begun, ms; 1: the run accepts any share
 ///         trigger_run, trigger_epoch   the trigger that a run began for, and that run
 ///         triggered    the last trigger whose run ended: "id epoch outcome found rows duration replica error"
 ///         newest_trigger   id of the newest trigger of any sweeper: a replica that learns of it asks for all sweepers
-///         verdict, verdict_for, verdict_runs   what the last completion was answered: it answers the same again
-///     <namespace>:history:{<lock key>}                    a list, newest first, one line a run
+///         verdict, verdict_for, verdict_runs   the answer to the last completion, repeated if sent again
+///     <namespace>:history:{<lock key>}                    a list, newest first, one line per run
 package enum CoordinationScripts {
-  /// Lines of history kept a sweeper.
+  /// History lines per sweeper.
   package static let historyLimit = 200
 
-  /// For how long a replica that asked counts as one that attends the sweeper, in ms; for two intervals if that is
-  /// longer.
+  /// How long a replica counts as attending the sweeper after it asked, in ms; two intervals if that is longer.
   package static let presenceMilliseconds = 600_000
 
   /// The most replicas that a record lists.
   package static let replicaLimit = 50
 
-  /// A run that was asked for at boot is not due if the last one began less than this before, in ms.
+  /// A run requested at boot is not due if the last one began less than this ago, in ms.
   package static let runOnStartQuietMilliseconds = 60_000
 
-  /// The longest lease that a worker can be set to, in ms.
+  /// The longest lease that can be configured, in ms.
   package static let longestLeaseMilliseconds = 300_000
 
-  /// The most bytes of a pause's text that a replica remembers.
+  /// The most bytes of a pause's text that a replica keeps.
   package static let pauseLimit = 200
 
-  /// While a sweeper keeps failing: how long after each alert the next one comes, the last gap for all that follow.
+  /// The intervals between alerts while a sweeper keeps failing. The last one repeats.
   package static let reminderGapsMilliseconds = [5, 15, 30, 60].map { $0 * 60_000 }
 
-  /// Before Redis 5 a script that has read the clock may write only where its effects are replicated, not its text.
+  /// Before Redis 5, a script that has read the clock may write only if it replicates its effects.
   static let replicatingEffects = "if redis.replicate_commands then redis.replicate_commands() end\n"
 
-  /// How a script begins that reads the clock, as `now` in ms, and writes.
+  /// Begins a script that reads the clock, as `now` in ms, and writes.
   static let beginning =
     replicatingEffects + """
       local time = redis.call('TIME')
@@ -75,13 +74,12 @@ package enum CoordinationScripts {
 
       """
 
-  /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), what the
-  /// asker remembers of a pause: the origin of the record that it was in (empty: of none), its text; its name, and what
-  /// it says of itself: interval, version, settings.
-  /// Answers {kind, now, …}, see `Coordinator.take`; but for "late" the last four numbers are how many replicas
-  /// attend the sweeper, when a run last succeeded (0: never), a `PauseNotice`, and the newest trigger's id (0: none),
-  /// and the last text is the record's origin.
-  /// Asked again with the same token it answers the same.
+  /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), the pause
+  /// that the replica remembers: the origin of its record (empty: none) and its text; the replica's name, and what it
+  /// reports: interval, version, settings. Answers {kind, now, …}, see `Coordinator.take`. Except for "late", the last
+  /// four numbers are how many replicas attend the sweeper, when a run last succeeded (0: never), a `PauseNotice`, and
+  /// the newest trigger's id (0: none), and the last text is the record's origin. A repeated call with the same token
+  /// has the same answer.
   package static let take = RedisScript(
     beginning
       + """
@@ -241,7 +239,7 @@ package enum CoordinationScripts {
       .replacingFirst("LONGEST_LEASE", with: "\(longestLeaseMilliseconds)"))
 
   /// KEYS lock, record. ARGV token, lease, not-after (ms), how many rows the run has changed so far. Answers {1, now}
-  /// where renewed, {2, now} where the run is also to stop after its batch, {0, now} where the lock is not ours.
+  /// if renewed, {2, now} if the run also has to stop after its batch, {0, now} if the lock is not ours.
   package static let renew = RedisScript(
     beginning + """
       if now > tonumber(ARGV[3]) or redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
@@ -251,7 +249,7 @@ package enum CoordinationScripts {
       return {record[2] == ARGV[1] and 2 or 1, now}
       """)
 
-  /// KEYS lock. ARGV token. Deletes the lock where it is the token's.
+  /// KEYS lock. ARGV token. Deletes the lock if the token holds it.
   package static let release = RedisScript(
     beginning + """
       if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0, now} end
@@ -260,11 +258,11 @@ package enum CoordinationScripts {
       """)
 
   /// KEYS lock, record, history. ARGV token, epoch, lease (ms), slot (ms), outcome (success, failure, drained), delay
-  /// until the next try (ms), rows, duration (ms), replica, progress (empty: as it is), interval (ms),
-  /// whether it says nothing of the sweeper's health (1), rows found, skipped and refused, and the class of the failure
-  /// (empty: none). Idempotent by epoch: sent twice it changes nothing more.
-  /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), failures in a row}; the
-  /// verdict is a `AlertDecision.Kind`, so that of all replicas the one whose run it was tells people, and no other.
+  /// until the next try (ms), rows, duration (ms), replica, progress (empty: unchanged), interval (ms), whether it says
+  /// nothing about the sweeper's health (1), rows found, skipped and refused, and the failure's class (empty: none).
+  /// Idempotent by epoch.
+  /// Answers {superseded, now} or {done, now, verdict, how long it has been failing (ms), consecutive failures}; the
+  /// verdict is an `AlertDecision.Kind`, so that only the replica whose run it was notifies.
   package static let complete = RedisScript(
     beginning
       + """
@@ -336,11 +334,11 @@ package enum CoordinationScripts {
       """.replacingFirst("HISTORY_LAST", with: "\(historyLimit - 1)")
       .replacingFirst("REMINDER_GAPS", with: reminderGapsMilliseconds.map(String.init).joined(separator: ", ")))
 
-  /// The name of no sweeper: its lock, record and history are the keys of the health check.
+  /// Not a sweeper's name: its lock, record and history are the keys of the health check.
   package static let healthName = "health"
 
-  /// KEYS lock, record, history. ARGV token. Does with keys of its own whatever the other scripts do, and leaves none.
-  /// Answers an array, as they do: to Redis' limits on a client's output a number is nothing, and an array is 16 kB.
+  /// KEYS lock, record, history. ARGV token. Does what the other scripts do, on keys of its own, and deletes them.
+  /// Answers an array, as they do: a number does not count towards Redis's limits on client output; an array is 16 kB.
   private static let health = RedisScript(
     replicatingEffects + """
       redis.call('TIME')
@@ -358,13 +356,13 @@ package enum CoordinationScripts {
       return {'well', 1}
       """)
 
-  /// What Redis has to do for the sweepers to work, as one script: that it answers does not say that it takes writes.
+  /// Checks all that the sweepers need of Redis in one script: an answer alone does not show that it takes writes.
   package static func healthCheck(namespace: String) -> RedisHealthCheck {
     let keys = keys(namespace: namespace, sweeper: healthName)
     return RedisHealthCheck(script: health, keys: [keys.lock, keys.record, keys.history], arguments: ["health"])
   }
 
-  /// The same in a sweeper's cluster slot.
+  /// The same in a sweeper's hash slot.
   package static func healthCheck(namespace: String, inSlotOf sweeper: String) -> RedisHealthCheck {
     let tag = "{\(keys(namespace: namespace, sweeper: sweeper).lock)}"
     return RedisHealthCheck(

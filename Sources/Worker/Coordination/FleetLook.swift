@@ -1,12 +1,12 @@
-// What a command reads in Redis of the whole fleet: one script for the locks and records of all sweepers.
-// Invariant: nothing is changed, and only what the worker's own scripts use is used, so their rights suffice.
+// What a command reads in Redis about the whole fleet: one script for all sweepers' locks and records.
+// Invariant: it changes nothing, and uses only commands that the worker's scripts use, so their rights suffice.
 
 import Reactor
 
 extension CoordinationScripts {
   /// KEYS lock and record of each sweeper. ARGV the record's fields. Answers Redis's time in ms, and for each sweeper
-  /// the lock's value (empty: free), how long it lasts in ms (-1: without expiry) and the fields' values. A key of
-  /// another type is answered with its error.
+  /// the lock's value (empty: free), its TTL in ms (-1: no expiry) and the fields' values. For a key of another type it
+  /// answers the error.
   package static let look = RedisScript(
     """
     local time = redis.call('TIME')
@@ -21,8 +21,8 @@ extension CoordinationScripts {
 
   /// KEYS the lock of `writeTrialName`. Answers an error if Redis takes no writes.
   ///
-  /// XX sets only a key that exists, and this one does not: nothing is changed, and a server that is full, read-only or
-  /// cannot save its data refuses it as any other write.
+  /// XX sets only an existing key, and this one does not exist: nothing changes, but a server that is full, read-only
+  /// or cannot save its data refuses it like any other write.
   package static let writeTrial = RedisScript(
     replicatingEffects + """
       if redis.call('GET', KEYS[1]) then return {'well'} end
@@ -31,7 +31,7 @@ extension CoordinationScripts {
       return {'well'}
       """)
 
-  /// The name of no sweeper: its lock is never set.
+  /// Not a sweeper's name: its lock is never set.
   package static let writeTrialName = "write-trial"
 }
 
@@ -47,7 +47,7 @@ package struct SweeperRecord: Sendable {
     package let settings: String
   }
 
-  /// What is read of the record, as `CoordinationScripts` describes it.
+  /// The record's fields to read, as `CoordinationScripts` describes them.
   package static let fields = [
     "epoch", "token", "slot", "started", "not_before", "next_try", "failures", "paused", "failing_since", "outcome",
     "rows", "found", "skipped", "refused", "error", "duration", "ended", "by", "succeeded", "replica", "rows_so_far",
@@ -57,9 +57,9 @@ package struct SweeperRecord: Sendable {
   package let sweeper: String
   /// The lock's value; nil if it is free.
   package let lock: String?
-  /// How long the lock lasts unless it is renewed; nil if it has no expiry.
+  /// The lock's remaining time unless it is renewed; nil if it has no expiry.
   package let lockRemaining: Int64?
-  /// Why a key cannot be read: it is of another type.
+  /// Why a key cannot be read: it has another type.
   package let fault: String?
   private let values: [String: String]
 
@@ -83,25 +83,25 @@ package struct SweeperRecord: Sendable {
     lockRemaining = remaining >= 0 ? remaining : nil
   }
 
-  /// A field that is a text; nil if it is missing or empty.
+  /// A text field; nil if it is missing or empty.
   package func text(_ field: String) -> String? {
     guard let text = values[field], !text.isEmpty else { return nil }
     return text
   }
 
-  /// A field that is a number.
+  /// A numeric field.
   package func number(_ field: String) -> Int64? { text(field).flatMap { PlausibleNumber.read($0) } }
 
-  /// Whether the lock is that of the last run that began.
+  /// Whether the last run that began holds the lock.
   package var isRunning: Bool { lock != nil && lock == text("token") }
 
-  /// What an operator wrote when the sweeper was paused; nil if it is not paused.
+  /// The operator's text for the pause; nil if the sweeper is not paused.
   package var pause: String? {
     guard let text = text("paused"), text != "0", text.lowercased() != "false" else { return nil }
     return text
   }
 
-  /// Whether a trigger waits for a replica.
+  /// Whether a trigger is waiting for a replica.
   package func isTriggered(at now: Int64) -> Bool {
     guard let trigger = text("trigger"), trigger != text("trigger_run") else { return false }
     return now < number("trigger_until") ?? 0
@@ -123,12 +123,12 @@ package struct SweeperRecord: Sendable {
     return replicas.sorted { $0.name < $1.name }
   }
 
-  /// The interval that a replica asked with last; nil if none attends.
+  /// The interval of the replica that asked last; nil if none attends.
   package var intervalMilliseconds: Int64? {
     replicas.max { $0.seenAt < $1.seenAt }?.intervalMilliseconds
   }
 
-  /// When the next run is due, as a take would have it; a time that has passed if one is due.
+  /// When the next run is due, by a take's rules; in the past if one is due.
   ///
   /// - Parameter interval: in ms.
   package func due(interval: Int64, at now: Int64) -> Int64 {
@@ -140,18 +140,18 @@ package struct SweeperRecord: Sendable {
   }
 }
 
-/// Numbers that the scripts write. Lua's are exact so far, and no sum or time of two of them overflows: what somebody
-/// else wrote into a record stops no process.
+/// Numbers that the scripts write. Lua represents them exactly, and no sum of two overflows, even as a time, so a
+/// record that somebody else wrote cannot stop a process.
 package enum PlausibleNumber {
   package static let range: ClosedRange<Int64> = -(1 << 53)...(1 << 53)
 
-  /// The number; nil if it is none, or not plausible.
+  /// The number; nil if it is not a plausible one.
   package static func read(_ text: some StringProtocol) -> Int64? {
     guard let number = Int64(text), range.contains(number) else { return nil }
     return number
   }
 
-  /// The number in an answer; nil if it is none, or not plausible.
+  /// The number in an answer; nil if it is not a plausible one.
   package static func read(_ value: RedisValue) -> Int64? {
     value.integer.flatMap { range.contains($0) ? $0 : nil }
   }

@@ -1,15 +1,15 @@
-// What the status page shows of the whole fleet, as one script: the locks, records and last runs of all sweepers.
-// Invariant: it writes nothing, and its answer is bounded whatever the keys hold.
+// What the status page shows of the whole fleet, as one script: all sweepers' locks, records and last runs.
+// Invariant: it writes nothing, and the size of its answer is bounded whatever the keys hold.
 
 import Reactor
 
 extension CoordinationScripts {
-  /// How many of a sweeper's last runs are answered.
+  /// The most last runs answered per sweeper.
   package static let overviewRuns = 60
 
   /// KEYS lock, record and history of each sweeper. ARGV the record's fields. Answers as `look`, and for each sweeper
-  /// also its last runs, the newest first, as "finished outcome rows duration;", times in ms: of none where the user
-  /// may not read them. Values are cut to 512 bytes, the list of replicas to 32 KiB.
+  /// also its last runs, newest first, as "finished outcome rows duration;", times in ms; no runs if the user may not
+  /// read them. Values are cut to 512 bytes, the list of replicas to 32 KiB.
   package static let overview = RedisScript(
     """
     local time = redis.call('TIME')
@@ -52,7 +52,7 @@ extension CoordinationScripts {
 /// One sweeper and its last runs, at one moment.
 package struct SweeperOverview: Sendable {
   package let record: SweeperRecord
-  /// The oldest first.
+  /// Oldest first.
   package let runs: [RunMark]
 
   /// - Parameter answer: the script's answer for this sweeper.
@@ -67,7 +67,7 @@ package struct SweeperOverview: Sendable {
 package struct RunMark: Equatable, Sendable {
   package enum Outcome: String, Sendable {
     case success, failure
-    /// Given back before its end.
+    /// Given back before it ended.
     case drained
   }
 
@@ -84,7 +84,7 @@ package struct RunMark: Equatable, Sendable {
     self.durationMilliseconds = durationMilliseconds
   }
 
-  /// The runs of a script's answer, the oldest first. What no worker wrote is left out.
+  /// The runs in a script's answer, oldest first. Skips what no worker wrote.
   static func runs(_ text: String) -> [RunMark] {
     var runs: [RunMark] = []
     for line in text.split(separator: ";") {

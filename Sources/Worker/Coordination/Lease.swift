@@ -1,5 +1,5 @@
-// The lease of one run, as a pure state machine: when to renew it, and when it must be taken for lost.
-// Invariant: `stopAt` never lies later than the margin before the moment at which Redis may let the lock expire.
+// The lease of one run, as a pure state machine: when to renew it, and when to consider it lost.
+// Invariant: `stopAt` is at least the margin before the moment at which Redis may let the lock expire.
 
 import Reactor
 
@@ -14,19 +14,19 @@ import Reactor
 ///                  └──── now ≥ deadline - margin ─▶ lost
 ///
 /// The deadline is local and monotonic: the moment before the last successful take or renewal was **sent**, plus the
-/// lease. An error of Redis is not a loss; passing the deadline less the margin is one, answer or not.
+/// lease. A Redis error does not lose the lease; passing the deadline minus the margin does, answer or not.
 package struct Lease: Sendable {
   /// What the holder has to do now.
   package enum Action: Equatable {
     /// Nothing until this instant.
     case wait(until: MonotonicInstant)
-    /// Send a renewal, and tell its outcome by `renewed(sentAt:)`, `unanswered(at:)` or `refused()`.
+    /// Send a renewal, and report its outcome by `renewed(sentAt:)`, `unanswered(at:)` or `refused()`.
     case renew
     /// The lease is lost: stop the run, write nothing more.
     case stop
   }
 
-  /// How soon a renewal is repeated that brought no answer.
+  /// The delay before an unanswered renewal is retried.
   package static let retryDelay = Duration.milliseconds(250)
 
   package let duration: Duration
@@ -34,7 +34,7 @@ package struct Lease: Sendable {
   package private(set) var deadline: MonotonicInstant
   private var nextRenewal: MonotonicInstant
   private var isRefused = false
-  /// Where nothing is written any more on PostgreSQL's clock, in µs, as first computed for the present grant.
+  /// When writes must stop on PostgreSQL's clock, in µs, as first computed for the current grant.
   private var serverDeadline = Int64.max
 
   /// A lease just taken by a command that was sent at `sentAt`.
@@ -45,12 +45,12 @@ package struct Lease: Sendable {
     nextRenewal = sentAt.advanced(by: duration / 3)
   }
 
-  /// The larger of half a second and a tenth of the lease.
+  /// The longer of half a second and a tenth of the lease.
   package static func margin(of duration: Duration) -> Duration {
     max(.milliseconds(500), duration / 10)
   }
 
-  /// From here on nothing may be written.
+  /// No writes from this instant on.
   package var stopAt: MonotonicInstant {
     deadline.advanced(by: .zero - margin)
   }
@@ -64,18 +64,18 @@ package struct Lease: Sendable {
     return nextRenewal <= now ? .renew : .wait(until: min(nextRenewal, stopAt))
   }
 
-  /// `stopAt` on the clock that was sampled.
+  /// `stopAt` on the sampled clock.
   ///
-  /// For one grant it never moves to a later time: a machine that was suspended meanwhile, its monotonic clock with it,
-  /// takes a later sample for a gain of time.
+  /// It never moves later within one grant: if the machine's monotonic clock stops during a suspend, a later sample
+  /// would appear to gain time.
   package mutating func deadline(on sample: ClockSample) -> Int64 {
     serverDeadline = min(serverDeadline, sample.earliest(at: stopAt))
     return serverDeadline
   }
 
-  /// A renewal that was sent at `sentAt` was granted.
+  /// Redis granted the renewal sent at `sentAt`.
   package mutating func renewed(sentAt: MonotonicInstant) {
-    // Answers in disorder: an older one must not shorten what a newer one granted.
+    // Answers can arrive out of order: an older one must not shorten a newer grant.
     if sentAt.advanced(by: duration) > deadline {
       deadline = sentAt.advanced(by: duration)
       serverDeadline = .max
@@ -83,12 +83,12 @@ package struct Lease: Sendable {
     nextRenewal = max(nextRenewal, sentAt.advanced(by: duration / 3))
   }
 
-  /// A renewal brought no answer, or an error: nothing is known, so nothing changes but the time of the next one.
+  /// A renewal had no answer, or an error: its outcome is unknown, so only the time of the next one changes.
   package mutating func unanswered(at now: MonotonicInstant) {
     nextRenewal = now.advanced(by: Self.retryDelay)
   }
 
-  /// Redis says that the lock is another one's.
+  /// Redis says that another token holds the lock.
   package mutating func refused() {
     isRefused = true
   }

@@ -1,20 +1,20 @@
-// How an operator pauses and resumes a sweeper in Redis, as scripts. What a take makes of a pause is in
-// CoordinationScripts. Invariant: they write only what the worker's own scripts write, so their rights suffice.
+// Scripts by which an operator pauses and resumes a sweeper. How a take handles a pause is in CoordinationScripts.
+// Invariant: they write only what the worker's own scripts write, so their rights suffice.
 
 import Reactor
 
 extension CoordinationScripts {
-  /// The lock's value while a sweeper is paused: it keeps out workers of the other kind, which know no pauses.
+  /// The lock's value while a sweeper is paused: it excludes the existing worker, which does not know pauses.
   package static let pauseToken = "paused"
 
-  /// For how long a pause holds the lock before a replica has seen it, in ms.
+  /// How long a pause holds the lock until a replica sees it, in ms.
   private static let firstHoldMilliseconds = 3_600_000
 
-  /// While a sweeper is paused, people are reminded after this time, in ms.
+  /// The interval between reminders of a pause, in ms.
   package static let pauseReminderMilliseconds = 24 * 3_600_000
 
-  /// KEYS lock, record. ARGV the pause's text, for how long in ms (0: until it is resumed), whether a run under way is
-  /// to stop after its batch (1). Answers {running or paused, now, the text as written}.
+  /// KEYS lock, record. ARGV the pause's text, its duration in ms (0: until resumed), whether a current run has to stop
+  /// after its batch (1). Answers {running or paused, now, the text as written}.
   package static let pause = RedisScript(
     beginning
       + """
@@ -29,9 +29,9 @@ extension CoordinationScripts {
       """.replacingFirst("PAUSE_TOKEN", with: pauseToken)
       .replacingFirst("FIRST_HOLD", with: "\(firstHoldMilliseconds)"))
 
-  /// KEYS lock, record. Answers {resumed or running, now, the pause that was lifted (empty: there was none)}.
+  /// KEYS lock, record. Answers {resumed or running, now, the pause that was lifted (empty: none)}.
   ///
-  /// The field stays, with 0: no replica that remembers the pause writes it again.
+  /// The field remains, as 0, so no replica that remembers the pause restores it.
   package static let resume = RedisScript(
     beginning
       + """

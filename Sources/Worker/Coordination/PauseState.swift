@@ -1,4 +1,4 @@
-// When a replica logs a sweeper's pause, as a pure state machine: its beginning, every hour that it lasts, its end.
+// When a replica logs a sweeper's pause, as a pure state machine: its beginning, once an hour, and its end.
 // Invariant: each change is reported once, however often Redis is asked. Driven by SweeperLoop.
 
 import Reactor
@@ -16,7 +16,7 @@ package struct PauseState: Sendable {
     case ended(after: Duration)
   }
 
-  /// How often a pause that lasts is reported.
+  /// How often a continuing pause is reported.
   package static let reminderInterval = Duration.seconds(3_600)
 
   private enum State: Equatable, Sendable {

@@ -1,4 +1,4 @@
-// The one model of a run: the run itself, its result, how Redis is told of it, and what its slot counts as. Values.
+// The model of a run: the run itself, its result, its completion in Redis, and the outcome of its slot. Values.
 // Invariant: nothing here decides or waits. Shared by the state machine, the loops, `run --once` and the simulator.
 
 import Reactor
@@ -10,19 +10,19 @@ package struct Run: Equatable, Sendable {
   /// The slot that this run is for, and the one after it: starts in ms of Redis's clock.
   package var slot: Int64
   package var nextSlot: Int64
-  /// Whether an operator started it, whatever is due.
+  /// Whether an operator started it even if nothing is due.
   package var isForced: Bool
-  /// Whether an operator accepts that it changes more than the sweeper's maximum share of rows.
+  /// Whether an operator allows it to change more than the sweeper's maximum share of rows.
   package var acceptsAnyShare: Bool
-  /// How many runs failed in a row before this one.
+  /// Consecutive failures before this run.
   package var failures: Int
-  /// A random value that was made with the schedule record. The record of another Redis has another origin.
+  /// A random value created with the schedule record. Another Redis's record has another origin.
   package var origin: String
-  /// How far earlier runs got, in the sweep's own words; nil if none left any.
+  /// How far earlier runs got, in the sweep's own format; nil if there is none.
   package var progress: String?
   /// The value of the lock.
   package let token: String
-  /// The moment before the take was sent: the lease counts from it.
+  /// The moment before the take was sent: the start of the lease.
   package var takenAt: MonotonicInstant
 
   package init(
@@ -45,30 +45,30 @@ package struct Run: Equatable, Sendable {
 /// What a run found and changed.
 package struct SweepCount: Equatable, Sendable {
   package var changed: Int
-  /// Of these, rows that had been changed as often as they may, and became something else.
+  /// Of these, rows that had reached the attempt limit, and became something else.
   package var exhausted = 0
-  /// Rows of a second table that were changed with them.
+  /// Rows of a second table that changed with them.
   package var linked = 0
-  /// What was due and left: rows that others held locked, targets whose equal job is still queued.
+  /// What was due but not done: rows that others had locked, targets whose equal job is still queued.
   package var skipped: Int
   /// Rows whose change was refused, and why.
   package var refused = 0
   package var refusals: [RowRefusal] = []
   /// Rows that stayed due although their change succeeded.
   package var kept = 0
-  /// Whether a brake ended the run before all that was due was done.
+  /// Whether a brake ended the run before everything due was done.
   package var isPartial = false
-  /// Whether others had locked all that was due, so that the run did nothing.
+  /// Whether others had locked everything due, so that the run did nothing.
   package var isLocked: Bool
   /// The run's cutoff on PostgreSQL's clock, in µs since 1970, for the event.
   package var cutoffMicroseconds: Int64?
-  /// How far the sweep got, for the next run, in the sweep's own words; nil leaves the record's as it is.
+  /// How far the sweep got, for the next run, in the sweep's own format; nil leaves the record unchanged.
   package var progress: String?
 
-  /// Which jobs have waited for too long, where that is what was looked for.
+  /// Jobs that have waited for too long, by type, if the sweeper watches.
   package var waits: [QueueWait] = []
 
-  /// What was found and is not to be changed: jobs that have waited for too long.
+  /// What was found but is left unchanged: jobs that have waited for too long.
   package var seen: Int { waits.reduce(0) { $0 + $1.jobs } }
 
   package var found: Int { changed + skipped + refused + kept + seen }
@@ -87,7 +87,7 @@ package enum RowRefusal: Equatable, Sendable, CustomStringConvertible {
   case sqlState(String, on: String? = nil)
   /// A trigger reset the session's settings, which contain the batch's guard.
   case settingsReset
-  /// A trigger on this table, the audit trail, discarded the line about the change.
+  /// A trigger on this table, the audit trail, discarded the change's line.
   case discardedLines(String)
 
   package var description: String {
@@ -127,11 +127,11 @@ package struct QueueWait: Equatable, Sendable {
 /// Why a run failed, in words for operators.
 package struct RunFailure: Equatable, Sendable {
   package let reason: String
-  /// Another try before the next slot cannot help.
+  /// A retry before the next slot cannot help.
   package let isPermanent: Bool
-  /// PostgreSQL could not be reached. An outage has a notification of its own and is no failure of this sweeper's.
+  /// Whether PostgreSQL was unreachable. An outage has its own notification and is not a failure of the sweeper.
   package private(set) var isOutage: Bool
-  /// What kind of failure it is, for the history: a SQLSTATE, or a word such as `lease-lost`.
+  /// The kind of failure, for the history: a SQLSTATE, or a word such as `lease-lost`.
   package let errorClass: String
 
   package init(reason: String, isPermanent: Bool, isOutage: Bool = false, errorClass: String = "other") {
@@ -141,7 +141,7 @@ package struct RunFailure: Equatable, Sendable {
     self.errorClass = errorClass
   }
 
-  /// The same failure, marked as an outage if the server did not answer a ping after it.
+  /// The same failure, marked as an outage if the server then failed to answer a ping.
   package func asOutage(if serverIsUnavailable: Bool) -> RunFailure {
     var failure = self
     failure.isOutage = isOutage || serverIsUnavailable
@@ -149,14 +149,14 @@ package struct RunFailure: Equatable, Sendable {
   }
 }
 
-/// How a run ended, with what it did until then.
+/// How a run ended, and what it did until then.
 package enum RunResult: Equatable, Sendable {
   /// Why a slot was given back.
   package enum DrainReason: String, Sendable {
     case shutdown = "the worker drains"
-    /// The pool knows it, and no lock is taken before PostgreSQL can be written to again.
+    /// The pool knows it, and no lock is taken until PostgreSQL accepts writes again.
     case readOnly = "the database is read-only"
-    /// An operator paused the sweeper and did not let the run end by itself.
+    /// An operator paused the sweeper without letting the run finish.
     case paused = "the sweeper was paused"
   }
 
@@ -181,7 +181,7 @@ package enum RunResult: Equatable, Sendable {
     if case .success = self { true } else { false }
   }
 
-  /// Whether it leaves something to be done that the sweeper could do: it failed, or gave the slot back.
+  /// Whether it leaves work that the sweeper could do: it failed, or gave the slot back.
   package var isUndone: Bool {
     switch self {
     case .success, .off: false
@@ -189,8 +189,8 @@ package enum RunResult: Equatable, Sendable {
     }
   }
 
-  /// Whether it says nothing of the sweeper's health, and is neither a failure nor a recovery to people: PostgreSQL was
-  /// away, or others had locked all that was due.
+  /// Whether it says nothing about the sweeper's health, so alerts count it neither as a failure nor as a recovery:
+  /// PostgreSQL was unavailable, or others had locked everything due.
   package var isInconclusive: Bool {
     switch self {
     case .success(let count): count.isLocked
@@ -199,7 +199,7 @@ package enum RunResult: Equatable, Sendable {
     }
   }
 
-  /// The word for it in the schedule record and in the history.
+  /// Its name in the schedule record and the history.
   package var name: String {
     switch self {
     case .success: "success"
@@ -208,7 +208,7 @@ package enum RunResult: Equatable, Sendable {
     }
   }
 
-  /// A slot that was given back was left to another replica.
+  /// A slot that was given back is left to another replica.
   package var slotOutcome: SlotOutcome {
     switch self {
     case .success: .success
@@ -218,13 +218,13 @@ package enum RunResult: Equatable, Sendable {
   }
 }
 
-/// A run that ended, as Redis is told of it.
+/// A completed run, as reported to Redis.
 package struct EndedRun: Equatable, Sendable {
   package let run: Run
   package let result: RunResult
   package let duration: Duration
   package let endedAt: WallClockTime
-  /// Until the next try after a failure. SweeperStateMachine sets it.
+  /// The delay before a retry after a failure. SweeperStateMachine sets it.
   package var retryDelay: Duration
 
   package init(
@@ -238,7 +238,7 @@ package struct EndedRun: Equatable, Sendable {
   }
 }
 
-/// What an attended slot counts as in the metrics.
+/// The outcome of an attended slot, in the metrics.
 package enum SlotOutcome: String, CaseIterable, Sendable {
   case success, failure
   /// Another replica held the lock or had done the work.
@@ -247,22 +247,22 @@ package enum SlotOutcome: String, CaseIterable, Sendable {
   case paused
 }
 
-/// Whether people are told of a run's end. Redis decides it for the whole fleet from the schedule record: the first of
-/// several failures in a row is told, then some, then the recovery.
+/// Whether to notify of a run's end. Redis decides for the whole fleet from the schedule record: it announces the first
+/// of consecutive failures, then some, then the recovery.
 package struct AlertDecision: Equatable, Sendable {
   package enum Kind: Int64, Sendable {
-    /// Nobody is told.
+    /// No notification.
     case none
-    /// The first failure after a success; a further one, long enough after the last that was told; the end of them.
+    /// The first failure after a success; another one, long enough after the last alert; a recovery.
     case first, reminder, recovered
   }
 
   package static let none = AlertDecision(kind: .none, failingFor: .zero, failures: 0)
 
   package let kind: Kind
-  /// Since the first of the failures in a row.
+  /// Since the first of these failures.
   package let failingFor: Duration
-  /// How many failures there were in a row.
+  /// The number of consecutive failures.
   package let failures: Int
 
   package init(kind: Kind, failingFor: Duration, failures: Int) {
@@ -274,11 +274,11 @@ package struct AlertDecision: Equatable, Sendable {
 
 /// Why a run ended before its work was done.
 package enum RunInterruption: Error, Equatable, Sendable {
-  /// The lease was lost, or PostgreSQL's clock reached its deadline.
+  /// The lease was lost, or PostgreSQL's clock passed its deadline.
   case leaseLost
-  /// An earlier run's session holds the advisory lock and could not be ended.
+  /// An earlier run's session holds the advisory lock and could not be terminated.
   case superseded
-  /// A prepared transaction holds the advisory lock: it has no session that could be ended.
+  /// A prepared transaction holds the advisory lock: it has no session to terminate.
   case preparedTransaction
   /// A worker that uses another Redis or another namespace sweeps the same tables.
   case foreignWorker

@@ -1,5 +1,5 @@
-// Which of one sweeper's slots a replica attended, as a pure state machine: it takes Redis's answers and returns what
-// is to be counted and done. Invariant: a slot that was attended is counted once. Part of SweeperStateMachine.
+// Which of a sweeper's slots a replica attended, as a pure state machine: from Redis's answers it derives what to count
+// and do. Invariant: an attended slot is counted once. Part of SweeperStateMachine.
 
 /// How a replica accounts for the slots of one sweeper:
 ///
@@ -11,30 +11,30 @@
 ///                │     └───────────────────▶   │                      │
 ///                └───────── taken ─────────────┴──────▶ running ──────┘
 ///
-/// `learning` is the first question after boot: it tells the time of the next slot, and is not counted, so it counts
-/// nothing unless it leads to a run. A slot that is held stays open until it is known how it ended here: another
-/// replica's run (skipped), a run of this one after the other one's lock was gone, or a failure, where until the slot
-/// was over the lock had no expiry, or Redis lost its data again and again.
+/// `learning` is the first take after boot: it returns the time of the next slot, and counts only if it leads to a run.
+/// A held slot stays open until its outcome is known: skipped if another replica ran it, this replica's own result if
+/// it ran after the other one's lock was gone, or a failure if until the slot's end the lock had no expiry or Redis
+/// lost its data again and again.
 package struct SlotAccounting: Sendable {
-  /// What to do now. Waits are in ms from now.
+  /// The next action. Waits are in ms from now.
   package enum Action: Equatable {
     case run(Run)
     case wait(milliseconds: Int64)
-    /// The question came too late (the clocks disagreed): ask again at once.
+    /// The take arrived too late (the clocks disagreed): ask again at once.
     case askAgain
   }
 
-  /// How soon a lock without an expiry is looked at again: somebody may have deleted it.
+  /// How often a lock without expiry is checked: somebody may have deleted it.
   package static let stuckPollMilliseconds: Int64 = 60_000
 
   package let grid: SlotGrid
-  /// A slot that was attended and has not been counted.
+  /// A slot that was attended but not counted yet.
   private var open: Int64?
-  /// When Redis was last asked in the open slot, nothing could have ended what kept it from being run.
+  /// Whether, at the last take in the open slot, the obstacle to a run could not end by itself.
   private var isStuck = false
-  /// The slot in which the first question after boot found no answer.
+  /// The slot in which the first take after boot had no answer.
   private var firstUnanswered: Int64?
-  /// The newest slot that was counted.
+  /// The newest counted slot.
   private var counted = Int64.min
   private var isLearning = true
   private var isLate = false
@@ -45,7 +45,7 @@ package struct SlotAccounting: Sendable {
 
   /// Redis answered at `now` (ms of its clock).
   ///
-  /// - Parameter settlesForever: a new record has taken longer to settle than one loss of Redis's data explains.
+  /// - Parameter settlesForever: whether a new record settles for longer than one loss of Redis's data explains.
   package mutating func answered(
     _ answer: TakeAnswer, at now: Int64, settlesForever: Bool = false
   ) -> (counts: [SlotOutcome], action: Action) {
@@ -80,7 +80,7 @@ package struct SlotAccounting: Sendable {
     }
   }
 
-  /// Nothing was due at `now` (ms of Redis's clock as far as known), so that Redis was not asked.
+  /// Nothing was due at `now` (ms of Redis's clock, estimated), so Redis was not asked.
   package mutating func foundNothing(at now: Int64) -> [SlotOutcome] {
     noteTime(now)
     let slot = grid.slot(at: now)
@@ -91,12 +91,12 @@ package struct SlotAccounting: Sendable {
     return counts + [.success]
   }
 
-  /// Redis did not answer. `estimate` is its time in ms as far as known; nil: nothing is counted.
+  /// Redis did not answer. `estimate` is its time in ms; if nil, nothing is counted.
   package mutating func unanswered(estimate: Int64?) -> [SlotOutcome] {
     guard let estimate else { return [] }
     let slot = grid.slot(at: estimate)
     if isLearning {
-      // The slot that had begun before it booted is not counted; those that begin while Redis is silent are.
+      // The slot under way at boot is not counted; those that begin while Redis is silent are.
       let first = firstUnanswered ?? slot
       firstUnanswered = first
       guard slot > first else { return [] }
@@ -108,13 +108,13 @@ package struct SlotAccounting: Sendable {
     return counts + [.failure]
   }
 
-  /// The replica drains: a slot that is still open ends here.
+  /// The replica drains: an open slot ends here.
   package mutating func drained() -> [SlotOutcome] {
     isStuck = false
     return settleOpen(before: .max)
   }
 
-  /// A clock that stepped back far makes slots begin again that were counted: they are counted again.
+  /// If the clock steps back far, slots that were counted begin again and count again.
   private mutating func noteTime(_ now: Int64) {
     if counted > grid.slot(after: now) { counted = grid.slot(at: now) - grid.intervalMilliseconds }
   }
@@ -127,7 +127,7 @@ package struct SlotAccounting: Sendable {
     return counts
   }
 
-  /// A slot in which the sweeper is paused, also one that was held before.
+  /// A slot in which the sweeper is paused, even if the slot was held before.
   private mutating func pause(_ slot: Int64) -> [SlotOutcome] {
     let counts = settleOpen(before: slot)
     guard !isLearning, slot > counted else { return counts }

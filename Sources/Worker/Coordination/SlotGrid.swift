@@ -1,9 +1,9 @@
 // The fixed grid of due times: n × interval + an offset hashed from the sweeper's name, in ms of Redis's clock.
-// Invariant: it follows from the name and the interval alone, so every replica and every restart sees the same slots.
+// Invariant: it depends on the name and the interval only, so every replica and every restart has the same slots.
 
 import Reactor
 
-/// The slots of one sweeper. A slot is named by its start, in milliseconds of Redis's clock since 1970.
+/// The slots of one sweeper. A slot is identified by its start, in ms of Redis's clock since 1970.
 package struct SlotGrid: Hashable, Sendable {
   package let intervalMilliseconds: Int64
   package let offsetMilliseconds: Int64
@@ -13,7 +13,7 @@ package struct SlotGrid: Hashable, Sendable {
     offsetMilliseconds = Int64(StableHash.fnv1a(name)) % intervalMilliseconds
   }
 
-  /// The start of the slot that `time` lies in.
+  /// The start of the slot that contains `time`.
   package func slot(at time: Int64) -> Int64 {
     let phase = (time - offsetMilliseconds) % intervalMilliseconds
     return time - (phase < 0 ? phase + intervalMilliseconds : phase)
@@ -25,7 +25,7 @@ package struct SlotGrid: Hashable, Sendable {
   }
 }
 
-/// Hashes that are the same in every process and version, which Swift's own is not.
+/// Hashes that are stable across processes and versions, unlike Swift's own.
 package enum StableHash {
   /// FNV-1a, 32 bit (draft-eastlake-fnv-21, section 5).
   package static func fnv1a(_ text: String) -> UInt32 {

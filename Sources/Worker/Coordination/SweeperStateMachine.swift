@@ -1,6 +1,6 @@
 // What one replica does about one sweeper, from boot to drain, as a pure state machine: it returns the next action, and
-// each action's outcome is an event. Invariants: no take is sent while an outcome is unknown; no retry comes before the
-// time that Redis was told. Driven by SweeperLoop, in the simulator in virtual time.
+// each action's outcome is an event. Invariants: no take is sent while an outcome is unknown; no retry precedes the
+// time reported to Redis. Driven by SweeperLoop, in the simulator in virtual time.
 
 import Reactor
 
@@ -17,31 +17,31 @@ import Reactor
 ///     │ drain                                  └─────────────────────────────────────┘
 ///     └──▶ settling accounts, for as long as a lock of ours can last ──▶ end
 ///
-/// Accounts are what Redis has not confirmed: the end of the last run, sent until it is answered, and
-/// the lock of a take that brought no answer, which is released by its token. There is never more than one of each, for
-/// no question is asked while either is open.
+/// Accounts are what Redis has not confirmed: the end of the last run, which is sent until it is answered, and the lock
+/// of an unanswered take, which is released by its token. There is at most one of each, because no take is sent
+/// while either is open.
 package struct SweeperStateMachine: Sendable {
-  /// What to do now, and the event that ends it.
+  /// The next action, and the event that ends it.
   package enum Action: Equatable, Sendable {
-    /// Ask whether this replica may run: `answered` or `unanswered`.
+    /// Ask for a run: `answered` or `unanswered`.
     case take(TakeMode)
     /// Run: `ended`.
     case run(Run)
-    /// Tell Redis how a run ended: `confirmed` or `unanswered`.
+    /// Report a run's end to Redis: `confirmed` or `unanswered`.
     case complete(EndedRun)
-    /// Give back a lock that may be ours: `released` or `unanswered`.
+    /// Release a lock that may be ours: `released` or `unanswered`.
     case release(token: String)
     /// Sleep until then, or until the worker drains.
     case wait(until: MonotonicInstant)
-    /// Sleep until then, whether the worker drains or not.
+    /// Sleep until then, even if the worker drains.
     case pause(until: MonotonicInstant)
-    /// Wait until Redis can be asked, until then, or until the worker drains: `woke`.
+    /// Wait until Redis is available, until then, or until the worker drains: `woke`.
     case waitForRedis(until: MonotonicInstant)
     case end
   }
 
-  /// A take that brought no answer: the lock may be ours. Redis may execute it until its not-after, for it can be on
-  /// its way over a connection that was given up; a release that came before it would be in vain.
+  /// An unanswered take: the lock may be ours. It may still be in flight over a connection that was given up, and Redis
+  /// can execute it until its not-after, so an earlier release would be in vain.
   package struct LostTake: Equatable, Sendable {
     package let token: String
     package let executableUntil: MonotonicInstant
@@ -52,16 +52,16 @@ package struct SweeperStateMachine: Sendable {
     }
   }
 
-  /// In which order the replicas ask when something becomes due. Those that asked in the course of a run would be told
-  /// that the lock is held, and have to ask again: so one comes first, and the others when its run is usually over.
+  /// The order in which replicas ask when something becomes due. Replicas that ask during a run find the lock held and
+  /// have to ask again. So one asks first, and the others when its run is usually over.
   private enum Turn {
-    /// It ran last, and goes on doing so for as long as it lives and succeeds.
+    /// It ran last, and stays first as long as it lives and succeeds.
     case first
     case other
-    /// Its run has just failed, perhaps for a reason of its own: another one makes the next try, where there is one.
+    /// Its run has just failed, perhaps for a local reason: another replica, if any, makes the next try.
     case last
 
-    /// Which part of the delays up to the limit is its own.
+    /// Its part of the range of delays.
     package var share: ClosedRange<Double> {
       switch self {
       case .first: 0...0
@@ -80,24 +80,23 @@ package struct SweeperStateMachine: Sendable {
   /// After a failure: 1 s, doubling, 20% jitter, at most an hour (and never beyond the next slot).
   package static let retry = Backoff(initial: .seconds(1), cap: .seconds(3_600), jitter: 0.2)
 
-  /// How soon Redis is asked again that brought no answer, or an error while it is connected.
+  /// The delay before Redis is asked again after no answer, or an error while connected.
   package static let silence = Backoff(initial: .milliseconds(200), cap: .seconds(2), jitter: 0.2)
 
-  /// How soon a replica that gave a run back asks again, if it does not end.
+  /// When a replica that gave a run back asks again, if it does not end.
   package static let givenBackDelay = Duration.seconds(1)
 
-  /// The longest delay that is added to a slot's start, so that not all replicas ask in the same moment; a twentieth of
-  /// a short wait.
+  /// The maximum delay after a slot's start, so that replicas do not ask at the same moment; 1/20 of a short wait.
   package static let jitterLimit = Duration.seconds(1)
 
-  /// How much longer than two leases a new schedule record is waited for, before `once` ends and slots become failures:
-  /// one lease is what it takes, and a replica with a longer one may have made it.
+  /// How long beyond two leases to wait for a new schedule record, before `once` ends and slots become failures. It
+  /// takes one lease, and a replica with a longer one may have created it.
   package static let settlingReserve = Duration.seconds(10)
 
   private var grid: SlotGrid
   private let leaseDuration: Duration
   private let isOnce: Bool
-  /// When `once` no longer waits for a new schedule record.
+  /// When `once` stops waiting for a new schedule record.
   private let onceEnd: MonotonicInstant
   private var mode: TakeMode
   private var accounting: SlotAccounting
@@ -105,23 +104,23 @@ package struct SweeperStateMachine: Sendable {
   private var silences = silence
   private var unconfirmed: EndedRun?
   private var lostTake: LostTake?
-  /// The slot that this replica ran with success, where no other one has run a later one since.
+  /// The slot that this replica ran successfully, unless another one has run a later one since.
   private var ranSlot: Int64?
-  /// When an open account is no concern any more: a lock of ours has run out by then.
+  /// When open accounts expire: a lock of ours has expired by then.
   private var accountsEnd = MonotonicInstant(nanoseconds: .min)
   /// Whether `once` ends because no schedule record allowed a run in time.
   package private(set) var timedOutSettling = false
-  /// Since when Redis has had no record by which a run may begin.
+  /// Since when Redis has had no settled record.
   private var settlingSince: MonotonicInstant?
-  /// Whether that has lasted for longer than one loss of Redis's data explains.
+  /// Whether that has lasted longer than one loss of Redis's data explains.
   package private(set) var settlesForever = false
-  /// What `once` was about is known.
+  /// `once` has its outcome.
   private var isConcluded = false
-  /// The pause that the sweeper was last seen in. A take carries it, so that it survives the data of Redis; a record
-  /// without it has been resumed, and ends it.
+  /// The sweeper's pause when last seen. A take carries it, so that it survives a loss of Redis's data; a record
+  /// without it was resumed, which ends it.
   package private(set) var pause: Pause?
 
-  /// - Parameter once: ends after the first slot was attended, due or not.
+  /// - Parameter once: ends after attending the first slot, due or not.
   package init(grid: SlotGrid, leaseDuration: Duration, mode: TakeMode, once: Bool = false, at now: MonotonicInstant) {
     self.grid = grid
     self.leaseDuration = leaseDuration
@@ -132,16 +131,16 @@ package struct SweeperStateMachine: Sendable {
     phase = .waiting(until: now)
   }
 
-  /// Whether the last question to Redis brought no answer. That a lock could be given back is none: a server that is
-  /// full refuses the one, and does the other.
+  /// Whether the last call to Redis had no answer. A successful release does not clear it: a server that is full
+  /// refuses takes but accepts a release.
   package var isSilent: Bool { silences.failures > 0 }
 
-  /// Whether a run has ended whose end Redis has not confirmed.
+  /// Whether a run has ended but Redis has not confirmed it.
   package var isConfirming: Bool { unconfirmed != nil }
 
   private var hasAccounts: Bool { unconfirmed != nil || lostTake != nil }
 
-  /// The next action. It stays the same until one of its events.
+  /// The next action, the same until one of its events.
   package func next(at now: MonotonicInstant, isDraining: Bool) -> Action {
     if case .running(let run) = phase { return .run(run) }
     let isEnding = isDraining || (isOnce && isConcluded)
@@ -165,7 +164,7 @@ package struct SweeperStateMachine: Sendable {
   /// Redis answered a take; `redisTime` is its clock in ms.
   ///
   /// - Parameter jitter: from 0 up to 1, drawn anew for each event.
-  /// - Returns: what is to be counted.
+  /// - Returns: what to count.
   package mutating func answered(
     _ answer: TakeAnswer, redisTime: Int64, at now: MonotonicInstant, jitter: Double
   ) -> [SlotOutcome] {
@@ -193,9 +192,9 @@ package struct SweeperStateMachine: Sendable {
     return counts
   }
 
-  /// PostgreSQL said that nothing is due, so Redis was not asked. `redisTime` is its clock in ms as far as known.
+  /// PostgreSQL said that nothing is due, so Redis was not asked. `redisTime` is its estimated clock in ms.
   ///
-  /// - Returns: what is to be counted.
+  /// - Returns: what to count.
   package mutating func foundNothing(redisTime: Int64, at now: MonotonicInstant, jitter: Double) -> [SlotOutcome] {
     wait(max(1, grid.slot(after: redisTime) - redisTime), from: now, turn, jitter)
     return accounting.foundNothing(at: redisTime)
@@ -233,14 +232,14 @@ package struct SweeperStateMachine: Sendable {
     phase = .waiting(until: now)
   }
 
-  /// Redis knows how the run ended.
+  /// Redis has recorded the run's end.
   package mutating func confirmed(redisTime: Int64, at now: MonotonicInstant, jitter: Double) {
     silences.reset()
     guard let ended = unconfirmed.take() else {
       preconditionFailure("Redis confirmed the end of a run that it was not told of")
     }
     let run = ended.run
-    // The slot that began while the run lasted is due at once; a clock that stepped back makes nobody wait longer.
+    // A slot that began during the run is due at once; a clock that stepped back makes no wait longer.
     let untilNextSlot = min(max(0, run.nextSlot - redisTime), grid.slot(after: redisTime) - redisTime)
     ranSlot = ended.result.isSuccess ? run.slot : nil
     switch ended.result {
@@ -251,15 +250,15 @@ package struct SweeperStateMachine: Sendable {
     }
   }
 
-  /// The lock of the unanswered take is not ours (any more).
+  /// The unanswered take's lock is not ours, or no longer.
   package mutating func released() {
     lostTake = nil
   }
 
-  /// Redis did not answer, or with an error. `redisTime` is its clock in ms as far as known.
+  /// Redis did not answer, or with an error. `redisTime` is its estimated clock in ms.
   ///
-  /// - Parameter lostTake: where it was a take whose outcome is unknown.
-  /// - Returns: what is to be counted.
+  /// - Parameter lostTake: the take, if its outcome is unknown.
+  /// - Returns: what to count.
   package mutating func unanswered(
     _ lostTake: LostTake? = nil, redisTime: Int64?, at now: MonotonicInstant, jitter: Double
   ) -> [SlotOutcome] {
@@ -277,20 +276,20 @@ package struct SweeperStateMachine: Sendable {
 
   /// The wait for Redis is over, however it ended.
   package mutating func redisWaitEnded(at now: MonotonicInstant, jitter: Double) {
-    // All replicas see Redis come back in the same moment.
+    // All replicas see Redis come back at the same moment.
     wait(0, from: now, spreadOver: grid.intervalMilliseconds, turn, jitter)
   }
 
-  /// Whether the slots may change: a run under way, and what Redis does not know of one, belong to the old ones.
+  /// Whether the slots may change: a current run, and one that Redis has not confirmed, belong to the old ones.
   package var mayChangeSlots: Bool {
     if case .running = phase { return false }
     return unconfirmed == nil
   }
 
-  /// The sweeper has another interval from now on. The new slots are asked for at once; as after boot, the first
-  /// question tells the time of the next one.
+  /// The sweeper has a new interval. Its slots are asked for at once; as after boot, the first take returns the time of
+  /// the next one.
   ///
-  /// - Returns: what is to be counted: an old slot that is still open ends here.
+  /// - Returns: what to count: an open old slot ends here.
   package mutating func changed(to newGrid: SlotGrid, at now: MonotonicInstant) -> [SlotOutcome] {
     precondition(mayChangeSlots, "a run goes on in its own slot")
     guard newGrid != grid else { return [] }
@@ -302,12 +301,12 @@ package struct SweeperStateMachine: Sendable {
     return counts
   }
 
-  /// A run may be due now, whatever was due when Redis was last asked. A run and a wait for Redis go on.
+  /// A run may be due now, whatever Redis last answered. A run and a wait for Redis continue.
   package mutating func askNow(at now: MonotonicInstant) {
     if case .waiting = phase { phase = .waiting(until: now) }
   }
 
-  /// The machine has ended: a slot that is still open ends here.
+  /// The machine has ended: an open slot ends here.
   package mutating func finished() -> [SlotOutcome] {
     accounting.drained()
   }

@@ -1,19 +1,19 @@
-// A take: how a replica asks for a run, and what Redis answers. Values.
-// Invariant: nothing here decides or waits, so the worker and the simulator share it as it is.
+// A take: how a replica asks for a run, and Redis's answer. Values.
+// Invariant: nothing here decides or waits, so the worker and the simulator share it unchanged.
 
 import Reactor
 
-/// When a take counts a slot as due.
+/// When a take considers a slot due.
 package enum TakeMode: String, Sendable {
-  /// Where the schedule says so.
+  /// If the schedule says so.
   case due
-  /// At boot, too, unless the last run began less than a minute ago.
+  /// At boot too, unless the last run began less than a minute ago.
   case start
-  /// In any case, for a run by hand.
+  /// Always, for a manual run.
   case force
 }
 
-/// Redis's answer to the question whether this replica may run a sweeper now. Times in ms of Redis's clock.
+/// Redis's answer to a take. Times in ms of Redis's clock.
 package enum TakeAnswer: Equatable, Sendable {
   /// The lock is this replica's, until its lease ends.
   case taken(Run)
@@ -21,13 +21,13 @@ package enum TakeAnswer: Equatable, Sendable {
   case held(slot: Int64, remaining: Int64)
   /// Nothing is due before `due`.
   case idle(slot: Int64, due: Int64)
-  /// Redis is empty or new: nobody may take a lock before `notBefore`, for whoever ran before may still be running.
+  /// Redis is empty or new: no lock is granted before `notBefore`, because an earlier run may still be under way.
   case settling(slot: Int64, notBefore: Int64)
   /// An operator has paused the sweeper.
   case paused(slot: Int64, Pause)
-  /// Somebody holds the lock, and it has no expiry: it stays until it is deleted.
+  /// Somebody holds a lock without expiry: it stays until it is deleted.
   case stuck(slot: Int64)
-  /// The question arrived after its not-after and was refused.
+  /// The take arrived after its not-after and was refused.
   case late
 }
 
@@ -37,11 +37,11 @@ package struct FleetState: Equatable, Sendable {
   package let replicas: Int
   /// When a run of the sweeper last succeeded, in ms of Redis's clock; nil if none has.
   package let succeededAt: Int64?
-  /// What this replica has to notify of a pause.
+  /// The pause notification to send from here.
   package let pause: PauseNotice
   /// The id of the newest trigger of any sweeper; 0 if there is none.
   package let newestTrigger: Int64
-  /// The record's origin: it is another one after Redis has lost its data.
+  /// The record's origin: it differs after Redis has lost its data.
   package let origin: String
 
   package init(
@@ -58,25 +58,25 @@ package struct FleetState: Equatable, Sendable {
 /// The notification of a pause, which one replica of the fleet sends.
 package enum PauseNotice: Int64, Sendable {
   case none
-  /// It has begun; it has lasted for another day; it is over.
+  /// It has begun; it has lasted another day; it is over.
   case begun, reminder, ended
 }
 
 /// What Redis answered to a renewal.
 package enum Renewal: Equatable, Sendable {
   case renewed
-  /// Renewed, and the run is to stop after its batch.
+  /// Renewed, and the run has to stop after its batch.
   case stop
-  /// The lock is another one's.
+  /// Another token holds the lock.
   case refused
 }
 
-/// A replica's name as the schedule record has it.
+/// A replica's name as written in the schedule record.
 package enum ReplicaName {
   /// The longest name, in bytes.
   package static let limit = 64
 
-  /// `name` without what separates names in the record, and cut to the limit.
+  /// `name` without the record's separators, and cut to the limit.
   package static func text(_ name: String) -> String {
     var bytes: [UInt8] = []
     for byte in name.utf8.prefix(limit) {
@@ -86,7 +86,7 @@ package enum ReplicaName {
   }
 }
 
-/// A pause, as a replica remembers it: where Redis loses its data, the replica brings it back.
+/// A pause, as a replica remembers it: if Redis loses its data, the replica restores it.
 package struct Pause: Equatable, Sendable, CustomStringConvertible {
   /// The origin of the record that it was in.
   package let origin: String
@@ -98,13 +98,13 @@ package struct Pause: Equatable, Sendable, CustomStringConvertible {
     self.text = text
   }
 
-  /// When it ends by itself, in ms of Redis's clock; nil if it lasts until it is lifted.
+  /// When it expires, in ms of Redis's clock; nil if it lasts until lifted.
   package var until: Int64? {
     guard text.hasPrefix(Self.untilPrefix), let space = text.firstIndex(of: " ") else { return nil }
     return PlausibleNumber.read(text[text.index(text.startIndex, offsetBy: Self.untilPrefix.count)..<space])
   }
 
-  /// What the operator wrote, without the end.
+  /// The operator's text, without the end time.
   package var reason: String {
     guard until != nil, let space = text.firstIndex(of: " ") else { return text }
     return String(text[text.index(after: space)...])

@@ -1,10 +1,10 @@
-// How an operator triggers a run of a sweeper in Redis, as scripts. What takes and completions do with a trigger is in
+// Scripts by which an operator triggers a run of a sweeper. How takes and completions handle a trigger is in
 // CoordinationScripts. Invariant: they write only what the worker's own scripts write, so their rights suffice.
 
 import Reactor
 
 extension CoordinationScripts {
-  /// For how long a trigger waits for a replica, in ms. Then it has expired.
+  /// How long a trigger waits for a replica before it expires, in ms.
   package static let triggerLifeMilliseconds = 600_000
 
   /// KEYS lock, record. ARGV whether the run accepts any share (1). Answers {kind, now, the trigger's id, text}:
@@ -15,7 +15,7 @@ extension CoordinationScripts {
   ///     unattended   refused: no replica has asked for the sweeper lately; the id is 0
   ///
   /// An id is a time in ms, and higher than any before it. A trigger whose run has begun is not joined: that run may
-  /// have passed by what the operator has in mind.
+  /// already have passed the rows that the operator has in mind.
   package static let trigger = RedisScript(
     beginning
       + """
@@ -47,7 +47,7 @@ extension CoordinationScripts {
       .replacingFirst("TRIGGER_LIFE", with: "\(triggerLifeMilliseconds)")
       .replacingFirst("TRIGGER_LIFE", with: "\(triggerLifeMilliseconds)"))
 
-  /// KEYS lock, record. ARGV the id of a trigger of another sweeper: a replica that asks for this one learns of it.
+  /// KEYS lock, record. ARGV the id of another sweeper's trigger, which a replica learns of when it asks for this one.
   /// Answers {told, now}.
   package static let announceTrigger = RedisScript(
     beginning + """

@@ -12,7 +12,7 @@ final class RedisClock {
   var sample: ClockSample?
 }
 
-/// Calls Redis's scripts for one sweeper of this replica.
+/// Runs the Redis scripts for one sweeper of this replica.
 @EventLoop
 final class Coordinator {
   /// An answer that the scripts do not give.
@@ -47,7 +47,7 @@ final class Coordinator {
     (lockKey, recordKey, historyKey) = CoordinationScripts.keys(namespace: namespace, sweeper: name)
   }
 
-  /// Redis's time in ms as far as known; this machine's before the first answer. It is used for counting failures only.
+  /// Redis's time in ms, estimated; this machine's before the first answer. Used only for counting failures.
   var redisTimeEstimate: Int64 {
     if let sample = redisClock.sample { return sample.estimate(at: clock.now) }
     let time = clock.wallTime
@@ -156,7 +156,7 @@ final class Coordinator {
   private func evaluate(
     _ script: RedisScript, keys: [String], _ arguments: [String], by deadline: MonotonicInstant? = nil
   ) async throws -> ScriptAnswer {
-    // Each of the scripts may be sent twice: a take is granted once a token, a completion counts once an epoch.
+    // Each script may be sent twice: a take is granted once per token, a completion counts once per epoch.
     let value = try await redis.evaluate(
       script, keys: keys, arguments: arguments, isRepeatable: true,
       by: deadline ?? clock.now.advanced(by: Self.commandLimit))

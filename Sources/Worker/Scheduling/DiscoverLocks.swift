@@ -1,5 +1,5 @@
 // The locks of single connections in Redis. They exclude the api's "discover now" and the existing worker while
-// connections are claimed. Invariants: only its own token deletes a lock; one that is left behind expires in seconds.
+// connections are claimed. Invariants: only a lock's own token deletes it; an abandoned lock expires in seconds.
 
 import Coordination
 import Reactor
@@ -9,13 +9,13 @@ import Reactor
 struct DiscoverLocks {
   /// How long a lock lasts if it is not released.
   static let duration = Duration.seconds(10)
-  /// How long before its expiry a lock is no longer relied on.
+  /// How long before its expiry a lock stops being relied on.
   static let margin = Duration.seconds(1)
 
   /// Locks that were taken together.
   struct Held: Sendable {
     let connections: [String]
-    /// Nothing may be committed under these locks from this instant on.
+    /// No commits under these locks from this instant on.
     let usableUntil: MonotonicInstant
     fileprivate let token: String
   }
@@ -40,7 +40,7 @@ struct DiscoverLocks {
 
   /// Takes the locks that are free.
   ///
-  /// - Throws: `RedisError` if a call failed. All locks were released then, if Redis can be reached.
+  /// - Throws: `RedisError` if a call failed, after releasing all locks if Redis can be reached.
   func take(_ connections: [String]) async throws -> Held {
     let token = Token.random(random)
     let usableUntil = clock.now.advanced(by: Self.duration - Self.margin)

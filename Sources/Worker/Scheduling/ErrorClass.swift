@@ -3,10 +3,10 @@
 
 import Coordination
 
-/// The class of a failure: a SQLSTATE, several of refused rows, or a word such as `lease-lost`. The relation that
+/// The class of a failure: a SQLSTATE, several for refused rows, or a word such as `lease-lost`. The relation that
 /// refused follows the SQLSTATE if it is not the swept table: `23514:public.audit_events`.
 enum ErrorClass {
-  /// The meaning of `errorClass`; nil if its name says it, or it is unknown.
+  /// The meaning of `errorClass`; nil if its name is clear, or it is unknown.
   static func meaning(of errorClass: String) -> String? {
     // The first of several SQLSTATEs.
     let parts = errorClass.prefix { $0 != "," }.split(separator: ":", maxSplits: 1)
@@ -64,7 +64,7 @@ extension SweepRefusal {
     }
   }
 
-  /// The classes without a space, which separates the words of a record.
+  /// The classes, without spaces, which separate the words of a record.
   private static func errorClass(of refusals: [RowRefusal]) -> String {
     var text = ""
     for refusal in refusals {
@@ -74,8 +74,8 @@ extension SweepRefusal {
     return text.isEmpty ? "refused" : text
   }
 
-  /// `23514:public.audit_events` where another relation refused. One is left out whose name has other characters than
-  /// identifiers without quotation marks: commas and spaces separate the words.
+  /// `23514:public.audit_events` if another relation refused. Omits a name with characters that need quoting: commas
+  /// and spaces separate the words.
   private static func word(of refusal: RowRefusal) -> String {
     switch refusal {
     case .sqlState(let state, let relation?) where isPlain(relation): "\(state):\(relation)"

@@ -1,6 +1,6 @@
-// Whether Redis refuses a single sweeper's commands, and when that is reported, as pure values. Invariant: a refusal
-// that lasts is reported once, and so is its end; an outage of Redis is reported as such, not as a refusal of each
-// sweeper. Used by SweeperLoop.
+// Whether Redis refuses a single sweeper's commands, and when to report that, as pure values. Invariant: a lasting
+// refusal and its end are reported once each; an outage of Redis is reported as such, not as a refusal of each sweeper.
+// Used by SweeperLoop.
 
 import Reactor
 
@@ -33,7 +33,7 @@ struct RefusalWatch {
 
   /// The key that the refusal is about, or the record's.
   var key = ""
-  /// A slot was counted as a failure since Redis last answered.
+  /// Whether a slot has failed since Redis last answered.
   private var hasFailed = false
   private var isReported = false
   private var change: Change?

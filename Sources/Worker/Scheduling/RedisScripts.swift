@@ -1,5 +1,5 @@
-// The worker's interface to Redis: scripts, the server's clock, and its availability. The clients on sockets implement
-// it, and a model in virtual time does. Invariant: a call without an answer throws an error that says so.
+// The worker's interface to Redis: scripts, the server's clock, and its availability. Implemented by the clients on
+// sockets, and by a model in virtual time. Invariant: a call without an answer throws an error that says so.
 
 import Coordination
 import Reactor
@@ -10,7 +10,7 @@ package protocol RedisScripts: AnyObject, Sendable {
   /// Why Redis is unavailable, without credentials or hosts; nil if it is available.
   var outage: String? { get }
 
-  /// Whether one server has all keys. Then it has one clock, and a script may use the keys of several sweepers.
+  /// Whether one server has all keys. Then there is one clock, and a script may use the keys of several sweepers.
   var isOneServer: Bool { get }
 
   /// The clock of the server with this key, as the answer to TIME.
@@ -44,7 +44,7 @@ extension RedisScripts {
     try await command(["TIME"], isRepeatable: true, by: deadline)
   }
 
-  /// Runs a read-only script that answers a time in ms and then a part for each sweeper. In a cluster it runs once per
+  /// Runs a read-only script that answers a time in ms and then a part per sweeper. In a cluster it runs once per
   /// sweeper, because each has its own hash slot.
   ///
   /// - Parameter keys: the keys of each sweeper.

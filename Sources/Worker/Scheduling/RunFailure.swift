@@ -5,7 +5,7 @@ import Coordination
 import Reactor
 
 extension RunFailure {
-  /// - Parameter place: what was done where, such as "DELETE on public.secret_wraps".
+  /// - Parameter place: operation and relation, such as "DELETE on public.secret_wraps".
   init(_ error: any Error, on place: String? = nil) {
     switch error {
     case let error as Discovery.SomeFailed:
@@ -14,7 +14,7 @@ extension RunFailure {
       self.init(
         reason: error.reason, isPermanent: error.isPermanent, isOutage: isOutage, errorClass: first ?? "other")
     case let error as SweepRefusal:
-      // The cause does not go away by itself before the next slot.
+      // The cause does not disappear before the next slot.
       self.init(reason: error.reason, isPermanent: true, errorClass: error.errorClass)
     case let error as PostgresError:
       let isStatement = if case .server = error { true } else { false }
@@ -57,7 +57,7 @@ extension RunFailure {
     }
   }
 
-  /// Whether a ping has to find out if this is an outage: a connection that broke or hung may be the sweep's own fault.
+  /// Whether a ping has to tell if this is an outage: a connection that broke or hung may be the sweep's own fault.
   static func isInDoubt(_ error: any Error) -> Bool {
     switch error {
     case let error as Discovery.SomeFailed: error.failures.contains { isInDoubt($0.error) }
@@ -83,10 +83,10 @@ extension RunFailure {
     }
   }
 
-  /// By the classes of PostgreSQL's appendix A. An error that the same statement meets again until someone changes the
-  /// schema, a privilege or a row is permanent, and waits for the next slot. All others may be over in a second: lost
-  /// connections (08), deadlocks (40), locks (55), resources (53), restarts and cancelled statements (57), internal
-  /// errors (58, XX), a standby that is being promoted (25006), and a role or database that is created again (28, 3D).
+  /// By the classes of PostgreSQL's appendix A. An error that recurs until someone changes the schema, a privilege or a
+  /// row is permanent, and waits for the next slot. All others may be over in a second: lost connections (08),
+  /// deadlocks (40), locks (55), resources (53), restarts and cancelled statements (57), internal errors (58, XX), a
+  /// standby being promoted (25006), and a role or database being re-created (28, 3D).
   static func isPermanent(sqlState: String) -> Bool {
     switch sqlState.prefix(2) {
     case "0A": true  // feature not supported

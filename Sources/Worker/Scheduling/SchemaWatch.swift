@@ -69,7 +69,7 @@ struct SchemaWatch {
     return before == missing ? nil : .off(missing: missing)
   }
 
-  /// PostgreSQL did not answer. An unknown schema stays unknown: the next run meets what is missing.
+  /// PostgreSQL did not answer. An unknown schema stays unknown: the next run finds what is missing.
   mutating func unanswered(at now: MonotonicInstant) {
     if case .lacking(let missing, _) = state {
       state = .lacking(missing, nextCheck: now.advanced(by: Self.checkInterval))

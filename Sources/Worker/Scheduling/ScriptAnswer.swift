@@ -1,5 +1,5 @@
-// What Redis answers to a script, taken apart. Pure.
-// Invariant: no number in an answer is beyond `PlausibleNumber.range`, so no sum or difference of two overflows. Made
+// A parsed answer of a Redis script. Pure.
+// Invariant: no number in an answer is outside `PlausibleNumber.range`, so no sum or difference of two overflows. Made
 // by Coordinator.
 
 import Coordination
@@ -11,12 +11,12 @@ struct ScriptAnswer: Equatable, Sendable {
   let kind: String
   /// Redis's time in ms.
   let now: Int64
-  /// What else is in it, each kind in its order.
+  /// The remaining values, each type in order.
   private(set) var numbers: [Int64] = []
   private(set) var texts: [String] = []
 
-  /// - Throws: `Coordinator.UnexpectedAnswer`: also for a number that is not plausible, because somebody else wrote it
-  ///   into a record.
+  /// - Throws: `Coordinator.UnexpectedAnswer`, also for an implausible number, which somebody else wrote into a
+  ///   record.
   init(_ value: RedisValue) throws(Coordinator.UnexpectedAnswer) {
     guard let parts = value.array, parts.count >= 2, case .integer(let now) = parts[1],
       let kind = parts[0].text ?? parts[0].integer.map({ "\($0)" })
@@ -26,7 +26,7 @@ struct ScriptAnswer: Equatable, Sendable {
       if case .integer(let number) = part {
         numbers.append(number)
       } else {
-        // Not UTF-8: somebody else wrote it, and it counts as nothing.
+        // Not UTF-8: somebody else wrote it, so it is ignored.
         texts.append(part.text ?? "")
       }
     }
@@ -68,7 +68,7 @@ struct ScriptAnswer: Equatable, Sendable {
     }
   }
 
-  /// What the answer to a take tells of the fleet, unless the take was late.
+  /// The state of the fleet in the answer to a take, unless the take was late.
   func fleetState() throws(Coordinator.UnexpectedAnswer) -> FleetState {
     let last = Array(numbers.suffix(4))
     guard last.count == 4, let notice = PauseNotice(rawValue: last[2]), let origin = texts.last else {

@@ -1,5 +1,5 @@
-// The shutdown of the process: first no new work, then the current batch is cancelled, then everything is. A pure
-// struct for the phases, and the object by which all parts observe them. Invariant: a phase never goes back.
+// The shutdown of the process: first no new work, then the current batch is cancelled, then everything. A pure struct
+// for the phases, and the object by which all parts observe them. Invariant: phases only advance.
 
 import Reactor
 
@@ -48,12 +48,12 @@ struct ShutdownPhases: Equatable, Sendable {
     }
   }
 
-  /// Moves on to the phase of this instant.
+  /// Advances to the phase at this instant.
   mutating func advance(to now: MonotonicInstant) {
     while let end = phaseEnd, now >= end { phase = phase == .draining ? .cancelling : .over }
   }
 
-  /// Deadline for the whole shutdown. It leaves time for one attempt of each sink even if a batch took long.
+  /// Deadline for the whole shutdown. It leaves time for one attempt per sink even if a batch took long.
   func deadline(at now: MonotonicInstant) -> MonotonicInstant {
     max((begunAt ?? now).advanced(by: grace), now.advanced(by: Self.leastNotificationTime))
   }

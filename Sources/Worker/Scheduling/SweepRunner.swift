@@ -97,15 +97,15 @@ struct SweepRunner {
     }
   }
 
-  /// Why the run failed. If its connection broke or hung, pings the server, for as long as the lease lasts at most, to
-  /// tell an outage from a failure of the run.
+  /// Why the run failed. If its connection broke or hung, pings the server, at most until the lease ends, to tell an
+  /// outage from a failure of the run.
   private func failure(_ error: any Error, _ lease: Lease) async -> RunFailure {
     let failure = RunFailure(error, on: sweeper.work.place(memory.survey ?? connectionMemory.connections.survey))
     guard RunFailure.isInDoubt(error) else { return failure }
     do {
       try await pool.ping(by: min(lease.stopAt, clock.now.advanced(by: PostgresPool.pingLimit)))
     } catch PostgresError.unavailable {
-      // Still unavailable, or not reached again yet.
+      // Still unavailable, or not yet reconnected.
       return failure.asOutage(if: true)
     } catch {
       // The pool knows from the answer whether there is an outage.
@@ -147,7 +147,7 @@ struct SweepRunner {
     }
   }
 
-  /// The most targets that one line names.
+  /// The most targets named in a line.
   private static let namedTargetLimit = 20
 
   private func report(covered targets: [String]) {
@@ -201,7 +201,7 @@ struct SweepRunner {
         } catch is CancellationError {
           throw CancellationError()
         } catch {
-          // An error of Redis does not lose the lease; its deadline does.
+          // A Redis error does not lose the lease; its deadline does.
           try Task.checkCancellation()
           held.lease.unanswered(at: clock.now)
         }
@@ -213,7 +213,7 @@ struct SweepRunner {
 }
 
 extension Sweeper.Work {
-  /// What a batch does to which table, for operators.
+  /// A batch's operation and table, for operators.
   func place(_ survey: TableSurvey?) -> String? {
     switch self {
     case .rows(let sweep): "\(sweep.deletes ? "DELETE" : "UPDATE") on \(survey?.displayName ?? sweep.table)"

@@ -18,7 +18,7 @@ final class SweeperLoop {
   private let random: Random
   private let shutdown: Shutdown
   private let triggers: TriggerBroadcast
-  /// Fires when the worker drains, the settings change, or a new trigger or a loss of Redis's data is seen.
+  /// Fires when the worker drains, the settings change, or a new trigger or loss of Redis's data is seen.
   private let wakeUp = WakeUp()
   /// The count of triggers and losses when Redis was last asked.
   private var answeredTriggers = 0
@@ -73,7 +73,7 @@ final class SweeperLoop {
     triggers.add(wakeUp)
   }
 
-  /// Attends slots until the shutdown begins, then passes to Redis what it does not know yet. Cancellation ends it at
+  /// Attends slots until the shutdown begins, then reports to Redis what it does not know yet. Cancellation ends it at
   /// once.
   func attendSlots(runOnStart: Bool) async {
     await drive(stateMachine(mode: runOnStart ? .start : .due))
@@ -87,10 +87,10 @@ final class SweeperLoop {
     wakeUp.fire()
   }
 
-  /// The sweeper by the settings that were read last, which may not be in effect yet.
+  /// The sweeper as of the last settings read, which may not be in effect yet.
   var latestSweeper: Sweeper { pendingChange?.runner.sweeper ?? sweeper }
 
-  /// Puts new settings into effect, if there are any and no run is under way.
+  /// Applies new settings, if there are any and no run is under way.
   private func applyPendingChange(_ machine: inout SweeperStateMachine) {
     guard machine.mayChangeSlots, let (coordinator, runner) = pendingChange.take() else { return }
     let wasOn = sweeper.interval != nil
@@ -107,8 +107,8 @@ final class SweeperLoop {
     metrics.turned(on: true, isPaused: pauses.isPaused)
   }
 
-  /// Attends one slot: runs once if the sweeper is due, or as `mode` says. It waits for nothing but a schedule record
-  /// that was just created.
+  /// Attends one slot: runs once if the sweeper is due, or as `mode` says. Waits only for a schedule record that was
+  /// just created.
   func attendOnce(_ mode: TakeMode) async -> RunResult? {
     isOnce = true
     if schema.next(at: clock.now) == .check { await checkSchema() }
@@ -164,7 +164,7 @@ final class SweeperLoop {
       }
     case .wait(let until):
       if answeredTriggers == triggers.count { return try await clock.sleep(until: until, orUntil: wakeUp) }
-      // A trigger is in Redis, so PostgreSQL's answer that nothing is due does not suffice.
+      // A trigger is only in Redis, so PostgreSQL's answer that nothing is due is not enough.
       (answeredTriggers, answeredAt) = (triggers.count, nil)
       machine.askNow(at: clock.now)
     case .pause(let until):
@@ -188,7 +188,7 @@ final class SweeperLoop {
     return await runner.nothingIsDue()
   }
 
-  /// Counts the present slot as a success without a run.
+  /// Counts the current slot as a success without a run.
   private func skipSlot(_ machine: inout SweeperStateMachine) {
     let time = coordinator.redisTimeEstimate
     let counts = machine.foundNothing(redisTime: time, at: clock.now, jitter: jitter)
@@ -218,7 +218,7 @@ final class SweeperLoop {
     }
   }
 
-  /// How old another sweeper's check may be: sweepers that lack something check at nearly the same time.
+  /// How old another sweeper's check may be: sweepers that lack something check at about the same time.
   private static let sharedCheckAge = Duration.seconds(10)
 
   /// Waits until PostgreSQL accepts writes, the worker drains, or the settings change. Until then no lock is taken,
@@ -253,7 +253,7 @@ final class SweeperLoop {
   /// Records the state of the fleet in the metrics.
   private func record(_ fleet: FleetState, _ answer: TakeAnswer, at redisTime: Int64) {
     replicas?.set(Double(fleet.replicas))
-    // A trigger of this sweeper is in the same record, so this answer was about it.
+    // A trigger of this sweeper is in the same record, so this answer covered it.
     if triggers.observe(newest: fleet.newestTrigger) { answeredTriggers = triggers.count }
     noteRecord(fleet.origin)
     reporter.notify(fleet.pause, answer)
@@ -266,7 +266,7 @@ final class SweeperLoop {
     }
   }
 
-  /// A new record has this sweeper's replicas and pause again. Those of the others follow, which may not ask for hours.
+  /// A new record regains this sweeper's replicas and pause. The other sweepers, which may not ask for hours, follow.
   private func noteRecord(_ origin: String) {
     defer { lastRecord = (origin, clock.now) }
     guard let lastRecord, lastRecord.origin != origin,
@@ -283,7 +283,7 @@ final class SweeperLoop {
     }
   }
 
-  /// Updates what depends on an answer, and logs what an operator has to know.
+  /// Updates what depends on an answer, and logs what operators have to know.
   private func handle(_ answer: TakeAnswer) {
     answeredAt = clock.now
     refusals.answered()
@@ -305,7 +305,7 @@ final class SweeperLoop {
       metadata: ["error": "\(Self.stuckLock)", "key": "\(coordinator.lockKey)"])
   }
 
-  /// Logs once that new records follow each other, until one has settled.
+  /// Logs once that new records keep coming, until one settles.
   private func reportSettling(_ isForever: Bool) {
     defer { settlesForever = isForever }
     guard isForever, !settlesForever else { return }
@@ -319,7 +319,7 @@ final class SweeperLoop {
     "the schedule record keeps being created anew, or by a replica with a longer lease: check Redis's persistence and "
     + "eviction, and SB_WORKER_LEASE"
 
-  /// Makes a call that ends something the state machine has not settled.
+  /// Makes a call that closes one of the state machine's open accounts.
   private func callRedis(
     _ machine: inout SweeperStateMachine, _ call: @EventLoop (inout SweeperStateMachine) async throws -> Void
   ) async {
@@ -340,7 +340,7 @@ final class SweeperLoop {
     count(counts)
     let refusal = RedisRefusal(error)
     let reason = refusal?.reason ?? (error as? RedisError)?.publicReason ?? "\(error)"
-    // A run is not a failure because Redis could not be told of its end.
+    // A run does not fail because its end could not be reported to Redis.
     if isOnceResultOpen, !machine.isConfirming {
       onceResult = .failure(RunFailure(reason: "Redis: \(reason)", isPermanent: false))
     }
@@ -349,7 +349,7 @@ final class SweeperLoop {
     if let change = refusals.takeChange() { reporter.report(change) }
   }
 
-  /// The client logs an outage. These lines are for a refusal of this sweeper's commands alone, and for `run --once`,
+  /// The client logs an outage. These lines are for a refusal of this sweeper's commands only, and for `run --once`,
   /// which ends before the client reports an outage.
   private func logSilence(_ refusal: RedisRefusal?, _ reason: String) async {
     let level: Logger.Level = redis.outage == nil || isOnce ? .warning : .debug
@@ -371,7 +371,7 @@ final class SweeperLoop {
       { try await self.clock.sleep(until: deadline, orUntil: self.wakeUp) })
   }
 
-  /// Waits for the first of two to end. How it ended does not matter: the loop goes on in any case.
+  /// Waits for the first of two to end, however it ends: the loop continues in any case.
   private func firstOf(
     _ one: @escaping @EventLoop @Sendable () async throws -> Void,
     _ other: @escaping @EventLoop @Sendable () async throws -> Void

@@ -8,7 +8,7 @@ import Reactor
 /// Reports what one sweeper does.
 @EventLoop
 struct SweeperReporter {
-  /// By its present settings.
+  /// With its current settings.
   var sweeper: Sweeper
   let metrics: TaskMetrics
   let receiver: any EventReceiver
@@ -44,7 +44,7 @@ struct SweeperReporter {
       // `report(SchemaWatch.Change)` logs what is missing.
       break
     }
-    // Also for a run that failed: what it changed stays changed, and no later run counts it.
+    // Also for a run that failed: its changes remain, and no later run counts them.
     if count.changed - count.exhausted + count.linked > 0 { notifyOfChanges(count) }
     if count.exhausted > 0, let texts = sweeper.report.exhausted {
       send(
@@ -69,7 +69,7 @@ struct SweeperReporter {
   }
 
   /// Queued jobs of one type have begun to wait for too long, or no longer do. Each type is a component, so that it has
-  /// an incident of its own.
+  /// its own incident.
   private func report(_ wait: QueueWait) {
     let component = "\(sweeper.name)/\(wait.jobType)"
     switch wait.change {
@@ -99,8 +99,8 @@ struct SweeperReporter {
     }
   }
 
-  /// Redis began to refuse this sweeper's commands, or no longer does. While it refuses them, Redis cannot decide which
-  /// replica notifies, so each one does.
+  /// Redis began to refuse this sweeper's commands, or no longer does. Meanwhile Redis cannot decide which replica
+  /// notifies, so each one does.
   func report(_ change: RefusalWatch.Change) {
     switch change {
     case .refused(let reason, let key):

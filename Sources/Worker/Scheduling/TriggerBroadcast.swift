@@ -1,5 +1,5 @@
-// Wakes all sweepers of a replica when one of them sees a new trigger, or a loss of Redis's data, in Redis's answer.
-// Invariant: a loop that asks Redis after its wake-up asks after the trigger was set, or the data lost.
+// Wakes all sweepers of a replica when an answer of Redis shows one of them a new trigger or a loss of Redis's data.
+// Invariant: a loop that asks Redis after its wake-up asks after the trigger was set or the data lost.
 
 import Coordination
 import Reactor
@@ -16,7 +16,7 @@ final class TriggerBroadcast {
   /// Makes `wakeUp` fire at each new trigger and loss.
   func add(_ wakeUp: WakeUp) { wakeUps.append(wakeUp) }
 
-  /// An answer of Redis has the id of the newest trigger.
+  /// An answer of Redis had the id of the newest trigger.
   ///
   /// - Returns: whether it is new, so that all sweepers were woken.
   func observe(newest id: Int64) -> Bool {
@@ -25,7 +25,7 @@ final class TriggerBroadcast {
     return true
   }
 
-  /// A sweeper's record, last seen at `seenAt`, is another one now.
+  /// A sweeper's record, last seen at `seenAt`, has been replaced.
   ///
   /// - Returns: whether that is a new loss, so that all sweepers were woken.
   func lostRecord(seenAt: MonotonicInstant, at now: MonotonicInstant) -> Bool {
