@@ -1,6 +1,6 @@
 // What the modelled server does with a batch's statements: how long each takes, what it changes, what it answers.
-// Invariant: as TableStatements and DiscoveryStatements have it, of a table whose pages all cost the same. The clock
-// ends a write as theirs does.
+// Invariant: it behaves as TableStatements and DiscoveryStatements do on a table whose pages all cost the same,
+// including the clock that ends a write.
 
 import Coordination
 import Reactor
@@ -12,19 +12,19 @@ struct BatchPlan {
   private(set) var length: Int64 = 0
   private(set) var rows = 0
   private(set) var jobs: [Judge.Job] = []
-  /// What is done to rows that are modelled one by one, when the server does it.
+  /// The change to individually modelled rows, applied when the server executes it.
   private(set) var change: RevealChange?
-  /// The first statement that can wait for a row's lock.
+  /// The first statement that can wait for a row lock.
   private(set) var firstWrite = 0
   private let statements: [PostgresStatement]
   private let roles: [StatementRole]
   private let scenario: Scenario
-  /// What the statements that change or find something answer; the same index as the statement's.
+  /// The answers of statements that change or find rows, indexed like the statements.
   private var answers: [[String?]?]
   private var changes: [Int?]
 
   private static let roundTrip: Int64 = 200
-  /// What a statement of a window takes.
+  /// The time that one statement of a window takes.
   private static let windowTime: Int64 = 1_000
 
   init(_ statements: [PostgresStatement], _ roles: [StatementRole], sweeper: Int, epoch: Int64, _ replica: Replica) {
@@ -36,7 +36,7 @@ struct BatchPlan {
     length = Self.roundTrip
     firstWrite = roles.firstIndex { $0 != .open && $0 != .settings && $0 != .check && $0 != .survey } ?? 0
     let table = replica.judge.tables[sweeper]
-    // A run's first batch meets the table as it is now: as large, and with as much to do, as it may be.
+    // A run's first batch draws the table's size and due rows.
     if isFirst { table.draw(replica.world, scenario) }
     if roles.contains(where: { $0 == .writeLinked || $0 == .writeLinkedSkippingLocked || $0 == .firstKey }) {
       guard let reveals = replica.postgres.reveals else { preconditionFailure("this seed has no reveal sessions") }
@@ -61,7 +61,7 @@ struct BatchPlan {
     case .check: answers[index] = scenario.statements.check(pages: table.pages)
     case .survey:
       answers[index] = scenario.statements.survey(of: parameters[0] ?? "", moments: parameters[3], pages: table.pages)
-    // No index leads to the rows that are due here.
+    // These tables have no index that finds due rows.
     case .indexScan: answers[index] = ["0", "0", "0", "0", nil, "0"]
     case .pages, .part: write(index, role, table)
     case .pagesSkippingLocked:
@@ -73,7 +73,7 @@ struct BatchPlan {
     case .tableProbe:
       length += Int64(table.pages) * scenario.microsecondsPerPage / 10
       answers[index] = [table.firstDue(in: 0..<table.pages)]
-    // They were changed by then, or their lock is gone.
+    // They have been changed by then, or the lock is lost.
     case .dueRows: answers[index] = []
     case .rows: changes[index] = 0
     case .insert: insert(index, epoch, replica)
@@ -118,7 +118,7 @@ struct BatchPlan {
     changes[index] = changed
   }
 
-  /// How long after the transaction's beginning nothing more is written, in µs, as the batch's settings have it.
+  /// How long after the transaction began the batch's settings allow writes, in µs.
   private func limit(parameter: Int) -> Int64 {
     guard let settings = roles.firstIndex(of: .settings) else { preconditionFailure("a batch has its settings") }
     return (Int64(statements[settings].parameters[parameter] ?? "") ?? 0) * 1_000
@@ -138,7 +138,7 @@ struct BatchPlan {
     answers[index] = [count, count, count, "{" + jobs.map(\.id).joined(separator: ",") + "}"]
   }
 
-  /// What the statements answered.
+  /// The statements' results.
   func results(of batch: PostgresServer.Batch, began: Int64, clock: Int64, hasVerdict: Bool) -> [PostgresResult] {
     statements.indices.map { index in
       switch roles[index] {
@@ -167,10 +167,10 @@ struct BatchPlan {
 final class ModelledTable {
   private(set) var pages = 0
   private(set) var rowsPerPage = 0
-  /// Which pages have nothing that is due any more. Where two runs alternate, these need not be the first ones.
+  /// Pages without due rows. If two runs alternate, these need not be the first pages.
   private var isSwept: [Bool] = []
 
-  /// Draws what the next run meets.
+  /// Draws the table's state for the next run.
   func draw(_ world: World, _ scenario: Scenario) {
     pages = Int(world.any(0...Int64(scenario.tablePages)))
     rowsPerPage = world.any(of: [0, 1, 1, 1, 10])
@@ -181,7 +181,7 @@ final class ModelledTable {
     for page in range.clamped(to: 0..<pages) { isSwept[page] = true }
   }
 
-  /// The place of the first row of `range` that is due.
+  /// The location of the first due row in `range`.
   func firstDue(in range: Range<Int>) -> String? {
     guard rowsPerPage > 0 else { return nil }
     return range.clamped(to: 0..<pages).first { !isSwept[$0] }.map { "(\($0),1)" }

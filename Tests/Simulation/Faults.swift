@@ -1,5 +1,5 @@
-// What goes wrong in a virtual run, and when: phases of faults with calm between them, drawn from the seed.
-// Invariant: each fault ends within its phase, and the judge is told from when on everything works again.
+// What goes wrong in a virtual run, and when: phases of faults separated by calm, drawn from the seed.
+// Invariant: each fault ends within its phase, and the judge learns when everything works again.
 
 import Reactor
 
@@ -35,7 +35,7 @@ final class Faults {
     while true {
       let calmEnd = scenario.isFaultless ? scenario.length : time + world.any(calm / 2...calm * 3 / 2)
       judge.isQuiet(from: time, to: min(calmEnd, scenario.length))
-      // The run ends with a calm in which everything recovers.
+      // The run ends with a calm period for recovery.
       guard calmEnd + 4 * Self.longest + 2 * calm < scenario.length else { break }
       time = phase(from: calmEnd)
     }
@@ -67,7 +67,7 @@ final class Faults {
     switch world.any(0...21) {
     case 0, 1: return ("stop and go on", { replica.pause(length) }, nothing)
     case 2, 3, 4, 5:
-      // It has its time to meet a batch, and as long again to last.
+      // Half of the phase to hit a batch, half to last.
       return ("freeze at a batch", { replica.freezeAtNextBatch = length / 2 }, { replica.freezeAtNextBatch = nil })
     case 6, 7: return ("kill and restart", { replica.kill() }, { replica.start() })
     case 8:
@@ -84,7 +84,7 @@ final class Faults {
     case 15: return ("Redis is away", { [redis] in redis.change(.away) }, { [redis] in redis.change(.up) })
     case 16: return ("FLUSHALL", { [redis] in redis.flush() }, nothing)
     case 17:
-      // What a replica of Redis lacks is at most a moment, or all since it lost its own master.
+      // A Redis replica lags by a moment, or lacks everything since it lost its master.
       return ("failover to an older replica", { [redis] in redis.replicate() }, { [redis] in redis.failOver() })
     case 18:
       return ("PostgreSQL hangs", { [postgres] in postgres.change(.hanging) }, { [postgres] in postgres.change(.up) })
@@ -134,7 +134,7 @@ final class Faults {
       return (
         "a sweeper is paused", { [redis] in redis.pause(sweeper) }, { [redis] in redis.resume(sweeper) }
       )
-    // Discovery's jobs of a triggered run are beside those of its slot.
+    // A triggered discovery run adds jobs to those of its slot.
     case 4: return ("a sweeper is triggered", { [redis] in redis.trigger(0) }, {})
     case 2: return ("suspended", { replica.pause(length, suspends: true) }, {})
     default:

@@ -1,5 +1,5 @@
-// What must hold, whatever goes wrong: watches every write, every grant and every count, and says what was broken.
-// Invariant: it knows the true time and all that happened, and decides nothing that the replicas see.
+// What must hold under any fault: checks every write, grant and count, and reports each violation.
+// Invariant: it knows the true time and every event, and influences nothing that the replicas see.
 
 import Coordination
 import Reactor
@@ -22,48 +22,48 @@ final class Judge {
   private let scenario: Scenario
   private(set) var violations: [Violation] = []
   private(set) var runs = 0
-  /// How often replicas asked whether they may run, since they know their slots.
+  /// How often replicas asked whether they may run, once they knew their slots.
   private(set) var questions = 0
   /// Redis's time in ms at the last script.
   var redisTime: Int64 = 0
 
-  /// The highest epoch that began to write, a sweeper.
+  /// The highest epoch that began to write, by sweeper.
   private var highestEpoch: [Int64]
   private var writers: [Set<Int64>]
   private var tokens: [String: Token] = [:]
-  /// Runs whose machine stood still, its clock with it, between the take and the first look at PostgreSQL's clock.
+  /// Runs whose machine and clock were suspended between the take and the first sample of PostgreSQL's clock.
   private var unaware: Set<String> = []
-  /// Successful runs and the jobs of each slot.
+  /// Successful runs of each slot.
   private var successes: [[Int64: Int]]
-  /// Slots in which a triggered run succeeded: it is due then whether the slot has been run or not.
+  /// Slots in which a triggered run succeeded: a trigger makes a run due even in a completed slot.
   private var triggeredSlots: [Set<Int64>]
   private var jobs: Set<Job> = []
   private var jobCounts: [Int64: [Int: Int]] = [:]
-  /// Which sweepers an operator has paused, as far as Redis has not forgotten.
+  /// Sweepers that an operator has paused and whose pause Redis has not lost.
   private var pausedSweepers: Set<Int> = []
   /// What each sweeper works on.
   let tables: [ModelledTable]
-  /// Runs that operators triggered, by their epochs, and the run that each trigger was for.
+  /// Epochs of runs that operators triggered, and the run that each trigger started.
   private var triggeredRuns: [Set<Int64>]
   private var triggers: [[Int64: Int64]]
   /// Each run's token and slot, by its epoch.
   private var grants: [[Int64: (token: String, slot: Int64)]]
-  /// Batches and rows of each run that were committed, and those whose answer said so.
+  /// Each run's committed batches and rows, and those that were acknowledged.
   private var committed: [String: (batches: Int, rows: Int)] = [:]
   private var answered: [String: Int] = [:]
 
   private var lostAt = Int64.min / 2
   private var forgotAt = Int64.min / 2
-  /// Until when Redis may let two runs alternate: it forgot, or its clock leapt forward.
+  /// The end of the time in which two runs may alternate, because Redis lost data or its clock jumped ahead.
   private var alternatesUntil: Int64 = 0
-  /// When a clock of a server was stepped last.
+  /// When a server's clock was last stepped.
   private var redisSteppedAt = Int64.min / 2
-  /// What Redis's clock had reached when it was stepped, in ms: slots until then may begin again.
+  /// Redis's clock before it was stepped, in ms: slots up to then may begin again.
   private var latestTime = Int64.min
   private(set) var postgresSteppedAt = Int64.min / 2
-  /// The slots that were completed, as far as Redis has not forgotten.
+  /// The completed slots that Redis has not lost.
   private var completedSlots: [Int64]
-  /// True times between which everything works, and has worked for long enough.
+  /// Intervals of true time in which everything works and has worked for long enough.
   private(set) var quiet: [(begin: Int64, end: Int64)] = []
 
   private struct Token {
@@ -93,7 +93,7 @@ final class Judge {
     if violations.count < 10 { violations.append(Violation(time: world.now, text: text)) }
   }
 
-  /// How old a sample of PostgreSQL's clock may be, in µs.
+  /// The maximum age of a sample of PostgreSQL's clock, in µs.
   private let sampleLimit = BatchGuard.sampleLimit.nanoseconds / 1_000
 
   private var lease: Int64 { scenario.leaseMilliseconds * 1_000 }
@@ -104,7 +104,7 @@ final class Judge {
     if world.now >= Scenario.learned { questions += 1 }
   }
 
-  /// A take was granted by Redis. `isAwaited`: its sender still waits for the answer, or knows that it does not know.
+  /// Redis granted a take. `isAwaited`: the sender still awaits the answer, or knows that the outcome is unknown.
   func granted(_ run: Run, _ sweeper: Int, mode: TakeMode, isAwaited: Bool) {
     if pausedSweepers.contains(sweeper) { violated("sweeper \(sweeper) began a run while it was paused") }
     tokens[run.token] = Token(sweeper: sweeper, takenAt: world.now, expiry: redisTime + scenario.leaseMilliseconds)
@@ -119,9 +119,9 @@ final class Judge {
     }
   }
 
-  /// A lock of a life keeps out this very life, which knows of none.
+  /// A life is blocked by a lock of its own that it does not know about.
   func keptOut(_ replica: Int, _ sweeper: Int) {
-    // An older replica of Redis brings back locks that were given up, for longer where its clock is stepped back.
+    // An older Redis replica restores released locks, and for longer if its clock is stepped back.
     guard world.now - forgotAt > 120_000_000 else { return }
     violated("replica \(replica) is kept out by its own lock of sweeper \(sweeper)")
   }
@@ -131,7 +131,7 @@ final class Judge {
   }
 
   func completedSlot(_ slot: Int64, _ sweeper: Int) {
-    // After a step back of the clock it is a slot of the future, which begins again.
+    // After the clock is stepped back, the slot lies in the future and begins again.
     guard slot <= redisTime else { return }
     completedSlots[sweeper] = max(completedSlots[sweeper], slot)
   }
@@ -146,7 +146,7 @@ final class Judge {
 
   // MARK: Triggers
 
-  /// Redis was told that the run of a trigger has ended, which makes it the only one.
+  /// Redis learned that a triggered run has ended: only one may run for each trigger.
   func ranTrigger(_ id: Int64, epoch: Int64, _ sweeper: Int) {
     if let earlier = triggers[sweeper][id], earlier != epoch, world.now - forgotAt > 120_000_000 {
       violated("epochs \(earlier) and \(epoch) of sweeper \(sweeper) ran for the same trigger")
@@ -175,7 +175,7 @@ final class Judge {
   func committed(_ batch: PostgresServer.Batch) {
     writers[batch.sweeper].remove(batch.epoch)
     order(batch, "commits")
-    // Without transaction_timeout nothing but a successor keeps a batch from its end whose last message is late.
+    // Without transaction_timeout, only a successor prevents the commit of a batch whose last message is late.
     if scenario.hasTransactionTimeout || !batch.isLastMessageLate { withinLease(batch, "commits") }
     committed[token(of: batch), default: (0, 0)].batches += 1
     committed[token(of: batch), default: (0, 0)].rows += batch.rows
@@ -187,7 +187,7 @@ final class Judge {
     }
   }
 
-  /// The server answers a batch as done.
+  /// The server reports that a batch is done.
   func answered(_ batch: PostgresServer.Batch) {
     answered[token(of: batch), default: 0] += 1
   }
@@ -198,7 +198,7 @@ final class Judge {
 
   private func token(of batch: PostgresServer.Batch) -> String { grants[batch.sweeper][batch.epoch]?.token ?? "" }
 
-  /// A run gave up for the sake of another one's session.
+  /// A run gave up because another run's session holds the lock.
   func gaveWay(_ epoch: Int64, to holder: Int64?, _ sweeper: Int) {
     guard let holder, holder < epoch, world.now > alternatesUntil else { return }
     violated("epoch \(epoch) gave way to the session of epoch \(holder), its predecessor (sweeper \(sweeper))")
@@ -214,7 +214,7 @@ final class Judge {
   private func withinLease(_ batch: PostgresServer.Batch, _ what: String) {
     if unaware.contains(token(of: batch)) { return }
     guard let token = tokens[self.token(of: batch)] else { return violated("epoch \(batch.epoch) has no lease at all") }
-    // Stepped clocks lengthen and shorten leases: not promised.
+    // Not guaranteed: stepped clocks lengthen or shorten leases.
     guard redisSteppedAt < token.takenAt, postgresSteppedAt < token.takenAt - sampleLimit else { return }
     if redisTimeNow() > token.expiry {
       violated("epoch \(batch.epoch) \(what) \(redisTimeNow() - token.expiry) ms after its lease")
@@ -226,7 +226,7 @@ final class Judge {
 
   // MARK: Runs and counts
 
-  /// A replica tells Redis for the first time how a run ended.
+  /// A replica first reports to Redis how a run ended.
   func ended(_ ended: EndedRun, _ sweeper: Int) {
     runs += 1
     let run = ended.run
@@ -245,7 +245,7 @@ final class Judge {
     }
   }
 
-  /// A replica's life is over, or the simulation: each slot that it attended was counted once.
+  /// A replica's life or the simulation has ended: each slot that it attended must have been counted once.
   func counted(skipped: Int, expected: Int, _ sweeper: Int) {
     guard redisSteppedAt < 0, skipped != expected else { return }
     violated("\(expected) slots of sweeper \(sweeper) were left to others, and \(skipped) were counted")
@@ -262,12 +262,12 @@ final class Judge {
     pausedSweepers = []
     for sweeper in completedSlots.indices {
       completedSlots[sweeper] = .min
-      // Not promised: epochs follow the clock, and this one stepped back before the data was lost.
+      // Not guaranteed: epochs follow the clock, which was stepped back before the data was lost.
       if highestEpoch[sweeper] > redisTimeNow() { highestEpoch[sweeper] = 0 }
     }
   }
 
-  /// Not promised: the run cannot know how long its machine stood still.
+  /// Not guaranteed: the run cannot know how long its machine was suspended.
   func stoodStill(_ token: String) {
     unaware.insert(token)
   }
@@ -283,7 +283,7 @@ final class Judge {
     redisSteppedAt = world.now
     latestTime = max(latestTime, redisTimeNow() - microseconds / 1_000)
     for sweeper in completedSlots.indices { completedSlots[sweeper] = .min }
-    // The record may be missing since it was lost, and begin anew with the clock as it is now.
+    // A lost record may only now be created again, from the current clock.
     if lostAt > 0 { forget() }
     if microseconds > 0 { alternatesUntil = max(alternatesUntil, world.now + lease) }
   }
@@ -293,23 +293,23 @@ final class Judge {
     if microseconds < 0 { alternatesUntil = max(alternatesUntil, world.now + sampleLimit - microseconds + lease) }
   }
 
-  /// From `begin` to `end` nothing goes wrong.
+  /// No fault occurs from `begin` to `end`.
   func isQuiet(from begin: Int64, to end: Int64) {
     quiet.append((begin, end))
   }
 
-  /// How long after a fault every sweeper runs as if there had been none: what was overdue ran, ghosts are gone.
+  /// The time after a fault until a sweeper runs as if there had been none: overdue runs done, stale locks expired.
   func recovery(of sweeper: Int) -> Int64 {
     scenario.intervals[sweeper] * 1_000 + 2 * lease + 10_000_000
   }
 
-  /// Whether nothing went wrong from `begin` to `end`, and nothing could still be felt at its beginning.
+  /// Whether no fault occurred from `begin` to `end`, and no earlier one still had effects.
   func wasQuiet(from begin: Int64, to end: Int64, _ sweeper: Int) -> Bool {
     quiet.contains { $0.begin + recovery(of: sweeper) <= begin && end < $0.end }
   }
 
-  /// Soon after Redis lost its data, it knows the sweeper again that its replicas ask for once an hour. Not promised of
-  /// an older replica of Redis, which may lack this sweeper's record only.
+  /// Soon after losing its data, Redis knows the hourly sweeper again. Not guaranteed after failover to an older
+  /// replica, which may lack only this sweeper's record.
   func watchRareSweeper(_ redis: RedisServer) {
     guard scenario.hasLater else { return }
     for window in quiet {
@@ -331,7 +331,7 @@ final class Judge {
       let grid = scenario.grid(sweeper)
       for window in quiet {
         let begin = window.begin + recovery(of: sweeper)
-        // The clock has not been stepped since, so a slot's true time can be told.
+        // The clock has not been stepped since, so a slot's true time is known.
         var slot = grid.slot(after: redis.clock.reading(at: begin) / 1_000)
         while redis.clock.time(of: slot * 1_000) + interval < window.end, redisSteppedAt < window.begin {
           check(slot, sweeper)

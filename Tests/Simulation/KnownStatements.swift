@@ -1,33 +1,33 @@
-// The worker's statements by their texts, and the answers of a table that has the shape of the control plane's.
-// Invariant: a text that is not here is no statement of the sweeps that are simulated, and traps.
+// The worker's statements by their texts, and the answers of a table shaped like the control plane's.
+// Invariant: a text that no simulated sweep uses traps.
 
 import Reactor
 import Worker
 import _StringProcessing
 
-/// What a statement does, as far as the modelled server knows.
+/// What a statement does, as the modelled server sees it.
 enum StatementRole {
   case open, close, settings, clock, readLimits, loginRole, holders
-  /// The look at a table, and the shorter check that it is still the same.
+  /// The survey of a table, and the shorter check that it is unchanged.
   case survey, check
   case indexScan, tableProbe
   case pages, part, pagesSkippingLocked, firstDue
   case dueRows, rows
   case insert
-  /// Of a sweep with linked rows.
+  /// For a sweep with linked rows.
   case writeLinked, writeLinkedSkippingLocked, write, writeSkippingLocked, firstKey
-  /// Whether nothing is due, asked outside of a run.
+  /// Whether nothing is due, asked outside a run.
   case nothingDue
-  /// The looks at other tables, and at what the schema has.
+  /// The surveys of other tables and of the schema.
   case related, schema
 }
 
 @EventLoop
 final class KnownStatements {
-  /// By the length of their texts: to compare two texts that share their memory costs nothing, a hash of each would.
+  /// By text length: comparing strings that share storage is free, hashing each is not.
   private var roles: [Int: [(text: String, role: StatementRole)]] = [:]
 
-  /// The targets of each document that was met.
+  /// The targets of each document seen so far.
   private var documents: [String: [Int]] = [:]
 
   private static let shared: [String: StatementRole] = [
@@ -38,7 +38,7 @@ final class KnownStatements {
     RelatedTables.query: .related, SchemaCheck.check: .schema,
   ]
 
-  /// The answers that are the same each time.
+  /// Constant answers.
   let nothing = PostgresResult(rows: [])
   let opened = PostgresResult(rows: [["t"]])
 
@@ -48,7 +48,7 @@ final class KnownStatements {
       switch sweeper.work {
       case .rows(let sweep): add(sweep)
       case .connections: preconditionFailure("\(sweeper.name) is not simulated")
-      // No simulated fleet has it.
+      // No simulated fleet runs it.
       case .watch: break
       case .discovery: add(DiscoveryStatements.insert(into: Self.quoted(Discovery.table)), .insert)
       }
@@ -97,7 +97,7 @@ final class KnownStatements {
     return known.role
   }
 
-  /// The targets of a discovery's document, by number.
+  /// The target numbers in a discovery document.
   func targets(in document: String) -> [Int] {
     if let known = documents[document] { return known }
     let parts = document.split(separator: "\"name\":\"").dropFirst()
@@ -106,7 +106,7 @@ final class KnownStatements {
     return targets
   }
 
-  /// What the look at a table answers: a plain table of its owner's, with an index, without row security.
+  /// The answer to a survey: a plain table that the role owns, with an index, without row security.
   func survey(of table: String, moments: String?, pages: Int) -> [String?] {
     [
       "public", "r", "\(Self.identifier)", "f", "t", "t", "f", Self.predicate(of: table), "\(pages)", Self.file, "1",
@@ -121,7 +121,7 @@ final class KnownStatements {
     return TableSurvey(table: table, PostgresResult(rows: [answer]))
   }
 
-  /// What the look at other tables answers: each is there, and nothing refers to the swept one.
+  /// The answer to a survey of other tables: each exists, and nothing refers to the swept one.
   func relatedTables(_ parameters: [String?]) -> [[String?]] {
     let names = (parameters[0] ?? "{}").dropFirst().dropLast().split(separator: ",").map(String.init)
     return names.enumerated().map { index, name in
@@ -138,9 +138,9 @@ final class KnownStatements {
   }
 
   private static let identifier: Int64 = 16_400
-  /// Tells that the columns' types are the same.
+  /// Shows that the columns' types are unchanged.
   private static let momentTypes = "timestamptz"
   private static let file = "16401"
-  /// Tells that the indexes are the same.
+  /// Shows that the indexes are unchanged.
   private static let indexes = "16402"
 }

@@ -1,5 +1,5 @@
-// One worker process: the worker's own SweepService on modelled servers, and what an observer sees of it.
-// Invariant: it decides nothing of what the service does; it notes what was asked, answered and counted.
+// One worker process: the worker's own SweepService on modelled servers, and an observer's record of it.
+// Invariant: it never influences the service; it records what was asked, answered and counted.
 
 import Coordination
 import Logging
@@ -9,7 +9,7 @@ import _StringProcessing
 
 @EventLoop
 final class Life {
-  /// How long a process may take to end beyond its grace: for the last try of each notification.
+  /// How long beyond its grace a process may take to end: the last attempt of each notification.
   private static let lateness: Int64 = 1_500_000
 
   let replica: Replica
@@ -17,7 +17,7 @@ final class Life {
   let clock: LoopClock
   private(set) var isAlive = true
   private var isHeld = false
-  /// Whether it was stopped or suspended since it was asked to end: its grace is longer then.
+  /// Whether it was stopped or suspended while shutting down, which extends its grace.
   private var wasHeldWhileDraining = false
   private var isDraining = false
   private var inbox: [@EventLoop () -> Void] = []
@@ -26,9 +26,9 @@ final class Life {
   private var service: SweepService!
   private(set) var sender: ModelledSender!
   private var observations: [Observation]
-  /// Every token that it made.
+  /// Every token that it generated.
   private(set) var tokens: Set<String> = []
-  /// Redis's clock as this process knows it, from the last answer.
+  /// Redis's clock as of the last answer to this process.
   private var redisClock: ClockSample?
 
   init(_ replica: Replica, number: Int, clock: LoopClock) {
@@ -56,7 +56,7 @@ final class Life {
 
   // MARK: Its course
 
-  /// Runs until it has ended by itself, was killed, or is cancelled.
+  /// Runs until it exits, is killed, or is cancelled.
   func run() async {
     guard isAlive else { return }
     let (service, ending, clock) = (service!, ending, world.clock)
@@ -69,7 +69,7 @@ final class Life {
         do {
           try await clock.sleep(until: .never, orUntil: ending)
         } catch {
-          // The simulation ends, or the service has.
+          // The simulation or the service has ended.
         }
         return false
       }
@@ -78,7 +78,7 @@ final class Life {
       return first
     }
     if isAlive {
-      // Killed in mid-course nobody reads the counts: those of a process that ends by itself are whole.
+      // Only a process that exits by itself has complete counts.
       closeBooks()
       if hasEnded { sender.check() }
       end(hasEnded ? "has ended" : "is still alive")
@@ -108,7 +108,7 @@ final class Life {
     }
   }
 
-  /// - Returns: false where it is held already.
+  /// - Returns: false if it is already held.
   func hold() -> Bool {
     guard !isHeld else { return false }
     isHeld = true
@@ -120,7 +120,7 @@ final class Life {
   func release(losing lost: Duration) {
     isHeld = false
     wasHeldWhileDraining = isDraining
-    // What has arrived and what is due come in either order.
+    // Received messages and due timers can run in either order.
     let isInboxFirst = world.oneIn(2)
     if !isInboxFirst { clock.release(losing: lost) }
     let arrived = inbox
@@ -129,7 +129,7 @@ final class Life {
     if isInboxFirst { clock.release(losing: lost) }
   }
 
-  /// `body` as something that this process does: later where it is held, never where it is over.
+  /// Runs `body` as part of this process: later if it is held, never after its end.
   func receive(_ body: @escaping @EventLoop () -> Void) {
     guard isAlive else { return }
     if isHeld { inbox.append(body) } else { body() }
@@ -139,27 +139,27 @@ final class Life {
 // MARK: - What is seen of it
 
 extension Life {
-  /// What is known of one of its sweepers.
+  /// What is known about one of its sweepers.
   private struct Observation {
-    /// A take that waits for its answer, or whose outcome is unknown.
+    /// A take that awaits its answer, or whose outcome is unknown.
     var openToken: String?
     var runToken: String?
-    /// Whether the run's deadline was told on PostgreSQL's clock.
+    /// Whether the run has a deadline on PostgreSQL's clock.
     var hasSample = false
     var isAsking = false
     var books = SlotBooks()
     var failedRuns: UInt64 = 0
     var drainedRuns: UInt64 = 0
-    /// Failures that were counted without a run.
+    /// Failures counted without a run.
     var silentFailures: UInt64 = 0
   }
 
-  /// Whether the sender of a take still waits for its answer, or knows that it does not know.
+  /// Whether the sender of a take still awaits its answer, or knows that the outcome is unknown.
   func awaits(_ token: String, _ sweeper: Int) -> Bool {
     !isAlive || observations[sweeper].openToken == token
   }
 
-  /// The loops ask Redis.
+  /// A loop calls a script in Redis.
   func calls(_ call: ScheduleModel.Call, _ sweeper: Int) {
     observations[sweeper].isAsking = true
     switch call {
@@ -199,12 +199,12 @@ extension Life {
     if case .take = call, !isUnknown { observations[sweeper].openToken = nil }
   }
 
-  /// Redis told its time.
+  /// Redis returned its time.
   func noteRedisClock(_ milliseconds: Int64) {
     redisClock = ClockSample(reading: milliseconds, arrivedAt: clock.now, unitsPerSecond: 1_000)
   }
 
-  /// Redis did not answer: what the loops count for it belongs to the slot that they believe in.
+  /// Redis did not answer: the loops count this in the slot that they assume.
   func wasNotAnswered() {
     note("Redis does not answer")
     let wall = clock.wallTime
@@ -222,7 +222,7 @@ extension Life {
     observations[sweeper].books.failed(replica.scenario.grid(sweeper).slot(at: time))
   }
 
-  /// A batch of this sweeper leaves, with a deadline on PostgreSQL's clock.
+  /// This sweeper sends a batch with a deadline on PostgreSQL's clock.
   func sendsBatch(_ sweeper: Int) {
     observations[sweeper].hasSample = true
   }
@@ -235,9 +235,9 @@ extension Life {
     }
   }
 
-  /// Each slot that it attended was counted once. What it was asking when it was cut off was not.
+  /// Each attended slot must have been counted once, except for requests that the end interrupted.
   private func closeBooks() {
-    // A slot that Redis was asked in, and PostgreSQL again, is no longer left to others.
+    // A slot in which Redis and PostgreSQL were asked is no longer left to others.
     for (sweeper, observation) in observations.enumerated()
     where !observation.isAsking && !replica.scenario.probesFirst(sweeper) {
       let skipped = service.count(.skippedLock, sweeper: sweeper) - observation.drainedRuns
@@ -245,7 +245,7 @@ extension Life {
     }
   }
 
-  /// The service logs.
+  /// The service writes a log line.
   fileprivate func logged(_ message: String, _ metadata: Logger.Metadata) {
     guard isAlive else { return }
     if world.isTraced {
@@ -269,7 +269,7 @@ extension Life {
   }
 }
 
-/// The log of a modelled process: nobody but the simulation reads it.
+/// The log of a modelled process, read only by the simulation.
 private struct WatchedLog: LogHandler {
   let life: Life
   var logLevel: Logger.Level
@@ -292,14 +292,14 @@ private struct WatchedLog: LogHandler {
   }
 }
 
-/// What a life attended, and what has to be counted for it.
+/// The slots that a life attended, and the expected counts.
 struct SlotBooks {
   private enum Entry { case open, left, ran, failed, paused }
 
   private var entries: [Int64: Entry] = [:]
   private var isLearning = true
 
-  /// How many slots were left to others in the end.
+  /// How many slots ended up left to others.
   var expected: Int {
     entries.values.count { $0 == .open || $0 == .left }
   }

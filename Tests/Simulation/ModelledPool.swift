@@ -1,6 +1,6 @@
 // A replica's connections to the modelled PostgreSQL, as the worker's runs use them.
-// Invariants: a connection that was left in the middle of an exchange is not lent again, and its session is ended; a
-// statement that the model does not know traps.
+// Invariants: a connection abandoned mid-exchange is never reused, and its session is ended; an unknown statement
+// traps.
 
 import Coordination
 import Reactor
@@ -48,14 +48,14 @@ final class ModelledPool: SweepPool {
     try await body(connection)
   }
 
-  /// The process is gone: the server sees its end.
+  /// The process has died: the server sees its connections close.
   func died() {
     for connection in idle + lent { server.end(connection.session) }
   }
 
-  /// Has the server do `request`, on no connection that was there before.
+  /// Runs `request` on the server over a new connection.
   ///
-  /// - Throws: `PostgresError.unavailable` where the server is away.
+  /// - Throws: `PostgresError.unavailable` if the server is down.
   @discardableResult
   private func reach<Value: Sendable>(
     by deadline: MonotonicInstant,
@@ -73,7 +73,7 @@ final class ModelledPool: SweepPool {
     return value
   }
 
-  /// Takes `request` to the server and its answer back; nil where it has not come by the deadline.
+  /// Carries `request` to the server and its answer back; nil if none arrives by the deadline.
   func exchange<Value: Sendable>(
     by deadline: MonotonicInstant,
     _ request: @escaping @EventLoop (@escaping @EventLoop (Value) -> Void) -> Void
@@ -99,10 +99,10 @@ final class ModelledConnection: SweepConnection {
   let session: PostgresSession
   private let pool: ModelledPool
   private var isClosed = false
-  /// Something was asked whose answer has not come.
+  /// A request is unanswered.
   private var isBusy = false
   var attachment: (any Sendable)?
-  /// The run whose batch was sent last.
+  /// The run that sent the last batch.
   private var user: (name: String, sweeper: Int, epoch: Int64)?
 
   init(_ pool: ModelledPool, _ session: PostgresSession) {
@@ -141,7 +141,7 @@ final class ModelledConnection: SweepConnection {
     return results
   }
 
-  /// Statements that write nothing, and hold no lock for longer than they take.
+  /// Runs statements that write nothing and keep no lock.
   private func lookup(
     _ statements: [PostgresStatement], _ roles: [StatementRole], by deadline: MonotonicInstant
   ) async throws -> [PostgresResult] {
@@ -194,7 +194,7 @@ final class ModelledConnection: SweepConnection {
       writeLength: plan.length, rows: plan.rows, cut: cut, jobs: plan.jobs, change: plan.change)
     if let freeze {
       replica.pause(freeze)
-      // It froze before it could send anything: this is done when it goes on.
+      // It froze before sending anything, so this waits until it continues.
       if cut == nil { await untilReleased() }
     }
     let answer: PostgresServer.Answer? = await pool.exchange(by: deadline) { answer in

@@ -1,6 +1,6 @@
 // A replica's connection to the modelled Redis, as the worker's loops use it.
-// Invariants: a connection that is gone takes every awaited answer with it, and what was sent may still arrive; nothing
-// is sent or answered after the life's end.
+// Invariants: a lost connection loses every pending answer, and what was sent may still arrive; nothing is sent or
+// answered after the life's end.
 
 import Coordination
 import Reactor
@@ -72,7 +72,7 @@ final class ModelledRedis: RedisScripts {
     }
   }
 
-  /// A call that may be executed once.
+  /// A call that may be executed at most once.
   @EventLoop
   private final class Execution {
     private let call: ScheduleModel.Call
@@ -91,7 +91,7 @@ final class ModelledRedis: RedisScripts {
     }
   }
 
-  /// Has the server do `work`, and returns its answer.
+  /// Has the server execute `work`, and returns its answer.
   private func ask(
     by deadline: MonotonicInstant, _ work: @escaping @EventLoop () -> RedisValue
   ) async throws(RedisError) -> RedisValue {
@@ -131,7 +131,7 @@ final class ModelledRedis: RedisScripts {
     }
   }
 
-  /// The connection is gone, and with it every answer.
+  /// The connection is lost, and with it every pending answer.
   private func lost() {
     guard isReady else { return }
     isReady = false

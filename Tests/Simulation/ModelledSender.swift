@@ -1,5 +1,5 @@
-// Where a replica's notifications go: a webhook that takes them, now and then refuses for a while, or does not answer.
-// Invariant: what it took was sent once, and holds as many rows as the runs changed.
+// The webhook for a replica's notifications, which sometimes refuses them for a while or does not answer.
+// Invariant: each accepted notification was sent once, and together they report every row that the runs changed.
 
 import Reactor
 import Worker
@@ -7,10 +7,10 @@ import Worker
 @EventLoop
 final class ModelledSender: EventSender {
   private let life: Life
-  /// The rows of the runs that ended, and of the notifications that were taken.
+  /// Rows changed by finished runs, and rows in accepted notifications.
   private var changedRows = 0
   private var toldRows = 0
-  /// Notifications that the worker gave up, and said so.
+  /// Notifications that the worker reported as dropped.
   var dropped = 0
 
   init(_ life: Life) {
@@ -22,7 +22,7 @@ final class ModelledSender: EventSender {
   ) async throws -> Result<TransferAnswer, TransferError> {
     let (life, world) = (life, life.replica.world)
     let reply = OneShot<Int>()
-    // One in ten is not taken: refused for now, or not answered.
+    // One in ten is refused for now or not answered.
     let isTaken = !world.oneIn(10)
     if isTaken || world.oneIn(2) {
       world.after(world.any(1_000...50_000)) {
@@ -36,12 +36,12 @@ final class ModelledSender: EventSender {
     return .success(TransferAnswer(status: status))
   }
 
-  /// A run ended that changed so many rows.
+  /// A run that changed `rows` rows ended.
   func told(_ rows: Int) {
     changedRows += rows
   }
 
-  /// The life has ended by itself, with time enough to send all that it had to tell.
+  /// The life exited by itself, with time to send all its notifications.
   func check() {
     guard toldRows > changedRows || (toldRows < changedRows && dropped == 0) else { return }
     life.replica.judge.violated("\(toldRows) rows were told of \(changedRows) that were changed")

@@ -1,6 +1,6 @@
-// PostgreSQL as the runs meet it: sessions with a batch each, the guard with its deadline on the server's own clock,
-// the advisory lock, timers that cancel, and sessions that stand still because their client froze in mid-batch.
-// Invariant: a batch is committed whole, by the last of its messages, or not at all.
+// PostgreSQL as the runs see it: sessions with a batch each, the guard with its deadline on the server's own clock,
+// the advisory lock, cancelling timers, and sessions that idle because their client froze mid-batch.
+// Invariant: a batch is committed as a whole by its last message, or not at all.
 
 import Coordination
 import Reactor
@@ -10,7 +10,7 @@ import Reactor
 final class PostgresSession {
   fileprivate(set) var isOpen = true
   fileprivate var batch: PostgresServer.Batch?
-  /// Which start of the server it belongs to.
+  /// The server start that it belongs to.
   fileprivate let start: Int
 
   fileprivate init(start: Int) {
@@ -35,15 +35,15 @@ final class PostgresServer {
     let cut: (message: Int, length: Int64)?
     /// What it inserts: the slot's jobs.
     let jobs: [Judge.Job]
-    /// What it does to rows that are modelled one by one.
+    /// Its change to individually modelled rows.
     let change: RevealChange?
     fileprivate var began: Int64 = 0
     fileprivate var isTransaction = false
     fileprivate var hasVerdict = false
     fileprivate(set) var hasWritten = false
-    /// When transaction_timeout ends the session, where the server has it.
+    /// When transaction_timeout ends the session, if the server has it.
     fileprivate var sessionEnd = Int64.max
-    /// The closing statement was executed in time, and what commits it arrived later.
+    /// The closing statement ran in time, but the commit arrived late.
     fileprivate(set) var isLastMessageLate = false
 
     init(
@@ -69,7 +69,7 @@ final class PostgresServer {
     case tooLate
     case lockTimeout
     case cancelled
-    /// The session has ended, where it was by transaction_timeout.
+    /// The session has ended, possibly by transaction_timeout.
     case gone(byTimeout: Bool)
   }
 
@@ -82,9 +82,9 @@ final class PostgresServer {
   private var backlog: [@EventLoop () -> Void] = []
   private var holders: [PostgresSession?]
   private var starts = 0
-  /// Where the seed has them.
+  /// Only in seeds that include them.
   private(set) var reveals: RevealTable?
-  /// Until when someone holds a lock on the tables, in true time.
+  /// When another session's lock on the tables ends, in true time.
   var tablesLockedUntil: Int64 = 0
 
   init(_ world: World, _ scenario: Scenario, _ judge: Judge, _ mutation: Mutation?) {
@@ -102,7 +102,7 @@ final class PostgresServer {
   /// Its clock in µs.
   var time: Int64 { clock.reading(at: world.now) }
 
-  /// Does `body` as soon as the server runs; never where it is away.
+  /// Runs `body` as soon as the server runs; never if it is down.
   func receive(_ body: @escaping @EventLoop () -> Void) {
     switch condition {
     case .up: body()
@@ -119,7 +119,7 @@ final class PostgresServer {
     session.isOpen && session.start == starts
   }
 
-  /// Executes a batch that has arrived, message after message.
+  /// Executes a received batch message by message.
   func execute(_ batch: Batch, in session: PostgresSession, answer: @escaping @EventLoop (Answer) -> Void) {
     guard isOpen(session), session.batch == nil else { return answer(.gone(byTimeout: false)) }
     session.batch = batch
@@ -131,7 +131,7 @@ final class PostgresServer {
     batch.hasVerdict = isAhead && (mutation == .noAdvisoryLock || lock(batch.sweeper, for: session))
     if scenario.hasTransactionTimeout, mutation != .noDeadline {
       batch.sessionEnd = world.now + left + 250_000
-      // Of a batch that has arrived whole the statements have timers of their own.
+      // In a batch that arrives whole, each statement has its own timer.
       if batch.cut != nil { world.at(batch.sessionEnd) { [self] in receive { [self] in timeOut(batch, in: session) } } }
     }
     guard isAhead else {
@@ -143,7 +143,7 @@ final class PostgresServer {
     }
   }
 
-  /// The next message arrives: at once, or where the batch was cut there, when its client goes on.
+  /// The next message arrives: at once or, if the batch was cut there, when its client continues.
   private func message(
     _ number: Int, of batch: Batch, in session: PostgresSession, answer: @escaping @EventLoop (Answer) -> Void,
     _ body: @escaping @EventLoop () -> Void
@@ -163,7 +163,7 @@ final class PostgresServer {
     guard batch.isTransaction else {
       return answer(isOpen(session) ? .cancelled : .gone(byTimeout: world.now >= batch.sessionEnd))
     }
-    // A server that stood still sees its timers before what has arrived.
+    // A server that was frozen runs its timers before it reads messages.
     if world.now > batch.sessionEnd {
       end(session)
       return answer(.gone(byTimeout: true))
@@ -251,7 +251,7 @@ final class PostgresServer {
     if holders[batch.sweeper] === session { holders[batch.sweeper] = nil }
   }
 
-  /// The session ends: by its client, or by somebody's order.
+  /// Ends the session, for its client or on another's order.
   func end(_ session: PostgresSession) {
     abort(session)
     session.isOpen = false
@@ -268,10 +268,10 @@ final class PostgresServer {
     return (batch.epoch, true)
   }
 
-  /// Whose session holds a sweeper's lock.
+  /// The epoch of the run whose session holds a sweeper's lock.
   func holder(of sweeper: Int) -> Int64? { holders[sweeper]?.batch?.epoch }
 
-  /// Forgets what has not been executed.
+  /// Discards what has not been executed.
   func stop() {
     backlog = []
   }

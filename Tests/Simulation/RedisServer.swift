@@ -1,5 +1,5 @@
-// Redis as the replicas meet it: one schedule model a sweeper, a clock of its own, and its ways of being away.
-// Invariant: whatever arrives is executed in one piece, in the order of arrival, also long after its sender gave up.
+// Redis as the replicas see it: a schedule model for each sweeper, its own clock, and its outages.
+// Invariant: each call is executed atomically, in order of arrival, even long after its sender gave up.
 
 import Coordination
 import Reactor
@@ -16,9 +16,9 @@ final class RedisServer {
   var clock: DriftingClock
   private(set) var condition = Condition.up
   private(set) var sweepers: [ScheduleModel]
-  /// What an asynchronous replica of it has: an older state.
+  /// The older state of an asynchronous replica.
   private var older: [ScheduleModel]
-  /// What arrived while it hung.
+  /// Calls received while it hung.
   private var backlog: [@EventLoop () -> Void] = []
   /// How many scripts it has executed.
   private(set) var scripts = 0
@@ -58,7 +58,7 @@ final class RedisServer {
     return .array([.string(Array("\(seconds)".utf8)), .string(Array("\(rest)".utf8))])
   }
 
-  /// Executes `script` as soon as it can; never where it is away.
+  /// Executes `script` as soon as it can; never if it is down.
   func receive(_ script: @escaping @EventLoop () -> Void) {
     switch condition {
     case .up:
@@ -94,7 +94,7 @@ final class RedisServer {
     return answer
   }
 
-  /// With a lease that ends before its holder thinks so, where that is the rule that is left out.
+  /// Shortens the lease below what its holder assumes, if the mutation says so.
   private func shortened(_ call: ScheduleModel.Call) -> ScheduleModel.Call {
     guard mutation == .negativeMargin else { return call }
     switch call {
@@ -108,7 +108,7 @@ final class RedisServer {
     }
   }
 
-  /// As if each record were the first one, where that is the rule that is left out.
+  /// Hides that a record is new, if the mutation says so.
   private func unchanged(_ answer: ScheduleModel.Answer) -> ScheduleModel.Answer {
     guard mutation == .lossUnnoticed, case .take(let take, let news?) = answer else { return answer }
     return .take(
@@ -135,7 +135,7 @@ final class RedisServer {
     judge.redisLostItsData()
   }
 
-  /// A replica takes over that knows what was known some moments ago.
+  /// A replica with a slightly older state takes over.
   func replicate() {
     older = sweepers
   }
@@ -160,7 +160,7 @@ final class RedisServer {
     judge.paused(sweeper)
   }
 
-  /// A pause that an older state or a replica that was cut off brings back is lifted again, while the run lasts.
+  /// Lifts a pause, and again during the run if an older state restores it.
   func resume(_ sweeper: Int) {
     if judge.isPaused(sweeper) { world.note("sweeper \(sweeper) is resumed") }
     judge.resumed(sweeper)
@@ -180,7 +180,7 @@ final class RedisServer {
     for other in sweepers.indices { sweepers[other].announceTrigger(answer.id) }
   }
 
-  /// A worker of the other kind, or an operator, holds a lock.
+  /// An existing worker or an operator holds a lock.
   func lockByAnother(_ sweeper: Int, milliseconds: Int64) {
     sweepers[sweeper].expire(at: time)
     guard sweepers[sweeper].lock == nil else { return }

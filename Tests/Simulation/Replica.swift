@@ -1,6 +1,6 @@
-// A machine with one worker process at a time: its monotonic clock, its ways to both servers, and what happens to the
+// A machine with one worker process at a time: its monotonic clock, its paths to both servers, and what happens to the
 // process: it is started, stopped, suspended, killed and asked to end.
-// Invariant: nothing of a process happens after its end, nor while it is stopped, but what it sent before.
+// Invariant: a process does nothing after its end or while stopped; only what it sent before may still arrive.
 
 import Coordination
 import Reactor
@@ -8,7 +8,7 @@ import Reactor
 /// How messages fare between a replica and a server.
 enum Path: Equatable {
   case open, slow
-  /// What is sent is lost, or arrives when the path is open again.
+  /// Requests are lost, or arrive when the path is open again.
   case requestsLost
   case answersLost
   case closed
@@ -27,10 +27,10 @@ final class Replica {
   private var lives = 0
   var redisPath = Path.open
   var postgresPath = Path.open
-  /// The next batch that is sent meets a freeze of so many µs, before it or in its middle.
+  /// How long to freeze before or in the middle of the next batch, in µs.
   var freezeAtNextBatch: Int64?
   private let partsPerMillion: Int64
-  /// What its monotonic clock is ahead of true time by, in µs: less when it was suspended.
+  /// Its monotonic clock minus true time, in µs: a suspension reduces it.
   private var offset: Int64
   private var starting = Latch()
 
@@ -53,10 +53,10 @@ final class Replica {
     world.note("replica \(number): \(text())")
   }
 
-  /// The process that is alive; nil where none is.
+  /// The live process, if any.
   var living: Life? { life.flatMap { $0.isAlive ? $0 : nil } }
 
-  /// Runs one process after the other until it is cancelled.
+  /// Runs one process after another until cancelled.
   func run() async {
     do {
       while true {
@@ -89,7 +89,7 @@ final class Replica {
     living?.drain()
   }
 
-  /// SIGSTOP, and SIGCONT after so many µs.
+  /// SIGSTOP, then SIGCONT after `length` µs.
   func pause(_ length: Int64, suspends: Bool = false) {
     guard let life = living, life.hold() else { return }
     note("\(suspends ? "is suspended" : "stops") for \(length / 1_000) ms")
@@ -104,14 +104,14 @@ final class Replica {
 
   // MARK: Its ways to the servers
 
-  /// Takes a message to a server: in time, late or never, as the path is.
+  /// Delivers a message to a server in time, late or never, depending on the path.
   func deliver(_ way: KeyPath<Replica, Path>, _ body: @escaping @EventLoop () -> Void) {
     let path = self[keyPath: way]
     switch path {
     case .open, .slow, .answersLost: world.after(delay(path), body)
     case .requestsLost, .closed:
       guard world.oneIn(2) else { return }
-      // TCP sends it again for as long as it may: it arrives when the path opens.
+      // TCP retransmits for as long as it can: it arrives when the path opens.
       retransmit(tries: 12, way, body)
     }
   }

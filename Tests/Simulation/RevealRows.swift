@@ -1,18 +1,18 @@
 // Reveal sessions and their wraps, row by row: what users do with them, and what the statements of a window do.
-// Invariant: as LinkedStatements has it. What a batch changes is held until its transaction ends.
+// Invariant: it behaves as LinkedStatements. A batch's rows stay locked until its transaction ends.
 
 import Coordination
 import Reactor
 import Worker
 
-/// The two tables. Times in µs: of the server's clock, or true ones where that is said.
+/// The two tables. Times are in µs of the server's clock unless noted as true time.
 @EventLoop
 final class RevealTable {
   @EventLoop
   final class Wrap {
     var isConsumed = false
     var expiresAt: Int64
-    /// Until when another session holds it, in true time.
+    /// When another session's lock on it ends, in true time.
     var lockedUntil: Int64 = 0
 
     init(expiresAt: Int64) { self.expiresAt = expiresAt }
@@ -22,14 +22,14 @@ final class RevealTable {
   final class Session {
     let number: Int
     let expiresAt: Int64
-    /// When it was made and becomes due, in true time.
+    /// When it was created and becomes due, in true time.
     let madeAt: Int64
     let dueAt: Int64
     let wraps: [Wrap]
     var lockedUntil: Int64 = 0
-    /// Whether it, or one of its wraps, was locked by another session at any time.
+    /// Whether another session ever locked it or one of its wraps.
     var wasLocked = false
-    /// Whether a batch has changed it that is not committed.
+    /// Whether an uncommitted batch has changed it.
     var isHeld = false
 
     init(number: Int, expiresAt: Int64, madeAt: Int64, dueAt: Int64, wraps: [Wrap]) {
@@ -45,9 +45,9 @@ final class RevealTable {
   let mutation: Mutation?
   private let judge: Judge
   private let time: @EventLoop () -> Int64
-  /// How long a session may be open after its time: for an interval with its jitter, and a run.
+  /// How long a session may stay open after it expires: an interval with its jitter, and a run.
   private let patience: Int64
-  /// Those that have not ended, in the order of their making.
+  /// Sessions that have not ended, in order of creation.
   private(set) var open: [Session] = []
   private var count = 0
 
@@ -63,7 +63,7 @@ final class RevealTable {
 
   // MARK: Users
 
-  /// Users open sessions, read wraps, and close some of the sessions themselves.
+  /// Users open sessions, read wraps, and close some sessions themselves.
   func live() {
     world.after(world.any(1_000_000...20_000_000)) { [self] in
       openSession()
@@ -73,7 +73,7 @@ final class RevealTable {
 
   private func openSession() {
     let length = world.any(5_000_000...90_000_000)
-    // Now and then more than a window has.
+    // Sometimes more than fit in a window.
     let wraps = (0..<(world.oneIn(40) ? 600 : world.any(0...4))).map { _ in
       Wrap(expiresAt: time() + length + world.any(0...600_000_000))
     }
@@ -146,7 +146,7 @@ final class RevealTable {
   }
 }
 
-/// What one batch does: the linked rows first, then the sessions that have none left.
+/// What one batch does: first the linked rows, then the sessions without any left.
 @EventLoop
 final class RevealChange {
   private let table: RevealTable
@@ -161,7 +161,7 @@ final class RevealChange {
     self.statements = statements
     self.roles = roles
     self.table = table
-    // What a batch without the verdict answers.
+    // The answers of a batch without the verdict.
     answers = roles.map { _ in ["0", "0", nil, "0", "0"] }
   }
 
@@ -170,7 +170,7 @@ final class RevealChange {
 
   func answer(_ index: Int) -> [String?] { answers[index] }
 
-  /// Does what the statements do. False where a row stays locked.
+  /// Executes the statements. False if a row stays locked.
   func write(began: Int64) -> Bool {
     let opening = statements[0].parameters
     cutoff = opening[2].flatMap { Int64($0) } ?? began - (Int64(opening[3] ?? "") ?? 0)

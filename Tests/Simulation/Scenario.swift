@@ -1,25 +1,25 @@
-// What one seed is about: how many replicas, which intervals and leases, how much work, what is broken on purpose.
-// Invariant: it follows from the seed alone.
+// The parameters of one seed: replicas, intervals, leases, amount of work, and the rule that is omitted.
+// Invariant: it depends only on the seed.
 
 import Coordination
 import Reactor
 import Worker
 
-/// A rule that is left out on purpose, to see that the simulation notices.
+/// A rule omitted on purpose, to check that the simulation notices.
 package enum Mutation: String, CaseIterable, Sendable {
   /// The lease is not renewed.
   case renewalOff = "renewal-off"
   /// A run may go on after its lease.
   case negativeMargin = "negative-margin"
-  /// A lock is renewed and deleted whoever holds it.
+  /// A lock is renewed and deleted regardless of its holder.
   case noTokenCheck = "no-token-check"
   /// Batches have no deadline on PostgreSQL's clock.
   case noDeadline = "no-deadline"
-  /// The epoch begins again at 1 when Redis has lost its data.
+  /// The epoch restarts at 1 when Redis loses its data.
   case epochFromOne = "epoch-from-one"
   /// Discover jobs have random ids.
   case randomIDs = "random-ids"
-  /// A new record lets the lock be taken at once.
+  /// A new record allows the lock to be taken at once.
   case noNotBefore = "no-not-before"
   /// A take is granted however late it arrives.
   case noNotAfter = "no-not-after"
@@ -27,9 +27,9 @@ package enum Mutation: String, CaseIterable, Sendable {
   case noAdvisoryLock = "no-advisory-lock"
   /// A predecessor's frozen session is left alone.
   case noEviction = "no-eviction"
-  /// A batch whose guard said no counts as done.
+  /// A batch whose guard refused counts as done.
   case verdictIgnored = "verdict-ignored"
-  /// What a take without an answer may hold is not released.
+  /// A lock that an unanswered take may hold is not released.
   case noRelease = "no-release"
   /// A paused sweeper is swept.
   case pauseIgnored = "pause-ignored"
@@ -49,15 +49,15 @@ struct Scenario {
   /// SB_WORKER_SHUTDOWN_GRACE, in µs.
   static let grace: Int64 = 15_000_000
 
-  /// By how many ms a run believes in its lease after its end, where that is the rule that is left out.
+  /// How long a run trusts an expired lease under `negativeMargin`, in ms.
   nonisolated static let marginLeftOut: Int64 = 4_000
 
   let replicas: Int
   let leaseMilliseconds: Int64
-  /// Of each sweeper.
+  /// By sweeper.
   let intervals: [Int64]
   let targets: Int
-  /// Microseconds that a page of the swept tables costs, and how many pages they have at the most.
+  /// The cost of a page of the swept tables in µs, and their maximum number of pages.
   let microsecondsPerPage: Int64
   let tablePages: Int
   let hasTransactionTimeout: Bool
@@ -65,7 +65,7 @@ struct Scenario {
   /// In µs of true time.
   let length: Int64
   let runsOnStart: Bool
-  /// Parts of a million by which a clock may run wrong.
+  /// Range of a clock's drift, in parts per million.
   let drifts: ClosedRange<Int64>
   /// The worker's own settings and sweepers.
   let settings: Settings
@@ -75,19 +75,19 @@ struct Scenario {
   private let lockKeys: [String]
 
   /// - Parameters:
-  ///   - hasLater: whether the fleet has later sweepers, too.
-  ///   - calmFleet: so many replicas with little to do and no faults, instead of what is drawn.
+  ///   - hasLater: whether the fleet also runs the later sweepers.
+  ///   - calmFleet: number of replicas in a fleet with little to do and no faults, in place of the drawn one.
   init(_ world: World, hours: Double, hasLater: Bool, calmFleet: Int?, _ mutation: Mutation?) {
     replicas = calmFleet ?? Int(world.any(1...5))
     leaseMilliseconds = world.any(of: [3_000, 5_000, 15_000])
     let interval: Int64 = world.any(of: [20_000, 30_000, 60_000])
-    // A sweeper as rare as discovery waits for so long that what it knows of clocks grows old.
+    // A sweeper as rare as discovery waits so long that its clock samples become stale.
     let seldom = calmFleet == nil ? world.any(of: [interval, 45_000, 90_000]) : 3_600_000
     intervals = [interval, seldom] + (hasLater ? [world.any(of: [10_000, 20_000]), 3_600_000] : [])
     names = Self.names + (hasLater ? Self.laterNames : [])
     targets = Int(world.any(1...3))
-    // A full run takes from milliseconds to almost half of the interval, often longer than a lease: many pages that are
-    // quick, or a few of which each takes as long as a transaction should, or longer.
+    // A full run takes from milliseconds to almost half the interval, often longer than a lease: many quick pages, or a
+    // few that each take at least as long as a transaction should.
     let isSlow = world.oneIn(2)
     let longestRun = interval * 10 * (calmFleet == nil ? world.any(of: isSlow ? [10, 45] : [1, 2]) : 0)
     tablePages = Int(world.any(1...(isSlow ? 40 : 4_000)))
@@ -96,7 +96,7 @@ struct Scenario {
     isFaultless = calmFleet != nil || world.oneIn(20)
     length = Int64(hours * 3_600) * 1_000_000
     runsOnStart = world.oneIn(8)
-    // Those of a calm fleet are as good as clocks are that nobody sets.
+    // A calm fleet's clocks drift like unsynchronized hardware clocks.
     drifts = calmFleet == nil ? -300...300 : -25...25
     let lease = leaseMilliseconds + (mutation == .negativeMargin ? Self.marginLeftOut : 0)
     let targetList = (0..<targets).map { target in
@@ -128,10 +128,10 @@ struct Scenario {
       + "\(tablePages) pages of \(microsecondsPerPage) us\(hasTransactionTimeout ? ", transaction_timeout" : "")"
   }
 
-  /// No fault, and no run that keeps others waiting for long.
+  /// No fault, and no run that delays others for long.
   var isCalm: Bool { isFaultless && microsecondsPerPage * Int64(tablePages) < 300_000 }
 
-  /// When a fleet that was just started has learned its slots, in µs.
+  /// When a newly started fleet has learned its slots, in µs.
   static let learned: Int64 = 300_000_000
 
   /// How many slots all replicas together attend from then on.
@@ -140,8 +140,8 @@ struct Scenario {
   }
 
   static let discovery = 1
-  /// Sweepers of some seeds only: one that asks PostgreSQL first, and one whose slots are farther apart than a run is
-  /// long.
+  /// Sweepers in some seeds only: one that asks PostgreSQL first, and one whose slots are farther apart than a
+  /// simulated run is long.
   static let reveal = 2
   static let rare = 3
   private static let namespace = "simulated"
@@ -152,7 +152,7 @@ struct Scenario {
 
   func name(_ sweeper: Int) -> String { names[sweeper] }
 
-  /// Whether a slot without anything due is attended without a run.
+  /// Whether a slot with nothing due is attended without a run.
   func probesFirst(_ sweeper: Int) -> Bool {
     if case .rows(let sweep) = sweepers[sweeper].work { sweep.probesFirst } else { false }
   }
@@ -168,7 +168,7 @@ struct Scenario {
     return sweeper
   }
 
-  /// Which sweeper a run's application_name, or the prefix of it, names.
+  /// The sweeper named by a run's application_name or a prefix of it.
   func sweeper(inRunName text: String) -> Int {
     let words = text.split(separator: " ")
     guard words.count >= 3, let sweeper = sweeper(named: String(words[2])) else {

@@ -1,12 +1,12 @@
-// What Redis knows of one sweeper, and what each script does with it, in Swift: the model of CoordinationScripts.
-// Invariant: it answers and writes exactly as the real scripts do, which ScheduleModelTests compares on a real Redis.
+// One sweeper's state in Redis and what each script does to it: a model of CoordinationScripts in Swift.
+// Invariant: it answers and writes exactly as the scripts do; ScheduleModelTests compares them on a real Redis.
 
 import Coordination
 import Reactor
 
 /// The lock, the schedule record and the history of one sweeper.
 package struct ScheduleModel {
-  /// Rules of the scripts that a test can leave out, to see that it is noticed.
+  /// Rules of the scripts that a test can omit, to check that this is noticed.
   package struct Omissions {
     package var tokenCheck = false
     package var notBefore = false
@@ -20,7 +20,7 @@ package struct ScheduleModel {
 
   struct Lock: Equatable {
     var token: String
-    /// In ms of Redis's clock; nil where it never expires.
+    /// In ms of Redis's clock; nil if it never expires.
     var expiry: Int64?
   }
 
@@ -83,16 +83,16 @@ package struct ScheduleModel {
     var newestTrigger: Int64?
   }
 
-  /// A replica that attends the sweeper. The record has it as text, which is put together only where it is read.
+  /// A replica that attends the sweeper. The record stores it as text, which is built only when read.
   struct Presence: Equatable {
     let replica: String
     let seenAt: Int64
-    /// What the replica says of itself: interval, version, settings.
+    /// What the replica reports: interval, version, settings.
     let words: String
 
     var text: String { "\(replica) \(seenAt) \(words);" }
 
-    /// Nil if it says no number.
+    /// Nil if it is not a number.
     var intervalMilliseconds: Int64? { words.split(separator: " ").first.flatMap { Int64($0) } }
   }
 
@@ -115,7 +115,7 @@ package struct ScheduleModel {
   private(set) var lock: Lock?
   var record: Record?
   private(set) var history: [Line] = []
-  /// What the last take was told of the fleet; nil if it was late.
+  /// What the last take learned about the fleet; nil if it was late.
   private(set) var news: FleetState?
   package var omissions = Omissions()
 
@@ -209,7 +209,7 @@ package struct ScheduleModel {
         takenAt: MonotonicInstant(nanoseconds: 0)))
   }
 
-  /// Lists the replica that asks, and those that were seen not long ago.
+  /// Lists the asking replica and those seen recently.
   private mutating func noteReplica(_ ask: Ask, in record: inout Record, at now: Int64) {
     var presences = [Presence(replica: ask.replica, seenAt: now, words: ask.presence)]
     let horizon = max(Int64(CoordinationScripts.presenceMilliseconds), 2 * ask.grid.intervalMilliseconds)
@@ -223,7 +223,7 @@ package struct ScheduleModel {
       newestTrigger: record.newestTrigger ?? 0, origin: record.origin ?? "")
   }
 
-  /// Whether the sweeper is paused, by what; who tells of it; and who has the lock for it.
+  /// Whether and how the sweeper is paused, which replica reports it, and which holds the lock for it.
   private mutating func pause(_ ask: Ask, _ record: inout Record, at now: Int64) -> String? {
     if let text = record.paused, let until = Pause(origin: "", text: text).until, until <= now { record.paused = "" }
     let paused = record.paused.flatMap { ["", "0", "false"].contains($0) ? nil : $0 }
@@ -328,7 +328,7 @@ package struct ScheduleModel {
     return .done(verdict: verdict, failingFor: now - since, failures: runs)
   }
 
-  /// Notes a failure that people may hear of.
+  /// Records a failure that may be notified.
   private func alert(_ record: inout Record, since: Int64, at now: Int64) -> Int64 {
     let alerts = record.alerts ?? 0
     let alerted = min(record.alertedAt ?? now, now)

@@ -1,5 +1,5 @@
-// The scripts' calls as they come over the wire: arguments by position in, Redis' values out.
-// Invariant: as CoordinationScripts has them; ScheduleModelTests compares the answers with a real Redis'.
+// The scripts' calls on the wire: positional arguments in, Redis values out.
+// Invariant: they match CoordinationScripts; ScheduleModelTests compares the answers with a real Redis.
 
 import Coordination
 import Reactor
@@ -22,7 +22,7 @@ extension ScheduleModel {
     case trigger(TriggerAnswer)
   }
 
-  /// Reads a call of a script for the sweeper of this name.
+  /// Parses a script call for the named sweeper.
   static func call(_ script: RedisScript, _ arguments: [String], sweeper: String) -> Call {
     func number(_ index: Int) -> Int64 {
       guard let number = Int64(arguments[index]) else { preconditionFailure("argument \(index) is no number") }

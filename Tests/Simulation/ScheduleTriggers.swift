@@ -1,11 +1,11 @@
-// What the model knows of triggers: setting one, telling the other sweepers, and a run's end.
-// Invariant: as TriggerScripts and CoordinationScripts have it; ScheduleModelTests compares the answers.
+// The model's triggers: setting one, informing the other sweepers, and the end of a triggered run.
+// Invariant: they match TriggerScripts and CoordinationScripts; ScheduleModelTests compares the answers.
 
 import Coordination
 import Reactor
 
 extension ScheduleModel {
-  /// What the script that sets a trigger answers.
+  /// The answer of the script that sets a trigger.
   struct TriggerAnswer {
     let kind: String
     var id: Int64 = 0
@@ -35,7 +35,7 @@ extension ScheduleModel {
     if let record, (record.newestTrigger ?? 0) < id { self.record?.newestTrigger = id }
   }
 
-  /// The run that began for a trigger ended.
+  /// The run that a trigger started has ended.
   func endTrigger(_ ended: EndedRun, _ replica: String, _ record: inout Record) {
     if record.trigger == record.triggerRun, !omissions.triggerEnd { record.trigger = nil }
     let (run, count) = (ended.run, ended.result.count)
@@ -52,7 +52,7 @@ extension ScheduleModel.Record {
     return now < triggerUntil && triggerUntil - now <= Int64(CoordinationScripts.triggerLifeMilliseconds)
   }
 
-  /// What the record has of the replicas; nil if none has asked.
+  /// The record's replicas; nil if none has asked.
   var replicas: String? { presences.isEmpty ? nil : presences.map(\.text).joined() }
 
   fileprivate func isAttended(at now: Int64) -> Bool {

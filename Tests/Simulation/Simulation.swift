@@ -1,9 +1,9 @@
-// One virtual run: sets up servers, replicas and faults from a seed, lets the time pass, reports what the judge saw.
-// Invariant: the same seed, hours and mutation give the same report and the same trace. Used by scripts/simulate.
+// One virtual run: sets up servers, replicas and faults from a seed, lets time pass, and reports the judge's findings.
+// Invariant: the same seed, hours and mutation give the same report and trace. Used by scripts/simulate.
 
 import Reactor
 
-/// What came of one seed.
+/// The result of one seed.
 package struct SimulationReport: Sendable {
   package let seed: UInt64
   package let virtualSeconds: Double
@@ -11,7 +11,7 @@ package struct SimulationReport: Sendable {
   package let runs: Int
   package let scripts: Int
   package let faults: [String: Int]
-  /// How often a replica asked in a slot on average, where nothing went wrong and no run lasted long.
+  /// Average requests of a replica in a slot, over calm times without long runs.
   package let calmLoad: Double?
   /// Each with its virtual time.
   package let violations: [String]
@@ -19,17 +19,17 @@ package struct SimulationReport: Sendable {
 
 @EventLoop
 package enum Simulation {
-  /// The virtual time of one seed.
+  /// The default virtual time of a seed.
   package nonisolated static let defaultHours = 0.5
 
-  /// One in so many seeds has the later sweepers, which take time.
+  /// One in this many seeds runs the later sweepers, which are slow to simulate.
   private nonisolated static let laterShare: UInt64 = 4
 
   /// Runs one seed. One at a time: there is one loop, and so one virtual time.
   ///
   /// - Parameters:
-  ///   - calmFleet: so many replicas with little to do and no faults.
-  ///   - trace: takes a line for each thing that happens.
+  ///   - calmFleet: number of replicas in a fleet with little to do and no faults.
+  ///   - trace: called with a line for each event.
   package static func run(
     seed: UInt64, hours: Double = defaultHours, mutation: Mutation? = nil, calmFleet: Int? = nil,
     trace: ((String) -> Void)? = nil

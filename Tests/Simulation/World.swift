@@ -3,7 +3,7 @@
 
 import Reactor
 
-/// True time, which nobody in the simulation can read: every clock deviates from it.
+/// True time, which nothing in the simulation can read: every clock deviates from it.
 @EventLoop
 final class World {
   let time = VirtualTime()
@@ -11,7 +11,7 @@ final class World {
   let clock: LoopClock
   private let beginning: MonotonicInstant
   var random: SeededRandom
-  /// A line for each thing that happens, where somebody reads it.
+  /// Receives a line for each event, if set.
   private let trace: ((String) -> Void)?
   private(set) var eventCount = 0
 
@@ -27,7 +27,7 @@ final class World {
 
   var isTraced: Bool { trace != nil }
 
-  /// Runs `body` after so many µs.
+  /// Runs `body` after `delay` µs.
   func after(_ delay: Int64, _ body: @escaping @EventLoop () -> Void) {
     at(now + max(0, delay), body)
   }
@@ -39,7 +39,7 @@ final class World {
     }
   }
 
-  /// Lets everything happen that is due until `end`.
+  /// Runs everything that is due by `end`.
   func run(until end: Int64) async {
     do {
       try await clock.sleep(until: instant(end))
@@ -73,7 +73,7 @@ final class World {
   func any<Element>(of elements: [Element]) -> Element { elements[Int.random(in: 0..<elements.count, using: &random)] }
 }
 
-/// A clock that runs a little wrong and may be stepped, in µs.
+/// A clock that drifts and can be stepped, in µs.
 struct DriftingClock {
   let partsPerMillion: Int64
   var offset: Int64
@@ -82,7 +82,7 @@ struct DriftingClock {
     time + time * partsPerMillion / 1_000_000 + offset
   }
 
-  /// True time at which it shows `reading`, rounded up.
+  /// The true time at which it shows `reading`, rounded up.
   func time(of reading: Int64) -> Int64 {
     (reading - offset) * 1_000_000 / (1_000_000 + partsPerMillion) + 1
   }
