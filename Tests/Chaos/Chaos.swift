@@ -1,4 +1,4 @@
-// The chaos harness: a fleet under faults that are drawn from a seed, and checks of what must hold nevertheless.
+// The chaos harness: a fleet under faults drawn from a seed, and checks of what must still hold.
 // Invariant: it prints the seed first and then a line per check; the exit status says whether all held.
 
 import Foundation
@@ -8,7 +8,7 @@ import TestSupport
 @main
 struct Chaos {
   static func main() async {
-    // A peer that is gone is an error of the call, not a signal.
+    // Report a closed peer as an error of the call, not as a signal.
     signal(SIGPIPE, SIG_IGN)
     do {
       let options = try Options(CommandLine.arguments.dropFirst())
@@ -43,11 +43,11 @@ struct Options: Sendable {
   var keeps = false
   var showsPlan = false
   var scenario: Scenario?
-  /// Whether the seed draws the surroundings too; otherwise they are plain.
+  /// Whether the seed also draws the surroundings; otherwise they are plain.
   var drawsSurroundings = true
-  /// Whether this process may mount a file system that nobody else sees.
+  /// Whether this process can mount a private file system.
   var ownsMounts = false
-  /// Where the directory with a run's evidence is made.
+  /// The parent directory of each run's evidence.
   var evidence = FileManager.default.temporaryDirectory
 
   init(_ arguments: some Sequence<String>) throws {
@@ -105,6 +105,6 @@ struct Options: Sendable {
 
 /// Writes a line to standard output, at once.
 func say(_ text: some CustomStringConvertible) {
-  // If the reader has gone, as with `head`, the exit status still has the result.
+  // If the reader has exited, as `head` does, the exit status still gives the result.
   try? FileHandle.standardOutput.write(contentsOf: Data("\(text)\n".utf8))
 }

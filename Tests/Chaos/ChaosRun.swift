@@ -1,5 +1,5 @@
-// One run of the chaos, from the start of the servers to the verdict.
-// Invariant: the directory with the evidence is kept, and named, exactly where a check failed or it was asked for.
+// One chaos run, from starting the servers to the verdict.
+// Invariant: the evidence directory is kept, and named, only if a check failed or an option asks for it.
 
 import Foundation
 import Reactor
@@ -7,7 +7,7 @@ import TestSupport
 
 /// Performs a run.
 struct ChaosRun: Sendable {
-  /// How long the fleet is watched at the end, with nothing broken.
+  /// How long the fleet is watched at the end without faults.
   static let quietTime = Duration.seconds(10)
 
   let options: Options
@@ -72,7 +72,7 @@ struct ChaosRun: Sendable {
     _ cluster: Cluster, _ plan: FaultPlan, _ journal: Journal, _ stalls: StallWatch, _ directory: URL
   ) async throws -> [Evidence] {
     try await cluster.startFleet()
-    // A new Redis is left alone for one lease.
+    // Workers leave a new Redis alone for one lease.
     try await Task.sleep(for: cluster.options.lease + .seconds(1))
     var watches = try await Self.each(cluster) { PlaneWatch(first: try await samples(of: $0)) }
     let begin = Moment.now
@@ -146,7 +146,7 @@ struct ChaosRun: Sendable {
     return values
   }
 
-  /// Waits until each sweeper has had its time after the last fault, and counts the due rows that are left then, by
+  /// Waits until each sweeper has had time to recover from the last fault, then counts the remaining due rows by
   /// control plane.
   private func dueRows(_ cluster: Cluster, since ends: [Moment], traces: Duration) async throws -> [[String: Int]] {
     var left = cluster.planes.map { _ in [String: Int]() }
@@ -182,7 +182,7 @@ struct ChaosRun: Sendable {
             replica: replica.index, at: .now, metrics: try await process.get("/metrics").body,
             footprint: try Footprint(of: process)))
       } catch {
-        // One that died by itself: the check of endings tells of it.
+        // A replica that died by itself is reported by the check of endings.
         say("replica \(replica.index) gave no sample: \(error)")
       }
     }
@@ -190,7 +190,7 @@ struct ChaosRun: Sendable {
   }
 }
 
-/// What the harness did, as lines in a file, and on standard output where that was asked for.
+/// The harness's actions, as lines in a file and, on request, on standard output.
 final class Journal: Sendable {
   private let descriptor: Int32
   private let isVerbose: Bool

@@ -1,9 +1,9 @@
 // A claim about a chaos run and whether it held, printed as a line.
-// Invariant: a check without cases says so in its figures, and fails if there must have been some.
+// Invariant: a check without cases says so in its figures, and fails if cases were expected.
 
 /// The outcome of a check.
 struct Check: Sendable, CustomStringConvertible {
-  /// A short name without blanks, which the broken builds refer to.
+  /// A short name without spaces, which the broken builds refer to.
   let name: String
   let claim: String
   let figures: String

@@ -1,16 +1,16 @@
-// Servers of the harness's own: PostgreSQL and Redis with their recorders, the control planes on them, their fleets.
-// Invariant: nothing of it outlives this process. Used by the chaos and by the scenarios.
+// The harness's own servers: PostgreSQL and Redis with their recorders, the control planes on them, their fleets.
+// Invariant: none of it outlives this process. Used by chaos runs and scenarios.
 
 import Foundation
 import Reactor
 import TestSupport
 
-/// What a fleet is started with.
+/// A fleet's start options.
 struct FleetOptions: Sendable {
   var worker: String
   var replicas = 3
   var lease = Duration.seconds(3)
-  /// One interval for all sweepers, in place of the chaos's own.
+  /// One interval for all sweepers, in place of the defaults.
   var interval: Duration?
   var settings: [String: String] = [:]
   var surroundings = Surroundings.plain
@@ -18,7 +18,7 @@ struct FleetOptions: Sendable {
   var retains = false
   /// Replicas with another namespace on the same tables.
   var rivals = 0
-  /// Whether this process's mounts are its own, so that a small file system can be made.
+  /// Whether this process has a private mount namespace and so can create a small file system.
   var ownsMounts = false
 }
 
@@ -32,7 +32,7 @@ final class Cluster: Sendable {
   let postgres: PrivatePostgres
   let redis: PrivateRedis
   let monitor: RedisMonitor
-  /// The first one is what faults are about.
+  /// Faults affect the first one.
   let planes: [Plane]
   let database: String
   private let pooler: PrivatePgBouncer?
@@ -88,7 +88,7 @@ final class Cluster: Sendable {
     var environment = [
       "LOG_LEVEL": "debug", "SB_WORKER_AUDIT_EVENTS": "true", "SB_WORKER_LEASE": "\(options.lease.milliseconds)ms",
       "SB_WORKER_SHUTDOWN_GRACE": "\(grace.milliseconds)ms", "SB_DISCOVER_TARGETS_JSON": Targets.json,
-      // The jobs of the chaos stay in the queue: nobody claims them.
+      // The harness's jobs stay in the queue: nothing claims them.
       "SB_WORKER_DISCOVER_PILE_UP": "true",
     ]
     for sweep in Sweep.allCases {
@@ -111,7 +111,7 @@ final class Cluster: Sendable {
   /// What psql prints for `sql`, rows as lines and columns separated by `|`.
   @discardableResult
   func sql(_ text: String, schema: String = "public") async throws -> String {
-    // VACUUM stands alone, and a search path in the same text would put it into a transaction.
+    // VACUUM must run alone: a search path in the same text would put it into a transaction.
     let path = schema == "public" || text.hasPrefix("VACUUM") ? "" : "SET search_path = \(schema); "
     return try await postgres.psql(path + text, database: database)
   }

@@ -1,31 +1,31 @@
-// Discovery by connection as the harness saw it: each claim, each job, and each "discover now" between them.
-// Invariant: what a claim's job must be called was computed by the database in the claim's own transaction, from the
-// row as it was before, and not by the worker.
+// Discovery by connection as the harness saw it: each claim, each job, and each "discover now" in between.
+// Invariant: the database, not the worker, computed the expected name of a claim's job, in the claim's transaction
+// from the previous row.
 
 import Foundation
 import Reactor
 import Synchronization
 import TestSupport
 
-/// What was seen of the connections of one control plane.
+/// The observed connections of one control plane.
 struct ConnectionHistory: Sendable {
   struct Claim: Sendable {
     let connection: String
     let job: String
     let at: Moment
-    /// The connection was not due, or became something else than running.
+    /// The connection was not due, or did not become running.
     let isWrong: Bool
   }
 
-  /// A lock that "discover now" had.
+  /// A lock held by "discover now".
   struct Now: Sendable {
     let connection: String
-    /// While Redis has the lock in any case, unless it loses its data.
+    /// The time in which Redis surely holds the lock, unless it loses its data.
     let span: ClosedRange<Moment>
   }
 
   var claims: [Claim] = []
-  /// How many jobs there are by id, but for those of "discover now".
+  /// Number of jobs by id, except those of "discover now".
   var jobs: [String: Int] = [:]
   var nows: [Now] = []
 
@@ -55,7 +55,7 @@ struct ConnectionHistory: Sendable {
 }
 
 extension Evidence {
-  /// How long a worker's lock of a connection lasts: it may have been lost with Redis's data so long before.
+  /// Duration of a worker's lock on a connection: a data loss this long before may have lost it.
   private static let lockDuration = Duration.seconds(10)
 
   var connectionChecks: [Check] {
@@ -90,24 +90,24 @@ extension Evidence {
   }
 }
 
-/// The api's "discover now" on the connections of a control plane.
+/// The api's "discover now" on a control plane's connections.
 final class DiscoverNow: Sendable {
   private static let period = Duration.milliseconds(700)
-  /// Shorter than the api's, for due times follow each other fast here.
+  /// Shorter than the api's, because due times are close together here.
   private static let lockLength = Duration.seconds(3)
 
   private let kept = Mutex<[ConnectionHistory.Now]>([])
 
   var nows: [ConnectionHistory.Now] { kept.withLock { $0 } }
 
-  /// Asks for discoveries until it is cancelled. One that a server does not take, for a fault lies on it, is left out.
+  /// Requests discoveries until cancelled, skipping those that a faulted server does not accept.
   func run(on cluster: Cluster, _ plane: Plane) async {
     while !Task.isCancelled {
       do {
         try await Task.sleep(for: Self.period)
         try await ask(cluster, plane)
       } catch {
-        // The next one comes anyway.
+        // The next attempt follows anyway.
       }
     }
   }

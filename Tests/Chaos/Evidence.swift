@@ -1,4 +1,4 @@
-// The evidence about one control plane, which the checks read.
+// The evidence about one control plane, read by the checks.
 // Invariant: it is gathered once, after the fleet has stopped, so nothing changes while it is checked.
 
 import Foundation
@@ -12,7 +12,7 @@ struct Sample: Sendable {
   let metrics: String
   let footprint: Footprint
 
-  /// The value of a metric's series, such as `worker_scheduler_runs_total{outcome="success",task="x"}`.
+  /// The value of a metric series, such as `worker_scheduler_runs_total{outcome="success",task="x"}`.
   func value(_ name: String, _ labels: [String: String]) -> Int? {
     for line in metrics.split(separator: "\n") where line.hasPrefix(name + "{") {
       let isMeant = labels.allSatisfy { line.contains("\($0.key)=\"\($0.value)\"") }
@@ -21,7 +21,7 @@ struct Sample: Sendable {
     return nil
   }
 
-  /// Slots that ended: failed runs are repeated within theirs.
+  /// Finished slots: failed runs are retried within their slot.
   func slots(of sweep: Sweep) -> Int {
     ["success", "skipped_lock"].reduce(0) { sum, outcome in
       sum + (value("worker_scheduler_runs_total", ["task": sweep.rawValue, "outcome": outcome]) ?? 0)
@@ -29,7 +29,7 @@ struct Sample: Sendable {
   }
 }
 
-/// What was seen of a control plane while it was watched.
+/// Observations of a control plane.
 struct PlaneWatch: Sendable {
   var first: [Sample] = []
   var quietBegin: [Sample] = []
@@ -41,7 +41,7 @@ struct PlaneWatch: Sendable {
   var trail = AuditTrail()
 }
 
-/// The witnesses' accounts.
+/// The recorders' histories.
 struct Evidence: Sendable {
   var kind = Plane.Kind.first
   let plan: FaultPlan
@@ -50,22 +50,22 @@ struct Evidence: Sendable {
   let disturbances: Disturbances
   let longestStall: Duration
   let locks: LockHistory
-  /// Gaps in the record of Redis's commands beyond those of its restarts.
+  /// Gaps in the record of Redis commands beyond those from restarts.
   let unexpectedGaps: Int
   let writes: WriteHistory
   let statements: StatementLog
   let logs: [(life: Life, log: LogHistory)]
-  /// Of each replica: after the start, and at the begin and the end of the quiet time at the end.
+  /// For each replica: after the start, and at the beginning and end of the final quiet time.
   let first: [Sample]
   let quietBegin: [Sample]
   let quietEnd: [Sample]
-  /// Discover jobs by correlation id: how many rows each has.
+  /// Number of discover jobs by correlation id.
   let jobs: [String: Int]
-  /// Due rows that were left, by sweeper, and how many rows of each table there were to leave alone.
+  /// Remaining due rows by sweeper, and rows of each table that had to be left alone.
   let left: [String: Int]
-  /// Replicas that were still not ready long after the last fault.
+  /// Replicas still not ready long after the last fault.
   let unready: [Int]
-  /// Every text that a worker sent or that reached Redis, with its place.
+  /// Every text that a worker sent or that reached Redis, with its source.
   let texts: [(place: String, text: String)]
   var connections = ConnectionHistory()
   var reveals = RevealHistory()
@@ -73,7 +73,7 @@ struct Evidence: Sendable {
 
   var runs: [Run] { logs.flatMap(\.log.runs) }
 
-  /// - Parameter disturbances: what the first control plane felt.
+  /// - Parameter disturbances: those that affected the first control plane.
   static func gather(
     _ plane: Plane, of cluster: Cluster, _ plan: FaultPlan, _ disturbances: Disturbances, _ watch: PlaneWatch,
     span: ClosedRange<Moment>, stalls: StallWatch, statements: StatementLog, in directory: URL
@@ -107,7 +107,7 @@ struct Evidence: Sendable {
       reveals: watch.reveals, trail: watch.trail)
   }
 
-  /// All checks of this control plane. Those of another than the first have its name before theirs.
+  /// All checks of this control plane, prefixed with its name unless it is the first.
   var checks: [Check] {
     let all = lockChecks + writeChecks + connectionChecks + laterChecks + runChecks
     if kind == .first { return all + surroundingChecks + [witnesses] }

@@ -1,19 +1,19 @@
-// A stand-in for the existing worker: takes the sweepers' locks as that one does, and knows no schedule record.
-// Invariant: it speaks the public protocol only: SET NX PX, renewal and deletion by token. Used by scenarios.
+// A stand-in for the existing worker: takes the sweepers' locks the same way, without a schedule record.
+// Invariant: it uses only the public protocol: SET NX PX, renewal and deletion by token. Used by scenarios.
 
 import Foundation
 import Reactor
 import TestSupport
 
-/// One replica of the other kind, with one sweeper: wraps-expired.
+/// One replica of the existing worker, with one sweeper: wraps-expired.
 struct ExistingWorker: Sendable {
   let cluster: Cluster
   let interval: Duration
   let lease: Duration
-  /// It takes locks and does nothing: gives one back at once, or goes away and lets it run out, in turns.
+  /// It takes locks and does nothing: alternately releases one at once and lets one expire.
   var fails = false
 
-  /// What the tokens of its locks begin with.
+  /// The prefix of its lock tokens.
   static let tokenPrefix = "existing-"
 
   private static let ifMine = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call"
@@ -36,7 +36,7 @@ struct ExistingWorker: Sendable {
           try await Task.sleep(for: lease)
         }
       } else if answer == "OK" {
-        // It takes its time, now and then more than a lease.
+        // It is slow, sometimes slower than a lease.
         let batches = number.isMultiple(of: 3) ? 4 : 1
         for _ in 0..<batches {
           try await cluster.sql("DELETE FROM secret_wraps WHERE expires_at <= now() AND pg_sleep(0.01) IS NOT NULL")

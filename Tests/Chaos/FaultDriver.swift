@@ -1,5 +1,5 @@
-// Performs a plan on a cluster: each fault is a child task that breaks something, waits, and mends it.
-// Invariant: what was broken is mended when `perform` returns, and each fault's real times are noted.
+// Performs a plan on a cluster: each fault is a child task that breaks something, waits, and repairs it.
+// Invariant: everything is repaired when `perform` returns, and each fault's real times are recorded.
 
 import Foundation
 import Reactor
@@ -11,24 +11,24 @@ struct Incident: Sendable {
   let fault: PlannedFault
   let began: Moment
   let ended: Moment
-  /// Due rows that were left beside poisoned ones when these were taken away, though there was time to sweep them.
+  /// Due rows left beside poisoned ones when those were removed, although there was time to sweep them.
   var neglected = 0
 
   var span: ClosedRange<Moment> { began...ended }
 }
 
-/// A load as it happened: when it was put in.
+/// A load as it happened: when it was inserted.
 struct LoadIncident: Sendable {
   let load: PlannedLoad
   let began: Moment
 }
 
-/// Breaks and mends.
+/// Injects and ends faults.
 struct FaultDriver: Sendable {
   let cluster: Cluster
   let say: @Sendable (String) -> Void
 
-  /// Performs the whole plan from now on.
+  /// Performs the whole plan, starting now.
   func perform(_ plan: FaultPlan) async throws -> (incidents: [Incident], loads: [LoadIncident]) {
     let begin = Moment.now
     return try await withThrowingTaskGroup(of: (Incident?, LoadIncident?).self) { group in
@@ -131,8 +131,8 @@ struct FaultDriver: Sendable {
     }
   }
 
-  /// Puts in a due row that cannot be changed, and takes it away. Returns how many others were left that were due for
-  /// two intervals.
+  /// Inserts a due row that cannot be changed, and removes it. Returns how many other rows were left that had been due
+  /// for two intervals.
   private func poison(_ fault: PlannedFault) async throws -> Int {
     guard let table = fault.table, let sweep = Sweep.allCases.first(where: { $0.table == table }) else { return 0 }
     let (row, condition) = Workload.poison(table)
@@ -158,7 +158,7 @@ struct FaultDriver: Sendable {
     }
   }
 
-  /// Another fault can lie on PostgreSQL: then this one comes to nothing, or ends early.
+  /// If another fault affects PostgreSQL, this one has no effect or ends early.
   func insist(_ sql: String) async throws {
     do {
       try await cluster.sql(sql)
@@ -167,7 +167,7 @@ struct FaultDriver: Sendable {
     }
   }
 
-  /// Ends a fault, also where another one lies on PostgreSQL for a while.
+  /// Ends a fault, even while another one affects PostgreSQL.
   func mend(_ sql: String) async throws {
     for _ in 0..<400 {
       if await succeeds(sql) { return }

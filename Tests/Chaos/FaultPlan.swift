@@ -1,4 +1,4 @@
-// What will be broken, when and for how long: drawn from a seed, before anything starts.
+// What breaks, when and for how long: drawn from a seed before anything starts.
 // Invariant: the same seed, length, fleet and choice of faults give the same plan. Performed by FaultDriver.
 
 import Reactor
@@ -6,12 +6,12 @@ import TestSupport
 
 /// What the harness can break.
 enum FaultKind: String, CaseIterable, Sendable {
-  // One replica's way to a server.
+  // One replica's path to a server.
   case blackHole = "black-hole"
   case refuse, reset, delay, cut
   // One replica.
   case kill, terminate, freeze
-  // A server, for all.
+  // A server, for all replicas.
   case pauseRedis = "pause-redis"
   case restartRedis = "restart-redis"
   case flushRedis = "flush-redis"
@@ -23,7 +23,7 @@ enum FaultKind: String, CaseIterable, Sendable {
   case endSessions = "end-postgres-sessions"
   case readOnly = "read-only-database"
   case fillDisk = "full-disk"
-  // A table, for all.
+  // A table, for all replicas.
   case lockTable = "lock-table"
   case lockRows = "lock-rows"
   case failStatements = "fail-statements"
@@ -31,7 +31,7 @@ enum FaultKind: String, CaseIterable, Sendable {
   // One sweeper's lock, by a worker of the existing kind that fails.
   case strangersLock = "strangers-lock"
 
-  /// How long it lasts, in ms. What holds bytes back can do so until a lease that was renewed meanwhile is over, too.
+  /// How long it lasts, in ms. Faults that hold bytes back can outlast even a lease renewed meanwhile.
   var lengths: ClosedRange<Int> {
     switch self {
     case .blackHole: 300...9_000
@@ -51,7 +51,7 @@ enum FaultKind: String, CaseIterable, Sendable {
     }
   }
 
-  /// What only one fault can have at a time.
+  /// A resource that only one fault can use at a time.
   enum Claim: Hashable {
     case process(Int)
     case link(Int, Link)
@@ -71,10 +71,10 @@ enum FaultKind: String, CaseIterable, Sendable {
   }
 }
 
-/// A replica's way to one of the servers.
+/// A replica's path to one of the servers.
 enum Link: String, CaseIterable, Sendable { case postgres, redis }
 
-/// One thing that will be broken. Times count from the beginning of the plan.
+/// One planned fault. Times count from the beginning of the plan.
 struct PlannedFault: Sendable, Equatable, CustomStringConvertible {
   let number: Int
   let kind: FaultKind
@@ -84,7 +84,7 @@ struct PlannedFault: Sendable, Equatable, CustomStringConvertible {
   var link: Link?
   /// Nil: both.
   var direction: FaultProxy.Direction?
-  /// A delay's length in ms, or the bytes after which a connection is cut.
+  /// The delay in ms, or the bytes after which a connection is cut.
   var amount = 0
   var table: String?
 
@@ -99,27 +99,27 @@ struct PlannedFault: Sendable, Equatable, CustomStringConvertible {
     return "at \(start.text) for \(length.text): " + words.joined(separator: ", ")
   }
 
-  /// The replicas that it touches; nil: all.
+  /// The affected replicas; nil: all.
   var replicas: Set<Int>? { replica.map { [$0] } }
 }
 
-/// Due rows whose sweep takes longer than a lease, put into a table at this time.
+/// Due rows whose sweep takes longer than a lease, inserted into a table at this time.
 struct PlannedLoad: Sendable, Equatable {
   let start: Duration
   let table: String
 }
 
-/// All that will be broken.
+/// All planned faults and loads.
 struct FaultPlan: Sendable, Equatable {
-  /// Nothing is broken before this: the first load has to be swept in peace.
+  /// No fault begins before this: the first load must be swept undisturbed.
   static let quietStart = Duration.seconds(9)
 
   var faults: [PlannedFault] = []
   var loads: [PlannedLoad] = []
 
-  /// The tables that are locked and whose writes fail.
+  /// The tables that faults lock, and whose writes they make fail.
   static let tables = ["secret_wraps", "secrets", "agents", "sync_jobs", "reveal_sessions", "access_requests"]
-  /// The tables that a load can be put into.
+  /// The tables that can get a load.
   static let loadTables = ["secret_wraps", "agents"]
 
   static func draw(
@@ -130,7 +130,7 @@ struct FaultPlan: Sendable, Equatable {
     var time = Int(quietStart.milliseconds)
     while time < Int(length.milliseconds) - 1_000 {
       let end = drawing.burst(at: time)
-      // Some calms are long enough for a slot to be promised, others let one fault run into the traces of another.
+      // Some calm periods are long enough to guarantee a slot; others let a fault overlap the aftermath of another.
       let isLong = drawing.chance(of: 0.5)
       time = end + drawing.number(isLong ? 9_000...12_000 : 500...3_000)
     }
@@ -138,7 +138,7 @@ struct FaultPlan: Sendable, Equatable {
     return drawing.plan
   }
 
-  /// When the last fault is over, as planned.
+  /// The planned end of the last fault.
   var end: Duration { faults.map { $0.start + $0.length }.max() ?? .zero }
 
   var description: String {
@@ -147,7 +147,7 @@ struct FaultPlan: Sendable, Equatable {
   }
 }
 
-/// A plan while it is drawn. Times in ms.
+/// A plan being drawn. Times in ms.
 private struct Drawing {
   var random: SeededRandom
   let replicas: Int
@@ -169,7 +169,7 @@ private struct Drawing {
     plan.loads.append(PlannedLoad(start: .milliseconds(time), table: table))
   }
 
-  /// One to four faults within three seconds, often while a long sweep runs. Returns when the last one is over.
+  /// One to four faults within three seconds, often during a long sweep. Returns the end of the last one.
   mutating func burst(at time: Int) -> Int {
     if chance(of: 0.6) { load(at: time) }
     var end = time
@@ -189,7 +189,7 @@ private struct Drawing {
     let amount = kind == .delay ? number(20...1_500) : number(0...3_000)
     let claim = kind.claim(replica, link, table)
     guard start >= busyUntil[claim, default: 0] else { return nil }
-    // A moment of peace after it, so that two faults at one place do not undo each other.
+    // Followed by a short pause, so that two faults in one place do not undo each other.
     busyUntil[claim] = start + length + 500
     var fault = PlannedFault(
       number: plan.faults.count + 1, kind: kind, start: .milliseconds(start), length: .milliseconds(length))

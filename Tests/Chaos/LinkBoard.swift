@@ -1,18 +1,18 @@
-// Each replica's two proxies, and which faults lie on them at the moment.
-// Invariant: a proxy does what the faults that lie on it add up to; the last one gone, it passes everything on, as much
-// later as the surroundings say.
+// Each replica's two proxies, and their current faults.
+// Invariant: a proxy applies its faults combined; without any, it forwards everything with the delay of the
+// surroundings.
 
 import Synchronization
 import TestSupport
 
-/// What one fault does to one way.
+/// The effect of one fault on one path.
 struct LinkFault: Sendable {
   var isRefused = false
   var toServer = FaultProxy.Fault.pass
   var toClient = FaultProxy.Fault.pass
 }
 
-/// The ways of all replicas.
+/// The paths of all replicas.
 final class LinkBoard: Sendable {
   struct Place: Hashable, Sendable {
     let replica: Int
@@ -21,7 +21,7 @@ final class LinkBoard: Sendable {
 
   private let proxies: [Place: FaultProxy]
   private let faults = Mutex<[Place: [Int: LinkFault]]>([:])
-  /// What is always late, in ms.
+  /// The constant delay, in ms.
   private let delays: [Link: Int]
 
   init(replicas: Int, postgres: UInt16, redis: UInt16, delays: [Link: Int] = [:]) throws {
@@ -39,7 +39,7 @@ final class LinkBoard: Sendable {
     proxies[Place(replica: replica, link: link)]!
   }
 
-  /// Lays fault number `number` on a way, or on all ways to a server.
+  /// Applies fault `number` to one path, or to all paths to a server.
   func lay(_ fault: LinkFault, number: Int, replica: Int?, link: Link) {
     change(replica, link) { $0[number] = fault }
   }
@@ -78,7 +78,7 @@ final class LinkBoard: Sendable {
     return sum
   }
 
-  /// A fault on a way on which everything is late by `delay` ms.
+  /// A fault on a path with a constant delay of `delay` ms.
   static func later(_ fault: FaultProxy.Fault, by delay: Int) -> FaultProxy.Fault {
     switch fault {
     case .pass: delay > 0 ? .delay(.milliseconds(delay)) : .pass

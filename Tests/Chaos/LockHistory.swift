@@ -1,5 +1,5 @@
-// The history of every lock, from the commands that Redis executed: takes, renewals, releases; and losses of data.
-// Invariant: pure; what the scripts did is judged by their effects (SET, PEXPIRE, DEL, HSET), not by what they say.
+// The history of every lock, from the commands that Redis executed: takes, renewals, releases; and data losses.
+// Invariant: pure; scripts are judged by their effects (SET, PEXPIRE, DEL, HSET), not by their answers.
 
 import Reactor
 
@@ -8,39 +8,39 @@ struct Hold: Sendable {
   let sweeper: String
   let token: String
   let taken: Moment
-  /// Fencing number of the run; nil where the holder keeps no record, as a worker of the other kind.
+  /// The run's fencing token; nil for an existing worker, which has no record.
   var epoch: Int64?
   /// When the lock expires, or would have, as last set.
   var leaseEnds: Moment
   var renewals = 0
   var released: Moment?
-  /// When the run's end was written into the record, and what it was.
+  /// When the run's end was recorded, and its outcome.
   var completed: Moment?
   var outcome: String?
-  /// The slot that its completion wrote into the record.
+  /// The slot that its completion recorded.
   var slot: Int64?
 
-  /// A worker of the existing kind has it.
+  /// Whether an existing worker holds it.
   var isStrangers: Bool { token.hasPrefix(ExistingWorker.tokenPrefix) }
 
-  /// When the lock was free again at the latest.
+  /// The latest time at which the lock became free.
   var ends: Moment { min(released ?? leaseEnds, leaseEnds) }
 }
 
-/// All holds, in the order in which they began, and what should not have happened.
+/// All holds, in order of their beginning, and what should not have happened.
 struct LockHistory: Sendable {
   private(set) var holds: [Hold] = []
-  /// Redis lost its data: FLUSHALL in the record, and restarts as they are told.
+  /// When Redis lost its data: by a recorded FLUSHALL or a reported restart.
   private(set) var losses: [Moment]
-  /// A lock was taken that another one held, or renewed or deleted by someone who did not hold it.
+  /// Locks taken while held, or renewed or deleted by a non-holder.
   private(set) var trespasses: [String] = []
   private(set) var commands = 0
 
   private let namespace: String
-  /// The index of the present hold by sweeper.
+  /// The index of the current hold by sweeper.
   private var present: [String: Int] = [:]
   private var byEpoch: [String: Int] = [:]
-  /// The token that the running script was called with.
+  /// The running script's token argument.
   private var scriptToken = ""
   /// The slot that the running script wrote.
   private var scriptSlot: Int64?
@@ -90,7 +90,7 @@ struct LockHistory: Sendable {
     _ sweeper: String, token: String, for length: Duration, _ isConditional: Bool, _ command: RedisCommand
   ) {
     if let index = current(sweeper, at: command.at) {
-      // SET NX on a lock that is held does nothing.
+      // SET NX on a held lock does nothing.
       if isConditional { return }
       trespasses.append("\(command.at) \(sweeper): taken while \(holds[index].token.prefix(6)) holds it")
     }
@@ -135,14 +135,14 @@ struct LockHistory: Sendable {
     }
   }
 
-  /// The hold that Redis has at this moment: an expired key counts as gone a moment early, for its clock is cached.
+  /// The current hold in Redis. A key counts as expired slightly early, because Redis caches its clock.
   private func current(_ sweeper: String, at moment: Moment) -> Int? {
     present[sweeper].flatMap { holds[$0].leaseEnds.advanced(by: .milliseconds(-2)) > moment ? $0 : nil }
   }
 
   private func sweeper(ofLock key: String) -> String? {
     let prefix = "\(namespace):\(Sweep.lockKey(""))"
-    // The health check's own lock is nobody's.
+    // The health check's lock belongs to no sweeper.
     guard key.hasPrefix(prefix), key != prefix + "health" else { return nil }
     return String(key.dropFirst(prefix.count))
   }

@@ -1,5 +1,5 @@
-// Points in time as all of the harness's witnesses tell them: microseconds of this machine's wall clock.
-// Invariant: PostgreSQL, Redis and the harness run on one machine, so their clocks are one, and moments compare.
+// Points in time for all of the harness's recorders: microseconds of this machine's wall clock.
+// Invariant: PostgreSQL, Redis and the harness run on one machine and share its clock, so moments are comparable.
 
 import Foundation
 import Reactor
@@ -22,7 +22,7 @@ struct Moment: Comparable, Hashable, Sendable, CustomStringConvertible {
     self.init(microseconds: milliseconds * 1_000)
   }
 
-  /// Reads seconds since 1970 with a fraction, as MONITOR writes them: "1700000000.123456".
+  /// Parses fractional seconds since 1970, as MONITOR writes them: "1700000000.123456".
   init?(seconds text: Substring) {
     let parts = text.split(separator: ".")
     guard parts.count == 2, parts[1].count == 6, let whole = Int64(parts[0]), let rest = Int64(parts[1]) else {
@@ -45,7 +45,7 @@ struct Moment: Comparable, Hashable, Sendable, CustomStringConvertible {
     left.microseconds < right.microseconds
   }
 
-  /// The time of day in UTC, to the millisecond: as logs have it.
+  /// The time of day in UTC, to the millisecond, as in logs.
   var description: String {
     let inDay = milliseconds % 86_400_000
     return String(
@@ -54,11 +54,11 @@ struct Moment: Comparable, Hashable, Sendable, CustomStringConvertible {
 }
 
 extension Duration {
-  /// In seconds with two digits, for people.
+  /// In seconds with two decimals, for display.
   var text: String { String(format: "%.2f s", seconds) }
 }
 
-/// Waits until this moment, at once where it has passed.
+/// Waits until this moment; returns at once if it has passed.
 func sleep(until moment: Moment) async throws {
   let left = moment.since(.now)
   if left > .zero { try await Task.sleep(for: left) }

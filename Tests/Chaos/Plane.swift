@@ -7,7 +7,7 @@ import TestSupport
 
 /// A control plane.
 final class Plane: Sendable {
-  /// What there is beside the first one.
+  /// The kinds of additional planes.
   enum Kind: String, Sendable {
     case first
     /// Another control plane, in a schema of its own.
@@ -24,7 +24,7 @@ final class Plane: Sendable {
   var namespace: String { Self.namespace(kind) }
   static func namespace(_ kind: Kind) -> String { kind == .first ? Cluster.namespace : kind.rawValue }
 
-  /// A line of redis.conf for the user whom a plane's workers log in as, with the rights that docs/on-call.md lists.
+  /// A redis.conf line for the user of a plane's workers, with the rights that docs/on-call.md lists.
   static func redisUser(_ namespace: String) -> String {
     let commands = [
       "evalsha", "eval", "time", "get", "exists", "pttl", "set", "pexpire", "del", "hmget", "hset", "hdel", "lpush",
@@ -35,7 +35,7 @@ final class Plane: Sendable {
       + (commands.map { "+\($0)" } + keys.map { "~\(namespace):\($0)*" }).joined(separator: " ")
   }
 
-  /// The settings that lead a process of this plane to Redis.
+  /// The Redis settings of this plane's processes.
   func redisEnvironment(port: UInt16) -> [String: String] {
     [
       "REDIS_NAMESPACE": namespace, "LOG_LEVEL": "error",
@@ -44,8 +44,8 @@ final class Plane: Sendable {
   }
 
   /// - Parameters:
-  ///   - postgres: the port that leads to PostgreSQL, or to its pooler.
-  ///   - environment: what all replicas are started with.
+  ///   - postgres: the port of PostgreSQL or its pooler.
+  ///   - environment: the environment of all replicas.
   init(
     _ kind: Kind, replicas count: Int, executable: String, postgres: Int, redis: UInt16, database: String,
     surroundings: Surroundings, environment: [String: String]
@@ -63,7 +63,7 @@ final class Plane: Sendable {
       environment["DATABASE_URL"] =
         "postgresql://\(PrivatePostgres.lockedUser):\(password)@127.0.0.1:\(ports.0)/\(database)"
         + (kind == .neighbour ? "?search_path=second" : "")
-      // One has a sink that nobody answers for: neither a sweep nor a shutdown may mind, and its path is secret.
+      // One has a sink that never answers: this must affect neither sweeps nor shutdown, and its path is secret.
       if index == 1 { environment["SB_WORKER_WEBHOOK_URL"] = "http://127.0.0.1:9/\(Planted.mark)webhook" }
       environment["REDIS_URL"] = "redis://\(Self.namespace(kind)):\(Planted.redisPassword)@127.0.0.1:\(ports.1)/0"
       return Replica(index, executable: executable, environment: environment)

@@ -1,29 +1,29 @@
-// Which slots have to have a successful run, whatever was broken before or beside them.
-// Invariant: pure; a slot is promised only where nothing that was broken can still be felt.
+// Which slots must have a successful run despite earlier and concurrent faults.
+// Invariant: pure; a slot is guaranteed only if no fault can still affect it.
 
 import Reactor
 
-/// Everything that was broken, as the promise needs it.
+/// All faults, as the guarantee needs them.
 struct Disturbances: Sendable {
-  /// How long the traces of a fault may last: a lease that has to run out, a command's deadline, the pause between
-  /// two connects (at most 2 s each).
+  /// How long a fault's aftermath lasts: a lease's expiry, a command's deadline, the pause between two connects (at
+  /// most 2 s each).
   static let plainTraces = Duration.seconds(3) + .seconds(4)
-  /// How much of a slot has to be undisturbed: a run begins with at most 5% of the interval as jitter, and is short.
+  /// How much of a slot must be undisturbed: a run starts after jitter of at most 5% of the interval, and is short.
   static let plainUndisturbed = Duration.milliseconds(1_500)
 
   let incidents: [Incident]
   let loads: [LoadIncident]
   var stalls: [ClosedRange<Moment>]
   let replicas: Int
-  /// How much longer all of this takes in these surroundings.
+  /// The additional time in these surroundings.
   var slack = Duration.zero
-  /// How long a load is swept where nothing is broken.
+  /// How long sweeping a load takes without faults.
   var loadTime = Workload.loadTime
 
   var traces: Duration { Self.plainTraces + slack }
   var undisturbed: Duration { Self.plainUndisturbed + slack }
-  /// From when each load is there until it must have been swept. A load waits for the one before it on the same table,
-  /// and for the end of each fault that it meets.
+  /// From each load's insertion until it must have been swept. A load waits for the previous one on its table and for
+  /// the end of each fault that it encounters.
   private var sweptLoads: [(table: String, span: ClosedRange<Moment>)] {
     var ends: [String: Moment] = [:]
     return loads.sorted { $0.began < $1.began }.map { load in
@@ -42,7 +42,7 @@ struct Disturbances: Sendable {
   /// When the last load must have been swept.
   var loadsEnd: Moment? { sweptLoads.map(\.span.upperBound).max() }
 
-  /// Whether a load of this sweeper's table can make its slots late at that time: until it is swept, with all retries.
+  /// Whether a load on this sweeper's table can delay its slots then: until it is swept, with all retries.
   private func isLoaded(_ sweep: Sweep, _ window: ClosedRange<Moment>) -> Bool {
     sweptLoads.contains { load in
       load.table == sweep.table
@@ -57,7 +57,7 @@ struct Disturbances: Sendable {
       replicas: replicas, slack: slack, loadTime: loadTime)
   }
 
-  /// Whether nothing else was broken that this sweeper could feel at the time of `incident`, and no load was swept.
+  /// Whether no other fault could affect this sweeper during `incident`, and no load was being swept.
   func isAlone(_ incident: Incident, _ sweep: Sweep) -> Bool {
     let span = felt(incident.span)
     return !stalls.contains { $0.overlaps(span) }
@@ -67,13 +67,13 @@ struct Disturbances: Sendable {
       && !isLoaded(sweep, span)
   }
 
-  /// Whether a run of this sweeper, or a lock that was left to expire, can be explained by something broken.
+  /// Whether a fault explains this sweeper's run, or a lock left to expire.
   func explain(_ sweeper: String, _ span: ClosedRange<Moment>) -> Bool {
     stalls.contains { felt($0).overlaps(span) }
       || incidents.contains { touches($0, sweeper) && felt($0.span).overlaps(span) }
   }
 
-  /// Slots of `sweep` among those that begin in `span` which have to have a successful run.
+  /// The slots of `sweep` beginning in `span` that must have a successful run.
   func promised(_ sweep: Sweep, in span: ClosedRange<Moment>) -> [Int64] {
     sweep.grid.slots(in: span).filter { slot in
       let start = Moment(milliseconds: slot)
@@ -88,7 +88,7 @@ struct Disturbances: Sendable {
     if isLoaded(sweep, window) { return false }
     var healthy = Set(0..<replicas)
     for incident in incidents where touches(incident, sweep.rawValue) && incident.span.overlaps(window) {
-      // One replica's fault leaves the slot to the others, unless it began just now: that one may hold the lock.
+      // With one faulty replica the others run the slot, unless the fault just began: that replica may hold the lock.
       guard let hit = incident.fault.replicas, incident.began < window.lowerBound else { return false }
       healthy.subtract(hit)
     }

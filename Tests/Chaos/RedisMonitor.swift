@@ -1,17 +1,17 @@
-// Records every command that Redis executes, with Redis's own time, by MONITOR over a connection of its own.
-// Invariant: what is recorded is complete from one `isRecording` to the next gap; gaps are counted.
+// Records every command that Redis executes, with Redis's time, by MONITOR over its own connection.
+// Invariant: the record is complete from each `isRecording` to the next gap; gaps are counted.
 
 import Foundation
 import Synchronization
 
-/// A command as MONITOR tells it.
+/// A command as MONITOR reports it.
 struct RedisCommand: Sendable, Equatable {
   let at: Moment
   /// A script issued it.
   let isOfScript: Bool
   let words: [String]
 
-  /// Reads `1700000000.123456 [0 127.0.0.1:5000] "SET" "key" "value"`; nil where the line is none.
+  /// Parses `1700000000.123456 [0 127.0.0.1:5000] "SET" "key" "value"`; nil if the line is not a command.
   init?(line: Substring) {
     guard let opening = line.range(of: " ["), let closing = line.range(of: "] "),
       let at = Moment(seconds: line[..<opening.lowerBound])
@@ -29,7 +29,7 @@ struct RedisCommand: Sendable, Equatable {
 
   var name: String { words.first?.uppercased() ?? "" }
 
-  /// The words of a line, each in quotes, with Redis's escapes: \" \\ \n \r \t \a \b \xHH.
+  /// The quoted words of a line, with Redis's escapes: \" \\ \n \r \t \a \b \xHH.
   private static func words(_ text: Substring) -> [String] {
     var words: [String] = []
     var word: [UInt8]?
@@ -57,7 +57,7 @@ struct RedisCommand: Sendable, Equatable {
   }
 }
 
-/// The recorder: a thread that reads until `stop()`, and connects again where the connection ended.
+/// The recorder: a thread that reads until `stop()`, and reconnects if the connection ends.
 final class RedisMonitor: Sendable {
   private struct State {
     var lines: [String] = []
@@ -79,12 +79,12 @@ final class RedisMonitor: Sendable {
   var isRecording: Bool { state.withLock { $0.isRecording } }
   /// How often the connection ended.
   var gaps: Int { state.withLock { $0.gaps } }
-  /// What was recorded so far.
+  /// The record so far.
   var lines: [String] { state.withLock { $0.lines } }
 
   func stop() { state.withLock { $0.isStopped = true } }
 
-  /// Waits until Redis tells everything: after the start, and after the server was started again.
+  /// Waits until recording has begun, after the start and after each server restart.
   func waitUntilRecording() async throws {
     for _ in 0..<5_000 where !isRecording { try await Task.sleep(for: .milliseconds(2)) }
     guard isRecording else { throw HarnessFault("MONITOR did not begin") }
@@ -111,7 +111,7 @@ final class RedisMonitor: Sendable {
         Foundation.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
       }
     }
-    // A look at `isStopped` now and then.
+    // Check `isStopped` periodically.
     var patience = timeval(tv_sec: 0, tv_usec: 200_000)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
     let request = "AUTH \(password)\r\nMONITOR\r\n"
@@ -135,7 +135,7 @@ final class RedisMonitor: Sendable {
         let line = String(decoding: rest[..<end].drop { $0 == 43 }.filter { $0 != 13 }, as: UTF8.self)
         rest.removeSubrange(...end)
         answers += 1
-        // The first two are the answers to AUTH and MONITOR.
+        // The first two lines answer AUTH and MONITOR.
         state.withLock { state in
           if answers == 2 { state.isRecording = true }
           if answers > 2 { state.lines.append(line) }
@@ -149,7 +149,7 @@ final class RedisMonitor: Sendable {
   }
 }
 
-/// The harness could not do its own work: no verdict on the worker.
+/// The harness itself failed: no verdict on the worker.
 struct HarnessFault: Error, CustomStringConvertible {
   let description: String
   init(_ description: String) { self.description = description }

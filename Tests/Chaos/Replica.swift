@@ -1,5 +1,5 @@
-// One replica of the fleet: its processes, one after the other, and what was done to each.
-// Invariant: at most one process at a time; each that ever lived is kept, with its log. Driven by FaultDriver.
+// One replica of the fleet: its successive processes, and what was done to each.
+// Invariant: at most one process at a time; every process is kept, with its log. Driven by FaultDriver.
 
 import Foundation
 import Synchronization
@@ -9,7 +9,7 @@ import TestSupport
 struct Life: Sendable {
   let process: WorkerProcess
   let began: Moment
-  /// What the harness did to end it; nil while it is left alone.
+  /// How the harness ended it; nil if it has not.
   var ended: (by: Int32, at: Moment)?
 }
 
@@ -34,7 +34,7 @@ final class Replica: Sendable {
     state.withLock { $0.append(Life(process: process, began: .now)) }
   }
 
-  /// Sends the signal that is meant to end it.
+  /// Sends a signal to end it.
   func end(by signal: Int32) {
     state.withLock { lives in
       guard !lives.isEmpty else { return }
@@ -43,7 +43,7 @@ final class Replica: Sendable {
     }
   }
 
-  /// Waits until a probe answers 200.
+  /// Waits until a probe returns 200.
   func waitUntilReady(within limit: Duration) async throws {
     let deadline = ContinuousClock.now.advanced(by: limit)
     while await process?.status(of: "/readyz") != 200 {
@@ -53,7 +53,7 @@ final class Replica: Sendable {
   }
 }
 
-/// What a process costs at a moment.
+/// A process's resource usage at a moment.
 struct Footprint: Sendable, CustomStringConvertible {
   var threads = 0
   var descriptors = 0
@@ -63,7 +63,7 @@ struct Footprint: Sendable, CustomStringConvertible {
 }
 
 extension Footprint {
-  /// - Throws: where the process is gone.
+  /// - Throws: if the process has exited.
   init(of process: WorkerProcess) throws {
     self.init()
     threads = process.threadCount ?? 0

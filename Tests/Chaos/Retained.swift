@@ -1,11 +1,11 @@
-// What the harness knows of the retention sweepers by itself, and what makes them run: their slots are an hour apart,
-// so the verb trigger asks for them every few seconds. Invariant: as Sweep's, nothing is read off the worker's code.
+// The harness's own knowledge of the retention sweepers, and what makes them run: their slots are an hour apart, so
+// `trigger` requests them every few seconds. Invariant: as in Sweep, nothing comes from the worker's code.
 
 import Foundation
 import Reactor
 import TestSupport
 
-/// A table whose rows are deleted a day after their end.
+/// A table whose rows are deleted one day after their end.
 struct Retained: Sendable {
   let sweeper: String
   let variable: String
@@ -15,7 +15,7 @@ struct Retained: Sendable {
   /// SQL for when a row ended; null or 'infinity' if it has not.
   let end: String
 
-  /// How long rows are kept: the least that the worker can be set to.
+  /// How long rows are retained: the minimum that the worker's settings allow.
   static let time = "24h"
 
   static let all = [
@@ -40,10 +40,10 @@ struct Retained: Sendable {
       end: "CASE WHEN polling_state IN ('applied', 'applied_unverified', 'failed') THEN terminal_at END"),
   ]
 
-  /// Those that a role with grants on columns only can delete from: the others' tables it may not read whole.
+  /// Those that a role with only column grants can delete from: it cannot read the other tables entirely.
   static let sweptByColumns = ["sessions", "agent_enrollment_tokens", "gitops_observations"]
 
-  /// Those of tables with parts delete from each part by itself: here they are off.
+  /// On tables with partitions or children they delete from each part separately; they are off here.
   static func all(in surroundings: Surroundings) -> [Retained] {
     all.filter { retained in
       (surroundings.role != .columns || sweptByColumns.contains(retained.table))
@@ -51,7 +51,7 @@ struct Retained: Sendable {
     }
   }
 
-  /// A SQL condition for the rows that ended so long ago that they are due since `lag`, and that nothing refers to.
+  /// A SQL condition for unreferenced rows that have been due for at least `lag`.
   func due(lag: Duration) -> String {
     let condition = "\(end) < clock_timestamp() - interval '24 hours' - interval '\(lag.milliseconds) milliseconds'"
     switch table {
@@ -62,15 +62,15 @@ struct Retained: Sendable {
   }
 }
 
-/// An operator who triggers the retention sweepers again and again.
+/// An operator who repeatedly triggers the retention sweepers.
 enum RetentionTriggers {
   /// A trigger makes every sweeper ask Redis, so this is longer than a reveal session may stay open: otherwise triggers
-  /// would hide a worker that does not notice sessions by itself.
+  /// would mask a worker that misses sessions.
   static let period = Duration.seconds(7)
-  /// Until when the runs of a trigger are over.
+  /// When a trigger's runs must have ended.
   static let runLimit = Duration.seconds(4)
 
-  /// Triggers until it is cancelled. A trigger that Redis does not take, for a fault lies on it, is left out.
+  /// Triggers until cancelled, skipping triggers that a faulted Redis does not accept.
   static func run(on cluster: Cluster, _ plane: Plane) async {
     let names = Retained.all(in: cluster.options.surroundings).map(\.sweeper)
     while !Task.isCancelled {
@@ -81,7 +81,7 @@ enum RetentionTriggers {
         try await verb.waitForExit(within: .seconds(10))
         try await Task.sleep(for: period)
       } catch {
-        // The next one comes anyway.
+        // The next attempt follows anyway.
       }
     }
   }

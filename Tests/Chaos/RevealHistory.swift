@@ -1,23 +1,23 @@
-// What became of the reveal sessions of one control plane, of the audit trail and of the queue's watch, and the checks
-// of it. Invariant: gathered once, after the fleet has been stopped.
+// The outcomes of one control plane's reveal sessions, audit trail and queue watch, and their checks.
+// Invariant: gathered once, after the fleet has stopped.
 
 import Foundation
 import Reactor
 
-/// Sessions that ran out, and what they left.
+/// Sessions that expired, and what they left.
 struct RevealHistory: Sendable {
-  /// One that ran out after it was made.
+  /// A session that expired after it was created.
   struct Session: Sendable {
     let expired: Moment
-    /// As the worker noted it; nil: it was not ended.
+    /// The end as recorded by the worker; nil if it was not ended.
     let ended: Moment?
   }
 
   var sessions: [Session] = []
-  /// How often a wrap of an ended session could be read.
+  /// How often an ended session's wrap was readable.
   var leaks = 0
 
-  /// How long a session may be open after it has run out: until the next slot, and until a lock that is held expires.
+  /// How long a session may stay open after it expires: until the next slot, and until a held lock expires.
   static func patience(lease: Duration) -> Duration { Sweep.reveal.interval + lease }
 
   static func gather(_ plane: Plane, of cluster: Cluster) async throws -> RevealHistory {
@@ -43,9 +43,9 @@ struct RevealHistory: Sendable {
   }
 }
 
-/// What the audit trail says of rows that were changed.
+/// The audit trail's events about changed rows.
 struct AuditTrail: Sendable {
-  /// Rows that have to have one event each, those that have another number, and events of other rows.
+  /// Rows that must have one event each, those with another number, and events of other rows.
   var rows = 0
   var wrong = 0
   var strange = 0
@@ -73,7 +73,7 @@ struct AuditTrail: Sendable {
 extension Evidence {
   var laterChecks: [Check] { [reveal, retention, audit, watch] }
 
-  /// How long sessions were open after their time, while nothing was broken; never ended counts as until the end.
+  /// How long sessions stayed open after expiry without faults; never ended counts as until the end.
   private var reveal: Check {
     let patience = RevealHistory.patience(lease: lease) + disturbances.slack
     var longest = Duration.zero
@@ -99,8 +99,8 @@ extension Evidence {
       faults: faults)
   }
 
-  /// That the retention sweepers have deleted anything at all: what they may not delete is untouched's, and what they
-  /// left is swept's.
+  /// Checks that the retention sweepers deleted anything at all: `untouched` checks what they must not delete, `swept`
+  /// what they left.
   private var retention: Check {
     let names = left.keys.filter { $0.hasSuffix("-retention") }
     let deleted = names.map { name in

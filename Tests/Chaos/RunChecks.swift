@@ -1,4 +1,4 @@
-// The checks of what the workers said and cost: runs, slots, counters, ends, logs, secrets.
+// The checks of the workers' reports and costs: runs, slots, counters, ends, logs, secrets.
 
 import Foundation
 import Reactor
@@ -12,7 +12,7 @@ extension Evidence {
     ]
   }
 
-  /// A success, with the lock that it had.
+  /// A success, with the lock that it held.
   private var successes: [(run: Run, hold: Hold)] {
     runs.filter { $0.outcome == .success }.compactMap { run in
       locks.hold(sweeper: run.sweeper, epoch: run.epoch).map { (run, $0) }
@@ -87,10 +87,10 @@ extension Evidence {
     for (begin, end) in zip(quietBegin, quietEnd) {
       for sweep in Sweep.allCases {
         let due = sweep.grid.slots(in: begin.at...end.at).count
-        // A failed run leaves its slot open: the retry counts too.
+        // A failed run leaves its slot open, so the retry counts too.
         let counted = end.slots(of: sweep) - begin.slots(of: sweep)
         slots += due
-        // At each end of the time, one slot can be known and one can be about to be asked for.
+        // At each end of the period, one slot can be known and another about to be requested.
         if abs(counted - due) > 2 {
           faults.append("replica \(end.replica), \(sweep.rawValue): \(counted) counted, \(due) slots began")
         }
@@ -102,7 +102,7 @@ extension Evidence {
       figures: "\(slots) slots of \(quietEnd.count) replicas", faults: faults)
   }
 
-  /// What living replicas count is what they logged.
+  /// Live replicas' counters match their logs.
   private var countersAgree: Check {
     var faults: [String] = []
     for sample in quietEnd {
@@ -116,7 +116,7 @@ extension Evidence {
         }
         let skipped = sample.value("worker_scheduler_lock_skipped_total", ["task": sweep.rawValue])
         let place = "replica \(sample.replica), \(sweep.rawValue)"
-        // A line can be written while the answer with the counters is on its way.
+        // A line can be logged while the response with the counters is in transit.
         let unlogged = logged(.success) - counted("success")
         // A slot in which nothing was due is a success without a run.
         if unlogged > 1 || (unlogged < 0 && sweep.runsInEachSlot) {
@@ -157,7 +157,7 @@ extension Evidence {
     let dirty = first.map(\.footprint.dirtyKilobytes).max() ?? 0
     let descriptors = first.map(\.footprint.descriptors).max() ?? 0
     let faults = quietEnd.filter { sample in
-      // A pool of ten, and a connection to Redis more than at the start, can be open for a moment.
+      // A pool of ten and one more Redis connection than at the start can be open briefly.
       sample.footprint.threads != 1 || sample.footprint.descriptors > descriptors + 11
         || sample.footprint.dirtyKilobytes > dirty + 1_024
     }
@@ -193,7 +193,7 @@ extension Evidence {
       faults: faults)
   }
 
-  /// Whether the witnesses saw everything, and what the machine was like.
+  /// Whether the recorders are complete, and how the machine behaved.
   var witnesses: Check {
     let kinds = Set(disturbances.incidents.map(\.fault.kind.rawValue))
     return Check(

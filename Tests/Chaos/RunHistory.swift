@@ -1,5 +1,5 @@
-// What the workers said of their runs, read off their logs.
-// Invariant: pure; a line that is no JSON object is kept as such, for a check to report.
+// The workers' reports of their runs, from their logs.
+// Invariant: pure; a line that is not a JSON object is kept for a check to report.
 
 import Foundation
 import Reactor
@@ -26,7 +26,7 @@ struct LogHistory: Sendable {
   let replica: Int
   private(set) var runs: [Run] = []
   private(set) var lines = 0
-  /// Lines that are no JSON object with a time, a level and a message.
+  /// Lines that are not JSON objects with a time, a level and a message.
   private(set) var broken: [String] = []
 
   init(_ log: [WorkerProcess.LogLine], replica: Int) {
@@ -44,7 +44,7 @@ struct LogHistory: Sendable {
     }
   }
 
-  /// A line with a task, an epoch and a duration tells the end of a run.
+  /// A line with a task, an epoch and a duration reports the end of a run.
   private static func run(_ fields: [String: Any], at time: Moment, _ replica: Int) -> Run? {
     func number(_ name: String) -> Int64? {
       (fields[name] as? Int64) ?? (fields[name] as? String).flatMap { Int64($0) }
@@ -60,7 +60,7 @@ struct LogHistory: Sendable {
       replica: replica)
   }
 
-  /// Reads RFC 3339 in UTC with a fraction: "2026-01-31T12:34:56.123456Z".
+  /// Parses RFC 3339 in UTC with a fraction: "2026-01-31T12:34:56.123456Z".
   static func moment(_ text: String) -> Moment? {
     guard text.hasSuffix("Z"), let dot = text.firstIndex(of: ".") else { return nil }
     let numbers = text[..<dot].split { "-T:".contains($0) }.compactMap { Int32($0) }

@@ -1,11 +1,11 @@
-// Fixed shows, each with a name: what the issue on coordination asks to see, with the figures that it gives.
-// Invariant: a scenario judges by what the witnesses recorded, as the chaos does. `scripts/chaos --scenario NAME`.
+// Named fixed scenarios: what the issue on coordination requires, with its figures.
+// Invariant: a scenario judges by the recorders, as a chaos run does. `scripts/chaos --scenario NAME`.
 
 import Foundation
 import Reactor
 import TestSupport
 
-/// A show.
+/// A scenario.
 enum Scenario: String, CaseIterable, Sendable {
   /// Three replicas at an interval of 6 s, for 60 s: 10 ± 1 runs of each sweeper.
   case fleet
@@ -15,13 +15,13 @@ enum Scenario: String, CaseIterable, Sendable {
   case drain
   /// A statement behind a table lock ends as a counted failure within the lease, and the lock is free.
   case stuck
-  /// Beside a worker of the existing kind: never two at the same sweep, and its lock makes no slot done.
+  /// Alongside an existing worker: never two in the same sweep, and its lock completes no slot.
   case mixed
-  /// A hundred replicas with nothing to do: each asks Redis once a slot.
+  /// A hundred idle replicas: each asks Redis once per slot.
   case idle
-  /// A worker of the existing kind that takes a lock and fails: the slot is run all the same.
+  /// An existing worker takes a lock and fails: the slot still runs.
   case strangers
-  /// A second fleet on the same tables with another namespace: never at work at once, and each says what it met.
+  /// A second fleet on the same tables with another namespace: they never work at once, and each reports the other.
   case rivals
 
   func play(worker: String) async throws -> [Check] {
@@ -39,7 +39,7 @@ enum Scenario: String, CaseIterable, Sendable {
     let cluster = try await Cluster.start(options)
     do {
       try await cluster.startFleet()
-      // A new Redis is left alone for one lease.
+      // Workers leave a new Redis alone for one lease.
       try await Task.sleep(for: options.lease + .milliseconds(500))
       let checks = try await play(on: cluster)
       await cluster.stop()
@@ -239,7 +239,7 @@ struct Show: Sendable {
   fileprivate func idle() async throws -> [Check] {
     let interval = Duration.seconds(6)
     let replicas = cluster.replicas.count
-    // From here on every replica has learned its slots.
+    // By now every replica has learned its slots.
     try await Task.sleep(for: interval * 2)
     let span = Moment.now...Moment.now.advanced(by: interval * 10)
     try await sleep(until: span.upperBound)
@@ -249,7 +249,7 @@ struct Show: Sendable {
       .filter { $0.name == "EVALSHA" && $0.words.count > 3 && span.contains($0.at) }
     return Sweep.allCases.filter(\.runsInEachSlot).map { sweep in
       let key = "\(Cluster.namespace):\(Sweep.lockKey(sweep.rawValue))"
-      // A take names the lock and the record, a completion the history, too.
+      // A take names the lock and the record; a completion also names the history.
       let own = scripts.filter { $0.words[3] == key }.map(\.words[2])
       let (takes, completions) = (own.count { $0 == "2" }, own.count { $0 == "3" })
       let load = Double(takes) / Double(10 * replicas)
@@ -264,7 +264,7 @@ struct Show: Sendable {
 
   // MARK: Steps
 
-  /// The replica that sweeps a load: the one that sends by far the most to PostgreSQL.
+  /// The replica that is sweeping a load: it sends by far the most to PostgreSQL.
   private func busiest() async throws -> Int {
     // A batch takes a second at most.
     let before = cluster.replicas.indices.map { cluster.links.proxy($0, .postgres).statistics.bytesToServer }
@@ -284,7 +284,7 @@ struct Show: Sendable {
   }
 }
 
-/// What the witnesses of a scenario tell.
+/// A scenario's recorders.
 struct Account: Sendable {
   let locks: LockHistory
   let writes: WriteHistory

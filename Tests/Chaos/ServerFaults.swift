@@ -1,5 +1,5 @@
-// What FaultDriver does to Redis and to PostgreSQL, for all replicas.
-// Invariant: a server is as it was before when the call returns, whatever else was done to it meanwhile.
+// FaultDriver's faults of Redis and PostgreSQL that affect all replicas.
+// Invariant: each call restores the server before it returns, whatever else was done to it meanwhile.
 
 import Foundation
 import Reactor
@@ -14,7 +14,7 @@ extension FaultDriver {
       try await Task.sleep(for: fault.length)
       redis.resume()
     case .restartRedis:
-      // For the workers the server is away until the recorder is there again: nothing happens unseen.
+      // Workers cannot reach the server until the recorder is back, so that nothing goes unrecorded.
       cluster.links.lay(LinkFault(isRefused: true), number: fault.number, replica: nil, link: .redis)
       await offLoop { redis.stop() }
       try await Task.sleep(for: fault.length)
@@ -35,7 +35,7 @@ extension FaultDriver {
     }
   }
 
-  /// Redis refuses to write for a while: it is full, or has fewer replicas than it should.
+  /// Makes Redis refuse writes for a while: it is full, or has too few replicas.
   private func configureRedis(_ name: String, _ value: String, for length: Duration) async throws {
     let redis = cluster.redis
     _ = try await offLoop { try redis.cli("CONFIG", "SET", name, value) }
@@ -43,13 +43,13 @@ extension FaultDriver {
     _ = try await offLoop { try redis.cli("CONFIG", "SET", name, "0") }
   }
 
-  /// A worker of the existing kind takes a lock, does nothing, and goes away: the lock runs out.
+  /// An existing worker takes a lock, does nothing, and exits: the lock expires.
   func takeLock(_ fault: PlannedFault) async throws {
     guard let sweep = Sweep.allCases.first(where: { $0.table == fault.table }) else { return }
     let key = "\(Cluster.namespace):\(Sweep.lockKey(sweep.rawValue))"
     let redis = cluster.redis
     let begin = ContinuousClock.now
-    // The lock is held where a run is under way: its next chance is soon.
+    // A run may hold the lock: retry soon.
     while ContinuousClock.now < begin + fault.length {
       let answer = try await offLoop {
         try redis.cli(
@@ -76,7 +76,7 @@ extension FaultDriver {
       try await insist(Self.endSessions)
       try await Task.sleep(for: fault.length)
       try await mend("\(setting) RESET default_transaction_read_only")
-      // A pooler would keep the sessions that were begun meanwhile.
+      // A pooler would keep sessions started meanwhile.
       try await mend(Self.endSessions)
     case .fillDisk: try await fillDisk(for: fault.length)
     default: try await insist(Self.endSessions)
@@ -97,7 +97,7 @@ extension FaultDriver {
     try await Task.sleep(for: length)
     // A TRUNCATE would need new files first.
     try await mend("DROP TABLE IF EXISTS chaos.filler")
-    // A recovery would fill the disk again, beside tables that have grown since, and fail.
+    // With tables that have grown since, recovery would fill the disk again and fail.
     try await mend("CHECKPOINT")
   }
 }

@@ -1,12 +1,12 @@
-// The shows in which somebody else is at the same work: a worker of the existing kind that fails, and a fleet that was
-// given another namespace. Invariant: as of all scenarios, the witnesses' records judge.
+// The scenarios with a competitor: a failing existing worker, and a fleet with another namespace.
+// Invariant: as in all scenarios, the recorders judge.
 
 import Foundation
 import Reactor
 import TestSupport
 
 extension Show {
-  /// A worker of the existing kind takes a sweeper's lock again and again, does nothing, and goes away.
+  /// An existing worker repeatedly takes a sweeper's lock, does nothing, and exits.
   func strangers() async throws -> [Check] {
     let interval = cluster.options.interval!
     let stranger = ExistingWorker(cluster: cluster, interval: .milliseconds(1_700), lease: .seconds(2), fails: true)
@@ -62,7 +62,7 @@ extension Show {
     return [Self.apart(writes), Self.reported(runs, texts, metrics: metrics)]
   }
 
-  /// Transactions are moments of work: two of different fleets at one sweep must not overlap.
+  /// Transactions are when work happens: those of different fleets in one sweep must not overlap.
   private static func apart(_ writes: WriteHistory) -> Check {
     let effective = writes.transactions.filter(\.isEffective)
     var faults: [String] = []
@@ -75,7 +75,7 @@ extension Show {
         }
       }
     }
-    // A scope is one sweeper's of one fleet.
+    // A scope is one sweeper of one fleet.
     let scopes = Dictionary(grouping: effective, by: \.sweeper).mapValues { own in
       Dictionary(grouping: own, by: \.scope).values.map(\.count).sorted()
     }

@@ -1,10 +1,10 @@
-// A small file system in memory, for tables: a disk that the harness can fill.
-// Invariant: it is mounted only where this process's mounts are its own, and so goes with it. Made by Cluster.
+// A small in-memory file system for tables: a disk that the harness can fill.
+// Invariant: it is mounted only in a private mount namespace, and so disappears with this process. Made by Cluster.
 
 import Foundation
 import TestSupport
 
-/// A mounted tmpfs that belongs to PostgreSQL's account.
+/// A mounted tmpfs owned by PostgreSQL's account.
 struct SmallDisk: Sendable {
   let path: String
 
@@ -19,7 +19,7 @@ struct SmallDisk: Sendable {
   }
 
   func remove() {
-    // Whatever still holds it: it is gone with this process.
+    // Whatever still uses it, it disappears with this process.
     _ = umount2(path, Int32(MNT_DETACH))
     try? FileManager.default.removeItem(atPath: path)
   }

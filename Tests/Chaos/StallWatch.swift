@@ -1,14 +1,14 @@
-// Measures how late this machine is: a thread that wants to wake every few milliseconds and notes when it could not.
-// Invariant: a check that depends on time is not made over a stall; what others do to the machine is no fault of ours.
+// Measures this machine's scheduling delays: a thread that wakes every few milliseconds and records when it is late.
+// Invariant: time-dependent checks skip stalls, because other load on the machine is not the worker's fault.
 
 import Foundation
 import Reactor
 import Synchronization
 
-/// Notes the machine's stalls until `stop()`.
+/// Records the machine's stalls until `stop()`.
 final class StallWatch: Sendable {
   static let period = Duration.milliseconds(10)
-  /// What is later than this is a stall.
+  /// A longer delay is a stall.
   static let limit = Duration.milliseconds(400)
 
   private struct State {

@@ -7,7 +7,7 @@ import Reactor
 extension Evidence {
   var surroundingChecks: [Check] { [stranger, poisoned, readOnly] }
 
-  /// A lock that another worker took and left does not complete its slot, which runs when the lock is free.
+  /// A lock that an existing worker took and abandoned does not complete its slot, which runs once the lock is free.
   private var stranger: Check {
     var faults: [String] = []
     var checked = 0
@@ -55,7 +55,7 @@ extension Evidence {
     var faults: [String] = []
     var checked = 0
     for incident in disturbances.incidents where incident.fault.kind == .readOnly {
-      // What was under way when its session was ended may fail.
+      // A run whose session was ended may fail.
       let inside = incident.began.advanced(by: .seconds(1) + disturbances.slack)
       guard inside < incident.ended else { continue }
       for sweep in Sweep.allCases where disturbances.isAlone(incident, sweep) {

@@ -1,10 +1,10 @@
-// What the fleet meets: the database's settings, the tables' shape, the way to the servers, who else is there.
+// The fleet's environment: database settings, the tables' shape, the path to the servers, other fleets.
 // Invariant: pure; the same seed gives the same surroundings, whatever faults are chosen. Made by SurroundingsMaker.
 
 import Reactor
 import TestSupport
 
-/// What stands between the fleet and its servers, and how the servers are set up.
+/// What is between the fleet and its servers, and how the servers are configured.
 struct Surroundings: Sendable, Equatable {
   /// How the fleet reaches PostgreSQL.
   enum Way: String, CaseIterable, Sendable {
@@ -13,22 +13,22 @@ struct Surroundings: Sendable, Equatable {
     case transactionPool = "PgBouncer, transaction pooling"
   }
 
-  /// What the swept tables are.
+  /// The kind of the swept tables.
   enum Shape: String, CaseIterable, Sendable {
     case plain = "plain tables"
     case partitioned = "partitioned tables"
     case inherited = "tables with children"
   }
 
-  /// What the worker's role may do.
+  /// The privileges of the worker's role.
   enum Role: String, CaseIterable, Sendable {
     case tables = "grants on tables"
     case columns = "grants on columns only"
-    /// The role that logs in has no rights of its own: its sessions are switched to one that does.
+    /// The login role has no privileges: its sessions switch to a role that does.
     case switched = "another role by its settings"
   }
 
-  /// A setting of PostgreSQL, and whether it is the database's or the role's.
+  /// A PostgreSQL setting, and whether it applies to the database or the role.
   struct ServerSetting: Sendable, Equatable, CustomStringConvertible {
     let name: String
     let value: String
@@ -40,13 +40,13 @@ struct Surroundings: Sendable, Equatable {
   var way = Way.direct
   var shape = Shape.plain
   var role = Role.tables
-  /// A schema with functions, operators and types under the names of the catalogue's comes first in the search path.
+  /// Whether a schema that shadows the catalogue's functions, operators and types comes first in the search path.
   var hasTraps = false
   var settings: [ServerSetting] = []
-  /// How much later everything arrives, on the way to each server, in ms: constant.
+  /// The constant delay of the path to each server, in ms.
   var postgresDelay = 0
   var redisDelay = 0
-  /// The replicas of a second control plane in a schema of the same database; 0: there is none.
+  /// The number of replicas of a second control plane in a schema of the same database; 0: none.
   var neighbours = 0
 
   static let plain = Surroundings()
@@ -54,7 +54,7 @@ struct Surroundings: Sendable, Equatable {
   /// How long the sweep of a load takes: a batch changes about nine of its rows, and takes two round trips.
   var loadTime: Duration { Workload.loadTime + .milliseconds(postgresDelay * 4 * Workload.loadRows / 9) }
 
-  /// What a check of times has to allow for: some round trips, and
+  /// The tolerance of time checks: some round trips, and
   /// a pooler that waits a second after a failed login.
   var slack: Duration { .milliseconds(16 * max(postgresDelay, redisDelay) + (way == .direct ? 0 : 1_500)) }
 
@@ -69,14 +69,14 @@ struct Surroundings: Sendable, Equatable {
 }
 
 extension Surroundings {
-  /// Values that change what a careless statement means, or how it is planned; none keeps a sweep from its work.
+  /// Values that change a careless statement's meaning or plan; none prevents a sweep.
   static let choices: [(name: String, values: [String])] = [
     ("DateStyle", ["SQL, DMY", "German", "Postgres, MDY", "ISO, YMD"]),
     ("TimeZone", ["Asia/Kolkata", "America/St_Johns", "Pacific/Kiritimati", "Europe/Dublin"]),
     ("IntervalStyle", ["sql_standard", "iso_8601", "postgres_verbose"]),
     ("default_transaction_isolation", ["serializable", "repeatable read", "read uncommitted"]),
     ("default_transaction_deferrable", ["on"]),
-    // A statement of the chaos takes a second at most.
+    // A statement takes at most one second here.
     ("statement_timeout", ["5s"]),
     ("lock_timeout", ["100ms"]),
     ("idle_in_transaction_session_timeout", ["1s"]),
@@ -104,7 +104,7 @@ extension Surroundings {
     ("default_table_access_method", ["heap"]),
   ]
 
-  /// A seed of its own: the plan of the faults does not depend on it.
+  /// A separate seed, so that the fault plan does not depend on it.
   private static let salt: UInt64 = 0x7375_7272_6f75_6e64
 
   static func draw(seed: UInt64) -> Surroundings {
@@ -116,11 +116,11 @@ extension Surroundings {
     drawn.shape = one(Shape.allCases)
     drawn.role = one(Role.allCases)
     drawn.hasTraps = number(0...1) == 1
-    // Behind 85 ms a way, the batches of a load whose rows are slow to change took longer than the quiet time.
+    // With 85 ms each way, the batches of a load of slow rows took longer than the quiet time.
     drawn.postgresDelay = one([0, 0, number(1...20), number(20...40)])
     drawn.redisDelay = one([0, 0, number(1...20), number(20...150)])
     drawn.neighbours = one([0, 1, 2])
-    // The first three change what dates mean: one of them is always there.
+    // The first three change how dates are read: one of them is always set.
     let first = number(0...2)
     var names = [first]
     for _ in 0..<number(2...7) { names.append(number(0...(choices.count - 1))) }

@@ -1,5 +1,5 @@
-// Makes the drawn surroundings: schemas, parts of tables, recorders, rights and settings of a database, and a pooler.
-// Invariant: the harness's own sessions, the superuser's, keep the settings that the server had before.
+// Creates the drawn surroundings: schemas, table partitions and children, recorders, privileges, settings, a pooler.
+// Invariant: the harness's own (superuser) sessions keep the server's previous settings.
 
 import Foundation
 import TestSupport
@@ -8,19 +8,19 @@ import TestSupport
 struct SurroundingsMaker: Sendable {
   /// The tables that are partitioned, or get children.
   static let tables = ["secret_wraps", "secrets", "agents", "sync_jobs"]
-  /// A small file system of its own holds the first control plane's tables: a disk that can be full.
+  /// The first control plane's tables have their own small file system: a disk that can fill up.
   static let diskSize = 96 << 20
 
   let surroundings: Surroundings
   let postgres: PrivatePostgres
   let database: String
-  /// Where the small file system is mounted; nil: the tables lie where all lies.
+  /// The mount point of the small file system; nil: the tables are in the default location.
   let disk: String?
-  /// Who prints the least grants that it needs, and the settings that it does so for.
+  /// The worker executable, which prints its minimal grants, and its settings.
   let worker: String
   let environment: [String: String]
 
-  /// Creates the control planes in `schemas`, and all around them.
+  /// Creates the control planes in `schemas`, and their surroundings.
   func make(schemas: [String]) async throws {
     let printed = try await printedGrants()
     if let disk { try await sql("CREATE TABLESPACE small LOCATION '\(disk)'") }
@@ -50,10 +50,10 @@ struct SurroundingsMaker: Sendable {
     }
   }
 
-  /// The role that the workers' sessions have.
+  /// The role of the workers' sessions.
   private var role: String { surroundings.role == .switched ? "sweeping" : PrivatePostgres.lockedUser }
 
-  /// The worker's role may do what its sweeps need, and nothing else: what the worker's own verb prints, or still less.
+  /// Gives the worker's role only what its sweeps need: what `grants` prints, or less.
   private func grants(_ printed: String, in schema: String) -> String {
     switch surroundings.role {
     case .tables: return printed
@@ -95,7 +95,7 @@ struct SurroundingsMaker: Sendable {
     let role = "ROLE \(PrivatePostgres.lockedUser) IN DATABASE \(database)"
     for setting in surroundings.settings {
       let target = setting.isOfRole ? role : "DATABASE \(database)"
-      // A setting that this version of PostgreSQL does not have is left out.
+      // Skip settings that this PostgreSQL version does not have.
       try await sql(
         """
         DO $$ DECLARE kept TEXT := current_setting('\(setting.name)', true); BEGIN
@@ -105,7 +105,7 @@ struct SurroundingsMaker: Sendable {
         END $$
         """)
     }
-    // For a while the database will be read-only, for others than the harness.
+    // The database will be read-only for a while, except for the harness.
     try await sql("ALTER \(own) SET default_transaction_read_only = off")
     if surroundings.hasTraps {
       try await sql(Self.text(of: "Tests/Chaos/traps.sql"))
@@ -114,7 +114,7 @@ struct SurroundingsMaker: Sendable {
     if surroundings.role == .switched { try await sql("ALTER \(role) SET role = 'sweeping'") }
   }
 
-  /// A pooler in front of the server, where one was drawn.
+  /// A pooler in front of the server, if one was drawn.
   func pooler() async throws -> PrivatePgBouncer? {
     let mode: PrivatePgBouncer.Mode
     switch surroundings.way {
@@ -122,7 +122,7 @@ struct SurroundingsMaker: Sendable {
     case .sessionPool: mode = .session
     case .transactionPool: mode = .transaction
     }
-    // After a failed login the pooler tries again as soon as it can.
+    // After a failed login the pooler retries as soon as it can.
     return try await PrivatePgBouncer.start(
       to: postgres, mode: mode, login: .scram, poolSize: mode == .session ? 60 : 12,
       settings: ["server_login_retry = 1", "max_client_conn = 500"])

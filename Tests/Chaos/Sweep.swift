@@ -1,4 +1,4 @@
-// What the harness knows of the sweepers that it runs, by itself: names, tables, intervals, grids, job ids.
+// The harness's own knowledge of the sweepers: names, tables, intervals, grids, job ids.
 // Invariant: it is written from the design, not from the worker's code, so that the two can disagree.
 
 import Foundation
@@ -18,7 +18,7 @@ enum Sweep: String, CaseIterable, Sendable {
   case requests = "requests-expired"
   case queue = "queue-watch"
 
-  /// The table that it writes, or puts jobs into, or watches.
+  /// The table that it writes to, inserts jobs into, or watches.
   var table: String {
     switch self {
     case .wraps: "secret_wraps"
@@ -31,15 +31,15 @@ enum Sweep: String, CaseIterable, Sendable {
     }
   }
 
-  /// The table that has its due rows.
+  /// The table with its due rows.
   var dueTable: String { self == .connections ? "provider_connections" : table }
 
-  /// Whether each of its slots has a run, and each run writes. One that asks PostgreSQL first has no run where nothing
+  /// Whether each of its slots has a run, and each run writes. One that asks PostgreSQL first does not run if nothing
   /// is due, and one that watches changes nothing.
   var runsInEachSlot: Bool { self != .reveal }
   var writes: Bool { self != .queue }
 
-  /// The tables whose faults a sweeper feels, by its name.
+  /// The tables whose faults affect a sweeper, by its name.
   static func tables(of sweeper: String) -> [String] {
     guard let sweep = Sweep(rawValue: sweeper) else {
       return Retained.all.first { $0.sweeper == sweeper }.map { [$0.table] + $0.referring } ?? []
@@ -73,11 +73,10 @@ enum Sweep: String, CaseIterable, Sendable {
     }
   }
 
-  /// What that is set to for an interval. The queue is looked at after half of the time that a job may wait.
+  /// The setting's value for an interval. The queue is checked after half of a job's allowed wait.
   func setting(for interval: Duration) -> String { "\((self == .queue ? interval * 2 : interval).milliseconds)ms" }
 
-  /// A SQL condition for its due rows, `lag` after they became due. Discovery of targets has none, nor has the queue's
-  /// watch.
+  /// A SQL condition for its due rows, `lag` after they became due. Target discovery and the queue watch have none.
   func due(lag: Duration) -> String? {
     let before = "clock_timestamp() - interval '\(lag.milliseconds) milliseconds'"
     switch self {
@@ -90,7 +89,7 @@ enum Sweep: String, CaseIterable, Sendable {
     case .reveal: return "expired_at IS NULL AND expires_at < \(before)"
     case .fillWindows:
       return "type = 'cross_team' AND status = 'pending_values' AND fill_expires_at < \(before)"
-    // Their interval is 60 s: the least that a discovery may take is ten minutes.
+    // Their interval is 60 s: a discovery is allowed at least ten minutes.
     case .stuck: return "last_discover_status = 'running' AND last_discover_started_at < \(before) - interval '10 min'"
     case .requests:
       return "status = 'pending' AND workflow_id IS NOT NULL AND created_at < \(before) - interval '1 hour'"
@@ -103,8 +102,8 @@ enum Sweep: String, CaseIterable, Sendable {
 
   var grid: Grid { Grid(name: rawValue, interval: interval) }
 
-  /// The slot that a run was for: where the answer to its take was lost and came at the second try, that of the second
-  /// try, which the completion names.
+  /// The slot that a run was for. If the take's first answer was lost, that of the second attempt, which the completion
+  /// names.
   func slot(of hold: Hold) -> Int64 {
     let possible = grid.slot(at: hold.taken)...grid.slot(at: hold.completed ?? hold.taken)
     guard let slot = hold.slot, possible.contains(slot), (slot - possible.lowerBound) % grid.interval == 0 else {
@@ -140,7 +139,7 @@ struct Grid: Sendable {
   }
 }
 
-/// The discover targets of the chaos, with values that nobody may see elsewhere.
+/// The harness's discover targets, with values that must not appear elsewhere.
 enum Targets {
   static let names = ["alpha", "beta", "gamma"]
 
@@ -155,7 +154,7 @@ enum Targets {
     return "[" + targets.joined(separator: ",") + "]"
   }()
 
-  /// The version 5 UUID (RFC 9562) of a target's slot, in the namespace that the worker's documents name.
+  /// The version 5 UUID (RFC 9562) of a target's slot, in the namespace that the worker's docs specify.
   static func jobID(_ target: String, slot: Int64) -> String {
     let namespace: [UInt8] = [
       0x5e, 0x0c, 0x9a, 0x1e, 0x2d, 0x7b, 0x4f, 0x43, 0x9b, 0x61, 0x3c, 0x8d, 0x4e, 0x12, 0x70, 0xa5,
@@ -168,9 +167,9 @@ enum Targets {
   }
 }
 
-/// Secret values that are put wherever the worker could come across one.
+/// Secret values planted wherever the worker could encounter one.
 enum Planted {
-  /// What each of them contains.
+  /// The text that each of them contains.
   static let mark = "PLANTED-7f3a9c-"
   static let redisPassword = "\(mark)redis-password"
 }

@@ -1,5 +1,5 @@
-// What the control plane's other parts do meanwhile: rows come, agents beat, jobs are claimed, secrets are found again.
-// Invariant: each kind of row exists that a sweeper has to change, and each that it must leave alone.
+// The rest of the control plane: it inserts rows, sends agent heartbeats, claims jobs, and rediscovers secrets.
+// Invariant: it creates every kind of row that a sweeper must change, and every kind that it must leave alone.
 
 import Foundation
 import Reactor
@@ -14,7 +14,7 @@ enum Workload {
       byte_length, expires_at, consumed_at, consumed_by_user)
     """
 
-  /// One tick's changes: a few rows of each kind, some of them due at once, some in a moment, some not for long.
+  /// One tick's changes: a few rows of each kind, some due at once, some shortly, some much later.
   static let tick = """
     \(wrap) SELECT 'k', '\(Planted.mark)wrap'::bytea, '', '', 'kms', '', 1, now() + due, consumed, who
       FROM unnest(ARRAY['-1 s', '1500 ms', '1 h', '-1 s', '1 h']::interval[],
@@ -52,8 +52,8 @@ enum Workload {
       FROM done WHERE connection.id = done.id;
     """
 
-  /// Reveal sessions with three wraps each, of which one is consumed; and a look, as the api's readers have it, at the
-  /// wraps of sessions that ended just now.
+  /// Reveal sessions with three wraps each, one of them consumed; and a read, as by the api, of the wraps of sessions
+  /// that have just ended.
   private static let shown = """
     WITH wrap AS MATERIALIZED (
       SELECT gen_random_uuid() AS id, session, number FROM generate_series(1, 2) AS session,
@@ -72,7 +72,7 @@ enum Workload {
     \(leaks);
     """
 
-  /// Notes wraps of sessions that have just ended which can be read.
+  /// Records readable wraps of sessions that have just ended.
   static let leaks = """
     INSERT INTO chaos.leaks (schema, wrap)
       SELECT current_schema(), wrap.id
@@ -82,7 +82,7 @@ enum Workload {
          AND wrap.consumed_at IS NULL AND wrap.expires_at > clock_timestamp()
     """
 
-  /// Requests whose window or workflow is over, requests without a workflow, and discoveries without a result.
+  /// Requests whose window or workflow has ended, requests without a workflow, and discoveries without a result.
   private static let later = """
     INSERT INTO access_requests (requester_id, type, status, fill_expires_at)
       SELECT '\(Planted.mark)user', 'cross_team', status, now() + due
@@ -101,7 +101,7 @@ enum Workload {
     INSERT INTO sync_jobs (job_type, correlation_id) VALUES ('verify', gen_random_uuid());
     """
 
-  /// Rows that ended a day ago, in a moment, or not long ago. Of the jobs and the secrets some are referred to.
+  /// Rows that ended a day ago, end shortly, or ended recently. Some of the jobs and secrets are referenced.
   private static let retained = """
     INSERT INTO sessions (user_id, token_hash, expires_at, revoked_at)
       SELECT '\(Planted.mark)user', gen_random_uuid()::text::bytea, now() + interval '1 h',
@@ -135,7 +135,7 @@ enum Workload {
         ARRAY['applied', 'failed', 'applied_unverified', 'active']) AS observation (due, state);
     """
 
-  /// What the ticks refer to: connections whose discovery is done soon and due again a moment later, a workflow, an
+  /// What the ticks refer to: connections whose discovery ends soon and is due again shortly after, a workflow, an
   /// endpoint.
   static let beginning = """
     INSERT INTO provider_connections (name, type, auth_method, scope, discover_enabled, cluster_name,
@@ -147,16 +147,16 @@ enum Workload {
       token_kms_key_id) VALUES ('argocd', 'https://argocd.example.com', '\(Planted.mark)token', '', '', 'kms');
     """
 
-  /// How many rows a load has. Each takes 5 ms, though a batch at most a second: the sweep takes longer than the lease.
+  /// Rows of a load. Each takes 5 ms, and a batch at most one second: the sweep takes longer than the lease.
   static let loadRows = 800
-  /// How long the sweep of a load takes at most, where nothing is broken.
+  /// The longest sweep of a load without faults.
   static let loadTime = Duration.seconds(8)
 
-  /// The same for a role that may not read where rows lie. Its batches are of so many keys, not of so many pages, and
-  /// the first one is cut off after a second.
+  /// The same for a role that cannot read ctid. Its batches are limited by keys, not by pages, and the first one is cut
+  /// off after a second.
   static let keyedLoadRows = 1_000
 
-  /// Due rows whose sweep takes longer than a lease: four fill a page, so many batches are needed.
+  /// Due rows whose sweep takes longer than a lease: four fill a page, so the sweep takes many batches.
   static func load(_ table: String, isKeyed: Bool = false) -> String {
     let (rows, size, spread) = isKeyed ? (keyedLoadRows, 100, "n * interval '1 ms'") : (loadRows, 1_800, "interval '0'")
     return table == "agents"
@@ -213,23 +213,23 @@ enum Workload {
     }
   }
 
-  /// Gives the space of loads that were swept back, or ever more empty pages would lie before the next one.
+  /// Frees the space of swept loads; otherwise more and more empty pages would precede the next one.
   static let tidy = "VACUUM secret_wraps, agents"
 
-  /// Ticks until it is cancelled. A tick that PostgreSQL does not take, for a fault lies on it, is left out.
+  /// Ticks until cancelled, skipping ticks that a faulted PostgreSQL does not accept.
   static func run(on cluster: Cluster, schema: String = "public") async {
     for number in 1... {
       do {
         try await cluster.sql(number.isMultiple(of: 8) ? tidy : tick, schema: schema)
       } catch {
-        // The next one comes anyway.
+        // The next attempt follows anyway.
       }
       do { try await Task.sleep(for: period) } catch { return }
       if Task.isCancelled { return }
     }
   }
 
-  /// Puts a load into a table, also where a fault lies on PostgreSQL at first.
+  /// Inserts a load into a table, even if PostgreSQL is faulted at first.
   static func put(_ table: String, on cluster: Cluster) async throws {
     for _ in 0..<200 {
       do {

@@ -1,4 +1,4 @@
-// The checks of what happened in PostgreSQL: which run wrote what and when, and what was left undone.
+// The checks of PostgreSQL: which run wrote what and when, and what was left undone.
 
 import Foundation
 import Reactor

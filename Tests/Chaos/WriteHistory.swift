@@ -1,12 +1,12 @@
-// What the workers wrote, read off the notes that PostgreSQL kept in the same transactions, in the order of commits.
-// Invariant: pure but for one query; a transaction that was rolled back left no note, and no effect.
+// The workers' writes in commit order, from records that triggers wrote in the same transactions.
+// Invariant: pure but for one query; a rolled-back transaction left no record and no effect.
 
 import Foundation
 import Reactor
 
-/// A transaction of a worker.
+/// A worker's transaction.
 struct WriteTransaction: Sendable {
-  /// Which of the workers that share a namespace and a Redis.
+  /// The group of workers that share a namespace and a Redis.
   let scope: String
   let sweeper: String
   let epoch: Int64
@@ -14,14 +14,14 @@ struct WriteTransaction: Sendable {
   let committed: Moment
   let changed: Int
   let wrong: Int
-  /// It had its sweeper's advisory lock.
+  /// Whether it held its sweeper's advisory lock.
   let isGuarded: Bool
 
-  /// One that was refused by its guard changes nothing, and is no part of its run's work.
+  /// A transaction that its guard refused changes nothing and is not part of the run's work.
   var isEffective: Bool { isGuarded || changed > 0 }
 }
 
-/// All of them, in the order in which they were committed.
+/// All of them, in commit order.
 struct WriteHistory: Sendable {
   private(set) var transactions: [WriteTransaction] = []
   /// Writes whose application_name names no sweeper and epoch.
@@ -63,10 +63,10 @@ struct WriteHistory: Sendable {
   }
 }
 
-/// PostgreSQL's own log of statements, which is kept as evidence and read for what carries no epoch.
+/// PostgreSQL's statement log, kept as evidence and searched for statements without an epoch.
 struct StatementLog: Sendable {
   private(set) var statements = 0
-  /// Statements that would change a table of the control plane, of workers, without a run's name.
+  /// Workers' statements that would change a control plane table without a run's name.
   private(set) var nameless: [String] = []
 
   init(_ files: [URL], role: String) throws {
