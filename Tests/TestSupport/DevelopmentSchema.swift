@@ -1,15 +1,15 @@
-// The control plane's development schema, as an installation has it at one of its migrations.
+// The control plane's development schema at one of its migrations.
 
 /// The SQL of scripts/dev/schema.
 public enum DevelopmentSchema: Int, CaseIterable, Sendable {
-  /// The oldest that the worker supports.
+  /// The oldest migration that the worker supports.
   case eleven = 11
   case twentyEight = 28
   case thirtyEight = 38
 
   public static let newest = DevelopmentSchema.thirtyEight
 
-  /// Makes its tables in the first schema of the search path, or brings those of an earlier migration up to it.
+  /// Creates its tables in the first schema of the search path, or migrates those of an earlier migration.
   public var sql: String {
     get throws { try text(in: "schema") }
   }

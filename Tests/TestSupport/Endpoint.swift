@@ -1,25 +1,25 @@
-// A server that notifications are sent to, with certificates of an authority of its own: Tests/Endpoints/endpoint.py as
-// a process. Invariant: it never outlives the test process, and what it received is there, whatever became of it.
+// A server that receives notifications, with certificates of its own authority: Tests/Endpoints/endpoint.py as a
+// process. Invariant: it never outlives the test process, and what it received can be read however it ended.
 
 import Foundation
 import Synchronization
 
 /// What an endpoint received.
 public struct Received: Sendable {
-  /// The object that the endpoint wrote about it.
+  /// The JSON object that the endpoint wrote.
   public let json: String
   private var fields: [String: Any] {
     (try? JSONSerialization.jsonObject(with: Data(json.utf8))) as? [String: Any] ?? [:]
   }
-  /// A field that is a string: "path", "body", "answer"; of a mail "sender" and "data".
+  /// A string field: "path", "body", "answer"; for mail "sender" and "data".
   public subscript(field: String) -> String? { fields[field] as? String }
-  /// A header of a request, by its name in small letters.
+  /// A request header, by its lower-case name.
   public func header(_ name: String) -> String? { (fields["headers"] as? [String: String])?[name] }
   public var recipients: [String] { fields["recipients"] as? [String] ?? [] }
   public var isEncrypted: Bool { fields["encrypted"] as? Bool ?? false }
-  /// The client's port: the same for requests on one connection.
+  /// The client's port, which is the same for all requests on a connection.
   public var peer: Int { fields["peer"] as? Int ?? 0 }
-  /// When it came, in seconds since 1970.
+  /// When it arrived, in seconds since 1970.
   public var at: Double { fields["at"] as? Double ?? 0 }
 }
 
@@ -33,9 +33,9 @@ public final class Endpoint: Sendable {
 
   /// What is wrong with its certificate.
   public enum Certificate: String, Sendable {
-    /// Nothing: it is good for localhost, 127.0.0.1, and proxied.test, a name that only the proxy endpoint knows.
+    /// Nothing: it is valid for localhost, 127.0.0.1, and proxied.test, a name that only the proxy endpoint knows.
     case good
-    /// It is another host's.
+    /// It is for another host.
     case otherHost = "other-host"
     case expired
     /// The endpoint has none: a mail server without STARTTLS.
@@ -62,7 +62,7 @@ public final class Endpoint: Sendable {
     let behaviour = kind == .smtp || kind == .smtps ? "accept" : "status 200"
     try behaviour.write(to: directory.appendingPathComponent("behaviour"), atomically: true, encoding: .utf8)
     let script = Repository.root.appendingPathComponent("Tests/Endpoints/endpoint.py").path
-    // A proxy is an HTTP server that is asked to CONNECT.
+    // A proxy is an HTTP server that receives CONNECT.
     let mode = kind == .proxy ? Kind.http : kind
     let process = try await WorkerProcess.start(
       [script, mode.rawValue, directory.path], environment: [:], executable: "/usr/bin/python3")
@@ -86,48 +86,48 @@ public final class Endpoint: Sendable {
   }
 
   deinit {
-    // A directory that stays behind is no fault of the test.
+    // A leftover directory does not fail the test.
     try? FileManager.default.removeItem(at: directory)
   }
 
-  /// Its URL by name, so that the name has to be resolved.
+  /// Its URL by host name, so that the name must be resolved.
   public func url(_ path: String = "", host: String = "localhost", user: String = "") -> String {
     let scheme = kind == .proxy ? "http" : kind == .https6 ? "https" : kind.rawValue
     return "\(scheme)://\(user)\(host):\(port)\(path)"
   }
 
-  /// How it answers from now on: each line once, the last one for good.
+  /// Sets its answers from now on: each line once, the last one repeatedly.
   public func behave(_ lines: String...) throws {
     let text = lines.joined(separator: "\n")
     try text.write(to: directory.appendingPathComponent("behaviour"), atomically: true, encoding: .utf8)
   }
 
-  /// All that it received so far.
+  /// Everything received so far.
   public var received: [Received] {
     let content = FileManager.default.contents(atPath: directory.appendingPathComponent("received").path)
     let lines = String(decoding: content ?? Data(), as: UTF8.self).split(separator: "\n")
     return lines.map { Received(json: String($0)) }
   }
 
-  /// All that it received so far as one text: what a search for planted secrets reads.
+  /// Everything received so far as one text, to search for planted secrets.
   public var everything: String { received.map(\.json).joined(separator: "\n") }
 
-  /// Freezes it, or lets it go on.
+  /// Freezes or continues it.
   public func signal(_ number: Int32) { process.signal(number) }
 
   /// Ends it; what it received can still be read.
   public func stop() async throws { try await process.stop() }
 }
 
-/// A certificate authority of the tests, made once a test process.
+/// The tests' certificate authority, created once per test process.
 public struct TestAuthority: Sendable {
   let directory: URL
-  /// Its own certificate: what SB_WORKER_NOTIFY_CA_FILE names.
+  /// Its own certificate, for SB_WORKER_NOTIFY_CA_FILE.
   public var certificateFile: String { path("authority.pem") }
-  /// The certificate of another authority, which vouches for nobody.
+  /// The certificate of another authority, which signed nothing.
   public var strangersFile: String { path("stranger.pem") }
 
-  /// Of one of its files: "good-certificate.pem" and "good-key.pem" are of a server at localhost.
+  /// The path of one of its files: "good-certificate.pem" and "good-key.pem" are for a server at localhost.
   public func path(_ name: String) -> String { directory.appendingPathComponent(name).path }
 
   /// A server's certificate and its key, as files.
@@ -153,7 +153,7 @@ public struct TestAuthority: Sendable {
 
   private static func make() throws -> TestAuthority {
     let directory = FileManager.default.temporaryDirectory.appendingPathComponent("authority-\(getpid())")
-    // One that an earlier process with the same number left behind is of no use: its key is not trusted by anyone.
+    // A directory left by an earlier process with the same id is useless: nothing trusts its key.
     if FileManager.default.fileExists(atPath: directory.path) { try FileManager.default.removeItem(at: directory) }
     try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)
     let script = """
@@ -193,7 +193,7 @@ public struct TestAuthority: Sendable {
   private static func remove() {
     made.withLock { made in
       guard let directory = made?.directory else { return }
-      // The process ends: nobody is left to be told.
+      // The process is exiting, so an error cannot be reported.
       try? FileManager.default.removeItem(at: directory)
     }
   }

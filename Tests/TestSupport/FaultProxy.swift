@@ -1,28 +1,28 @@
-// A TCP proxy between a client and its server that breaks things on request, one direction at a time.
-// Invariant: all sockets belong to one thread of its own; a setting is in effect when the call that made it returns.
-// Used by tests of what happens when a server is away, hangs, or answers too late.
+// A TCP proxy between a client and its server that injects faults on request, one direction at a time.
+// Invariant: all sockets belong to its own thread; a setting is in effect when the call that made it returns.
+// Used by tests in which a server is down, hangs, or answers too late.
 
 import Foundation
 
-/// A TCP proxy on a loopback port of its own. It passes everything on until it is told otherwise.
+/// A TCP proxy on its own loopback port. It forwards everything until a fault is set.
 public final class FaultProxy: Sendable {
   /// What happens to the bytes of one direction, on every connection.
   public enum Fault: Sendable, Equatable {
-    /// They are passed on.
+    /// They are forwarded.
     case pass
-    /// They are passed on after this time, in their order.
+    /// They are forwarded in order after this delay.
     case delay(Duration)
-    /// They are held back, as if packets were lost: nothing arrives, nor does the end of the connection. Once the fault
-    /// is over, they arrive late, as TCP's repetitions would.
+    /// They are held back, as if packets were lost: nothing arrives, not even the end of the connection. When the fault
+    /// ends they arrive late, as after TCP retransmission.
     case blackHole
-    /// A connection is reset as soon as this many of its bytes, counted from the setting of the fault, were passed on;
-    /// with 0, in place of its next byte.
+    /// A connection is reset once this many bytes have been forwarded since the fault was set; with 0, in place of its
+    /// next byte.
     case cut(afterBytes: Int)
   }
 
   /// What happens to a new connection.
   public enum Admission: Sendable, Equatable {
-    /// It is led to the upstream.
+    /// It is forwarded to the upstream.
     case accept
     /// Nobody listens: the kernel refuses it.
     case refuse
@@ -33,30 +33,30 @@ public final class FaultProxy: Sendable {
   /// A direction of the traffic.
   public enum Direction: Sendable { case toServer, toClient }
 
-  /// What the proxy has seen.
+  /// The proxy's statistics.
   public struct Statistics: Sendable, Equatable {
-    /// Connections accepted since the start, also those that were reset at once.
+    /// Connections accepted since the start, including those reset at once.
     public var accepted = 0
-    /// Connections that are open now.
+    /// Currently open connections.
     public var open = 0
-    /// Bytes passed on to the server since the start.
+    /// Bytes forwarded to the server since the start.
     public var bytesToServer = 0
-    /// Bytes passed on to the client since the start.
+    /// Bytes forwarded to the client since the start.
     public var bytesToClient = 0
   }
 
-  /// The port of 127.0.0.1 that clients connect to; the same for the proxy's life.
+  /// The port of 127.0.0.1 that clients connect to, constant for the proxy's lifetime.
   public let port: UInt16
   private let board: ProxyBoard
 
-  /// Starts a proxy that leads to `upstream`, a port of 127.0.0.1.
+  /// Starts a proxy to `upstream`, a port of 127.0.0.1.
   public init(to upstream: UInt16) throws {
     let listener = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
     guard listener >= 0 else { throw SystemCallFailed("socket") }
-    // A port that was asked for by its number stays ours while the socket does not listen.
+    // An explicitly bound port stays ours while the socket does not listen.
     port = try bindFreePort(listener)
-    // Connections that it closed first linger on its port for a minute: it can listen again all the same. Set after the
-    // port was ours, so that nobody else has it.
+    // Lets it listen again although connections that it closed first stay in TIME_WAIT for a minute. Set after
+    // binding, so that no other process has the port.
     var yes: Int32 = 1
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
     guard listen(listener, 128) == 0 else { throw SystemCallFailed("listen") }
@@ -67,7 +67,7 @@ public final class FaultProxy: Sendable {
 
   deinit { stop() }
 
-  /// The port of 127.0.0.1 that new connections are led to.
+  /// The port of 127.0.0.1 that new connections are forwarded to.
   public var upstream: UInt16 {
     get { board.settings.upstream }
     set { board.change { $0.upstream = newValue } }
@@ -79,13 +79,13 @@ public final class FaultProxy: Sendable {
     set { board.change { $0.admission = newValue } }
   }
 
-  /// What the proxy has seen, up to this moment.
+  /// The proxy's statistics so far.
   public var statistics: Statistics {
     board.change { _ in }
     return board.settings.statistics
   }
 
-  /// Sets the fault of one direction, for open connections and new ones.
+  /// Sets the fault of one direction, for open and new connections.
   public func set(_ fault: Fault, _ direction: Direction) {
     board.change {
       $0.generation += 1
@@ -102,7 +102,7 @@ public final class FaultProxy: Sendable {
     set(fault, .toClient)
   }
 
-  /// Ends all faults: new connections are accepted, and what was held back is passed on.
+  /// Ends all faults: new connections are accepted, and held-back bytes are forwarded.
   public func heal() {
     board.change {
       $0.generation += 1
@@ -112,18 +112,18 @@ public final class FaultProxy: Sendable {
     }
   }
 
-  /// Resets every open connection, towards both sides.
+  /// Resets every open connection on both sides.
   public func resetConnections() {
     board.change { $0.resets += 1 }
   }
 
-  /// As a NAT that forgets its idle connections: no byte of those that are open now is passed on any more, and neither
-  /// side is told. New ones pass.
+  /// Acts as a NAT that drops its idle connections: currently open ones forward nothing more, and neither side is
+  /// notified. New ones work.
   public func forgetConnections() {
     board.change { $0.forgotten += 1 }
   }
 
-  /// As a server that went away: open connections are reset and new ones refused, until `heal()`.
+  /// Acts as a server that went down: resets open connections and refuses new ones, until `heal()`.
   public func goAway() {
     board.change {
       $0.resets += 1
@@ -137,29 +137,29 @@ public final class FaultProxy: Sendable {
   }
 }
 
-/// What the proxy is told to do, and what it has seen.
+/// The proxy's settings.
 struct ProxySettings: Sendable {
   var upstream: UInt16
   var toServer = FaultProxy.Fault.pass
   var toClient = FaultProxy.Fault.pass
-  /// Grows with each setting of a fault: a cut counts its bytes from there.
+  /// Incremented each time a fault is set: a cut counts its bytes from then.
   var generation = 0
   var admission = FaultProxy.Admission.accept
   var resets = 0
-  /// Grows with each time that the open connections are forgotten.
+  /// Incremented each time the open connections are forgotten.
   var forgotten = 0
   var isStopped = false
   var statistics = FaultProxy.Statistics()
 }
 
-/// Where the proxy's owner leaves its settings and its thread picks them up.
+/// Passes settings from the proxy's owner to its thread.
 final class ProxyBoard: @unchecked Sendable {
   private let condition = NSCondition()
   private var current: ProxySettings
   private var version = 0
   private var applied = 0
   private let bell: Int32
-  /// Can be read from once the settings have changed.
+  /// Becomes readable when the settings have changed.
   let ringing: Int32
 
   init(_ settings: ProxySettings) throws {
@@ -194,14 +194,14 @@ final class ProxyBoard: @unchecked Sendable {
     while applied < awaited { condition.wait() }
   }
 
-  /// The settings as they are now, with the version to confirm once they are in effect. For the proxy's thread.
+  /// The current settings, with the version to confirm once they are in effect. For the proxy's thread.
   func read() -> (ProxySettings, version: Int) {
     condition.lock()
     defer { condition.unlock() }
     return (current, version)
   }
 
-  /// Says that this version is in effect, and what was seen so far. For the proxy's thread.
+  /// Confirms that this version is in effect, with the statistics so far. For the proxy's thread.
   func confirm(_ version: Int, _ statistics: FaultProxy.Statistics) {
     condition.lock()
     defer { condition.unlock() }

@@ -1,14 +1,13 @@
-// A server as a child of a shell that ends it however this process ends.
-// Invariant: the socket to the shell is the only thing that keeps the server alive. Used by PrivatePostgres and
-// PrivatePgBouncer.
+// A server as the child of a shell that stops it however this process ends.
+// Invariant: only the socket to the shell keeps the server alive. Used by PrivatePostgres and PrivatePgBouncer.
 
 import Foundation
 import Glibc
 import Synchronization
 
 /// The shell that starts a server, waits until this process closes its socket, and stops the server. It writes the
-/// server's process id when that is ready, and then reads one word: "keep" stops the server and keeps its data; the end
-/// of the file, which is also how the death of this process looks, removes them.
+/// server's process id when the server is ready, then reads one word: "keep" stops the server and keeps its data; end
+/// of file, which this process's death also causes, removes the data.
 final class GuardedProcess: Sendable {
   /// The server's own process.
   let server: pid_t
@@ -52,8 +51,8 @@ final class GuardedProcess: Sendable {
 /// POSIX_SPAWN_SETSID, which Glibc's module does not show.
 private let setSession: Int16 = 0x80
 
-/// A connected pair of sockets. Close-on-exec from the start, or another program that this process starts would hold
-/// them open.
+/// A connected pair of sockets. Close-on-exec from the start, because other programs that this process starts would
+/// otherwise hold them open.
 private func connectedPair() throws -> (near: Int32, far: Int32) {
   var ends: [Int32] = [0, 0]
   guard socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0, &ends) == 0 else {

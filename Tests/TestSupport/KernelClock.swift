@@ -1,9 +1,9 @@
-// The kernel's clock by a short name, for tests of what waits for real servers. Sources have no such name: there a
-// component is given its clock.
+// A short name for the kernel's clock, for tests with real servers. Sources have no such name: their components are
+// passed a clock.
 
 import Reactor
 
 extension LoopClock {
-  /// The kernel's.
+  /// The kernel's clock.
   public nonisolated static var system: LoopClock { EventLoop.clock }
 }

@@ -1,4 +1,4 @@
-// A stand-in for systemd's notification socket. Invariant: what was sent to it is kept, in its order.
+// A stand-in for systemd's notification socket. Invariant: received messages are kept in order.
 
 import Foundation
 import Glibc

@@ -1,9 +1,9 @@
-// Blocking work in tests: on a thread of its own, awaited from the loop, which every suite shares and nobody may block.
+// Blocking work in tests: runs on its own thread, awaited from the loop, which all suites share and none may block.
 
 import Foundation
 import Synchronization
 
-/// Runs `body`, which may block, on a thread of its own and returns what it returns.
+/// Runs `body`, which may block, on its own thread and returns its result.
 public func offLoop<Value: Sendable, Failure: Error>(
   _ body: @escaping @Sendable () throws(Failure) -> Value
 ) async throws(Failure) -> Value {
@@ -17,8 +17,8 @@ public func offLoop<Value: Sendable, Failure: Error>(
   return try parcel.take().get()
 }
 
-/// What one thread leaves for another behind a lock, whose order the thread sanitizer sees; that of a continuation and
-/// what it resumes it does not see.
+/// A value passed between threads under a lock, an ordering that the thread sanitizer sees, unlike that of a
+/// continuation.
 final class Parcel<Content: Sendable>: Sendable {
   private let content = Mutex<Content?>(nil)
 
@@ -26,7 +26,7 @@ final class Parcel<Content: Sendable>: Sendable {
     self.content.withLock { $0 = content }
   }
 
-  /// What was put: the taker was told so.
+  /// Returns the stored value; call only after it was put.
   func take() -> Content {
     content.withLock { $0.take() }!
   }

@@ -1,12 +1,12 @@
-// Runs a test's body on the event loop, which has a thread of its own in a test bundle.
-// Invariant: a wait in a test is for a condition, with a deadline; no test sleeps and hopes.
+// Runs a test's body on the event loop, which has its own thread in a test bundle.
+// Invariant: a test waits for a condition with a deadline, never for a fixed time.
 
 import Foundation
 import Reactor
 
 private let startLoopThread: Void = Thread { EventLoop.runForever() }.start()
 
-/// Runs `body` on the loop, as the worker's root task runs, and returns what it returns.
+/// Runs `body` on the loop, like the worker's root task, and returns its result.
 public func onLoop<Value: Sendable>(
   _ body: @escaping @EventLoop @Sendable () async throws -> Value
 ) async throws -> Value {
@@ -14,12 +14,12 @@ public func onLoop<Value: Sendable>(
   return try await Task(executorPreference: EventLoop.taskExecutor, operation: { @Sendable in try await body() }).value
 }
 
-/// The condition of `eventually` did not come true in time.
+/// The condition of `eventually` did not become true in time.
 public struct NeverHappened: Error, CustomStringConvertible {
   public let description: String
 }
 
-/// Waits until `condition` holds, asking every few milliseconds.
+/// Waits until `condition` holds, checking every few milliseconds.
 ///
 /// - Throws: `NeverHappened` after `limit`.
 @EventLoop

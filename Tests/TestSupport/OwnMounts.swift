@@ -1,11 +1,11 @@
-// A worker that finds other files in the place of the machine's own: no /proc, another resolv.conf.
-// Invariant: only that process sees them. It takes a privilege, so tests that need it are enabled where it is had.
+// A worker that sees other files in place of the machine's: no /proc, another resolv.conf.
+// Invariant: only that process sees them. This is privileged: tests that need it are enabled only where it works.
 
 import Foundation
 
-/// What a process finds mounted that nobody else does.
+/// A process's private mounts.
 public enum OwnMounts {
-  /// Whether this process may start one with mounts of its own: root may, unless a container forbids it.
+  /// Whether this process can start one with private mounts: root can, unless a container forbids it.
   public static func arePermitted() async -> Bool {
     do {
       let probe = try await start([], environment: [:], after: "mount -t tmpfs none /proc", executable: "/bin/true")
@@ -15,7 +15,7 @@ public enum OwnMounts {
     }
   }
 
-  /// Starts the worker that was built along with the tests after `mounting`, a shell command whose mounts only it sees.
+  /// Starts the worker built with the tests after `mounting`, a shell command whose mounts only the worker sees.
   public static func start(
     _ arguments: [String] = ["run"], environment: [String: String], after mounting: String,
     executable: String = WorkerProcess.executable

@@ -3,7 +3,7 @@
 import Glibc
 
 extension PrivatePostgres {
-  /// Starts a hot standby of this server. It can be read from only, until `pg_promote()`.
+  /// Starts a hot standby of this server. It is read-only until `pg_promote()`.
   public func startStandby() async throws -> PrivatePostgres {
     try await offLoop {
       let standby = try PrivatePostgres(port: Int(freePort()), settings: [], role: self.role)

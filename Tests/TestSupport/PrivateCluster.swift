@@ -1,8 +1,8 @@
-// A Redis Cluster of the tests' own: three masters on loopback ports, with replicas where a test needs them.
+// A private Redis Cluster: three masters on loopback ports, with replicas if a test needs them.
 
 import Foundation
 
-/// Three masters that share the slots evenly, in order.
+/// Three masters that split the slots evenly, in order.
 public final class PrivateCluster: Sendable {
   public let masters: [PrivateRedis]
   /// The first one is the first master's, and so on.
@@ -10,14 +10,14 @@ public final class PrivateCluster: Sendable {
 
   private static let rangeLength = 5462
 
-  /// Starts the nodes and waits until all of them know the cluster as whole. A master counts as down after half a
-  /// second without an answer.
+  /// Starts the nodes and waits until all of them see a complete cluster. A master counts as down after half a second
+  /// without an answer.
   ///
   /// - Parameters:
-  ///   - replicas: how many masters have one.
-  ///   - user: a further user of each node, name and password.
-  ///   - tls: the nodes' certificates with their keys, in order, the last one for all that follow; and the authority
-  ///     that they trust. Then the nodes speak TLS with each other, too.
+  ///   - replicas: the number of masters with a replica.
+  ///   - user: an additional user of each node, name and password.
+  ///   - tls: the nodes' certificates and keys, in order, the last one for all remaining nodes; and the authority that
+  ///     they trust. The nodes then also use TLS with each other.
   public init(
     replicas replicaCount: Int = 0, user: (name: String, password: String)? = nil,
     tls: (files: [(certificate: String, key: String)], authority: String)? = nil
@@ -59,7 +59,7 @@ public final class PrivateCluster: Sendable {
     }
   }
 
-  /// `redis+cluster://`, with every master; `rediss+cluster://` where they speak TLS.
+  /// `redis+cluster://`, with every master; `rediss+cluster://` with TLS.
   public var url: String { url(login: "") }
 
   /// The same with a user and a password.
@@ -70,10 +70,10 @@ public final class PrivateCluster: Sendable {
       + masters.map { "127.0.0.1:\(Self.port(of: $0))" }.joined(separator: ",")
   }
 
-  /// That of the node's clients.
+  /// The node's client port.
   private static func port(of node: PrivateRedis) -> UInt16 { node.tlsPort ?? node.port }
 
-  /// The user has another password from now on, and has to log in again.
+  /// Changes the user's password, and makes it log in again.
   public func rotate(_ user: String, to password: String) throws {
     for node in masters + replicas {
       try Self.expectOK(node.cli("ACL", "SETUSER", user, "resetpass", ">\(password)"))
@@ -81,12 +81,12 @@ public final class PrivateCluster: Sendable {
     for node in masters + replicas { try node.cli("CLIENT", "KILL", "USER", user) }
   }
 
-  /// The index of the master that has had a key's slot from the start.
+  /// The index of the master that had a key's slot at the start.
   public func index(of key: String) throws -> Int {
     Int(try masters[0].cli("CLUSTER", "KEYSLOT", key))! / Self.rangeLength
   }
 
-  /// Begins to move a slot: its keys are still where they were.
+  /// Begins to move a slot, without moving its keys.
   public func beginMoving(_ slot: Int, from source: PrivateRedis, to target: PrivateRedis) throws {
     try Self.expectOK(
       target.cli("CLUSTER", "SETSLOT", "\(slot)", "IMPORTING", source.cli("CLUSTER", "MYID")))
@@ -100,7 +100,7 @@ public final class PrivateCluster: Sendable {
       source.cli(["MIGRATE", "127.0.0.1", "\(Self.port(of: target))", "", "0", "5000", "KEYS"] + keys))
   }
 
-  /// The slot is the target's from now on.
+  /// Finishes the move: the target owns the slot.
   public func endMoving(_ slot: Int, from source: PrivateRedis, to target: PrivateRedis) throws {
     let identifier = try target.cli("CLUSTER", "MYID")
     for node in [target, source] {

@@ -1,13 +1,13 @@
-// A PgBouncer of the tests' own in front of a server: on a free port of loopback, its files in a temporary directory.
-// Invariant: a guard, a shell in a session of its own that waits on a socket from this process, ends it however this
-// process ends. Used by tests of what a pooler changes.
+// A private PgBouncer in front of a server: on a free loopback port, its files in a temporary directory.
+// Invariant: a guard, a shell in its own session that waits on a socket from this process, stops it however this
+// process ends. Used by tests of the worker behind a pooler.
 
 import Foundation
 import Synchronization
 
-/// A PgBouncer that belongs to this test process. `stop()` it in the end; its guard does it where nobody did.
+/// A PgBouncer that belongs to this test process. Call `stop()` at the end; otherwise its guard stops it.
 public final class PrivatePgBouncer: Sendable {
-  /// When a server's session is given to another client.
+  /// When a server session is given to another client.
   public enum Mode: String, Sendable, CaseIterable {
     case session, transaction, statement
   }
@@ -24,20 +24,20 @@ public final class PrivatePgBouncer: Sendable {
   public let port: Int
   private let process: GuardedProcess
 
-  /// Whether the program is there.
+  /// Whether the program is installed.
   public static var isInstalled: Bool { access(program, X_OK) == 0 }
   private static let program = "/usr/sbin/pgbouncer"
 
-  /// Starts one in front of `server`, or of whatever else listens on `upstream`. `poolSize`: sessions of the server a
-  /// user and database. `users` may log in without a password where the login is trust. `settings` are lines of its
-  /// configuration ("name = value").
+  /// Starts one in front of `server`, or of whatever listens on `upstream`. `poolSize`: server sessions per user and
+  /// database. `users` can log in without a password if `login` is trust. `settings` are lines of its configuration
+  /// ("name = value").
   public static func start(
     to server: PrivatePostgres, mode: Mode, login: Login = .trust, users: [String] = [PrivatePostgres.user],
     poolSize: Int = 1, upstream: Int? = nil, settings: [String] = []
   ) async throws -> PrivatePgBouncer {
     try await offLoop {
       var lastError: (any Error)?
-      // Someone else can take the port between its choice and its use.
+      // Another process can take the port before it is bound.
       for _ in 0..<3 {
         do {
           let lines = [
@@ -73,20 +73,20 @@ public final class PrivatePgBouncer: Sendable {
     ])
   }
 
-  /// A connection URL; `query` is appended as it is.
+  /// A connection URL; `query` is appended unchanged.
   public func url(
     user: String = PrivatePostgres.user, password: String? = nil, database: String = "postgres", query: String = ""
   ) -> String {
     PrivatePostgres.url(port: port, user: user, password: password, database: database, query: query)
   }
 
-  /// Runs an order of its console, such as RECONNECT. `settings` must have made the superuser its administrator.
+  /// Runs a console command, such as RECONNECT. `settings` must have made the superuser its administrator.
   public func order(_ text: String) async throws {
     let url = url(database: "pgbouncer")
     try await offLoop { _ = try run([PrivatePostgres.program("psql"), "-X", "-q", "-d", url, "-c", text]) }
   }
 
-  /// Ends it at once.
+  /// Stops it at once.
   public func stop() async {
     await offLoop { self.process.end(keepingData: false) }
   }

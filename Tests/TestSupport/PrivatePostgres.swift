@@ -1,5 +1,5 @@
-// A PostgreSQL server of the tests' own: made in a temporary directory, on a free port of loopback.
-// Invariant: each server has a guard, a shell in a session of its own that waits on a socket from this process.
+// A private PostgreSQL server: created in a temporary directory, on a free loopback port.
+// Invariant: each server has a guard, a shell in its own session that waits on a socket from this process.
 // However this process ends, the socket closes, and the guard stops the server and removes the directory.
 
 import Foundation
@@ -8,16 +8,16 @@ import Synchronization
 
 /// A PostgreSQL server that belongs to this test process.
 ///
-/// Most tests take a database of their own on the shared one: `try await PrivatePostgres.shared.freshDatabase()`. Tests
-/// that freeze, stop or restart a server start their own with `PrivatePostgres.start()` and `stop()` it in the end.
+/// Most tests create a database on the shared server: `try await PrivatePostgres.shared.freshDatabase()`. Tests that
+/// freeze, stop or restart a server start their own with `PrivatePostgres.start()` and `stop()` it at the end.
 public final class PrivatePostgres: Sendable {
   /// A superuser; logs in without a password.
   public static let user = "postgres"
-  /// A role that has to give its password (SCRAM), and the password, which needs escaping in a URL.
+  /// A role that needs a password (SCRAM), and the password, which needs escaping in a URL.
   public static let lockedUser = "locked"
   public static let lockedPassword = "s3cr/t p@ss%"
 
-  /// A role that has to give its password (SCRAM).
+  /// A role that needs a password (SCRAM).
   public struct Role: Sendable {
     let name: String
     let password: String
@@ -42,7 +42,7 @@ public final class PrivatePostgres: Sendable {
 
   private static let sharedStart = Mutex<Task<PrivatePostgres, any Error>?>(nil)
 
-  /// The server that all tests of this process share, started at the first use. Nobody stops or freezes it.
+  /// The server that all tests of this process share, started on first use. Tests must not stop or freeze it.
   public static var shared: PrivatePostgres {
     get async throws {
       let start = sharedStart.withLock { started in
@@ -55,14 +55,14 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
-  /// Makes and starts another server, with `settings` ("name=value") beside the usual ones. `role` is the one role
-  /// that has a password.
+  /// Creates and starts another server, with additional `settings` ("name=value"). `role` is the only role with a
+  /// password.
   public static func start(
     settings: [String] = [], role: Role = Role(name: lockedUser, password: lockedPassword)
   ) async throws -> PrivatePostgres {
     try await offLoop {
       var lastError: (any Error)?
-      // Someone else can take the port between its choice and its use.
+      // Another process can take the port before it is bound.
       for _ in 0..<3 {
         do {
           let server = try PrivatePostgres(port: Int(freePort()), settings: settings, role: role)
@@ -76,10 +76,10 @@ public final class PrivatePostgres: Sendable {
     }
   }
 
-  /// The same with a certificate of the tests' authority for 127.0.0.1 and localhost: clients may use TLS with it.
+  /// The same with a certificate of the tests' authority for 127.0.0.1 and localhost, so that clients can use TLS.
   public static func startWithTLS(settings: [String] = []) async throws -> PrivatePostgres {
     let files = try await TestAuthority.shared().files(of: .good)
-    // The server takes a key of its own account only.
+    // The server accepts only a key that its account owns.
     if geteuid() == 0, let account = getpwnam("postgres") {
       chown(files.key, account.pointee.pw_uid, account.pointee.pw_gid)
     }
@@ -96,7 +96,7 @@ public final class PrivatePostgres: Sendable {
     directory = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
   }
 
-  /// A connection URL; `query` is appended as it is ("a=b&c=d").
+  /// A connection URL; `query` is appended unchanged ("a=b&c=d").
   public func url(
     user: String = PrivatePostgres.user, password: String? = nil, database: String = "postgres", query: String = ""
   ) -> String {
@@ -112,18 +112,18 @@ public final class PrivatePostgres: Sendable {
   /// The directory of its unix domain socket.
   public var socketDirectory: String { directory }
 
-  /// What the server has logged so far.
+  /// The server's log so far.
   public func log() throws -> String {
     try String(contentsOfFile: "\(directory)/log", encoding: .utf8)
   }
 
-  /// Makes an empty database and returns its URL.
+  /// Creates an empty database and returns its URL.
   public func freshDatabase(encoding: String = "UTF8") async throws -> String {
     let number = state.withLock { state in
       state.databases += 1
       return state.databases
     }
-    // Other encodings than the template's need a template without text and a locale without an encoding.
+    // An encoding other than the template's needs template0 and a locale without an encoding.
     let options = encoding == "UTF8" ? "" : " ENCODING '\(encoding)' LOCALE 'C' TEMPLATE template0"
     _ = try await psql("CREATE DATABASE fresh_\(number)\(options)")
     return url(database: "fresh_\(number)")
@@ -131,7 +131,7 @@ public final class PrivatePostgres: Sendable {
 
   /// Runs `sql` with psql and returns its output: rows as lines, columns separated by `|`.
   ///
-  /// - Throws: what psql wrote on stderr.
+  /// - Throws: psql's stderr.
   @discardableResult
   public func psql(
     _ sql: String, database: String = "postgres", user: String = PrivatePostgres.user, password: String? = nil
@@ -139,25 +139,25 @@ public final class PrivatePostgres: Sendable {
     try await psql(sql, through: url(user: user, password: password, database: database))
   }
 
-  /// The same through another URL, a pooler's for instance.
+  /// The same through another URL, such as a pooler's.
   public func psql(_ sql: String, through url: String) async throws -> String {
     return try await offLoop { try Self.psqlAtOnce(sql, through: url) }
   }
 
-  /// The same, which holds the calling thread up.
+  /// The same, blocking the calling thread.
   public static func psqlAtOnce(_ sql: String, through url: String) throws -> String {
     try run([program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
   }
 
-  /// Freezes all its processes (SIGSTOP): clients see a server that hangs.
+  /// Freezes all its processes (SIGSTOP): to clients the server hangs.
   public func pause() {
-    // The parent first, so that no new process appears between the look and the signal.
+    // The parent first, so that no new process appears between the listing and the signal.
     guard let parent = state.withLock({ $0.watch?.server }) else { return }
     kill(parent, SIGSTOP)
     for child in children(of: parent) { kill(child, SIGSTOP) }
   }
 
-  /// Lets a frozen server run again.
+  /// Resumes a frozen server.
   public func resume() {
     guard let parent = state.withLock({ $0.watch?.server }) else { return }
     for child in children(of: parent) { kill(child, SIGCONT) }
@@ -181,7 +181,7 @@ public final class PrivatePostgres: Sendable {
     try await startAgain()
   }
 
-  /// Starts it again as a hot standby, which can be read from only, until `pg_promote()`.
+  /// Restarts it as a hot standby, which is read-only until `pg_promote()`.
   public func demote() async throws {
     await halt()
     let directory = directory
@@ -277,7 +277,7 @@ public final class PrivatePostgres: Sendable {
   public static func program(_ name: String) -> String { "\(binaries)/\(name)" }
 }
 
-/// What a private server, or a program run for it, said when it failed.
+/// The error text of a private server or a program run for it.
 public struct PrivatePostgresError: Error, CustomStringConvertible {
   public let description: String
   init(_ description: String) { self.description = description }

@@ -1,5 +1,5 @@
-// A Redis server of the tests' own: loopback, a free port, a directory of its own, nothing kept.
-// Invariant: a watchdog shell holds the server and reads a pipe from this process; when the pipe closes, however this
+// A private Redis server: on a free loopback port, in its own directory, without persistence.
+// Invariant: a watchdog shell owns the server and reads a pipe from this process; when the pipe closes, however this
 // process ended, it kills the server and removes the directory.
 
 import Foundation
@@ -17,10 +17,10 @@ public final class PrivateRedis: Sendable {
   }
 
   public let port: UInt16
-  /// Where it speaks TLS; nil if it has no certificate.
+  /// Its TLS port; nil if it has no certificate.
   public let tlsPort: UInt16?
   public let password: String?
-  /// Where its data lie; gone when it has ended.
+  /// Its data directory, removed when it ends.
   public let directory: String
   private let settings: [String]
   private let isSentinel: Bool
@@ -36,12 +36,12 @@ public final class PrivateRedis: Sendable {
   /// Starts a server and waits until it answers.
   ///
   /// - Parameters:
-  ///   - password: that of the default user.
-  ///   - user: a further user, name and password, who may do everything.
-  ///   - tls: its certificate with the key, and the authority of those that it connects to.
-  ///   - settings: further lines of redis.conf.
-  ///   - isSentinel: it is a Redis Sentinel, which watches nothing.
-  ///   - hasSteppedClock: its wall clock can be stepped by `stepClock`.
+  ///   - password: the default user's password.
+  ///   - user: an additional user with all rights, name and password.
+  ///   - tls: its certificate and key, and the authority of the servers that it connects to.
+  ///   - settings: additional lines of redis.conf.
+  ///   - isSentinel: start a Redis Sentinel, which watches nothing yet.
+  ///   - hasSteppedClock: let `stepClock` step its wall clock.
   public init(
     password: String? = nil, user: (name: String, password: String)? = nil,
     tls: (files: (certificate: String, key: String), authority: String)? = nil, settings: [String] = [],
@@ -73,7 +73,7 @@ public final class PrivateRedis: Sendable {
     stop()
   }
 
-  /// redis://127.0.0.1:port, with the default user's password where it has one.
+  /// redis://127.0.0.1:port, with the default user's password if it has one.
   public var url: String {
     "redis://\(password.map { ":\($0)@" } ?? "")127.0.0.1:\(port)"
   }
@@ -107,7 +107,7 @@ public final class PrivateRedis: Sendable {
     try start()
   }
 
-  /// From now on its wall clock is so far from the host's.
+  /// Sets the offset of its wall clock from the host's.
   public func stepClock(to offset: Duration) throws {
     try clock?.step(to: offset)
   }
@@ -164,7 +164,7 @@ public final class PrivateRedis: Sendable {
       standardInput: ends[0], standardOutput: nil)
     close(ends[0])
 
-    // The address may have gone to somebody else's server meanwhile: ours is the one with our directory.
+    // Another server may have taken the address: ours is the one with our directory.
     for _ in 0..<1_000 {
       if let server = answeringServer() { return Running(watchdog: watchdog, server: server, pipe: ends[1]) }
       usleep(5_000)
@@ -185,8 +185,8 @@ public final class PrivateRedis: Sendable {
     return nil
   }
 
-  /// Two connected descriptors that no child of another thread inherits: pipe2, which Glibc's module leaves out, by
-  /// other means.
+  /// Two connected descriptors that no child of another thread inherits: a substitute for pipe2, which Glibc's module
+  /// lacks.
   private static func pipe() throws -> [Int32] {
     var ends: [Int32] = [-1, -1]
     let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
@@ -205,8 +205,8 @@ public final class PrivateRedis: Sendable {
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
     defer { posix_spawnattr_destroy(&attributes) }
-    // A process group of its own: a Ctrl-C at the tests ends the tests, and the closed pipe ends this.
-    // No blocked or ignored signal: a shell without SIGCHLD waits for ever.
+    // Its own process group: Ctrl-C ends the tests, and the closed pipe then ends this.
+    // No blocked or ignored signals: a shell without SIGCHLD waits forever.
     var none = sigset_t()
     sigemptyset(&none)
     posix_spawnattr_setsigmask(&attributes, &none)

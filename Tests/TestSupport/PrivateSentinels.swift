@@ -1,4 +1,4 @@
-// A Redis of the tests' own that fails over: a master, its replicas, and three Sentinels that watch them.
+// A private Redis with failover: a master, its replicas, and three Sentinels that watch them.
 
 import Foundation
 
@@ -48,7 +48,7 @@ public final class PrivateSentinels: Sendable {
     return "redis+sentinel://\(hosts)/\(Self.masterName)"
   }
 
-  /// The server that the last Sentinel takes for the master.
+  /// The master according to the last Sentinel.
   public func master() throws -> PrivateRedis? {
     let address = try sentinels[2].cli("SENTINEL", "get-master-addr-by-name", Self.masterName)
     return servers.first { address.hasSuffix("\n\($0.port)") }

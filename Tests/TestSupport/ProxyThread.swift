@@ -1,5 +1,5 @@
-// The thread of a FaultProxy: polls all sockets and carries bytes from one side to the other, as the settings say.
-// Invariant: it never blocks but in poll, and holds at most `Lane.byteLimit` bytes a direction of a connection.
+// The thread of a FaultProxy: polls all sockets and forwards bytes according to the settings.
+// Invariant: it blocks only in poll, and buffers at most `Lane.byteLimit` bytes per direction of a connection.
 
 import Foundation
 
@@ -42,7 +42,7 @@ final class ProxyThread: @unchecked Sendable {
   private func apply() {
     if resetsDone != settings.resets {
       resetsDone = settings.resets
-      // Whoever waits to be accepted has connected before the reset too.
+      // Connections in the accept queue were also made before the reset.
       while let connection = accept() { connection.close(reset: true) }
       for connection in connections { connection.close(reset: true) }
     }
@@ -53,12 +53,12 @@ final class ProxyThread: @unchecked Sendable {
     let shouldListen = settings.admission != .refuse
     guard shouldListen != isListening else { return }
     isListening = shouldListen
-    // A listening socket that is shut down keeps its port and refuses; it can listen again.
+    // A listening socket that is shut down keeps its port, refuses connections, and can listen again.
     let result = shouldListen ? listen(listener, 128) : shutdown(listener, Int32(SHUT_RDWR))
     precondition(result == 0, "a proxy cannot be switched: errno \(errno)")
   }
 
-  /// Accepts, reads and writes whatever can be now. Returns how long nothing is due.
+  /// Accepts, reads and writes whatever is possible now. Returns the time until more is due.
   private func carry() -> Duration? {
     if isListening {
       while let connection = accept() {
@@ -102,7 +102,7 @@ final class ProxyThread: @unchecked Sendable {
     for connection in connections {
       descriptors += connection.interest(settings.toServer, settings.toClient)
     }
-    // Rounded up, or the last millisecond would be spent spinning.
+    // Rounded up to avoid spinning through the last millisecond.
     let milliseconds = wait.map { Int32(clamping: Int(max(.zero, $0) / .milliseconds(1)) + 1) } ?? -1
     Foundation.poll(&descriptors, nfds_t(descriptors.count), milliseconds)
     var rings = [UInt8](repeating: 0, count: 64)
@@ -117,7 +117,7 @@ private final class Connection {
   private var toServer = Lane()
   private var toClient = Lane()
   private(set) var isClosed = false
-  /// Nothing is carried any more, the end of either side neither.
+  /// Nothing more is forwarded, not even the end of either side.
   var isForgotten = false
 
   init(client: Int32, server: Int32) {
@@ -125,8 +125,8 @@ private final class Connection {
     self.server = server
   }
 
-  /// Carries what can be carried; closes where that ends the connection. Returns the bytes passed on and how long
-  /// nothing more is due.
+  /// Forwards what it can, and closes the connection if that ends it. Returns the bytes forwarded and the time until
+  /// more is due.
   func carry(_ direction: FaultProxy.Direction, _ fault: FaultProxy.Fault, _ generation: Int) -> (Int, Duration?) {
     guard !isClosed, !isForgotten else { return (0, nil) }
     let progress: Lane.Progress
@@ -142,7 +142,7 @@ private final class Connection {
     return (progress.passed, progress.wait)
   }
 
-  /// What to poll for. A descriptor without interest is left out: its hang-up would be reported for ever.
+  /// What to poll for. Descriptors without interest are omitted: poll would keep reporting their hang-up.
   func interest(_ faultToServer: FaultProxy.Fault, _ faultToClient: FaultProxy.Fault) -> [pollfd] {
     guard !isClosed, !isForgotten else { return [] }
     let ofClient = toServer.readEvents(faultToServer) | toClient.writeEvents(faultToClient)
@@ -164,12 +164,12 @@ private final class Connection {
   }
 }
 
-/// One direction of a connection: what was read and not yet passed on.
+/// One direction of a connection: bytes read but not yet forwarded.
 private struct Lane {
   struct Progress {
     var passed = 0
     var wait: Duration?
-    /// The connection is to be reset.
+    /// Whether the connection must be reset.
     var isBroken = false
   }
 
@@ -186,7 +186,7 @@ private struct Lane {
   private var isBlocked = false
   private var generation = 0
   private var passedInGeneration = 0
-  /// The end of the source was passed on too.
+  /// Whether the source's end has been forwarded.
   private(set) var isEnded = false
 
   mutating func carry(
@@ -229,7 +229,7 @@ private struct Lane {
     return progress
   }
 
-  /// Takes what the source has. False where the source was reset.
+  /// Reads what the source has. False if the source was reset.
   private mutating func fill(from source: Int32) -> Bool {
     var buffer = [UInt8](repeating: 0, count: 65_536)
     while sourceEndedAt == nil, held < Self.byteLimit {

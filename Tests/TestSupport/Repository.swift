@@ -8,7 +8,7 @@ public enum Repository {
   public static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
     .deletingLastPathComponent()
 
-  /// The text of the file at `path`, from the root on.
+  /// The text of the file at `path`, relative to the root.
   public static func text(_ path: String) throws -> String {
     try String(contentsOf: root.appendingPathComponent(path), encoding: .utf8)
   }

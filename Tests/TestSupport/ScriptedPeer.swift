@@ -1,5 +1,5 @@
-// A server that a test plays itself: each connection is led by a closure, on a thread of its own.
-// Invariant: its port answers for as long as it lives, and its connections end with it. For peers that misbehave.
+// A server that a test scripts: a closure handles each connection on its own thread.
+// Invariant: its port answers for as long as it lives, and its connections end with it. For misbehaving peers.
 
 import Foundation
 import Synchronization
@@ -14,7 +14,7 @@ public final class ScriptedPeer: Sendable {
       self.descriptor = descriptor
     }
 
-    /// Waits for bytes until they contain `text`; false where the other side closed before.
+    /// Reads until the bytes contain `text`; false if the other side closes first.
     @discardableResult
     public func expect(_ text: String) -> Bool {
       var seen = ""
@@ -25,14 +25,14 @@ public final class ScriptedPeer: Sendable {
       return true
     }
 
-    /// What arrives next; nil at the end of the connection.
+    /// The next bytes; nil at the end of the connection.
     public func receive() -> [UInt8]? {
       var buffer = [UInt8](repeating: 0, count: 65_536)
       let count = recv(descriptor, &buffer, buffer.count, 0)
       return count > 0 ? Array(buffer[..<count]) : nil
     }
 
-    /// Sends all of it; false where the other side has closed.
+    /// Sends everything; false if the other side has closed.
     @discardableResult
     public func send(_ bytes: [UInt8]) -> Bool {
       var rest = bytes[...]
@@ -61,7 +61,7 @@ public final class ScriptedPeer: Sendable {
   /// Connections so far.
   public var accepted: Int { counts.withLock { $0 } }
 
-  /// - Parameter play: leads one connection, which is closed when it returns.
+  /// - Parameter play: handles one connection, which is closed when it returns.
   public init(_ play: @escaping @Sendable (Connection) -> Void) throws {
     let (listener, port) = try listenOnLoopback()
     self.listener = listener

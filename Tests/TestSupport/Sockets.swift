@@ -1,4 +1,4 @@
-// Blocking sockets for tests: free ports, and an HTTP client that is as plain as a probe's.
+// Blocking sockets for tests: free ports, and an HTTP client as simple as a probe's.
 
 import Foundation
 
@@ -17,9 +17,9 @@ public struct HTTPAnswer: Sendable {
   public let body: String
 }
 
-/// A port of 127.0.0.1 on which nobody listens right now.
+/// A currently unused port of 127.0.0.1.
 ///
-/// It lies below the range from which the kernel serves connections, so that no connection takes it in between.
+/// It is below the kernel's ephemeral range, so no outgoing connection takes it in between.
 public func freePort() throws -> UInt16 {
   let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   guard descriptor >= 0 else { throw SystemCallFailed("socket") }
@@ -38,7 +38,7 @@ func bindFreePort(_ descriptor: Int32) throws -> UInt16 {
   throw SocketError(description: "found no free port")
 }
 
-/// Binds a socket to 127.0.0.1 and returns its port, which the kernel chooses where `port` is 0.
+/// Binds a socket to 127.0.0.1 and returns its port, which the kernel chooses if `port` is 0.
 public func bindLoopback(_ descriptor: Int32, port: UInt16) throws -> UInt16 {
   let bound = withLoopbackAddress(port) { bind(descriptor, $0, $1) }
   guard bound == 0 else { throw SystemCallFailed("bind") }
@@ -62,17 +62,17 @@ func withLoopbackAddress<T>(_ port: UInt16, _ body: (UnsafePointer<sockaddr>, so
   }
 }
 
-/// Sends a GET to 127.0.0.1, the connection to be closed after the answer, and returns that.
+/// Sends a GET with `Connection: close` to 127.0.0.1, and returns the answer.
 ///
-/// - Throws: `SocketError` where nobody listens, the answer is none, or it did not come in `limit`.
+/// - Throws: `SocketError` if nothing listens, the answer is invalid, or it did not arrive within `limit`.
 public func httpGet(port: UInt16, path: String, within limit: Duration = .seconds(5)) async throws -> HTTPAnswer {
   let request = "GET \(path) HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
   let answer = try await exchange(port: port, sending: Array(request.utf8), within: limit)
   return try HTTPAnswer(parsing: answer)
 }
 
-/// A name server that never answers, as a socket and its address, which is a loopback address of its own. Takes the
-/// right to bind port 53, the only one that resolv.conf can mean.
+/// A name server that never answers: a socket and its own loopback address. Needs the right to bind port 53, the only
+/// one that resolv.conf supports.
 public func bindSilentNameServer() throws -> (descriptor: Int32, address: String) {
   let descriptor = socket(AF_INET, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   guard descriptor >= 0 else { throw SystemCallFailed("socket") }
@@ -90,7 +90,7 @@ public func bindSilentNameServer() throws -> (descriptor: Int32, address: String
   return (descriptor, "127.\(last >> 16).\(last >> 8 & 0xff).\(last & 0xff)")
 }
 
-/// Whether this host has IPv6's loopback address.
+/// Whether this host has the IPv6 loopback address.
 public func hasLoopbackIPv6() -> Bool {
   let descriptor = socket(AF_INET6, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   guard descriptor >= 0 else { return false }
@@ -105,7 +105,7 @@ public func hasLoopbackIPv6() -> Bool {
   }
 }
 
-/// A socket that listens on a free port of 127.0.0.1, and that port.
+/// A socket listening on a free port of 127.0.0.1, and the port.
 public func listenOnLoopback() throws -> (descriptor: Int32, port: UInt16) {
   let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   guard descriptor >= 0 else { throw SystemCallFailed("socket") }
@@ -114,11 +114,11 @@ public func listenOnLoopback() throws -> (descriptor: Int32, port: UInt16) {
   return (descriptor, port)
 }
 
-/// Sends bytes to 127.0.0.1 and returns all that came until the other side closed.
+/// Sends bytes to 127.0.0.1 and returns everything received until the other side closed.
 ///
-/// With `half`, the connection is closed for sending after them: the other side sees their end.
+/// With `half`, shuts down the sending side after them: the other side sees their end.
 ///
-/// - Throws: `SocketError` where nobody listens or the end did not come in `limit`; `SystemCallFailed` where the
+/// - Throws: `SocketError` if nothing listens or the end did not arrive within `limit`; `SystemCallFailed` if the
 ///   connection broke.
 public func exchange(
   port: UInt16, sending request: [UInt8], within limit: Duration, half: Bool = false
@@ -131,7 +131,7 @@ public func exchange(
     var answer: [UInt8] = []
     var buffer = [UInt8](repeating: 0, count: 65_536)
     while true {
-      // Reads while it sends: a server that answers in the middle must not get stuck.
+      // Reads while sending, so that a server that answers early does not block.
       let events = try readiness(of: descriptor, forWriting: !rest.isEmpty, until: deadline)
       if events & Int16(POLLOUT) != 0, !rest.isEmpty {
         let sent = rest.withUnsafeBytes { send(descriptor, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }

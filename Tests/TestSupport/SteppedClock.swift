@@ -1,4 +1,4 @@
-// A wall clock for a server under test: a library that is preloaded into it, and the file that says how far it is off.
+// A wall clock for a server under test: a library preloaded into it, and a file with the clock's offset.
 // Invariant: a step is in effect when `step` returns. Used by PrivateRedis.
 
 import Foundation
@@ -7,7 +7,7 @@ import Foundation
 public struct SteppedClock: Sendable {
   let directory: String
 
-  /// Whether there is a C compiler: Swift comes with one.
+  /// Whether there is a C compiler: Swift includes one.
   public static let isAvailable = compiler != nil
 
   /// The compiler; nil if there is none.

@@ -1,12 +1,12 @@
-// The built worker as a process: its environment, its output, its signals, its end.
-// Invariant: it never outlives the test process, also where that one crashes. Used by the worker's tests.
+// The built worker as a process: its environment, output, signals and end.
+// Invariant: it never outlives the test process, even if that crashes. Used by the worker's tests.
 
 import Foundation
 import Synchronization
 
 /// A started worker. `start` it, watch it with `eventually`, and end it with `stop()` or a signal and `waitForExit()`.
 ///
-/// Nothing here blocks the caller's thread but reading files under /proc; all of it may be called on the loop.
+/// Only reading files under /proc blocks the caller's thread; everything can be called on the loop.
 public final class WorkerProcess: Sendable {
   /// How a process ended.
   public enum Ending: Equatable, Sendable {
@@ -18,7 +18,7 @@ public final class WorkerProcess: Sendable {
 
   /// One line of the worker's log.
   public struct LogLine: Sendable, CustomStringConvertible {
-    /// The line as it was written, without its end.
+    /// The line without its line ending.
     public let text: String
 
     /// The line with this text.
@@ -26,14 +26,14 @@ public final class WorkerProcess: Sendable {
       self.text = text
     }
 
-    /// Its JSON object; nil where the line is none, which a test should report.
+    /// Its JSON object; nil if it is not one, which a test should report.
     public var fields: [String: Any]? {
       (try? JSONSerialization.jsonObject(with: Data(text.utf8))) as? [String: Any]
     }
     public var level: String? { self["level"] }
     public var message: String? { self["msg"] }
     public var description: String { text }
-    /// A field that is a string.
+    /// A string field.
     public subscript(field: String) -> String? { fields?[field] as? String }
   }
 
@@ -42,15 +42,15 @@ public final class WorkerProcess: Sendable {
   /// The port of its probes on 127.0.0.1, as `start` chose it.
   public let probePort: UInt16
   private let end = End()
-  /// Its output and its log are files here: what it wrote is there, whatever became of it.
+  /// Holds its output and log as files, so they survive however it ends.
   private let directory: URL
 
-  /// Starts the worker that was built along with the tests, and returns without waiting for anything that it does.
+  /// Starts the worker built with the tests, and returns without waiting for it.
   ///
-  /// The environment is `environment` alone, with PATH and, unless it is given, SB_WORKER_LOCAL_ADDR on a free port. A
-  /// sanitizer's options are passed on.
+  /// The environment is only `environment`, with PATH, a sanitizer's options and, unless given, SB_WORKER_LOCAL_ADDR on
+  /// a free port.
   ///
-  /// - Throws: where the executable is missing or the system starts no process.
+  /// - Throws: if the executable is missing or the process cannot be started.
   public static func start(
     _ arguments: [String] = ["run"], environment: [String: String], executable: String = WorkerProcess.executable
   ) async throws -> WorkerProcess {
@@ -65,7 +65,7 @@ public final class WorkerProcess: Sendable {
     let command = ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--", executable] + arguments
     let parcel = Parcel<WorkerProcess>()
     try await withCheckedThrowingContinuation { (started: CheckedContinuation<Void, any Error>) in
-      // The thread that starts the process has to live as long as it does: the kernel ties PDEATHSIG to the thread.
+      // The thread that starts the process must live as long as it: the kernel ties PDEATHSIG to the thread.
       Thread.detachNewThread {
         do {
           let (id, end) = try launch(command, variables, probePort, handOver: parcel)
@@ -79,7 +79,7 @@ public final class WorkerProcess: Sendable {
     return parcel.take()
   }
 
-  /// Hands over the process to its only owner: whoever drops it ends it.
+  /// Returns the process to its only owner; dropping it ends the process.
   private static func launch(
     _ command: [String], _ variables: [String], _ probePort: UInt16, handOver parcel: Parcel<WorkerProcess>
   ) throws -> (pid_t, End) {
@@ -99,16 +99,16 @@ public final class WorkerProcess: Sendable {
     self.directory = directory
   }
 
-  /// Where the build put the worker: beside the test bundle.
+  /// The built worker, beside the test bundle.
   public static var executable: String {
-    // The bundle's own path is its first argument under `swift test`; the runner itself lies in the toolchain.
+    // Under `swift test` the bundle's path is an argument; the runner itself is in the toolchain.
     let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? CommandLine.arguments[0]
     return URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent("secrets-bridge-worker").path
   }
 
   // MARK: What it wrote
 
-  /// The lines of its log so far; the last one only once its end was written.
+  /// The complete lines of its log so far.
   public var log: [LogLine] {
     let isWhole = ending != nil
     var lines = text(of: "log").components(separatedBy: "\n")
@@ -117,10 +117,10 @@ public final class WorkerProcess: Sendable {
     return lines.map(LogLine.init(text:))
   }
 
-  /// What it wrote to standard output so far.
+  /// Its standard output so far.
   public var output: String { text(of: "output") }
 
-  /// All it wrote to both so far: what a search for planted secrets reads.
+  /// Everything written to both so far, to search for planted secrets.
   public var everything: String { text(of: "output") + text(of: "log") }
 
   private func text(of file: String) -> String {
@@ -138,9 +138,9 @@ public final class WorkerProcess: Sendable {
     end.ifNone { _ = kill(id, number) }
   }
 
-  /// Waits for its end.
+  /// Waits until it ends.
   ///
-  /// - Throws: `NeverHappened` with the end of its log where it still runs after `limit`.
+  /// - Throws: `NeverHappened` with the end of its log if it still runs after `limit`.
   @discardableResult
   public func waitForExit(within limit: Duration = .seconds(20)) async throws -> Ending {
     let deadline = ContinuousClock.now.advanced(by: limit)
@@ -154,7 +154,7 @@ public final class WorkerProcess: Sendable {
     }
   }
 
-  /// Ends it with SIGTERM, and with SIGKILL where that did not do in `limit`.
+  /// Ends it with SIGTERM, then with SIGKILL if it still runs after `limit`.
   @discardableResult
   public func stop(within limit: Duration = .seconds(20)) async throws -> Ending {
     signal(SIGCONT)
@@ -170,19 +170,19 @@ public final class WorkerProcess: Sendable {
 
   deinit {
     signal(SIGKILL)
-    // A log that stays behind in the temporary directory is no fault of the test.
+    // A log left in the temporary directory does not fail the test.
     try? FileManager.default.removeItem(at: directory)
   }
 
   // MARK: What the kernel says of it
 
-  /// Its threads, by /proc/PID/status; nil after its end.
+  /// Its number of threads from /proc/PID/status; nil after its end.
   public var threadCount: Int? { statusField("Threads:") }
 
-  /// How often it went to sleep of its own will since its start; nil after its end.
+  /// Its voluntary context switches since the start; nil after its end.
   public var voluntarySwitches: Int? { statusField("voluntary_ctxt_switches:") }
 
-  /// Its open descriptors; nil after its end.
+  /// Its number of open descriptors; nil after its end.
   public var descriptorCount: Int? {
     try? FileManager.default.contentsOfDirectory(atPath: "/proc/\(id)/fd").count
   }
@@ -197,20 +197,20 @@ public final class WorkerProcess: Sendable {
 
   // MARK: Its probes
 
-  /// Asks one of its probes.
+  /// Queries one of its probes.
   ///
-  /// - Throws: `SocketError` where nobody listens or no answer came in `limit`.
+  /// - Throws: `SocketError` if nothing listens or no answer arrived within `limit`.
   public func get(_ path: String, within limit: Duration = .seconds(5)) async throws -> HTTPAnswer {
     try await httpGet(port: probePort, path: path, within: limit)
   }
 
-  /// The status of a probe, 0 where nobody answers: a condition for `eventually`.
+  /// The status of a probe, or 0 without an answer: a condition for `eventually`.
   public func status(of path: String) async -> Int {
     (try? await get(path))?.status ?? 0
   }
 }
 
-/// A process's end, as the thread that waits for it learns it; it does not keep the `WorkerProcess` alive.
+/// A process's end, set by the thread that waits for it; it does not keep the `WorkerProcess` alive.
 private final class End: Sendable {
   private let state = Mutex<WorkerProcess.Ending?>(nil)
 
@@ -221,7 +221,7 @@ private final class End: Sendable {
   }
 
   func awaitEnd(of id: pid_t) {
-    // First without reaping, so that no signal of ours can reach a stranger that got the same id.
+    // First without reaping, so that our signals cannot reach another process that got the same id.
     var information = siginfo_t()
     while waitid(P_PID, id_t(id), &information, WEXITED | WNOWAIT) != 0, errno == EINTR {}
     state.withLock { ending in
@@ -243,7 +243,7 @@ public struct SystemCallFailed: Error, CustomStringConvertible {
   }
 }
 
-/// Starts a process that writes into these new files, with no descriptor of ours and every signal as by default.
+/// Starts a process that writes into these new files, with no inherited descriptor and default signal handling.
 private func spawn(_ arguments: [String], _ variables: [String], output: String, log: String) throws -> pid_t {
   var actions = posix_spawn_file_actions_t()
   posix_spawn_file_actions_init(&actions)
@@ -272,7 +272,7 @@ private func spawn(_ arguments: [String], _ variables: [String], output: String,
   return id
 }
 
-/// A GNU extension that Swift's Glibc module does not show.
+/// A GNU extension that Swift's Glibc module does not expose.
 private func closeFrom(_ descriptor: Int32, _ actions: inout posix_spawn_file_actions_t) {
   typealias Function = @convention(c) (UnsafeMutablePointer<posix_spawn_file_actions_t>, Int32) -> Int32
   guard let symbol = dlsym(nil, "posix_spawn_file_actions_addclosefrom_np") else { return }
