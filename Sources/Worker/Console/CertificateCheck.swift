@@ -1,10 +1,10 @@
-// What check says of a server's certificate: of one that was accepted, and of one that was refused. Pure.
+// What `check` reports about a server's certificate, accepted or refused. Pure.
 
 import Reactor
 
-/// A certificate that was accepted, or not verified.
+/// A certificate that was accepted or not verified.
 enum CertificateCheck {
-  /// One that expires sooner is a warning.
+  /// An earlier expiry is a warning.
   private static let expiryDays = 14
 
   static func findings(of peer: TLSPeer) -> [CheckFinding] {
@@ -18,7 +18,7 @@ enum CertificateCheck {
   private static func days(_ count: Int) -> String { "\(count) day\(count == 1 ? "" : "s")" }
 }
 
-/// What to do about a certificate that was refused.
+/// What to do about a refused certificate.
 enum CertificateHint {
   static func added(to reason: String) -> String {
     guard reason.hasPrefix("certificate refused") else { return reason }

@@ -1,6 +1,6 @@
 // The verb check: whether the worker could do its work with this configuration, from this host, as this role.
-// Invariants: it reads and changes nothing, but for what --send sends; each part has a deadline, and one that fails
-// keeps no other from being checked.
+// Invariants: it only reads, except for what --send sends; each part has a deadline, and a failed part does not
+// prevent the others.
 
 import Reactor
 
@@ -37,11 +37,11 @@ extension Verb {
 /// A check of all parts.
 @EventLoop
 struct DeploymentCheck {
-  /// How long each part may take in all. Servers that answer are a second away at most, and are asked some 30 times.
+  /// Total time limit of each part. Servers that respond take at most a second, and get some 30 queries.
   nonisolated static let partLimit = Duration.seconds(60)
-  /// How long one name, and one question to a server, may take.
+  /// Time limit of one name lookup and of one query.
   nonisolated static let questionLimit = Duration.seconds(5)
-  /// Clocks that differ by more are a warning: log lines of two hosts could not be put in order.
+  /// A larger clock difference is a warning: log lines of two hosts could not be ordered.
   private static let clockLimit = Duration.seconds(2)
 
   let context: CommandContext
@@ -72,7 +72,7 @@ struct DeploymentCheck {
     return findings.isEmpty ? [.ok("\(config.rows.count) settings are valid")] : findings
   }
 
-  /// The settings of these rows; those that are invalid are as if they were not set. Nil if that is not enough.
+  /// The settings of these rows, treating invalid ones as unset. Nil if that is not enough.
   private func settings(_ rows: [SettingRow]) -> Settings? {
     var environment = context.environment
     do throws(ConfigurationFaults) {
@@ -144,11 +144,11 @@ struct DeploymentCheck {
 
   // MARK: Clocks
 
-  /// What a server's clock showed, compared with this host's.
+  /// A server's clock compared with this host's.
   struct ServerClock: Sendable {
     /// How far the server's clock is ahead of this host's.
     let ahead: Duration
-    /// The half of the round trip in which it was read.
+    /// Half of the round trip in which it was read.
     let uncertainty: Duration
 
     init(microseconds: Int64, askedAt: WallClockTime, answeredAt: WallClockTime) {

@@ -1,4 +1,4 @@
-// What the verb check found: lines under headings, each ok, a warning or a fault with what to do. Pure.
+// The findings of the verb check: lines under headings, each ok, a warning, or a fault with its remedy. Pure.
 
 import Reactor
 
@@ -10,7 +10,7 @@ struct CheckFinding: Equatable, Sendable {
 
   let verdict: Verdict
   let text: String
-  /// The command that mends it, such as a GRANT.
+  /// The command that fixes it, such as a GRANT.
   var remedy: String?
 
   static func ok(_ text: String) -> CheckFinding { CheckFinding(verdict: .ok, text: text) }
@@ -22,13 +22,13 @@ struct CheckFinding: Equatable, Sendable {
   }
 }
 
-/// The findings about one thing.
+/// The findings about one subject.
 struct CheckSection: Equatable, Sendable {
   let name: String
   var findings: [CheckFinding]
 }
 
-/// All findings, in the order in which they are shown.
+/// All findings, in display order.
 struct CheckReport: Sendable {
   static let faultStatus: Int32 = 1
   static let warningStatus: Int32 = 2
@@ -78,7 +78,7 @@ struct CheckReport: Sendable {
 }
 
 extension CheckFinding.Verdict {
-  /// Of ANSI X3.64: green, yellow, red.
+  /// ANSI X3.64 colours: green, yellow, red.
   fileprivate var colour: Int {
     switch self {
     case .ok: 32

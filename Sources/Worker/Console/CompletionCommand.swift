@@ -1,5 +1,5 @@
-// The verb completion: a script by which bash or zsh completes the program's command line, from the table of verbs.
-// Pure text; each word in it is a name from the program's own tables.
+// The verb completion: a script that completes the command line in bash or zsh, generated from the table of verbs.
+// Pure text; every word in it is a name from the program's own tables.
 
 extension Verb {
   static let completion = Verb(
@@ -89,14 +89,14 @@ enum Completion {
       """
   }
 
-  /// What can follow each verb, and under the empty name what can follow where there is none yet.
+  /// What can follow each verb; the empty name has what can follow before any verb.
   private static func cases(_ verbs: [Verb]) -> [(String, [Choice])] {
     let general = CommandOption.general.map { Choice(word: "--" + $0.name, help: summary($0.help)) }
     var cases: [(String, [Choice])] = []
     for verb in verbs {
       let options = verb.options.map { Choice(word: "--" + $0.name, help: summary($0.help)) }
       let operands = verb.operands.words().map { Choice(word: $0, help: verb.operands.name) }
-      // The first is the default: its options can stand without it.
+      // The first is the default: its options are valid without it.
       if cases.isEmpty {
         cases.append(("", verbs.map { Choice(word: $0.name, help: summary($0.help)) } + options + general))
       }

@@ -1,5 +1,5 @@
-// The verb config: every setting with its value, where that comes from, and what is wrong with it.
-// Invariants: no secret is shown, and a URL only without its password; an invalid configuration is shown, too.
+// The verb config: every setting with its value, the value's source, and its faults.
+// Invariants: no secret is shown, and URLs only without passwords; an invalid configuration is also shown.
 
 import Reactor
 
@@ -50,15 +50,15 @@ struct ConfigReport: Sendable {
     let defaultText: String?
     let faults: [String]
     let warnings: [String]
-    /// Whether the value is another one than the default, or invalid.
+    /// Whether the value differs from the default or is invalid.
     let isDifferent: Bool
   }
 
-  /// What is shown in place of a secret.
+  /// Shown in place of a secret.
   static let hidden = "(hidden)"
 
   var rows: [Row]
-  /// Variables that look like settings and are none.
+  /// Variables that look like settings but are not.
   var unknown: [ConfigurationWarning]
   let isValid: Bool
 
@@ -151,7 +151,7 @@ extension SettingRow {
     }
   }
 
-  /// Whether the text means the same as the default does: 60s is 1m.
+  /// Whether the text is equivalent to the default: 60s is 1m.
   fileprivate func isDefault(_ text: String) -> Bool {
     guard case .accepted(let given, _) = load(text) else { return false }
     guard case .accepted(let absent, _) = load(nil) else { return false }

@@ -1,11 +1,11 @@
-// The part of status that looks for why a sweeper fails, where its tables or the role's privileges are the cause.
-// Invariant: PostgreSQL is asked only if a sweeper fails with such a class of error. Called by StatusCommand.
+// The part of status that finds why a sweeper fails if its tables or the role's privileges are the cause.
+// Invariant: PostgreSQL is queried only if a sweeper fails with such a class of error. Called by StatusCommand.
 
 import Coordination
 import Reactor
 
 extension StatusCommand {
-  /// What is found of the sweepers that fail, by their names, a sentence each.
+  /// The causes of failing sweepers, by name, a sentence each.
   func causes(of sweepers: [SweeperStatus]) async -> [String: [String]] {
     let failing = sweepers.filter { $0.errorClass.map(ErrorClass.isAboutSchema) ?? false }
     guard !failing.isEmpty else { return [:] }
@@ -48,9 +48,9 @@ extension StatusCommand {
   }
 }
 
-/// The question about what refers to a table.
+/// The query for what refers to a table.
 enum CauseSQL {
-  /// Parameter: a table's identifier. Answers name and table of the foreign keys that keep its rows from being deleted.
+  /// Parameter: a table's identifier. Returns name and table of the foreign keys that prevent deleting its rows.
   static let referrers = CatalogSQL.qualified(
     """
     SELECT key.conname, class.relname

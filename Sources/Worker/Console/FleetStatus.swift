@@ -1,35 +1,35 @@
-// The report of the verb status: both servers, the sweepers, the replicas, and who holds a sweep up. Pure.
+// The report of the verb status: both servers, the sweepers, the replicas, and the sessions that block a sweep. Pure.
 
 import Coordination
 import Reactor
 
-/// What is known of the fleet.
+/// What is known about the fleet.
 struct FleetStatus: Sendable {
   static let unreachableStatus: Int32 = 1
   static let attentionStatus: Int32 = 2
 
-  /// A server, and why it cannot be asked.
+  /// A server, and why it cannot be queried.
   struct Server: Sendable {
     let name: String
     var fault: String?
-    /// What it is, such as its version.
+    /// Details such as its version.
     var detail = ""
   }
 
-  /// A session of PostgreSQL that a run uses, by the role's view.
+  /// A PostgreSQL session that a run uses, as the role sees it.
   struct Run: Sendable {
     let process: String
     let sweeper: String
     let epoch: String
     let state: String?
     let seconds: Int?
-    /// Whose locks it waits for.
+    /// The sessions whose locks it waits for.
     let blockers: [String]
   }
 
-  /// A session that locks a swept table, or has held rows of it for long.
+  /// A session that locks a swept table, or has long held locks on its rows.
   struct Holder: Sendable {
-    /// Empty of a prepared transaction, which has no session.
+    /// Empty for a prepared transaction, which has no session.
     let process: String
     /// The prepared transaction's gid.
     let prepared: String?
@@ -43,14 +43,14 @@ struct FleetStatus: Sendable {
     let statement: String?
     var isBlocking = false
 
-    /// Locks of the table as a whole keep every sweep out.
+    /// Locks on the whole table block every sweep.
     var isOfTable: Bool { !mode.hasPrefix("Row") }
 
-    /// Locks of rows that may be held for a moment only are nothing unusual.
+    /// Brief row locks are normal.
     var needsAttention: Bool { isBlocking || seconds != nil || isOfTable }
   }
 
-  /// A session of a worker that has another Redis namespace.
+  /// A session of a worker with another Redis namespace.
   struct Stranger: Sendable {
     let process: String
     let user: String?
@@ -63,14 +63,14 @@ struct FleetStatus: Sendable {
   var sweepers: [SweeperStatus] = [] {
     didSet { replicas = Self.replicas(of: sweepers) }
   }
-  /// The replicas, each as it was last seen by any sweeper.
+  /// The replicas, each as last seen by any sweeper.
   private(set) var replicas: [SweeperRecord.Replica] = []
   /// Nil if PostgreSQL did not answer.
   var runs: [Run]?
   var holders: [Holder] = []
   /// Workers on the same database that do not share this fleet's schedule.
   var strangers: [Stranger] = []
-  /// What to run so that the role sees other roles' sessions; nil if it does.
+  /// The GRANT that lets the role see other roles' sessions; nil if it can.
   var grant: String?
 
   private static func replicas(of sweepers: [SweeperStatus]) -> [SweeperRecord.Replica] {
@@ -81,7 +81,7 @@ struct FleetStatus: Sendable {
     return latest.values.sorted { $0.name < $1.name }
   }
 
-  /// In what a replica's settings differ from those of the one that was seen last; nil if they cannot be compared.
+  /// How a replica's settings differ from those of the last-seen replica; nil if they cannot be compared.
   func differences(of replica: SweeperRecord.Replica) -> [String]? {
     guard let last = replicas.max(by: { $0.seenAt < $1.seenAt }) else { return nil }
     if last.settings == replica.settings { return [] }
@@ -192,7 +192,7 @@ struct FleetStatus: Sendable {
     return table
   }
 
-  /// Each once, though it may lock several tables.
+  /// Each listed once, although it may lock several tables.
   private var preparedTransactions: [String] {
     var known: [String] = []
     for gid in holders.compactMap(\.prepared) where !known.contains(gid) { known.append(gid) }

@@ -1,5 +1,5 @@
-// The verb grants: the privileges that a role needs in PostgreSQL, as SQL, for the sweepers that the settings turn on.
-// Invariant: all of it follows from what `check` looks for, so what is granted is what is needed.
+// The verb grants: the PostgreSQL privileges that a role needs, as SQL, for the sweepers that the settings enable.
+// Invariant: all of it derives from what `check` verifies, so that it grants exactly what is needed.
 
 import Logging
 import Reactor
@@ -23,7 +23,7 @@ extension Verb {
 /// The SQL that grants a role what some sweepers need.
 struct GrantScript: Sendable {
   private let sweepers: [Sweeper]
-  /// As SQL writes it.
+  /// Quoted for SQL.
   private let role: String
 
   init(_ sweepers: [Sweeper], role: String) {
@@ -47,7 +47,7 @@ struct GrantScript: Sendable {
     return text + optional + "\nCOMMIT;\n"
   }
 
-  /// What no sweep needs.
+  /// Grants that no sweep needs.
   private var optional: String {
     """
 
@@ -79,13 +79,13 @@ struct GrantScript: Sendable {
     "GRANT \(TableCheck.list(needs, quoted: false)) ON \(table) TO \(role);"
   }
 
-  /// Rows are swept by their place, which only who may read the whole row may see.
+  /// Rows are swept by ctid, which only a role that can read the whole row can see.
   private static func wholeTable(_ needs: SweepNeeds, _ work: Sweeper.Work) -> [SweepNeed] {
     guard case .rows = work else { return needs.needs }
     return [SweepNeed(privilege: .select, column: "")] + needs.needs.filter { $0.privilege != .select }
   }
 
-  /// Whether the schema has what not every schema has.
+  /// SQL for whether the schema has these tables with their columns, which not every schema has.
   private static func isThere(_ tables: [RequiredTable]) -> String {
     var text = ""
     for table in tables {
@@ -97,7 +97,7 @@ struct GrantScript: Sendable {
     return text
   }
 
-  /// A sweep that looks for what refers to a row deletes from each part of a table by itself.
+  /// A sweep that checks for references to a row deletes from each partition or child table separately.
   private func parts(of table: String, _ needs: [SweepNeed]) -> String {
     let rights = TableCheck.list(needs, quoted: false)
     return """
@@ -113,7 +113,7 @@ struct GrantScript: Sendable {
       """
   }
 
-  /// What refers to a row is looked for in whatever tables have such a foreign key.
+  /// References to a row are searched in every table with such a foreign key.
   private func references(to table: String) -> String {
     """
     DO $grants$ DECLARE key record; BEGIN

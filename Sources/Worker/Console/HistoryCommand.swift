@@ -1,5 +1,5 @@
-// The verb history: the last runs of one sweeper, as Redis keeps them for the whole fleet, and those that follow.
-// Invariant: it only reads. A line that no worker wrote is left out.
+// The verb history: the last runs of one sweeper in the whole fleet, from Redis, and new runs as they end.
+// Invariant: it only reads. Lines that no worker wrote are skipped.
 
 import Coordination
 import Logging
@@ -58,7 +58,7 @@ extension Verb {
 /// Reads one sweeper's history.
 @EventLoop
 struct HistoryCommand {
-  /// How often a history that is followed is read again.
+  /// How often a followed history is read.
   private static let period = Duration.seconds(1)
 
   let key: String
@@ -66,7 +66,7 @@ struct HistoryCommand {
   let format: ReportTable.Format
   let context: CommandContext
 
-  /// The last runs, the newest first.
+  /// The last runs, newest first.
   func runs(_ client: any RedisScripts) async throws -> [PastRun] {
     let answer = try await client.command(
       ["LRANGE", key, "0", "\(limit - 1)"], isRepeatable: true,
@@ -74,7 +74,7 @@ struct HistoryCommand {
     return (answer.array ?? []).compactMap { $0.text.flatMap(PastRun.init) }
   }
 
-  /// Prints until a signal ends it, or the reader is gone.
+  /// Prints until a signal arrives or the reader exits.
   func follow(_ client: any RedisScripts) async throws -> Int32 {
     let signals = [
       SignalWatcher(.interrupt) { HostProcess.exit(0) }, SignalWatcher(.terminate) { HostProcess.exit(0) },
@@ -94,7 +94,7 @@ struct HistoryCommand {
   }
 }
 
-/// A run, as the history has it.
+/// A run in the history.
 struct PastRun: Equatable, Sendable {
   let epoch: Int64
   /// When it ended, in ms of Redis's clock.

@@ -1,5 +1,5 @@
-// The verbs pause and resume: stop sweepers in the whole fleet, and let them go on.
-// Invariant: what was changed is printed a line a sweeper; nothing is changed unless the command line is complete.
+// The verbs pause and resume: stop sweepers in the whole fleet, and let them continue.
+// Invariant: each change is printed, one line per sweeper; nothing changes unless the command line is complete.
 
 import Coordination
 import Logging
@@ -70,7 +70,7 @@ extension Verb {
   }
 }
 
-/// Changes the records of the sweepers that were named.
+/// Changes the records of the named sweepers.
 struct PauseCommand: Sendable {
   let arguments: CommandArguments
   let context: CommandContext

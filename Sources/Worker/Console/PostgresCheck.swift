@@ -1,21 +1,21 @@
 // The part of check that is about PostgreSQL itself: its name, TLS, version, role, and the settings of a session.
-// Invariant: it reads in read-only transactions, and what cannot be looked at is a finding, not the end.
+// Invariant: it reads in read-only transactions, and what it cannot read is a finding, not a failure.
 
 import Reactor
 
 /// A check of PostgreSQL and of the sweepers' tables.
 @EventLoop
 final class PostgresCheck {
-  /// The oldest version that the worker is made for.
+  /// The oldest supported version.
   private static let oldestVersion = 130_000
-  /// With a shorter statement_timeout, scans of large tables may be cancelled.
+  /// A shorter statement_timeout can cancel scans of large tables.
   private static let shortestStatement = 5_000
 
   private let configuration: PostgresConfiguration
   private let connectTimeout: Duration
   private let sweepers: [Sweeper]
   private let allowsRowSecurity: Bool
-  /// Whether sweeps wait for standbys, which the role must be able to see then.
+  /// Whether sweeps wait for standbys, which the role must then be able to see.
   private let waitsForStandbys: Bool
   private let clock: LoopClock
   private let deadline: MonotonicInstant
@@ -55,7 +55,7 @@ final class PostgresCheck {
     }
   }
 
-  /// Of several hosts, the one that the worker would use; else one that cannot be written to, to be looked at.
+  /// Connects to the host that the worker would use, or otherwise to a read-only one, to examine it.
   private func connect() async throws -> PostgresConnection {
     func limit() -> MonotonicInstant { min(deadline, clock.now.advanced(by: connectTimeout)) }
     do {
@@ -102,7 +102,7 @@ final class PostgresCheck {
 
   private func check(_ session: ReadOnlySession) async throws {
     let askedAt = clock.wallTime
-    // Without limits: the session's own are looked at.
+    // Without limits, in order to read the session's own.
     let role = try await session.query(PostgresStatement(SessionSQL.role), isLimited: false)
     serverClock = role[row: 0, column: 6].flatMap { Int64($0) }.map {
       DeploymentCheck.ServerClock(microseconds: $0, askedAt: askedAt, answeredAt: clock.wallTime)
@@ -168,12 +168,12 @@ final class PostgresCheck {
   }
 }
 
-/// Whose settings a session has, and how they are reset.
+/// The owner of a session's settings, and how they are reset.
 private struct SettingOwner {
   let login: String
   let database: String
 
-  /// What a source of pg_settings is called here.
+  /// The display name of a pg_settings source.
   func place(_ source: String) -> String {
     switch source {
     case "user": ", set for role \(login)"
@@ -196,9 +196,9 @@ private struct SettingOwner {
   }
 }
 
-/// The questions about a session.
+/// The queries about a session.
 enum SessionSQL {
-  /// Answers role, login, database, whether the role is a superuser, whether it bypasses row security, whether the
+  /// Returns role, login, database, whether the role is a superuser, whether it bypasses row security, whether the
   /// server is a standby, and the clock in µs since 1970.
   static let role = CatalogSQL.qualified(
     """
@@ -207,10 +207,10 @@ enum SessionSQL {
       FROM "pg_catalog"."pg_roles" AS role WHERE (role.rolname = current_user)
     """)
 
-  /// Answers whether the role may read all of pg_stat_replication.
+  /// Returns whether the role can read all of pg_stat_replication.
   static let seesStandbys = CatalogSQL.qualified("SELECT pg_has_role('pg_read_all_stats', 'USAGE')")
 
-  /// Answers name, value and source of the settings that sweeps depend on.
+  /// Returns name, value and source of the settings that sweeps depend on.
   static let settings = CatalogSQL.qualified(
     """
     SELECT setting.name, setting.setting, setting.source FROM "pg_catalog"."pg_settings" AS setting
@@ -222,7 +222,7 @@ enum SessionSQL {
 
 /// Quotes an identifier.
 enum SQLName {
-  /// A text as SQL's constant.
+  /// A text as an SQL literal.
   static func literal(_ text: String) -> String {
     var literal = "'"
     for scalar in text.unicodeScalars {
@@ -242,10 +242,10 @@ enum SQLName {
   }
 }
 
-/// Where a name leads.
+/// What a host name resolves to.
 @EventLoop
 enum NameCheck {
-  /// What to say of a name, nil for an address; and whether it leads to this host only.
+  /// The finding about a name, nil for an address; and whether it resolves only to this host.
   static func finding(
     host: String, port: String, by deadline: MonotonicInstant, on clock: LoopClock
   ) async -> (finding: CheckFinding?, isLocal: Bool) {

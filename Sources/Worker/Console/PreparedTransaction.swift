@@ -1,10 +1,10 @@
-// Prepared transactions (two-phase commit), which hold locks without a session. Pure text: how the commands find them
-// among the holders of locks, and what ends one.
+// Prepared transactions (two-phase commit), which hold locks without a session. Pure text: how commands find them
+// among lock holders, and how to end one.
 
 /// Words and SQL about a prepared transaction.
 enum PreparedTransaction {
-  /// Joins `prepared` to pg_locks as `lock`, whose pid is null then. The lock's virtual number is that of the session
-  /// that prepared it, or after a restart another one: the lock on the transaction's own number always has the same.
+  /// Joins `prepared` to pg_locks as `lock`, whose pid is then null. The lock's virtual transaction is that of the
+  /// preparing session, or a new one after a restart: the lock on the transaction's own id always has the same.
   static let join = """
     LEFT JOIN (SELECT own.virtualtransaction, transaction.gid, transaction.owner, transaction.prepared
                        FROM "pg_catalog"."pg_prepared_xacts" AS transaction
@@ -13,12 +13,12 @@ enum PreparedTransaction {
             ON (lock.pid IS NULL) AND (prepared.virtualtransaction = lock.virtualtransaction)
     """
 
-  /// What ends it, either way: only who prepared it knows which is right.
+  /// The two statements that can end it: only whoever prepared it knows which is right.
   static func end(_ gid: String) -> String {
     "ROLLBACK PREPARED \(literal(gid)); or COMMIT PREPARED \(literal(gid));"
   }
 
-  /// The identifier as a literal of SQL.
+  /// The identifier as an SQL literal.
   static func literal(_ gid: String) -> String {
     var text = ""
     for character in gid { text += character == "'" ? "''" : String(character) }

@@ -1,24 +1,24 @@
-// A session of PostgreSQL for commands that look and change nothing. Invariant: every statement runs in a read-only
-// transaction, waits for no lock for long, and is cancelled by the server after a bounded time.
+// A PostgreSQL session for commands that only read. Invariant: every statement runs in a read-only transaction, waits
+// for locks only briefly, and is cancelled by the server after a bounded time.
 
 import Reactor
 
-/// A connection on which a command reads.
+/// A command's read-only connection.
 @EventLoop
 struct ReadOnlySession {
   let connection: PostgresConnection
   let clock: LoopClock
-  /// When the last answer must have come.
+  /// The deadline of the last answer.
   let deadline: MonotonicInstant
-  /// How long each answer may take.
+  /// The time limit of each answer.
   let questionLimit: Duration
 
   private static let readOnly = CatalogSQL.qualified("SELECT set_config('transaction_read_only', 'on', true)")
 
   /// Runs one statement, after `preparations` in the same transaction.
   ///
-  /// - Parameter isLimited: whether statement_timeout and lock_timeout are set, as before a sweep's questions. They are
-  ///   left alone where they are asked for.
+  /// - Parameter isLimited: whether statement_timeout and lock_timeout are set, as before a sweep's queries. Queries
+  ///   that read these settings leave them unchanged.
   /// - Throws: `PostgresError`.
   func query(
     _ statement: PostgresStatement, after preparations: [PostgresStatement] = [], isLimited: Bool = true
@@ -30,7 +30,7 @@ struct ReadOnlySession {
     return results[results.count - 1]
   }
 
-  /// The tables that a sweep of `table` names besides.
+  /// The other tables that a sweep of `table` names.
   ///
   /// - Throws: `SweepRefusal` if a run would be refused for one of them; `PostgresError`.
   func related(
@@ -42,7 +42,7 @@ struct ReadOnlySession {
     return related
   }
 
-  /// The table as the session finds it by its name; nil if the search path leads to none.
+  /// The table that the name resolves to in this session; nil if the search path has none.
   func survey(_ needs: SweepNeeds) async throws -> TableSurvey? {
     let look = TableSurvey.statement(
       needs.table, key: needs.key, moments: needs.moments, event: needs.event)

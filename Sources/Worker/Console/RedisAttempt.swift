@@ -1,4 +1,4 @@
-// A connection to Redis for a command: one attempt, whose failure is told and not retried.
+// A command's connection to Redis: one attempt, whose failure is reported and not retried.
 
 import Reactor
 
@@ -17,13 +17,13 @@ extension RedisBackend {
   }
 }
 
-/// A visit to Redis by a command.
+/// A command's use of Redis.
 @EventLoop
 struct RedisVisit {
   let configuration: RedisConfiguration
   let clock: LoopClock
 
-  /// Settings that a visit needs.
+  /// The settings that it needs.
   nonisolated static let rows = [Setting.redisURL.row, Setting.redisNamespace.row, Setting.redisDialTimeout.row]
 
   init(_ settings: Settings, clock: LoopClock) {
@@ -33,7 +33,7 @@ struct RedisVisit {
     self.clock = clock
   }
 
-  /// Connects, and does `body` with the connection.
+  /// Connects, and runs `body` with the connection.
   ///
   /// - Throws: `RedisError` if Redis cannot be reached, and what `body` throws.
   func use<Result: Sendable>(
@@ -50,7 +50,7 @@ struct RedisVisit {
     }
   }
 
-  /// Why a command of Redis failed, in words for an operator, with what to do about a missing right.
+  /// Why a Redis command failed, in an operator's terms, with the remedy for a missing right.
   nonisolated static func reason(_ error: any Error) -> String {
     guard let error = error as? RedisError else { return "\(error)" }
     return CertificateHint.added(to: error.publicReason)

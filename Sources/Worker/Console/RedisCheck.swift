@@ -1,5 +1,5 @@
-// The part of check that is about Redis: its name, version, role, memory and the rights of the worker's user.
-// Invariant: no key is written; a right is asked for with ACL DRYRUN, or tried by a command that changes nothing.
+// The Redis part of check: its name, version, role, memory and the rights of the worker's user.
+// Invariant: no key is written; a right is checked with ACL DRYRUN, or tried with a command that changes nothing.
 
 import Coordination
 import Reactor
@@ -7,7 +7,7 @@ import Reactor
 /// A check of Redis.
 @EventLoop
 final class RedisCheck {
-  /// Memory that is fuller is a warning.
+  /// Higher memory usage is a warning.
   private static let fullShare = 0.9
   private static let oldestVersion = 5
 
@@ -27,7 +27,7 @@ final class RedisCheck {
     deadline: MonotonicInstant
   ) {
     self.configuration = configuration
-    // Until the server says it, which it may refuse.
+    // Until the server reports the user, which it may refuse to do.
     user = configuration.loginUser ?? "USER"
     self.namespace = namespace
     self.sweepers = sweepers
@@ -46,7 +46,7 @@ final class RedisCheck {
     await lookAtServer(configuration.redactedURL)
   }
 
-  /// Checks each master. An empty cluster has none, which is a fault.
+  /// Checks each master. A cluster without masters is a fault.
   private func lookAtCluster() async {
     let masters: (nodes: [(name: String, configuration: RedisConfiguration)], coveredSlots: Int)
     do throws(RedisError) {
@@ -109,7 +109,7 @@ final class RedisCheck {
     }
   }
 
-  /// The answer, nil if the server refused it or gave none.
+  /// The answer; nil if the server refused or did not answer.
   private func answer(_ command: String...) async -> RedisValue? {
     if case .success(let value) = await send(command) { value } else { nil }
   }

@@ -1,5 +1,5 @@
-// Which commands on which keys the worker's user of Redis needs, and which of them it is denied. What is needed follows
-// from the script of the health check, which does whatever the other scripts do. Pure but for the commands it sends.
+// Which commands on which keys the worker's Redis user needs, and which of them it is denied. The needs derive from
+// the health check's script, which does whatever the other scripts do. Pure but for the commands it sends.
 
 import Coordination
 import Reactor
@@ -12,13 +12,13 @@ struct RedisRights: Sendable {
     let key: Int?
   }
 
-  /// What was found out.
+  /// The result of the check.
   struct Outcome: Sendable {
     var deniedCommands: [String] = []
     var deniedPatterns: [String] = []
-    /// Commands that could not be tried without changing anything.
+    /// Commands that cannot be tried without changing anything.
     var untried: [String] = []
-    /// Another reason why nothing could be asked.
+    /// Another reason why nothing could be checked.
     var failure: String?
 
     func findings(user: String) -> [CheckFinding] {
@@ -52,12 +52,12 @@ struct RedisRights: Sendable {
 
   let namespace: String
   let sweepers: [String]
-  /// Whether replicas agree on who tells of an outage, which they do where a sink is configured.
+  /// Whether replicas agree on which of them reports an outage, as they do if a sink is configured.
   let tellsOutages: Bool
   /// Whether it is about a node of a cluster.
   var isCluster = false
 
-  /// The number that stands for the key of PostgreSQL's outage, and that for the lock of a connection.
+  /// Key numbers for PostgreSQL's outage and for a connection's lock.
   private static let outageKey = 4
   private static let connectionKey = 5
 
@@ -67,7 +67,7 @@ struct RedisRights: Sendable {
     case unknown(String)
   }
 
-  /// Asks for every use; `send` sends one command.
+  /// Checks every use; `send` sends one command.
   @EventLoop
   func check(_ send: @EventLoop ([String]) async -> Result<RedisValue, RedisError>) async -> Outcome {
     var outcome = Outcome()
@@ -99,7 +99,7 @@ struct RedisRights: Sendable {
     return outcome
   }
 
-  /// Whose keys a use is asked for: all commands on the health check's keys, and one command on each sweeper's.
+  /// The owners of the keys to check: all commands on the health check's keys, and one command on each sweeper's.
   private func owners(of use: Use) -> [String] {
     guard let key = use.key, key < Self.outageKey else { return [""] }
     let isFirst = Self.uses.first { $0.key == key } == use
@@ -128,7 +128,7 @@ struct RedisRights: Sendable {
     return [keys.lock, keys.record, keys.history][number - 1]
   }
 
-  /// The keys of all sweepers: the name is the last part of the lock's key.
+  /// A pattern for all sweepers' keys: the name is the last part of the lock's key.
   private func pattern(_ number: Int) -> String {
     switch number {
     case 1: key(1, of: "*")
@@ -141,7 +141,7 @@ struct RedisRights: Sendable {
 
   // MARK: Commands
 
-  /// What the health check's script does, and the two commands that run scripts.
+  /// The uses of the health check's script, and the two commands that run scripts.
   static var uses: [Use] {
     let script = CoordinationScripts.healthCheck(namespace: "").script.source
     return [Use(command: "EVALSHA", key: 1), Use(command: "EVAL", key: 1)] + uses(in: script)
@@ -166,7 +166,7 @@ struct RedisRights: Sendable {
     return uses
   }
 
-  /// The command with arguments, for ACL DRYRUN; nil if this does not know it.
+  /// The command with arguments, for ACL DRYRUN; nil if it is unknown here.
   static func example(of command: String, key: String?) -> [String]? {
     guard let key else { return [command] }
     switch command {
@@ -183,10 +183,10 @@ struct RedisRights: Sendable {
     }
   }
 
-  /// The command such that it changes nothing where the key does not exist; nil if there is none.
+  /// A form of the command that changes nothing if the key does not exist; nil if there is none.
   private static func trial(of command: String, key: String?) -> [String]? {
     switch command {
-    // An invalid expiry, and a field without a value: both are refused after the rights were checked.
+    // An invalid expiry, and a field without a value: Redis refuses both after checking rights.
     case "SET": key.map { [command, $0, "1", "PX", "0"] }
     case "HSET": key.map { [command, $0, "field", "1", "field"] }
     case "LPUSH": nil
@@ -208,7 +208,7 @@ struct RedisRights: Sendable {
     switch answer {
     case .success: .allowed
     case .failure(.server(code: "NOPERM", let message)): message.hasPrefix("use a key") ? .keyDenied : .commandDenied
-    // Any other refusal comes after the rights were checked.
+    // Redis sends any other refusal after checking rights.
     case .failure(.server): .allowed
     case .failure(let error): .unknown(error.publicReason)
     }

@@ -24,9 +24,9 @@ struct ReportTable: Sendable {
   var columns: [String]
   /// Each with a cell for each column.
   var rows: [[Cell]] = []
-  /// Whether the lines begin with the titles.
+  /// Whether the first line has the titles.
   var hasTitles = true
-  /// The least widths of the columns, so that lines that are printed later go with the earlier ones.
+  /// Minimum column widths, so that lines printed later align with earlier ones.
   var leastWidths: [Int] = []
 
   init(_ columns: [String]) {

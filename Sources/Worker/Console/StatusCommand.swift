@@ -1,5 +1,5 @@
 // The verb status: what the whole fleet does, from any host with the two URLs.
-// Invariants: it changes nothing; each server has a deadline of its own, and what one knows is told without the other.
+// Invariants: it changes nothing; each server has its own deadline, and one is reported even without the other.
 
 import Coordination
 import Reactor
@@ -33,12 +33,12 @@ extension Verb {
     })
 }
 
-/// Asks both servers.
+/// Queries both servers.
 @EventLoop
 struct StatusCommand {
-  /// How long one server may take in all, once it is connected.
+  /// Total time limit of one server, once connected.
   private static let limit = Duration.seconds(10)
-  /// From which age a transaction that holds rows is shown.
+  /// The minimum age at which a transaction that holds row locks is shown.
   var longTransaction = Duration.seconds(30)
 
   let settings: Settings
@@ -111,7 +111,7 @@ struct StatusCommand {
     return (time, zip(names, parts).map { SweeperRecord(sweeper: $0, $1) })
   }
 
-  /// Why Redis takes no writes; nil if it does.
+  /// Why Redis refuses writes; nil if it accepts them.
   private func writeFault(_ client: any RedisScripts) async -> String? {
     do {
       _ = try await client.evaluate(
@@ -166,7 +166,7 @@ struct StatusCommand {
     let blocking = Set((database.runs ?? []).flatMap(\.blockers))
     database.holders = (0..<holders.rowCount).map { row in
       var holder = Self.holder(holders, row)
-      // A prepared transaction has no session, for which pg_blocking_pids answers 0.
+      // A prepared transaction has no session: pg_blocking_pids returns 0 for it.
       holder.isBlocking = holder.isOfTable || blocking.contains(holder.prepared == nil ? holder.process : "0")
       return holder
     }
@@ -202,10 +202,10 @@ struct StatusCommand {
   }
 }
 
-/// The questions about sessions.
+/// The queries about sessions.
 enum StatusSQL {
-  /// Answers pid, application_name, state, age of the transaction in s, and the pids that it waits for, of the sessions
-  /// in which sweepers run.
+  /// Returns, for the sessions in which sweepers run, pid, application_name, state, age of the transaction in s, and
+  /// the pids that it waits for.
   static let runs = CatalogSQL.qualified(
     """
     SELECT activity.pid, activity.application_name, activity.state,
@@ -217,8 +217,8 @@ enum StatusSQL {
      ORDER BY activity.pid LIMIT 20
     """)
 
-  /// Parameters: what the names of workers' sessions begin with, and the name of those of this fleet. Answers pid, user
-  /// and namespace of the others. Between runs a worker keeps one session open.
+  /// Parameters: the name prefix of workers' sessions, and the name of this fleet's. Returns pid, user and namespace of
+  /// the others. Between runs a worker keeps one session open.
   static let strangers = CatalogSQL.qualified(
     """
     SELECT activity.pid, activity.usename, substr(activity.application_name, (length($1::text) + 1))

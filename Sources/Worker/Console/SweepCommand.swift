@@ -1,5 +1,5 @@
 // The verb sweep: what a run of one sweeper would change. Invariants: it only reads, in read-only transactions with a
-// timeout, and takes no lock; a row is due by the sweeper's own condition, as in a batch.
+// timeout, and takes no lock; the sweeper's own condition decides which rows are due, as in a batch.
 
 import Coordination
 import Logging
@@ -49,13 +49,13 @@ extension Verb {
     })
 }
 
-/// Looks for what a run would change.
+/// Finds what a run would change.
 @EventLoop
 struct DryRun {
-  /// How long it may take in all: connecting, and the statements.
+  /// Total time limit for connecting and the statements.
   static let limit = Duration.seconds(45)
   private static let statementMilliseconds = 30_000
-  /// How many rows are named.
+  /// The most row ids shown.
   static let idLimit = 20
 
   let sweeper: Sweeper
@@ -85,7 +85,7 @@ struct DryRun {
     return result
   }
 
-  /// A table as a run would meet it.
+  /// A table as a run would see it.
   private func survey(_ needs: SweepNeeds, in session: ReadOnlySession) async throws -> TableSurvey {
     guard let survey = try await session.survey(needs) else { throw SweepRefusal.noTable(needs.table) }
     if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
@@ -169,7 +169,7 @@ extension DryRun {
   }
 }
 
-/// The questions of a dry run.
+/// The queries of a dry run.
 @EventLoop
 struct DryRunSQL {
   /// Parameters: the longest time that a statement may take in ms, the cutoff in µs or null, the age in µs. The
@@ -183,16 +183,16 @@ struct DryRunSQL {
       set_config('sb.cutoff', coalesce($2::bigint, (\(GuardStatements.nowMicroseconds) - $3::bigint))::text, true))
     """)
 
-  /// Opens the guard that a run's statements look at: there is no lease that could end.
+  /// Opens the guard that a run's statements check: there is no lease to expire.
   static let open = CatalogSQL.qualified(
     "VALUES (set_config('sb.guard', 'true', true), set_config('sb.deadline', '\(Int64.max)', true))")
 
   /// Parameter: the table's identifier. Answers how many rows are due, the lowest and the highest key and the cutoff in
   /// µs since 1970, and about how many rows there are (-1: not known).
   let count: String
-  /// Answers id and key of the rows that have been due for longest.
+  /// Returns id and key of the rows that have been due longest.
   let first: String
-  /// Answers how many linked rows change with the due rows; nil if the sweep has none.
+  /// Returns how many linked rows change with the due rows; nil if the sweep has none.
   let linked: String?
   /// As `TableStatements.countShares`; nil if the sweep has no maximum share.
   let shares: String?
@@ -236,7 +236,7 @@ struct DryRunResult: Sendable {
   let summary: String
   let table: String
   let key: String
-  /// What becomes of a row: DELETE, UPDATE or INSERT.
+  /// How a row changes: DELETE, UPDATE or INSERT.
   let change: String
   var cutoff: String?
   var due = 0
@@ -244,7 +244,7 @@ struct DryRunResult: Sendable {
   var estimatedRows: Int?
   var oldest: String?
   var newest: String?
-  /// The ids of the rows that have been due for longest, and since when.
+  /// The ids of the rows that have been due longest, and since when.
   var rows: [(id: String, key: String?)] = []
   /// Whether the role may not read ids.
   var hidesIDs = false
@@ -346,10 +346,10 @@ extension Sweeper.Work {
 }
 
 extension PostgresResult {
-  /// A moment that the server gave in µs since 1970, as text in UTC; nil if there is none.
+  /// A time from the server, in µs since 1970, as text in UTC; nil if null.
   fileprivate func moment(row: Int, _ column: Int) -> String? {
     guard let microseconds = self[row: row, column: column].flatMap({ Int64($0) }) else { return nil }
-    // Infinities and the years that RFC 3339 cannot write.
+    // Excludes infinities and years that RFC 3339 cannot represent.
     guard (-62_135_596_800_000_000...253_402_300_799_000_000).contains(microseconds) else { return "infinite" }
     return WallClockTime(microsecondsSince1970: microseconds).rfc3339Seconds
   }

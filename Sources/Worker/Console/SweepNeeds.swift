@@ -1,5 +1,5 @@
-// What a sweeper needs of its tables: the columns that it reads and writes, and the privileges for that. Pure: it all
-// follows from the sweeper's declaration.
+// What a sweeper needs from its tables: the columns that it reads and writes, and the privileges for them. Pure:
+// derived entirely from the sweeper's declaration.
 
 import Reactor
 
@@ -20,20 +20,20 @@ struct SweepNeed: Equatable, Sendable {
 /// A table as a sweeper uses it.
 struct SweepNeeds: Equatable, Sendable {
   let table: String
-  /// The column that due rows are found by.
+  /// The column used to find due rows.
   let key: String
-  /// The columns that are read or written as moments.
+  /// The columns read or written as timestamps.
   let moments: [String]
   let event: TableSurvey.Event
-  /// The condition that an index on `key` is to serve; nil if none finds due rows, or none is needed.
+  /// The condition that an index on `key` must serve; nil if no index finds due rows or none is needed.
   let indexCondition: String?
   let needs: [SweepNeed]
-  /// What it needs of other tables that its statements name.
+  /// What it needs from other tables that its statements name.
   private(set) var others: [OtherNeeds] = []
   /// Whether it needs to read the columns of foreign keys that refer to the table.
   private(set) var readsReferences = false
 
-  /// What is needed of the table that is searched for what is due.
+  /// What is needed from the table that is searched for due rows.
   init(_ work: Sweeper.Work) {
     switch work {
     case .rows(let sweep): self.init(sweep)
@@ -43,13 +43,13 @@ struct SweepNeeds: Equatable, Sendable {
     }
   }
 
-  /// What is needed of every table.
+  /// What is needed from every table.
   static func all(_ work: Sweeper.Work) -> [SweepNeeds] {
     if case .connections = work { return [connections, connectionJobs] }
     return [SweepNeeds(work), SweepNeeds(linkedTo: work)].compactMap { $0 }
   }
 
-  /// Of the table of linked rows; nil if the sweeper has none.
+  /// For the table of linked rows; nil if the sweeper has none.
   init?(linkedTo work: Sweeper.Work) {
     guard case .rows(let sweep) = work, let linked = sweep.linked else { return nil }
     let assigned = SQLColumns.assigned(in: linked.set)
@@ -89,7 +89,7 @@ struct SweepNeeds: Equatable, Sendable {
       reads += SQLColumns.read(in: set).filter { !assigned.contains($0) }
     }
     if sweep.leavesReferenced {
-      // Rows are locked, by their places.
+      // Rows are locked by ctid.
       reads.append("")
       writes.append(SweepNeed(privilege: .update, column: "id"))
     }
@@ -160,8 +160,8 @@ struct OtherNeeds: Equatable, Sendable {
   }
 }
 
-/// The columns in a condition or a SET list, by the way in which sweepers are written: names of columns are in lower
-/// case, keywords in capitals, and functions are followed by their parenthesis.
+/// The columns in a condition or a SET list, by the sweepers' style: lower-case column names, upper-case keywords, and
+/// functions followed by their parenthesis.
 enum SQLColumns {
   static func read(in text: String) -> [String] { words(of: text).map(\.name) }
 

@@ -1,18 +1,18 @@
-// The state of one sweeper, from what Redis knows of it and what this command was configured with. Pure.
+// The state of one sweeper, from its record in Redis and this command's configuration. Pure.
 
 import Coordination
 import Reactor
 
-/// What status says of one sweeper.
+/// What status reports about one sweeper.
 struct SweeperStatus: Sendable {
   enum State: String, Sendable {
     case running, idle, due, failing, paused, settling
-    /// Somebody else has the lock: for a while, or without an expiry.
+    /// Something other than a recorded run holds the lock, with or without an expiry.
     case held, stuck
     case off
-    /// No replica asks for it.
+    /// No replica attends it.
     case unattended
-    /// A key holds something that no worker wrote.
+    /// A key holds a value that no worker wrote.
     case unreadable
   }
 
@@ -22,9 +22,9 @@ struct SweeperStatus: Sendable {
   let interval: Int64?
   /// When the next run is due, in ms of Redis's clock; nil if none will be.
   let due: Int64?
-  /// What else there is to say, a sentence each.
+  /// Further remarks, a sentence each.
   var notes: [String]
-  /// Whether it is off, and would be with the default settings and a complete schema, too.
+  /// Whether it is off, and would also be with the default settings and a complete schema.
   let isOffByDefault: Bool
 
   /// - Parameters:
@@ -59,8 +59,8 @@ struct SweeperStatus: Sendable {
     self.notes = notes
   }
 
-  /// The next slot, while a replica that found nothing due in the ones since the last run need not have told Redis; nil
-  /// if one is to ask now.
+  /// The next slot, while replicas that found nothing due since the last run need not have told Redis; nil if one must
+  /// ask now.
   private static func quietDue(of record: SweeperRecord, every interval: Int64, at now: Int64) -> Int64? {
     guard !record.isTriggered(at: now), record.number("next_try") == nil,
       let seenAt = record.replicas.map(\.seenAt).max()
@@ -70,7 +70,7 @@ struct SweeperStatus: Sendable {
     return now < asksAt ? grid.slot(after: now) : nil
   }
 
-  /// What is known of each of `records`.
+  /// The status of each of `records`.
   ///
   /// - Parameters:
   ///   - now: Redis's time in ms.
@@ -98,7 +98,7 @@ struct SweeperStatus: Sendable {
     }
   }
 
-  /// Whether an operator should look at it.
+  /// Whether it needs an operator's attention.
   var needsAttention: Bool {
     switch state {
     case .failing, .paused, .held, .stuck, .unattended, .unreadable: true
@@ -106,7 +106,7 @@ struct SweeperStatus: Sendable {
     }
   }
 
-  /// The class of its failures; nil while it does not fail.
+  /// The class of its failures; nil if it is not failing.
   var errorClass: String? { record.number("failing_since") == nil ? nil : record.text("error") }
 
   private static func state(

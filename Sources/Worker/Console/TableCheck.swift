@@ -1,21 +1,21 @@
-// The part of check that is about one sweeper's table: whether it is there, its columns, privileges, index, row
-// security, partitions and triggers. Invariant: what is missing is said with the statement that adds it.
+// The part of check about one sweeper's table: its existence, columns, privileges, index, row security, partitions and
+// triggers. Invariant: whatever is missing is reported with the statement that adds it.
 
 import Reactor
 
 /// A check of one sweeper's table.
 struct TableCheck: Sendable {
-  /// A table of more pages is read as a whole in more than a few milliseconds.
+  /// A full read of a table with more pages takes more than a few milliseconds.
   private static let largeTable = 1_000
 
   let needs: SweepNeeds
   let role: String
   let database: String
   let allowsRowSecurity: Bool
-  /// From which age a transaction that holds rows is a warning.
+  /// The age from which a transaction that holds row locks is a warning.
   var longTransaction = Duration.seconds(30)
 
-  /// - Throws: `PostgresError` where the session ended. What the server refuses is a finding.
+  /// - Throws: `PostgresError` if the session ended. A refusal by the server is a finding.
   @EventLoop
   func findings(in session: ReadOnlySession) async throws -> [CheckFinding] {
     do {
@@ -35,7 +35,7 @@ struct TableCheck: Sendable {
     }
   }
 
-  /// Sessions and prepared transactions whose locks keep a sweep from the table or from rows of it.
+  /// Sessions and prepared transactions whose locks block a sweep of the table or some of its rows.
   @EventLoop
   private func holders(in session: ReadOnlySession) async throws -> [CheckFinding] {
     let answer = try await session.query(
@@ -53,7 +53,7 @@ struct TableCheck: Sendable {
       let holder = "session \(process) of user \(user) holds \(mode) on \(needs.table)"
       guard let state = answer[row: row, column: 3], let seconds = answer[row: row, column: 4] else {
         let text = "\(holder); the role may not see for how long"
-        // Row locks of the control plane's other parts are nothing unusual.
+        // Row locks of the control plane's other parts are normal.
         let verdict: CheckFinding.Verdict = mode.hasPrefix("Row") ? .ok : .warning
         return CheckFinding(
           verdict: verdict, text: text, remedy: "GRANT pg_read_all_stats TO \(SQLName.quoted(role));")
@@ -85,7 +85,7 @@ struct TableCheck: Sendable {
     return hidden(refusal)
   }
 
-  /// Row security hides what a run has to see.
+  /// Row security hides rows that a run must see.
   private func hidden(_ refusal: SweepRefusal) -> CheckFinding {
     .fault(refusal.reason, run: "ALTER ROLE \(SQLName.quoted(role)) BYPASSRLS;")
   }
@@ -114,8 +114,7 @@ struct TableCheck: Sendable {
     return findings
   }
 
-  /// What the sweeper needs of other tables: those that its statements name, and those whose foreign keys refer to its
-  /// own.
+  /// The sweeper's needs from other tables: those that its statements name, and those with foreign keys to its own.
   @EventLoop
   private func others(_ survey: TableSurvey, in session: ReadOnlySession) async throws -> [CheckFinding] {
     guard needs.readsReferences || !needs.others.isEmpty else { return [] }
@@ -156,7 +155,7 @@ struct TableCheck: Sendable {
     return findings
   }
 
-  /// Whether the columns are there, and the privileges on them.
+  /// Whether the columns exist, and the privileges on them.
   @EventLoop
   private func privileges(
     _ needs: [SweepNeed], on table: (identifier: Int64, displayName: String, quotedName: String),
@@ -189,7 +188,7 @@ struct TableCheck: Sendable {
     return findings
   }
 
-  /// `SELECT (a, b), UPDATE (c), DELETE`. A privilege on the whole table is the table's alone.
+  /// `SELECT (a, b), UPDATE (c), DELETE`. A privilege on the whole table is listed without columns.
   static func list(_ needs: [SweepNeed], quoted: Bool) -> String {
     var text = ""
     for privilege in [SweepNeed.Privilege.select, .insert, .update, .delete] {
@@ -225,9 +224,9 @@ struct TableCheck: Sendable {
   }
 }
 
-/// The questions about a table.
+/// The queries about a table.
 enum TableSQL {
-  /// Parameter: a table's name. Answers the schema that has it, and whether the role may use that.
+  /// Parameter: a table's name. Returns its schema, and whether the role can use it.
   static let places = CatalogSQL.qualified(
     """
     SELECT space.nspname, has_schema_privilege(space.oid, 'USAGE')
@@ -237,7 +236,7 @@ enum TableSQL {
      ORDER BY space.nspname LIMIT 1
     """)
 
-  /// Answers for each need whether its column is there, and whether the role has the privilege.
+  /// Returns for each need whether its column exists, and whether the role has the privilege.
   static func privileges(_ needs: [SweepNeed], on table: Int64) -> PostgresStatement {
     PostgresStatement(
       privileges,

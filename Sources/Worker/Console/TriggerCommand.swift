@@ -1,5 +1,5 @@
-// The verb trigger: one run of a sweeper now, by whichever replica asks first, and what came of it.
-// Invariant: a trigger whose run has ended is told once; what is waited for has an end.
+// The verb trigger: one run of a sweeper now, by whichever replica asks first, and its result.
+// Invariant: the end of a trigger's run is reported once; every wait is bounded.
 
 import Coordination
 import Logging
@@ -53,13 +53,13 @@ extension Verb {
 @EventLoop
 struct TriggerCommand {
   nonisolated static let undoneStatus: Int32 = 2
-  /// How often runs that are waited for are looked at.
+  /// How often awaited runs are checked.
   private static let period = Duration.milliseconds(500)
 
   let namespace: String
   let context: CommandContext
 
-  /// A trigger that was set, and what was told of it last.
+  /// A trigger that was set, and its last reported state.
   private struct Pending {
     let sweeper: String
     let id: Int64
@@ -75,7 +75,7 @@ struct TriggerCommand {
       if id > 0 { pending.append(Pending(sweeper: name, id: id)) } else { isUndone = true }
     }
     if let newest = pending.map(\.id).max() {
-      // Replicas learn of it from the sweepers that they ask for most often.
+      // Replicas learn of it through their most frequently polled sweepers.
       for name in Sweepers.names {
         _ = try await evaluate(CoordinationScripts.announceTrigger, name, ["\(newest)"], client)
       }
@@ -129,19 +129,19 @@ struct TriggerCommand {
   }
 }
 
-/// How far a trigger has come, from its sweeper's record. Pure.
+/// A trigger's progress, from its sweeper's record. Pure.
 enum TriggerProgress: Equatable, Sendable {
   case waiting
   case running(replica: String, epoch: String)
-  /// The run ended; rows are as the record has them.
+  /// The run ended; rows are as recorded.
   case ended(outcome: String, found: String, changed: String, milliseconds: Int64, replica: String, error: String)
-  /// No replica took it, or the one that did has died and no other did in its place.
+  /// No replica took it, or the one that did died and no other replaced it.
   case expired
   /// The record does not know it: Redis lost its data.
   case lost
 
   init(of id: Int64, _ record: SweeperRecord, at now: Int64) {
-    // A later trigger's run began after this one was set, too.
+    // A later trigger's run also began after this one was set.
     let words = (record.text("triggered") ?? "").split(separator: " ").map(String.init)
     if words.count >= 7, let ended = Int64(words[0]), ended >= id {
       self = .ended(
