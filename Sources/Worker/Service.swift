@@ -8,12 +8,12 @@ import Reactor
 /// One worker process.
 @EventLoop
 final class Service {
-  /// The exit status after a second signal, as a shell would report the first kind of signal that asks to end.
+  /// The exit status after a second signal, as a shell reports the first kind of termination signal.
   private static let killedStatus: Int32 = 128 + 15
-  /// After this a second connection to PostgreSQL is closed that nobody uses. Sweepers meet seldom but at boot, and a
-  /// connection costs the server a process.
+  /// The idle time after which a second connection to PostgreSQL is closed. Sweepers rarely overlap except at boot, and
+  /// a connection costs the server a process.
   private static let idleConnectionTimeout = Duration.seconds(10)
-  /// After this the first sweeps are over: on a new Redis they wait for a lease, 15 s by default.
+  /// The time by which the first sweeps are over: on a new Redis they wait for a lease, 15 s by default.
   private static let startLength = Duration.seconds(30)
   /// How long `run --once` waits for PostgreSQL's first answer.
   private static let onceConnectLimit = Duration.seconds(10)
@@ -39,7 +39,7 @@ final class Service {
   private let sandbox: Sandbox
   /// Whether it was not ready at boot, and has not been since.
   private var isReadyAwaited = false
-  /// Kept here: a local variable's watchers are gone after its last use, and with them the signals' handling.
+  /// Stored here because a local variable's watchers, and with them signal handling, end after its last use.
   private var signals: [SignalWatcher] = []
 
   init(
@@ -91,7 +91,7 @@ final class Service {
       clock: clock, random: .system, replica: settings.replicaName, registry: registry, logger: logger)
   }
 
-  /// Runs until a signal asks to end, and returns the process's exit status.
+  /// Runs until a termination signal, and returns the process's exit status.
   func run() async -> Int32 {
     watchSignals()
     let routes = ProbeRoutes(readiness: readiness, metrics: registry, status: statusRoutes())
@@ -108,7 +108,7 @@ final class Service {
         metadata: ["variable": "\(Setting.localAddress.name)", "error": "\(Setting.localAddress.name): \(error)"])
       return ConfigurationFaults.exitStatus
     }
-    // Everything is loaded, the listener is there, and no server has been contacted.
+    // Everything is loaded, the listener is open, and no server has been contacted.
     let confinement = sandbox.enter()
     logger.info("starting", metadata: StartingLine.fields(settings, sandbox: confinement))
     watchServers()
@@ -121,8 +121,8 @@ final class Service {
       group.addTask { await self.postgresOutages.run() }
       group.addTask { await self.redisOutages.run() }
       group.addTask { await self.managerReport.run() }
-      // First the answer whether it is ready, which takes 2 s at most. A connection's handshake costs more than a run
-      // with nothing to do: sweeps that began beside it would each open one; after it they use its.
+      // Check readiness first, which takes at most 2 s. A connection's handshake costs more than a run with nothing to
+      // do: concurrent sweeps would each open one; later ones reuse the check's.
       await boot()
       group.addTask { await self.giveBackStart() }
       group.addTask { await self.reloader.run() }
@@ -171,7 +171,7 @@ final class Service {
     return undone > 0 ? 1 : 0
   }
 
-  /// Every sweeper, on or off, in the order of their declarations.
+  /// Every sweeper, on or off, in declaration order.
   private func rows(of results: [RunResult?]) -> [OnceTable.Row] {
     var rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1) }
     for absent in Sweepers.absent(settings) {
@@ -181,8 +181,8 @@ final class Service {
     return names.compactMap { name in rows.first { $0.sweeper == name } }
   }
 
-  /// Why PostgreSQL does not answer, nil where it does; asked until a signal asks to end. Where nothing is due, nothing
-  /// else would tell.
+  /// Why PostgreSQL does not answer, or nil; checked until a termination signal. If nothing is due, nothing else would
+  /// notice.
   private func postgresFault() async -> String? {
     await withTaskGroup(of: String?.self) { group in
       group.addTask { await self.pingFault() }
@@ -208,14 +208,14 @@ final class Service {
     }
   }
 
-  /// Gives back the memory that only the start needed: once it has booted, and once more when the first sweeps, which
-  /// open connections of their own, are over.
+  /// Frees memory that only startup needed: once after boot, and once more after the first sweeps, which open their own
+  /// connections.
   private func giveBackStart() async {
     LoadedCode.giveBackPages()
     do {
       try await clock.sleep(until: clock.now.advanced(by: Self.startLength), orUntil: shutdown.draining)
     } catch {
-      // Cancelled: nothing is worth giving back any more.
+      // Cancelled: freeing memory no longer matters.
       return
     }
     LoadedCode.giveBackPages()
@@ -233,14 +233,14 @@ final class Service {
     }
   }
 
-  /// Once in a process, when it is ready for the first time.
+  /// Once per process, when it is first ready.
   private func sayReady() {
     isReadyAwaited = false
     logger.info("worker ready")
     managerReport.becameReady()
   }
 
-  /// A server that has not answered a cancellation by the end of the grace is not waited for.
+  /// Does not wait for servers that have not answered a cancellation by the end of the grace.
   private func endedSweeping() {
     if shutdown.isOver { pool.waitNoLonger() }
   }
@@ -256,12 +256,12 @@ final class Service {
     signals = [
       SignalWatcher(.terminate, callback: ask),
       SignalWatcher(.interrupt, callback: ask),
-      // A terminal that goes away does not end a service.
+      // A closed terminal does not end a service.
       SignalWatcher(.hangUp) { [weak self] in self?.reloader.request() },
     ]
     guard HostProcess.isFirst else { return }
     signals.append(SignalWatcher(.childEnded) { HostProcess.reapChildren() })
-    // Those that ended before the watcher was there.
+    // Those that ended before the watcher existed.
     HostProcess.reapChildren()
   }
 
@@ -285,7 +285,7 @@ final class Service {
     }
   }
 
-  /// A server became ready, or unavailable: once a change, not once a try.
+  /// A server became ready or unavailable: once per change, not per attempt.
   private func serverChanged(_ server: String, outage: String?, _ outages: OutageReporter) {
     if let outage {
       logger.warning("\(server) is unavailable", metadata: ["error": "\(outage)"])
@@ -298,7 +298,7 @@ final class Service {
     outages.changed(to: outage)
   }
 
-  /// Tells the service manager which servers are away, if any. The worker may have been ready before.
+  /// Tells the service manager which servers are unavailable, if any. The worker may have been ready before.
   private func reportServers() {
     var failing: [(server: String, reason: String)] = []
     if let outage = pool.outage { failing.append(("PostgreSQL", outage)) }

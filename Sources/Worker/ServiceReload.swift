@@ -1,11 +1,11 @@
-// What a reload changes in a worker that runs. Invariant: what can fail comes first, so that a change takes effect as a
-// whole or not at all.
+// What a reload changes in a running worker. Invariant: whatever can fail comes first, so that a change takes effect
+// as a whole or not at all.
 
 import Logging
 import Reactor
 
 extension Service {
-  /// Has the settings read again on SIGHUP, and a server's login when the server refuses it.
+  /// Reloads the settings on SIGHUP, and a server's login when the server refuses it.
   func prepareReloads() {
     reloader.apply = { [weak self] change throws(ConfigurationFaults) in try self?.apply(change) }
     pool.onLoginRefused = { [weak self] in
@@ -26,13 +26,13 @@ extension Service {
     log.level = settings[.logLevel].level
     pool.logIn(as: settings[.databaseURL])
     redis.logIn(as: settings[.redisURL])
-    // Also where only the digest of the settings has changed, which each sweeper tells the fleet.
+    // Even if only the digest of the settings has changed, which each sweeper reports to the fleet.
     if change.applied.contains(where: SettingDigest.names.contains) || change.applies(SettingRow.sweepers) {
       sweeping.change(to: Sweepers.declared(settings), settings)
     }
   }
 
-  /// The sinks of these settings, with the client that there is.
+  /// The sinks of these settings, using the existing client.
   private func notifications(_ settings: Settings) throws(ConfigurationFaults) -> Notifications {
     if let client = notifier.client {
       let origin = NotificationOrigin(replica: HostProcess.hostName, namespace: settings[.redisNamespace])

@@ -1,4 +1,4 @@
-// Which build this is. Shown by --version, in the first log line, and as the metric worker_build_info.
+// The build's identity. Shown by --version, in the first log line, and as the metric worker_build_info.
 
 /// The version of the worker, and what built it.
 enum Version {

@@ -1,12 +1,12 @@
-// What a command has of the process: environment, streams, clock, and the settings read from the environment.
-// Invariant: a command takes these from here and not from the process, so that a test can give it others.
+// What a command uses from the process: environment, streams, clock, and the settings read from the environment.
+// Invariant: a command takes these from here and not from the process, so that tests can substitute them.
 
 import Logging
 import Reactor
 
-/// The surroundings of a command.
+/// A command's context.
 struct CommandContext: Sendable {
-  /// Reads the environment. It is read when it is needed, so that no copy of its secrets stays in memory.
+  /// Reads the environment when needed, so that no copy of its secrets stays in memory.
   let readEnvironment: @Sendable () -> [String: String]
   let clock: LoopClock
   /// Where log lines go.
@@ -28,7 +28,7 @@ struct CommandContext: Sendable {
 
   /// The settings of these rows; nil if they have faults, each of which is logged.
   ///
-  /// - Parameter isAlone: whether all other variables are left out of account, which belong to other rows then.
+  /// - Parameter isAlone: whether all other variables are ignored because they belong to other rows.
   func settings(_ rows: [SettingRow] = SettingRow.all, isAlone: Bool = false) -> Settings? {
     let all = environment
     let environment =
@@ -41,9 +41,9 @@ struct CommandContext: Sendable {
 
   func logger(_ settings: Settings) -> Logger { Logger.worker(level: settings[.logLevel].level, output: log) }
 
-  /// Prints to standard output, however long its reader takes: nothing else runs in this process.
+  /// Prints to standard output, blocking on a slow reader: nothing else runs in this process.
   ///
-  /// - Returns: 0, or 1 if the reader was gone.
+  /// - Returns: 0, or 1 if the reader has exited.
   func show(_ text: String) -> Int32 {
     let bytes = Array(text.utf8)
     return StandardStream.output.write(bytes[...], patience: .seconds(60 * 60), on: clock) == bytes.count ? 0 : 1

@@ -57,7 +57,7 @@ enum HelpText {
     return text
   }
 
-  /// `text` in lines of at most `width` columns, broken at spaces; a longer word has a line of its own.
+  /// `text` wrapped at spaces to at most `width` columns; a longer word gets its own line.
   static func wrapped(_ text: String, width: Int) -> [String] {
     var lines: [String] = []
     var line = ""

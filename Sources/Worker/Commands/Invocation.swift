@@ -67,7 +67,7 @@ enum Invocation: Sendable {
     }
   }
 
-  /// Two verbs may share an option's name: its kind is the same for both.
+  /// Verbs can share an option's name: its kind is the same for both.
   private static func everyOption(of verbs: [Verb]) -> [OptionParser.Option] {
     var options: [OptionParser.Option] = []
     for option in CommandOption.general + verbs.flatMap(\.options)
@@ -88,7 +88,7 @@ enum Invocation: Sendable {
     return "unknown command \(shown(name))" + hint
   }
 
-  /// A word as given. Unless it is a plain word it may be a URL with a password, and is not repeated.
+  /// A word as given. Anything but a plain word is not repeated: it could be a URL with a password.
   private static func shown(_ operand: String) -> String {
     for byte in operand.utf8 {
       let isLetter = (UInt8(ascii: "a")...UInt8(ascii: "z")).contains(byte | 0x20)
@@ -99,7 +99,7 @@ enum Invocation: Sendable {
 }
 
 extension CommandOption {
-  /// Whether it takes an argument, as the parser wants to know it.
+  /// Whether it takes an argument, in getopt's terms.
   var arity: OptionParser.Option.Argument {
     argument == nil ? .none : isArgumentOptional ? .optional : .required
   }

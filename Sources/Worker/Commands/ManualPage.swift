@@ -1,5 +1,5 @@
-// The manual page, secrets-bridge-worker(1), generated from the tables of verbs and settings. Pure; the language is
-// man(7)'s. Printed by --help=man, for packages.
+// The manual page, secrets-bridge-worker(1), generated from the tables of verbs and settings, in man(7)'s language.
+// Pure. Printed by --help=man, for packages.
 
 /// The manual page.
 enum ManualPage {
@@ -65,7 +65,7 @@ enum ManualPage {
     ".TP\n\\fB\(escaped(tag))\\fR\n\(escaped(text))\n"
   }
 
-  /// Without what would be a request, a font or a typographic hyphen.
+  /// Escapes requests, font changes and typographic hyphens.
   static func escaped(_ text: String) -> String {
     var escaped = ""
     var isLineStart = true

@@ -23,7 +23,7 @@ extension Verb {
 /// Tests the sinks.
 @EventLoop
 enum NotificationTest {
-  /// What a sink answered.
+  /// A sink's answer.
   struct Outcome: Sendable {
     let line: String
     let isDelivered: Bool
@@ -83,7 +83,7 @@ enum NotificationTest {
     }
   }
 
-  /// Undoes what the test left at the sink; returns why that failed, nil if nothing is left.
+  /// Undoes what the test left at the sink; returns why that failed, or nil.
   private static func clearance(
     after event: Event, at sink: any Sink, by client: any EventSender, _ clock: LoopClock
   ) async throws -> String? {

@@ -6,7 +6,7 @@ import Reactor
 
 /// The program: secrets-bridge-worker.
 package enum Program {
-  /// Does what the arguments ask for, and returns the process's exit status.
+  /// Runs the command in the arguments, and returns the process's exit status.
   ///
   /// - Parameter confine: gives up what the worker does not need once it has started.
   package static func run(_ arguments: [String], confine: @escaping Sandbox.Confine) -> Int32 {

@@ -1,6 +1,6 @@
-// What the worker gives up once it has started: system calls and files. CWorkerStart has the kernel's side; here is
-// what this configuration still reads. Invariant: a file that the settings name, or that libpq finds by itself, stays
-// readable, also after it is replaced.
+// What the worker gives up once started: system calls and files. CWorkerStart has the kernel's side; this file lists
+// what the configuration still reads. Invariant: a file that the settings name, or that libpq finds by itself, stays
+// readable, even after it is replaced.
 
 import Reactor
 
@@ -30,11 +30,11 @@ package struct Sandbox: Sendable {
     package init(rawValue: Int32) { self.rawValue = rawValue }
   }
 
-  /// Confines the process for ever; the files at these paths, or below them, stay readable.
+  /// Confines the process permanently; the files at or below these paths stay readable.
   package typealias Confine = @Sendable (_ readable: [String]) -> Parts
 
-  /// Variables that the libraries read themselves. Each names a file, a directory, or several of them with colons
-  /// between; Kerberos puts a type and a colon before the name.
+  /// Variables that the libraries read themselves. Each names a file, a directory, or a colon-separated list of them;
+  /// Kerberos puts a type and a colon before the name.
   private static let variables = [
     "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES", "PGSERVICEFILE",
     "PGSYSCONFDIR", "HOSTALIASES", "KRB5_CONFIG", "KRB5CCNAME", "KRB5_KTNAME", "KRB5_CLIENT_KTNAME",
@@ -52,14 +52,14 @@ package struct Sandbox: Sendable {
     for name in Self.variables {
       guard let value = environment[name], !value.isEmpty else { continue }
       paths.append(value)
-      // What is no path leads nowhere, and permits nothing.
+      // A value that is not a path permits nothing.
       let parts = value.utf8.split(separator: UInt8(ascii: ":"))
       if parts.count > 1 { paths += parts.map { String(decoding: $0, as: UTF8.self) } }
     }
     readablePaths = paths
   }
 
-  /// What is read again by a reload: the settings file, files with secrets, and systemd's credentials.
+  /// What a reload reads again: the settings file, secret files, and systemd's credentials.
   private static func reloadedPaths(_ environment: [String: String]) -> [String] {
     let given = SettingsFile(mergedInto: environment).environment
     let names = [SettingsFile.variable, "CREDENTIALS_DIRECTORY"] + SettingRow.all.compactMap(\.fileVariable)

@@ -1,5 +1,5 @@
-// Says what `run --once` waits for on a new Redis, where a lease passes before the first sweep. Invariant: it only
-// reads, and where it gets no answer it says nothing: the sweepers say what is wrong.
+// Reports why `run --once` waits on a new Redis, where the first sweep starts after one lease. Invariant: it only
+// reads, and without an answer it reports nothing: the sweepers report what is wrong.
 
 import Coordination
 import Logging
@@ -8,7 +8,7 @@ import Reactor
 /// Looks once for schedule records that Redis does not have yet.
 @EventLoop
 struct SettlingNotice {
-  /// How long Redis is waited for.
+  /// How long to wait for Redis.
   private static let limit = Duration.seconds(5)
 
   let redis: any RedisScripts
@@ -38,7 +38,7 @@ struct SettlingNotice {
         wait = max(wait, left)
       }
     } catch {
-      // Each sweeper asks for itself, and says what is wrong.
+      // Each sweeper asks for itself and reports what is wrong.
       return
     }
     guard !settling.isEmpty else { return }
@@ -47,7 +47,7 @@ struct SettlingNotice {
       metadata: ["wait": "\(GoDuration.text(wholeSecondsOf: wait))", "sweepers": .array(settling)])
   }
 
-  /// How long a sweeper is not run yet; nil if it may be.
+  /// How long until a sweeper can run; nil if it can now.
   private func left(of record: [RedisValue], at now: Int64) -> Duration? {
     guard record.count == 2 else { return nil }
     if record[0].isNull { return lease }

@@ -26,16 +26,16 @@ struct CommandOption: Sendable {
 
 /// The words that may follow a verb.
 struct Operands: Sendable {
-  /// As the usage shows one: NAME, or the choice `bash|zsh`.
+  /// One word as shown in the usage: NAME, or the choice `bash|zsh`.
   let name: String
-  /// How many there may be.
+  /// The allowed number of words.
   let count: ClosedRange<Int>
   /// The only words that are accepted; any word if it is empty.
   var words: @Sendable () -> [String] = { [] }
 
   static let none = Operands(name: "", count: 0...0)
 
-  /// As the usage shows all of them: `NAME`, `[NAME]` or `[NAME...]`.
+  /// All words as shown in the usage: `NAME`, `[NAME]` or `[NAME...]`.
   var usage: String {
     if count.upperBound == 0 { return "" }
     let words = count.upperBound > 1 ? name + "..." : name
@@ -70,12 +70,12 @@ struct Verb: Sendable {
   let statuses: [ExitStatus]
   /// Whether an invalid configuration ends it.
   var needsValidSettings = true
-  /// What is wrong with arguments that are valid one by one; nil if nothing is.
+  /// What is wrong with a combination of valid arguments; nil if nothing.
   var fault: @Sendable (CommandArguments) -> String? = { _ in nil }
   /// Runs it, and returns the process's exit status.
   let perform: @Sendable (CommandArguments, CommandContext) -> Int32
 
-  /// In the order in which they are shown; the first is the default.
+  /// In display order; the first is the default.
   static var all: [Verb] {
     [
       .run, .status, .history, .pause, .resume, .trigger, .check, .grants, .sweep, .config, .notifyTest, .probe,
@@ -102,6 +102,6 @@ struct CommandArguments: Equatable, Sendable {
 
   func has(_ option: CommandOption) -> Bool { options.contains { $0.name == option.name } }
 
-  /// The argument that the option was last given with; nil if it was not given.
+  /// The option's last argument; nil if it was not given.
   func argument(of option: CommandOption) -> String? { options.last { $0.name == option.name }?.argument }
 }

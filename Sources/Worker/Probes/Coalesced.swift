@@ -1,12 +1,12 @@
-// Something that is made when it is wanted, for all who want it at about the same time.
-// Invariant: at most one is being made, and one of up to a second old is given again.
+// A value made on demand and shared by all concurrent callers.
+// Invariant: at most one is being made, and a value up to a second old is reused.
 
 import Reactor
 
-/// A value that takes a while to make: callers that arrive meanwhile get the same one.
+/// A value that is slow to make: callers that arrive meanwhile get the same one.
 @EventLoop
 final class Coalesced<Value: Sendable> {
-  /// How old a value may be to be given again.
+  /// The maximum age of a reused value.
   private static var freshFor: Duration { .seconds(1) }
 
   private let clock: LoopClock
@@ -15,13 +15,13 @@ final class Coalesced<Value: Sendable> {
   private var waiting: [OneShot<Value>] = []
   private var isInFlight = false
 
-  /// - Parameter make: has to end by a deadline of its own.
+  /// - Parameter make: must end by its own deadline.
   init(clock: LoopClock, make: @escaping @EventLoop @Sendable () async -> Value) {
     self.clock = clock
     self.make = make
   }
 
-  /// The last value if it may be given again.
+  /// The last value if it can be reused.
   var fresh: Value? {
     guard let last, last.at.duration(to: clock.now) < Self.freshFor else { return nil }
     return last.value

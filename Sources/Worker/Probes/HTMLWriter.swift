@@ -23,7 +23,7 @@ struct HTMLWriter {
     bytes.append(UInt8(ascii: "0") + UInt8(number % 10))
   }
 
-  /// Text, also in an attribute between quotation marks; cut if it is long. Control characters become U+FFFD.
+  /// Text, also for quoted attributes; truncated if long. Control characters become U+FFFD.
   mutating func text(_ text: String) {
     var count = 0
     for scalar in text.unicodeScalars {
@@ -41,7 +41,7 @@ struct HTMLWriter {
     }
   }
 
-  /// Text in an element of its own, which keeps its direction to itself.
+  /// Text in its own element, which isolates its direction.
   mutating func isolated(_ text: String) {
     markup("<bdi>")
     self.text(text)

@@ -3,7 +3,7 @@
 import Reactor
 
 extension Settings {
-  /// What this replica is called in Redis. Two on one host have different ports.
+  /// This replica's name in Redis. Two on one host have different ports.
   var replicaName: String {
     let port = self[.localAddress].port
     let isDefault = Setting.localAddress.row.defaultText?.hasSuffix(":\(port)") ?? false

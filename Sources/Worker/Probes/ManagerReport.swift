@@ -1,26 +1,26 @@
-// What systemd is told of the worker: that it is ready, what keeps it from being so, that it stops, and that its loop
-// turns. A pure struct for the messages, and the task that sends them.
+// Reports to systemd: that the worker is ready or why not, that it is stopping, and that its loop is running.
+// A pure struct for the messages, and the task that sends them.
 // Invariants: READY=1 is sent once, when the worker is ready; without a watchdog an idle worker sends nothing.
 
 import Reactor
 
 /// The messages to the service manager.
 struct ManagerMessages: Sendable {
-  /// After this a message is tried again that the manager's socket did not take.
+  /// The delay before retrying a message that the manager's socket did not accept.
   static let retryDelay = Duration.seconds(1)
   /// The longest status, in bytes. The protocol's limit is 64 KiB for a whole message.
   private static let statusByteLimit = 300
 
   /// How often the watchdog is fed; nil if there is none. sd_watchdog_enabled(3) recommends half of its timeout.
   private let feedInterval: Duration?
-  /// Assignments that are yet to be sent, in their order.
+  /// Unsent assignments, in order.
   private var unsent: [String] = []
   private var unsentStatus: String?
   private var status = ""
   private var isReady = false
   private var isStopping = false
   private var nextFeed: MonotonicInstant
-  /// Not before this, after a message was not taken.
+  /// The earliest retry, after a message was not accepted.
   private var retryAt: MonotonicInstant?
 
   init(watchdogTimeout: Duration?, now: MonotonicInstant) {
@@ -47,8 +47,8 @@ struct ManagerMessages: Sendable {
     show(text)
   }
 
-  /// Settings are read again, from `now` on, on the kernel's monotonic clock. Nothing is sent of it before the worker
-  /// is ready: the end of a reload is READY=1.
+  /// Settings are being reloaded since `now`, on the kernel's monotonic clock. Nothing is sent before the worker is
+  /// ready: READY=1 ends a reload.
   mutating func reloads(at now: MonotonicInstant) {
     guard isReady, !isStopping else { return }
     unsent.append("\(Self.reloading)\nMONOTONIC_USEC=\(now.nanoseconds / 1_000)")
@@ -68,13 +68,13 @@ struct ManagerMessages: Sendable {
 
   private static let reloading = "RELOADING=1"
 
-  /// How many of the unsent assignments go into one message: what follows the beginning of a reload would be taken for
-  /// its end if it were in the same one.
+  /// How many unsent assignments go into the next message: one that followed the start of a reload in the same message
+  /// would be taken for its end.
   private var nextCount: Int {
     unsent.firstIndex { $0.hasPrefix(Self.reloading) }.map { $0 + 1 } ?? unsent.count
   }
 
-  /// What is to be sent now; nil if nothing is.
+  /// The message to send now, if any.
   func message(at now: MonotonicInstant) -> String? {
     guard now >= wakeAt else { return nil }
     var message = ""
@@ -90,7 +90,7 @@ struct ManagerMessages: Sendable {
     return unsent.isEmpty && unsentStatus == nil ? nextFeed : MonotonicInstant(nanoseconds: 0)
   }
 
-  /// The manager's socket took the message, or did not.
+  /// The manager's socket accepted the message, or did not.
   mutating func sent(_ isTaken: Bool, at now: MonotonicInstant) {
     guard isTaken else {
       retryAt = now.advanced(by: Self.retryDelay)
@@ -102,7 +102,7 @@ struct ManagerMessages: Sendable {
     if let feedInterval, now >= nextFeed { nextFeed = now.advanced(by: feedInterval) }
   }
 
-  /// A line's end would begin another assignment.
+  /// A newline would begin another assignment.
   private mutating func show(_ text: String) {
     var bytes: [UInt8] = []
     for byte in text.utf8.prefix(Self.statusByteLimit) { bytes.append(byte < 0x20 ? UInt8(ascii: " ") : byte) }
@@ -137,7 +137,7 @@ final class ManagerReport {
     changed.fire()
   }
 
-  /// Settings are read again now.
+  /// A reload of the settings begins.
   func reloads() {
     messages.reloads(at: clock.now)
     send()
@@ -148,13 +148,13 @@ final class ManagerReport {
     changed.fire()
   }
 
-  /// Told at once: the process may end before the task gets a turn.
+  /// Sent at once: the process may end before the task runs.
   func stops() {
     messages.stops()
     send()
   }
 
-  /// Sends what is due, until it is cancelled.
+  /// Sends what is due, until cancelled.
   func run() async {
     guard manager != nil else { return }
     while !Task.isCancelled {

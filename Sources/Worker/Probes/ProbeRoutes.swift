@@ -16,7 +16,7 @@ struct ProbeRoutes {
 
   private let readiness: Readiness
   private let metrics: HTTPLiveResponse
-  /// Nil if it is turned off.
+  /// Nil if it is disabled.
   private let status: StatusRoutes?
 
   init(readiness: Readiness, metrics: MetricsRegistry, status: StatusRoutes?) {

@@ -5,7 +5,7 @@ import Coordination
 
 /// Writes the plots of one sweeper.
 struct RunPlots {
-  /// A run's width, with the gap to the next one.
+  /// A run's width, including the gap to the next one.
   private static let step = 3
   private static let width = step * CoordinationScripts.overviewRuns
   private static let height = 24
@@ -13,7 +13,7 @@ struct RunPlots {
   /// The oldest first.
   let runs: [RunMark]
 
-  /// The three plots, each with what it shows as text.
+  /// The three plots, each with a text alternative.
   func write(to html: inout HTMLWriter) {
     let failures = runs.count { $0.outcome == .failure }
     let summary =
@@ -45,7 +45,7 @@ struct RunPlots {
 
   private static func scaled(_ value: Int64, to most: Int64) -> Int {
     guard value > 0, most > 0 else { return 0 }
-    // A run that did something can be seen.
+    // Keeps a run that did something visible.
     return max(1, Int((Double(value) / Double(most) * Double(height)).rounded()))
   }
 
@@ -63,7 +63,7 @@ struct RunPlots {
     html.markup("</figcaption></figure>")
   }
 
-  /// A bar for each run, the newest at the right; none where the height is 0.
+  /// A bar for each run, newest on the right; none if the height is 0.
   private func bars(to html: inout HTMLWriter, height: (RunMark) -> Int) {
     var x = Self.width - runs.count * Self.step
     for run in runs {

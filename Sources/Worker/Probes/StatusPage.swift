@@ -1,15 +1,15 @@
-// The page at /: the fleet for people with a browser. Pure.
-// Invariants: one document without script and without anything from elsewhere; everything that Redis holds is escaped;
-// what a colour says, a word says too.
+// The page at /: the fleet in a browser. Pure.
+// Invariants: one document without scripts or external resources; everything from Redis is escaped; whatever a colour
+// shows, a word says too.
 
 import Coordination
 import Reactor
 
 /// Writes the page.
 struct StatusPage {
-  /// How often a browser loads it again.
+  /// How often a browser reloads it.
   static let refreshSeconds = 10
-  /// The most replicas that are listed.
+  /// The most replicas listed.
   private static let replicaLimit = 50
 
   let status: FleetStatus

@@ -1,5 +1,5 @@
-// How the page at / looks. Invariant: the policy lets a browser apply this style sheet and load or run nothing else; a
-// test computes the digest.
+// The style of the page at /. Invariant: the policy lets a browser apply this style sheet and load or run nothing
+// else; a test computes the digest.
 
 import Reactor
 

@@ -1,6 +1,6 @@
 // The responses at / and /status: the fleet, as a page and as JSON.
-// Invariants: nothing is made, and Redis is not asked, until somebody wants one; then once a second at most, by one
-// script, in bounded time. Nothing can be changed here, and no host, user or URL of a server is shown.
+// Invariants: Redis is queried only on request, at most once a second, by one script, in bounded time. Nothing can be
+// changed here, and no host, user or URL of a server is shown.
 
 import Coordination
 import Reactor
