@@ -45,7 +45,7 @@ public struct PostgresConfiguration: Sendable {
   private(set) var connectTimeout: Duration?
   /// The value of `target_session_attrs` in each round through the hosts.
   private(set) var sessionRounds: [String?] = [nil]
-  /// Whether `target_session_attrs` asks for servers that cannot be written to.
+  /// Whether `target_session_attrs` requests read-only servers.
   public private(set) var expectsReadOnly = false
   private(set) var base: [PostgresParameter] = []
   private(set) var serverSettings = PostgresServerSettings()
@@ -301,7 +301,7 @@ public struct PostgresConfiguration: Sendable {
 }
 
 extension PostgresConfiguration: Equatable {
-  /// Parameters that say who logs in, and by what secret.
+  /// Parameters that identify and authenticate the login.
   private static let login: Set<String> = ["user", "password", "sslpassword"]
 
   /// The same server and parameters with the user and the passwords of `other`.

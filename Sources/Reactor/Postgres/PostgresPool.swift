@@ -41,8 +41,8 @@ public final class PostgresPool {
   /// A connection that was used within this time is lent unchecked.
   private static let trustedFor = Duration.seconds(2)
 
-  /// Called when the server refuses user or password. Where it calls `logIn(as:)` with others, the connection is tried
-  /// once more at once.
+  /// Called when the server refuses user or password. If it calls `logIn(as:)` with new ones, the connection is retried
+  /// once immediately.
   public var onLoginRefused: (@EventLoop () -> Void)?
 
   var configuration: PostgresConfiguration

@@ -60,7 +60,7 @@ extension PostgresPool {
     do {
       try await ping(by: clock.now.advanced(by: Self.pingLimit))
     } catch {
-      // The failure was recorded where it happened.
+      // The failure has already been recorded.
     }
   }
 

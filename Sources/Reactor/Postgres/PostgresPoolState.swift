@@ -182,7 +182,7 @@ struct PostgresPoolState {
   /// Closes idle connections that are older than the lifetime or were not used for the idle timeout.
   mutating func closeExpired(_ now: MonotonicInstant) -> [Action] {
     var closed = entries.filter { isIdle($0) && isAged($0, now) }.map(\.connectionID)
-    // The longest unused first; the last one is kept.
+    // Longest unused first; the last one stays open.
     var surplus = idle - closed.count - Self.keptIdle
     for entry in entries where surplus > 0 && !closed.contains(entry.connectionID) {
       guard case .idle(let since) = entry.use, since.duration(to: now) >= idleTimeout else { continue }

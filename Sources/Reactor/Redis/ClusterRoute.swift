@@ -9,7 +9,7 @@
 //       │  ▼                 │  └───┘ MOVED: to that node; ASK: to that node, after ASKING
 //     waiting ◀──────────────┘ TRYAGAIN, CLUSTERDOWN, READONLY, LOADING, MASTERDOWN; the node has left the cluster
 //
-// A command that waits chooses again after a pause: the slots are learned again meanwhile.
+// A waiting command chooses again after a pause, while the slots are refreshed.
 
 struct ClusterRoute {
   enum Action: Equatable {

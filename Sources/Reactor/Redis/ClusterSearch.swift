@@ -1,9 +1,9 @@
-// Asks the nodes of a Redis Cluster which node has which slots, until one answers. Invariant: every wait ends by the
-// search's deadline, and no connection stays open. Used by RedisCluster.
+// Asks the nodes of a Redis Cluster for the slot map until one answers. Invariant: every wait ends by the search's
+// deadline, and no connection stays open. Used by RedisCluster.
 
 @EventLoop
 struct ClusterSearch {
-  /// How long after one node or address the next one is asked as well.
+  /// The delay before the next node or address is tried concurrently.
   private static let patience = Duration.seconds(1)
 
   typealias Answer = Result<ClusterTopology, RedisConnectionFailure>
@@ -12,8 +12,8 @@ struct ClusterSearch {
   let tls: RedisTLS?
   let clock: LoopClock
 
-  /// The answer of the first node that gives one; the failure that tells most if none does. A node that is slow is
-  /// given until the deadline, but does not keep the others from being asked.
+  /// The first node's answer, or the most informative failure if none answers. A slow node has until the deadline, but
+  /// does not prevent asking the others.
   func topology(askingInTurn nodes: [RedisEndpoint], by deadline: MonotonicInstant) async -> Answer {
     await first(of: nodes, by: deadline) { await ask($0, by: deadline) }
   }
@@ -25,7 +25,7 @@ struct ClusterSearch {
     } catch {
       return .failure(.other((error as? NameResolutionError)?.publicReason ?? "cancelled"))
     }
-    // One name may stand for all nodes.
+    // One name can resolve to all nodes.
     return await first(of: addresses, by: deadline) { await ask(node, at: $0, by: deadline) }
   }
 
@@ -36,7 +36,7 @@ struct ClusterSearch {
     let ending = await connection.handshakeEnd(by: deadline, on: clock)
     let slots = connection.clusterSlots
     connection.close()
-    // The address, not the name: it may stand for several nodes.
+    // The address, not the name, which can resolve to several nodes.
     if let slots, let topology = ClusterTopology(slots: slots, from: tls == nil ? address : node.host) {
       return .success(topology)
     }
@@ -50,7 +50,7 @@ struct ClusterSearch {
     case patienceOver
   }
 
-  /// Asks the next one once the one before it has failed, or has not answered within `patience`.
+  /// Asks the next one when the previous one has failed or has not answered within `patience`.
   private func first<Place: Sendable>(
     of places: [Place], by deadline: MonotonicInstant, ask: @escaping @EventLoop (Place) async -> Answer
   ) async -> Answer {
@@ -95,7 +95,7 @@ struct ClusterSearch {
     return .patienceOver
   }
 
-  /// An answer tells more than an absence.
+  /// An answer is more informative than none.
   private static func moreTelling(_ old: RedisConnectionFailure?, _ new: RedisConnectionFailure)
     -> RedisConnectionFailure
   {

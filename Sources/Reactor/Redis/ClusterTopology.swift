@@ -12,7 +12,7 @@ enum ClusterSlot {
     return crc16(hashTag(of: bytes[...])) % UInt16(count)
   }
 
-  /// What lies between the first { and the next }; the whole key if nothing does.
+  /// The text between the first { and the next }; the whole key if there is none.
   private static func hashTag(of key: ArraySlice<UInt8>) -> ArraySlice<UInt8> {
     guard let open = key.firstIndex(of: UInt8(ascii: "{")),
       let close = key[(open + 1)...].firstIndex(of: UInt8(ascii: "}")), close > open + 1

@@ -23,7 +23,7 @@ public final class RedisClient {
   public nonisolated static let defaultBackoff = Backoff(
     initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
 
-  /// Why there is no connection once `run` has been cancelled.
+  /// The failure reported after `run` has been cancelled.
   static let ownEnd = RedisConnectionFailure.stopped.reason
 
   /// A connection that lasted this long resets the backoff.
@@ -46,8 +46,8 @@ public final class RedisClient {
   /// connection is opened.
   public var onIdleEnd: (@EventLoop (String) -> Void)?
 
-  /// Called when the server refuses user or password. Where it calls `logIn(as:)` with others, the connection is tried
-  /// once more at once.
+  /// Called when the server refuses user or password. If it calls `logIn(as:)` with new ones, the connection is retried
+  /// once immediately.
   public var onLoginRefused: (@EventLoop () -> Void)?
 
   var configuration: RedisConfiguration
@@ -76,7 +76,7 @@ public final class RedisClient {
   var staleAnswerDeadline: MonotonicInstant?
   private var handshakeTook = Duration.zero
   private var isUsed = false
-  /// The server that Sentinels named last, and the Sentinel to begin with next time.
+  /// The server that a Sentinel last named, and the Sentinel to begin with next time.
   private(set) var master: RedisEndpoint?
   private var firstSentinel = 0
 
@@ -251,7 +251,7 @@ extension RedisClient {
       switch await open(address, by: share) {
       case .success(let connection): return .success(connection)
       case .failure(let failure):
-        // A timeout or an error from one address tells more than a refused connection at another.
+        // A timeout or an error from one address is more informative than a refused connection at another.
         if failure.cause != .refused || last == nil { last = failure }
       }
     }

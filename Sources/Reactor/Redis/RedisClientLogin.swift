@@ -1,9 +1,8 @@
 // User and password of the client's connections, and the trusted certificates, which can change while it runs.
-// Invariant: a change concerns connections that are opened after it; an open one stays.
+// Invariant: a change affects only connections opened after it; open ones stay.
 
 extension RedisClient {
-  /// Uses the users and passwords of `other` for connections that are opened from now on. Its other settings are left
-  /// alone.
+  /// Uses the users and passwords of `other` for connections opened from now on. Its other settings are ignored.
   public func logIn(as other: RedisConfiguration) {
     configuration = configuration.withLogin(of: other)
   }
@@ -13,7 +12,7 @@ extension RedisClient {
     tls = nil
   }
 
-  /// Connects. An attempt that is refused for its user or password is made once more if these have changed since.
+  /// Connects. Retries once if user or password were refused and have changed since.
   func connectWithLogin() async -> Result<RedisConnection, ConnectFailure> {
     await retryingRefusedLogin(
       { configuration }, onRefusal: onLoginRefused, isRefused: Self.isRefusedLogin, attempt: { await connect() })

@@ -1,22 +1,21 @@
-// A Redis Cluster as one server: a client for each node that is needed, and the slots as the nodes tell them.
+// A Redis Cluster as one server: a client for each needed node, and the slots as reported by the nodes.
 // Invariants: a node has at most one client, and loses it when it is no longer a master with slots; while anything is
-// wrong the slots are learned again, at most once in 100 ms. Thin: ClusterTopology and ClusterRoute decide.
+// wrong the slots are refreshed, at most once in 100 ms. Thin: ClusterTopology and ClusterRoute decide.
 
 /// The client of a Redis Cluster.
 ///
-/// Its commands are scripts with keys in one slot, and commands on one key. It needs no subscription: nothing in it
-/// waits for messages.
+/// Its commands are scripts with keys in one slot, and commands on one key. It has no subscriptions.
 @EventLoop
 public final class RedisCluster {
-  /// The most nodes that are connected to at the same time.
+  /// The maximum number of nodes connected at the same time.
   public nonisolated static let nodeLimit = 64
 
   /// Called when the cluster becomes ready, unavailable, or unavailable for another reason.
   public var onStateChange: (@EventLoop (ServerAvailability) -> Void)?
   /// Called with the reason when an idle connection to a node was closed or found lost.
   public var onIdleEnd: (@EventLoop (String) -> Void)?
-  /// Called when a node refuses user or password. Where it calls `logIn(as:)` with others, the node is tried once more
-  /// at once.
+  /// Called when a node refuses user or password. If it calls `logIn(as:)` with new ones, the node is retried once
+  /// immediately.
   public var onLoginRefused: (@EventLoop () -> Void)?
 
   let clock: LoopClock
@@ -28,11 +27,11 @@ public final class RedisCluster {
   private var readyWaiters: [OneShot<Bool>] = []
   private var tls: RedisTLS?
   private var isStopped = false
-  /// Of the clients that are gone.
+  /// The counters of former clients.
   private var pastStatistics = RedisStatistics()
 
   private var unserved: [Node] = []
-  /// Fires when there are nodes that are yet to be served.
+  /// Fires when there are nodes whose clients have not been started.
   private let addedNode = WakeUp()
   /// Fires when the slots may have changed.
   private let doubt = WakeUp()
@@ -44,7 +43,7 @@ public final class RedisCluster {
   final class Node {
     let endpoint: RedisEndpoint
     let client: RedisClient
-    /// Fires when the client is to end.
+    /// Fires when the client must end.
     let retirement = OneShot<Void>()
     var isRetired = false
 
@@ -64,7 +63,7 @@ public final class RedisCluster {
     self.clock = clock
   }
 
-  /// Why the cluster is not ready, in words that may be shown to anyone: of a node it has a slot, and no address.
+  /// Why the cluster is not ready, in words that may be shown to anyone: a node is named by a slot, not by its address.
   public var outage: String? {
     switch availability {
     case .ready: nil
@@ -155,8 +154,7 @@ public final class RedisCluster {
 // MARK: - Login
 
 extension RedisCluster {
-  /// Uses the user and the password of `other` for connections that are opened from now on. Its other settings are
-  /// left alone.
+  /// Uses the user and password of `other` for connections opened from now on. Its other settings are ignored.
   public func logIn(as other: RedisConfiguration) {
     configuration = configuration.withLogin(of: other)
     for node in nodes { node.client.logIn(as: configuration) }
@@ -235,7 +233,7 @@ extension RedisCluster {
 // MARK: - Slots
 
 extension RedisCluster {
-  /// The slots may have moved, or a node is gone.
+  /// The slots may have moved, or a node may have left.
   func learnSoon() {
     doubt.fire()
   }
@@ -266,7 +264,7 @@ extension RedisCluster {
     }
   }
 
-  /// Asks once more if user or password were refused and have changed since.
+  /// Asks again once if user or password were refused and have changed since.
   private func searchWithLogin(
     by limit: MonotonicInstant
   ) async -> Result<ClusterTopology, RedisConnectionFailure> {
@@ -283,7 +281,7 @@ extension RedisCluster {
     return failure.isLoginRefused && !Task.isCancelled
   }
 
-  /// Nodes that answer come first, another one each time: one that is cut off from the others may tell old slots.
+  /// Responsive nodes come first, in rotation, because an isolated node can report old slots.
   private func candidates() -> [RedisEndpoint] {
     var candidates = nodes.filter { $0.client.isReady }.map(\.endpoint)
     if !candidates.isEmpty {
@@ -318,9 +316,9 @@ extension RedisCluster {
   /// How many slots a cluster has.
   public nonisolated static let slotCount = ClusterSlot.count
 
-  /// The masters of a cluster: each with its address, and how it is reached; and how many slots they have together.
+  /// The masters of a cluster, each with its address and how to reach it, and their total number of slots.
   ///
-  /// - Throws: `RedisError.notSent` if no node tells them.
+  /// - Throws: `RedisError.notSent` if no node reports them.
   public static func masters(
     _ configuration: RedisConfiguration, by deadline: MonotonicInstant, on clock: LoopClock
   ) async throws(RedisError) -> (nodes: [(name: String, configuration: RedisConfiguration)], coveredSlots: Int) {

@@ -21,9 +21,9 @@ public struct RedisConfiguration: Sendable, Equatable {
   public internal(set) var clientName: String?
   /// How the master is found, instead of host and port.
   var sentinels: RedisSentinels?
-  /// The nodes of a Redis Cluster, of which any one that answers tells the others, instead of host and port.
+  /// Nodes of a Redis Cluster, any of which reports the others, instead of host and port.
   var clusterSeeds: [RedisEndpoint] = []
-  /// It leads to one node of a Redis Cluster.
+  /// Whether it is for one node of a Redis Cluster.
   var isClusterNode = false
   var user: String?
   var password: String?
@@ -60,8 +60,8 @@ public struct RedisConfiguration: Sendable, Equatable {
 
   init() {}
 
-  /// The user that the URL logs in as: "default" where it names none. Nil for a user without a password, which may be a
-  /// misplaced password.
+  /// The user in the URL, or "default" if there is none. Nil for a user without a password, which may be a misplaced
+  /// password.
   public var loginUser: String? { password == nil && user != nil ? nil : user ?? "default" }
 
   /// The URL without password and settings. A user without a password may be a misplaced password, and is omitted.
@@ -111,7 +111,7 @@ public struct RedisConfiguration: Sendable, Equatable {
     return configuration
   }
 
-  /// Whether `other` leads to the same database of the same servers, so that its login can be used here.
+  /// Whether `other` is for the same database of the same servers, so that its login can be used here.
   public func hasSameServers(as other: RedisConfiguration) -> Bool {
     host == other.host && port == other.port && socketPath == other.socketPath && usesTLS == other.usesTLS
       && database == other.database && clusterSeeds == other.clusterSeeds

@@ -18,7 +18,7 @@ struct RedisCommand: Sendable {
   /// Sent right after an ASKING: to a Redis Cluster node that is being given the key's slot.
   var isAsking = false
 
-  // A command is made for every round trip: each array is allocated once, at its final size.
+  // Every round trip creates a command, so each array is allocated once, at its final size.
 
   init(_ words: [String]) {
     lengths.reserveCapacity(words.count)
@@ -204,7 +204,7 @@ final class RedisConnection {
     precondition(status == REDIS_OK, "hiredis refuses commands only on a connection that is ending")
   }
 
-  /// Queues an ASKING. Its answer tells nothing that the next one does not.
+  /// Queues an ASKING. Its answer adds nothing to the next one.
   private func sendAsking(_ context: UnsafeMutablePointer<redisAsyncContext>) {
     var length = 6
     "ASKING".withCString { word in

@@ -146,7 +146,7 @@ struct RedisErrorReply: Equatable {
   static let sentinel =
     "the URL leads to a Redis Sentinel, which has no data: write redis+sentinel://HOST:PORT/MASTER"
 
-  /// Whether somebody ended the script while it ran. That says nothing about the server.
+  /// Whether the script was killed. That says nothing about the server.
   var isKilledScript: Bool {
     code == "ERR" && (message.hasPrefix(Self.killed) || message.hasPrefix("Error: \(Self.killed)"))
   }
@@ -163,7 +163,7 @@ struct RedisErrorReply: Equatable {
     }
   }
 
-  /// Whether the server takes everybody, and refuses a password.
+  /// Whether the server requires no password and refuses one.
   private var lacksPassword: Bool {
     code == "ERR"
       && (message.hasPrefix("AUTH <password> called without any password")

@@ -69,12 +69,12 @@ struct RedisHandshake {
     self.steps = steps
   }
 
-  /// With a Sentinel: it is asked for the address of the master of this name.
+  /// With a Sentinel: asks for the address of the master with this name.
   init(sentinelUser: String?, password: String?, master: String) {
     self.init(user: sentinelUser, password, .master, ["SENTINEL", "get-master-addr-by-name", master])
   }
 
-  /// With a Redis Cluster node: it is asked which node has which slots.
+  /// With a Redis Cluster node: asks for the slot map.
   init(clusterUser: String?, password: String?) {
     self.init(user: clusterUser, password, .slots, ["CLUSTER", "SLOTS"])
   }
@@ -133,7 +133,7 @@ struct RedisHandshake {
     switch step {
     // The name only helps operators; a user that may not set it can still work.
     case .setName, .information: return .more
-    // The server is there and the user is logged in, which is what a PING is to tell.
+    // The server answers and the user is logged in, which is all that a PING tests.
     case .ping where error.code == "NOPERM": return .more
     // The user need not have this right: a replica fails the health check.
     case .role: return .more

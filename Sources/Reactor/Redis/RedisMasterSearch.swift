@@ -77,7 +77,7 @@ final class RedisMasterSearch {
       let reason = (error as? NameResolutionError)?.publicReason ?? "cancelled"
       return lookup.unanswered(.other(reason))
     }
-    // One name may stand for all Sentinels.
+    // One name can resolve to all Sentinels.
     for (index, address) in addresses.enumerated() where !Task.isCancelled {
       let now = clock.now
       let share = now.advanced(by: now.duration(to: limit) / (addresses.count - index))

@@ -83,7 +83,7 @@ struct SentinelLookup {
 
   /// The Sentinel named none.
   mutating func unanswered(_ failure: RedisConnectionFailure) -> Action {
-    // An answer tells more than an absence.
+    // An answer is more informative than none.
     switch failure {
     case .other, .loginRefused: sentinelFailure = failure
     default: sentinelFailure = sentinelFailure ?? failure
