@@ -1,4 +1,4 @@
-// A control plane's database for one test: the development schema in a database of its own, on the shared server.
+// A control plane's database for one test: the development schema in its own database, on the shared server.
 
 import Coordination
 import Foundation
@@ -52,7 +52,7 @@ struct ControlPlane: Sendable {
   /// The same database for a new role that has these rights and no others.
   func limited(_ rights: String...) async throws -> ControlPlane { try await limited(rights, query: "") }
 
-  /// The same, with `query` in its URL, in which `$ROLE` stands for the role's name.
+  /// The same, with `query` in its URL; `$ROLE` is replaced by the role's name.
   func limited(_ rights: [String], query: String) async throws -> ControlPlane {
     let server = try await PrivatePostgres.shared
     let role = "limited_\(UInt32.random(in: 0...(.max)))"
@@ -82,7 +82,7 @@ struct ControlPlane: Sendable {
       connectionLifetime: .seconds(1_800), clock: .system)
   }
 
-  /// Runs one sweeper's work once, under a lease that was just taken. `tally` also has what was done where it throws.
+  /// Runs one sweeper's work once, under a fresh lease. `tally` also has the work done before an error.
   @EventLoop
   func sweep(
     _ sweeper: Sweeper, lease: Duration = .seconds(15), epoch: Int64 = 7, slot: Int64 = 1_700_000_000_000,

@@ -1,4 +1,4 @@
-// A state machine's drawing stands above its declaration, and some of them in docs/ too: both are the same.
+// A state machine's drawing is above its declaration; some are also in docs/, where they must be identical.
 
 import Foundation
 import Testing

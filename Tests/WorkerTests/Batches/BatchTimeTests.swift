@@ -1,4 +1,4 @@
-// How long transactions take by how long the way to the server is, by itself and on a real PostgreSQL behind a proxy.
+// Transaction length by round-trip time, in isolation and on a real PostgreSQL behind a proxy.
 
 import Coordination
 import Reactor

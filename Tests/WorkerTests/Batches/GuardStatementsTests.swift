@@ -11,7 +11,7 @@ import Testing
     INSERT INTO agents (name, secret_hash) SELECT 'written', '' WHERE \(CatalogSQL.qualified(GuardStatements.filter))
     """
 
-  /// The opening statement with its deadline so many ms from now on PostgreSQL's clock.
+  /// The opening statement, with its deadline this many ms from now on PostgreSQL's clock.
   @EventLoop
   private func opening(
     _ connection: PostgresConnection, milliseconds: Int64, text: String = GuardStatements.open

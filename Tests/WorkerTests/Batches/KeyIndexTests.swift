@@ -73,7 +73,7 @@ import Testing
       let third = try await plane.sweep(sweeper, through: pool, progress: first.progress, knowing: memory)
       #expect(third.changed == 1)
       try await plane.sql("DROP INDEX all_wraps")
-      // This run's first batch meets the change.
+      // This run's first batch sees the change.
       let fourth = try await plane.sweep(sweeper, through: pool, progress: first.progress, knowing: memory)
       #expect(fourth.changed == 0)
       try await plane.sql(expired)

@@ -1,4 +1,4 @@
-// Runs that may change so many rows only, on a real PostgreSQL, by each way in which rows are found.
+// Runs with a row limit, on a real PostgreSQL, for each way of finding rows.
 
 import Coordination
 import Reactor

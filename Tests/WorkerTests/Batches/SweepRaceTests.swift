@@ -149,7 +149,7 @@ import Testing
     }
   }
 
-  /// A table that only a trigger knows.
+  /// A table that only a trigger uses.
   @Test func aLockedRowBehindATriggerIsNamed() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(

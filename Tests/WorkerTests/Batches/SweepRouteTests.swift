@@ -7,12 +7,12 @@ import Testing
 @testable import Worker
 
 @Suite struct SweepRouteTests {
-  /// A table as the route meets it.
+  /// A table as the route sees it.
   private struct Table {
     struct Row {
       var page: Int
       var key: Int
-      /// Whether its key lies below the cutoff, so that the index leads to it.
+      /// Whether its key is below the cutoff, so that the index finds it.
       var isReached: Bool
       var isDue: Bool
       var isInIndex: Bool

@@ -21,7 +21,7 @@ import Testing
     }
   }
 
-  /// The worker that was built along with the tests: it lies beside their bundle.
+  /// The worker built with the tests, beside their bundle.
   private static var executable: URL {
     let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? CommandLine.arguments[0]
     return URL(fileURLWithPath: bundle).deletingLastPathComponent().appendingPathComponent("secrets-bridge-worker")
@@ -29,7 +29,7 @@ import Testing
 
   /// Runs the worker by a shell command, in which `"$0" "$@"` is the worker with its arguments.
   ///
-  /// The shell tells the status: Foundation's own answer is 0 where it asks between a child's last file and its end.
+  /// The shell reports the status: Foundation returns 0 if it asks between a child's last file and its end.
   private static func run(
     _ arguments: [String], _ environment: [String: String] = [:], by command: String = #""$0" "$@""#,
     standardError: FileHandle? = nil

@@ -1,4 +1,4 @@
-// What the existing worker's environments hold: taken as that one takes it, with a warning where it is odd.
+// The existing worker's environments: read the same way, with a warning about odd values.
 
 import Foundation
 import Reactor

@@ -131,7 +131,7 @@ import Testing
     #expect(change.settings[.redisURL].redactedURL.hasSuffix("@h:6379/1"))
   }
 
-  /// The login of another server is not for this one: whoever runs it would learn a password.
+  /// Another server's login must not be sent to this one, whose operator would learn a password.
   @Test(arguments: [
     ("postgres://u:old@h/d", "postgres://v:new@other/d"), ("postgres://u:old@h/d", "postgres://v:new@h:5433/d"),
     ("postgres://u:old@h/d", "postgres://v:new@h/other"), ("postgres://u:old@h,i/d", "postgres://v:new@h/d"),

@@ -370,7 +370,7 @@ import Testing
     #expect(report.text(as: .json, isColoured: true).contains(#""run":"ACL SETUSER x +get"}]"#))
   }
 
-  /// `script` runs the program on a terminal of its own.
+  /// `script` runs the program on its own terminal.
   @Test(arguments: [[:], ["NO_COLOR": "1"], ["TERM": "dumb"]] as [[String: String]])
   func aTerminalSeesColourUnlessTheEnvironmentSaysNo(environment: [String: String]) async throws {
     let process = try await WorkerProcess.start(
@@ -400,7 +400,7 @@ import Testing
 }
 
 extension ControlPlane {
-  /// Runs SQL as the superuser, on a session of its own, and waits for its end.
+  /// Runs SQL as the superuser in a separate session, and waits for its end.
   fileprivate func owner(_ text: String) async throws {
     try await PrivatePostgres.shared.psql(text, database: name)
   }

@@ -92,7 +92,7 @@ import Testing
     }
     let faults = report.sections.flatMap(\.findings).filter { $0.verdict == .fault }
     #expect(faults.isEmpty, "\(faults.map(\.text))")
-    // Not one privilege on a table that no sweeper has to do with, and none to write where it only reads.
+    // No privilege on a table that no sweeper uses, and no write privilege where it only reads.
     #expect(
       try await plane.sql(
         """

@@ -204,7 +204,7 @@ import Testing
     #expect(session.relation == "agents" && session.statement == "BEGIN" && session.state == "active")
     #expect(status.grant == nil && status.exitStatus == FleetStatus.attentionStatus)
     #expect(!status.text(as: .json).contains("hunter2"))
-    // A role without rights sees that there is one, and is told how to see more.
+    // A role without privileges sees that one exists, and how to see more.
     let limited = try await fleet.plane.limited("SELECT ON agents")
     let blind = try await Fleet(plane: limited, redis: fleet.redis).status()
     #expect(blind.holders.first?.state == nil && blind.holders.first?.process == session.process)

@@ -240,7 +240,7 @@ import Testing
     }
     #expect(try afterwards(.idle(slot: later, due: Self.slot + 60_000)) == 200...799)
     #expect(try afterwards(.held(slot: later, remaining: 60_000)) == 200...799)
-    // Its timer fired a moment before the slot began on Redis's clock.
+    // Its timer fired slightly before the slot began on Redis's clock.
     #expect(try afterwards(.idle(slot: earlier, due: Self.slot + 60_000)) == 0...0)
     #expect(try afterwards(.paused(slot: later, Pause(origin: "o", text: "1"))) == 0...0)
   }

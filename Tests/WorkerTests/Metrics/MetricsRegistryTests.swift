@@ -84,7 +84,7 @@ import Testing
   @Test func aCallbackIsReadAtEachRender() async throws {
     try await onLoop {
       let registry = MetricsRegistry()
-      // Of another registry: one that is read by a callback of its own never goes away.
+      // From another registry: a metric read by its own callback is never removed.
       let counter = MetricsRegistry().counter("c_total", help: "C.")
       registry.gauge("g", help: "G.") { Double(counter.value) * 2 }
       counter.increment()

@@ -96,7 +96,7 @@ import Testing
     #expect(!worker.everything.contains("hunter2"))
   }
 
-  /// Starts a worker and waits for its end; on a busy machine again, where it took longer than it may.
+  /// Starts a worker and waits for its end; retries on a busy machine if it exceeded its limit.
   private func boot(_ environment: [String: String]) async throws -> (WorkerProcess.Ending, WorkerProcess, Duration) {
     var tries = 3
     while true {
@@ -110,7 +110,7 @@ import Testing
   }
 }
 
-/// Two sockets that stand for the servers, and tell whether anybody came.
+/// Two sockets in place of the servers, which show whether anything connected.
 private final class Tripwire: Sendable {
   private let postgres: (descriptor: Int32, port: UInt16)
   private let redis: (descriptor: Int32, port: UInt16)
@@ -129,7 +129,7 @@ private final class Tripwire: Sendable {
     ["DATABASE_URL": "postgres://u@127.0.0.1:\(postgres.port)/d", "REDIS_URL": "redis://127.0.0.1:\(redis.port)"]
   }
 
-  /// A connection that nobody accepted makes its socket readable, also after its other end has closed it.
+  /// An unaccepted connection makes its socket readable, even after the peer has closed it.
   var isTouched: Bool {
     var sockets = [postgres, redis].map { pollfd(fd: $0.descriptor, events: Int16(POLLIN), revents: 0) }
     return poll(&sockets, 2, 0) > 0

@@ -37,7 +37,7 @@ import Testing
   }
 }
 
-/// Workers in a process namespace of their own. It takes a privilege, as mounts do.
+/// Workers in a private process namespace. Like mounts, it needs a privilege.
 private enum OwnProcesses {
   static func arePermitted() async -> Bool {
     do {

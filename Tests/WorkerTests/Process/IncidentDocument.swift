@@ -31,7 +31,7 @@ struct Incident {
     return incidents
   }
 
-  /// A line without what differs from one run to the next: times, counts, addresses, who did it, and widths.
+  /// A line without what differs between runs: times, counts, addresses, actors, and widths.
   static func normalized(_ line: String) -> String {
     var text = line
     text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/, with: "TIME")

@@ -37,7 +37,7 @@ struct IncidentStage: Sendable {
       plane: plane, role: limited.user, url: limited.url, port: await PrivatePostgres.shared.port)
   }
 
-  /// On a server of its own, as its superuser.
+  /// On its own server, as superuser.
   static func set(on server: PrivatePostgres, query: String) async throws -> IncidentStage {
     try await server.psql(ControlPlane.schema())
     return try IncidentStage(
@@ -63,7 +63,7 @@ struct IncidentStage: Sendable {
     let programs = URL(fileURLWithPath: WorkerProcess.executable).deletingLastPathComponent().path
     environment["PATH"] = "\(programs):\(ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin")"
     self.environment = environment
-    // As if Redis had known the sweepers for long: nobody waits for a lease before the first run.
+    // Makes Redis look as if it had long known the sweepers, so that no first run waits for a lease.
     for sweeper in WorkerStage.sweepers {
       try redis.cli("HSET", Self.record(sweeper), "epoch", "1")
     }
@@ -242,7 +242,7 @@ struct CertifiedServer: Sendable {
       let place = files.appendingPathComponent(name)
       try Data(contentsOf: URL(fileURLWithPath: file)).write(to: place)
       try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: place.path)
-      // The server takes a key of its own account only.
+      // The server accepts only a key that its account owns.
       if geteuid() == 0, let account = getpwnam("postgres") {
         chown(place.path, account.pointee.pw_uid, account.pointee.pw_gid)
       }

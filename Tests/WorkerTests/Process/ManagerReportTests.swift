@@ -1,4 +1,4 @@
-// What the worker tells systemd: the messages as a model, and the program with a stand-in for systemd's socket.
+// The worker's messages to systemd: the pure model, and the program with a stand-in for systemd's socket.
 
 import Foundation
 import Reactor

@@ -63,7 +63,7 @@ import Testing
       try await eventually("each sink has the recovery") {
         sinks.count("wraps-expired recovered") == [1, 1, 1, 1]
       }
-      // What the sweep then purged is a report, which nobody is paged for.
+      // The purge that follows is a report, which pages no one.
       try await eventually("and the report") { sinks.count("expired wraps purged") == [1, 1, 0, 1] }
     }
     let metrics = try await worker.get("/metrics").body

@@ -16,7 +16,7 @@ import Testing
     let primary = try await PrivatePostgres.start()
     try await primary.psql(try ControlPlane.schema())
     let standby = try await primary.startStandby()
-    // What the worker was told is committed is on the standby too.
+    // Whatever was reported to the worker as committed is also on the standby.
     try await primary.psql("ALTER SYSTEM SET synchronous_standby_names = '*'")
     try await primary.psql("SELECT pg_reload_conf()")
     let redis = try PrivateRedis()

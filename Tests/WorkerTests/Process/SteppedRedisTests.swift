@@ -63,7 +63,7 @@ struct SteppedRedisTests {
     try await eventually("\(sweeper) is run", within: .seconds(8)) { try await successes() > before }
   }
 
-  /// Its expiry lies an hour and a lease ahead then.
+  /// Its expiry is then an hour and a lease ahead.
   @Test func theLockOfAHolderThatDiedBeforeTheClockSteppedBackLastsNoLongerThanTheLongestLease() async throws {
     let stage = try await WorkerStage.set(redis: try PrivateRedis(hasSteppedClock: true))
     let key = WorkerStage.lockKey("wraps-expired")

@@ -30,7 +30,7 @@ import Testing
     try await stage.plane.sql("DROP ROLE \(role)")
   }
 
-  /// As an administrator who ends all idle sessions, or a server's idle_session_timeout.
+  /// Acts as an administrator who ends all idle sessions, or as a server's idle_session_timeout.
   @Test func idleSessionsThatTheServerEndsAreReplacedAndNobodyNotices() async throws {
     let stage = try await WorkerStage.set()
     let worker = try await stage.start(Dictionary(uniqueKeysWithValues: Self.intervals.map { ($0, "1h") }))

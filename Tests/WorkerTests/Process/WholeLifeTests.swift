@@ -6,7 +6,7 @@ import TestSupport
 import Testing
 
 @Suite(.serialized) struct WholeLifeTests {
-  /// Each stands where a secret stands, and must come out nowhere.
+  /// Each is in a secret's place, and must never be output.
   private static let planted = [
     "planted-redis-password", PrivatePostgres.lockedPassword, "s3cr%2Ft%20p%40ss%25", "planted-webhook-path",
     "planted-row-value", "planted-detail", "planted-provider-config",
@@ -59,7 +59,7 @@ import Testing
     }
   }
 
-  /// A role with a password, a webhook with a secret path, and targets whose configuration is nobody's business.
+  /// A role with a password, a webhook with a secret path, and targets with a secret configuration.
   private static func settings(_ stage: WorkerStage) async throws -> [String: String] {
     let role = PrivatePostgres.lockedUser
     try await stage.plane.sql("GRANT ALL ON ALL TABLES IN SCHEMA public TO \(role)")

@@ -1,5 +1,5 @@
 // Where the process tests play: a control plane and a Redis, a proxy before each, and workers that know the proxies.
-// Invariant: a stage is one test's own, but for the PostgreSQL server, in which it has a database of its own.
+// Invariant: a stage belongs to one test, except for the PostgreSQL server, on which it has its own database.
 
 import Foundation
 import Reactor
@@ -24,7 +24,7 @@ struct WorkerStage: Sendable {
       redisProxy: try FaultProxy(to: redis.port))
   }
 
-  /// What a worker on this stage is told, by default: short intervals, and the shortest lease.
+  /// The default settings of a worker on this stage: short intervals, and the shortest lease.
   var environment: [String: String] {
     get async throws {
       let direct = "127.0.0.1:\(try await PrivatePostgres.shared.port)"
@@ -62,7 +62,7 @@ struct WorkerStage: Sendable {
 
   static func lockKey(_ sweeper: String) -> String { "secrets-bridge:lock:worker:sweeper:\(sweeper)" }
 
-  /// As if Redis had known the sweepers for long: nobody waits for a lease before the first run.
+  /// Makes Redis look as if it had long known the sweepers, so that no first run waits for a lease.
   func settle() throws {
     for sweeper in Self.sweepers {
       try redis.cli("HSET", "secrets-bridge:schedule:{\(Self.lockKey(sweeper))}", "epoch", "1")
@@ -120,7 +120,7 @@ extension WorkerProcess {
     try await eventually("/readyz answers \(status)", within: limit) { await self.status(of: "/readyz") == status }
   }
 
-  /// A metric's value; nil where it is not shown.
+  /// A metric's value; nil if it is not shown.
   func metric(_ name: String) async throws -> Double? {
     for line in try await get("/metrics").body.split(separator: "\n") where line.hasPrefix(name + " ") {
       return Double(line.dropFirst(name.count + 1))
@@ -133,7 +133,7 @@ extension WorkerProcess {
   }
 }
 
-/// The most threads that a process had, sampled by a thread of its own for as long as the process lives.
+/// A process's maximum number of threads, sampled by a separate thread for as long as the process lives.
 final class ThreadWatch: Sendable {
   private let seen = Mutex((most: 0, samples: 0))
 

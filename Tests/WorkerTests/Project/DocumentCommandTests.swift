@@ -15,7 +15,7 @@ import Testing
     "secrets-bridge-worker notify-test", "redis-cli SLOWLOG GET", "redis-cli --latency", "redis-cli --cluster check",
   ]
 
-  /// The blocks for a shell, the indented lines, and what stands in backquotes, if it is a command of these programs.
+  /// Shell blocks, indented lines, and text in backquotes, if it is a command of these programs.
   private static func commands(in document: String) throws -> [String] {
     var commands: [String] = []
     var block: [String]?

@@ -1,4 +1,4 @@
-// What the documents name exists: folders, files, commands, and the tests that stand behind a guarantee.
+// What the documents name exists: folders, files, commands, and the tests behind each guarantee.
 
 import Foundation
 import TestSupport

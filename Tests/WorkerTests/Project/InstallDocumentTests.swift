@@ -1,4 +1,4 @@
-// The commands of docs/install.md and docs/migrating.md: each names what exists, in the way that it is used.
+// The commands of docs/install.md and docs/migrating.md: each refers to what exists and uses it correctly.
 // scripts/package --check and scripts/image --check run those that install and start something.
 
 import Coordination
@@ -12,7 +12,7 @@ import Testing
   private static let documents = ["docs/install.md", "docs/migrating.md", "docs/on-call.md"]
   private static let program = "secrets-bridge-worker"
 
-  /// The lines of code, and what stands in backquotes if it is a command of the program.
+  /// The lines of code, and text in backquotes if it is a command of the program.
   private static func commands(in document: String) throws -> [String] {
     let lines = try Repository.text(document).components(separatedBy: "\n")
     let blocks = lines.filter { $0.hasPrefix("    ") }.map { $0.trimmingCharacters(in: .whitespaces) }

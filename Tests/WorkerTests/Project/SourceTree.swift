@@ -40,7 +40,7 @@ enum SourceTree {
     var place: String { "\(file.path):\(index + 1)" }
     var isCode: Bool { !text.drop { $0 == " " }.hasPrefix("//") }
 
-    /// A comment stands beside it or right above it.
+    /// Whether a comment is beside it or right above it.
     var isExplained: Bool {
       text.contains("// ") || (index > 0 && file.lines[index - 1].drop { $0 == " " }.hasPrefix("//"))
     }
@@ -75,7 +75,7 @@ enum SourceTree {
     }
   }
 
-  /// The paths of what is written for people.
+  /// The paths of the documentation.
   static func documents() throws -> [String] {
     try files("docs", ["md"]).map(\.path)
   }

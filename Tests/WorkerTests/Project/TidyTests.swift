@@ -186,7 +186,7 @@ import Testing
 
   // MARK: What is built and kept
 
-  /// What was built for the tests, and the release where there is one.
+  /// The build for the tests, and the release build if there is one.
   private static let binaries = [
     WorkerProcess.executable, Repository.root.appendingPathComponent(".build/release/secrets-bridge-worker").path,
   ].filter { FileManager.default.isExecutableFile(atPath: $0) }

@@ -13,7 +13,7 @@ enum FixedRows {
     let state: String
     /// SQL for the moment that the sweeper looks at.
     let moment: String
-    /// The state after a sweep; nil if it stays as it is.
+    /// The state after a sweep; nil if unchanged.
     var becomes: String?
   }
 

@@ -94,7 +94,7 @@ import Testing
     }
   }
 
-  /// Sweeps once and expects that so many rows were changed, so many are told as kept, and so many are due.
+  /// Sweeps once and expects these numbers of rows changed, reported as kept, and due.
   @EventLoop
   private static func expect(
     _ table: Table, on plane: ControlPlane, as role: ControlPlane? = nil, changed: Int, kept: Int

@@ -17,7 +17,7 @@ struct MatrixSweep: Sendable, Equatable {
   var failures: [String: String] = [:]
 }
 
-/// A database, its rows and its least role. `close()` it in the end.
+/// A database, its rows and its minimal role. Call `close()` at the end.
 @EventLoop
 final class MatrixPlane {
   nonisolated let plane: ControlPlane

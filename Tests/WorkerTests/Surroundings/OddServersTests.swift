@@ -9,7 +9,7 @@ import Testing
 @testable import Worker
 
 @Suite struct OddServersTests {
-  /// A control plane on a server with these settings. `stop()` the server in the end.
+  /// A control plane on a server with these settings. Call `stop()` on the server at the end.
   private static func plane(_ settings: [String]) async throws -> (server: PrivatePostgres, plane: ControlPlane) {
     let server = try await PrivatePostgres.start(settings: settings)
     try await server.psql(try ControlPlane.schema())

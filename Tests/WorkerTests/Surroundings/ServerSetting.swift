@@ -29,7 +29,7 @@ struct ServerSetting: Sendable {
     case "bool": return ["'\(current == "on" ? "off" : "on")'"]
     case "enum": return choices.filter { $0 != current }.map { "'\($0)'" }
     case "integer", "real":
-      // Next to the lowest value, which often means "off", lies the most hostile one.
+      // The most hostile value is next to the lowest one, which often means "off".
       let next = type == "integer" ? minimum.flatMap { Int($0) }.map { "\($0 + 1)" } : nil
       let all = [minimum, next, maximum].compactMap { $0 } + (Self.between[name] ?? [])
       return all.filter { $0 != current }.map { "'\($0)'" }

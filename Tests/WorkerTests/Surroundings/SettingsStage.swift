@@ -127,7 +127,7 @@ struct SessionState: Equatable, Sendable {
     lines = [1, 2].flatMap { (answer[row: 0, column: $0] ?? "").components(separatedBy: ";;") }
   }
 
-  /// What is not as it was; nil if all is.
+  /// What has changed; nil if nothing has.
   func difference(to before: SessionState) -> String? {
     if process != before.process { return "the pooler gave another session: nothing was compared" }
     let changed = zip(before.lines, lines).filter { $0 != $1 }.map { "\($0) became \($1)" }

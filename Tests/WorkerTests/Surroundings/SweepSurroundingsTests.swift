@@ -1,4 +1,4 @@
-// The five sweepers on databases that other people set up: partitions, row security, few rights, odd rows, triggers.
+// The five sweepers on customized databases: partitions, row security, few privileges, odd rows, triggers.
 
 import Coordination
 import Reactor

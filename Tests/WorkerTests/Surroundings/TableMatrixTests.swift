@@ -69,7 +69,7 @@ import Testing
     await pooler.stop()
   }
 
-  /// Two control planes in one database do not know of each other, and neither waits for the other.
+  /// Two control planes in one database are independent, and neither waits for the other.
   @Test func twoControlPlanesInOneDatabaseAreBothSweptExactlyAtOnce() async throws {
     let fresh = try await ControlPlane.fresh()
     try await fresh.sql("CREATE SCHEMA second; SET search_path = second; \(ControlPlane.schema())")

@@ -1,4 +1,4 @@
-// What other people's tables are like: partitions, rights, triggers, types, names, encodings. For TableMatrixTests.
+// Variations of customized tables: partitions, privileges, triggers, types, names, encodings. For TableMatrixTests.
 // Invariant: the rows that are put in are the same everywhere; a surrounding only says what is around them.
 
 /// A control plane whose tables, role or database differ from the development schema.
@@ -7,7 +7,7 @@ struct TableSurrounding: Sendable {
   enum Expected: Sendable {
     /// Exactly the due rows change.
     case exact
-    /// Some sweepers fail and say this, and so many due rows stay in all.
+    /// Some sweepers fail with this reason, leaving this many due rows in total.
     case fails(String, left: Int)
     /// Some sweepers fail and say this; no row is changed that is not due.
     case refused(String)
@@ -16,7 +16,7 @@ struct TableSurrounding: Sendable {
   let name: String
   /// Run in the database before the role is made.
   var sql = ""
-  /// Run when the role is there; `$ROLE` stands for its name.
+  /// Run once the role exists; `$ROLE` is replaced by its name.
   var afterRole = ""
   /// Run when the rows are there.
   var afterLoad: [String] = []

@@ -1,4 +1,4 @@
-// The sweeper queue-watch: which jobs it warns of, when it does, and what people then see.
+// The sweeper queue-watch: which jobs it warns about, when, and what operators see.
 
 import Coordination
 import Foundation
@@ -32,7 +32,7 @@ import Testing
     #expect(count.waits.allSatisfy { $0.change == .began } && count.found == 3 && count.changed == 0)
     #expect((7_200...7_260).contains(count.waits[1].oldest.components.seconds))
     #expect(try await plane.sql("SELECT md5(string_agg(j::text, ',' ORDER BY id)) FROM sync_jobs AS j") == before)
-    // The next run, also another replica's, knows what people were told.
+    // The next run, even another replica's, knows what was already notified.
     try await plane.sql("UPDATE sync_jobs SET status = 'claimed' WHERE job_type = 'read'")
     let next = try await onLoop { try await plane.sweep(sweeper, progress: count.progress) }
     #expect(next.waits.map(\.jobType) == ["sync", "read"] && next.waits.map(\.change) == [.none, .ended])

@@ -148,7 +148,7 @@ import Testing
     }
   }
 
-  /// Far more than are counted are stuck at once: the one that is stuck again and again is failed all the same.
+  /// Far more are stuck at once than are counted; the repeatedly stuck one is still failed.
   @Test func amongThousandsOfStuckJobsTheOneThatCirculatesIsFailed() async throws {
     let plane = try await ControlPlane.fresh()
     let sweeper = Sweeper.jobsRecovery(try plane.settings(Self.settings(3)))

@@ -32,7 +32,7 @@ enum RevealRows {
     """
   }
 
-  /// A session with so many wraps of its own, which can be read.
+  /// A session with `count` readable wraps.
   static func sessionWithWraps(
     _ label: String, count: Int = 2, expiry: String = "now() - interval '1 second'"
   ) -> String {

@@ -179,7 +179,7 @@ import Testing
   }
 }
 
-/// A server that sends everything back, each connection on a thread of its own.
+/// An echo server with a thread per connection.
 private final class EchoServer: Sendable {
   let port: UInt16
   private let listener: Int32
