@@ -138,6 +138,26 @@ import Testing
     }
   }
 
+  /// A wrong password, a missing one, and one that a server without passwords refuses.
+  @Test(arguments: [("sesame", ":wrong@"), ("sesame", ""), (nil, ":sesame@")])
+  func aLoginIsRenewedHoweverItIsRefused(password: String?, login: String) async throws {
+    let server = try PrivateRedis(password: password)
+    try await onLoop {
+      try await withRedis("redis://\(login)127.0.0.1:\(server.port)") { redis in
+        redis.onLoginRefused = {
+          let login = password.map { ":\($0)@" } ?? ""
+          do {
+            redis.logIn(as: try RedisConfiguration(url: "redis://\(login)127.0.0.1:\(server.port)"))
+          } catch {
+            Issue.record(error)
+          }
+        }
+        try await redis.waitUntilReady(by: shortly())
+        #expect(redis.statistics.attempts <= 3)
+      }
+    }
+  }
+
   @Test func aDatabaseThatDoesNotExistIsSaid() async throws {
     try await onLoop {
       try await withRedis(PrivateRedis.shared.url + "/999") { redis in
