@@ -313,7 +313,7 @@ extension RedisClient {
     connection.onEnd = { [weak self] failure in self?.connectionEnded(failure) }
     statistics.connectsTotal += 1
     state = .ready
-    let waiting = pipeline.opened()
+    let waiting = pipeline.opened(at: clock.now)
     trial.opened(trial.isSuspicious ? waiting.compactMap(ownersKind) : [], at: clock.now)
     // Before anything else can cancel one of them: the pipeline counts them as sent.
     for identifier in waiting { transmit(identifier) }

@@ -51,10 +51,19 @@ struct RedisPipeline {
   private struct Command {
     let identifier: Identifier
     let deadline: MonotonicInstant
+    /// When its answer is overdue, once it has been sent.
+    var overdueAt: MonotonicInstant
     /// May be sent twice.
     var isRepeatable = false
     var wasSent = false
     var isAbandoned = false
+
+    /// The same, sent only now.
+    func sent(at now: MonotonicInstant, _ leastAnswerTime: Duration) -> Command {
+      var command = self
+      command.overdueAt = max(deadline, now.advanced(by: leastAnswerTime))
+      return command
+    }
   }
 
   /// Whether commands are sent at once.
@@ -63,8 +72,15 @@ struct RedisPipeline {
   /// An instant at or before the earliest deadline; nil while nothing waits or is in flight.
   private(set) var wakeAt: MonotonicInstant?
   private var lastIdentifier: Identifier = 0
+  private let leastAnswerTime: Duration
   private var waiting = Line()
   private var inFlight = Line()
+
+  /// - Parameter leastAnswerTime: how long a command that waited for the connection is given before a missing answer
+  ///   makes that suspect, even if its deadline passes earlier: the wait took most of its time.
+  init(leastAnswerTime: Duration = .seconds(1)) {
+    self.leastAnswerTime = leastAnswerTime
+  }
 
   /// Commands that were sent and not answered, including those whose callers have left.
   var inFlightCount: Int { inFlight.count }
@@ -85,7 +101,8 @@ struct RedisPipeline {
     if deadline <= now { return .refused(.expired) }
     if waiting.count + inFlight.count >= Self.commandLimit { return .refused(.tooMany) }
     lastIdentifier += 1
-    let command = Command(identifier: lastIdentifier, deadline: deadline, isRepeatable: isRepeatable)
+    let command = Command(
+      identifier: lastIdentifier, deadline: deadline, overdueAt: deadline, isRepeatable: isRepeatable)
     wakeAt = min(wakeAt ?? deadline, deadline)
     if isOpen {
       inFlight.append(command)
@@ -96,13 +113,13 @@ struct RedisPipeline {
   }
 
   /// The connection is open. Returns the commands to send now, in order.
-  mutating func opened() -> [Identifier] {
+  mutating func opened(at now: MonotonicInstant) -> [Identifier] {
     precondition(!isOpen && inFlight.count == 0, "a connection opens after the last one is lost")
     isOpen = true
     var sent: [Identifier] = []
     while let command = waiting.popFirst() {
       guard !command.isAbandoned else { continue }
-      inFlight.append(command)
+      inFlight.append(command.sent(at: now, leastAnswerTime))
       sent.append(command.identifier)
     }
     updateWakeAt()
@@ -144,7 +161,7 @@ struct RedisPipeline {
     waiting.removeAbandoned()
     let overdue = inFlight.expire(now: now, earliest: &earliest)
     expired.unknownOutcome += overdue.awaited.map(\.identifier)
-    expired.isConnectionSuspect = overdue.isAny
+    expired.isConnectionSuspect = overdue.isOverdue
     wakeAt = earliest
     updateWakeAt()
     return expired
@@ -260,25 +277,26 @@ struct RedisPipeline {
       return commands[low]
     }
 
-    /// Marks the commands due at `now`; `earliest` becomes the earliest deadline of the rest.
+    /// Marks the commands due at `now`; `earliest` becomes the time at which to look again.
     mutating func expire(
       now: MonotonicInstant, earliest: inout MonotonicInstant?
-    ) -> (awaited: [Command], isAny: Bool) {
+    ) -> (awaited: [Command], isOverdue: Bool) {
       var awaited: [Command] = []
-      var isAny = false
+      var isOverdue = false
       for index in head..<commands.count {
         let command = commands[index]
-        if command.deadline > now {
-          earliest = min(earliest ?? command.deadline, command.deadline)
-          continue
+        if command.overdueAt <= now {
+          isOverdue = true
+        } else {
+          let next = command.deadline > now ? command.deadline : command.overdueAt
+          earliest = min(earliest ?? next, next)
         }
-        isAny = true
-        guard !command.isAbandoned else { continue }
+        guard command.deadline <= now, !command.isAbandoned else { continue }
         commands[index].isAbandoned = true
         abandoned += 1
         awaited.append(command)
       }
-      return (awaited, isAny)
+      return (awaited, isOverdue)
     }
 
     /// Memory for this many commands is kept after a burst.

@@ -12,7 +12,7 @@ private func at(_ nanoseconds: Int64) -> MonotonicInstant {
 @Suite struct RedisPipelineTests {
   @Test func answersGoToCommandsInTheirOrder() {
     var pipeline = RedisPipeline()
-    #expect(pipeline.opened().isEmpty)
+    #expect(pipeline.opened(at: at(0)).isEmpty)
     #expect(pipeline.submit(deadline: at(10), now: at(0)) == .send(1))
     #expect(pipeline.submit(deadline: at(5), now: at(0)) == .send(2))
     #expect(pipeline.wakeAt == at(5))
@@ -23,7 +23,7 @@ private func at(_ nanoseconds: Int64) -> MonotonicInstant {
 
   @Test func aCancelledCommandsAnswerIsDroppedAndTheNextOnesIsNot() {
     var pipeline = RedisPipeline()
-    _ = pipeline.opened()
+    _ = pipeline.opened(at: at(0))
     _ = pipeline.submit(deadline: at(10), now: at(0))
     _ = pipeline.submit(deadline: at(10), now: at(0))
     #expect(pipeline.cancel(1) == .unknownOutcome)
@@ -39,13 +39,27 @@ private func at(_ nanoseconds: Int64) -> MonotonicInstant {
     #expect(pipeline.submit(deadline: at(30), now: at(0)) == .wait(2))
     #expect(pipeline.expire(now: at(20)) == .init(notSent: [1]))
     #expect(pipeline.wakeAt == at(30))
-    #expect(pipeline.opened() == [2])
+    #expect(pipeline.opened(at: at(0)) == [2])
     #expect(pipeline.submit(deadline: at(20), now: at(20)) == .refused(.expired))
   }
 
+  /// It waited for the connection until just before its deadline: that the answer takes a round trip is no fault.
+  @Test func aCommandThatIsSentLateMakesTheConnectionSuspectOnlyLater() {
+    var pipeline = RedisPipeline(leastAnswerTime: .nanoseconds(100))
+    _ = pipeline.submit(deadline: at(10), now: at(0))
+    #expect(pipeline.opened(at: at(9)) == [1])
+    #expect(pipeline.expire(now: at(10)) == .init(unknownOutcome: [1]))
+    #expect(pipeline.wakeAt == at(109))
+    #expect(pipeline.submit(deadline: at(300), now: at(20)) == .send(2))
+    #expect(pipeline.wakeAt == at(109))
+    var answered = pipeline
+    #expect(answered.answered() == .drop && answered.expire(now: at(109)) == .init())
+    #expect(pipeline.expire(now: at(109)) == .init(isConnectionSuspect: true))
+  }
+
   @Test func anOverdueAnswerMakesTheConnectionSuspectEvenWhereNobodyWaitsForIt() {
-    var pipeline = RedisPipeline()
-    _ = pipeline.opened()
+    var pipeline = RedisPipeline(leastAnswerTime: .nanoseconds(10))
+    _ = pipeline.opened(at: at(0))
     _ = pipeline.submit(deadline: at(10), now: at(0))
     _ = pipeline.submit(deadline: at(90), now: at(0))
     _ = pipeline.cancel(1)
@@ -88,8 +102,10 @@ private func at(_ nanoseconds: Int64) -> MonotonicInstant {
 private struct PipelineModel {
   enum Fate: Equatable { case answered, notSent, unknown }
 
+  private static let leastAnswerTime: Int64 = 10
+
   var violations: [String] = []
-  private var pipeline = RedisPipeline()
+  private var pipeline = RedisPipeline(leastAnswerTime: .nanoseconds(leastAnswerTime))
   private var random: SeededRandom
   private var now: Int64 = 0
   private var isUp = false
@@ -99,6 +115,7 @@ private struct PipelineModel {
   private var repeatable: Set<UInt64> = []
   private var sends: [UInt64: Int] = [:]
   private var deadlines: [UInt64: Int64] = [:]
+  private var sentLateAt: [UInt64: Int64] = [:]
   private var fates: [UInt64: Fate] = [:]
 
   init(seed: UInt64) {
@@ -186,7 +203,9 @@ private struct PipelineModel {
     now += Int64.random(in: 0..<12, using: &random)
     // As the timer does it: nobody is asked before the pipeline wants to wake.
     guard let wakeAt = pipeline.wakeAt, wakeAt <= at(now) else { return }
-    let isOverdue = wire.contains { deadlines[$0]! <= now }
+    let isOverdue = wire.contains { identifier in
+      max(deadlines[identifier]!, sentLateAt[identifier].map { $0 + Self.leastAnswerTime } ?? 0) <= now
+    }
     let expired = pipeline.expire(now: at(now))
     for identifier in expired.notSent { meet(identifier, .notSent) }
     for identifier in expired.unknownOutcome { meet(identifier, .unknown) }
@@ -200,7 +219,10 @@ private struct PipelineModel {
   private mutating func open() {
     isUp = true
     isRetired = false
-    for identifier in pipeline.opened() { transmit(identifier) }
+    for identifier in pipeline.opened(at: at(now)) {
+      sentLateAt[identifier] = now
+      transmit(identifier)
+    }
   }
 
   private mutating func lose() {
@@ -239,7 +261,7 @@ private struct PipelineModel {
 extension RedisPipelineTests {
   @Test func aRepeatableCommandIsSentOnceMoreAfterALossAndKeepsItsPlace() {
     var pipeline = RedisPipeline()
-    _ = pipeline.opened()
+    _ = pipeline.opened(at: at(0))
     _ = pipeline.submit(deadline: at(10), now: at(0), isRepeatable: true)
     _ = pipeline.submit(deadline: at(10), now: at(0))
     _ = pipeline.submit(deadline: at(20), now: at(0), isRepeatable: true)
@@ -248,7 +270,7 @@ extension RedisPipelineTests {
     #expect(pipeline.waitingCount == 3)
     // It was sent: that it is not executed cannot be said any more.
     #expect(pipeline.expire(now: at(10)) == .init(unknownOutcome: [1]))
-    #expect(pipeline.opened() == [3, 4])
+    #expect(pipeline.opened(at: at(0)) == [3, 4])
     #expect(pipeline.lost() == [3, 4], "once is enough")
   }
 }
