@@ -178,7 +178,7 @@ extension PostgresConnection {
   }
 
   /// Asks the server whether it cannot be written to.
-  func isReadOnly(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws -> Bool {
+  func askReadOnly(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws -> Bool {
     let answers = try await pipeline(configuration.serverSettings.ping, by: deadline)
     return answers[answers.count - 1].saysReadOnly(column: 0)
   }

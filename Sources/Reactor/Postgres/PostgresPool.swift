@@ -202,7 +202,7 @@ public final class PostgresPool {
     let observer = connection.observer.take()
     do {
       let limit = min(deadline, clock.now.advanced(by: Self.checkLimit))
-      let isReadOnly = try await connection.isReadOnly(configuration, by: limit)
+      let isReadOnly = try await connection.askReadOnly(configuration, by: limit)
       connection.observer = observer
       connection.answeredAt = clock.now
       try check(isReadOnly, connection)

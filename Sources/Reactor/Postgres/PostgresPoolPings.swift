@@ -90,7 +90,7 @@ extension PostgresPool {
     // A connection that was opened for this has just answered.
     if isNew { return true }
     do {
-      try check(try await connection.isReadOnly(configuration, by: deadline), connection)
+      try check(try await connection.askReadOnly(configuration, by: deadline), connection)
       return true
     } catch PostgresError.connectionLost {
       return false

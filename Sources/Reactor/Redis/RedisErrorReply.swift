@@ -118,13 +118,12 @@ struct RedisErrorReply: Equatable {
   /// For replies without a code, by their first words.
   private var otherExplanation: String {
     if isKilledScript { return "an operator ended the script (SCRIPT KILL)" }
+    if lacksPassword { return "the server has no password, and the URL has one (\(code))" }
     for (beginning, meaning) in Self.meanings where message.hasPrefix(beginning) { return "\(meaning) (\(code))" }
     return message.isEmpty ? "the server answered \(code)" : "the server answered: \(message) (\(code))"
   }
 
   private static let meanings = [
-    ("AUTH <password> called without any password", "the server has no password, and the URL has one"),
-    ("Client sent AUTH, but no password is set", "the server has no password, and the URL has one"),
     ("invalid password", "user or password refused"),
     ("DB index is out of range", "the server has no database of that number"),
     ("invalid DB index", "the server has no database of that number"),

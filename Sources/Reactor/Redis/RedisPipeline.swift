@@ -176,7 +176,7 @@ struct RedisPipeline {
     while var command = inFlight.popFirst() {
       guard !command.isAbandoned else { continue }
       if command.isRepeatable && !command.wasSent && !isStopped {
-        command.wasSent = true
+        (command.wasSent, command.overdueAt) = (true, command.deadline)
         again.append(command)
       } else {
         unknown.append(command.identifier)

@@ -8,7 +8,7 @@ import Testing
 
 /// Runs `body` beside a cluster's client, which ends with it.
 @EventLoop
-private func withCluster(
+func withCluster(
   _ url: String, healthChecks: [RedisHealthCheck] = [],
   _ body: @escaping @EventLoop (RedisCluster) async throws -> Void
 ) async throws {

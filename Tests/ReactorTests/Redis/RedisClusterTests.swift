@@ -11,25 +11,12 @@ import Testing
   private static let add = RedisScript("return redis.call('INCRBY', KEYS[1], ARGV[1])")
   private static let both = RedisScript("return {redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])}")
 
-  @EventLoop
-  private func with(
-    _ url: String, healthChecks: [RedisHealthCheck] = [],
-    _ body: @escaping @EventLoop (RedisCluster) async throws -> Void
-  ) async throws {
-    let redis = RedisCluster(try RedisConfiguration(url: url), healthChecks: healthChecks, clock: .system)
-    try await withThrowingTaskGroup(of: Void.self) { group in
-      group.addTask { await redis.run() }
-      defer { group.cancelAll() }
-      try await body(redis)
-    }
-  }
-
   @Test func commandsAndScriptsReachTheNodeThatHasTheirKey() async throws {
     let cluster = try Self.cluster.get()
     let keys = (1...12).map { "spread:\($0)" }
     #expect(Set(try keys.map(cluster.index)).count == 3)
     try await onLoop {
-      try await self.with(cluster.url) { redis in
+      try await withCluster(cluster.url) { redis in
         for key in keys {
           let sum = try await redis.evaluate(
             Self.add, keys: [key], arguments: ["7"], isRepeatable: false, by: shortly())
@@ -48,7 +35,7 @@ import Testing
     let source = cluster.masters[try cluster.index(of: "{moving}")]
     let target = try #require(cluster.masters.first { $0 !== source })
     try await onLoop {
-      try await self.with(cluster.url) { redis in
+      try await withCluster(cluster.url) { redis in
         for key in keys { try await redis.command(["SET", key, key], isRepeatable: true, by: shortly()) }
         try cluster.beginMoving(slot, from: source, to: target)
         try cluster.move([keys[0]], from: source, to: target)
@@ -78,7 +65,7 @@ import Testing
     let (away, silent) = (try freePort(), try ScriptedPeer { $0.hang() })
     let url = "redis+cluster://127.0.0.1:\(away),127.0.0.1:\(silent.port),127.0.0.1:\(cluster.masters[1].port)"
     try await onLoop {
-      try await self.with(url) { redis in
+      try await withCluster(url) { redis in
         try await redis.command(["SET", "seed", "1"], isRepeatable: true, by: shortly())
         #expect(redis.outage == nil)
       }
@@ -93,7 +80,7 @@ import Testing
     let others = try keys.filter { try cluster.index(of: $0) != cluster.index(of: keys[0]) }
     try #require(!others.isEmpty)
     try await onLoop {
-      try await self.with(cluster.url, healthChecks: checks) { redis in
+      try await withCluster(cluster.url, healthChecks: checks) { redis in
         try await redis.waitUntilReady(by: shortly())
         try await redis.checkHealth(by: shortly())
         try refusing.cli("CONFIG", "SET", "maxmemory", "1")
@@ -144,7 +131,7 @@ import Testing
     ]
     for (port, reason) in cases {
       try await onLoop {
-        try await self.with("redis+cluster://127.0.0.1:\(port)") { redis in
+        try await withCluster("redis+cluster://127.0.0.1:\(port)") { redis in
           try await eventually(reason) { redis.outage == reason }
           await #expect(throws: RedisError.notSent(reason)) {
             let soon = LoopClock.system.now.advanced(by: .milliseconds(150))
