@@ -29,6 +29,8 @@ final class Judge {
 
   /// The highest epoch that began to write, by sweeper.
   private var highestEpoch: [Int64]
+  /// Whether Redis has lost the highest epoch, and no run with a higher one has begun to write since.
+  private var isEpochLost: [Bool]
   private var writers: [Set<Int64>]
   private var tokens: [String: Token] = [:]
   /// Runs whose machine and clock were suspended between the take and the first sample of PostgreSQL's clock.
@@ -78,6 +80,7 @@ final class Judge {
     self.world = world
     self.scenario = scenario
     highestEpoch = scenario.intervals.map { _ in 0 }
+    isEpochLost = scenario.intervals.map { _ in false }
     writers = scenario.intervals.map { _ in [] }
     successes = scenario.intervals.map { _ in [:] }
     triggeredSlots = scenario.intervals.map { _ in [] }
@@ -162,8 +165,9 @@ final class Judge {
     }
     writers[batch.sweeper].insert(batch.epoch)
     order(batch, "begins to write")
-    if !unaware.contains(token(of: batch)) {
-      highestEpoch[batch.sweeper] = max(highestEpoch[batch.sweeper], batch.epoch)
+    if !unaware.contains(token(of: batch)), batch.epoch > highestEpoch[batch.sweeper] {
+      highestEpoch[batch.sweeper] = batch.epoch
+      isEpochLost[batch.sweeper] = false
     }
     withinLease(batch, "begins to write")
   }
@@ -262,8 +266,15 @@ final class Judge {
     pausedSweepers = []
     for sweeper in completedSlots.indices {
       completedSlots[sweeper] = .min
-      // Not guaranteed: epochs follow the clock, which was stepped back before the data was lost.
-      if highestEpoch[sweeper] > redisTimeNow() { highestEpoch[sweeper] = 0 }
+      isEpochLost[sweeper] = true
+    }
+    excuseLostEpochs()
+  }
+
+  /// Not guaranteed: after a loss, epochs follow the clock, which was stepped back before or is stepped back now.
+  private func excuseLostEpochs() {
+    for sweeper in highestEpoch.indices where isEpochLost[sweeper] && highestEpoch[sweeper] > redisTimeNow() {
+      highestEpoch[sweeper] = 0
     }
   }
 
@@ -283,8 +294,7 @@ final class Judge {
     redisSteppedAt = world.now
     latestTime = max(latestTime, redisTimeNow() - microseconds / 1_000)
     for sweeper in completedSlots.indices { completedSlots[sweeper] = .min }
-    // A lost record may only now be created again, from the current clock.
-    if lostAt > 0 { forget() }
+    excuseLostEpochs()
     if microseconds > 0 { alternatesUntil = max(alternatesUntil, world.now + lease) }
   }
 
