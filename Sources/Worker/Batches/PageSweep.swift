@@ -9,6 +9,9 @@ import Reactor
 final class PageSweep {
   private typealias Failure = SweepBatches.Failure
 
+  /// A range of so few pages that hit a limit is read again from its beginning, about 10 µs per page.
+  static let pagesReadAgain = 8
+
   private let statements: TableStatements
   private let table: TableSurvey
   private let batches: SweepBatches
@@ -180,7 +183,8 @@ final class PageSweep {
       page = PageRanges.stop(of: range, changes: changes, in: done.duration, done.time)
     } else {
       let wasCut = isLimited && lastLimit.map { results[0].number(0) >= $0 } ?? false
-      page = wasCut || mayHaveLeft(done, changed: changed) ? try await firstDuePage(in: range) : nil
+      let isDone = !wasCut && !mayHaveLeft(done, changed: changed)
+      page = isDone ? nil : try await resumption(of: range, changed: changed)
     }
     if table.canKeepRows, page == nil, changed < results.reduce(0, { $0 + $1.number(0) }) {
       try await countKept(in: range, atLeast: results.reduce(0) { $0 + $1.number(2) })
@@ -225,8 +229,10 @@ final class PageSweep {
     batches.watch?.noteChange(changed, written: written, byIndex: byIndex)
   }
 
-  /// The page at which a range that hit the time limit continues; nil if none of its rows is left.
-  private func firstDuePage(in range: Range<Int>) async throws -> Int? {
+  /// The page at which a range that hit a limit continues; nil if none of its rows is left.
+  private func resumption(of range: Range<Int>, changed: Int) async throws -> Int? {
+    // A round trip to find the page costs more than reading a few pages again.
+    if changed > 0, range.count <= Self.pagesReadAgain { return range.lowerBound }
     do {
       let done = try await batches.send([statements.statement(statements.firstDue, range)], .init(plansOnce: true))
       return done.results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))

@@ -56,6 +56,30 @@ import Testing
     }
   }
 
+  /// 60 rows of 10 ms on a page: each transaction stops in mid-page, and the next one continues without a search.
+  @Test func noTransactionSearchesForTheRowAtWhichAPageContinues() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await fillJobs(plane, done: 0, due: 120)
+    try await plane.sql("ALTER TABLE sync_jobs SET (fillfactor = 100)")
+    try await plane.sql("VACUUM FULL sync_jobs")
+    try await slowDown(plane, milliseconds: 10)
+    let sweeper = Sweeper.jobsRecovery(try plane.settings())
+    let before = try await transactions(plane)
+    let count = try await onLoop { try await plane.sweep(sweeper, lease: .seconds(60)) }
+    #expect(count.changed == 120)
+    let all = try await transactions(plane) - before
+    let writing = Int(try await plane.sql("SELECT count(DISTINCT updated_at) FROM sync_jobs")) ?? 0
+    #expect(writing >= 20 && all <= writing * 3 / 2, "\(all) transactions, \(writing) of them wrote")
+  }
+
+  /// The database's committed transactions, once all other sessions have ended and reported theirs.
+  private func transactions(_ plane: ControlPlane) async throws -> Int {
+    let others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    try await eventually("the other sessions end") { try await plane.sql("SELECT count(*) \(others)") == "0" }
+    return Int(
+      try await plane.sql("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")) ?? 0
+  }
+
   @Test func aJobThatStaysLockedIsSkippedAndTheOthersOfItsRangeAreNot() async throws {
     let plane = try await ControlPlane.fresh()
     try await fillJobs(plane, done: 100, due: 500)
