@@ -60,7 +60,7 @@ struct SettingsFile {
     for line in content.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
       number += 1
       guard faults.count < Self.faultLimit else { return fault("was read up to line \(number - 1)") }
-      let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
+      let line = (line.last == UInt8(ascii: "\r") ? line.dropLast() : line).drop(while: Self.isBlank)
       guard let first = line.first, first != UInt8(ascii: "#") else { continue }
       guard let equals = line.firstIndex(of: UInt8(ascii: "=")) else {
         if checksOtherLines { fault("line \(number) is not of the form NAME=value") }
@@ -69,8 +69,7 @@ struct SettingsFile {
       let name = String(decoding: line[..<equals], as: UTF8.self)
       guard checksOtherLines || wanted.contains(name) else { continue }
       guard known.contains(name) else {
-        let hint = NearestName.of(name, among: known).map { ". Did you mean \($0)?" } ?? ""
-        fault("line \(number): no setting has this name\(hint)")
+        fault("line \(number): \(Self.rule(forUnknown: name, among: known))")
         continue
       }
       if Self.ofEnvironment.contains(name) {
@@ -81,6 +80,14 @@ struct SettingsFile {
         take(name, String(decoding: line[(equals + 1)...], as: UTF8.self), rows: rows)
       }
     }
+  }
+
+  private static func isBlank(_ byte: UInt8) -> Bool { byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }
+
+  private static func rule(forUnknown name: String, among known: [String]) -> String {
+    if name.utf8.last.map(isBlank) ?? false { return "must have no space before =" }
+    if name.hasPrefix("export ") { return "must be NAME=value without export" }
+    return "no setting has this name" + (NearestName.of(name, among: known).map { ". Did you mean \($0)?" } ?? "")
   }
 
   /// An empty value counts as unset, as in the environment.

@@ -21,7 +21,9 @@ import Testing
   }
 
   @Test func itsSettingsAreTakenLikeTheEnvironments() throws {
-    let text = "# comment\r\n\r\nLOG_LEVEL=debug\r\nSB_WORKER_PACE=1/4\nSB_WORKER_WRAPS_EXPIRED_INTERVAL=\n"
+    let text =
+      "# comment\r\n\r\n \t# indented\r\n \r\n  LOG_LEVEL=debug\r\nSB_WORKER_PACE=1/4\n"
+      + "SB_WORKER_WRAPS_EXPIRED_INTERVAL=\n"
     try Self.withFile(text) { path in
       let (settings, warnings) = try SettingsTests.load([SettingsFile.variable: path])
       #expect(settings[.logLevel] == .debug && settings[.pace] == .onePart(of: 4))
@@ -55,6 +57,8 @@ import Testing
       SB_WORKER_SANDBOX=off
       LOG_LEVEL=info
       LOG_LEVEL=debug
+      export SB_WORKER_PACE=1/4
+      SB_WORKER_PACE = 1/4
       """
     let faults = try Self.faults(text)
     #expect(
@@ -64,6 +68,8 @@ import Testing
         "SB_WORKER_SETTINGS_FILE line 4: no setting has this name. Did you mean SB_WORKER_WRAPS_EXPIRED_INTERVAL?",
         "SB_WORKER_SETTINGS_FILE line 5: SB_WORKER_SANDBOX must be set in the environment",
         "SB_WORKER_SETTINGS_FILE line 7: LOG_LEVEL is set in line 6, too",
+        "SB_WORKER_SETTINGS_FILE line 8: must be NAME=value without export",
+        "SB_WORKER_SETTINGS_FILE line 9: must have no space before =",
         """
         SB_WORKER_PACE must be full, a part of the time from 1/2 to 1/100, or a rate such as 5000/s (got "fast")
         """,
