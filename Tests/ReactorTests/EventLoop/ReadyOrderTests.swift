@@ -36,7 +36,7 @@ import Testing
       }
       // One of them is stopped by the other.
       peers.served = []
-      peers.onServed = { index in if index == 0 { peers.stop(3) } }
+      peers.onServed = { [unowned peers] index in if index == 0 { peers.stop(3) } }
       for index in 0..<8 { peers.write(index) }
       try await eventually("the others are served") { peers.served.count == 7 }
       #expect(peers.served == [1, 2, 4, 5, 6, 7, 0])
@@ -48,7 +48,7 @@ import Testing
       let peers = Peers(count: 8)
       defer { peers.close() }
       // The first one stops some that are ready after it, at the end and in the middle.
-      peers.onServed = { index in if index == 0 { for stopped in [7, 3, 4] { peers.stop(stopped) } } }
+      peers.onServed = { [unowned peers] index in if index == 0 { for stopped in [7, 3, 4] { peers.stop(stopped) } } }
       for index in 0..<8 { peers.write(index) }
       try await eventually("the others are served") { peers.served.count >= 5 }
       #expect(peers.served == [0, 1, 2, 5, 6])

@@ -144,7 +144,7 @@ import Testing
     let server = try PrivateRedis(password: password)
     try await onLoop {
       try await withRedis("redis://\(login)127.0.0.1:\(server.port)") { redis in
-        redis.onLoginRefused = {
+        redis.onLoginRefused = { [unowned redis] in
           let login = password.map { ":\($0)@" } ?? ""
           do {
             redis.logIn(as: try RedisConfiguration(url: "redis://\(login)127.0.0.1:\(server.port)"))

@@ -35,7 +35,7 @@ private func keys(of cluster: PrivateCluster) throws -> [String] {
     let newURL = cluster.url(user: "rotated", password: "planted-1")
     try await onLoop {
       try await withCluster(cluster.url(user: "rotated", password: "planted-0")) { redis in
-        redis.onLoginRefused = {
+        redis.onLoginRefused = { [unowned redis] in
           do { redis.logIn(as: try RedisConfiguration(url: newURL)) } catch { Issue.record(error) }
         }
         for key in keys { try await redis.command(["SET", key, key], isRepeatable: true, by: shortly()) }
@@ -94,7 +94,7 @@ struct RedisClusterTLSTests {
     try await trusting(authority.certificateFile) {
       try await onLoop {
         try await withCluster(cluster.url(user: "rotated", password: "planted-0")) { redis in
-          redis.onLoginRefused = {
+          redis.onLoginRefused = { [unowned redis] in
             do { redis.logIn(as: try RedisConfiguration(url: newURL)) } catch { Issue.record(error) }
           }
           for key in keys { try await redis.command(["SET", key, key], isRepeatable: true, by: shortly()) }
