@@ -41,7 +41,7 @@ extension FuzzTarget {
   private static func readPostgresURL(_ text: String) {
     let known = PostgresKnownParameters(
       names: ["host", "port", "user", "password", "dbname", "sslmode", "connect_timeout", "options"], values: [:],
-      fromEnvironment: [], version: 17, hasOwnRootCertificate: false)
+      variables: [:], version: 17, hasOwnRootCertificate: false)
     do throws(PostgresURLFault) {
       let configuration = try PostgresConfiguration(url: text, applicationName: "fuzz", known: known)
       precondition(isHidden(configuration.redactedURL, text), "the password of a PostgreSQL URL is shown")

@@ -5,16 +5,14 @@ import CReactor
 
 /// The check of a configuration against this host: its files, its account, the libpq in use.
 enum PostgresBootCheck {
-  /// The faults, each with the parameter's name.
+  /// The faults, each with the parameter's name, and the variable's if that gives its value.
   ///
   /// - Parameters:
   ///   - parameters: what libpq is given.
-  ///   - defaults: what it uses for parameters that are missing.
-  static func faults(of parameters: [PostgresParameter], defaults: [String: String]) -> [String] {
-    func value(_ name: String) -> String? {
-      let given = parameters.first { $0.name == name }?.value ?? defaults[name]
-      return given.flatMap { $0.isEmpty ? nil : $0 }
-    }
+  ///   - known: what it uses for parameters that are missing.
+  static func faults(of parameters: [PostgresParameter], known: PostgresKnownParameters) -> [String] {
+    func given(_ name: String) -> String? { parameters.first { $0.name == name }?.value }
+    func value(_ name: String) -> String? { (given(name) ?? known.values[name]).flatMap { $0.isEmpty ? nil : $0 } }
     var faults: [String] = []
     if value("user") == nil { faults.append("user is missing, and the account that this runs as has no name") }
     let sslMode = value("sslmode") ?? "prefer"
@@ -30,7 +28,8 @@ enum PostgresBootCheck {
     if sslMode != "disable" {
       for name in ["sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir"] {
         guard let path = value(name), let fault = fault(ofFile: path, name) else { continue }
-        faults.append("\(name): \(fault)")
+        let variable = given(name) == nil ? known.variables[name] : nil
+        faults.append("\(name)\(variable.map { " (\($0))" } ?? ""): \(fault)")
       }
     }
     return faults.isEmpty ? trial(parameters) : faults

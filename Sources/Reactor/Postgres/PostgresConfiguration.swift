@@ -71,7 +71,7 @@ public struct PostgresConfiguration: Sendable {
     try self.init(url: url, applicationName: applicationName, known: .ofLibpq)
     for host in hosts {
       let faults = PostgresBootCheck.faults(
-        of: parameters(host: host, address: nil, session: nil), defaults: PostgresKnownParameters.ofLibpq.values)
+        of: parameters(host: host, address: nil, session: nil), known: .ofLibpq)
       guard faults.isEmpty else { throw PostgresURLFault(faults: faults) }
     }
   }
@@ -94,7 +94,11 @@ public struct PostgresConfiguration: Sendable {
     Self.replaceSystemRoots(in: &given, known: known, faults: &faults)
     // As on the server, a named setting takes precedence over one in `options`, and both over the environment's.
     for setting in known.settings { serverSettings.add(setting.name, setting.value) }
-    serverSettings.add(options: given["options"] ?? known.values["options"] ?? "")
+    if let options = given["options"] {
+      serverSettings.add(options: options)
+    } else {
+      serverSettings.add(options: known.values["options"] ?? "", from: known.variables["options"])
+    }
     for name in given.keys.sorted() {
       take(name, given[name]!, known: known, faults: &faults)
     }
@@ -153,7 +157,7 @@ public struct PostgresConfiguration: Sendable {
   ) {
     guard known.version < 16, (given["sslrootcert"] ?? known.values["sslrootcert"]) == "system" else { return }
     given["sslrootcert"] = PostgresParameterNames.systemRoots
-    let isGiven = given["sslmode"] != nil || known.fromEnvironment.contains("sslmode")
+    let isGiven = given["sslmode"] != nil || known.variables["sslmode"] != nil
     let mode = given["sslmode"] ?? known.values["sslmode"]
     if isGiven, mode != "verify-full" { faults.append("sslrootcert=system needs sslmode=verify-full") }
     given["sslmode"] = "verify-full"
@@ -239,7 +243,7 @@ public struct PostgresConfiguration: Sendable {
   ) {
     func isOpen(_ name: String) -> Bool { given[name].map(\.isEmpty) ?? true && known.names.contains(name) }
     func setDefault(_ name: String, _ value: String) {
-      if isOpen(name) && !known.fromEnvironment.contains(name) {
+      if isOpen(name) && known.variables[name] == nil {
         base.append(PostgresParameter(name: name, value: value))
       }
     }

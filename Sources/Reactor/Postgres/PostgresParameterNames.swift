@@ -8,8 +8,8 @@ struct PostgresKnownParameters: Sendable {
   var names: Set<String>
   /// Defaults, compiled in or from the environment.
   var values: [String: String]
-  /// The parameters whose value comes from the environment.
-  var fromEnvironment: Set<String>
+  /// The variables of the environment that give a parameter its value, by parameter.
+  var variables: [String: String]
   /// libpq's major version.
   var version: Int
   /// Whether ~/.postgresql/root.crt exists: libpq and the Go driver both use it.
@@ -27,7 +27,7 @@ struct PostgresKnownParameters: Sendable {
   /// pooler refuses such a parameter or applies the setting to other clients.
   static let ofLibpq: PostgresKnownParameters = {
     var known = PostgresKnownParameters(
-      names: [], values: [:], fromEnvironment: [], version: Int(PQlibVersion() / 10_000), hasOwnRootCertificate: false)
+      names: [], values: [:], variables: [:], version: Int(PQlibVersion() / 10_000), hasOwnRootCertificate: false)
     guard let options = PQconndefaults() else { return known }
     defer { PQconninfoFree(options) }
     var option = options
@@ -35,7 +35,9 @@ struct PostgresKnownParameters: Sendable {
       let name = String(cString: keyword)
       known.names.insert(name)
       if let value = option.pointee.val { known.values[name] = String(cString: value) }
-      if let variable = option.pointee.envvar, getenv(variable) != nil { known.fromEnvironment.insert(name) }
+      if let variable = option.pointee.envvar, getenv(variable) != nil {
+        known.variables[name] = String(cString: variable)
+      }
       option += 1
     }
     // Where libpq looks for it.

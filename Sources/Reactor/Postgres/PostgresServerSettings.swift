@@ -49,6 +49,16 @@ struct PostgresServerSettings: Sendable, Equatable {
     }
   }
 
+  /// Adds the settings in `options`, which are a variable's of the environment if one is named: its faults and
+  /// warnings then name it, too.
+  mutating func add(options: String, from variable: String?) {
+    let (faultCount, warningCount) = (faults.count, warnings.count)
+    add(options: options)
+    guard let variable else { return }
+    for index in faults.indices.dropFirst(faultCount) { faults[index] = "\(variable): \(faults[index])" }
+    for index in warnings.indices.dropFirst(warningCount) { warnings[index] = "\(variable): \(warnings[index])" }
+  }
+
   /// Adds the settings in `options`: switches of the server's command line. Only those that set something can be
   /// applied in a transaction.
   mutating func add(options: String) {

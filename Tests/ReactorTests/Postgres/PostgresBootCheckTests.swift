@@ -56,9 +56,27 @@ import Testing
     }
   }
 
+  private func known(
+    _ values: [String: String], from variables: [String: String] = [:]
+  ) -> PostgresKnownParameters {
+    PostgresKnownParameters(
+      names: [], values: values, variables: variables, version: 15, hasOwnRootCertificate: false)
+  }
+
+  @Test func aVariableThatGivesAFaultyValueIsNamed() {
+    let known = known(["user": "u", "sslrootcert": "/nowhere"], from: ["sslrootcert": "PGSSLROOTCERT"])
+    #expect(
+      PostgresBootCheck.faults(of: [], known: known)
+        == ["sslrootcert (PGSSLROOTCERT): the file cannot be read: No such file or directory"])
+    let own = [PostgresParameter(name: "sslrootcert", value: "/elsewhere")]
+    #expect(
+      PostgresBootCheck.faults(of: own, known: known)
+        == ["sslrootcert: the file cannot be read: No such file or directory"])
+  }
+
   @Test func aUserThatNobodyNamesIsAFault() {
     #expect(
-      PostgresBootCheck.faults(of: [], defaults: ["sslmode": "disable"])
+      PostgresBootCheck.faults(of: [], known: known(["sslmode": "disable"]))
         == ["user is missing, and the account that this runs as has no name"])
   }
 
@@ -66,7 +84,7 @@ import Testing
     let parameters = [
       PostgresParameter(name: "user", value: "hunter2"), PostgresParameter(name: "sslmode", value: "hunter2"),
     ]
-    let found = PostgresBootCheck.faults(of: parameters, defaults: [:])
+    let found = PostgresBootCheck.faults(of: parameters, known: known([:]))
     #expect(found == [#"libpq refuses it: invalid sslmode value: "…""#])
   }
 }

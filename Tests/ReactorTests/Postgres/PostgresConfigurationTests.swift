@@ -13,7 +13,7 @@ private let known = PostgresKnownParameters(
     "keepalives_count", "tcp_user_timeout", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslpassword", "sslsni",
     "gssencmode", "target_session_attrs", "krbsrvname", "service", "replication",
   ],
-  values: ["port": "5432", "sslmode": "prefer"], fromEnvironment: [], version: 15, hasOwnRootCertificate: false)
+  values: ["port": "5432", "sslmode": "prefer"], variables: [:], version: 15, hasOwnRootCertificate: false)
 
 private func read(_ url: String) throws(PostgresURLFault) -> PostgresConfiguration {
   try PostgresConfiguration(url: url, applicationName: "app", known: known)
@@ -210,6 +210,18 @@ private func faults(_ url: String) -> [String] {
       configuration.transactionSettings.map { "\($0.name)=\($0.value)" } == [
         "jit=off", "timezone=Asia/Tokyo", "geqo=on",
       ])
+  }
+
+  @Test func aFaultOfTheEnvironmentsOptionsNamesTheirVariable() {
+    var known = known
+    known.values["options"] = "-c default_transaction_read_only=on"
+    known.variables["options"] = "PGOPTIONS"
+    do {
+      _ = try PostgresConfiguration(url: "postgres://h/d", applicationName: "app", known: known)
+      Issue.record("accepted")
+    } catch {
+      #expect(error.faults == ["PGOPTIONS: default_transaction_read_only must be off: nothing could be written"])
+    }
   }
 
   @Test(arguments: ["", "&sslmode=verify-full"])
