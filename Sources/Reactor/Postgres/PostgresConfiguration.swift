@@ -304,12 +304,12 @@ public struct PostgresConfiguration: Sendable {
   }
 }
 
-extension PostgresConfiguration: Equatable {
+extension PostgresConfiguration: ServerConfiguration {
   /// Parameters that identify and authenticate the login.
   private static let login: Set<String> = ["user", "password", "sslpassword"]
 
   /// The same server and parameters with the user and the passwords of `other`.
-  public func withLogin(of other: PostgresConfiguration) -> PostgresConfiguration {
+  func withLogin(of other: PostgresConfiguration) -> PostgresConfiguration {
     var configuration = self
     configuration.base.removeAll { Self.login.contains($0.name) }
     configuration.base += other.base.filter { Self.login.contains($0.name) }
@@ -322,8 +322,12 @@ extension PostgresConfiguration: Equatable {
     "tcp_user_timeout",
   ]
 
-  /// Whether `other` leads to the same database by the same way, so that its login can be used here.
-  public func hasSameServers(as other: PostgresConfiguration) -> Bool {
+  /// With the user and the passwords of `other`; nil if that leads to another database or by another way.
+  public func withNewLogin(from other: PostgresConfiguration) -> PostgresConfiguration? {
+    hasSameServers(as: other) ? withLogin(of: other) : nil
+  }
+
+  private func hasSameServers(as other: PostgresConfiguration) -> Bool {
     func way(_ parameters: [PostgresParameter]) -> [PostgresParameter] {
       parameters.filter { !Self.login.contains($0.name) && !Self.harmless.contains($0.name) }
         .sorted { $0.name < $1.name }

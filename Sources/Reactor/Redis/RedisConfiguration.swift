@@ -8,7 +8,7 @@ public struct RedisURLFault: Error, Sendable, Equatable {
 }
 
 /// Where and how to connect to Redis.
-public struct RedisConfiguration: Sendable, Equatable {
+public struct RedisConfiguration: ServerConfiguration, Sendable {
   public static let defaultDialTimeout: Duration = .seconds(5)
   public static let defaultPort: UInt16 = 6379
 
@@ -101,7 +101,7 @@ public struct RedisConfiguration: Sendable, Equatable {
   }
 
   /// The same servers and settings with the users and passwords of `other`.
-  public func withLogin(of other: RedisConfiguration) -> RedisConfiguration {
+  func withLogin(of other: RedisConfiguration) -> RedisConfiguration {
     var configuration = self
     (configuration.user, configuration.password) = (other.user, other.password)
     if let sentinels = other.sentinels {
@@ -111,8 +111,12 @@ public struct RedisConfiguration: Sendable, Equatable {
     return configuration
   }
 
-  /// Whether `other` is for the same database of the same servers, so that its login can be used here.
-  public func hasSameServers(as other: RedisConfiguration) -> Bool {
+  /// With the users and passwords of `other`; nil if that leads to other servers or to another database.
+  public func withNewLogin(from other: RedisConfiguration) -> RedisConfiguration? {
+    hasSameServers(as: other) ? withLogin(of: other) : nil
+  }
+
+  private func hasSameServers(as other: RedisConfiguration) -> Bool {
     host == other.host && port == other.port && socketPath == other.socketPath && usesTLS == other.usesTLS
       && database == other.database && clusterSeeds == other.clusterSeeds
       && sentinels?.endpoints == other.sentinels?.endpoints && sentinels?.master == other.sentinels?.master

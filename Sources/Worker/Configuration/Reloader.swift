@@ -113,21 +113,17 @@ final class Reloader {
   // MARK: - Logins
 
   /// PostgreSQL refused the login. Returns its URL with a new one, if there is one.
-  func postgresLogin() -> PostgresConfiguration? {
-    renewed(.databaseURL, of: .postgres) { $0.hasSameServers(as: $1) ? $0.withLogin(of: $1) : nil }
-  }
+  func postgresLogin() -> PostgresConfiguration? { renewed(.databaseURL, of: .postgres) }
 
   /// Redis refused the login. Returns its URL with a new one, if there is one.
-  func redisLogin() -> RedisConfiguration? {
-    renewed(.redisURL, of: .redis) { $0.hasSameServers(as: $1) ? $0.withLogin(of: $1) : nil }
-  }
+  func redisLogin() -> RedisConfiguration? { renewed(.redisURL, of: .redis) }
 
   /// The server is ready.
   func recovered(_ server: Server) { logins[server]?.recovered() }
 
-  private func renewed<Value: Equatable>(
-    _ setting: Setting<Value>, of server: Server, withLogin: (Value, Value) -> Value?
-  ) -> Value? {
+  private func renewed<Configuration: ServerConfiguration>(
+    _ setting: Setting<Configuration>, of server: Server
+  ) -> Configuration? {
     guard !shutdown.isDraining, logins[server]?.refused(at: clock.now) == true else { return nil }
     let old = settings[setting]
     let environment = readEnvironment()
@@ -135,7 +131,7 @@ final class Reloader {
     do throws(ConfigurationFaults) {
       // Faults in other settings' lines must not block a new password.
       let file = SettingsFile(mergedInto: environment, rows: [row], checksOtherLines: false)
-      guard let new = withLogin(old, try Settings.load(file, rows: [row]).settings[setting]) else {
+      guard let new = old.withNewLogin(from: try Settings.load(file, rows: [row]).settings[setting]) else {
         tell(.elsewhere, of: server, row.name)
         return nil
       }

@@ -24,22 +24,22 @@ struct SettingsChange: Sendable {
     let reloadable = SettingRow.reloadable.map(\.name)
     for name in new.differences(from: old, among: rows) {
       switch name {
-      case Setting.databaseURL.name:
-        let (from, to) = (old[.databaseURL], new[.databaseURL])
-        let url = from.hasSameServers(as: to) ? from.withLogin(of: to) : from
-        note(name, isApplied: url != old[.databaseURL], isDeferred: url != new[.databaseURL])
-        settings.set(.databaseURL, to: url)
-      case Setting.redisURL.name:
-        let (from, to) = (old[.redisURL], new[.redisURL])
-        let url = from.hasSameServers(as: to) ? from.withLogin(of: to) : from
-        note(name, isApplied: url != old[.redisURL], isDeferred: url != new[.redisURL])
-        settings.set(.redisURL, to: url)
+      case Setting.databaseURL.name: changeLogin(.databaseURL, from: old, to: new)
+      case Setting.redisURL.name: changeLogin(.redisURL, from: old, to: new)
       default:
         let isReloadable = reloadable.contains(name)
         if isReloadable { settings.take(name, from: new) }
         note(name, isApplied: isReloadable, isDeferred: !isReloadable)
       }
     }
+  }
+
+  private mutating func changeLogin(
+    _ setting: Setting<some ServerConfiguration>, from old: Settings, to new: Settings
+  ) {
+    let url = old[setting].withNewLogin(from: new[setting]) ?? old[setting]
+    note(setting.name, isApplied: url != old[setting], isDeferred: url != new[setting])
+    settings.set(setting, to: url)
   }
 
   private mutating func note(_ name: String, isApplied: Bool, isDeferred: Bool) {
