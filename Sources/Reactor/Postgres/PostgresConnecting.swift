@@ -157,7 +157,8 @@ extension PostgresConnection {
   /// The round trip before a connection is used: learns the session's identity, for cancel requests, and which settings
   /// a transaction can set. Does not change the session.
   func setUpSession(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
-    let answer = try await first([PostgresServerSettings.asLogin, .sessionSetup], by: deadline)
+    let setUp = [PostgresServerSettings.isolation, PostgresServerSettings.asLogin, .sessionSetup]
+    let answer = try await first(setUp, by: deadline)
     isSetUp = true
     let settings = configuration.serverSettings
     isReadOnly = answer.saysReadOnly(column: settings.isReadWrite ? 4 : 3)
@@ -188,7 +189,7 @@ extension PostgresConnection {
     _ statements: [PostgresStatement], by deadline: MonotonicInstant
   ) async throws(PostgresError) -> PostgresResult {
     do {
-      return try await pipeline([PostgresServerSettings.isolation] + statements, by: deadline)[statements.count]
+      return try await pipeline(statements, by: deadline)[statements.count - 1]
     } catch {
       close()
       switch error as? PostgresError {

@@ -81,6 +81,21 @@ import Testing
     await server.stop()
   }
 
+  @Test(arguments: [("", 0), ("default_transaction_read_only=off", 1)])
+  func aPingSetsTheIsolationLevelAtMostOnce(_ query: String, _ expected: Int) async throws {
+    let server = try await PrivatePostgres.start(settings: ["log_statement=all", "log_min_messages=log"])
+    func count() throws -> Int { try server.log().split(separator: "SET transaction_isolation").count - 1 }
+    try await onLoop {
+      try await withRunningPool(server.url(query: query)) { pool, _ in
+        for number in 1...2 {
+          try await pool.ping(by: soon())
+          #expect(try count() == number * expected)
+        }
+      }
+    }
+    await server.stop()
+  }
+
   /// By a setting of the server, which a session sees at once.
   @Test func anOpenConnectionThatBecomesReadOnlyIsNotUsedAgain() async throws {
     let server = try await PrivatePostgres.start()
