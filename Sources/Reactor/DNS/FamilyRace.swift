@@ -41,7 +41,7 @@ struct FamilyRace {
   mutating func answered(_ family: Family, _ answer: Answer, at now: MonotonicInstant) -> Action {
     precondition(answers[family] == nil, "a query is answered once")
     answers[family] = answer
-    guard answers.count < Family.allCases.count else { return .finish(verdict) }
+    guard answers.count < Family.allCases.count else { return .finish(result) }
     switch answer {
     case .found(let addresses) where isReachable(family, addresses):
       limit = now.advanced(by: family == .ipv4 ? Self.delay : Self.delayOfIPv4)
@@ -55,15 +55,15 @@ struct FamilyRace {
 
   /// The end of the wait, or the caller's deadline.
   func timeIsUp() -> Answer {
-    switch verdict {
-    case .found, .noName: verdict
+    switch result {
+    case .found, .noName: result
     // The other family may have addresses.
     case .noAddress, .timedOut, .failed: .timedOut
     }
   }
 
   /// The combined result of the answers so far.
-  private var verdict: Answer {
+  private var result: Answer {
     let known = Family.allCases.compactMap { answers[$0] }
     let addresses = known.flatMap { answer in if case .found(let found) = answer { found } else { [String]() } }
     if !addresses.isEmpty { return .found(addresses) }

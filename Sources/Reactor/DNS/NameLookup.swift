@@ -42,8 +42,8 @@ final class NameLookup {
 
   private func answered(_ family: FamilyRace.Family, _ answer: FamilyRace.Answer) {
     switch race.answered(family, answer, at: clock.now) {
-    case .finish(let verdict):
-      end.fire(verdict)
+    case .finish(let result):
+      end.fire(result)
     case .wait(let limit):
       if queriesInTurn { query(.ipv6) }
       if let limit { timer?.start(at: limit) }

@@ -6,7 +6,7 @@ import Synchronization
 
 /// A serial executor and task executor on one libev loop.
 ///
-/// Jobs enqueued on the loop's own thread go into a FIFO, which a prepare watcher drains before the loop would block.
+/// Jobs enqueued on the loop's own thread go into a FIFO, which a prepare watcher empties before the loop would block.
 /// Jobs from other threads (only tests have some) go into a locked list and wake the loop.
 final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
   /// The most jobs in one turn before descriptors and timers are served.
@@ -47,7 +47,7 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
     let context = Unmanaged.passUnretained(self).toOpaque()
 
     creactor_prepare_init(prepare) { _, watcher, _ in
-      LoopExecutor.from(watcher?.pointee.data).drain()
+      LoopExecutor.from(watcher?.pointee.data).runJobs()
     }
     prepare.pointee.data = context
     ev_prepare_start(loop, prepare)
@@ -198,7 +198,7 @@ final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
 
   // MARK: Jobs
 
-  private func drain() {
+  private func runJobs() {
     var budget = Self.jobsPerTurn
     while budget > 0 {
       budget -= 1
@@ -254,30 +254,30 @@ public struct LoopStatistics: Sendable {
 /// A FIFO ring of jobs that grows by doubling and never shrinks. Its size follows the most jobs that were ever queued
 /// at once.
 private struct JobQueue {
-  private var slots: [UnownedJob?] = Array(repeating: nil, count: 64)
+  private var ring: [UnownedJob?] = Array(repeating: nil, count: 64)
   private var head = 0
   private var count = 0
 
   var isEmpty: Bool { count == 0 }
 
   mutating func append(_ job: UnownedJob) {
-    if count == slots.count { grow() }
-    slots[(head + count) & (slots.count - 1)] = job
+    if count == ring.count { grow() }
+    ring[(head + count) & (ring.count - 1)] = job
     count += 1
   }
 
   mutating func popFirst() -> UnownedJob? {
     guard count > 0 else { return nil }
-    let job = slots[head]
-    head = (head + 1) & (slots.count - 1)
+    let job = ring[head]
+    head = (head + 1) & (ring.count - 1)
     count -= 1
     return job
   }
 
   private mutating func grow() {
-    var larger: [UnownedJob?] = Array(repeating: nil, count: slots.count * 2)
-    for index in 0..<count { larger[index] = slots[(head + index) & (slots.count - 1)] }
-    slots = larger
+    var larger: [UnownedJob?] = Array(repeating: nil, count: ring.count * 2)
+    for index in 0..<count { larger[index] = ring[(head + index) & (ring.count - 1)] }
+    ring = larger
     head = 0
   }
 }

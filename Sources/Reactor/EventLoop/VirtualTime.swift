@@ -66,7 +66,7 @@ public final class VirtualTime {
     heap = []
     timers = []
     freePlaces = []
-    tellLoop()
+    updateLoop()
   }
 
   var wall: WallClockTime {
@@ -84,14 +84,14 @@ public final class VirtualTime {
     let number = add(body)
     guard instant < .never else { return number }
     push(Entry(instant: instant, number: number))
-    tellLoop()
+    updateLoop()
     return number
   }
 
   func stop(_ number: UInt64) {
     guard remove(number) != nil else { return }
     if heap.count > 64, heap.count > 4 * (timers.count - freePlaces.count) { compact() }
-    tellLoop()
+    updateLoop()
   }
 
   /// Advances the time and fires the timers that are due by then.
@@ -116,11 +116,11 @@ public final class VirtualTime {
       let body = remove(next.number)
       body?()
     }
-    tellLoop()
+    updateLoop()
   }
 
   /// The loop continues without the kernel as long as a timer is set.
-  private func tellLoop() {
+  private func updateLoop() {
     guard passesWhenIdle else { return }
     let executor = EventLoop.shared.executor
     precondition(executor.virtualTime == nil || executor.virtualTime === self, "one virtual clock runs at a time")

@@ -185,18 +185,18 @@ public final class PostgresPool {
       if connection.isReusable {
         let quiet = connection.answeredAt.duration(to: clock.now)
         if quiet < Self.trustedFor { return (connectionID, connection, false) }
-        if try await isAlive(connectionID, connection, by: deadline) { return (connectionID, connection, true) }
+        if try await checkIdle(connectionID, connection, by: deadline) { return (connectionID, connection, true) }
       }
       discard(connectionID, connection)
     }
   }
 
-  /// Checks a connection that was not used for a while. A NAT or firewall may have forgotten it and drop its packets
-  /// silently, which is not a failure and says nothing about the server.
+  /// Checks a connection that was not used for a while, and discards it unless it answers. A NAT or firewall may have
+  /// forgotten it and drop its packets silently, which is not a failure and says nothing about the server.
   ///
   /// It costs a round trip, about four times a minute in an idle worker. Sending it with the first statements would
   /// save that, but they could then arrive after the pool had given up and sent them over another connection.
-  private func isAlive(
+  private func checkIdle(
     _ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection, by deadline: MonotonicInstant
   ) async throws -> Bool {
     let observer = connection.observer.take()
@@ -376,7 +376,7 @@ public final class PostgresPool {
           orders.append(order)
           ordered.fire(())
         } else {
-          waiters[requestID]?.tell(toOpen: order)
+          waiters[requestID]?.resume(toOpen: order)
         }
       case .refuse(let requestID):
         waiters[requestID]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted))

@@ -72,7 +72,7 @@ extension PostgresPool {
     do {
       // A session that ends instead of answering says nothing about the server. Each such session leaves the pool, so
       // this ends.
-      while try await !isAnswered(by: deadline) {}
+      while try await !pingOnce(by: deadline) {}
     } catch is AnsweredElsewhere {
       return
     } catch PostgresError.timedOut(.statement) {
@@ -84,7 +84,7 @@ extension PostgresPool {
   }
 
   /// Pings over one connection. Returns false if the connection was lost and another one should be tried.
-  private func isAnswered(by deadline: MonotonicInstant) async throws -> Bool {
+  private func pingOnce(by deadline: MonotonicInstant) async throws -> Bool {
     let (connectionID, connection, isNew) = try await take(by: deadline, for: .ping)
     defer { giveBack(connectionID, connection) }
     // A connection that was opened for this has just answered.

@@ -1,6 +1,6 @@
 // The pool's decisions: which request gets which connection, and which connections are opened and closed. Invariant:
 // there are never more connections than the limit, or than the server has just said that it takes; no request waits
-// while a connection is idle; and a connection is being opened for each waiting request while there is room. Driven by
+// while a connection is idle; and a connection is being opened for each waiting request up to the limit. Driven by
 // PostgresPool.
 
 /// A pool's connections and its queue of requests.
@@ -57,8 +57,8 @@ struct PostgresPoolState {
   private var entries: [Entry] = []
   private var queue: [RequestID] = []
   private var lastConnectionID: ConnectionID = 0
-  /// How many connections the server has room for, and until when that is taken to be so.
-  private var room: (count: Int, until: MonotonicInstant)?
+  /// How many connections the server accepts, and until when that is assumed.
+  private var serverLimit: (count: Int, until: MonotonicInstant)?
   private(set) var isClosed = false
 
   init(limit: Int, lifetime: Duration, idleTimeout: Duration) {
@@ -149,7 +149,7 @@ struct PostgresPoolState {
   mutating func refusedAsFull(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
     guard entries.count > 1 else { return failed(connectionID, now: now) }
     entries.remove(at: openingEntry(connectionID).index)
-    room = (entries.count, now.advanced(by: Self.fullPause))
+    serverLimit = (entries.count, now.advanced(by: Self.fullPause))
     return serveQueue(now)
   }
 
@@ -267,11 +267,11 @@ struct PostgresPoolState {
     return []
   }
 
-  /// Opens a connection for each waiting request that has none, while there is room.
+  /// Opens a connection for each waiting request that has none, up to the limit.
   private mutating func serveQueue(_ now: MonotonicInstant) -> [Action] {
     var actions: [Action] = []
-    if let room, now >= room.until { self.room = nil }
-    let limit = min(limit, room?.count ?? limit)
+    if let serverLimit, now >= serverLimit.until { self.serverLimit = nil }
+    let limit = min(limit, serverLimit?.count ?? limit)
     for requestID in queue where !isOpening(for: requestID) {
       if let index = entries.firstIndex(where: { $0.use == .opening(for: nil) }) {
         entries[index].use = .opening(for: requestID)

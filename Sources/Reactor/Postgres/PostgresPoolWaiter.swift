@@ -35,7 +35,7 @@ final class PostgresPoolWaiter {
     self.timer = timer
   }
 
-  func tell(toOpen order: PostgresPoolOrder) {
+  func resume(toOpen order: PostgresPoolOrder) {
     self.order = order
     wakeUp?.fire(())
   }

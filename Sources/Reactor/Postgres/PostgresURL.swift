@@ -34,7 +34,7 @@ enum PostgresURL {
     }
     if rest.contains(UInt8(ascii: "#")) { throw Fault("the URL contains a #; \(escapeHint)") }
     let end = rest.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? rest.endIndex
-    let question = rest[end...].firstIndex(of: UInt8(ascii: "?")) ?? rest.endIndex
+    let queryStart = rest[end...].firstIndex(of: UInt8(ascii: "?")) ?? rest.endIndex
     var found: [PostgresParameter] = []
     let authority = rest[..<end]
     var places = authority
@@ -50,10 +50,10 @@ enum PostgresURL {
     let (hosts, ports) = try hostsAndPorts(places)
     if !hosts.isEmpty { found.append(PostgresParameter(name: "host", value: hosts)) }
     if !ports.isEmpty { found.append(PostgresParameter(name: "port", value: ports)) }
-    if end < question, question - end > 1 {
-      found.append(try parameter("dbname", rest[(end + 1)..<question]))
+    if end < queryStart, queryStart - end > 1 {
+      found.append(try parameter("dbname", rest[(end + 1)..<queryStart]))
     }
-    if question < rest.endIndex { found += try query(rest[(question + 1)...]) }
+    if queryStart < rest.endIndex { found += try query(rest[(queryStart + 1)...]) }
     return found.filter { !$0.value.isEmpty || !["user", "dbname"].contains($0.name) }
   }
 

@@ -62,26 +62,26 @@ struct ClusterRoute {
     case .unknownOutcome where isGone && isRepeatable && !isRepeated:
       isRepeated = true
       return wait(error, at: now)
-    case .server, .notSent, .unknownOutcome: return .fail(settled(error))
+    case .server, .notSent, .unknownOutcome: return .fail(outcome(of: error))
     }
   }
 
   /// Its caller has left.
-  var cancelled: RedisError { settled(.notSent("cancelled")) }
+  var cancelled: RedisError { outcome(of: .notSent("cancelled")) }
 
   private mutating func redirected(
     _ redirect: ClusterRedirect?, isAsking: Bool, _ topology: inout ClusterTopology
   ) -> Action {
     redirects += 1
     guard let redirect, redirect.slot == slot, redirects <= Self.redirectLimit else {
-      return .fail(settled(.notSent("the nodes of the cluster disagree about slot \(slot)")))
+      return .fail(outcome(of: .notSent("the nodes of the cluster disagree about slot \(slot)")))
     }
     if !isAsking { topology.note(redirect) }
     return .send(to: redirect.node, isAsking: isAsking)
   }
 
   private mutating func wait(_ error: RedisError, at now: MonotonicInstant) -> Action {
-    lastError = settled(error)
+    lastError = outcome(of: error)
     // A slot that is being moved redirects each time. The pauses and the deadline are the bound then.
     redirects = 0
     let until = now.advanced(by: Self.pause)
@@ -89,7 +89,7 @@ struct ClusterRoute {
   }
 
   /// Once its outcome was unknown, it stays so.
-  private func settled(_ error: RedisError) -> RedisError {
+  private func outcome(of error: RedisError) -> RedisError {
     guard isRepeated, case .notSent(let reason) = error else { return error }
     return .unknownOutcome(reason)
   }

@@ -79,14 +79,14 @@ struct RedisHandshake {
     self.init(user: clusterUser, password, .slots, ["CLUSTER", "SLOTS"])
   }
 
-  private init(user: String?, _ password: String?, _ step: Step, _ question: [String]) {
+  private init(user: String?, _ password: String?, _ step: Step, _ command: [String]) {
     (healthCheck, isClusterNode) = (nil, false)
     guard let password else {
-      commands = [question]
+      commands = [command]
       steps = [step]
       return
     }
-    commands = [user.map { ["AUTH", $0, password] } ?? ["AUTH", password], question]
+    commands = [user.map { ["AUTH", $0, password] } ?? ["AUTH", password], command]
     steps = [.authenticate, step]
   }
 

@@ -37,7 +37,8 @@ struct RedisURLParser {
       return
     }
     let isUnix = bytes.starts(with: Self.unixScheme.utf8)
-    let authorityEnd = rest.firstIndex { $0 == Self.slash || $0 == Self.question || $0 == Self.hash } ?? rest.endIndex
+    let authorityEnd =
+      rest.firstIndex { $0 == Self.slash || $0 == Self.questionMark || $0 == Self.hash } ?? rest.endIndex
     let tail = rest[authorityEnd...]
     // An unencoded '/', '?' or '#' in a password ends the host early; what follows may be half of the password.
     if tail.contains(Self.at) {
@@ -45,7 +46,7 @@ struct RedisURLParser {
       return
     }
     let faultsBefore = faults.count
-    let query = tail.firstIndex(of: Self.question)
+    let query = tail.firstIndex(of: Self.questionMark)
     let path = tail[..<(query ?? tail.endIndex)]
     if isUnix {
       parseSocket(rest[..<authorityEnd], path)
@@ -334,6 +335,6 @@ struct RedisURLParser {
   private static let colon = UInt8(ascii: ":")
   private static let comma = UInt8(ascii: ",")
   private static let slash = UInt8(ascii: "/")
-  private static let question = UInt8(ascii: "?")
+  private static let questionMark = UInt8(ascii: "?")
   private static let hash = UInt8(ascii: "#")
 }

@@ -177,11 +177,11 @@ final class Transfer {
     if !recipients.isEmpty, let error = mailFailure(code) { return error }
     var reason = library.text(of: code)
     if code == creactor_curl_peer_not_verified {
-      let verdict = creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_SSL_VERIFYRESULT)
+      let verifyResult = creactor_curl_get_long(library.curl, easy, CREACTOR_CURLINFO_SSL_VERIFYRESULT)
       // libcurl leaves the result at "unspecified" if OpenSSL accepted the certificate and the host name did not match.
-      let isOtherHost = verdict == Int(X509_V_ERR_UNSPECIFIED) || verdict == Int(X509_V_OK)
+      let isOtherHost = verifyResult == Int(X509_V_ERR_UNSPECIFIED) || verifyResult == Int(X509_V_OK)
       reason =
-        (isOtherHost ? nil : CertificateRefusal.reason(of: verdict)) ?? "certificate refused: it is another host's"
+        (isOtherHost ? nil : CertificateRefusal.reason(of: verifyResult)) ?? "certificate refused: it is another host's"
     }
     return .failed(code: code, reason: reason, status: status)
   }
