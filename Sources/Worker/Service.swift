@@ -156,7 +156,7 @@ final class Service {
       let notice = SettlingNotice(
         redis: redis, namespace: settings[.redisNamespace], lease: settings[.lease],
         sweepers: sweeping.loops.map(\.sweeper.name), clock: clock, logger: logger)
-      group.addTask { await notice.tell() }
+      group.addTask { await notice.report() }
       let fault = await postgresFault()
       if let fault { logger.error("PostgreSQL does not answer", metadata: ["error": "\(fault)"]) }
       let results = await sweeping.attendOnce(mode)

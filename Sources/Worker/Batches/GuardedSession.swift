@@ -151,8 +151,8 @@ final class GuardedSession {
     // The server was demoted. The next attempt connects to one that accepts writes.
     defer { connection.close() }
     do {
-      let question = connection.prelude + [PostgresStatement(Self.readOnlyQuery)]
-      let answer = try await connection.pipeline(question, by: held.lease.stopAt)
+      let statements = connection.prelude + [PostgresStatement(Self.readOnlyQuery)]
+      let answer = try await connection.pipeline(statements, by: held.lease.stopAt)
       return answer.last?[row: 0, column: 0] == "off" ? SweepRefusal.refusedAsReadOnly : error
     } catch let other {
       // The lost connection adds nothing to the demotion.
@@ -237,7 +237,7 @@ final class TableMemory {
   /// The `FullPass.Record` of each part, as text, if parts are swept separately.
   var passes: [String: String] = [:]
   private var statements: TableStatements?
-  private var linkedStatements: (second: TableSurvey, texts: LinkedStatements)?
+  private var linkedStatements: (table: TableSurvey, texts: LinkedStatements)?
 
   /// Asks whether nothing is due, in one read-only round trip. False before the first run.
   ///
@@ -282,11 +282,11 @@ extension TableMemory {
     return made
   }
 
-  /// The same for a sweep with linked rows in the table `second`.
-  func statements(of linked: LinkedRows, _ second: TableSurvey, with rows: TableStatements) -> LinkedStatements {
-    if let linkedStatements, linkedStatements.second.hasSameShape(as: second) { return linkedStatements.texts }
-    let made = LinkedStatements(linked, of: rows, in: second)
-    linkedStatements = (second, made)
+  /// The same for a sweep with linked rows in `table`.
+  func statements(of linked: LinkedRows, in table: TableSurvey, with rows: TableStatements) -> LinkedStatements {
+    if let linkedStatements, linkedStatements.table.hasSameShape(as: table) { return linkedStatements.texts }
+    let made = LinkedStatements(linked, of: rows, in: table)
+    linkedStatements = (table, made)
     return made
   }
 }
@@ -317,17 +317,17 @@ extension GuardedSession {
   ///
   /// - Throws: `SweepRefusal` if there is no such table; `PostgresError`.
   func survey(_ linked: LinkedRows, knownTo memory: TableMemory) async throws -> TableSurvey {
-    if let second = memory.linkedTable, !second.hasParts,
+    if let table = memory.linkedTable, !table.hasParts,
       memory.linkedSurveyedAt.duration(to: clock.now) < TableMemory.surveyMaximumAge
     {
-      return second
+      return table
     }
     let answer = try await query(
       TableSurvey.statement(linked.table, key: linked.key, moments: [linked.key], event: .update))
-    guard let second = TableSurvey(table: linked.table, answer) else { throw SweepRefusal.noTable(linked.table) }
-    memory.linkedTable = second
+    guard let table = TableSurvey(table: linked.table, answer) else { throw SweepRefusal.noTable(linked.table) }
+    memory.linkedTable = table
     memory.linkedSurveyedAt = clock.now
-    return second
+    return table
   }
 
   /// Remembers a survey of the table.

@@ -26,7 +26,7 @@ struct KeySweep {
     var windows = KeyWindows()
     var isFirst = true
     var isAgain = false
-    while !windows.isDone, try await batches.mayContinue() {
+    while !windows.isDone, try await batches.waitForBrakes() {
       do {
         var options = SweepBatches.Options(measures: isFirst)
         if windows.limit == 1 { options.statementLimit = SweepBatches.noLimit }

@@ -22,14 +22,14 @@ package final class LinkedStatements {
 
   /// - Parameters:
   ///   - rows: the statements of the swept table.
-  ///   - second: the linked rows' table.
-  package init(_ linked: LinkedRows, of rows: TableStatements, in second: TableSurvey) {
+  ///   - table: the linked rows' table.
+  package init(_ linked: LinkedRows, of rows: TableStatements, in table: TableSurvey) {
     self.linked = linked
     self.rows = rows
-    linkedTable = second.quotedName
+    linkedTable = table.quotedName
     sweep = rows.sweep
-    let isUnhidden = second.hidesRows ? "" : " AND (SELECT NOT row_security_active('\(second.identifier)'::oid))"
-    seesRows = second.moments.isUnchanged + isUnhidden
+    let isUnhidden = table.hidesRows ? "" : " AND (SELECT NOT row_security_active('\(table.identifier)'::oid))"
+    seesRows = table.moments.isUnchanged + isUnhidden
   }
 
   /// Changes the linked rows of a window. Answers how many changed, and how many of those that were written are still

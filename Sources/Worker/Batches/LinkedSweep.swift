@@ -12,7 +12,7 @@ struct LinkedSweep {
 
   private let statements: LinkedStatements
   private let rows: TableStatements
-  private let second: TableSurvey
+  private let linkedTable: TableSurvey
   private let batches: SweepBatches
   private let memory: TableMemory
   private let tally: RunTally
@@ -20,18 +20,18 @@ struct LinkedSweep {
   private let goal: Duration?
 
   /// - Parameters:
-  ///   - second: the linked rows' table.
+  ///   - linkedTable: the table of linked rows.
   ///   - hasIndex: whether an index finds due rows, so that a window's time follows from its size.
   init(
-    _ linked: LinkedRows, _ rows: TableStatements, of table: TableSurvey, second: TableSurvey, hasIndex: Bool,
+    _ linked: LinkedRows, _ rows: TableStatements, of table: TableSurvey, linkedTable: TableSurvey, hasIndex: Bool,
     in session: GuardedSession, knowing memory: TableMemory, noting tally: RunTally
   ) {
     self.rows = rows
-    self.second = second
+    self.linkedTable = linkedTable
     self.memory = memory
     self.tally = tally
-    statements = memory.statements(of: linked, second, with: rows)
-    canKeepRows = table.canKeepRows || second.canKeepRows || second.hasLateTriggers
+    statements = memory.statements(of: linked, in: linkedTable, with: rows)
+    canKeepRows = table.canKeepRows || linkedTable.canKeepRows || linkedTable.hasLateTriggers
     goal = hasIndex ? BatchTime().goal : nil
     batches = SweepBatches(rows.sweep, on: table, in: session, knowing: memory, noting: tally)
   }
@@ -39,7 +39,7 @@ struct LinkedSweep {
   func run() async throws {
     var windows = LinkedWindows(goal: goal)
     var isFirst = true
-    while !windows.isDone, try await batches.mayContinue() {
+    while !windows.isDone, try await batches.waitForBrakes() {
       do {
         let done = try await send(windows, isFirst: isFirst)
         isFirst = false
@@ -52,15 +52,15 @@ struct LinkedSweep {
     try await batches.takeBackUndone(rows)
   }
 
-  /// The first batch also measures the swept table, and checks that the second one has not changed.
+  /// The first batch also measures the swept table, and checks that the linked one has not changed.
   private func send(_ windows: LinkedWindows, isFirst: Bool) async throws -> SweepBatches.Answers {
     var options = SweepBatches.Options(measures: isFirst)
     options.lockMilliseconds = Self.lockMilliseconds
     if windows.limit == LinkedWindows.limits.lowerBound { options.statementLimit = SweepBatches.noLimit }
     // A table with parts was surveyed for this run.
-    let isChecked = isFirst && !second.hasParts
-    let done = try await batches.send(statements(for: windows) + (isChecked ? [second.check] : []), options)
-    if isChecked, second.checked(by: done.results[done.results.count - 1]) == nil { memory.linkedTable = nil }
+    let isChecked = isFirst && !linkedTable.hasParts
+    let done = try await batches.send(statements(for: windows) + (isChecked ? [linkedTable.check] : []), options)
+    if isChecked, linkedTable.checked(by: done.results[done.results.count - 1]) == nil { memory.linkedTable = nil }
     return done
   }
 
@@ -72,12 +72,12 @@ struct LinkedSweep {
     let writeLinked = windows.skipsLocked ? statements.writeLinkedSkippingLocked : statements.writeLinked
     let write = windows.skipsLocked ? statements.writeSkippingLocked : statements.write
     // Deferred triggers could undo a linked row's change after the due row has changed.
-    let deferred = second.hasDeferredTriggers ? [TriggerWatch.runDeferredTriggers] : []
+    let deferred = linkedTable.hasDeferredTriggers ? [TriggerWatch.runDeferredTriggers] : []
     return [statement(writeLinked)] + deferred + [statement(write)]
   }
 
   private func note(_ done: SweepBatches.Answers, _ windows: inout LinkedWindows) {
-    let write = done.results[second.hasDeferredTriggers ? 2 : 1]
+    let write = done.results[linkedTable.hasDeferredTriggers ? 2 : 1]
     tally.count.linked += done.results[0].number(0)
     let answer = LinkedWindows.Answer(
       due: write.number(0), changed: write.number(1), lastKey: write.key(2), dueAtLastKey: write.number(3))

@@ -45,7 +45,7 @@ final class PageSweep {
     defer { tally.count.skipped += max(skippedByIndex, skippedOnPages) }
     do {
       try await open()
-      while let step = route.next, try await batches.mayContinue() {
+      while let step = route.next, try await batches.waitForBrakes() {
         do {
           let done = try await send([step], measures: route.isLastRange)
           route.expect(batches.time)

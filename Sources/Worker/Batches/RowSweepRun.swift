@@ -94,7 +94,7 @@ final class RowSweepRun {
         of: target, in: table, for: sweep, related: related, indexHasAll: indexHasAll)
       if let linked = sweep.linked, let linkedTable {
         try await LinkedSweep(
-          linked, statements, of: table, second: linkedTable, hasIndex: hasIndex, in: session, knowing: memory,
+          linked, statements, of: table, linkedTable: linkedTable, hasIndex: hasIndex, in: session, knowing: memory,
           noting: tally
         ).run()
       } else if table.canReadPlaces {
@@ -135,9 +135,9 @@ final class RowSweepRun {
   /// The table of linked rows; nil for a sweep without one.
   private func linkedTable() async throws -> TableSurvey? {
     guard let linked = sweep.linked else { return nil }
-    let second = try await session.survey(linked, knownTo: memory)
-    if let refusal = second.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
-    return second
+    let table = try await session.survey(linked, knownTo: memory)
+    if let refusal = table.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
+    return table
   }
 
   /// The schedule record has room for one pass. The process remembers the passes of parts that are swept separately;
@@ -190,8 +190,8 @@ final class RowSweepRun {
     if progress.pass != nil || lockedSlots > 0 || wasLocked { tally.count.progress = progress.text }
     if count.refused > 0 { throw SweepRefusal.rows(count.refused, count.refusals) }
     if count.kept > 0 {
-      let second = memory.linkedTable.map { " or \($0.displayName)" } ?? ""
-      throw SweepRefusal.kept(count.kept, table: table.displayName + second)
+      let linked = memory.linkedTable.map { " or \($0.displayName)" } ?? ""
+      throw SweepRefusal.kept(count.kept, table: table.displayName + linked)
     }
     if let parts = table.foreignParts { throw SweepRefusal.foreignParts(parts) }
     if lockedSlots >= SweepProgress.lockedSlotLimit { throw SweepRefusal.locked(count.skipped, slots: lockedSlots) }

@@ -109,7 +109,7 @@ final class SweepBrakes {
 extension SweepBatches {
   /// Waits as the brakes require before the next batch. Returns false, and marks the tally as partial, if the run has
   /// to end here.
-  func mayContinue() async throws -> Bool {
+  func waitForBrakes() async throws -> Bool {
     guard let brakes = session.brakes else { return true }
     if try await brakes.wait(changed: tally.count.changed), try await brakes.waitForStandbys(asking: session) {
       return true

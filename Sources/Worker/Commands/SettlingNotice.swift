@@ -5,7 +5,7 @@ import Coordination
 import Logging
 import Reactor
 
-/// Looks once for schedule records that Redis does not have yet.
+/// Checks once for schedule records that Redis does not have yet.
 @EventLoop
 struct SettlingNotice {
   /// How long to wait for Redis.
@@ -18,7 +18,7 @@ struct SettlingNotice {
   let clock: LoopClock
   let logger: Logger
 
-  func tell() async {
+  func report() async {
     let deadline = clock.now.advanced(by: Self.limit)
     var settling: [Logger.MetadataValue] = []
     var wait = Duration.zero

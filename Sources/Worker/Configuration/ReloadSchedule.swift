@@ -61,7 +61,7 @@ struct LoginRenewal: Sendable {
   }
 
   private var notBefore: MonotonicInstant?
-  private var told: Outcome?
+  private var reported: Outcome?
 
   /// The server refused the login. Returns whether to read the URL again.
   mutating func refused(at now: MonotonicInstant) -> Bool {
@@ -73,10 +73,10 @@ struct LoginRenewal: Sendable {
   /// The URL was read. Returns whether to report the outcome.
   mutating func read(_ outcome: Outcome) -> Bool {
     if outcome == .changed || outcome == .same(isFromFile: false) { return outcome == .changed }
-    defer { told = outcome }
-    return outcome != told
+    defer { reported = outcome }
+    return outcome != reported
   }
 
   /// The server is ready: a later refusal is a new outage.
-  mutating func recovered() { (notBefore, told) = (nil, nil) }
+  mutating func recovered() { (notBefore, reported) = (nil, nil) }
 }

@@ -75,7 +75,7 @@ final class Reloader {
         logger.warning(
           "configuration warning", metadata: ["variable": "\(warning.variable)", "detail": "\(warning.text)"])
       }
-      tell(change, file.environment)
+      report(change, file.environment)
     } catch {
       logger.error(
         "not reloaded: the configuration is invalid, and nothing has changed",
@@ -83,7 +83,7 @@ final class Reloader {
     }
   }
 
-  private func tell(_ change: SettingsChange, _ environment: [String: String]) {
+  private func report(_ change: SettingsChange, _ environment: [String: String]) {
     if !change.applied.isEmpty {
       var values: Logger.Metadata = [:]
       for row in SettingRow.all where change.applied.contains(row.name) {
@@ -132,24 +132,24 @@ final class Reloader {
       // Faults in other settings' lines must not block a new password.
       let file = SettingsFile(mergedInto: environment, rows: [row], checksOtherLines: false)
       guard let new = old.withNewLogin(from: try Settings.load(file, rows: [row]).settings[setting]) else {
-        tell(.elsewhere, of: server, row.name)
+        report(.elsewhere, of: server, row.name)
         return nil
       }
       guard new != old else {
         let isFromFile = environment[setting.name]?.isEmpty ?? true
-        tell(.same(isFromFile: isFromFile), of: server, row.name)
+        report(.same(isFromFile: isFromFile), of: server, row.name)
         return nil
       }
       settings.set(setting, to: new)
-      tell(.changed, of: server, row.name)
+      report(.changed, of: server, row.name)
       return new
     } catch {
-      tell(.invalid(error.faults.map(\.description).joined(separator: "; ")), of: server, row.name)
+      report(.invalid(error.faults.map(\.description).joined(separator: "; ")), of: server, row.name)
       return nil
     }
   }
 
-  private func tell(_ outcome: LoginRenewal.Outcome, of server: Server, _ name: String) {
+  private func report(_ outcome: LoginRenewal.Outcome, of server: Server, _ name: String) {
     guard logins[server]?.read(outcome) == true else { return }
     switch outcome {
     case .changed:

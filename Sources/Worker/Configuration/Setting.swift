@@ -69,7 +69,7 @@ struct Setting<Value: Sendable>: Sendable {
         }
       }
     switch reading {
-    case .accepted(let value, let warnings): return .accepted(SettingSlot(value: value), warnings: warnings)
+    case .accepted(let value, let warnings): return .accepted(SettingValue(value: value), warnings: warnings)
     case .refused(let rules): return .refused(rules)
     }
   }
@@ -108,20 +108,20 @@ struct SettingRow: Sendable {
   let needs: [String]
   let requiredValue: RequiredValue?
   let onlyWith: String?
-  /// Parses the given text, or nil for an absent variable. An accepted value is a `SettingSlot`.
+  /// Parses the given text, or nil for an absent variable. An accepted value is a `SettingValue`.
   let load: @Sendable (_ given: String?) -> Reading<any Sendable>
 }
 
 /// A box for a value of its type, so that an optional stays an optional.
-struct SettingSlot<Value: Sendable>: Sendable {
+struct SettingValue<Value: Sendable>: Sendable {
   let value: Value
 }
 
-/// A slot whose value can be compared.
-protocol ComparableSlot {
+/// A value that can be compared with another setting's.
+protocol ComparableValue {
   func isEqual(to other: any Sendable) -> Bool
 }
 
-extension SettingSlot: ComparableSlot where Value: Equatable {
-  func isEqual(to other: any Sendable) -> Bool { (other as? SettingSlot<Value>)?.value == value }
+extension SettingValue: ComparableValue where Value: Equatable {
+  func isEqual(to other: any Sendable) -> Bool { (other as? SettingValue<Value>)?.value == value }
 }

@@ -13,13 +13,13 @@ enum SettingDigest {
   static let ofOneReplica = [Setting.localAddress.name, Setting.smtpHelo.name]
 
   /// Durations and booleans are compared by value, all others by their text.
-  static func text(of slot: any Sendable, of name: String, given: String) -> String {
+  static func text(of setting: any Sendable, of name: String, given: String) -> String {
     let value =
-      switch slot {
+      switch setting {
       case _ where ofOneReplica.contains(name): ""
-      case let slot as SettingSlot<Duration>: "\(slot.value.nanoseconds)"
-      case let slot as SettingSlot<Duration?>: slot.value.map { "\($0.nanoseconds)" } ?? "off"
-      case let slot as SettingSlot<Bool>: slot.value ? "true" : "false"
+      case let setting as SettingValue<Duration>: "\(setting.value.nanoseconds)"
+      case let setting as SettingValue<Duration?>: setting.value.map { "\($0.nanoseconds)" } ?? "off"
+      case let setting as SettingValue<Bool>: setting.value ? "true" : "false"
       default: given
       }
     let hash = StableHash.fnv1a(value)

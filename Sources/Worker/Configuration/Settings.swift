@@ -13,10 +13,10 @@ package struct Settings: Sendable {
 
   /// The value of a setting. Its row must have been loaded.
   subscript<Value>(_ setting: Setting<Value>) -> Value {
-    guard let slot = values[setting.name] as? SettingSlot<Value> else {
+    guard let stored = values[setting.name] as? SettingValue<Value> else {
       preconditionFailure("\(setting.name) is not in the settings table")
     }
-    return slot.value
+    return stored.value
   }
 
   /// Reads an environment that has no faults.
@@ -73,7 +73,7 @@ package struct Settings: Sendable {
       precondition(values[row.name] == nil, "two rows named \(row.name)")
       let given: String?
       var variable = row.name
-      switch row.isLookedAt(in: environment, rows: rows) ? row.given(in: environment) : .nothing {
+      switch row.isUsed(in: environment, rows: rows) ? row.given(in: environment) : .nothing {
       case .nothing: given = nil
       case .text(let text, let source): (given, variable) = (text, source)
       case .fault(let fault):
@@ -81,10 +81,10 @@ package struct Settings: Sendable {
         continue
       }
       switch row.load(given) {
-      case .accepted(let slot, let texts):
-        values[row.name] = slot
+      case .accepted(let value, let texts):
+        values[row.name] = value
         if !row.isSecret {
-          digest += SettingDigest.text(of: slot, of: row.name, given: given ?? row.defaultText ?? "")
+          digest += SettingDigest.text(of: value, of: row.name, given: given ?? row.defaultText ?? "")
         }
         for text in texts { warnings.append(ConfigurationWarning(variable: variable, text: text)) }
       case .refused(let rules):
@@ -155,8 +155,8 @@ extension Settings {
   /// The names of these settings whose values differ.
   func differences(from other: Settings, among rows: [SettingRow]) -> [String] {
     rows.map(\.name).filter { name in
-      guard let slot = values[name] as? any ComparableSlot, let value = other.values[name] else { return true }
-      return !slot.isEqual(to: value)
+      guard let own = values[name] as? any ComparableValue, let value = other.values[name] else { return true }
+      return !own.isEqual(to: value)
     }
   }
 
@@ -175,13 +175,13 @@ extension Settings {
   /// Replaces the value of a setting that has no digest.
   mutating func set<Value>(_ setting: Setting<Value>, to value: Value) {
     precondition(setting.isSecret, "\(setting.name) has a digest")
-    values[setting.name] = SettingSlot(value: value)
+    values[setting.name] = SettingValue(value: value)
   }
 }
 
 extension SettingRow {
-  /// Whether the text is validated: not if the setting that it depends on is off or invalid.
-  fileprivate func isLookedAt(in environment: [String: String], rows: [SettingRow]) -> Bool {
+  /// Whether the text is used: not if the setting that it depends on is off or invalid.
+  fileprivate func isUsed(in environment: [String: String], rows: [SettingRow]) -> Bool {
     guard let onlyWith, let owner = rows.first(where: { $0.name == onlyWith }) else { return true }
     guard case .text(let text, _) = owner.given(in: environment) else { return false }
     return GoBoolean.parse(text) ?? false

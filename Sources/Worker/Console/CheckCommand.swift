@@ -40,7 +40,7 @@ struct DeploymentCheck {
   /// Total time limit of each part. Servers that respond take at most a second, and get some 30 queries.
   nonisolated static let partLimit = Duration.seconds(60)
   /// Time limit of one name lookup and of one query.
-  nonisolated static let questionLimit = Duration.seconds(5)
+  nonisolated static let answerLimit = Duration.seconds(5)
   /// A larger clock difference is a warning: log lines of two hosts could not be ordered.
   private static let clockLimit = Duration.seconds(2)
 
@@ -112,7 +112,7 @@ struct DeploymentCheck {
     configuration.dialTimeout = configuration.dialTimeout ?? others[.redisDialTimeout]
     let check = RedisCheck(
       configuration: configuration, namespace: others[.redisNamespace],
-      sweepers: Sweepers.all(sweeping).map(\.name), tellsOutages: hasSinks, clock: context.clock,
+      sweepers: Sweepers.all(sweeping).map(\.name), reportsOutages: hasSinks, clock: context.clock,
       deadline: context.clock.now.advanced(by: Self.partLimit))
     await check.run()
     return (check.findings, check.serverClock)

@@ -143,10 +143,10 @@ extension SettingRow {
   /// The text as it may be shown to anyone.
   func shown(_ text: String) -> String {
     guard isSecret else { return text }
-    guard case .accepted(let slot, _) = load(text) else { return ConfigReport.hidden }
-    return switch slot {
-    case let slot as SettingSlot<PostgresConfiguration>: slot.value.redactedURL
-    case let slot as SettingSlot<RedisConfiguration>: slot.value.redactedURL
+    guard case .accepted(let value, _) = load(text) else { return ConfigReport.hidden }
+    return switch value {
+    case let url as SettingValue<PostgresConfiguration>: url.value.redactedURL
+    case let url as SettingValue<RedisConfiguration>: url.value.redactedURL
     default: kind.hasSuffix("URL") ? WebURL.redacted(text) : ConfigReport.hidden
     }
   }
@@ -155,6 +155,6 @@ extension SettingRow {
   fileprivate func isDefault(_ text: String) -> Bool {
     guard case .accepted(let given, _) = load(text) else { return false }
     guard case .accepted(let absent, _) = load(nil) else { return false }
-    return (given as? any ComparableSlot)?.isEqual(to: absent) ?? false
+    return (given as? any ComparableValue)?.isEqual(to: absent) ?? false
   }
 }

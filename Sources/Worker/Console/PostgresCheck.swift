@@ -47,7 +47,7 @@ final class PostgresCheck {
       checkVersion(connection)
       try await check(
         ReadOnlySession(
-          connection: connection, clock: clock, deadline: deadline, questionLimit: DeploymentCheck.questionLimit))
+          connection: connection, clock: clock, deadline: deadline, answerLimit: DeploymentCheck.answerLimit))
     } catch {
       let reason = (error as? PostgresError)?.publicReason ?? "cancelled"
       findings.append(.fault("\(configuration.redactedURL): \(CertificateHint.added(to: reason))"))
@@ -250,7 +250,7 @@ enum NameCheck {
     host: String, port: String, by deadline: MonotonicInstant, on clock: LoopClock
   ) async -> (finding: CheckFinding?, isLocal: Bool) {
     do {
-      let limit = min(deadline, clock.now.advanced(by: DeploymentCheck.questionLimit))
+      let limit = min(deadline, clock.now.advanced(by: DeploymentCheck.answerLimit))
       let addresses = try await NameResolver.addresses(of: host, by: limit, on: clock)
       let isLocal = addresses.allSatisfy { $0.hasPrefix("127.") || $0 == "::1" }
       if addresses == [host] { return (nil, isLocal) }

@@ -11,7 +11,7 @@ struct ReadOnlySession {
   /// The deadline of the last answer.
   let deadline: MonotonicInstant
   /// The time limit of each answer.
-  let questionLimit: Duration
+  let answerLimit: Duration
 
   private static let readOnly = CatalogSQL.qualified("SELECT set_config('transaction_read_only', 'on', true)")
 
@@ -26,7 +26,7 @@ struct ReadOnlySession {
     let limits = isLimited ? [PostgresStatement(GuardStatements.readLimits)] : []
     let results = try await connection.pipeline(
       connection.prelude + [PostgresStatement(Self.readOnly)] + limits + preparations + [statement],
-      by: min(deadline, clock.now.advanced(by: questionLimit)))
+      by: min(deadline, clock.now.advanced(by: answerLimit)))
     return results[results.count - 1]
   }
 
@@ -44,8 +44,8 @@ struct ReadOnlySession {
 
   /// The table that the name resolves to in this session; nil if the search path has none.
   func survey(_ needs: SweepNeeds) async throws -> TableSurvey? {
-    let look = TableSurvey.statement(
+    let statement = TableSurvey.statement(
       needs.table, key: needs.key, moments: needs.moments, event: needs.event)
-    return TableSurvey(table: needs.table, try await query(PostgresStatement(look.sql, look.parameters)))
+    return TableSurvey(table: needs.table, try await query(PostgresStatement(statement.sql, statement.parameters)))
   }
 }

@@ -14,7 +14,7 @@ final class RedisCheck {
   private let configuration: RedisConfiguration
   private let namespace: String
   private let sweepers: [String]
-  private let tellsOutages: Bool
+  private let reportsOutages: Bool
   private let clock: LoopClock
   private let deadline: MonotonicInstant
   private var client: RedisClient
@@ -23,7 +23,7 @@ final class RedisCheck {
   private var user: String
 
   init(
-    configuration: RedisConfiguration, namespace: String, sweepers: [String], tellsOutages: Bool, clock: LoopClock,
+    configuration: RedisConfiguration, namespace: String, sweepers: [String], reportsOutages: Bool, clock: LoopClock,
     deadline: MonotonicInstant
   ) {
     self.configuration = configuration
@@ -31,7 +31,7 @@ final class RedisCheck {
     user = configuration.loginUser ?? "USER"
     self.namespace = namespace
     self.sweepers = sweepers
-    self.tellsOutages = tellsOutages
+    self.reportsOutages = reportsOutages
     self.clock = clock
     self.deadline = deadline
     client = RedisClient(configuration, clock: clock)
@@ -42,12 +42,12 @@ final class RedisCheck {
       let name = await NameCheck.finding(host: host, port: port, by: deadline, on: clock)
       if let finding = name.finding { findings.append(finding) }
     }
-    if configuration.isCluster { return await lookAtCluster() }
-    await lookAtServer(configuration.redactedURL)
+    if configuration.isCluster { return await checkCluster() }
+    await checkNode(configuration.redactedURL)
   }
 
   /// Checks each master. A cluster without masters is a fault.
-  private func lookAtCluster() async {
+  private func checkCluster() async {
     let masters: (nodes: [(name: String, configuration: RedisConfiguration)], coveredSlots: Int)
     do throws(RedisError) {
       masters = try await RedisCluster.masters(configuration, by: deadline, on: clock)
@@ -60,19 +60,19 @@ final class RedisCheck {
     findings.append(isWhole ? .ok(title) : .fault(title))
     for node in masters.nodes {
       client = RedisClient(node.configuration, clock: clock)
-      await lookAtServer(node.name)
+      await checkNode(node.name)
     }
   }
 
-  private func lookAtServer(_ name: String) async {
+  private func checkNode(_ name: String) async {
     await withTaskGroup { group in
       group.addTask { await self.client.run() }
-      await self.look(name)
+      await self.check(name)
       group.cancelAll()
     }
   }
 
-  private func look(_ name: String) async {
+  private func check(_ name: String) async {
     do throws(RedisError) {
       try await connect()
       findings.append(.ok("connected to \(name)"))
@@ -86,7 +86,7 @@ final class RedisCheck {
     await checkClock()
     if let name = await answer("ACL", "WHOAMI")?.text { user = name }
     let outcome = await RedisRights(
-      namespace: namespace, sweepers: sweepers, tellsOutages: tellsOutages, isCluster: configuration.isCluster
+      namespace: namespace, sweepers: sweepers, reportsOutages: reportsOutages, isCluster: configuration.isCluster
     ).check {
       await self.send($0)
     }
@@ -102,7 +102,7 @@ final class RedisCheck {
 
   private func send(_ command: [String]) async -> Result<RedisValue, RedisError> {
     do throws(RedisError) {
-      let limit = min(deadline, clock.now.advanced(by: DeploymentCheck.questionLimit))
+      let limit = min(deadline, clock.now.advanced(by: DeploymentCheck.answerLimit))
       return .success(try await client.command(command, by: limit))
     } catch {
       return .failure(error)

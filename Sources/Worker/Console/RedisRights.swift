@@ -53,7 +53,7 @@ struct RedisRights: Sendable {
   let namespace: String
   let sweepers: [String]
   /// Whether replicas agree on which of them reports an outage, as they do if a sink is configured.
-  let tellsOutages: Bool
+  let reportsOutages: Bool
   /// Whether it is about a node of a cluster.
   var isCluster = false
 
@@ -61,7 +61,7 @@ struct RedisRights: Sendable {
   private static let outageKey = 4
   private static let connectionKey = 5
 
-  private enum Verdict {
+  private enum Permission {
     case allowed, commandDenied, keyDenied
     /// ACL DRYRUN itself is denied or unknown.
     case unknown(String)
@@ -78,22 +78,22 @@ struct RedisRights: Sendable {
     let connectionUses = ["GET", "SET", "DEL"].map { Use(command: $0, key: Self.connectionKey) }
     // CLUSTER SLOTS has been answered already.
     let clusterUses = isCluster ? [Use(command: "ASKING", key: nil)] : []
-    for use in Self.uses + clusterUses + (tellsOutages ? outageUses : []) + (locksConnections ? connectionUses : []) {
+    for use in Self.uses + clusterUses + (reportsOutages ? outageUses : []) + (locksConnections ? connectionUses : []) {
       for sweeper in owners(of: use) {
         let key = use.key.map { self.key($0, of: sweeper) }
-        var verdict = Verdict.unknown("")
+        var permission = Permission.unknown("")
         if canAsk, let user, let example = Self.example(of: use.command, key: key) {
-          verdict = Self.verdict(onDryRun: await send(["ACL", "DRYRUN", user] + example))
-          if case .unknown = verdict { canAsk = false }
+          permission = Self.permission(onDryRun: await send(["ACL", "DRYRUN", user] + example))
+          if case .unknown = permission { canAsk = false }
         }
-        if case .unknown = verdict {
+        if case .unknown = permission {
           guard let trial = Self.trial(of: use.command, key: key.map { $0 + ":check" }) else {
             if !outcome.untried.contains(use.command) { outcome.untried.append(use.command) }
             continue
           }
-          verdict = Self.verdict(onTrial: await send(trial))
+          permission = Self.permission(onTrial: await send(trial))
         }
-        note(verdict, use, in: &outcome)
+        note(permission, use, in: &outcome)
       }
     }
     return outcome
@@ -106,8 +106,8 @@ struct RedisRights: Sendable {
     return [CoordinationScripts.healthName] + (isFirst ? sweepers : [])
   }
 
-  private func note(_ verdict: Verdict, _ use: Use, in outcome: inout Outcome) {
-    switch verdict {
+  private func note(_ permission: Permission, _ use: Use, in outcome: inout Outcome) {
+    switch permission {
     case .allowed: break
     case .commandDenied:
       if !outcome.deniedCommands.contains(use.command) { outcome.deniedCommands.append(use.command) }
@@ -194,7 +194,7 @@ struct RedisRights: Sendable {
     }
   }
 
-  private static func verdict(onDryRun answer: Result<RedisValue, RedisError>) -> Verdict {
+  private static func permission(onDryRun answer: Result<RedisValue, RedisError>) -> Permission {
     switch answer {
     case .success(let value):
       if value.isOK { return .allowed }
@@ -204,7 +204,7 @@ struct RedisRights: Sendable {
     }
   }
 
-  private static func verdict(onTrial answer: Result<RedisValue, RedisError>) -> Verdict {
+  private static func permission(onTrial answer: Result<RedisValue, RedisError>) -> Permission {
     switch answer {
     case .success: .allowed
     case .failure(.server(code: "NOPERM", let message)): message.hasPrefix("use a key") ? .keyDenied : .commandDenied

@@ -92,7 +92,7 @@ struct StatusCommand {
     var server = FleetStatus.Server(name: "Redis", detail: settings[.redisURL].redactedURL)
     do {
       let (time, records, fault) = try await RedisVisit(settings, clock: clock).use { client in
-        let (time, records) = try await self.look(client)
+        let (time, records) = try await self.readRecords(client)
         return (time, records, await self.writeFault(client))
       }
       server.fault = fault
@@ -103,10 +103,11 @@ struct StatusCommand {
     }
   }
 
-  private func look(_ client: any RedisScripts) async throws -> (Int64, [SweeperRecord]) {
+  private func readRecords(_ client: any RedisScripts) async throws -> (Int64, [SweeperRecord]) {
     let names = Sweepers.names
     let (time, parts) = try await client.readAll(
-      CoordinationScripts.look, keys: names.map { [keys($0).lock, keys($0).record] }, arguments: SweeperRecord.fields,
+      CoordinationScripts.records, keys: names.map { [keys($0).lock, keys($0).record] },
+      arguments: SweeperRecord.fields,
       by: clock.now.advanced(by: Coordinator.commandLimit))
     return (time, zip(names, parts).map { SweeperRecord(sweeper: $0, $1) })
   }
@@ -131,7 +132,7 @@ struct StatusCommand {
     let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: clock)
     return ReadOnlySession(
       connection: connection, clock: clock, deadline: clock.now.advanced(by: Self.limit),
-      questionLimit: DeploymentCheck.questionLimit)
+      answerLimit: DeploymentCheck.answerLimit)
   }
 
   private func askPostgres() async -> Database {
@@ -140,14 +141,14 @@ struct StatusCommand {
     do {
       let session = try await connect()
       defer { session.connection.close() }
-      try await look(session, &database)
+      try await readSessions(session, &database)
     } catch {
       database.server.fault = CertificateHint.added(to: (error as? PostgresError)?.publicReason ?? "\(error)")
     }
     return database
   }
 
-  private func look(_ session: ReadOnlySession, _ database: inout Database) async throws {
+  private func readSessions(_ session: ReadOnlySession, _ database: inout Database) async throws {
     let role = try await session.query(PostgresStatement(SessionSQL.role))
     if role[row: 0, column: 5] == "t" { database.server.fault = "a standby: nothing is swept through it" }
     let runs = try await session.query(PostgresStatement(StatusSQL.runs))

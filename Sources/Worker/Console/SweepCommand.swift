@@ -69,7 +69,7 @@ struct DryRun {
     let deadline = clock.now.advanced(by: Self.limit)
     let connection = try await PostgresConnection.connect(configuration, by: deadline, on: clock)
     defer { connection.close() }
-    let session = ReadOnlySession(connection: connection, clock: clock, deadline: deadline, questionLimit: Self.limit)
+    let session = ReadOnlySession(connection: connection, clock: clock, deadline: deadline, answerLimit: Self.limit)
     let needs = SweepNeeds(sweeper.work)
     let survey = try await survey(needs, in: session)
     var result = DryRunResult(
@@ -77,8 +77,8 @@ struct DryRun {
       change: sweeper.work.verb)
     switch sweeper.work {
     case .discovery(let discovery): result.targets = discovery.targets.targets.map(\.name)
-    case .rows(let sweep): try await look(sweep, survey, session, &result)
-    case .connections(let discovery): try await look(discovery, survey, session, &result)
+    case .rows(let sweep): try await findDue(sweep, survey, session, &result)
+    case .connections(let discovery): try await findDue(discovery, survey, session, &result)
     case .watch(let watch):
       result.due = QueueWatch.waits(in: try await session.query(watch.statement(on: survey))).reduce(0) { $0 + $1.jobs }
     }
@@ -92,7 +92,7 @@ struct DryRun {
     return survey
   }
 
-  private func look(
+  private func findDue(
     _ discovery: ConnectionDiscovery, _ connections: TableSurvey, _ session: ReadOnlySession,
     _ result: inout DryRunResult
   ) async throws {
@@ -105,14 +105,14 @@ struct DryRun {
     result.rows = (0..<min(due.rowCount, Self.idLimit)).map { (due[row: $0, column: 0] ?? "", due.moment(row: $0, 1)) }
   }
 
-  private func look(
+  private func findDue(
     _ sweep: RowSweep, _ survey: TableSurvey, _ session: ReadOnlySession, _ result: inout DryRunResult
   ) async throws {
-    let second: TableSurvey? =
+    let linkedTable: TableSurvey? =
       if let needs = SweepNeeds(linkedTo: sweeper.work) { try await self.survey(needs, in: session) } else { nil }
     let related = try await session.related(
       to: survey, for: sweep, allowsRowSecurity: allowsRowSecurity)
-    let sql = DryRunSQL(sweep, on: survey, second: second, related)
+    let sql = DryRunSQL(sweep, on: survey, linkedTable: linkedTable, related)
     func limits(cutoff: String?) -> [PostgresStatement] {
       [
         PostgresStatement(
@@ -129,9 +129,9 @@ struct DryRun {
     let estimate = counted.number(4)
     result.estimatedRows = estimate >= 0 ? estimate : nil
     let sameCutoff = limits(cutoff: counted[row: 0, column: 3])
-    if let second, let count = sql.linked {
+    if let linkedTable, let count = sql.linked {
       let linked = try await session.query(PostgresStatement(count), after: sameCutoff, isLimited: false)
-      result.linked = (second.displayName, linked.number(0))
+      result.linked = (linkedTable.displayName, linked.number(0))
     }
     if let count = sql.shares, let limit = sweep.shareLimit {
       let preparations = sameCutoff + [PostgresStatement(DryRunSQL.open)]
@@ -198,7 +198,8 @@ struct DryRunSQL {
   let shares: String?
 
   init(
-    _ sweep: RowSweep, on survey: TableSurvey, second: TableSurvey? = nil, _ related: RelatedTables = RelatedTables()
+    _ sweep: RowSweep, on survey: TableSurvey, linkedTable: TableSurvey? = nil,
+    _ related: RelatedTables = RelatedTables()
   ) {
     let statements = TableStatements(
       sweep: sweep, table: survey.quotedName, moments: survey.moments, countsDue: false, related: related)
@@ -216,13 +217,13 @@ struct DryRunSQL {
         FROM \(survey.quotedName) AS target WHERE \(statements.isDue)
        ORDER BY target.\(sweep.key), target.id LIMIT \(DryRun.idLimit)
       """)
-    guard let rows = sweep.linked, let second else {
+    guard let rows = sweep.linked, let linkedTable else {
       linked = nil
       return
     }
     linked = CatalogSQL.qualified(
       """
-      SELECT count(*) FROM \(second.quotedName) AS linked
+      SELECT count(*) FROM \(linkedTable.quotedName) AS linked
        WHERE (linked.\(rows.id) = ANY (ARRAY(
                SELECT unnest(target.\(rows.references)) FROM \(survey.quotedName) AS target WHERE \(statements.isDue))))
          AND (\(TableStatements.withCutoff(rows.due)))

@@ -101,7 +101,7 @@ struct SweepNeeds: Equatable, Sendable {
     readsReferences = sweep.leavesReferenced
   }
 
-  /// As `QueueWatch.look` has it.
+  /// As `QueueWatch.query` has it.
   private static var queue: SweepNeeds {
     SweepNeeds(
       table: QueueWatch.table, key: "created_at", moments: QueueWatch.moments, event: .update, indexCondition: nil,

@@ -118,9 +118,9 @@ struct TableCheck: Sendable {
   @EventLoop
   private func others(_ survey: TableSurvey, in session: ReadOnlySession) async throws -> [CheckFinding] {
     guard needs.readsReferences || !needs.others.isEmpty else { return [] }
-    let look = RelatedTables.statement(
+    let statement = RelatedTables.statement(
       needs.others.map(\.table), referencesTo: needs.readsReferences ? survey.identifier : nil)
-    let related = RelatedTables(try await session.query(look))
+    let related = RelatedTables(try await session.query(statement))
     var findings: [CheckFinding] = []
     for other in needs.others {
       guard let table = related.tables[other.table] else {

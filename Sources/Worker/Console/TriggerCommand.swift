@@ -63,7 +63,7 @@ struct TriggerCommand {
   private struct Pending {
     let sweeper: String
     let id: Int64
-    var told: TriggerProgress?
+    var reported: TriggerProgress?
   }
 
   func trigger(_ names: [String], accepts: Bool, waits: Bool, _ client: any RedisScripts) async throws -> Int32 {
@@ -99,21 +99,21 @@ struct TriggerCommand {
     while true {
       for index in pending.indices {
         let progress = try await progress(of: pending[index], client)
-        guard progress != pending[index].told else { continue }
-        pending[index].told = progress
+        guard progress != pending[index].reported else { continue }
+        pending[index].reported = progress
         if let line = progress.line {
           guard context.show("\(pending[index].sweeper): \(ReportTable.printable(line))\n") == 0 else { return 1 }
         }
         if progress.isOver, !progress.isSuccess { isUndone = true }
       }
-      pending.removeAll { $0.told?.isOver ?? false }
+      pending.removeAll { $0.reported?.isOver ?? false }
       if pending.isEmpty { return isUndone ? Self.undoneStatus : 0 }
       try await context.clock.sleep(for: Self.period)
     }
   }
 
   private func progress(of trigger: Pending, _ client: any RedisScripts) async throws -> TriggerProgress {
-    let answer = try await evaluate(CoordinationScripts.look, trigger.sweeper, SweeperRecord.fields, client)
+    let answer = try await evaluate(CoordinationScripts.records, trigger.sweeper, SweeperRecord.fields, client)
     guard answer.count == 2, let now = PlausibleNumber.read(answer[0]) else { throw Coordinator.UnexpectedAnswer() }
     return TriggerProgress(of: trigger.id, SweeperRecord(sweeper: trigger.sweeper, answer[1]), at: now)
   }

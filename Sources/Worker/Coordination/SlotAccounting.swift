@@ -55,7 +55,7 @@ package struct SlotAccounting: Sendable {
     defer { if answer != .late { isLearning = false } }
     switch answer {
     case .taken(let run):
-      let counts = settleOpen(before: run.slot)
+      let counts = closeOpen(before: run.slot)
       open = nil
       counted = max(counted, run.slot)
       return (counts, .run(run))
@@ -71,7 +71,7 @@ package struct SlotAccounting: Sendable {
       isStuck = settlesForever && open == slot
       return (counts, .wait(milliseconds: max(1, notBefore - now)))
     case .idle(let slot, let due):
-      let counts = attend(slot) + settleOpen(before: .max)
+      let counts = attend(slot) + closeOpen(before: .max)
       return (counts, .wait(milliseconds: max(1, due - now)))
     case .paused(let slot, _):
       return (pause(slot), .wait(milliseconds: max(1, grid.slot(after: now) - now)))
@@ -84,7 +84,7 @@ package struct SlotAccounting: Sendable {
   package mutating func foundNothing(at now: Int64) -> [SlotOutcome] {
     noteTime(now)
     let slot = grid.slot(at: now)
-    let counts = settleOpen(before: slot)
+    let counts = closeOpen(before: slot)
     guard !isLearning, slot > counted else { return counts }
     open = nil
     counted = slot
@@ -101,7 +101,7 @@ package struct SlotAccounting: Sendable {
       firstUnanswered = first
       guard slot > first else { return [] }
     }
-    let counts = settleOpen(before: slot)
+    let counts = closeOpen(before: slot)
     guard slot > counted else { return counts }
     open = nil
     counted = slot
@@ -111,7 +111,7 @@ package struct SlotAccounting: Sendable {
   /// The replica drains: an open slot ends here.
   package mutating func drained() -> [SlotOutcome] {
     isStuck = false
-    return settleOpen(before: .max)
+    return closeOpen(before: .max)
   }
 
   /// If the clock steps back far, slots that were counted begin again and count again.
@@ -121,7 +121,7 @@ package struct SlotAccounting: Sendable {
 
   private mutating func attend(_ slot: Int64) -> [SlotOutcome] {
     guard !isLearning, slot > counted else { return [] }
-    let counts = settleOpen(before: slot)
+    let counts = closeOpen(before: slot)
     open = slot
     isStuck = false
     return counts
@@ -129,13 +129,13 @@ package struct SlotAccounting: Sendable {
 
   /// A slot in which the sweeper is paused, even if the slot was held before.
   private mutating func pause(_ slot: Int64) -> [SlotOutcome] {
-    let counts = settleOpen(before: slot)
+    let counts = closeOpen(before: slot)
     guard !isLearning, slot > counted else { return counts }
     (open, counted, isStuck) = (nil, slot, false)
     return counts + [.paused]
   }
 
-  private mutating func settleOpen(before slot: Int64) -> [SlotOutcome] {
+  private mutating func closeOpen(before slot: Int64) -> [SlotOutcome] {
     guard let attended = open, attended < slot else { return [] }
     open = nil
     counted = max(counted, attended)

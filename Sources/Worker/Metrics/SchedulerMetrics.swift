@@ -142,7 +142,7 @@ struct TaskMetrics {
   }
 
   /// Records when the next run is due, in ms since 1970.
-  func isDue(at milliseconds: Int64) {
+  func setNextDue(_ milliseconds: Int64) {
     nextDue.set(Double(milliseconds) / 1_000)
   }
 

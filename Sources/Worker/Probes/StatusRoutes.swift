@@ -67,7 +67,7 @@ final class StatusRoutes {
     var fault = redis.outage
     if fault == nil {
       do {
-        let (time, sweepers) = try await look()
+        let (time, sweepers) = try await readOverviews()
         status.redisTime = time
         status.sweepers = SweeperStatus.all(
           sweepers.map(\.record), at: time, settings, lacks: lacks(),
@@ -83,7 +83,7 @@ final class StatusRoutes {
     return (status, runs)
   }
 
-  private func look() async throws -> (Int64, [SweeperOverview]) {
+  private func readOverviews() async throws -> (Int64, [SweeperOverview]) {
     let names = Sweepers.names
     let keys = names.map { name in
       let keys = CoordinationScripts.keys(namespace: settings[.redisNamespace], sweeper: name)

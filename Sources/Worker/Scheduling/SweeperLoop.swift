@@ -144,7 +144,7 @@ final class SweeperLoop {
       // Wait until it is turned on or the worker drains.
       try await clock.sleep(until: .never, orUntil: wakeUp)
     case .take(let mode):
-      guard try await hasSchema() else { break }
+      guard try await waitForSchema() else { break }
       if mode == .due, machine.pause == nil, await nothingIsDue() { return skipSlot(&machine) }
       if isOnce || !runner.pool.isReadOnly { return await take(mode, &machine) }
       await waitUntilWritable()
@@ -194,11 +194,11 @@ final class SweeperLoop {
     let counts = machine.foundNothing(redisTime: time, at: clock.now, jitter: jitter)
     count(counts)
     if counts.contains(.success) { metrics.succeeded(at: time) }
-    metrics.isDue(at: coordinator.grid.slot(after: time))
+    metrics.setNextDue(coordinator.grid.slot(after: time))
   }
 
-  /// Whether slots are attended. If the schema lacks something, waits until the next check or the shutdown first.
-  private func hasSchema() async throws -> Bool {
+  /// Returns whether slots are attended. If the schema lacks something, waits until the next check or the shutdown.
+  private func waitForSchema() async throws -> Bool {
     switch schema.next(at: clock.now) {
     case .attend: return true
     case .check: await checkSchema()
@@ -259,9 +259,9 @@ final class SweeperLoop {
     reporter.notify(fleet.pause, answer)
     if let succeededAt = fleet.succeededAt { metrics.succeeded(at: succeededAt) }
     switch answer {
-    case .idle(_, let due): metrics.isDue(at: due)
-    case .settling(_, let notBefore): metrics.isDue(at: notBefore)
-    case .taken, .held, .stuck, .paused: metrics.isDue(at: coordinator.grid.slot(after: redisTime))
+    case .idle(_, let due): metrics.setNextDue(due)
+    case .settling(_, let notBefore): metrics.setNextDue(notBefore)
+    case .taken, .held, .stuck, .paused: metrics.setNextDue(coordinator.grid.slot(after: redisTime))
     case .late: break
     }
   }

@@ -33,22 +33,22 @@ struct ConnectionPages: Equatable, Sendable {
   /// The most connections that one run claims.
   static let claimLimit = 100
   /// The most queries of one run.
-  static let lookLimit = 50
+  static let queryLimit = 50
 
   private(set) var claimed = 0
   private var left = 0
-  private var looks = 0
+  private var queries = 0
   private var isLast = false
 
   /// How many connections to read, and how many to skip; nil if the run is over.
   var next: (limit: Int, skipping: Int)? {
-    guard !isLast, claimed < Self.claimLimit, looks < Self.lookLimit else { return nil }
+    guard !isLast, claimed < Self.claimLimit, queries < Self.queryLimit else { return nil }
     return (Self.claimLimit - claimed, left)
   }
 
   /// Counts a query's due and claimed connections.
-  mutating func looked(found: Int, claimed: Int) {
-    looks += 1
+  mutating func read(found: Int, claimed: Int) {
+    queries += 1
     isLast = found < Self.claimLimit - self.claimed
     self.claimed += claimed
     left += found - claimed
@@ -144,13 +144,13 @@ final class ConnectionDiscoveryRun {
       if isFirst { statements = try await survey(isFresh: true) }
       isFirst = false
       let due = (0..<answer.rowCount).compactMap { answer[row: $0, column: 0] }
-      pages.looked(found: due.count, claimed: try await claim(due, statements))
+      pages.read(found: due.count, claimed: try await claim(due, statements))
     }
   }
 
   /// The statements for the tables as last surveyed, or as they are now.
   private func survey(isFresh: Bool) async throws -> ConnectionStatements {
-    func look(
+    func surveyed(
       _ table: String, _ key: String, _ moments: [String], _ event: TableSurvey.Event, _ memory: TableMemory
     ) async throws -> TableSurvey {
       let known = isFresh ? nil : memory.checkable(at: session.clock.now)
@@ -163,8 +163,8 @@ final class ConnectionDiscoveryRun {
       if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }
       return survey
     }
-    let jobs = try await look(Discovery.table, "created_at", [], .insert, memory.jobs)
-    let connections = try await look(
+    let jobs = try await surveyed(Discovery.table, "created_at", [], .insert, memory.jobs)
+    let connections = try await surveyed(
       ConnectionDiscovery.table, "last_discover_at", ConnectionDiscovery.moments, .update, memory.connections)
     session.schema = connections.schema
     return discovery.statements(on: connections, jobs)
@@ -181,7 +181,7 @@ final class ConnectionDiscoveryRun {
       if !held.connections.isEmpty { claimed = try await claimTogether(held, statements) }
     } catch {
       // If it may still be committed, the locks are left to expire.
-      if Self.isSettled(error) { await locks.release(held) }
+      if Self.isOverOnServer(error) { await locks.release(held) }
       throw error
     }
     await locks.release(held)
@@ -225,7 +225,7 @@ final class ConnectionDiscoveryRun {
   }
 
   /// Whether the claim is over on the server too: it answered that nothing was done, or the claim was never sent.
-  private static func isSettled(_ error: any Error) -> Bool {
+  private static func isOverOnServer(_ error: any Error) -> Bool {
     switch error {
     case is RunInterruption: true
     case PostgresError.server: true
@@ -241,7 +241,7 @@ final class ConnectionDiscoveryRun {
 
   // MARK: Targets that are connections, too
 
-  private func compareTargets(_ tell: @EventLoop ([String]) -> Void) async throws {
+  private func compareTargets(_ report: @EventLoop ([String]) -> Void) async throws {
     let targets = discovery.targets.targets
     guard !memory.hasComparedTargets, !targets.isEmpty else { return }
     _ = try await survey(isFresh: false)
@@ -267,6 +267,6 @@ final class ConnectionDiscoveryRun {
     }
     memory.hasComparedTargets = true
     let covered = (0..<answer.rowCount).compactMap { answer[row: $0, column: 0].flatMap { Int($0) } }
-    if !covered.isEmpty { tell(covered.map { targets[$0 - 1].name }) }
+    if !covered.isEmpty { report(covered.map { targets[$0 - 1].name }) }
   }
 }

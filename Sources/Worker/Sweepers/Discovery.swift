@@ -23,16 +23,16 @@ package struct Discovery: Sendable {
     var table: String?
 
     /// The most failures that a reason names.
-    private static let toldLimit = 5
+    private static let namedLimit = 5
 
     /// Each failed target, with its reason: "target=a: …; target=b: …".
     var reason: String {
       var text = ""
-      for failure in failures.prefix(Self.toldLimit) {
+      for failure in failures.prefix(Self.namedLimit) {
         let reason = RunFailure(failure.error, on: table.map { "INSERT on \($0)" }).reason
         text += (text.isEmpty ? "" : "; ") + "\(label)=\(failure.target): \(reason)"
       }
-      let rest = failures.count - Self.toldLimit
+      let rest = failures.count - Self.namedLimit
       return rest > 0 ? text + "; and \(rest) more" : text
     }
 

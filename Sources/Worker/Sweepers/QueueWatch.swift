@@ -48,11 +48,11 @@ package struct QueueWatch: Sendable {
   /// Parameter: the allowed wait in µs. Answers per type the number of jobs that have waited longer, and the seconds
   /// that the oldest has waited; a single row without a type if there are none. The last column says whether `moments`
   /// are unchanged.
-  static func look(at table: String, _ moments: MomentColumns) -> String {
+  static func query(of table: String, _ moments: MomentColumns) -> String {
     CatalogSQL.qualified(
       """
-      SELECT wait.job_type, wait.jobs, wait.seconds, looked_at.is_unchanged
-        FROM (SELECT \(moments.isUnchanged) AS is_unchanged) AS looked_at
+      SELECT wait.job_type, wait.jobs, wait.seconds, checked.is_unchanged
+        FROM (SELECT \(moments.isUnchanged) AS is_unchanged) AS checked
         LEFT JOIN LATERAL (
           SELECT job.job_type, count(*) AS jobs,
                  (extract(epoch FROM (clock_timestamp() - min(greatest(job.created_at, 'epoch'::timestamptz)))))::bigint
@@ -60,16 +60,16 @@ package struct QueueWatch: Sendable {
             FROM \(table) AS job
            WHERE (job.status = 'queued')
              AND (job.created_at <= (SELECT (clock_timestamp() - ($1::float8 * '1 microsecond'::interval))))
-           GROUP BY job.job_type ORDER BY job.job_type LIMIT \(typeLimit)) AS wait ON looked_at.is_unchanged
+           GROUP BY job.job_type ORDER BY job.job_type LIMIT \(typeLimit)) AS wait ON checked.is_unchanged
        ORDER BY wait.job_type
       """)
   }
 
   func statement(on table: TableSurvey) -> PostgresStatement {
-    PostgresStatement(Self.look(at: table.quotedName, table.moments), ["\(alertAfter.nanoseconds / 1_000)"])
+    PostgresStatement(Self.query(of: table.quotedName, table.moments), ["\(alertAfter.nanoseconds / 1_000)"])
   }
 
-  /// Records how long jobs have waited, and what is news.
+  /// Records how long jobs have waited, and which alerts begin or end.
   ///
   /// - Parameter progress: the last run's progress.
   /// - Throws: `SweepRefusal`, or `PostgresError`.
@@ -79,7 +79,7 @@ package struct QueueWatch: Sendable {
     noting tally: RunTally
   ) async throws {
     do {
-      let found = try await look(in: session, knowing: memory, allowsRowSecurity)
+      let found = try await findWaits(in: session, knowing: memory, allowsRowSecurity)
       var alerts = QueueAlerts(progress)
       tally.count.waits = alerts.update(found)
       tally.count.progress = alerts.text
@@ -91,13 +91,13 @@ package struct QueueWatch: Sendable {
   }
 
   /// How often a run retries on a table that keeps changing.
-  private static let lookLimit = 3
+  private static let surveyLimit = 3
 
   @EventLoop
-  private func look(
+  private func findWaits(
     in session: GuardedSession, knowing memory: TableMemory, _ allowsRowSecurity: Bool
   ) async throws -> [QueueWait] {
-    for _ in 0..<Self.lookLimit {
+    for _ in 0..<Self.surveyLimit {
       let survey = try await session.survey(
         Self.table, key: "created_at", moments: Self.moments, event: .update, knownTo: memory)
       if let refusal = survey.refusal(allowsRowSecurity: allowsRowSecurity) { throw refusal }

@@ -164,7 +164,7 @@ import Testing
   }
 
   /// The role may insert lines and read none.
-  @Test func aRoleThatMayOnlyInsertLinesIsToldToo() async throws {
+  @Test func discardedLinesAreNoticedWithInsertPrivilegeAlone() async throws {
     for (trigger, isHarmless) in Self.harmless.map({ ($0, true) }) + [(Self.discarding[0], false)] {
       let trail = Self.trails[1]
       let plane = try await ControlPlane.fresh()
@@ -205,7 +205,7 @@ import Testing
       let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: .system)
       defer { connection.close() }
       let session = ReadOnlySession(
-        connection: connection, clock: .system, deadline: limit, questionLimit: .seconds(5))
+        connection: connection, clock: .system, deadline: limit, answerLimit: .seconds(5))
       let check = TableCheck(
         needs: SweepNeeds(sweeper.work), role: "postgres", database: plane.name, allowsRowSecurity: false)
       return try await check.findings(in: session).filter { $0.verdict == .fault }.map(\.text)

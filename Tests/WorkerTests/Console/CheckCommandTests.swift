@@ -172,7 +172,7 @@ import Testing
         longTransaction: age)
       let session = ReadOnlySession(
         connection: connection, clock: .system, deadline: LoopClock.system.now.advanced(by: .seconds(5)),
-        questionLimit: .seconds(5))
+        answerLimit: .seconds(5))
       return try await check.findings(in: session).filter { $0.text.hasPrefix("session ") }
     }
     try await onLoop {

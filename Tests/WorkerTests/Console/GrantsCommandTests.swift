@@ -119,7 +119,7 @@ import Testing
         try PostgresConfiguration(url: limited.url, applicationName: "test"), by: limit, on: .system)
       defer { connection.close() }
       let session = ReadOnlySession(
-        connection: connection, clock: .system, deadline: limit, questionLimit: .seconds(5))
+        connection: connection, clock: .system, deadline: limit, answerLimit: .seconds(5))
       var texts: [String] = []
       for sweeper in sweepers {
         let check = TableCheck(

@@ -213,7 +213,7 @@ import Testing
     await #expect(throws: (any Error).self) { try await holder.value }
   }
 
-  @Test func whatPostgreSQLKnowsIsToldWithoutRedis() async throws {
+  @Test func whatPostgreSQLKnowsIsShownWithoutRedis() async throws {
     let stage = try await WorkerStage.set()
     let worker = try await stage.startStuck()
     try stage.settle()

@@ -13,7 +13,7 @@ import Testing
   @Test func oneRunIsDueForOneTrigger() async throws {
     try await withReplicaPair(every: .seconds(86_400)) { pair in
       #expect(try await pair.trigger() == ("unattended", 0), "nobody has asked for it")
-      try await pair.settle()
+      try await pair.runWhatIsDue()
       #expect(try await pair.isIdle(pair.second))
       let trigger = try await pair.trigger()
       #expect(trigger.kind == "triggered" && trigger.id > 0)
@@ -33,7 +33,7 @@ import Testing
 
   @Test func aRunThatDiesOrIsGivenBackLeavesItsTrigger() async throws {
     try await withReplicaPair(every: .seconds(86_400)) { pair in
-      try await pair.settle()
+      try await pair.runWhatIsDue()
       let id = try await pair.trigger(accepts: "1").id
       let dead = try await pair.taken(pair.first)
       #expect(dead.acceptsAnyShare)
@@ -72,7 +72,7 @@ import Testing
 
   @Test func aTriggerExpiresAndIsLostWithRedissData() async throws {
     try await withReplicaPair(every: .seconds(86_400)) { pair in
-      try await pair.settle()
+      try await pair.runWhatIsDue()
       let id = try await pair.trigger().id
       try pair.server.cli("HSET", ReplicaPair.keys.record, "trigger_until", "\(id)")
       #expect(try await pair.isIdle(pair.first))
@@ -95,7 +95,7 @@ import Testing
   }
 
   /// A sweeper of an hour's interval is run within a moment, because others ask Redis twice a second.
-  @Test func aTriggeredSweeperRunsOnceAtOnceAndWaitTellsItsOutcome() async throws {
+  @Test func aTriggeredSweeperRunsOnceAtOnceAndWaitReportsItsOutcome() async throws {
     let stage = try await WorkerStage.set()
     try stage.settle()
     let worker = try await stage.start([
@@ -164,7 +164,7 @@ extension ReplicaPair {
   }
 
   /// Runs what is due, so that nothing is until the next slot.
-  fileprivate func settle() async throws {
+  fileprivate func runWhatIsDue() async throws {
     _ = try await first.complete(EndedRun(try await first.takeInAnyCase(), .success()))
   }
 
@@ -179,7 +179,7 @@ extension ReplicaPair {
   }
 
   fileprivate func progress(of id: Int64) async throws -> TriggerProgress {
-    let parts = try await evaluate(CoordinationScripts.look, SweeperRecord.fields)
+    let parts = try await evaluate(CoordinationScripts.records, SweeperRecord.fields)
     return TriggerProgress(of: id, SweeperRecord(sweeper: "agents-stale", parts[1]), at: parts[0].integer ?? 0)
   }
 }

@@ -52,7 +52,7 @@ import Testing
       StatusSQL.runs, StatusSQL.holders, StatusSQL.strangers, CauseSQL.referrers, DryRunSQL.open,
       DryRunSQL.limits,
       SchemaCheck.check, ConnectionStatements.covered(by: "\"s\".\"provider_connections\""),
-      RelatedTables.query, QueueWatch.look(at: "\"s\".\"sync_jobs\"", moments),
+      RelatedTables.query, QueueWatch.query(of: "\"s\".\"sync_jobs\"", moments),
     ]
     for pilesUp in [true, false] {
       let statements = ConnectionStatements(
@@ -82,7 +82,7 @@ import Testing
         let survey = TableSurvey(
           table: sweep.table, PostgresResult(rows: [["s", "r", "1"] + [String?](repeating: "f", count: 15)]))
         if let survey {
-          let dryRun = DryRunSQL(sweep, on: survey, second: survey)
+          let dryRun = DryRunSQL(sweep, on: survey, linkedTable: survey)
           texts += [dryRun.count, dryRun.first] + (dryRun.linked.map { [$0] } ?? [])
         }
         if let linked = sweep.linked, let survey {

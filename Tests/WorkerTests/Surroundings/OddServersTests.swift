@@ -123,7 +123,7 @@ import Testing
         let connection = try await PostgresConnection.connect(settings[.databaseURL], by: limit, on: .system)
         defer { connection.close() }
         let session = ReadOnlySession(
-          connection: connection, clock: .system, deadline: limit, questionLimit: .seconds(5))
+          connection: connection, clock: .system, deadline: limit, answerLimit: .seconds(5))
         let sweeper = try #require(Sweepers.all(settings).first { $0.name == name })
         let check = TableCheck(
           needs: SweepNeeds(sweeper.work), role: "postgres", database: plane.name, allowsRowSecurity: false,

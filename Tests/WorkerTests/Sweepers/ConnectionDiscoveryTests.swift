@@ -363,25 +363,25 @@ import Testing
   @Test func aRunEndsWithTheLastPage() {
     var pages = ConnectionPages()
     #expect(pages.next?.limit == 100 && pages.next?.skipping == 0)
-    pages.looked(found: 30, claimed: 20)
+    pages.read(found: 30, claimed: 20)
     #expect(pages.next == nil)
   }
 
   @Test func whatIsLeftIsPassedOver() {
     var pages = ConnectionPages()
-    pages.looked(found: 100, claimed: 40)
+    pages.read(found: 100, claimed: 40)
     #expect(pages.next?.limit == 60 && pages.next?.skipping == 60)
-    pages.looked(found: 60, claimed: 60)
+    pages.read(found: 60, claimed: 60)
     #expect(pages.next == nil && pages.claimed == 100)
   }
 
   @Test func aRunThatClaimsNothingEnds() {
     var pages = ConnectionPages()
-    var looks = 0
+    var queries = 0
     while pages.next != nil {
-      pages.looked(found: 100, claimed: 0)
-      looks += 1
+      pages.read(found: 100, claimed: 0)
+      queries += 1
     }
-    #expect(looks == ConnectionPages.lookLimit)
+    #expect(queries == ConnectionPages.queryLimit)
   }
 }

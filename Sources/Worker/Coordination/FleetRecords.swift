@@ -7,7 +7,7 @@ extension CoordinationScripts {
   /// KEYS lock and record of each sweeper. ARGV the record's fields. Answers Redis's time in ms, and for each sweeper
   /// the lock's value (empty: free), its TTL in ms (-1: no expiry) and the fields' values. For a key of another type it
   /// answers the error.
-  package static let look = RedisScript(
+  package static let records = RedisScript(
     """
     local time = redis.call('TIME')
     local answer = {time[1] * 1000 + math.floor(time[2] / 1000)}
