@@ -113,14 +113,14 @@ struct ChaosRun: Sendable {
     try await cluster.stopFleet()
     stalls.stop()
     for (index, plane) in cluster.planes.enumerated() {
-      watches[index].reveals = try await RevealHistory.gather(plane, of: cluster)
-      watches[index].trail = try await AuditTrail.gather(plane, of: cluster)
+      watches[index].reveals = try await RevealHistory.collect(plane, of: cluster)
+      watches[index].trail = try await AuditTrail.collect(plane, of: cluster)
     }
     watches[0].nows = now.nows
-    return try await gather(cluster, plan, disturbances, watches, begin...end, stalls, directory)
+    return try await collect(cluster, plan, disturbances, watches, begin...end, stalls, directory)
   }
 
-  private func gather(
+  private func collect(
     _ cluster: Cluster, _ plan: FaultPlan, _ disturbances: Disturbances, _ watches: [PlaneWatch],
     _ span: ClosedRange<Moment>, _ stalls: StallWatch, _ directory: URL
   ) async throws -> [Evidence] {
@@ -132,7 +132,7 @@ struct ChaosRun: Sendable {
     var evidence: [Evidence] = []
     for (plane, watch) in zip(cluster.planes, watches) {
       evidence.append(
-        try await Evidence.gather(
+        try await Evidence.collect(
           plane, of: cluster, plan, all, watch, span: span, stalls: stalls, statements: statements, in: directory))
     }
     return evidence

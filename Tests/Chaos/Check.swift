@@ -13,9 +13,9 @@ struct Check: Sendable, CustomStringConvertible {
   var isOK: Bool { faults.isEmpty }
 
   var description: String {
-    let verdict = isOK ? "ok  " : "FAIL"
+    let word = isOK ? "ok  " : "FAIL"
     let more = faults.prefix(5).map { "\n       \($0)" }.joined()
     let rest = faults.count > 5 ? "\n       and \(faults.count - 5) more" : ""
-    return "\(verdict) \(name): \(claim) (\(figures))\(more)\(rest)"
+    return "\(word) \(name): \(claim) (\(figures))\(more)\(rest)"
   }
 }

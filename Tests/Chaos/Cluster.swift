@@ -38,7 +38,7 @@ final class Cluster: Sendable {
   private let pooler: PrivatePgBouncer?
   private let disk: SmallDisk?
 
-  var links: LinkBoard { planes[0].links }
+  var links: FaultyLinks { planes[0].links }
   var replicas: [Replica] { planes[0].replicas }
   var hasSmallDisk: Bool { disk != nil }
 

@@ -29,7 +29,7 @@ struct ConnectionHistory: Sendable {
   var jobs: [String: Int] = [:]
   var nows: [Now] = []
 
-  static func gather(_ plane: Plane, of cluster: Cluster, nows: [Now]) async throws -> ConnectionHistory {
+  static func collect(_ plane: Plane, of cluster: Cluster, nows: [Now]) async throws -> ConnectionHistory {
     var history = ConnectionHistory(nows: nows)
     let claims = try await cluster.sql(
       """

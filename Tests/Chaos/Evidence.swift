@@ -74,7 +74,7 @@ struct Evidence: Sendable {
   var runs: [Run] { logs.flatMap(\.log.runs) }
 
   /// - Parameter disturbances: those that affected the first control plane.
-  static func gather(
+  static func collect(
     _ plane: Plane, of cluster: Cluster, _ plan: FaultPlan, _ disturbances: Disturbances, _ watch: PlaneWatch,
     span: ClosedRange<Moment>, stalls: StallWatch, statements: StatementLog, in directory: URL
   ) async throws -> Evidence {
@@ -103,7 +103,7 @@ struct Evidence: Sendable {
       writes: try WriteHistory(rows: rows), statements: statements, logs: logs, first: watch.first,
       quietBegin: watch.quietBegin, quietEnd: watch.quietEnd, jobs: Self.counts(jobs), left: watch.left,
       unready: watch.unready, texts: texts,
-      connections: try await ConnectionHistory.gather(plane, of: cluster, nows: watch.nows),
+      connections: try await ConnectionHistory.collect(plane, of: cluster, nows: watch.nows),
       reveals: watch.reveals, trail: watch.trail)
   }
 

@@ -131,7 +131,7 @@ struct FaultPlan: Sendable, Equatable {
     while time < Int(length.milliseconds) - 1_000 {
       let end = drawing.burst(at: time)
       // Some calm periods are long enough to guarantee a slot; others let a fault overlap the aftermath of another.
-      let isLong = drawing.chance(of: 0.5)
+      let isLong = drawing.flip(withProbability: 0.5)
       time = end + drawing.number(isLong ? 9_000...12_000 : 500...3_000)
     }
     drawing.plan.faults.sort { $0.start < $1.start }
@@ -162,7 +162,7 @@ private struct Drawing {
   }
 
   mutating func number(_ range: ClosedRange<Int>) -> Int { Int.random(in: range, using: &random) }
-  mutating func chance(of share: Double) -> Bool { Double.random(in: 0..<1, using: &random) < share }
+  mutating func flip(withProbability share: Double) -> Bool { Double.random(in: 0..<1, using: &random) < share }
 
   mutating func load(at time: Int) {
     let table = FaultPlan.loadTables[number(0...(FaultPlan.loadTables.count - 1))]
@@ -171,7 +171,7 @@ private struct Drawing {
 
   /// One to four faults within three seconds, often during a long sweep. Returns the end of the last one.
   mutating func burst(at time: Int) -> Int {
-    if chance(of: 0.6) { load(at: time) }
+    if flip(withProbability: 0.6) { load(at: time) }
     var end = time
     for _ in 0..<number(1...4) {
       if let fault = fault(at: time + number(200...3_200)) { end = max(end, fault) }

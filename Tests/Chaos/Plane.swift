@@ -17,7 +17,7 @@ final class Plane: Sendable {
   }
 
   let kind: Kind
-  let links: LinkBoard
+  let links: FaultyLinks
   let replicas: [Replica]
 
   var schema: String { kind == .neighbour ? "second" : "public" }
@@ -51,7 +51,7 @@ final class Plane: Sendable {
     surroundings: Surroundings, environment: [String: String]
   ) throws {
     self.kind = kind
-    let links = try LinkBoard(
+    let links = try FaultyLinks(
       replicas: count, postgres: UInt16(postgres), redis: redis,
       delays: [.postgres: surroundings.postgresDelay, .redis: surroundings.redisDelay])
     self.links = links

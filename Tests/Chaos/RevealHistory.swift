@@ -20,7 +20,7 @@ struct RevealHistory: Sendable {
   /// How long a session may stay open after it expires: until the next slot, and until a held lock expires.
   static func patience(lease: Duration) -> Duration { Sweep.reveal.interval + lease }
 
-  static func gather(_ plane: Plane, of cluster: Cluster) async throws -> RevealHistory {
+  static func collect(_ plane: Plane, of cluster: Cluster) async throws -> RevealHistory {
     let leaks = try await cluster.sql(
       "\(Workload.leaks); SELECT count(*) FROM chaos.leaks WHERE schema = '\(plane.schema)'", schema: plane.schema)
     let rows = try await cluster.sql(
@@ -50,7 +50,7 @@ struct AuditTrail: Sendable {
   var wrong = 0
   var strange = 0
 
-  static func gather(_ plane: Plane, of cluster: Cluster) async throws -> AuditTrail {
+  static func collect(_ plane: Plane, of cluster: Cluster) async throws -> AuditTrail {
     let row = try await cluster.sql(
       """
       WITH changed AS (

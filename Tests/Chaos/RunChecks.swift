@@ -7,7 +7,7 @@ import TestSupport
 extension Evidence {
   var runChecks: [Check] {
     [
-      atMostOnce, atLeastOnce, failures, toldOnce, countedOnce, countersAgree, ready, endings, footprints, logLines,
+      atMostOnce, atLeastOnce, failures, reportedOnce, countedOnce, countersAgree, ready, endings, footprints, logLines,
       secrets,
     ]
   }
@@ -68,7 +68,7 @@ extension Evidence {
       })
   }
 
-  private var toldOnce: Check {
+  private var reportedOnce: Check {
     let reported = Dictionary(grouping: runs) { "\($0.sweeper), epoch \($0.epoch)" }
     var faults = reported.filter { $0.value.count > 1 }.map { "\($0.key) ended \($0.value.count) times" }
     let unreported = locks.holds.filter { hold in

@@ -171,7 +171,7 @@ private struct Draft {
     #expect(failed == ["failures"])
   }
 
-  @Test func aRunThatIsToldTwiceIsCaught() async throws {
+  @Test func aRunReportedTwiceIsCaught() async throws {
     #expect(try await failing { $0.log.append($0.log[0]) }.contains("reported-once"))
   }
 
@@ -294,15 +294,15 @@ private struct Draft {
     #expect(made == [])
   }
 
-  @Test func aPoisonedRowThatIsNotToldOrKeepsOthersIsCaught() async throws {
-    let told = "1 row refused (23503): DELETE on public.secret_wraps"
+  @Test func aPoisonedRowThatIsNotReportedOrKeepsOthersIsCaught() async throws {
+    let reported = "1 row refused (23503): DELETE on public.secret_wraps"
     func failed(_ reason: String?, neglected: Int = 0) async throws -> Set<String> {
       try await failing { fault(.poison, &$0, from: 20_000, to: 28_000, neglected: neglected, failing: reason) }
     }
-    #expect(try await failed(told) == [])
+    #expect(try await failed(reported) == [])
     #expect(try await failed(nil) == ["poison"])
     #expect(try await failed("the lease was lost") == ["poison"])
-    #expect(try await failed(told, neglected: 3) == ["poison"])
+    #expect(try await failed(reported, neglected: 3) == ["poison"])
   }
 
   @Test func aRunThatFailsForAReadOnlyDatabaseIsCaught() async throws {

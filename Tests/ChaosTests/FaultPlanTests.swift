@@ -48,8 +48,8 @@ import Testing
     let delay = LinkFault(toServer: .delay(.milliseconds(5)))
     let hole = LinkFault(toServer: .blackHole)
     let away = LinkFault(isRefused: true)
-    let sum = LinkBoard.sum([1: hole, 2: delay, 3: away])
+    let sum = FaultyLinks.sum([1: hole, 2: delay, 3: away])
     #expect(sum.toServer == .blackHole && sum.toClient == .pass && sum.isRefused)
-    #expect(LinkBoard.sum([:]).toServer == .pass)
+    #expect(FaultyLinks.sum([:]).toServer == .pass)
   }
 }

@@ -31,10 +31,10 @@ import Testing
   }
 
   @Test func aDelayIsAddedToWhatFaultsDo() {
-    #expect(LinkBoard.later(.pass, by: 0) == .pass)
-    #expect(LinkBoard.later(.pass, by: 30) == .delay(.milliseconds(30)))
-    #expect(LinkBoard.later(.delay(.milliseconds(5)), by: 30) == .delay(.milliseconds(35)))
-    #expect(LinkBoard.later(.blackHole, by: 30) == .blackHole)
+    #expect(FaultyLinks.later(.pass, by: 0) == .pass)
+    #expect(FaultyLinks.later(.pass, by: 30) == .delay(.milliseconds(30)))
+    #expect(FaultyLinks.later(.delay(.milliseconds(5)), by: 30) == .delay(.milliseconds(35)))
+    #expect(FaultyLinks.later(.blackHole, by: 30) == .blackHole)
   }
 
   /// Each setting has to be one of this server's, and the harness's own sessions must not have it.

@@ -56,7 +56,7 @@ extension FuzzTarget {
       found[family, default: []].append((bytes, source))
     }
     var race = FamilyRace { _, addresses in addresses.count % 2 == 0 }
-    var verdict = FamilyRace.Answer.noAddress
+    var result = FamilyRace.Answer.noAddress
     for family in FamilyRace.Family.allCases {
       let texts = AresAnswer((found[family] ?? []).map(\.bytes)).texts
       precondition(Set(texts).count == texts.count, "an address is doubled")
@@ -65,16 +65,16 @@ extension FuzzTarget {
         "an address of the answer is lost, or is another one")
       let answer: FamilyRace.Answer = texts.isEmpty ? .noAddress : .found(texts)
       if case .finish(let answer) = race.answered(family, answer, at: MonotonicInstant(nanoseconds: 0)) {
-        verdict = answer
+        result = answer
       }
     }
-    checkOrder(verdict, found.values.flatMap(\.self))
+    checkOrder(result, found.values.flatMap(\.self))
   }
 
   private static func checkOrder(
-    _ verdict: FamilyRace.Answer, _ known: [(bytes: [UInt8], source: [UInt8]?)]
+    _ result: FamilyRace.Answer, _ known: [(bytes: [UInt8], source: [UInt8]?)]
   ) {
-    guard case .found(let texts) = verdict else {
+    guard case .found(let texts) = result else {
       precondition(known.isEmpty, "addresses were found, and none is the verdict")
       return
     }

@@ -14,7 +14,7 @@ extension BenchRun {
 
   /// Alternates with psql on the same rows. The transactions of both are recorded alike.
   func sweep(_ sweeper: Sweeper, rows: Int, ratio: String, longest: String, _ rounds: Int) async throws {
-    try await settle()
+    try await prepare()
     try await instruments.fill([sweeper.rows: rows])
     try await keepRows()
     var psql: [Figure] = []
@@ -41,7 +41,7 @@ extension BenchRun {
   private func list(_ figures: [Figure]) -> String { figures.map(\.description).joined(separator: " ") }
 
   func nothing() async throws {
-    try await settle()
+    try await prepare()
     let rows = pick(200_000, 1_000_000)
     for sweeper in Sweeper.first {
       try await instruments.fill([sweeper.rows: rows, "due": 0])
@@ -50,7 +50,7 @@ extension BenchRun {
       var counts: [Figure] = []
       var sweeps: [Figure] = []
       for _ in 0..<pick(1, 3) {
-        for _ in 0..<3 { counts.append(try await time(sweeper.question).milliseconds) }
+        for _ in 0..<3 { counts.append(try await time(sweeper.countQuery).milliseconds) }
         sweeps += try await timeSweeps(of: sweeper, count: 3).map(\.milliseconds)
       }
       // No index covers the expiry of a claim.
@@ -63,7 +63,7 @@ extension BenchRun {
   }
 
   func growth() async throws {
-    try await settle()
+    try await prepare()
     var times: [(x: Figure, y: Figure)] = []
     var peaks: [(x: Figure, y: Figure)] = []
     for count in pick([20_000, 200_000], [20_000, 200_000, 2_000_000, 20_000_000]) {
@@ -95,7 +95,7 @@ extension BenchRun {
     """#
 
   func writers() async throws {
-    try await settle()
+    try await prepare()
     let script = instruments.file("writer.sql")
     try Self.writer.write(toFile: script, atomically: false, encoding: .utf8)
     try await instruments.fill(["wraps": pick(200_000, 2_000_000)])
@@ -217,7 +217,7 @@ extension BenchRun {
 
   /// Prevents what would take a core from one side during its measurement: autovacuum, and the first sweeps on a new
   /// Redis.
-  private func settle() async throws {
+  private func prepare() async throws {
     try await instruments.sql("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
     try await instruments.fill()
     try await instruments.runOnce()

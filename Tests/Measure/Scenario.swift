@@ -129,7 +129,7 @@ enum Sweeper: String, Sendable {
   }
 
   /// Counts the rows that are due.
-  var question: String { "SELECT count(*) FROM \(table) WHERE \(condition)" }
+  var countQuery: String { "SELECT count(*) FROM \(table) WHERE \(condition)" }
 
   var intervalVariable: String {
     "SB_WORKER_\(rawValue.uppercased().replacingOccurrences(of: "-", with: "_"))_INTERVAL"

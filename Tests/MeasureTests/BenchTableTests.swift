@@ -8,7 +8,7 @@ import Testing
   private static let beside = BenchRow(
     "wraps_ms", "wraps-expired: half due", Figure(859), "ms", .ratioAtMost("1"), beside: Figure("857.378"), "psql")
   private static let alone = BenchRow("threads", "threads", Figure(1), "", .atMost("1"))
-  private static let untold = BenchRow("peak", "the same: peak", Figure(14936), "kB")
+  private static let unjudged = BenchRow("peak", "the same: peak", Figure(14936), "kB")
 
   @Test func aRowOfTheTable() {
     #expect(
@@ -17,14 +17,14 @@ import Testing
     #expect(
       Self.alone.line
         == "threads\(String(repeating: " ", count: 63))1\(String(repeating: " ", count: 42))max 1          met")
-    #expect(Self.untold.line.trimmedEnd.hasSuffix("14936 kB"))
+    #expect(Self.unjudged.line.trimmedEnd.hasSuffix("14936 kB"))
     #expect(BenchRow.header.trimmedEnd.hasSuffix("worker         competitor                ratio  target"))
   }
 
   @Test func aRowOfTheDocument() {
     #expect(Self.beside.markdown == "| wraps-expired: half due | 859 ms | 857.378 ms, psql | 1.00 | ≤ 1 × | met |")
     #expect(Self.alone.markdown == "| threads | 1 |  |  | ≤ 1 | met |")
-    #expect(Self.untold.markdown == "| the same: peak | 14936 kB |  |  |  |  |")
+    #expect(Self.unjudged.markdown == "| the same: peak | 14936 kB |  |  |  |  |")
   }
 
   @Test func aMemberOfTheObject() {

@@ -47,7 +47,7 @@ public final class FaultProxy: Sendable {
 
   /// The port of 127.0.0.1 that clients connect to, constant for the proxy's lifetime.
   public let port: UInt16
-  private let board: ProxyBoard
+  private let control: ProxyControl
 
   /// Starts a proxy to `upstream`, a port of 127.0.0.1.
   public init(to upstream: UInt16) throws {
@@ -60,8 +60,8 @@ public final class FaultProxy: Sendable {
     var yes: Int32 = 1
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, socklen_t(MemoryLayout<Int32>.size))
     guard listen(listener, 128) == 0 else { throw SystemCallFailed("listen") }
-    board = try ProxyBoard(ProxySettings(upstream: upstream))
-    let thread = ProxyThread(listener: listener, board: board)
+    control = try ProxyControl(ProxySettings(upstream: upstream))
+    let thread = ProxyThread(listener: listener, control: control)
     Thread.detachNewThread { thread.run() }
   }
 
@@ -69,25 +69,25 @@ public final class FaultProxy: Sendable {
 
   /// The port of 127.0.0.1 that new connections are forwarded to.
   public var upstream: UInt16 {
-    get { board.settings.upstream }
-    set { board.change { $0.upstream = newValue } }
+    get { control.settings.upstream }
+    set { control.change { $0.upstream = newValue } }
   }
 
   /// What happens to new connections.
   public var admission: Admission {
-    get { board.settings.admission }
-    set { board.change { $0.admission = newValue } }
+    get { control.settings.admission }
+    set { control.change { $0.admission = newValue } }
   }
 
   /// The proxy's statistics so far.
   public var statistics: Statistics {
-    board.change { _ in }
-    return board.settings.statistics
+    control.change { _ in }
+    return control.settings.statistics
   }
 
   /// Sets the fault of one direction, for open and new connections.
   public func set(_ fault: Fault, _ direction: Direction) {
-    board.change {
+    control.change {
       $0.generation += 1
       switch direction {
       case .toServer: $0.toServer = fault
@@ -104,7 +104,7 @@ public final class FaultProxy: Sendable {
 
   /// Ends all faults: new connections are accepted, and held-back bytes are forwarded.
   public func heal() {
-    board.change {
+    control.change {
       $0.generation += 1
       $0.toServer = .pass
       $0.toClient = .pass
@@ -114,18 +114,18 @@ public final class FaultProxy: Sendable {
 
   /// Resets every open connection on both sides.
   public func resetConnections() {
-    board.change { $0.resets += 1 }
+    control.change { $0.resets += 1 }
   }
 
   /// Acts as a NAT that drops its idle connections: currently open ones forward nothing more, and neither side is
   /// notified. New ones work.
   public func forgetConnections() {
-    board.change { $0.forgotten += 1 }
+    control.change { $0.forgotten += 1 }
   }
 
   /// Acts as a server that went down: resets open connections and refuses new ones, until `heal()`.
   public func goAway() {
-    board.change {
+    control.change {
       $0.resets += 1
       $0.admission = .refuse
     }
@@ -133,7 +133,7 @@ public final class FaultProxy: Sendable {
 
   /// Closes everything for good.
   public func stop() {
-    board.change { $0.isStopped = true }
+    control.change { $0.isStopped = true }
   }
 }
 
@@ -153,27 +153,27 @@ struct ProxySettings: Sendable {
 }
 
 /// Passes settings from the proxy's owner to its thread.
-final class ProxyBoard: @unchecked Sendable {
+final class ProxyControl: @unchecked Sendable {
   private let condition = NSCondition()
   private var current: ProxySettings
   private var version = 0
   private var applied = 0
-  private let bell: Int32
+  private let wakeUpSender: Int32
   /// Becomes readable when the settings have changed.
-  let ringing: Int32
+  let wakeUpReceiver: Int32
 
   init(_ settings: ProxySettings) throws {
     current = settings
     var ends: [Int32] = [0, 0]
     let kind = Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)
     guard socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw SystemCallFailed("socketpair") }
-    bell = ends[0]
-    ringing = ends[1]
+    wakeUpSender = ends[0]
+    wakeUpReceiver = ends[1]
   }
 
   deinit {
-    close(bell)
-    close(ringing)
+    close(wakeUpSender)
+    close(wakeUpReceiver)
   }
 
   var settings: ProxySettings {
@@ -190,7 +190,7 @@ final class ProxyBoard: @unchecked Sendable {
     body(&current)
     version += 1
     let awaited = version
-    send(bell, [1], 1, Int32(MSG_NOSIGNAL))
+    send(wakeUpSender, [1], 1, Int32(MSG_NOSIGNAL))
     while applied < awaited { condition.wait() }
   }
 

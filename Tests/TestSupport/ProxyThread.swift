@@ -6,7 +6,7 @@ import Foundation
 /// Carries the bytes of one proxy. Confined to the thread that calls `run()`.
 final class ProxyThread: @unchecked Sendable {
   private let listener: Int32
-  private let board: ProxyBoard
+  private let control: ProxyControl
   private var isListening = true
   private var settings: ProxySettings
   private var resetsDone = 0
@@ -14,29 +14,29 @@ final class ProxyThread: @unchecked Sendable {
   private var connections: [Connection] = []
   private var statistics = FaultProxy.Statistics()
 
-  init(listener: Int32, board: ProxyBoard) {
+  init(listener: Int32, control: ProxyControl) {
     self.listener = listener
-    self.board = board
-    settings = board.settings
+    self.control = control
+    settings = control.settings
   }
 
   func run() {
     while true {
-      let (latest, version) = board.read()
+      let (latest, version) = control.read()
       settings = latest
       if latest.isStopped { break }
       apply()
       let wait = carry()
       connections.removeAll { $0.isClosed }
       statistics.open = connections.count
-      board.confirm(version, statistics)
+      control.confirm(version, statistics)
       poll(for: wait)
     }
     for connection in connections { connection.close(reset: true) }
     close(listener)
-    let (_, version) = board.read()
+    let (_, version) = control.read()
     statistics.open = 0
-    board.confirm(version, statistics)
+    control.confirm(version, statistics)
   }
 
   private func apply() {
@@ -97,7 +97,7 @@ final class ProxyThread: @unchecked Sendable {
   }
 
   private func poll(for wait: Duration?) {
-    var descriptors = [pollfd(fd: board.ringing, events: Int16(POLLIN), revents: 0)]
+    var descriptors = [pollfd(fd: control.wakeUpReceiver, events: Int16(POLLIN), revents: 0)]
     if isListening { descriptors.append(pollfd(fd: listener, events: Int16(POLLIN), revents: 0)) }
     for connection in connections {
       descriptors += connection.interest(settings.toServer, settings.toClient)
@@ -105,8 +105,8 @@ final class ProxyThread: @unchecked Sendable {
     // Rounded up to avoid spinning through the last millisecond.
     let milliseconds = wait.map { Int32(clamping: Int(max(.zero, $0) / .milliseconds(1)) + 1) } ?? -1
     Foundation.poll(&descriptors, nfds_t(descriptors.count), milliseconds)
-    var rings = [UInt8](repeating: 0, count: 64)
-    while recv(board.ringing, &rings, rings.count, 0) > 0 {}
+    var bytes = [UInt8](repeating: 0, count: 64)
+    while recv(control.wakeUpReceiver, &bytes, bytes.count, 0) > 0 {}
   }
 }
 

@@ -109,7 +109,7 @@ struct ControlPlane: Sendable {
     slot: Int64 = 1_700_000_000_000, isForced: Bool = false, progress: String? = nil,
     noting tally: RunTally = RunTally(), knowing memory: TableMemory = TableMemory(), allowsRowSecurity: Bool = false,
     acceptsAnyShare: Bool = false, brakes: BrakeSettings = BrakeSettings(),
-    tellStandbys: @escaping @EventLoop (StandbyReports.Change) -> Void = { _ in },
+    reportStandbys: @escaping @EventLoop (StandbyReports.Change) -> Void = { _ in },
     beforeBatch: @escaping @EventLoop () -> Void = {},
     onCovered: @EventLoop ([String]) -> Void = { _ in }
   ) async throws -> SweepCount {
@@ -129,7 +129,7 @@ struct ControlPlane: Sendable {
       case .rows(let sweep):
         if !brakes.areOff {
           session.brakes = SweepBrakes(
-            brakes, every: sweeper.interval ?? .seconds(60), clock: .system, draining: Latch(), report: tellStandbys)
+            brakes, every: sweeper.interval ?? .seconds(60), clock: .system, draining: Latch(), report: reportStandbys)
         }
         try await RowSweepRun(
           sweep, in: session, knowing: memory, allowsRowSecurity: allowsRowSecurity,

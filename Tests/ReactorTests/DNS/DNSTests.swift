@@ -69,7 +69,7 @@ import Testing
     }
   }
 
-  @Test func aFailingServerIsToldFromAMissingName() async throws {
+  @Test func aFailingServerIsNotAMissingName() async throws {
     try await onLoop {
       let server = try DNSServer { _ in .serverFailure }
       do {

@@ -48,7 +48,7 @@ import Testing
     #expect(outcomes("GET / HTTP/1.0\r\nX:\t\u{e9}\ta \r\nY:\r\n\r\n") == ["GET / ? 1.0 close 0"])
   }
 
-  @Test func aClientThatWaitsIsToldToContinueOnce() {
+  @Test func aWaitingClientGetsOneContinue() {
     var parser = HTTPRequestParser(headByteLimit: 512, bodyByteLimit: 64)
     var bytes = Array("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n".utf8)
     #expect(parser.next(bytes.span) == .wantsContinue)

@@ -272,26 +272,26 @@ import Testing
 
   /// As a sandbox or an old kernel does.
   @Test(arguments: [EPERM, ENOSYS, ENOTSOCK, EINVAL])
-  func acceptingThatIsRefusedIsToldOnceAndTriedAgain(number: Int32) async throws {
+  func aRefusedAcceptIsReportedOnceAndRetried(number: Int32) async throws {
     var limits = HTTPServerLimits()
     limits.acceptPause = .milliseconds(20)
     try await onLoop { [limits] in
       let server = HTTPServer(limits: limits, clock: .system, handler: testRoutes)
-      var told: [String] = []
-      server.onAcceptFailure = { told.append($0) }
+      var reported: [String] = []
+      server.onAcceptFailure = { reported.append($0) }
       try server.listen(on: "127.0.0.1:0")
       await withTaskGroup { group in
         group.addTask { await server.run() }
         try? await eventually("it runs") { server.isRunning }
         for _ in 0..<3 { server.didAccept(-number) }
-        #expect(told == [String(cString: strerror(number))])
+        #expect(reported == [String(cString: strerror(number))])
         #expect(server.statistics.acceptPauses == 3)
         let client = try? HTTPTestClient(port: server.boundPort)
         try? client?.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         try? await eventually("it accepts again") { server.statistics.acceptedConnections == 1 }
         #expect(server.statistics.acceptedConnections == 1)
         server.didAccept(-number)
-        #expect(told.count == 2)
+        #expect(reported.count == 2)
         group.cancelAll()
       }
     }

@@ -20,7 +20,7 @@ private func read(_ url: String) throws(PostgresURLFault) -> PostgresConfigurati
 }
 
 /// What libpq is told for the first host, but for the defaults that every connection has.
-private func told(_ url: String) throws -> [String: String] {
+private func passed(_ url: String) throws -> [String: String] {
   let configuration = try read(url)
   let usual = [
     "application_name": "app", "gssencmode": "disable", "keepalives_idle": "30", "keepalives_interval": "10",
@@ -92,7 +92,7 @@ private func faults(_ url: String) -> [String] {
     ),
   ])
   func aURLIsPassedOn(_ url: String, _ expected: [String: String]) throws {
-    #expect(try told(url) == expected)
+    #expect(try passed(url) == expected)
   }
 
   @Test func severalHostsKeepTheirPorts() throws {
@@ -226,8 +226,8 @@ private func faults(_ url: String) -> [String] {
 
   @Test(arguments: ["", "&sslmode=verify-full"])
   func theSystemsAuthoritiesAreUsedAlsoByALibpqThatHasNoNameForThem(_ mode: String) throws {
-    let told = try told("postgres://h/d?sslrootcert=system\(mode)")
-    #expect(told["sslrootcert"] == PostgresParameterNames.systemRoots && told["sslmode"] == "verify-full")
+    let passed = try passed("postgres://h/d?sslrootcert=system\(mode)")
+    #expect(passed["sslrootcert"] == PostgresParameterNames.systemRoots && passed["sslmode"] == "verify-full")
     #expect(
       faults("postgres://h/d?sslrootcert=system&sslmode=require") == ["sslrootcert=system needs sslmode=verify-full"])
   }
@@ -287,7 +287,7 @@ private func faults(_ url: String) -> [String] {
     #expect(try !read("postgres://h/d").isReadWrite)
   }
 
-  @Test func theRoleIsSetLastAndTheServersLookAtItsClientOnlyIfNobodySaysHowOften() throws {
+  @Test func theRoleIsSetLastAndTheClientCheckIntervalOnlyIfTheURLSetsNone() throws {
     let settings = try read("postgres://h/d?role=r&work_mem=1MB").serverSettings
     let prelude = settings.prelude(checksClient: true)
     #expect(prelude.map(\.sql).first == "SET transaction_isolation = 'read committed'")

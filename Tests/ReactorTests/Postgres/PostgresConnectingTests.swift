@@ -86,7 +86,7 @@ import Testing
     #expect(error == .unavailable(reason: "server is not in hot standby mode"))
   }
 
-  @Test func aServerThatIsAwayIsToldFromOneThatHangs() async throws {
+  @Test func anAbsentServerIsDistinguishedFromAHungOne() async throws {
     let silent = try Listener()
     let hanging = try await failure("postgres://u:secret@127.0.0.1:\(silent.port)/d", within: .milliseconds(200))
     #expect(hanging == .timedOut(.connecting))

@@ -7,7 +7,7 @@ import Testing
 @testable import Reactor
 
 @Suite struct PostgresHealthTests {
-  @Test func aChangeIsToldOnceAndTroubleIsNoVerdict() {
+  @Test func aChangeIsReportedOnceAndTroubleIsNoChange() {
     var health = PostgresHealth()
     #expect(health.met(.troubled) == nil && health.isInDoubt)
     #expect(health.met(.answered) == .ready && !health.isInDoubt)
@@ -20,37 +20,37 @@ import Testing
     #expect(health.met(.answered) == .ready)
   }
 
-  @Test func inAnyOrderWhatWasToldLastIsWhatWasMetLast() {
+  @Test func inAnyOrderTheLastReportIsTheLastState() {
     let reasons = ["connection refused", "timed out"]
     for seed in 0..<5_000 {
       var random = SeededRandom(seed: UInt64(seed))
       var health = PostgresHealth()
-      var told: [ServerAvailability] = []
-      var verdict: ServerAvailability?
+      var reported: [ServerAvailability] = []
+      var expected: ServerAvailability?
       var isAnsweredLast = true
       for _ in 0..<40 {
         let reason = reasons.randomElement(using: &random)!
         let event =
           [.answered, .refused(reason), .troubled].randomElement(using: &random) ?? PostgresHealth.Event.answered
         switch event {
-        case .answered: verdict = .ready
-        case .refused(let reason): verdict = .unavailable(reason: reason)
+        case .answered: expected = .ready
+        case .refused(let reason): expected = .unavailable(reason: reason)
         case .troubled: break
         }
         isAnsweredLast = event == .answered
-        if let change = health.met(event) { told.append(change) }
-        #expect(told.last == verdict && health.availability == verdict, "seed \(seed)")
+        if let change = health.met(event) { reported.append(change) }
+        #expect(reported.last == expected && health.availability == expected, "seed \(seed)")
         #expect(health.isInDoubt == !isAnsweredLast, "seed \(seed)")
         let pause = health.pause(jitter: Double.random(in: 0..<1, using: &random))
         #expect(pause > .zero && pause <= .seconds(2), "seed \(seed)")
       }
-      #expect(zip(told, told.dropFirst()).allSatisfy { $0 != $1 }, "seed \(seed)")
+      #expect(zip(reported, reported.dropFirst()).allSatisfy { $0 != $1 }, "seed \(seed)")
     }
   }
 }
 
 @Suite(.serialized) struct PostgresAvailabilityTests {
-  @Test func anOutageAndItsEndAreToldOnceEachAlthoughNobodyAsks() async throws {
+  @Test func anOutageAndItsEndAreReportedOnceEachWithoutACaller() async throws {
     let server = try await PrivatePostgres.start()
     try await onLoop {
       try await withRunningPool(server.url()) { pool, changes in
@@ -65,15 +65,16 @@ import Testing
         try await server.startAgain()
         try await eventually("the return is noticed", within: .seconds(5)) { pool.outage == nil }
         // On its way down and up it can be met in between, where it says other things for an instant.
-        let told = changes.list
-        #expect(told.first == .ready && told.last == .ready && told.count { $0 == .ready } == 2, "\(told)")
-        #expect(told.count { $0 == .unavailable(reason: "connection refused") } == 1, "\(told)")
+        let reported = changes.list
+        #expect(
+          reported.first == .ready && reported.last == .ready && reported.count { $0 == .ready } == 2, "\(reported)")
+        #expect(reported.count { $0 == .unavailable(reason: "connection refused") } == 1, "\(reported)")
       }
     }
     await server.stop()
   }
 
-  @Test func aServerThatHangsIsToldFromOneThatIsAway() async throws {
+  @Test func aHungServerIsDistinguishedFromAnAbsentOne() async throws {
     let server = try await PrivatePostgres.start()
     try await onLoop {
       try await withRunningPool(server.url()) { pool, changes in
@@ -128,7 +129,7 @@ import Testing
     }
   }
 
-  @Test func aQuestionWhoseSessionEndsIsAskedOfAnother() async throws {
+  @Test func aPingWhoseSessionEndsIsSentOverAnother() async throws {
     let server = try await PrivatePostgres.shared
     let proxy = try FaultProxy(to: UInt16(server.port))
     let url = server.url().replacingOccurrences(of: ":\(server.port)", with: ":\(proxy.port)")
@@ -136,12 +137,12 @@ import Testing
       try await withRunningPool(url) { pool, changes in
         try await pool.ping(by: soon())
         proxy.set(.blackHole, .toServer)
-        async let question: Void = pool.ping(by: soon())
+        async let ping: Void = pool.ping(by: soon())
         try await eventually("it is asked") { pool.statistics.idle == 0 }
         proxy.resetConnections()
         try await eventually("the session ended") { pool.statistics.lost == 1 }
         proxy.heal()
-        try await question
+        try await ping
         #expect(changes.list == [.ready])
       }
     }

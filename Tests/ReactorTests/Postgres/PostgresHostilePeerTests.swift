@@ -54,7 +54,7 @@ import Testing
   }
 
   /// Both arrive at once, and nothing follows that would wake the loop again.
-  @Test func anErrorOfTheTransactionsEndIsTold() async throws {
+  @Test func anErrorAtCommitIsThrown() async throws {
     let nothing = Self.begun + Self.completed("SELECT 0")
     let fields = Array("SERROR\0C23503\0Mreferenced\0\0".utf8)
     let refused = Self.begun + Self.completed("DELETE 1") + Self.message("E", fields) + Self.ready

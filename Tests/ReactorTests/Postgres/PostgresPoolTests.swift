@@ -42,7 +42,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     }
   }
 
-  @Test func aConnectionThatWasOpenedToAskIsGreetedBeforeItIsUsed() async throws {
+  @Test func aConnectionOpenedForAPingIsSetUpBeforeItIsUsed() async throws {
     let url = try await PrivatePostgres.shared.freshDatabase()
     try await onLoop {
       let pool = try makePool(url)
@@ -112,7 +112,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     }
   }
 
-  @Test func whoWaitsTooLongIsTold() async throws {
+  @Test func aCallerThatWaitsTooLongGetsAnError() async throws {
     let url = try await PrivatePostgres.shared.freshDatabase()
     try await onLoop {
       let pool = try makePool(url, limit: 1)
@@ -255,18 +255,18 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
   }
 
   @Test(arguments: [false, true])
-  func whoWaitsNoLongerClosesWhatIsBeingCancelled(isToldAfterwards: Bool) async throws {
+  func waitNoLongerClosesWhatIsBeingCancelled(isCalledAfterwards: Bool) async throws {
     let server = try await PrivatePostgres.start()
     try await onLoop {
       let pool = try makePool(server.url())
       _ = try await use(pool)
-      if !isToldAfterwards { pool.waitNoLonger() }
+      if !isCalledAfterwards { pool.waitNoLonger() }
       try await pool.withConnection(by: soon()) { connection in
         server.pause()
         _ = await postgresError { _ = try await connection.query(one, by: soon(.milliseconds(100))) }
       }
-      #expect(pool.statistics.cancelling == (isToldAfterwards ? 1 : 0))
-      if isToldAfterwards { pool.waitNoLonger() }
+      #expect(pool.statistics.cancelling == (isCalledAfterwards ? 1 : 0))
+      if isCalledAfterwards { pool.waitNoLonger() }
       let start = LoopClock.system.now
       await pool.close()
       #expect(start.duration(to: LoopClock.system.now) < .milliseconds(500))

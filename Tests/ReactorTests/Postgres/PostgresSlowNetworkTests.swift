@@ -10,7 +10,7 @@ import Testing
 @Suite(.serialized) struct PostgresSlowNetworkTests {
   /// TLS, a password and the first statements: seven round trips, with TCP's own eight.
   @Test(arguments: [300, 800])
-  func aConnectionIsOpenedInTheTimeThatItTakesThoughEachQuestionIsShort(roundTrip: Int) async throws {
+  func aSlowConnectionIsOpenedThoughEachPingIsShort(roundTrip: Int) async throws {
     let server = try await PrivatePostgres.startWithTLS()
     let proxy = try FaultProxy(to: UInt16(server.port))
     proxy.set(.delay(.milliseconds(roundTrip / 2)))
@@ -92,7 +92,7 @@ import Testing
     }
   }
 
-  @Test func aConnectionThatWasUsedASecondAgoIsNotLookedAt() async throws {
+  @Test func aConnectionUsedASecondAgoIsNotChecked() async throws {
     let server = try await PrivatePostgres.shared
     let proxy = try FaultProxy(to: UInt16(server.port))
     let url = server.url().replacingOccurrences(of: ":\(server.port)", with: ":\(proxy.port)")

@@ -155,7 +155,7 @@ private func instant(_ milliseconds: Int64) -> MonotonicInstant {
     for seed in 0..<4_000 {
       var world = PoolWorld(seed: UInt64(seed))
       for _ in 0..<120 { world.step() }
-      world.settle()
+      world.finish()
     }
   }
 }
@@ -293,7 +293,7 @@ private struct PoolWorld {
   }
 
   /// Everybody finishes: nobody is left waiting, and after the idle timeout at most one connection is kept.
-  mutating func settle() {
+  mutating func finish() {
     while !(opening.isEmpty && lent.isEmpty && cancelling.isEmpty && queue.isEmpty) {
       connect()
       giveBack()

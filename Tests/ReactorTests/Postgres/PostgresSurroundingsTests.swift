@@ -101,7 +101,7 @@ import Testing
     }
   }
 
-  @Test func theOperatorsOwnLookAtClientsIsKept() async throws {
+  @Test func theOperatorsClientCheckIntervalIsKept() async throws {
     let server = try await PrivatePostgres.shared
     try await server.psql(
       "CREATE ROLE watched LOGIN; ALTER ROLE watched SET client_connection_check_interval = '700ms'")

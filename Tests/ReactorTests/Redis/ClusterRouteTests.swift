@@ -57,7 +57,7 @@ import Testing
       .array([.integer(5), .integer(9), .array([.null, .integer(1)])]),
     ]),
   ])
-  func anotherAnswerTellsNoSlots(answer: RedisValue) {
+  func anotherAnswerHasNoSlots(answer: RedisValue) {
     #expect(ClusterTopology(slots: answer, from: "asked") == nil)
   }
 

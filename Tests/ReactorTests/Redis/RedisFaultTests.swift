@@ -9,7 +9,7 @@ import Testing
 @testable import Reactor
 
 @Suite(.serialized) struct RedisFaultTests {
-  @Test func aRestartedServerIsFoundAgainAndEachChangeIsToldOnce() async throws {
+  @Test func aRestartedServerIsFoundAgainAndEachChangeIsReportedOnce() async throws {
     let server = try PrivateRedis()
     try await onLoop {
       try await withRedis(server.url) { redis in

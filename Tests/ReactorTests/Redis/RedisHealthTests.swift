@@ -230,7 +230,7 @@ import Testing
   }
 
   /// As twemproxy does it.
-  @Test func aProxyThatClosesOnAHelloIsGreetedWithoutOne() async throws {
+  @Test func aProxyThatClosesOnHelloIsConnectedToWithoutIt() async throws {
     let peer = try ScriptedPeer { connection in
       guard let first = connection.receive() else { return }
       guard !String(decoding: first, as: UTF8.self).contains("HELLO") else { return }

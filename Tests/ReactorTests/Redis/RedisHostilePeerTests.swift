@@ -44,7 +44,7 @@ import Testing
   }
 
   @Test(arguments: ["+OK\r\n+OK\r\n", "+OK\r\n+OK\r\n+OK\r\n", "+OK\r\n+", "+OK\r\n\0\0"])
-  func answersBeyondTheQuestionsMakeAllOfThemDoubtful(words: String) async throws {
+  func moreAnswersThanCommandsMakeAllOfThemDoubtful(words: String) async throws {
     try await withClient(of: answering(words)) { redis in
       await #expect(throws: RedisError.unknownOutcome("unsolicited reply")) {
         try await redis.command(["GET", "k"], by: shortly())

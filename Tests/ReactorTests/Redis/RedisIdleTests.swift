@@ -72,7 +72,7 @@ import Testing
     }
   }
 
-  @Test func whatSpeaksUnaskedOverAnIdleConnectionIsTold() async throws {
+  @Test func unsolicitedDataOnAnIdleConnectionIsReported() async throws {
     let peer = try ScriptedPeer { connection in
       connection.expect("PING")
       connection.send("+PONG\r\n")

@@ -348,7 +348,7 @@ extension RedisPipelineTests {
     #expect(handshake.answered(.string(Array(information.utf8))) == .refused(reason))
   }
 
-  @Test func aServerThatTellsNoModeIsTakenAsItIs() {
+  @Test func aServerThatReportsNoModeIsAccepted() {
     var handshake = Self.checking()
     #expect(handshake.answered(.error(code: "NOPERM", message: "")) == .send(["INFO", "server"]))
     #expect(handshake.answered(.integer(1)) == .more)

@@ -97,7 +97,7 @@ import Testing
     #expect(!trial.isOn && trial.reason == nil && !trial.isSuspicious)
   }
 
-  @Test func aSystemsErrorTextIsToldByItsCodeAndOthersStayInWords() {
+  @Test func aSystemErrorIsRecognizedByItsCodeAndOthersKeepTheirText() {
     #expect(RedisConnectionFailure(systemText: String(cString: strerror(ECONNREFUSED))) == .refused)
     #expect(RedisConnectionFailure(systemText: String(cString: strerror(ECONNRESET))) == .closed(.reset))
     #expect(RedisConnectionFailure(systemText: String(cString: strerror(EPIPE))) == .closed(.brokenPipe))
@@ -110,10 +110,10 @@ import Testing
   @Test func theReasonStaysTheSameForAsLongAsItLasts() {
     var trial = RedisTrial()
     for failure in [.timedOut, Self.closed] { trial.lost([1], failure, isIdle: false, at: Self.at(0)) }
-    let told = trial.reason
+    let reason = trial.reason
     for failure: RedisConnectionFailure in [.timedOut, .closed(.reset), .closed(.brokenPipe)] {
       trial.lost([1], failure, isIdle: false, at: Self.at(0))
-      #expect(trial.reason == told)
+      #expect(trial.reason == reason)
     }
   }
 

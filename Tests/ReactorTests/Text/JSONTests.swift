@@ -106,7 +106,7 @@ import Testing
     ("[1e999]", "a number is out of range", 1), ("[\"\\u0000\"]", "a string contains the character NUL", 1),
     (String(repeating: "[", count: 100_000), "nested too deeply", 1), ("secret", "not valid JSON", 1),
   ])
-  func aFaultIsToldByItsPlaceWithoutTheText(text: String, reason: String, line: Int) {
+  func aFaultNamesItsPlaceWithoutTheText(text: String, reason: String, line: Int) {
     let error = #expect(throws: JSONSyntaxError.self) { try JSONDocument(text) }
     #expect(error?.reason.hasPrefix(reason) == true, "\(error as Any)")
     #expect(error?.line == line)

@@ -58,7 +58,7 @@ import Testing
     #expect(reply.status == 535)
   }
 
-  @Test func theClientNamesItselfAsItIsToldTo() async throws {
+  @Test func theClientNamesItselfAsConfigured() async throws {
     let endpoint = try await Endpoint.start(.smtp)
     for (path, name, expected) in [
       ("/path.example.com", nil, "path.example.com"), ("", "worker.example.com", "worker.example.com"),
@@ -103,7 +103,7 @@ import Testing
     }
   }
 
-  @Test func aSecondMailOnTheSameConnectionTellsItsRecipientsToo() async throws {
+  @Test func aSecondMailOnTheSameConnectionReportsItsRecipientsToo() async throws {
     let endpoint = try await Endpoint.start(.smtp)
     let authority = try await TestAuthority.shared().certificateFile
     let url = endpoint.url(user: Self.login)

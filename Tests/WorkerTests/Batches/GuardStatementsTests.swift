@@ -34,7 +34,7 @@ import Testing
     }
   }
 
-  @Test func whatIsWrittenInTimeIsCommittedAndTheVerdictReadBack() async throws {
+  @Test func whatIsWrittenInTimeIsCommittedAndTheGuardIsReadBack() async throws {
     let plane = try await ControlPlane.fresh()
     try await withConnection(plane) { connection, limit in
       let open = try await opening(connection, milliseconds: 5_000)

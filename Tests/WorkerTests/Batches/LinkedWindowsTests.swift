@@ -54,7 +54,7 @@ import Testing
   }
 
   @Test(arguments: [nil, Duration.milliseconds(25)])
-  func everyRowThatCanChangeDoesAndEachOtherOneIsToldOnce(goal: Duration?) {
+  func everyRowThatCanChangeDoesAndEachOtherOneIsCountedOnce(goal: Duration?) {
     for seed in UInt64(0)..<200 {
       var random = SeededRandom(seed: seed)
       let keys = Int64([1, 3, 1_000_000].randomElement(using: &random)!)

@@ -94,7 +94,7 @@ import Testing
   }
 
   /// Before a run takes the lock, PostgreSQL may be asked whether anything is due.
-  @Test func aLookBeforeTheLockDoesNotAnswerByAColumnOfAnotherType() async throws {
+  @Test func aQueryBeforeTheLockDoesNotAnswerByAColumnOfAnotherType() async throws {
     let plane = try await ControlPlane.fresh()
     let sweeper = try #require(
       Sweepers.declared(try plane.settings()).first { $0.name == "reveal-sessions-expired" })

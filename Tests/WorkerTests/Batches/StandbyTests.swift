@@ -9,7 +9,7 @@ import Testing
 
 @Suite struct StandbyTests {
   @EventLoop
-  private final class Told {
+  private final class Reported {
     var waits = 0
     var isHidden = false
     nonisolated init() {}
@@ -65,11 +65,11 @@ import Testing
     brakes.maximumLag = limit
     let settings = brakes
     return try await onLoop {
-      let told = Told()
+      let reported = Reported()
       let pool = try plane.pool(connections: 2)
-      let count = try await plane.sweep(sweeper, through: pool, brakes: settings, tellStandbys: { told.note($0) })
+      let count = try await plane.sweep(sweeper, through: pool, brakes: settings, reportStandbys: { reported.note($0) })
       await pool.close()
-      return (count, told.waits, told.isHidden)
+      return (count, reported.waits, reported.isHidden)
     }
   }
 
@@ -132,14 +132,14 @@ import Testing
     #expect(LagLimit.time(.seconds(60)).isExceeded(by: lag))
   }
 
-  @Test func aWaitIsToldWhenItBeginsAndEndsAndWhatIsHiddenOnce() async throws {
-    let told = try await onLoop {
+  @Test func aWaitIsReportedAtItsBeginningAndEndAndHiddenLagOnce() async throws {
+    let reported = try await onLoop {
       let reports = StandbyReports()
       var hidden = ReplicationLag()
       hidden.isHidden = true
-      let looks = [(hidden, false), (hidden, false)] + [true, true, false].map { (ReplicationLag(), $0) }
-      return looks.map { look in
-        switch reports.change(with: look.0, isTooFar: look.1) {
+      let readings = [(hidden, false), (hidden, false)] + [true, true, false].map { (ReplicationLag(), $0) }
+      return readings.map { reading in
+        switch reports.change(with: reading.0, isTooFar: reading.1) {
         case nil: "-"
         case .waiting: "waits"
         case .resumed: "goes on"
@@ -147,6 +147,6 @@ import Testing
         }
       }
     }
-    #expect(told == ["hidden", "-", "waits", "-", "goes on"])
+    #expect(reported == ["hidden", "-", "waits", "-", "goes on"])
   }
 }

@@ -25,10 +25,10 @@ import Testing
     var file = 7
     /// Every statement that reads this page fails.
     var damagedPage: Int?
-    /// Index entries that were looked at.
-    var looks = 0
+    /// Index entries that were read.
+    var entriesRead = 0
     var pagesRead = 0
-    var wholeLooks = 0
+    var tableProbes = 0
     var givenUp = 0
     /// Statements that failed, and those about single rows.
     var tries = 0
@@ -47,7 +47,7 @@ import Testing
       return false
     }
 
-    /// The entries that a walk or a gathering from `key` on meets, as places in `rows`.
+    /// The entries that a scan or a gathering from `key` on meets, as places in `rows`.
     func entries(from key: Int64?) -> [Int] {
       let highest = key.map { Int($0) } ?? .max
       return rows.indices.filter { rows[$0].isInIndex && rows[$0].isReached && rows[$0].key <= highest }
@@ -61,7 +61,7 @@ import Testing
       case .indexScan(let key), .unorderedIndexScan(let key as Int64?):
         var found = entries(from: key)
         let isOrdered = if case .indexScan = step.reads { true } else { false }
-        looks += isOrdered ? min(found.count, SweepRoute.entryLimit) : found.count
+        entriesRead += isOrdered ? min(found.count, SweepRoute.entryLimit) : found.count
         if !isOrdered { found = found.filter { rows[$0].isDue } }
         found = Array(found.prefix(SweepRoute.entryLimit))
         let due = found.filter { rows[$0].isDue }
@@ -75,7 +75,7 @@ import Testing
           lowestKey: isOrdered ? found.last.map { Int64(rows[$0].key) } : nil, tooManyForIndex: tooManyForIndex,
           wasStopped: changed.count < due.count)
       case .probeTable:
-        wholeLooks += 1
+        tableProbes += 1
         if most == 1 {
           _ = route.retreat(from: step, isRefused: true)
         } else {
@@ -244,25 +244,25 @@ import Testing
     }
   }
 
-  @Test func aTableWithoutDueRowsIsReadWithItsFirstPagesAndOneLook() {
+  @Test func aTableWithoutDueRowsCostsItsFirstPagesAndOneProbe() {
     var random = SeededRandom(seed: 5)
     let empty = Self.run(
       Table(rows: [], pages: 30_000), index: false, record: nil, passes: false, at: 1_000_000, random: &random)
-    #expect(empty.table.pagesRead == PageRanges.initialPages && empty.table.wholeLooks == 1 && empty.steps == 1)
-    // A table that a look takes too long at, or is too much for, is read in ranges.
+    #expect(empty.table.pagesRead == PageRanges.initialPages && empty.table.tableProbes == 1 && empty.steps == 1)
+    // A table that a probe takes too long for, or is too much for, is read in ranges.
     for pages in [500, 1_000_000] {
       let table = Table(rows: [], pages: pages)
       let ranged = Self.run(table, index: false, record: nil, passes: false, at: 1_000_000, random: &random)
-      #expect(ranged.table.wholeLooks == 0 && ranged.table.pagesRead >= pages)
+      #expect(ranged.table.tableProbes == 0 && ranged.table.pagesRead >= pages)
     }
   }
 
-  @Test func aLookLeadsToTheFirstDueRow() {
+  @Test func aTableProbeLeadsToTheFirstDueRow() {
     var random = SeededRandom(seed: 6)
     let row = Table.Row(page: 20_000, key: 0, isReached: true, isDue: true, isInIndex: false)
     let after = Self.run(
       Table(rows: [row], pages: 20_100), index: false, record: nil, passes: false, at: 1_000_000, random: &random)
-    #expect(!after.table.hasDue() && after.table.wholeLooks == 1)
+    #expect(!after.table.hasDue() && after.table.tableProbes == 1)
     #expect(after.table.pagesRead < 200 + PageRanges.initialPages)
   }
 
@@ -306,7 +306,7 @@ import Testing
     #expect(after.table.pagesRead == 0)
   }
 
-  @Test func manyRowsThatAreNotDueAnyMoreAreLookedAtOnceInNoOrder() {
+  @Test func manyRowsThatAreNoLongerDueAreReadOnceUnordered() {
     var random = SeededRandom(seed: 3)
     let rows = (0..<20_000).map {
       Table.Row(page: $0, key: $0, isReached: true, isDue: $0 % 5_000 == 0, isInIndex: true)
@@ -315,7 +315,7 @@ import Testing
     let after = Self.run(table, index: true, record: nil, passes: false, at: 1_000_000, random: &random)
     #expect(!after.table.hasDue())
     #expect(after.table.pagesRead == 0)
-    #expect(after.table.looks <= 22_000)
+    #expect(after.table.entriesRead <= 22_000)
   }
 
   /// A pass that an earlier run left in its middle, and so much found by the index that the pages are to be read: those
@@ -374,12 +374,12 @@ import Testing
     #expect(!after.table.hasDue() && after.table.givenUp == 1)
   }
 
-  @Test func aWalkThatTakesTooLongIsGivenUpForThePages() {
+  @Test func anIndexScanThatTakesTooLongIsGivenUpForThePages() {
     var route = SweepRoute(hasIndex: true, pass: nil)
     route.measured(TableSize(pages: 500, file: 7), at: 1_000_000)
-    let walk = SweepRoute.Step(reads: .indexScan(from: nil))
-    #expect(route.next == walk)
-    #expect(route.retreat(from: walk, isRefused: true) == .smaller)
+    let scan = SweepRoute.Step(reads: .indexScan(from: nil))
+    #expect(route.next == scan)
+    #expect(route.retreat(from: scan, isRefused: true) == .smaller)
     #expect(route.next == SweepRoute.Step(reads: .pages(0..<PageRanges.initialPages)))
   }
 }

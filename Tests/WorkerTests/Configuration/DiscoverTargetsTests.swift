@@ -62,7 +62,7 @@ import Testing
     }
   }
 
-  @Test func targetsOfOneNameAreToldApartWithAWarning() throws {
+  @Test func targetsWithOneNameAreDistinguishedWithAWarning() throws {
     let other = Self.good.replacing("\"a\"", with: "\"b\"")
     let (targets, warnings) = try Self.load("[\(other), \(Self.good), \(Self.good), \(Self.good)]")
     #expect(targets.targets.map(\.occurrence) == [0, 0, 1, 2])

@@ -64,7 +64,7 @@ import Testing
     #expect(try Self.load(["SB_WORKER_DISCOVER_INTERVAL": "1us"]).settings[.discoverInterval] == .milliseconds(1))
   }
 
-  @Test func whatBelongsToGitOpsIsLookedAtOnlyWhereThatIsOn() throws {
+  @Test func gitOpsSettingsAreValidatedOnlyIfGitOpsIsOn() throws {
     let odd = [
       "SB_WORKER_GITOPS_POLL_INTERVAL": "0s", "SB_WORKER_GITOPS_TIMEOUT_INTERVAL": "soon",
       "SB_WORKER_GITOPS_BATCH_SIZE": "-1", "SB_WORKER_GITOPS_HTTP_TIMEOUT": "",

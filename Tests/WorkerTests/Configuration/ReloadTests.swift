@@ -57,17 +57,17 @@ import Testing
     }
   }
 
-  @Test(arguments: 0..<50) func aRefusedLoginIsReadAgainOnceASecondAndToldOnceAnOutage(seed: UInt64) {
+  @Test(arguments: 0..<50) func aRefusedLoginIsReadAgainOnceASecondAndReportedOnceAnOutage(seed: UInt64) {
     var random = SeededRandom(seed: seed)
     var renewal = LoginRenewal()
     var now = Int64(0)
     var readAt: Int64?
-    var told: [LoginRenewal.Outcome] = []
+    var reported: [LoginRenewal.Outcome] = []
     for _ in 0..<300 {
       now += Int64.random(in: 0...700, using: &random)
       if Int.random(in: 0..<8, using: &random) == 0 {
         renewal.recovered()
-        (readAt, told) = (nil, [])
+        (readAt, reported) = (nil, [])
       }
       let mayRead = renewal.refused(at: Self.at(now))
       #expect(mayRead == (readAt.map { now - $0 >= 1_000 } ?? true), "seed \(seed)")
@@ -75,13 +75,13 @@ import Testing
       readAt = now
       let outcomes: [LoginRenewal.Outcome] = [.changed, .same(isFromFile: true), .same(isFromFile: false)]
       let outcome = outcomes.randomElement(using: &random)!
-      let isTold = renewal.read(outcome)
+      let isReported = renewal.read(outcome)
       switch outcome {
-      case .changed: #expect(isTold)
-      case .same(isFromFile: false): #expect(!isTold, "an environment cannot change")
+      case .changed: #expect(isReported)
+      case .same(isFromFile: false): #expect(!isReported, "an environment cannot change")
       default:
-        #expect(isTold == !told.contains(outcome), "seed \(seed)")
-        told.append(outcome)
+        #expect(isReported == !reported.contains(outcome), "seed \(seed)")
+        reported.append(outcome)
       }
     }
   }

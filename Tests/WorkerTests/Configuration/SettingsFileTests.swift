@@ -84,7 +84,7 @@ import Testing
   }
 
   /// A binary file, a log, a list of something else: told in a few lines, and not read for minutes.
-  @Test func ofAnotherKindOfFileTheFirstFaultsAreTold() throws {
+  @Test func anotherKindOfFileHasItsFirstFaultsReported() throws {
     let clock = ContinuousClock()
     let began = clock.now
     let faults = try Self.faults(String(repeating: "SB_WORKER_PLANTED=1\n", count: 200_000))

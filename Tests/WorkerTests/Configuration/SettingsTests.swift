@@ -315,7 +315,7 @@ import Testing
       Self.faults(["REDIS_NAMESPACE": "a\u{FFFD}"]) == ["REDIS_NAMESPACE must be UTF-8 text (got \"a\u{FFFD}\")"])
   }
 
-  @Test func aSettingOutsideOfTheHouseIsReadByItsOwnKey() throws {
+  @Test func aSettingOutsideTheTableIsReadByItsOwnRow() throws {
     let own = Setting.duration("SB_WORKER_OWN_INTERVAL", default: .seconds(7), help: "Of a sweeper.")
     let (settings, _) = try Settings.load(environment: ["SB_WORKER_OWN_INTERVAL": "9s"], rows: [own.row])
     #expect(settings[own] == .seconds(9))

@@ -25,7 +25,7 @@ import Testing
     return accounting
   }
 
-  @Test func theFirstQuestionAfterBootCountsNothing() {
+  @Test func theFirstTakeAfterBootCountsNothing() {
     var accounting = SlotAccounting(grid: Self.grid)
     let (counts, action) = accounting.answered(.idle(slot: Self.slot, due: Self.next), at: Self.slot + 1_000)
     #expect(counts == [])
@@ -100,19 +100,19 @@ import Testing
     #expect(accounting.drained() == [])
   }
 
-  @Test func aLockWithoutExpiryIsLookedAtEveryMinuteInALongSlot() {
+  @Test func aLockWithoutExpiryIsPolledEveryMinuteInALongSlot() {
     var accounting = SlotAccounting(grid: SlotGrid(sweeper: "discover-scheduler", interval: .seconds(3_600)))
     let now = accounting.grid.slot(at: Self.slot)
     #expect(accounting.answered(.stuck(slot: now), at: now).action == .wait(milliseconds: 60_000))
   }
 
-  @Test func aQuestionThatCameTooLateIsAskedAgainOnceBeforeItWaits() {
+  @Test func aLateTakeIsRepeatedOnceBeforeAWait() {
     var accounting = Self.learned()
     #expect(accounting.answered(.late, at: Self.slot).action == .askAgain)
     #expect(accounting.answered(.late, at: Self.slot).action == .wait(milliseconds: 1_000))
   }
 
-  @Test func theFirstQuestionAfterBootCountsNothingAlsoWhereItCameTooLateAtFirst() {
+  @Test func theFirstTakeAfterBootCountsNothingEvenIfItWasLate() {
     var accounting = SlotAccounting(grid: Self.grid)
     _ = accounting.answered(.late, at: Self.slot)
     #expect(accounting.answered(.idle(slot: Self.slot, due: Self.next), at: Self.slot + 1).counts == [])

@@ -96,25 +96,25 @@ import Testing
     #expect(silent.next(at: Self.at(1), isDraining: false) == step)
   }
 
-  @Test func aTriggerIsNewsOnceAndNotBeforeTheFirstAnswer() {
-    var news = TriggerCounter()
-    #expect(!news.observe(newest: 5) && news.count == 0)
-    #expect(!news.observe(newest: 5) && !news.observe(newest: 0))
-    #expect(news.observe(newest: 6) && news.count == 1)
-    #expect(!news.observe(newest: 6) && !news.observe(newest: 5))
+  @Test func aTriggerCountsOnceAndNotBeforeTheFirstAnswer() {
+    var counter = TriggerCounter()
+    #expect(!counter.observe(newest: 5) && counter.count == 0)
+    #expect(!counter.observe(newest: 5) && !counter.observe(newest: 0))
+    #expect(counter.observe(newest: 6) && counter.count == 1)
+    #expect(!counter.observe(newest: 6) && !counter.observe(newest: 5))
   }
 
-  @Test func aLossIsNewsOnceHoweverManySweepersLearnOfIt() {
-    var news = TriggerCounter()
-    func isNews(_ seenAt: Int64, _ now: Int64) -> Bool {
-      news.lostRecord(seenAt: Self.at(seenAt), at: Self.at(now))
+  @Test func aLossCountsOnceHoweverManySweepersSeeIt() {
+    var counter = TriggerCounter()
+    func isNewLoss(_ seenAt: Int64, _ now: Int64) -> Bool {
+      counter.lostRecord(seenAt: Self.at(seenAt), at: Self.at(now))
     }
-    #expect(isNews(10, 30))
-    #expect(!isNews(20, 31), "another sweeper's record was lost with it")
-    #expect(isNews(30, 40), "lost again")
-    #expect(!isNews(31, 41))
-    #expect(isNews(41, 41))
-    #expect(news.count == 3)
+    #expect(isNewLoss(10, 30))
+    #expect(!isNewLoss(20, 31), "another sweeper's record was lost with it")
+    #expect(isNewLoss(30, 40), "lost again")
+    #expect(!isNewLoss(31, 41))
+    #expect(isNewLoss(41, 41))
+    #expect(counter.count == 3)
   }
 
   @Test func aGrantIsRunWithItsTokenAndTheMomentOfItsSending() {
@@ -124,7 +124,7 @@ import Testing
     #expect(machine.next(at: Self.at(5), isDraining: false) == .run(Self.run))
   }
 
-  @Test func aRunThatEndedIsToldUntilItIsConfirmedBeforeAnythingElseIsAsked() throws {
+  @Test func anEndedRunIsReportedUntilConfirmedBeforeAnythingElse() throws {
     var machine = Self.ran(.success())
     let completion = try Self.completion(machine)
     var now: Int64 = 200
@@ -171,7 +171,7 @@ import Testing
     #expect(machine.next(at: Self.at(0), isDraining: true) == .end)
   }
 
-  @Test func theDelayAfterAFailureIsTheOneThatRedisIsTold() throws {
+  @Test func theDelayAfterAFailureIsTheOneThatRedisGets() throws {
     var machine = Self.ran(.failed, failures: 2)
     let completion = try Self.completion(machine)
     #expect(completion.retryDelay == .seconds(4))

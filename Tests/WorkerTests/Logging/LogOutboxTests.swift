@@ -47,7 +47,7 @@ import Testing
     #expect(outbox.droppedLines == 3)
   }
 
-  @Test func theDroppedLinesAreToldWhenTheReaderReadsAgain() {
+  @Test func theDroppedLinesAreReportedWhenTheReaderReadsAgain() {
     var outbox = LogOutbox()
     var stream = Stream(room: 0)
     for line in ["a", "b", "c"] { Self.send(line, &outbox, &stream) }

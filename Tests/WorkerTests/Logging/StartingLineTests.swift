@@ -6,7 +6,7 @@ import Testing
 @testable import Worker
 
 @Suite struct StartingLineTests {
-  @Test func theFirstLineOfTheLogSaysWhatTheWorkerWasToldToDo() throws {
+  @Test func theFirstLogLineSaysWhatTheWorkerIsConfiguredToDo() throws {
     let settings = try Settings.load(
       environment: [
         "DATABASE_URL": "postgres://u:hunter2@h/d", "REDIS_URL": "redis://:hunter2@h",

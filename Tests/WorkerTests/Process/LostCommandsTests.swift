@@ -90,7 +90,7 @@ import Testing
     #expect(lines.first?["error"] == "a key holds another type of value (WRONGTYPE)")
     #expect(!worker.log.contains { $0.message?.hasPrefix("Redis does not answer") ?? false })
     #expect(!worker.log.contains { $0.message == "Redis is unavailable" })
-    let told = endpoint.received.filter { $0["body"]?.contains("Redis refuses its commands") ?? false }
-    #expect(told.count == 1 && told.first?["body"]?.contains("WRONGTYPE") ?? false)
+    let reported = endpoint.received.filter { $0["body"]?.contains("Redis refuses its commands") ?? false }
+    #expect(reported.count == 1 && reported.first?["body"]?.contains("WRONGTYPE") ?? false)
   }
 }

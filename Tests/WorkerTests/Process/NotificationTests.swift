@@ -175,7 +175,7 @@ import Testing
     return (ending, process.output + process.log.compactMap { $0["error"] }.joined())
   }
 
-  @Test func theVerbTellsWhatEachSinkAnswered() async throws {
+  @Test func theVerbReportsWhatEachSinkAnswered() async throws {
     let sinks = try await Sinks.start()
     let well = try await notifyTest(sinks.environment)
     #expect(well.ending == .exited(0))

@@ -86,22 +86,24 @@ import Testing
     try stage.settle()
     let endpoint = try await Endpoint.start(.http)
     let settings = ["SB_WORKER_WEBHOOK_URL": endpoint.url("/hook"), "SB_WORKER_OUTAGE_AFTER": "1s"]
-    func told(_ text: String) -> Int { endpoint.received.count { $0["body"]?.contains(text) == true } }
+    func reported(_ text: String) -> Int { endpoint.received.count { $0["body"]?.contains(text) == true } }
     let first = try await stage.start(settings)
     try await onLoop {
       try await first.answersReadyz(200)
       stage.postgresProxy.goAway()
-      try await eventually("it is reported", within: .seconds(15)) { told("PostgreSQL is unavailable") == 1 }
+      try await eventually("it is reported", within: .seconds(15)) { reported("PostgreSQL is unavailable") == 1 }
     }
     first.signal(SIGKILL)
     _ = try await first.waitForExit()
     stage.postgresProxy.heal()
     let second = try await stage.start(settings)
     try await onLoop {
-      try await eventually("its end is reported", within: .seconds(15)) { told("PostgreSQL is available again") == 1 }
+      try await eventually("its end is reported", within: .seconds(15)) {
+        reported("PostgreSQL is available again") == 1
+      }
     }
     #expect(try await second.stop() == .exited(0))
-    #expect(told("PostgreSQL is unavailable") == 1 && told("PostgreSQL is available again") == 1)
+    #expect(reported("PostgreSQL is unavailable") == 1 && reported("PostgreSQL is available again") == 1)
   }
 
   @Test func aRunThatHangsWithItsServerIsNotAFailureOfItsSweeper() async throws {

@@ -44,10 +44,10 @@ import Testing
     #expect(try await stage.plane.sql(RevealRows.readableOfEnded) == "0")
     #expect(try await worker.stop() == .exited(0))
     #expect(!worker.log.contains { $0.level == "ERROR" || $0.level == "WARN" }, "\(worker.log)")
-    let told = worker.log.filter { $0.message == "notification" && $0["component"] == Self.name }
-    #expect(!told.isEmpty && told.allSatisfy { $0["title"] == "reveal sessions expired" })
-    #expect(told.reduce(0) { $0 + ($1.fields?["sessions_swept"] as? Int ?? 0) } == 12)
-    #expect(told.reduce(0) { $0 + ($1.fields?["wraps_expired"] as? Int ?? 0) } == 24)
+    let reported = worker.log.filter { $0.message == "notification" && $0["component"] == Self.name }
+    #expect(!reported.isEmpty && reported.allSatisfy { $0["title"] == "reveal sessions expired" })
+    #expect(reported.reduce(0) { $0 + ($1.fields?["sessions_swept"] as? Int ?? 0) } == 12)
+    #expect(reported.reduce(0) { $0 + ($1.fields?["wraps_expired"] as? Int ?? 0) } == 24)
   }
 
   @Test func onTheOldestSchemaItIsOff() async throws {

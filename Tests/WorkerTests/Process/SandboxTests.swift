@@ -122,7 +122,7 @@ import Testing
     #expect(Self.attempts(trial.output)["read-secret"] == "ok", "\(trial.everything)")
   }
 
-  @Test func whatLibrariesAreToldToReadStaysReadable() throws {
+  @Test func whatLibrariesAreConfiguredToReadStaysReadable() throws {
     let settings = try Settings.load(
       environment: ["DATABASE_URL": "postgres://u@h/d", "REDIS_URL": "redis://h"]
     ).settings

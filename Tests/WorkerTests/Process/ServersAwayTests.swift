@@ -23,10 +23,11 @@ import Testing
       try await worker.answersReadyz(200, within: Self.recoveryLimit)
     }
     #expect(try await worker.stop() == .exited(0))
-    let told = worker.log.compactMap(\.message)
-    #expect(told.contains("not ready") && told.contains("PostgreSQL is ready") && told.contains("Redis is ready"))
-    #expect(told.count { $0 == "PostgreSQL is unavailable" } == 1, "once a change, not once a try")
-    #expect(told.count { $0 == "Redis is unavailable" } == 1, "once a change, not once a try")
+    let messages = worker.log.compactMap(\.message)
+    #expect(
+      messages.contains("not ready") && messages.contains("PostgreSQL is ready") && messages.contains("Redis is ready"))
+    #expect(messages.count { $0 == "PostgreSQL is unavailable" } == 1, "once a change, not once a try")
+    #expect(messages.count { $0 == "Redis is unavailable" } == 1, "once a change, not once a try")
   }
 
   @Test(arguments: ["postgres", "redis"])
@@ -65,7 +66,7 @@ import Testing
     #expect(try await worker.stop() == .exited(0))
   }
 
-  @Test func frozenServersAreToldFromAbsentOnesInMidRunAndSweepingGoesOnAfterwards() async throws {
+  @Test func frozenServersAreDistinguishedFromAbsentOnesInMidRunAndSweepingContinues() async throws {
     let server = try await PrivatePostgres.start()
     let redis = try PrivateRedis()
     let schema = try ControlPlane.schema()

@@ -9,7 +9,7 @@ import Testing
   /// The promise: so soon after its servers' return the worker has recovered by itself.
   private static let recoveryLimit = Duration.seconds(5)
 
-  @Test func aServerThatIsFullIsNamedSoAndFoundOnceItHasRoom() async throws {
+  @Test func aFullServerIsReportedAsFullAndUsedOnceItIsNot() async throws {
     let stage = try await WorkerStage.set()
     let role = "crowded_\(stage.redis.port)"
     try await stage.plane.sql(
@@ -25,8 +25,8 @@ import Testing
     }
     #expect(try await worker.stop() == .exited(0))
     #expect(worker.log.count { $0.message == "PostgreSQL is unavailable" } == 1, "once a change, not once a try")
-    let told = worker.log.drop { $0.message == "starting" }
-    #expect(!told.contains { $0.text.contains(role) }, "what the server said about the role is not told")
+    let lines = worker.log.drop { $0.message == "starting" }
+    #expect(!lines.contains { $0.text.contains(role) }, "what the server said about the role is not told")
     try await stage.plane.sql("DROP ROLE \(role)")
   }
 
@@ -81,8 +81,8 @@ import Testing
     }
     #expect(try await server.psql("SELECT status FROM agents").contains("stale"))
     #expect(try await worker.stop() == .exited(0))
-    let told = worker.log.filter { $0.message == "PostgreSQL is unavailable" }
-    #expect(told.map { $0["error"] } == ["the database is read-only"])
+    let lines = worker.log.filter { $0.message == "PostgreSQL is unavailable" }
+    #expect(lines.map { $0["error"] } == ["the database is read-only"])
     await server.stop()
   }
 
@@ -127,7 +127,7 @@ import Testing
   }
 
   @Test(arguments: Refusal.all)
-  func aRedisThatRefusesWritesFromTheStartIsToldOnceAndEachSlotIsAFailure(refusal: Refusal) async throws {
+  func aRedisThatRefusesWritesFromTheStartIsReportedOnceAndEachSlotIsAFailure(refusal: Refusal) async throws {
     let stage = try await WorkerStage.set()
     try stage.redis.cli(refusal.begin)
     let endpoint = try await Endpoint.start(.http)

@@ -43,7 +43,7 @@ import Testing
     }
 
     func run(
-      _ result: RunResult, tells kind: AlertDecision.Kind,
+      _ result: RunResult, expecting kind: AlertDecision.Kind,
       sourceLocation: SourceLocation = #_sourceLocation
     ) async throws {
       let decision = try await run(result)
@@ -79,9 +79,9 @@ import Testing
 
   @Test func theFleetNotifiesOfTheFirstFailureAndNotOfThoseRightAfterIt() async throws {
     try await withFleet { fleet in
-      try await fleet.run(.success(), tells: .none)
-      try await fleet.run(.failed, tells: .first)
-      for _ in 0..<5 { try await fleet.run(.failed, tells: .none) }
+      try await fleet.run(.success(), expecting: .none)
+      try await fleet.run(.failed, expecting: .first)
+      for _ in 0..<5 { try await fleet.run(.failed, expecting: .none) }
     }
   }
 
@@ -92,8 +92,8 @@ import Testing
       let decision = try await fleet.run(.success())
       #expect(decision.kind == .recovered && decision.failures == 3)
       #expect((420..<430).contains(decision.failingFor.seconds), "\(decision)")
-      try await fleet.run(.success(), tells: .none)
-      try await fleet.run(.failed, tells: .first)
+      try await fleet.run(.success(), expecting: .none)
+      try await fleet.run(.failed, expecting: .first)
     }
   }
 
@@ -125,37 +125,37 @@ import Testing
   @Test func aSupersededRunAndADrainedRunDoNotNotify() async throws {
     try await withFleet { fleet in
       let frozen = try await fleet.take()
-      try await fleet.run(.success(), tells: .none)
+      try await fleet.run(.success(), expecting: .none)
       let decision = try await frozen.by.complete(EndedRun(frozen.run, .failed)).decision
       #expect(decision.kind == .none)
-      try await fleet.run(.drained(), tells: .none)
+      try await fleet.run(.drained(), expecting: .none)
       // Neither counts: the next failure is the first.
-      try await fleet.run(.failed, tells: .first)
-      try await fleet.run(.drained(), tells: .none)
-      try await fleet.run(.success(), tells: .recovered)
+      try await fleet.run(.failed, expecting: .first)
+      try await fleet.run(.drained(), expecting: .none)
+      try await fleet.run(.success(), expecting: .recovered)
     }
   }
 
   @Test func anOutageNeitherCountsAsAFailureNorEndsOne() async throws {
     try await withFleet { fleet in
-      for _ in 0..<3 { try await fleet.run(.outage, tells: .none) }
-      try await fleet.run(.success(), tells: .none)
-      try await fleet.run(.failed, tells: .first)
+      for _ in 0..<3 { try await fleet.run(.outage, expecting: .none) }
+      try await fleet.run(.success(), expecting: .none)
+      try await fleet.run(.failed, expecting: .first)
       try await fleet.turn(minutes: 10)
-      try await fleet.run(.outage, tells: .none)
-      try await fleet.run(.failed, tells: .reminder)
-      try await fleet.run(.success(), tells: .recovered)
+      try await fleet.run(.outage, expecting: .none)
+      try await fleet.run(.failed, expecting: .reminder)
+      try await fleet.run(.success(), expecting: .recovered)
     }
   }
 
   /// Other sessions locked all due rows: the slot is done, and the failure continues.
   @Test func aRunThatCouldDoNothingIsNotARecovery() async throws {
     try await withFleet { fleet in
-      try await fleet.run(.failed, tells: .first)
-      try await fleet.run(.locked, tells: .none)
+      try await fleet.run(.failed, expecting: .first)
+      try await fleet.run(.locked, expecting: .none)
       try await fleet.turn(minutes: 10)
-      try await fleet.run(.failed, tells: .reminder)
-      try await fleet.run(.success(), tells: .recovered)
+      try await fleet.run(.failed, expecting: .reminder)
+      try await fleet.run(.success(), expecting: .recovered)
     }
   }
 
@@ -163,9 +163,9 @@ import Testing
     try await withFleet { fleet in
       _ = try await fleet.run(.failed)
       try await fleet.turn(minutes: -600)
-      try await fleet.run(.failed, tells: .none)
+      try await fleet.run(.failed, expecting: .none)
       try await fleet.turn(minutes: 5)
-      try await fleet.run(.failed, tells: .reminder)
+      try await fleet.run(.failed, expecting: .reminder)
     }
   }
 }

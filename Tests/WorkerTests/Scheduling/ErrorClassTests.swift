@@ -36,7 +36,7 @@ import Testing
     ("42501", true), ("23503", true), ("P0001", true), ("kept", true), ("lines-discarded", true),
     ("settings-reset", true), ("55P03", false), ("share", false),
   ])
-  func tablesAreLookedAtIfTheyMayBeTheCause(errorClass: String, expected: Bool) {
+  func tablesAreCheckedIfTheyMayBeTheCause(errorClass: String, expected: Bool) {
     #expect(ErrorClass.isAboutSchema(errorClass) == expected && ErrorClass.meaning(of: errorClass) != nil)
   }
 }

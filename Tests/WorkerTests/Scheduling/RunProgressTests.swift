@@ -29,7 +29,7 @@ import Testing
     .failure(RunFailure(reason: "failed", isPermanent: false), SweepCount(progress: "page 5000")),
     .drained(.shutdown, SweepCount(progress: "page 5000")),
   ])
-  func theNextRunIsToldHowFarTheLastOneGot(result: RunResult) async throws {
+  func theNextRunLearnsHowFarTheLastOneGot(result: RunResult) async throws {
     try await withReplica { replica in
       let first = try await replica.takeInAnyCase()
       #expect(first.progress == nil)

@@ -51,10 +51,10 @@ import Testing
     let sweepers = Sweepers.all(try plane.settings())
     return try await onLoop {
       let pool = try plane.pool()
-      let look = SchemaCheck(sweepers, pool: pool, clock: .system)
+      let check = SchemaCheck(sweepers, pool: pool, clock: .system)
       var missing: [String: String] = [:]
       for sweeper in sweepers {
-        missing[sweeper.name] = try await look.missing(for: sweeper.name, maximumAge: .seconds(10))
+        missing[sweeper.name] = try await check.missing(for: sweeper.name, maximumAge: .seconds(10))
       }
       await pool.close()
       return missing

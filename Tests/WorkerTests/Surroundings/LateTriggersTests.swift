@@ -115,7 +115,7 @@ import Testing
   }
 
   @Test(arguments: Table.allCases, Moment.allCases)
-  func whatATriggerUndoesIsToldAsKept(_ table: Table, _ moment: Moment) async throws {
+  func whatATriggerUndoesIsReportedAsKept(_ table: Table, _ moment: Moment) async throws {
     for (below, changed, kept) in [("z", 0, 10), ("3", 7, 3)] {
       let plane = try await ControlPlane.fresh()
       try await plane.sql("\(table.rows); \(table.undoing(moment, below: below))")
@@ -126,7 +126,7 @@ import Testing
   }
 
   @Test(arguments: Moment.allCases)
-  func withRightsOnColumnsAloneItIsToldToo(_ moment: Moment) async throws {
+  func whatATriggerUndoesIsCountedWithColumnPrivilegesAlone(_ moment: Moment) async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql("\(Table.agents.rows); \(Table.agents.undoing(moment, below: "3"))")
     try await plane.sql("ALTER FUNCTION undo() SECURITY DEFINER")
@@ -147,7 +147,7 @@ import Testing
     try await onLoop { try await Self.expect(.jobs, on: plane, changed: 10 - count, kept: count) }
   }
 
-  @Test func itIsToldWhereTheServerCountsNoRows() async throws {
+  @Test func whatATriggerUndoesIsCountedIfTheServerCountsNoRows() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql("\(Table.wraps.rows); \(Table.wraps.undoing(.row, below: "3"))")
     try await plane.set("track_counts", "off")
@@ -178,7 +178,7 @@ import Testing
   }
 
   @Test(arguments: Moment.allCases)
-  func newJobsThatATriggerRemovesAreToldAsDiscarded(_ moment: Moment) async throws {
+  func newJobsThatATriggerRemovesAreReportedAsDiscarded(_ moment: Moment) async throws {
     let plane = try await ControlPlane.fresh()
     let rows = moment == .statement ? "" : " WHERE id = NEW.id"
     let kind =

@@ -117,8 +117,8 @@ final class MatrixPlane {
 
   /// What operators are told, and what the server said, which tests show.
   private static func reason(_ error: any Error) -> String {
-    let told = RunFailure(error).reason
-    return if case PostgresError.server(_, let message, _, _) = error { "\(told): \(message)" } else { told }
+    let reason = RunFailure(error).reason
+    return if case PostgresError.server(_, let message, _, _) = error { "\(reason): \(message)" } else { reason }
   }
 
   /// Loads the rows, sweeps them, and answers what is wrong: rows that are not as they should be, a failure, a count

@@ -104,7 +104,7 @@ struct SessionState: Equatable, Sendable {
   private let lines: [String]
 
   /// Whatever the worker could leave behind. Names of pg_catalog's, for there are traps.
-  private static let look = CatalogSQL.qualified(
+  private static let query = CatalogSQL.qualified(
     """
     SELECT pg_backend_pid(),
            (SELECT string_agg(concat(name, '=', setting), ';;' ORDER BY name)
@@ -122,7 +122,7 @@ struct SessionState: Equatable, Sendable {
     let connection = try await PostgresConnection.connect(
       try PostgresConfiguration(url: url, applicationName: "test"), by: limit, on: .system)
     defer { connection.close() }
-    let answer = try await connection.query(PostgresStatement(Self.look), by: limit)
+    let answer = try await connection.query(PostgresStatement(Self.query), by: limit)
     process = answer[row: 0, column: 0] ?? ""
     lines = [1, 2].flatMap { (answer[row: 0, column: $0] ?? "").components(separatedBy: ";;") }
   }

@@ -292,7 +292,7 @@ import Testing
     #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 1)
   }
 
-  @Test func rowsThatATriggerKeepsAreCountedAndToldAsAFailure() async throws {
+  @Test func rowsThatATriggerKeepsAreCountedAndReportedAsAFailure() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """
@@ -310,7 +310,7 @@ import Testing
     }
   }
 
-  @Test func rowsThatStayLockedForThreeSlotsAreTold() async throws {
+  @Test func rowsThatStayLockedForThreeSlotsAreReported() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
       """

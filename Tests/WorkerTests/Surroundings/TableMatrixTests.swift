@@ -10,7 +10,7 @@ import Testing
 
 @Suite(.serialized) struct TableMatrixTests {
   @Test(arguments: TableSurrounding.hostileTriggers)
-  func anErrorOfATriggerTellsOfItsRow(_ surrounding: TableSurrounding) async throws {
+  func anErrorOfATriggerIsAboutItsRow(_ surrounding: TableSurrounding) async throws {
     try await exactlyTheDueRowsChange(surrounding)
   }
 

@@ -121,12 +121,12 @@ import Testing
          {"name": "other cluster", "cluster": "d", "provider_type": "vault"}]
         """
       ])
-    let told = try await onLoop {
-      var told: [[String]] = []
-      _ = try await plane.sweep(sweeper, onCovered: { told.append($0) })
-      return told
+    let reported = try await onLoop {
+      var reported: [[String]] = []
+      _ = try await plane.sweep(sweeper, onCovered: { reported.append($0) })
+      return reported
     }
-    #expect(told == [["same"]])
+    #expect(reported == [["same"]])
   }
 
   @Test func aDryRunNamesTheConnectionsThatAreDue() async throws {

@@ -40,7 +40,7 @@ import Testing
     #expect(last.waits.map(\.change) == [.none])
   }
 
-  @Test func anAlertIsToldOnceAndItsEndOnceWhateverIsInTheRecord() {
+  @Test func anAlertAndItsEndAreReportedOnceWhateverIsInTheRecord() {
     func wait(_ type: String) -> QueueWait { QueueWait(jobType: type, jobs: 1, oldest: .seconds(9)) }
     var alerts = QueueAlerts("l3 1:2:3")
     #expect(alerts == QueueAlerts() && QueueAlerts("q:") == QueueAlerts())
@@ -57,7 +57,7 @@ import Testing
     #expect(QueueAlerts("q:sync,sync,Not a type,\(long),,read,").jobTypes == ["sync", "read"])
   }
 
-  @Test func peopleAreWarnedAndToldOfTheEndAndTheGaugeFollows() async throws {
+  @Test func anAlertAndItsEndAreNotifiedAndTheGaugeFollows() async throws {
     let stage = try await WorkerStage.set()
     try await stage.plane.sql(
       """
@@ -66,17 +66,17 @@ import Testing
       """)
     let gauge = #"worker_queue_oldest_seconds{job_type="patch"}"#
     let worker = try await stage.start(["SB_WORKER_QUEUE_ALERT_AFTER": "1s"])
-    func told(_ title: String) -> Int { worker.log.count { $0["title"] == title } }
+    func reported(_ title: String) -> Int { worker.log.count { $0["title"] == title } }
     try await onLoop {
       try await eventually("the gauge shows it", within: .seconds(20)) { try await worker.metric(gauge) ?? 0 >= 3_600 }
       #expect(try await worker.metric(#"worker_queue_oldest_seconds{job_type="sync"}"#) == 0)
       try await stage.plane.sql("UPDATE sync_jobs SET status = 'claimed'")
       try await eventually("it is over", within: .seconds(20)) { try await worker.metric(gauge) == 0 }
       try await eventually("its end is told", within: .seconds(20)) {
-        told("queued jobs no longer wait for too long") == 1
+        reported("queued jobs no longer wait for too long") == 1
       }
     }
-    #expect(told("queued jobs wait for too long") == 1)
+    #expect(reported("queued jobs wait for too long") == 1)
     let warning = try #require(worker.log.first { $0["title"] == "queued jobs wait for too long" })
     #expect(warning["component"] == "queue-watch/patch" && warning["level"] == "WARN", "\(warning.text)")
     #expect(warning["detail"]?.hasPrefix("job_type=patch: the oldest has waited for 1h") == true, "\(warning.text)")

@@ -217,7 +217,7 @@ import Testing
     }
   }
 
-  @Test func aReplicaThatIsKilledTakesNoCountWithItThatItTold() async throws {
+  @Test func aKilledReplicaLosesNoCountThatItReported() async throws {
     let stage = try await WorkerStage.set()
     try stage.settle()
     var settings = Self.settings(2).merging(["SB_WORKER_JOBS_RECOVERY_INTERVAL": "500ms"]) { $1 }
@@ -239,9 +239,9 @@ import Testing
     try await stage.plane.sql(Self.claim)
     try await onLoop { try await eventually("failed,succeeded", on: stage, counts: "") }
     #expect(try await third.stop() == .exited(0))
-    let told = third.log.filter { $0.message == "notification" && $0["component"] == "jobs-recovery" }
-    #expect(told.map { $0["title"] } == ["stuck jobs failed (requeued too often)"])
-    #expect(told.first?["detail"] == "requeued 2 times, and the claim's expiry has passed again")
-    #expect(told.first?.fields?["failed"] as? Int == 1)
+    let reported = third.log.filter { $0.message == "notification" && $0["component"] == "jobs-recovery" }
+    #expect(reported.map { $0["title"] } == ["stuck jobs failed (requeued too often)"])
+    #expect(reported.first?["detail"] == "requeued 2 times, and the claim's expiry has passed again")
+    #expect(reported.first?.fields?["failed"] as? Int == 1)
   }
 }

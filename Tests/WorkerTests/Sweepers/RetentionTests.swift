@@ -241,7 +241,7 @@ import Testing
         """) == "0")
   }
 
-  @Test func aForeignKeyThatCameAfterTheLookKeepsEveryRow() async throws {
+  @Test func aForeignKeyAddedAfterTheSurveyKeepsEveryRow() async throws {
     let item = Self.cases[0]
     let plane = try await plane(item)
     try await insert([item.rows[0].values], of: item, into: plane)

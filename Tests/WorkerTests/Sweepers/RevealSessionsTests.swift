@@ -279,7 +279,7 @@ import Testing
 
   // MARK: Before it is swept
 
-  @Test func aDryRunTellsOfWrapsAndChangesNothing() async throws {
+  @Test func aDryRunCountsWrapsAndChangesNothing() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(Self.rows)
     let settings = try plane.settings()

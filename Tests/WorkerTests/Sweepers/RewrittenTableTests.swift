@@ -55,7 +55,7 @@ import Testing
     #expect(try await Self.sweep(plane, meanwhile: "TRUNCATE sync_jobs CASCADE").changed == 0)
   }
 
-  @Test func aTableThatIsRewrittenBeforeEachBatchIsToldAsSweptInPart() async throws {
+  @Test func aTableThatIsRewrittenBeforeEachBatchIsReportedAsPartlySwept() async throws {
     let plane = try await ControlPlane.fresh()
     try await Self.fill(plane)
     let sweeper = Sweeper.jobsRecovery(try plane.settings())

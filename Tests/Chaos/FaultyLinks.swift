@@ -13,7 +13,7 @@ struct LinkFault: Sendable {
 }
 
 /// The paths of all replicas.
-final class LinkBoard: Sendable {
+final class FaultyLinks: Sendable {
   struct Place: Hashable, Sendable {
     let replica: Int
     let link: Link

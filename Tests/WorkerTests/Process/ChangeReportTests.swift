@@ -7,7 +7,7 @@ import Testing
 
 @testable import Worker
 
-@Suite(.serialized) struct ChangesToldTests {
+@Suite(.serialized) struct ChangeReportTests {
   private static let agents = 3_000
 
   /// Silent agents, one a page or so; each update of one takes a moment.
@@ -25,7 +25,7 @@ import Testing
   }
 
   /// The sum of what the webhook's reports of agents-stale say was flagged.
-  private static func told(_ endpoint: Endpoint) -> Int {
+  private static func reported(_ endpoint: Endpoint) -> Int {
     endpoint.received.reduce(0) { sum, received in
       let body = try? JSONSerialization.jsonObject(with: Data((received["body"] ?? "").utf8)) as? [String: Any]
       guard body?["title"] as? String == "agents flagged stale (no heartbeat past cutoff)" else { return sum }
@@ -59,13 +59,13 @@ import Testing
       }
       try await eventually("what it changed is reported") {
         let flagged = try await Self.flagged(stage)
-        return flagged > 0 && Self.told(endpoint) == flagged
+        return flagged > 0 && Self.reported(endpoint) == flagged
       }
       try await stage.plane.sql("DROP TRIGGER refuse ON agents")
-      try await eventually("the rest is reported", within: .seconds(30)) { Self.told(endpoint) == Self.agents }
+      try await eventually("the rest is reported", within: .seconds(30)) { Self.reported(endpoint) == Self.agents }
     }
     #expect(try await worker.stop() == .exited(0))
-    #expect(Self.told(endpoint) == Self.agents, "each change is reported once")
+    #expect(Self.reported(endpoint) == Self.agents, "each change is reported once")
   }
 
   @Test func aRunThatIsDrainedReportsWhatItChangedBeforeTheWorkerEnds() async throws {
@@ -82,7 +82,7 @@ import Testing
     #expect(try await worker.stop() == .exited(0))
     let flagged = try await Self.flagged(stage)
     #expect(flagged > 0 && flagged < Self.agents, "the run was drained halfway: \(flagged)")
-    #expect(Self.told(endpoint) == flagged)
+    #expect(Self.reported(endpoint) == flagged)
     #expect(!worker.log.contains { $0.level == "ERROR" })
   }
 }
