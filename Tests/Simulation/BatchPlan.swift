@@ -139,7 +139,7 @@ struct BatchPlan {
   }
 
   /// The statements' results.
-  func results(of batch: PostgresServer.Batch, began: Int64, clock: Int64, hasVerdict: Bool) -> [PostgresResult] {
+  func results(of batch: PostgresServer.Batch, began: Int64, clock: Int64, isGuarded: Bool) -> [PostgresResult] {
     statements.indices.map { index in
       switch roles[index] {
       case .open: return scenario.statements.opened
@@ -147,7 +147,7 @@ struct BatchPlan {
       case .close:
         let opening = statements[0].parameters
         let cutoff = opening[2] ?? "\(began - (Int64(opening[3] ?? "") ?? 0))"
-        return PostgresResult(rows: [[hasVerdict ? "t" : "f", "1", "\(clock)", cutoff, "\(clock - began)"]])
+        return PostgresResult(rows: [[isGuarded ? "t" : "f", "1", "\(clock)", cutoff, "\(clock - began)"]])
       case .writeLinked, .writeLinkedSkippingLocked, .write, .writeSkippingLocked, .firstKey:
         return PostgresResult(rows: [change?.answer(index) ?? []])
       default:

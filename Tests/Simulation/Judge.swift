@@ -23,7 +23,7 @@ final class Judge {
   private(set) var violations: [Violation] = []
   private(set) var runs = 0
   /// How often replicas asked whether they may run, once they knew their slots.
-  private(set) var questions = 0
+  private(set) var takes = 0
   /// Redis's time in ms at the last script.
   var redisTime: Int64 = 0
 
@@ -104,7 +104,7 @@ final class Judge {
   // MARK: Locks
 
   func asked() {
-    if world.now >= Scenario.learned { questions += 1 }
+    if world.now >= Scenario.learned { takes += 1 }
   }
 
   /// Redis granted a take. `isAwaited`: the sender still awaits the answer, or knows that the outcome is unknown.

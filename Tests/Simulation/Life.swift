@@ -172,7 +172,7 @@ extension Life {
       observations[sweeper].runToken = nil
       if ended.result.failure != nil { observations[sweeper].failedRuns += 1 }
       judge.ended(ended, sweeper)
-      sender.told(ended.result.count.changed)
+      sender.changed(ended.result.count.changed)
     case .renew, .release, .trigger: break
     }
   }

@@ -201,8 +201,8 @@ final class ModelledConnection: SweepConnection {
       server.execute(batch, in: session, answer: answer)
     }
     switch try await answered(answer) {
-    case .done(let began, let clock, let hasVerdict):
-      return plan.results(of: batch, began: began, clock: clock, hasVerdict: hasVerdict)
+    case .done(let began, let clock, let isGuarded):
+      return plan.results(of: batch, began: began, clock: clock, isGuarded: isGuarded)
     case .tooLate: throw failure(GuardStatements.pastDeadlineState, statements.count - 1)
     case .lockTimeout: throw failure("55P03", plan.firstWrite)
     case .cancelled: throw failure("57014", plan.firstWrite)

@@ -9,7 +9,7 @@ final class ModelledSender: EventSender {
   private let life: Life
   /// Rows changed by finished runs, and rows in accepted notifications.
   private var changedRows = 0
-  private var toldRows = 0
+  private var reportedRows = 0
   /// Notifications that the worker reported as dropped.
   var dropped = 0
 
@@ -32,19 +32,19 @@ final class ModelledSender: EventSender {
     let status = await reply.wait(until: deadline, on: life.clock)
     try Task.checkCancellation()
     guard let status else { return .failure(.timedOut) }
-    if status == 200 { toldRows += Self.rows(in: request) }
+    if status == 200 { reportedRows += Self.rows(in: request) }
     return .success(TransferAnswer(status: status))
   }
 
   /// A run that changed `rows` rows ended.
-  func told(_ rows: Int) {
+  func changed(_ rows: Int) {
     changedRows += rows
   }
 
   /// The life exited by itself, with time to send all its notifications.
   func check() {
-    guard toldRows > changedRows || (toldRows < changedRows && dropped == 0) else { return }
-    life.replica.judge.violated("\(toldRows) rows were told of \(changedRows) that were changed")
+    guard reportedRows > changedRows || (reportedRows < changedRows && dropped == 0) else { return }
+    life.replica.judge.violated("\(reportedRows) rows were reported, and \(changedRows) were changed")
   }
 
   /// The counts of changed rows in a notification's body.

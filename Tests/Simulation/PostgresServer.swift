@@ -39,7 +39,7 @@ final class PostgresServer {
     let change: RevealChange?
     fileprivate var began: Int64 = 0
     fileprivate var isTransaction = false
-    fileprivate var hasVerdict = false
+    fileprivate var isGuarded = false
     fileprivate(set) var hasWritten = false
     /// When transaction_timeout ends the session, if the server has it.
     fileprivate var sessionEnd = Int64.max
@@ -65,7 +65,7 @@ final class PostgresServer {
 
   enum Answer {
     /// The server's clock at the first and at the last statement, and whether the batch held the advisory lock.
-    case done(began: Int64, clock: Int64, hasVerdict: Bool)
+    case done(began: Int64, clock: Int64, isGuarded: Bool)
     case tooLate
     case lockTimeout
     case cancelled
@@ -128,7 +128,7 @@ final class PostgresServer {
     batch.began = began
     let left = max(1_000, batch.deadline - began)
     let isAhead = began < batch.deadline || mutation == .noDeadline
-    batch.hasVerdict = isAhead && (mutation == .noAdvisoryLock || lock(batch.sweeper, for: session))
+    batch.isGuarded = isAhead && (mutation == .noAdvisoryLock || lock(batch.sweeper, for: session))
     if scenario.hasTransactionTimeout, mutation != .noDeadline {
       batch.sessionEnd = world.now + left + 250_000
       // In a batch that arrives whole, each statement has its own timer.
@@ -186,7 +186,7 @@ final class PostgresServer {
         answer(.lockTimeout)
       }
     }
-    if batch.hasVerdict, time < batch.deadline || mutation == .noDeadline {
+    if batch.isGuarded, time < batch.deadline || mutation == .noDeadline {
       if let change = batch.change, !change.write(began: batch.began) {
         return world.after(100_000) { [self] in
           abort(session)
@@ -224,9 +224,9 @@ final class PostgresServer {
         judge.committed(batch)
       }
       finish(session)
-      let hasVerdict = batch.hasVerdict || mutation == .verdictIgnored
-      if hasVerdict { judge.answered(batch) }
-      answer(.done(began: batch.began, clock: time, hasVerdict: hasVerdict))
+      let isGuarded = batch.isGuarded || mutation == .verdictIgnored
+      if isGuarded { judge.answered(batch) }
+      answer(.done(began: batch.began, clock: time, isGuarded: isGuarded))
     }
   }
 

@@ -110,11 +110,12 @@ final class RedisServer {
 
   /// Hides that a record is new, if the mutation says so.
   private func unchanged(_ answer: ScheduleModel.Answer) -> ScheduleModel.Answer {
-    guard mutation == .lossUnnoticed, case .take(let take, let news?) = answer else { return answer }
+    guard mutation == .lossUnnoticed, case .take(let take, let fleet?) = answer else { return answer }
     return .take(
       take,
       FleetState(
-        replicas: news.replicas, succeededAt: news.succeededAt, pause: news.pause, newestTrigger: news.newestTrigger,
+        replicas: fleet.replicas, succeededAt: fleet.succeededAt, pause: fleet.pause,
+        newestTrigger: fleet.newestTrigger,
         origin: "the same"))
   }
 

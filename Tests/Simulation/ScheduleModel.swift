@@ -116,7 +116,7 @@ package struct ScheduleModel {
   var record: Record?
   private(set) var history: [Line] = []
   /// What the last take learned about the fleet; nil if it was late.
-  private(set) var news: FleetState?
+  private(set) var fleet: FleetState?
   package var omissions = Omissions()
 
   package init() {}
@@ -141,7 +141,7 @@ package struct ScheduleModel {
 
   mutating func take(_ ask: Ask, at now: Int64) -> TakeAnswer {
     expire(at: now)
-    news = nil
+    fleet = nil
     if now > ask.notAfter, !omissions.notAfter { return .late }
     let current = ask.grid.slot(at: now)
     let following = ask.grid.slot(after: now)
@@ -218,7 +218,7 @@ package struct ScheduleModel {
       if age >= 0, age < horizon, presences.count < CoordinationScripts.replicaLimit { presences.append(presence) }
     }
     record.presences = presences
-    news = FleetState(
+    fleet = FleetState(
       replicas: presences.count, succeededAt: record.succeeded.map { min($0, now) },
       newestTrigger: record.newestTrigger ?? 0, origin: record.origin ?? "")
   }
@@ -227,14 +227,14 @@ package struct ScheduleModel {
   private mutating func pause(_ ask: Ask, _ record: inout Record, at now: Int64) -> String? {
     if let text = record.paused, let until = Pause(origin: "", text: text).until, until <= now { record.paused = "" }
     let paused = record.paused.flatMap { ["", "0", "false"].contains($0) ? nil : $0 }
-    let told = record.pauseTold.flatMap { Int64($0) }
+    let notedAt = record.pauseTold.flatMap { Int64($0) }
     var notice = PauseNotice.none
     if record.noticeFor == ask.token {
       notice = record.notice.flatMap { PauseNotice(rawValue: $0) } ?? .none
     } else if paused != nil {
-      let isDue = told.map { now - $0 >= Int64(CoordinationScripts.pauseReminderMilliseconds) || $0 > now } ?? true
-      notice = told == nil ? .begun : isDue ? .reminder : .none
-    } else if told != nil {
+      let isDue = notedAt.map { now - $0 >= Int64(CoordinationScripts.pauseReminderMilliseconds) || $0 > now } ?? true
+      notice = notedAt == nil ? .begun : isDue ? .reminder : .none
+    } else if notedAt != nil {
       notice = .ended
     }
     if notice != .none, record.noticeFor != ask.token {
@@ -248,7 +248,7 @@ package struct ScheduleModel {
     } else if lock?.token == CoordinationScripts.pauseToken {
       lock = nil
     }
-    news = news.map {
+    fleet = fleet.map {
       FleetState(
         replicas: $0.replicas, succeededAt: $0.succeededAt, pause: notice, newestTrigger: $0.newestTrigger,
         origin: $0.origin)

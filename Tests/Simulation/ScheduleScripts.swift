@@ -80,7 +80,7 @@ extension ScheduleModel {
 
   private mutating func take(_ ask: Ask, at now: Int64) -> Answer {
     let answer: TakeAnswer = take(ask, at: now)
-    return .take(answer, answer == .late ? nil : news)
+    return .take(answer, answer == .late ? nil : fleet)
   }
 
   mutating func execute(_ call: Call, at now: Int64) -> Answer {
@@ -105,10 +105,10 @@ extension ScheduleModel.Answer {
     case .complete(.superseded): Self.value("superseded", now)
     case .complete(.done(let verdict, let failingFor, let failures)):
       Self.value("done", now, [verdict, failingFor, failures])
-    case .take(let answer, let news):
+    case .take(let answer, let fleet):
       Self.value(answer, now).appending(
-        news.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue, $0.newestTrigger] } ?? [],
-        news.map { [$0.origin] } ?? [])
+        fleet.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue, $0.newestTrigger] } ?? [],
+        fleet.map { [$0.origin] } ?? [])
     case .trigger(let answer): Self.value(answer.kind, now, [answer.id], [answer.text])
     }
   }

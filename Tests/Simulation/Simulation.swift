@@ -59,7 +59,7 @@ package enum Simulation {
     return SimulationReport(
       seed: seed, virtualSeconds: Double(scenario.length) / 1_000_000, events: world.eventCount, runs: judge.runs,
       scripts: redis.scripts, faults: faults.counts,
-      calmLoad: scenario.isCalm ? Double(judge.questions) / scenario.replicaSlots : nil,
+      calmLoad: scenario.isCalm ? Double(judge.takes) / scenario.replicaSlots : nil,
       violations: judge.violations.map { "\(World.seconds($0.time)) \($0.text)" })
   }
 }
