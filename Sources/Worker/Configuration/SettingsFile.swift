@@ -57,10 +57,11 @@ struct SettingsFile {
     let wanted = rows.flatMap(\.variables)
     var lines: [String: Int] = [:]
     var number = 0
-    for line in content.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false) {
+    var rest = content
+    while !rest.isEmpty {
+      guard faults.count < Self.faultLimit else { return fault("was read up to line \(number)") }
       number += 1
-      guard faults.count < Self.faultLimit else { return fault("was read up to line \(number - 1)") }
-      let line = (line.last == UInt8(ascii: "\r") ? line.dropLast() : line).drop(while: Self.isBlank)
+      let line = Self.nextLine(of: &rest)
       guard let first = line.first, first != UInt8(ascii: "#") else { continue }
       guard let equals = line.firstIndex(of: UInt8(ascii: "=")) else {
         if checksOtherLines { fault("line \(number) is not of the form NAME=value") }
@@ -80,6 +81,13 @@ struct SettingsFile {
         take(name, String(decoding: line[(equals + 1)...], as: UTF8.self), rows: rows)
       }
     }
+  }
+
+  /// Without its end and its indentation.
+  private static func nextLine(of rest: inout ArraySlice<UInt8>) -> ArraySlice<UInt8> {
+    let line = rest.prefix { $0 != UInt8(ascii: "\n") }
+    rest = rest.dropFirst(line.count + 1)
+    return (line.last == UInt8(ascii: "\r") ? line.dropLast() : line).drop(while: isBlank)
   }
 
   private static func isBlank(_ byte: UInt8) -> Bool { byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }

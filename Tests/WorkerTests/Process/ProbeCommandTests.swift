@@ -68,10 +68,10 @@ import Testing
     #expect(probe.log.map { $0["variable"] } == ["SB_WORKER_LOCAL_ADDR"])
   }
 
-  /// As in a sandbox that has no /proc. The address sanitizer needs it itself.
+  /// As in a sandbox that has no /proc.
   @Test(
     .enabled("takes the right to mount") { await OwnMounts.arePermitted() },
-    .enabled(if: dlsym(nil, "__asan_init") == nil, "the address sanitizer needs /proc"))
+    .enabled(if: !Sanitizer.isOn, "a sanitizer needs /proc"))
   func theCommandLineIsUnderstoodWithoutProc() async throws {
     let version = try await OwnMounts.start(["--version"], environment: [:], after: "mount -t tmpfs none /proc")
     #expect(try await version.waitForExit(within: .seconds(10)) == .exited(0))

@@ -145,7 +145,8 @@ import Testing
     return state
   }
 
-  @Test func theWorkerIsConfinedAndSweepsAndAHangUpDoesNotEndIt() async throws {
+  @Test(.enabled(if: !Sanitizer.isOn, "there is no sandbox beside a sanitizer"))
+  func theWorkerIsConfinedAndSweepsAndAHangUpDoesNotEndIt() async throws {
     let stage = try await WorkerStage.set()
     try stage.settle()
     let worker = try await stage.start()
