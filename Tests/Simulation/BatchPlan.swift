@@ -101,19 +101,21 @@ struct BatchPlan {
   private mutating func write(_ index: Int, _ role: StatementRole, _ table: ModelledTable) {
     let pages = range(index).clamped(to: 0..<max(table.pages, range(index).lowerBound))
     let cost = scenario.microsecondsPerPage
-    var done = pages.count
-    switch role {
-    case .part: if length > self.limit(parameter: 6) { done = 0 }
-    case .pages:
-      let limit = max(self.limit(parameter: 5) - length, PageRanges.writeReserve.nanoseconds / 1_000)
-      done = min(done, Int(limit / cost) + 1)
-    default: break
+    let limit: Int64 =
+      switch role {
+      case .part: length > self.limit(parameter: 6) ? -1 : .max
+      case .pages: max(self.limit(parameter: 5) - length, PageRanges.writeReserve.nanoseconds / 1_000)
+      default: .max
+      }
+    var (done, due) = (0, 0)
+    while done < pages.count, Int64(due) * cost <= limit {
+      if table.hasDueRows(onPage: pages.lowerBound + done) { due += 1 }
+      done += 1
     }
     // Pages without a due row are only read.
-    if table.rowsPerPage == 0 { done = pages.count }
-    length += Int64(done) * cost / (table.rowsPerPage == 0 ? 10 : 1)
+    length += Int64(due) * cost + Int64(done - due) * cost / 10
     table.swept(pages.lowerBound..<(pages.lowerBound + done))
-    let changed = done * table.rowsPerPage
+    let changed = due * table.rowsPerPage
     rows += changed
     changes[index] = changed
   }
@@ -179,6 +181,11 @@ final class ModelledTable {
 
   func swept(_ range: Range<Int>) {
     for page in range.clamped(to: 0..<pages) { isSwept[page] = true }
+  }
+
+  /// Whether the page has due rows that have not been swept.
+  func hasDueRows(onPage page: Int) -> Bool {
+    rowsPerPage > 0 && isSwept.indices.contains(page) && !isSwept[page]
   }
 
   /// The location of the first due row in `range`.
