@@ -62,7 +62,7 @@ struct BatchPlan {
     case .survey:
       answers[index] = scenario.statements.survey(of: parameters[0] ?? "", moments: parameters[3], pages: table.pages)
     // These tables have no index that finds due rows.
-    case .indexScan: answers[index] = ["0", "0", "0", "0", nil, "0"]
+    case .indexScan: answers[index] = ["0", "0", "0", "0", nil, "0", nil, nil]
     case .pages, .part: write(index, role, table)
     case .pagesSkippingLocked:
       write(index, role, table)

@@ -234,7 +234,10 @@ final class RevealChange {
     }
     let last = sought.last?.expiresAt
     let left = sought.count { $0.expiresAt == last } - sessions.count { $0.expiresAt == last }
-    answers[index] = ["\(sought.count)", "\(sessions.count)", last.map { "\($0)" }, "\(left)", "\(sessions.count)"]
+    answers[index] = [
+      "\(sought.count)", "\(sessions.count)", last.map { "\($0)" }, "\(left)", "\(sessions.count)",
+      sought.first.map { "\($0.expiresAt)" },
+    ]
     return true
   }
 

@@ -34,7 +34,7 @@ package enum GuardStatements {
     "(\(epoch) + ((\(microseconds))::float8 * '1 microsecond'::interval))"
   }
 
-  /// A timestamptz as µs since 1970. Infinities have none: see `TableStatements.key`.
+  /// A timestamptz as µs since 1970. Infinities have none: see `MomentKey`.
   static func microseconds(_ moment: String) -> String {
     "(extract(epoch FROM \(moment)) * 1000000)::bigint"
   }

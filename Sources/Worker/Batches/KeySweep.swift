@@ -32,6 +32,7 @@ struct KeySweep {
         if windows.limit == 1 { options.statementLimit = SweepBatches.noLimit }
         let after = windows.after
         let done = try await batches.send([window(after, limit: batches.limited(windows.limit))], options)
+        if isFirst, statements.sweep.isDueByKey { tally.count.noteOldestDue(done.results[0].key(4)) }
         isFirst = false
         let (key, due, changed) = (done.results[0].key(0), done.results[0].number(1), done.results[0].number(2))
         tally.count.changed += changed

@@ -60,7 +60,8 @@ package final class LinkedStatements {
   }
 
   /// Changes the due rows of a window that have no due linked row. Answers how many rows were due, how many were
-  /// changed, the last row's key, how many rows with that key are still due, and how many were written.
+  /// changed, the last row's key, how many rows with that key are still due, how many were written, and the first
+  /// row's key.
   package private(set) lazy var write = writing(skippingLocked: false)
   package private(set) lazy var writeSkippingLocked = writing(skippingLocked: true)
 
@@ -85,17 +86,17 @@ package final class LinkedStatements {
           RETURNING target.\(sweep.key) AS key, \(rows.answered))\(rows.noted),
         last AS MATERIALIZED (SELECT max(key) AS key FROM sought)
       SELECT (SELECT count(*) FROM sought), \(TableStatements.changed),
-             (SELECT \(TableStatements.key("key")) FROM last),
+             (SELECT \(MomentKey.key(of: "key")) FROM last),
              (SELECT count(*) FROM sought WHERE key = (SELECT key FROM last))
                - (SELECT count(*) FROM changed WHERE is_changed AND key = (SELECT key FROM last)),
-             (SELECT count(*) FROM changed)\(rows.countNoted)
+             (SELECT count(*) FROM changed), (SELECT \(MomentKey.key(of: "min(key)")) FROM sought)\(rows.countNoted)
       """)
   }
 
   /// Answers the key of a window's first row. The third parameter is not used.
   package private(set) lazy var firstKey = CatalogSQL.qualified(
     """
-    \(window) SELECT \(TableStatements.key("min(key)")) FROM sought
+    \(window) SELECT \(MomentKey.key(of: "min(key)")) FROM sought
     """)
 
   // MARK: Parts
@@ -109,7 +110,7 @@ package final class LinkedStatements {
         SELECT target.id AS id, target.\(sweep.key) AS key, target.\(linked.references) AS links
           FROM \(rows.table) AS target
          WHERE \(rows.filter) AND \(seesRows) AND \(rows.isDue)
-           AND (target.\(sweep.key) >= coalesce(\(TableStatements.keyed("$1")), '-infinity'::timestamptz))
+           AND (target.\(sweep.key) >= coalesce(\(MomentKey.moment(of: "$1")), '-infinity'::timestamptz))
          ORDER BY target.\(sweep.key) LIMIT $3::bigint OFFSET $2::bigint),
       counted AS (
         SELECT id, key, links, row_number() OVER () AS number,

@@ -42,6 +42,7 @@ struct LinkedSweep {
     while !windows.isDone, try await batches.waitForBrakes() {
       do {
         let done = try await send(windows, isFirst: isFirst)
+        if isFirst, rows.sweep.isDueByKey { tally.count.noteOldestDue(write(of: done).key(5)) }
         isFirst = false
         windows.expect(batches.time.goal)
         note(done, &windows)
@@ -76,8 +77,13 @@ struct LinkedSweep {
     return [statement(writeLinked)] + deferred + [statement(write)]
   }
 
+  /// The answer of the statement that changes due rows.
+  private func write(of done: SweepBatches.Answers) -> PostgresResult {
+    done.results[linkedTable.hasDeferredTriggers ? 2 : 1]
+  }
+
   private func note(_ done: SweepBatches.Answers, _ windows: inout LinkedWindows) {
-    let write = done.results[linkedTable.hasDeferredTriggers ? 2 : 1]
+    let write = write(of: done)
     tally.count.linked += done.results[0].number(0)
     let answer = LinkedWindows.Answer(
       due: write.number(0), changed: write.number(1), lastKey: write.key(2), dueAtLastKey: write.number(3))

@@ -125,6 +125,10 @@ final class PageSweep {
   private func note(_ step: SweepRoute.Step, _ results: [PostgresResult], _ done: SweepBatches.Answers) async throws {
     switch step.reads {
     case .indexScan, .unorderedIndexScan:
+      if case .indexScan(from: nil) = step.reads {
+        // A scan that locks rows before the write has no answers about the write.
+        tally.count.noteOldestDue(results[0].key(results.count > 1 ? 6 : 7))
+      }
       if results.count > 1 { noteLocked(results[0], results[1]) } else { noteFound(results[0], done) }
     case .probeTable:
       let page = results[0][row: 0, column: 0].flatMap(Self.page(ofPlace:))

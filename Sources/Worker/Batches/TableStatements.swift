@@ -165,7 +165,7 @@ package final class TableStatements {
   /// Changes the due rows among the next entries, at most $3. Answers how many entries there were, how many due ones
   /// were selected, how many of those were not locked by others, how many rows were changed, and the last entry's key;
   /// for the first scan also whether more than $2 rows are due (0 or 1), checked if most of many entries were due; and
-  /// how many rows were written, if that can differ.
+  /// how many rows were written, if that can differ; and for the first scan the oldest due row's key, as far as known.
   package private(set) lazy var indexScan = indexScanning(skippingLocked: false)
   package private(set) lazy var indexScanSkippingLocked = indexScanning(skippingLocked: true)
 
@@ -181,9 +181,26 @@ package final class TableStatements {
         \(changingSought(skippingLocked))
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought),
              (SELECT count(*) FROM \(skippingLocked ? "free" : "sought")), \(Self.changed),
-             (SELECT \(Self.key("min(key)")) FROM found),
-             \(tooManyForIndex), \(written)\(noteChanges)
+             (SELECT \(MomentKey.key(of: "min(key)")) FROM found),
+             \(tooManyForIndex), \(written), \(oldestDue)\(noteChanges)
       """)
+  }
+
+  /// The most entries at an index's old end that are read for the oldest due row.
+  private static let oldestEntryLimit = 100
+
+  /// The key of the row that is due for the longest, for the first scan: if that did not read all entries, of the
+  /// oldest ones. If none of those is due, the oldest due row is at least as old as this.
+  private var oldestDue: String {
+    guard sweep.isDueByKey else { return "NULL" }
+    return """
+      CASE WHEN $1::bigint IS NULL THEN coalesce(
+               CASE WHEN ((SELECT count(*) FROM found) >= \(SweepRoute.entryLimit))
+                 THEN (SELECT \(MomentKey.key(of: "min(key)")) FROM (SELECT \(sweep.key) AS key, \(isDue) AS is_due
+                         FROM \(table) AS target WHERE \(reached)
+                         ORDER BY \(sweep.key) LIMIT \(Self.oldestEntryLimit)) AS oldest WHERE is_due) END,
+               (SELECT \(MomentKey.key(of: "min(key)")) FROM found WHERE is_due)) END
+      """
   }
 
   private var tooManyForIndex: String {
@@ -228,35 +245,35 @@ package final class TableStatements {
   // MARK: Keys, for a role that may not read ctid
 
   /// Parameters: the key after which the window begins (µs; null: the first), and its row limit, not counting rows that
-  /// share its last key. Answers the window's last key, how many of its rows were due, how many were changed, and how
-  /// many were written, if counted.
+  /// share its last key. Answers the window's last key, how many of its rows were due, how many were changed, how many
+  /// were written, if counted, and the window's first key.
   package private(set) lazy var writeWindow: String = {
-    let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
+    let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(MomentKey.moment(of: "$1"))))"
     return sql(
       """
       WITH ending AS MATERIALIZED (
-          SELECT max(key) AS key FROM (
+          SELECT max(key) AS key, min(key) AS first FROM (
             SELECT \(sweep.key) AS key FROM \(table) AS target
              WHERE \(filter) AND \(isDue) AND \(isBehind)
              ORDER BY \(sweep.key) LIMIT $2::bigint) AS ahead),
         \(changing("WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))"))
-      SELECT (SELECT \(Self.key("key")) FROM ending),
+      SELECT (SELECT \(MomentKey.key(of: "key")) FROM ending),
              (SELECT count(*) FROM \(table) AS target
                WHERE \(isDue) AND \(isBehind) AND (\(sweep.key) <= (SELECT key FROM ending))), \(Self.changed),
-             \(written)\(noteChanges)
+             \(written), (SELECT \(MomentKey.key(of: "first")) FROM ending)\(noteChanges)
       """)
   }()
 
   /// Parameter: the key after which to search. Answers the first due row's key, and how many due rows share it.
   package private(set) lazy var firstKey: String = {
-    let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(Self.keyed("$1"))))"
+    let isBehind = "($1::bigint IS NULL OR (\(sweep.key) > \(MomentKey.moment(of: "$1"))))"
     return sql(
       """
       WITH ahead AS MATERIALIZED (
           SELECT \(sweep.key) AS key, count(*) AS rows FROM \(table) AS target
            WHERE \(filter) AND \(isDue) AND \(isBehind)
            GROUP BY \(sweep.key) ORDER BY \(sweep.key) LIMIT 1)
-      SELECT \(Self.key("key")), rows FROM ahead
+      SELECT \(MomentKey.key(of: "key")), rows FROM ahead
       """)
   }()
 
@@ -342,20 +359,22 @@ package final class TableStatements {
     "(target.ctid = ANY ($2::tid[])) AND (target.tableoid = ANY ($1::oid[]))")
 
   /// Locks the due rows among the next index entries, or due rows in any order, except those locked by others. The
-  /// parameters and the first answers are those of `indexScan` and `unorderedIndexScan`.
+  /// parameters and the answers are those of `indexScan` and `unorderedIndexScan`, without those about the write.
   package private(set) lazy var lockIndexScan = lockingFound(
     """
     SELECT ctid AS row_id, \(sweep.key) AS key, \(isDue) AS is_due FROM \(table) AS target
              WHERE \(filter) AND \(reached)
              ORDER BY \(sweep.key) DESC LIMIT \(SweepRoute.entryLimit)
-    """, tooManyForIndex: tooManyForIndex, limit: " LIMIT $3::bigint")
+    """, tooManyForIndex: tooManyForIndex, oldestDue: oldestDue, limit: " LIMIT $3::bigint")
   package private(set) lazy var lockUnorderedIndexScan = lockingFound(
     """
     SELECT ctid AS row_id, NULL::timestamptz AS key, true AS is_due FROM \(table) AS target
              WHERE \(filter) AND \(reached) AND \(isDue) LIMIT $2::bigint
-    """, tooManyForIndex: "0", limit: "")
+    """, tooManyForIndex: "0", oldestDue: "NULL", limit: "")
 
-  private func lockingFound(_ found: String, tooManyForIndex: String, limit: String) -> String {
+  private func lockingFound(
+    _ found: String, tooManyForIndex: String, oldestDue: String, limit: String
+  ) -> String {
     sql(
       """
       WITH found AS MATERIALIZED (
@@ -365,7 +384,7 @@ package final class TableStatements {
           SELECT ctid AS row_id FROM \(table) AS target
            WHERE (target.ctid = ANY (ARRAY(SELECT row_id FROM sought))) AND \(isDue) FOR UPDATE SKIP LOCKED)
       SELECT (SELECT count(*) FROM found), (SELECT count(*) FROM sought), (SELECT count(*) FROM locked),
-             \(Self.setLocked), (SELECT \(Self.key("min(key)")) FROM found), \(tooManyForIndex)
+             \(Self.setLocked), (SELECT \(MomentKey.key(of: "min(key)")) FROM found), \(tooManyForIndex), \(oldestDue)
       """)
   }
 
@@ -406,24 +425,7 @@ package final class TableStatements {
     guard let index = sweep.index else { preconditionFailure("a table without an index is not searched by one") }
     let reaches = indexHasAll ? sweep.due : index.reaches
     let bound = reaches.replacingFirst(":cutoff", with: GuardStatements.plannedCutoff)
-    return "(\(bound)) AND (\(sweep.key) <= coalesce(\(Self.keyed("$1")), 'infinity'::timestamptz))"
-  }
-
-  /// Before all moments: the key of '-infinity'.
-  private static let beforeAll = "'\(Int64.min)'::bigint"
-
-  /// A moment as µs since 1970.
-  static func key(_ moment: String) -> String {
-    "CASE WHEN (\(moment) = '-infinity'::timestamptz) THEN \(beforeAll)"
-      + " ELSE \(GuardStatements.microseconds(moment)) END"
-  }
-
-  /// The moment that a key stands for.
-  static func keyed(_ parameter: String) -> String {
-    """
-    (CASE WHEN (\(parameter)::bigint = \(beforeAll)) THEN '-infinity'::timestamptz
-          ELSE \(GuardStatements.moment("\(parameter)::bigint")) END)
-    """
+    return "(\(bound)) AND (\(sweep.key) <= coalesce(\(MomentKey.moment(of: "$1")), 'infinity'::timestamptz))"
   }
 
   /// Volatile, so evaluated for every row. The right side is computed at the first row, which always passes: however

@@ -205,7 +205,7 @@ struct DryRunSQL {
       sweep: sweep, table: survey.quotedName, moments: survey.moments, countsDue: false, related: related)
     count = CatalogSQL.qualified(
       """
-      SELECT count(*), \(TableStatements.key("min(\(sweep.key))")), \(TableStatements.key("max(\(sweep.key))")),
+      SELECT count(*), \(MomentKey.key(of: "min(\(sweep.key))")), \(MomentKey.key(of: "max(\(sweep.key))")),
              current_setting('sb.cutoff')::bigint,
              (SELECT class.reltuples::bigint FROM "pg_catalog"."pg_class" AS class WHERE (class.oid = $1::oid))
         FROM \(survey.quotedName) AS target WHERE \(statements.isDue)
@@ -213,7 +213,7 @@ struct DryRunSQL {
     shares = sweep.shareLimit.flatMap { $0.percent < 100 ? statements.countShares($0) : nil }
     first = CatalogSQL.qualified(
       """
-      SELECT target.id::text, \(TableStatements.key("target.\(sweep.key)"))
+      SELECT target.id::text, \(MomentKey.key(of: "target.\(sweep.key)"))
         FROM \(survey.quotedName) AS target WHERE \(statements.isDue)
        ORDER BY target.\(sweep.key), target.id LIMIT \(DryRun.idLimit)
       """)

@@ -62,6 +62,9 @@ package struct SweepCount: Equatable, Sendable {
   package var isLocked: Bool
   /// The run's cutoff on PostgreSQL's clock, in µs since 1970, for the event.
   package var cutoffMicroseconds: Int64?
+  /// Since when the row that was due for the longest had been due when the run began, on PostgreSQL's clock less the
+  /// sweep's age, in µs since 1970; nil if no row was due, or no index tells.
+  package private(set) var oldestDueMicroseconds: Int64?
   /// How far the sweep got, for the next run, in the sweep's own format; nil leaves the record unchanged.
   package var progress: String?
 
@@ -72,6 +75,19 @@ package struct SweepCount: Equatable, Sendable {
   package var seen: Int { waits.reduce(0) { $0 + $1.jobs } }
 
   package var found: Int { changed + skipped + refused + kept + seen }
+
+  /// How long a row had been due when the run began; zero if none was, or no index tells. A row that has been due
+  /// for ever counts from 1970.
+  package var oldestDue: Duration {
+    guard let cutoffMicroseconds, let oldestDueMicroseconds else { return .zero }
+    return .microseconds(max(0, cutoffMicroseconds - max(0, oldestDueMicroseconds)))
+  }
+
+  /// A part of the run found the first row due at this time.
+  package mutating func noteOldestDue(_ microseconds: Int64?) {
+    guard let microseconds else { return }
+    oldestDueMicroseconds = min(oldestDueMicroseconds ?? microseconds, microseconds)
+  }
 
   package init(changed: Int = 0, skipped: Int = 0, isLocked: Bool = false, progress: String? = nil) {
     self.changed = changed

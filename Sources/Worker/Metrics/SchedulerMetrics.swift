@@ -17,6 +17,7 @@ struct TaskMetrics {
   private let rows: [RowResult: Counter]
   private let lastSuccess: Gauge
   private let nextDue: Gauge
+  private let oldestDue: Gauge
   private let enabled: Gauge
   private let interval: Gauge
   /// Where the task watches the queue.
@@ -70,6 +71,13 @@ struct TaskMetrics {
     nextDue = registry.gauge(
       "worker_sweep_next_due_timestamp_seconds",
       help: "When the next run is due, in seconds since 1970; 0 if unknown.", labels: ["task": task])
+    oldestDue = registry.gauge(
+      "worker_sweep_oldest_due_seconds",
+      help: """
+        How long the oldest due row had been due when the last run began, on the replica that ran it; 0 on the others, \
+        if no row was due, or if no index tells.
+        """,
+      labels: ["task": task])
     paused = registry.gauge(
       "worker_sweeper_paused", help: "1 while an operator has paused the sweeper, else 0.", labels: ["task": task])
     self.interval = registry.gauge(
@@ -91,7 +99,7 @@ struct TaskMetrics {
     setPaused(isPaused)
     guard !isOn else { return }
     nextDue.set(0)
-    queue?.set([])
+    forgetLastRun()
   }
 
   /// Whether a sweeper is on: registered alone for one that the settings turn off.
@@ -118,7 +126,12 @@ struct TaskMetrics {
     runs[outcome]?.increment()
     guard outcome == .skippedLock else { return }
     skippedLocks.increment()
-    // Another replica has looked since.
+    forgetLastRun()
+  }
+
+  /// Another replica has run since, or a check found that nothing was due.
+  func forgetLastRun() {
+    oldestDue.set(0)
     queue?.set([])
   }
 
@@ -134,6 +147,7 @@ struct TaskMetrics {
     rows[.changed]?.increment(by: UInt64(count.changed))
     rows[.skipped]?.increment(by: UInt64(count.skipped))
     rows[.refused]?.increment(by: UInt64(count.refused))
+    oldestDue.set(count.oldestDue.seconds)
   }
 
   /// Records when a run last succeeded, in ms since 1970.

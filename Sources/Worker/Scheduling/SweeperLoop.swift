@@ -193,6 +193,7 @@ final class SweeperLoop {
     let time = coordinator.redisTimeEstimate
     let counts = machine.foundNothing(redisTime: time, at: clock.now, jitter: jitter)
     count(counts)
+    metrics.forgetLastRun()
     if counts.contains(.success) { metrics.succeeded(at: time) }
     metrics.setNextDue(coordinator.grid.slot(after: time))
   }

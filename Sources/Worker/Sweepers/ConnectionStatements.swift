@@ -24,7 +24,7 @@ struct ConnectionStatements {
   var due: String {
     CatalogSQL.qualified(
       """
-      SELECT connection.id::text, \(TableStatements.key("connection.last_discover_at"))
+      SELECT connection.id::text, \(MomentKey.key(of: "connection.last_discover_at"))
         FROM \(connections) AS connection
        WHERE \(moments.isUnchanged) AND \(isDue)
        ORDER BY \(Self.order) LIMIT $1::bigint OFFSET $2::bigint

@@ -169,6 +169,26 @@ import Testing
     }
   }
 
+  @Test func theOldestDueRowIsShownByTheReplicaThatRanLast() async throws {
+    try await onLoop {
+      let (registry, metrics) = Self.registry()
+      @EventLoop func shows(_ value: String) -> Bool {
+        text(registry).contains("worker_sweep_oldest_due_seconds{task=\"agents-stale\"} \(value)\n")
+      }
+      var count = SweepCount(changed: 3)
+      count.cutoffMicroseconds = 10_000_000
+      count.noteOldestDue(7_500_000)
+      count.noteOldestDue(8_000_000)
+      count.noteOldestDue(nil)
+      #expect(shows("0"))
+      metrics[2].record(count)
+      metrics[2].record(.success)
+      #expect(shows("2.5"))
+      metrics[2].record(.skippedLock)
+      #expect(shows("0"))
+    }
+  }
+
   @Test func aSlotIsCountedOnce() async throws {
     try await onLoop {
       let (registry, metrics) = Self.registry()
