@@ -1,11 +1,12 @@
-// The order in which a name's addresses are tried: the rules of RFC 6724, section 6, that need no information about
-// interfaces. Pure but for asking the kernel for a route. Used by NameResolver.
+// Sorts a name's addresses into the order in which to try them, by those rules of RFC 6724, section 6, that need no
+// interface information. Invariant: no address is added or lost. Asks the kernel for routes; otherwise pure. Used by
+// NameResolver.
 
 import CReactor
 
 /// The order of destination addresses.
 enum AddressOrder {
-  /// An address and the source address that the kernel would use; nil if it has no route.
+  /// An address, and the source address that the kernel would use to reach it: nil without a route.
   struct Destination {
     let text: String
     let source: [UInt8]?
@@ -23,8 +24,8 @@ enum AddressOrder {
     return ranked.map(\.text)
   }
 
-  /// Lower comes first. Rule 1: has a route; rule 2: same scope as the source; rule 5: same label; rule 6: higher
-  /// precedence. Ties keep the resolver's order (rule 10).
+  /// The sort key, lowest first. Rule 1: has a route; rule 2: same scope as the source; rule 5: same label; rule 6:
+  /// higher precedence. Ties keep the resolver's order (rule 10).
   private static func rank(_ destination: Destination) -> [Int] {
     guard let source = destination.source, let bytes = NameResolver.addressBytes(destination.text) else { return [1] }
     let (address, from) = (mapped(bytes), mapped(source))

@@ -1,5 +1,5 @@
-// When the answers about a name's IPv4 and IPv6 addresses suffice (RFC 8305, section 3). Pure.
-// Invariant: a name server that drops one query does not delay the other answer for long.
+// Decides when the answers to a name's IPv4 and IPv6 queries are enough (RFC 8305, section 3). Pure. Invariant: a name
+// server that drops one query does not delay the other answer for long.
 
 /// The two queries about one name.
 struct FamilyRace {
@@ -19,14 +19,14 @@ struct FamilyRace {
   }
 
   enum Action: Equatable {
-    /// Wait for the other answer, until the instant if there is one.
+    /// Wait for the other answer, at most until this instant if there is one.
     case wait(until: MonotonicInstant?)
     case finish(Answer)
   }
 
   /// RFC 8305's Resolution Delay.
   static let delay = Duration.milliseconds(50)
-  /// How long IPv6 addresses wait for IPv4 addresses, on which more servers listen.
+  /// How long an IPv6 answer waits for the IPv4 answer: more servers listen on IPv4.
   static let delayOfIPv4 = Duration.milliseconds(500)
 
   /// Whether this host can reach addresses of a family. Unreachable ones wait for the others.
@@ -53,7 +53,7 @@ struct FamilyRace {
     return .wait(until: limit)
   }
 
-  /// The end of the wait, or the caller's deadline.
+  /// The wait is over, or the caller's deadline has passed.
   func timeIsUp() -> Answer {
     switch result {
     case .found, .noName: result
@@ -67,7 +67,7 @@ struct FamilyRace {
     let known = Family.allCases.compactMap { answers[$0] }
     let addresses = known.flatMap { answer in if case .found(let found) = answer { found } else { [String]() } }
     if !addresses.isEmpty { return .found(addresses) }
-    // A failed query outweighs an empty answer of the other: there may be addresses.
+    // A failed query outweighs the other's empty answer: its family may have addresses.
     for answer in known where answer == .timedOut { return answer }
     for answer in known { if case .failed = answer { return answer } }
     return known.contains(.noName) ? .noName : .noAddress

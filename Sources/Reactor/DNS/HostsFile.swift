@@ -1,4 +1,4 @@
-// Names from /etc/hosts (hosts(5)). Pure but for reading the file. Used by NameResolver.
+// Looks up names in /etc/hosts (hosts(5)). Invariant: an unreadable file counts as empty. Used by NameResolver.
 
 /// The host's table of names.
 enum HostsFile {
@@ -16,7 +16,7 @@ enum HostsFile {
     return found
   }
 
-  /// Without the root's dot, and in lower case (ASCII).
+  /// In lower case (ASCII), without the trailing dot.
   private static func folded(_ name: String) -> [UInt8] {
     var bytes = Array(name.utf8)
     if bytes.last == ASCII.dot { bytes.removeLast() }

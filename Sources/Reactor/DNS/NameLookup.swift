@@ -1,5 +1,5 @@
-// The lookup of one name: both families' queries, combined by FamilyRace. Used by NameResolver.
-// Invariant: when `run` returns, both queries are gone, answered or not.
+// The lookup of one name: both families' queries, combined by FamilyRace. Used by NameResolver. Invariant: when `run`
+// returns, both queries have ended, answered or not.
 
 @EventLoop
 final class NameLookup {
@@ -19,7 +19,7 @@ final class NameLookup {
     self.clock = clock
   }
 
-  /// DNS's answer by the deadline; `.timedOut` in a cancelled task.
+  /// The answer by `deadline`; `.timedOut` if the task is cancelled.
   func run(by deadline: MonotonicInstant) async -> FamilyRace.Answer {
     guard !Task.isCancelled else { return .timedOut }
     timer = TimerWatcher(clock) { [weak self] in

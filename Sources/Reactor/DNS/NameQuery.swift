@@ -60,7 +60,7 @@ final class NameQuery {
     guard status == creactor_ares_success else { return ended(status, nil) }
     var hints = ares_addrinfo_hints()
     hints.ai_family = family == .ipv4 ? AF_INET : AF_INET6
-    // Unsorted: sorting covers both families.
+    // NameResolver sorts the addresses of both families together.
     hints.ai_flags = creactor_ares_no_sort
     ares_getaddrinfo(
       channel, name, nil, &hints,
@@ -71,8 +71,8 @@ final class NameQuery {
       }, context)
   }
 
-  /// Opens the channel, which reads the servers from resolv.conf. NameResolver determines the names to query, so: no
-  /// search domains, no hosts file.
+  /// Opens the channel, which reads the servers from resolv.conf. Search domains and the hosts file are turned off,
+  /// because NameResolver handles them.
   private func open(_ context: UnsafeMutableRawPointer) -> Int32 {
     var options = ares_options()
     options.flags = settings.usesTCP ? creactor_ares_use_tcp : 0
@@ -110,7 +110,7 @@ final class NameQuery {
     watcher.watch(socket, for: interest)
   }
 
-  /// Lets c-ares process a socket, or its timeouts if that is -1.
+  /// Lets c-ares process `socket`, or only timeouts if it is -1.
   private func process(_ socket: ares_socket_t, _ ready: IOWatcher.Interest) {
     guard let channel else { return }
     let none = ares_socket_t(-1)
@@ -119,7 +119,7 @@ final class NameQuery {
   }
 
   private func ended(_ status: Int32, _ result: UnsafeMutablePointer<ares_addrinfo>?) {
-    // Destroying the channel of a query that was stopped calls back too; that is not an answer.
+    // `ares_destroy` calls back too when a query is stopped; that is not an answer.
     if isStopped { return }
     precondition(answer == nil, "c-ares ends a query once")
     switch status {
@@ -144,7 +144,7 @@ final class NameQuery {
   private func rearm() {
     var remaining = timeval()
     guard let channel, ares_timeout(channel, nil, &remaining) != nil else { return }
-    // One millisecond more: c-ares checks its own clock, and leaves what is not yet due.
+    // One millisecond more, because c-ares reads its own clock and skips what is not due yet.
     let wait = Duration.seconds(remaining.tv_sec) + .microseconds(remaining.tv_usec) + .milliseconds(1)
     timer?.start(at: clock.now.advanced(by: wait))
   }
@@ -164,7 +164,7 @@ enum AresAddresses {
 
   private static func text(of node: ares_addrinfo_node) -> String? {
     guard let address = node.ai_addr else { return nil }
-    // INET6_ADDRSTRLEN, which suffices for IPv4 too.
+    // INET6_ADDRSTRLEN, which is enough for IPv4 too.
     return withUnsafeTemporaryAllocation(of: CChar.self, capacity: 46) { buffer in
       guard let start = buffer.baseAddress else { return nil }
       let raw = UnsafeRawPointer(address)

@@ -32,19 +32,19 @@ public enum NameResolver {
     var servers: String?
     /// Timeout before a query is sent again, unless resolv.conf has one; c-ares doubles it after each round.
     var firstTimeout: Duration = .seconds(1)
-    /// Rounds through all servers, unless resolv.conf says. The caller's deadline usually comes first.
+    /// Rounds through all servers, unless resolv.conf sets them. The caller's deadline usually comes first.
     var rounds = 4
     var paths = ResolverConfiguration.Paths()
   }
 
-  /// The starting server for "rotate": one further with each resolution.
+  /// The first server to query with "rotate"; advances by one with each resolution.
   private static var rotation = 0
 
   /// The addresses of `host` as numeric text, IPv4 and IPv6, best first (RFC 6724).
   ///
-  /// An address resolves to itself at once, as do `localhost` and names below it to the loopback addresses (RFC 6761).
-  /// The host's files are read each time. Both families are queried at once; one answer waits only briefly for the
-  /// other (RFC 8305).
+  /// An address resolves to itself. `localhost` and names below it are never sent to DNS, and default to the loopback
+  /// addresses (RFC 6761). The configuration files are read each time. Both families are queried at once; one answer
+  /// waits only briefly for the other (RFC 8305).
   ///
   /// - Parameter deadline: on `clock`.
   /// - Throws: `NameResolutionError`, or `CancellationError` as soon as the task is cancelled.
@@ -104,7 +104,7 @@ public enum NameResolver {
   private static func channel(
     _ configuration: ResolverConfiguration, _ servers: String?, timeLeft: Duration, _ options: Options
   ) -> NameQuery.Settings {
-    // Ensures that each server is asked before the deadline, whatever the file says.
+    // Limits the timeout so that each server is queried before the deadline, whatever resolv.conf says.
     let count = max(configuration.servers.count, 1)
     let share = timeLeft / (count + 1)
     let timeout = max(.milliseconds(100), min(configuration.timeout ?? options.firstTimeout, share))
@@ -122,8 +122,8 @@ public enum NameResolver {
     return turned.map { $0.utf8.contains(ASCII.colon) ? "[\($0)]:53" : "\($0):53" }.joined(separator: ",")
   }
 
-  /// Whether a name is valid in DNS: labels of 1 to 63 bytes, optionally a final dot. For C a NUL would end it early,
-  /// and another name would be queried.
+  /// Whether a name is valid in DNS: labels of 1 to 63 bytes, optionally a final dot. A NUL is refused: it would end
+  /// the C string early, and another name would be queried.
   private nonisolated static func isName(_ host: String) -> Bool {
     var label = 0
     var isEmpty = true
@@ -154,7 +154,7 @@ public enum NameResolver {
 
   /// The 4 or 16 bytes of an address as text, without its zone; nil if `host` is not an address.
   nonisolated static func addressBytes(_ host: String) -> [UInt8]? {
-    // For C a NUL ends the text: what follows it would be another host to whoever reads it all.
+    // A NUL ends the C string early: code that reads the whole text would see another host.
     guard !host.utf8.contains(0) else { return nil }
     var bytes = [UInt8](repeating: 0, count: 16)
     if inet_pton(AF_INET, host, &bytes) == 1 { return Array(bytes[..<4]) }

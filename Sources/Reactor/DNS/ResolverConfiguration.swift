@@ -1,6 +1,6 @@
 // How this host resolves names: resolv.conf, its environment variables, and the order of nsswitch.conf, as glibc reads
-// them (resolv.conf(5), nsswitch.conf(5)). Pure but for reading the files, which are read for each resolution because
-// they can change.
+// them (resolv.conf(5), nsswitch.conf(5)). Invariant: what is invalid is ignored, and numbers stay within glibc's
+// limits. The files are read for each resolution, because they can change.
 
 import CReactor
 
@@ -27,14 +27,14 @@ struct ResolverConfiguration: Equatable, Sendable {
   var servers: [String] = []
   /// Search domains for a name without a final dot.
   var search: [String] = []
-  /// Names with at least this many dots are tried as they are first.
+  /// Names with at least this many dots are tried first without a search domain (ndots).
   var dotCount = 1
   /// The timeout, if the file has one.
   var timeout: Duration?
-  /// Rounds through all servers, if the file says.
+  /// Rounds through all servers, if the file sets them.
   var rounds: Int?
   var rotatesServers = false
-  /// Whether IPv6 addresses are queried only after the answer about IPv4.
+  /// Whether the IPv6 query is sent only after the IPv4 query is answered (single-request).
   var queriesInTurn = false
   var usesTCP = false
   var sources: [Source] = [.files, .dns]
@@ -61,7 +61,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     return dots >= dotCount ? [name] + inDomains : inDomains + [name]
   }
 
-  /// A line of resolv.conf.
+  /// Applies a line of resolv.conf.
   mutating func take(_ line: String) {
     let words = Self.words(of: line)
     guard let keyword = words.first, words.count > 1 else { return }
@@ -99,7 +99,7 @@ struct ResolverConfiguration: Equatable, Sendable {
     }
   }
 
-  /// A line of nsswitch.conf. Only services that are implemented here count; without any, both do.
+  /// Applies a line of nsswitch.conf. Services that are not implemented here are ignored; if none is left, the line is.
   mutating func takeServices(_ line: String) {
     let words = Self.words(of: line)
     guard words.first == "hosts:" else { return }
