@@ -1,4 +1,4 @@
-// Finds faults of a configuration that libpq reports only when it connects. Invariant: no server is contacted, and no
+// Finds configuration faults that libpq would report only on connecting. Invariant: no server is contacted, and no
 // fault contains a path, a name or a password. Called at boot, after the URL has been parsed.
 
 import CReactor
@@ -8,8 +8,8 @@ enum PostgresBootCheck {
   /// The faults, each with the parameter's name, and the variable's if that gives its value.
   ///
   /// - Parameters:
-  ///   - parameters: what libpq is given.
-  ///   - known: what it uses for parameters that are missing.
+  ///   - parameters: the parameters that libpq gets.
+  ///   - known: supplies the values of missing parameters.
   static func faults(of parameters: [PostgresParameter], known: PostgresKnownParameters) -> [String] {
     func given(_ name: String) -> String? { parameters.first { $0.name == name }?.value }
     func value(_ name: String) -> String? { (given(name) ?? known.values[name]).flatMap { $0.isEmpty ? nil : $0 } }

@@ -3,11 +3,10 @@
 
 import CReactor
 
-/// Identifies a session on its server. Process numbers are reused, so it contains enough to never cancel another
-/// session.
+/// Identifies a session on its server. Process IDs are reused, so it holds enough to never cancel another session.
 struct PostgresBackendIdentity: Sendable {
   var processID: String
-  /// In µs since 1970. An integer, because no session setting changes how it is written.
+  /// In µs since 1970. An integer, because no session setting affects its format.
   var startedAt: String
 
   /// When a session began, from a row that has `backend_start`.
@@ -105,8 +104,8 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
     self.deadline = deadline
     self.clock = clock
     candidate = target.candidate
-    // A session's process number and start identify it. Its application_name does not: a transaction may set its own,
-    // and the server reports that only after the transaction.
+    // A session's process ID and start identify it. Its application_name does not: a transaction may set its own, and
+    // the server reports that only after the transaction.
     statement = target.identity.map { PostgresStatement(Self.sql, [$0.processID, $0.startedAt]) }
   }
 
@@ -130,7 +129,7 @@ private final class PostgresCancelStatement: PostgresCancelAttempt {
     connection.start([PostgresServerSettings.isolation, PostgresServerSettings.asLogin, statement], by: deadline) {
       [weak self] result in
       switch result {
-      // No row: the session has ended, or its number belongs to another one. No signal was sent.
+      // No row: the session has ended, or its process ID belongs to another one. No signal was sent.
       case .success(let results): self?.end(results[2].rowCount == 1 ? .concluded : .notSent)
       // The failure does not matter, because the connection is closed in any case.
       case .failure: self?.end(.unknown)
@@ -184,7 +183,7 @@ private final class PostgresCancelRequest: PostgresCancelAttempt {
 
   private func poll() {
     guard let request else { return }
-    // As in PostgresHandshake, the socket can be a different one with the same number.
+    // As in PostgresHandshake, the socket may be a new one with the same descriptor.
     watcher?.stop()
     creactor_clear_tls_errors()
     switch creactor_cancel_poll(request) {

@@ -32,7 +32,7 @@ struct PostgresHost: Sendable, Equatable {
 /// It accepts the parameters of the libpq in use, those of the Go driver pgx, and server settings, which each
 /// transaction applies to itself.
 public struct PostgresConfiguration: Sendable {
-  /// What is ignored, and why.
+  /// What is ignored, and the reason.
   public private(set) var warnings: [String] = []
   /// `pool_max_conns`, if given.
   public var maximumConnections: Int?
@@ -56,8 +56,7 @@ public struct PostgresConfiguration: Sendable {
   /// Whether the URL makes transactions writable (`default_transaction_read_only=off`) whatever the default is.
   public var isReadWrite: Bool { serverSettings.isReadWrite }
 
-  /// Shows the server `name` instead of `earlier` as the application's name. Any other, which the URL or the
-  /// environment gives, stays.
+  /// Replaces the application name `earlier` by `name`. A name from the URL or the environment stays.
   public mutating func rename(application earlier: String, to name: String) {
     for index in base.indices where base[index].name == "application_name" && base[index].value == earlier {
       base[index].value = name
@@ -118,7 +117,7 @@ public struct PostgresConfiguration: Sendable {
     case "service", "replication":
       return Self.takeUnsupported(name, value, faults: &faults)
     case "sslnegotiation" where !known.names.contains(name):
-      // libpq has it since version 17, with this default.
+      // libpq has had it since version 17, with this default.
       if !value.isEmpty, value != "postgres" {
         faults.append("sslnegotiation must be postgres: libpq \(known.version) has no other way")
       }
@@ -150,8 +149,8 @@ public struct PostgresConfiguration: Sendable {
     }
   }
 
-  /// `sslrootcert=system` is known to libpq since version 16, which then verifies the name, too; an older one takes it
-  /// for a file's name.
+  /// libpq 16 and later support `sslrootcert=system`, and then verify the host name too; earlier versions take it for a
+  /// file name.
   private static func replaceSystemRoots(
     in given: inout [String: String], known: PostgresKnownParameters, faults: inout [String]
   ) {
@@ -163,7 +162,7 @@ public struct PostgresConfiguration: Sendable {
     given["sslmode"] = "verify-full"
   }
 
-  /// What libpq knows and the worker has no use for.
+  /// Parameters of libpq that the worker does not support.
   private static func takeUnsupported(_ name: String, _ value: String, faults: inout [String]) {
     if name == "service" {
       faults.append("service is not supported: write what it stands for into the URL")
@@ -279,8 +278,8 @@ public struct PostgresConfiguration: Sendable {
     return parameters
   }
 
-  /// The files and directories that connections read: certificates, keys, revocation lists, passwords. Those that libpq
-  /// looks for by itself are among them, whether they exist or not.
+  /// The files and directories that connections read: certificates, keys, revocation lists, passwords. Includes libpq's
+  /// default files, whether they exist or not.
   public var filePaths: [String] {
     let known = PostgresKnownParameters.ofLibpq
     var paths = known.homeFiles
@@ -316,7 +315,7 @@ extension PostgresConfiguration: ServerConfiguration {
     return configuration
   }
 
-  /// Parameters that neither say who gets the login nor how it is protected on the way.
+  /// Parameters that affect neither which server gets the login nor how it is protected in transit.
   private static let harmless: Set<String> = [
     "application_name", "connect_timeout", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
     "tcp_user_timeout",
@@ -335,7 +334,7 @@ extension PostgresConfiguration: ServerConfiguration {
     return hosts == other.hosts && way(base) == way(other.base)
   }
 
-  /// Whether connections are made in the same way. Warnings do not count.
+  /// Whether connections are made in the same way. Ignores warnings.
   public static func == (left: PostgresConfiguration, right: PostgresConfiguration) -> Bool {
     left.hosts == right.hosts && left.connectTimeout == right.connectTimeout
       && left.sessionRounds == right.sessionRounds && left.expectsReadOnly == right.expectsReadOnly

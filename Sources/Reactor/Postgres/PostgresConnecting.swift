@@ -10,7 +10,7 @@ extension PostgresConnection {
   /// error that any address would give, such as a wrong password, ends the attempt.
   ///
   /// - Parameters:
-  ///   - clock: what `deadline` and all of the connection's own limits are measured on.
+  ///   - clock: measures `deadline` and all of the connection's own limits.
   ///   - mustBeWritable: whether a server that cannot be written to counts as unavailable.
   /// - Throws: `PostgresError`, or `CancellationError` as soon as the task is cancelled.
   public static func connect(
@@ -32,14 +32,14 @@ extension PostgresConnection {
     case ping
   }
 
-  /// With `mustBeWritable`, a server that cannot be written to counts as unavailable, and the next one is tried.
+  /// With `mustBeWritable`, a server that cannot be written to is treated as unavailable, and the next one is tried.
   static func connect(
     _ configuration: PostgresConfiguration, by deadline: MonotonicInstant, on clock: LoopClock, for purpose: Purpose,
     mustBeWritable: Bool, canceller: PostgresCanceller
   ) async throws -> PostgresConnection {
     var failure: PostgresError?
     let hosts = configuration.hosts
-    // "prefer-standby" is two rounds: the standbys, then anyone.
+    // "prefer-standby" takes two rounds: first the standbys, then any server.
     let rounds = configuration.sessionRounds
     for (round, session) in rounds.enumerated() {
       for (index, host) in hosts.enumerated() {
@@ -163,7 +163,7 @@ extension PostgresConnection {
     let settings = configuration.serverSettings
     isReadOnly = answer.saysReadOnly(column: settings.isReadWrite ? 4 : 3)
     prelude = settings.prelude(checksClient: answer[row: 0, column: 2] == "t", isReadOnly: isReadOnly)
-    // Not the process that the protocol named: there is a pooler, which may lend the session to others.
+    // Not the process that the protocol named: a pooler is in between, and may lend the session to others.
     if answer.rowCount == 1, let process = answer[row: 0, column: 0], process == String(backendPID),
       let started = answer[row: 0, column: 1]
     {
@@ -200,7 +200,7 @@ extension PostgresConnection {
     }
   }
 
-  /// Whether another address may succeed. Not if the server itself refused the login.
+  /// Whether another address may succeed. False if the server itself refused the login.
   private static func isWorthAnotherAddress(_ error: PostgresError) -> Bool {
     switch error {
     case .server: false
@@ -227,7 +227,7 @@ extension PostgresStatement {
   /// session that is serializable by default, and could call a user's function.
   static let ping = PostgresStatement("SHOW transaction_read_only")
 
-  /// The same where transactions are made writable whatever the default is: "on" on a hot standby only.
+  /// The same if every transaction is made writable whatever the default is: "on" on a hot standby only.
   static let pingForRecovery = PostgresStatement("SELECT \(isInRecovery)")
 
   private static let isInRecovery =

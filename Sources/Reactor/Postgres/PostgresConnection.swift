@@ -13,7 +13,7 @@ public final class PostgresConnection {
   static let cleanUpLimit = Duration.seconds(3)
 
   /// The server knows no prepared statement of that name (invalid_sql_statement_name), or a table has changed so that
-  /// it cannot be used any more (feature_not_supported).
+  /// it is no longer usable (feature_not_supported).
   private static let lostStatementStates = ["26000", "0A000"]
 
   private static var lastNumber: UInt64 = 0
@@ -32,7 +32,7 @@ public final class PostgresConnection {
     case answered
     /// It refused to write anything: it is a standby, or its transactions are read-only by default.
     case refusedToWrite
-    /// It did not answer by the caller's deadline.
+    /// It did not answer before the caller's deadline.
     case overdue
     /// It can be used again after an interruption.
     case clean
@@ -68,12 +68,12 @@ public final class PostgresConnection {
     var index = 0
     /// The statements that are being prepared: the server answers their preparation first.
     var preparations: [Int] = []
-    /// Which statement sets the URL's settings.
+    /// The index of the statement that applies the URL's settings.
     var settingsIndex: Int?
     var isPreparing: Bool { preparations.first == index }
     var results: [PostgresResult] = []
     var error: PostgresError?
-    /// Whether the transaction's end failed, which is answered like one more statement.
+    /// Whether the commit failed, which the server reports like the failure of one more statement.
     var isEndRefused = false
     var isOver: Bool { index > (isEndRefused ? count + 1 : count) }
     var completion: Completion?
@@ -140,7 +140,7 @@ public final class PostgresConnection {
   ///
   /// - Returns: a result for each statement.
   /// - Throws: as `query`. `PostgresError.server` has the index of the statement that failed, or their number if the
-  ///   transaction's end failed (a deferred constraint).
+  ///   commit failed (a deferred constraint).
   public func pipeline(_ statements: [PostgresStatement], by deadline: MonotonicInstant) async throws
     -> [PostgresResult]
   {
@@ -175,7 +175,7 @@ public final class PostgresConnection {
       for (index, statement) in statements.enumerated() { try send(statement, index, on: connection) }
       guard PQpipelineSync(connection) == 1 else { throw loss(of: connection) }
     } catch {
-      // A part of the pipeline may already be in libpq's buffer, so the connection cannot be used any more.
+      // Part of the pipeline may already be in libpq's buffer, so the connection is no longer usable.
       return end(with: error)
     }
     timer?.start(at: deadline)
@@ -280,7 +280,7 @@ public final class PostgresConnection {
     timer = nil
     _ = canceller?.withdraw(self)
     if let connection { PQfinish(connection) }
-    // Errors that libpq left in OpenSSL's queue must not be taken for errors of the next user of TLS.
+    // Errors that libpq left in OpenSSL's queue would be reported to the next user of TLS.
     creactor_clear_tls_errors()
     connection = nil
     attachment = nil

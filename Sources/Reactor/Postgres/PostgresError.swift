@@ -3,14 +3,15 @@
 
 /// A failure of the client, the connection or a statement.
 public enum PostgresError: Error, Sendable, Equatable {
-  /// No connection could be made: the server is down or refuses, or its name is unknown. Start it or correct the URL.
+  /// No connection could be made: the server is down or refuses, or its name is unknown. Start the server or correct
+  /// the URL.
   ///
   /// `reason` is for the operator's log. If the server gave one, it is the primary message, which can name the user,
   /// the database and the client's address, and `sqlState` is its code. Others see `publicReason`.
   case unavailable(reason: String, sqlState: String? = nil)
-  /// An open connection ended. The outcome of a statement that was under way is unknown. Look for a restart.
+  /// An open connection ended. The outcome of a statement in progress is unknown. Check whether the server restarted.
   case connectionLost(reason: String, sqlState: String? = nil)
-  /// No answer by the deadline: the server, or something in between, hangs. Look at its load and its locks.
+  /// No answer by the deadline: the server, or something in between, hangs. Check its load and its locks.
   case timedOut(PostgresStage)
   /// The server refused the statement at index `statement` of a pipeline. `message` is the primary message and may
   /// quote a row; `place` names the object and may be shown to anyone.
@@ -19,7 +20,7 @@ public enum PostgresError: Error, Sendable, Equatable {
   case poolExhausted
   /// The pool was closed.
   case poolClosed
-  /// The connection was given a second task during its first: a mistake in the calling code.
+  /// The connection was used by two callers at once: a bug in the calling code.
   case busy
 
   /// The server answers but cannot be written to: a hot standby, or read-only by default.
@@ -63,7 +64,7 @@ public enum PostgresError: Error, Sendable, Equatable {
   }
 }
 
-/// What was under way at the deadline.
+/// What was in progress at the deadline.
 public enum PostgresStage: String, Sendable {
   case resolving = "resolving the host's name"
   case connecting = "connecting"

@@ -1,7 +1,7 @@
-// Public words for errors of the server and texts of libpq. Invariant: they contain no host, address, user, database,
+// Public wording for server errors and for libpq's messages. Invariant: they contain no host, address, user, database,
 // path, password or row. Used by PostgresError, and when a connection fails.
 
-/// What a server error is about: identifiers, which are no secrets.
+/// The object of a server error, by its identifiers, which are not confidential.
 public struct PostgresErrorPlace: Sendable, Equatable {
   public var schema: String?
   public var table: String?
@@ -217,18 +217,18 @@ extension PostgresError {
     return (rest.isEmpty ? "connection failed" : rest, nil)
   }
 
-  /// Whether a reason says only that no server is there.
+  /// Whether a reason says only that the server cannot be reached.
   static func isAbsence(_ reason: String) -> Bool {
     absences.contains { $0.1 == reason }
   }
 
-  /// The C library's texts for an address without a server.
+  /// The C library's messages for a server that cannot be reached.
   private static let absences = [
     ("Connection refused", "connection refused"), ("Connection timed out", "connection timed out"),
     ("No route to host", "no route to host"), ("Network is unreachable", "network is unreachable"),
   ]
 
-  /// Phrases of libpq's texts, with better words.
+  /// Phrases in libpq's messages, and clearer replacements.
   private static let knownPhrases =
     absences + [
       // libpq compares the names itself, not OpenSSL.
@@ -258,7 +258,7 @@ extension PostgresError {
     return line
   }
 
-  /// The most bytes of libpq's text that are passed on.
+  /// The maximum number of bytes of libpq's text that are passed on.
   private static let textLimit = 200
 
   /// `line` with … in place of each whole word in `secrets` and of quotations that are not names of parameters.

@@ -45,7 +45,7 @@ final class PostgresHandshake {
     }
   }
 
-  /// A failure from before the first turn of the loop.
+  /// A failure before the first turn of the loop.
   private var failure: PostgresError?
 
   isolated deinit {
@@ -121,7 +121,7 @@ struct PostgresParameter: Sendable, Equatable {
 }
 
 extension [PostgresParameter] {
-  /// What no text of libpq may repeat.
+  /// Values that must be removed from libpq's messages.
   var secrets: [String] {
     filter { PostgresParameterNames.secret.contains($0.name) }.map(\.value)
   }

@@ -11,8 +11,8 @@
 ///                                ▲                                        │
 ///                                └────────────── answered ────────────────┘
 ///
-/// A broken connection or a late answer is trouble but proves nothing: on a healthy server one session can be
-/// terminated, or one statement can wait for a lock. While in doubt, the pool pings the server, and the result decides.
+/// A broken connection or a late answer is a sign of trouble but proves nothing: on a healthy server a session can be
+/// terminated, or a statement can wait for a lock. While in doubt, the pool pings the server, and the result decides.
 struct PostgresHealth: Equatable {
   enum Event: Equatable {
     /// The server answered a statement or accepted a connection.
@@ -32,7 +32,7 @@ struct PostgresHealth: Equatable {
   /// Whether the server answers but cannot be written to.
   var isReadOnly: Bool { availability == .unavailable(reason: PostgresError.readOnlyReason) }
 
-  /// Records an event. Returns the change to report, if it is one.
+  /// Records an event. Returns the change to report; nil if there is none.
   mutating func met(_ event: Event) -> ServerAvailability? {
     switch event {
     case .answered:

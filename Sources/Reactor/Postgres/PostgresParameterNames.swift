@@ -18,7 +18,7 @@ struct PostgresKnownParameters: Sendable {
   var hasOwnCertificate = true
   /// Whether others can read ~/.pgpass: libpq then ignores it, and warns on stderr at each connection.
   var hasOpenPasswordFile = false
-  /// What libpq reads in the home directory, there or not.
+  /// The files that libpq reads in the home directory, whether they exist or not.
   var homeFiles: [String] = []
   /// The settings that PGTZ, PGDATESTYLE and PGGEQO ask for.
   var settings: [PostgresSetting] = []
@@ -40,7 +40,7 @@ struct PostgresKnownParameters: Sendable {
       }
       option += 1
     }
-    // Where libpq looks for it.
+    // The home directory, as libpq determines it.
     let home =
       getenv("HOME").map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
       ?? getpwuid(geteuid()).map { String(cString: $0.pointee.pw_dir) }
@@ -64,7 +64,7 @@ struct PostgresKnownParameters: Sendable {
 }
 
 enum PostgresParameterNames {
-  /// A path at which no file can be, which means "no file"; an empty one would mean libpq's default.
+  /// A path where no file can exist, which means "no file"; an empty path would mean libpq's default.
   static let noFile = "/dev/null/none"
 
   /// Debian's bundle of root certificates.

@@ -1,5 +1,5 @@
 // The process's connections to one PostgreSQL server. Invariant: a connection comes back clean or is closed; while the
-// server is healthy, the pool does nothing on its own except close what has expired. Used by sweeps and probes.
+// server is healthy, the pool does nothing by itself except close expired connections. Used by sweeps and probes.
 
 import CReactor
 
@@ -7,7 +7,7 @@ import CReactor
 /// old.
 ///
 /// Callers that find none free wait in order of arrival. If a caller leaves in the middle of a statement, at its
-/// deadline or on cancellation, the pool cancels the statement on the server. It lends the connection again when that
+/// deadline or on cancellation, the pool cancels the statement on the server. It lends the connection again once that
 /// is clean, or closes it after a bounded time.
 @EventLoop
 public final class PostgresPool {
@@ -64,9 +64,9 @@ public final class PostgresPool {
   var isRunning = false
   /// Connections for `run` to open.
   var orders: [PostgresPoolOrder] = []
-  /// Wakes `run` for an order or the end.
+  /// Wakes `run` to open a connection or to end.
   var ordered = OneShot<Void>()
-  /// Wakes the task that checks the server, on doubt or at the end.
+  /// Wakes the task that checks the server, when doubt begins or the pool closes.
   var doubted = OneShot<Void>()
   /// Callers that wait for a writable server.
   var writableSignals: [OneShot<Void>] = []
@@ -114,7 +114,8 @@ public final class PostgresPool {
     }
   }
 
-  /// Records what a connection met: reports a change, and wakes the task that checks the server when doubt begins.
+  /// Records what happened on a connection: reports a change, and wakes the task that checks the server when doubt
+  /// begins.
   func note(_ event: PostgresHealth.Event) {
     if event == .answered {
       for requestID in pings { leave(requestID, AnsweredElsewhere()) }
@@ -123,7 +124,7 @@ public final class PostgresPool {
     let change = health.met(event)
     if health.isInDoubt, !wasInDoubt { doubted.fire(()) }
     if change == .ready { for signal in writableSignals { signal.fire(()) } }
-    // Idle connections lead to the same server. A new one may lead to a writable server.
+    // Idle connections are to this server. A new one may reach a writable server.
     if health.isReadOnly { perform(state.closeIdle(now: clock.now)) }
     if let change, !state.isClosed { onStateChange?(change) }
   }
@@ -212,7 +213,7 @@ public final class PostgresPool {
       discard(connectionID, connection)
       if error as? PostgresError == .readOnly { throw error }
       try Task.checkCancellation()
-      // The other idle connections were unused for even longer.
+      // The other idle connections have been unused for even longer.
       perform(state.closeIdle(now: clock.now))
       return false
     }
@@ -280,7 +281,7 @@ public final class PostgresPool {
       perform(state.opened(connectionID, now: clock.now), opened: connectionID)
       setExpiryTimer()
     } catch let error as PostgresError where error.sqlState == Self.fullState && state.open + state.opening > 1 {
-      // Not an outage: the connections that there are can be used in turn.
+      // Not an outage: callers can take turns with the existing connections.
       counts.failedConnects += 1
       perform(state.refusedAsFull(connectionID, now: clock.now))
     } catch {
@@ -323,7 +324,7 @@ public final class PostgresPool {
     resumeClosers()
   }
 
-  /// A connection got an answer or none in time, became clean, or was closed by something other than the pool.
+  /// Handles a connection's event: it got an answer or none in time, became clean, or closed without the pool's doing.
   private func observed(
     _ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection, _ event: PostgresConnection.Event
   ) {
@@ -359,8 +360,7 @@ public final class PostgresPool {
 
   // MARK: - Actions
 
-  /// `opened` is the connection that has just answered; `error` is for requests whose
-  /// connection could not be opened.
+  /// `opened` is the connection that has just answered; `error` is for requests whose connection could not be opened.
   private func perform(
     _ actions: [PostgresPoolState.Action], opened: PostgresPoolState.ConnectionID? = nil,
     failingWith error: any Error = PostgresError.poolClosed
@@ -397,7 +397,7 @@ public final class PostgresPool {
     setExpiryTimer()
   }
 
-  /// One timer, set only while something can expire, so that it never wakes an idle process in vain.
+  /// One timer, set only while something can expire, so that it never wakes an idle process needlessly.
   private func setExpiryTimer() {
     guard let next = state.nextExpiry, !state.isClosed else { return }
     if let expiryTimerAt, expiryTimerAt <= next { return }

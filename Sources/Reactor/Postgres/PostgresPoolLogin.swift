@@ -1,9 +1,9 @@
-// User and password of the pool's connections, which can change while it runs. Invariant: a change concerns connections
-// that are opened after it; open ones stay. Used by the pool and its owner.
+// The user and password of the pool's connections, which can change while it runs. Invariant: a change affects only
+// connections that are opened after it. Used by the pool and its owner.
 
 extension PostgresPool {
-  /// Uses the user and the passwords of `other` for connections that are opened from now on. Its other parameters are
-  /// left alone.
+  /// Uses the user and the passwords of `other` for connections that are opened from now on. Ignores its other
+  /// parameters.
   public func logIn(as other: PostgresConfiguration) {
     configuration = configuration.withLogin(of: other)
   }

@@ -1,5 +1,5 @@
 // The pool's checks of its server. Invariant: while there is doubt, one task pings the server repeatedly; otherwise
-// nothing pings it on its own. Used by the pool's owner and by probes.
+// only callers ping it. Used by the pool's owner and by probes.
 
 extension PostgresPool {
   /// Whether the server answers but cannot be written to: a standby, or read-only by default. Nothing is lent then.
@@ -97,7 +97,7 @@ extension PostgresPool {
     }
   }
 
-  /// - Throws: where the server cannot be written to, which is noted.
+  /// - Throws: `PostgresError.readOnly` if the server cannot be written to, after recording that.
   func check(_ isReadOnly: Bool, _ connection: PostgresConnection) throws {
     guard isReadOnly, !configuration.expectsReadOnly else { return }
     connection.isReadOnly = true

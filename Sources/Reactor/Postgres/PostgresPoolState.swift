@@ -1,6 +1,6 @@
 // The pool's decisions: which request gets which connection, and which connections are opened and closed. Invariant:
-// there are never more connections than the limit, or than the server has just said that it takes; no request waits
-// while a connection is idle; and a connection is being opened for each waiting request up to the limit. Driven by
+// there are never more connections than the limit, or than the server has just said it accepts; no request waits while
+// a connection is idle; and a connection is being opened for each waiting request up to the limit. Driven by
 // PostgresPool.
 
 /// A pool's connections and its queue of requests.
@@ -16,7 +16,7 @@
 /// queue. A connection is opened for one request and outlives it: if the caller leaves, the next request gets the
 /// connection.
 struct PostgresPoolState {
-  /// The most requests that wait; further ones are refused.
+  /// The maximum number of waiting requests; further ones are refused.
   static let mostWaiting = 1024
   /// The number of unused connections that are kept for reuse, up to their lifetime.
   static let keptIdle = 1
@@ -38,7 +38,7 @@ struct PostgresPoolState {
   }
 
   private enum Use: Equatable {
-    /// For which request; nil if that has left or got another connection.
+    /// The request it is opened for; nil if that has left or got another connection.
     case opening(for: RequestID?)
     case lent
     case idle(since: MonotonicInstant)
@@ -182,7 +182,7 @@ struct PostgresPoolState {
   /// Closes idle connections that are older than the lifetime or were not used for the idle timeout.
   mutating func closeExpired(_ now: MonotonicInstant) -> [Action] {
     var closed = entries.filter { isIdle($0) && isAged($0, now) }.map(\.connectionID)
-    // Longest unused first; the last one stays open.
+    // The longest unused first; the last one stays open.
     var surplus = idle - closed.count - Self.keptIdle
     for entry in entries where surplus > 0 && !closed.contains(entry.connectionID) {
       guard case .idle(let since) = entry.use, since.duration(to: now) >= idleTimeout else { continue }

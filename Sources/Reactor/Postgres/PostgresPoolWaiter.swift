@@ -1,5 +1,5 @@
-// One caller that waits for a connection of the pool. Invariant: it gets one result, and wakes for that and for an
-// order to open a connection. Made by PostgresPool for each request.
+// One caller that waits for a connection of the pool. Invariant: it gets one result, and wakes only for that or to open
+// a connection. Made by PostgresPool for each request.
 
 /// A connection for a caller, and whether it has just been opened.
 typealias PostgresPoolGrant = (connectionID: PostgresPoolState.ConnectionID, isNew: Bool)

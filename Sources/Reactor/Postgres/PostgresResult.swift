@@ -9,8 +9,8 @@ public struct PostgresStatement: Sendable {
   public var sql: String
   /// The parameters' values as text; nil is NULL.
   public var parameters: [String?]
-  /// Whether it stays prepared for the rest of the connection: for a text that is sent repeatedly and whose plan does
-  /// not depend on its parameters. Ignored behind a pooler.
+  /// Whether it stays prepared for the rest of the connection: for SQL that is sent repeatedly and whose plan does not
+  /// depend on its parameters. Ignored behind a pooler.
   public var isPrepared = false
 
   public init(_ sql: String, _ parameters: [String?] = [], isPrepared: Bool = false) {
@@ -25,7 +25,7 @@ public struct PostgresStatement: Sendable {
   /// Why it cannot be sent, with the code that the server would use; nil if it can.
   var fault: PostgresError? {
     if parameters.count > Self.mostParameters { return .server(sqlState: "54023", message: "too many parameters") }
-    // C's strings end at NUL, and the server's text cannot contain it.
+    // C strings end at NUL, and the server's text type cannot contain it.
     let hasNUL = Self.hasNUL(sql) || parameters.contains { $0.map(Self.hasNUL) ?? false }
     return hasNUL ? .server(sqlState: "22021", message: "a text contains a NUL byte") : nil
   }

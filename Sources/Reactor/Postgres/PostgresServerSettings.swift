@@ -18,7 +18,7 @@ struct PostgresServerSettings: Sendable, Equatable {
   private(set) var list: [PostgresSetting] = []
   /// The session's name, if `options` has one.
   private(set) var applicationName: String?
-  /// Whether transactions are to write though the database's or role's default is read-only.
+  /// Whether transactions are writable even if the database's or role's default is read-only.
   private(set) var isReadWrite = false
   private(set) var warnings: [String] = []
   private(set) var faults: [String] = []
@@ -176,7 +176,7 @@ struct PostgresServerSettings: Sendable, Equatable {
 }
 
 extension PostgresStatement {
-  /// The setting, of those that this statement sets, that the server's text names.
+  /// Which of this statement's settings the server's message names.
   func setting(namedIn message: String) -> String? {
     for index in stride(from: 0, to: parameters.count, by: 2) {
       guard let name = parameters[index] else { continue }

@@ -3,7 +3,7 @@
 
 /// The grammar of connection strings: RFC 3986 for the URL as Go's parser reads it, libpq's for the pairs.
 enum PostgresURL {
-  /// The parameters under libpq's names, in the order of the text.
+  /// The parameters under libpq's names, in order of appearance.
   static func parameters(of text: String) -> Result<[PostgresParameter], PostgresURLFault> {
     do throws(Fault) {
       let bytes = Array(text.utf8)

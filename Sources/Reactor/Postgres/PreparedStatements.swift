@@ -1,4 +1,4 @@
-// Which statements are prepared on the server for one connection, as a pure struct. Invariant: a statement counts as
+// Tracks which statements are prepared on the server for one connection. Pure. Invariant: a statement counts as
 // prepared only after the server has confirmed it, and a name is used once. Used by PostgresConnection.
 
 /// The prepared statements of one connection.
