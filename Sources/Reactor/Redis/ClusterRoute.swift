@@ -46,8 +46,8 @@ struct ClusterRoute {
   /// The command failed at a node.
   ///
   /// - Parameters:
-  ///   - host: the node's.
-  ///   - isGone: the node has left the cluster meanwhile, or is no master any more.
+  ///   - host: the node's host.
+  ///   - isGone: the node has left the cluster meanwhile, or is no longer a master.
   mutating func failed(
     _ error: RedisError, at host: String, isGone: Bool, in topology: inout ClusterTopology, now: MonotonicInstant
   ) -> Action {
@@ -88,7 +88,7 @@ struct ClusterRoute {
     return until < deadline ? .wait(until: until) : .fail(lastError ?? error)
   }
 
-  /// Once its outcome was unknown, it stays so.
+  /// Once its outcome is unknown, it remains unknown.
   private func outcome(of error: RedisError) -> RedisError {
     guard isRepeated, case .notSent(let reason) = error else { return error }
     return .unknownOutcome(reason)

@@ -1,6 +1,6 @@
-// Which node of a Redis Cluster has which slot, and which slot a key is in. Pure. Invariant: the ranges are in order
-// and do not overlap. Sources: the Redis Cluster specification, "Key distribution model" and "Hash tags"; CLUSTER
-// SLOTS. Kept by RedisCluster.
+// Maps the keys of a Redis Cluster to slots, and slots to nodes. Pure. Invariant: the ranges are in order and do not
+// overlap. Sources: the Redis Cluster specification, "Key distribution model" and "Hash tags"; CLUSTER SLOTS. Kept by
+// RedisCluster.
 
 /// The slots of a Redis Cluster.
 enum ClusterSlot {
@@ -52,7 +52,7 @@ struct ClusterRedirect: Equatable {
 
 /// The masters of a Redis Cluster and their slots.
 struct ClusterTopology: Equatable {
-  /// The most slots remembered from MOVED until the slots are learned again.
+  /// The maximum number of slots remembered from MOVED until the slots are learned again.
   private static let movedLimit = 1_024
 
   private struct Range: Equatable {

@@ -3,7 +3,7 @@
 
 @EventLoop
 final class RedisMasterSearch {
-  /// After this long without an answer from the server, the Sentinels are asked again.
+  /// How long to wait for the server before the Sentinels are asked again.
   private static let patience = Duration.seconds(1)
 
   private let sentinels: RedisSentinels
@@ -116,7 +116,7 @@ final class RedisMasterSearch {
     return .wait
   }
 
-  /// Waits for the server for a while. Nil: the connection is ready.
+  /// Waits for the server, at most for `patience`. Returns nil once the connection is ready.
   private func waited(for connection: RedisConnection) async -> SentinelLookup.Action? {
     let limit = min(deadline, clock.now.advanced(by: Self.patience))
     guard let failure = await connection.handshakeEnd(by: limit, on: clock) else { return nil }

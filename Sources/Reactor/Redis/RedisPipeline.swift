@@ -1,5 +1,5 @@
-// The commands of the one connection, as a pure struct: which wait, which are in flight, and whose answer is next.
-// Invariant: every command ends exactly once, and as "not sent" only if it never was. Driven by RedisClient.
+// Tracks the commands of one connection: which wait, which are in flight, and which is answered next. Pure. Invariant:
+// every command ends exactly once, and as "not sent" only if it never was. Driven by RedisClient.
 //
 //                  submit                     opened
 //      (refused) <-------- … -> waiting ------------------> in flight ---- answered --> delivered
@@ -53,7 +53,7 @@ struct RedisPipeline {
     let deadline: MonotonicInstant
     /// When its answer is overdue, once it has been sent.
     var overdueAt: MonotonicInstant
-    /// May be sent twice.
+    /// Whether it may be sent twice.
     var isRepeatable = false
     var wasSent = false
     var isAbandoned = false
@@ -261,7 +261,7 @@ struct RedisPipeline {
       abandoned = 0
     }
 
-    /// Marks a command as abandoned; nil if it is not in the line or already marked.
+    /// Marks a command as abandoned; nil if it is not queued or already marked.
     mutating func abandon(_ identifier: Identifier) -> Command? {
       var low = head
       var high = commands.count
@@ -277,7 +277,7 @@ struct RedisPipeline {
       return commands[low]
     }
 
-    /// Marks the commands due at `now`; `earliest` becomes the time at which to look again.
+    /// Marks the commands due at `now`; `earliest` becomes the next time to check.
     mutating func expire(
       now: MonotonicInstant, earliest: inout MonotonicInstant?
     ) -> (awaited: [Command], isOverdue: Bool) {
@@ -299,7 +299,7 @@ struct RedisPipeline {
       return (awaited, isOverdue)
     }
 
-    /// Memory for this many commands is kept after a burst.
+    /// The capacity, in commands, that is kept after a burst.
     private static let capacityKept = 64
   }
 }

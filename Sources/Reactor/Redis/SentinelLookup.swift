@@ -1,17 +1,17 @@
-// How the master is found through Redis Sentinels: which one is asked next, which server is tried. Pure. Invariant: an
-// attempt ends, because each Sentinel is asked once a round and a server that failed is not tried again. Driven by
-// RedisMasterSearch.
+// Finds the master through Redis Sentinels: decides which one is asked next, and which server is tried. Pure.
+// Invariant: an attempt ends, because each Sentinel is asked once a round and a server that failed is not tried again.
+// Driven by RedisMasterSearch.
 
 /// The Sentinels that watch a master, from a `redis+sentinel://` URL.
 struct RedisSentinels: Sendable, Equatable {
   static let defaultPort: UInt16 = 26_379
-  /// The most Sentinels in a URL.
+  /// The maximum number of Sentinels in a URL.
   static let endpointLimit = 16
 
   var endpoints: [RedisEndpoint] = []
   /// The master's name in the Sentinels' configuration.
   var master = ""
-  /// The login of the Sentinels themselves. That of the master and its replicas is in `RedisConfiguration`.
+  /// The login for the Sentinels themselves. That of the master and its replicas is in `RedisConfiguration`.
   var user: String?
   var password: String?
 
@@ -35,13 +35,13 @@ struct RedisEndpoint: Sendable, Equatable {
 ///     │ ▼                              ▼
 ///     └─── the next Sentinel, if one is left in this round ──▶ (failed)
 ///
-/// A server that does not answer may be the old master: the Sentinels are asked again while it is waited for, and the
-/// server is left as soon as one of them names another.
+/// A server that does not answer may be the old master: the Sentinels are asked again during the wait, which ends as
+/// soon as one of them names another server.
 struct SentinelLookup {
   enum Action: Equatable {
     /// Ask the Sentinel at this index.
     case ask(Int)
-    /// Connect to this server, and leave the one that is being waited for.
+    /// Connect to this server, and give up on the one that is being waited for.
     case connect(RedisEndpoint)
     /// Wait for the server.
     case wait
@@ -55,11 +55,11 @@ struct SentinelLookup {
   private var failedServers: [RedisEndpoint] = []
   private var serverFailure: RedisConnectionFailure?
   private var sentinelFailure: RedisConnectionFailure?
-  /// The Sentinel that answered last, with which the next attempt begins: one that hangs is then waited for once.
+  /// The Sentinel that answered last, where the next attempt begins: a Sentinel that hangs delays only one attempt.
   private(set) var answeringIndex: Int
 
   /// - Parameters:
-  ///   - count: of the Sentinels.
+  ///   - count: the number of Sentinels.
   ///   - index: the Sentinel to begin with.
   init(count: Int, beginningAt index: Int) {
     self.count = count
@@ -67,7 +67,7 @@ struct SentinelLookup {
     answeringIndex = index
   }
 
-  /// The Sentinels that are still to be asked in this round, the one that is being asked among them.
+  /// The Sentinels still to be asked in this round, including the one that is being asked.
   var unaskedCount: Int { count - askedCount }
 
   func begin() -> Action { .ask(index) }
