@@ -9,7 +9,7 @@ import Synchronization
 /// Jobs enqueued on the loop's own thread go into a FIFO, which a prepare watcher empties before the loop would block.
 /// Jobs from other threads (only tests have some) go into a locked list and wake the loop.
 final class LoopExecutor: SerialExecutor, TaskExecutor, @unchecked Sendable {
-  /// The most jobs in one turn before descriptors and timers are served.
+  /// The maximum number of jobs in one turn before descriptors and timers are served.
   private static let jobsPerTurn = 1024
 
   let loop: OpaquePointer

@@ -66,7 +66,7 @@ struct HTTPRequestParser {
     self.bodyByteLimit = bodyByteLimit
   }
 
-  /// The most bytes for which `next` can return `.needsMore`.
+  /// The maximum number of bytes for which `next` can return `.needsMore`.
   var byteLimit: Int { headByteLimit + bodyByteLimit }
 
   /// Parses `bytes`: everything after the last request.

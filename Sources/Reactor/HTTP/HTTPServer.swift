@@ -32,7 +32,7 @@ public final class HTTPServer {
   private var timer: TimerWatcher?
   private(set) var timerDeadline: MonotonicInstant?
   private var counters = HTTPServerStatistics()
-  /// Why the last connection could not be accepted, as an errno; nil where it could.
+  /// Why the last connection could not be accepted, as an errno; nil if it was accepted.
   private var acceptFault: Int32?
   /// Called when connections cannot be accepted because the kernel or a sandbox refuses it, with the reason in words:
   /// once, until one is accepted again. They are tried again after `HTTPServerLimits.acceptPause`.

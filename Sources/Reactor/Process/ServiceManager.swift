@@ -1,5 +1,5 @@
 // The service manager's side channel: systemd's notification protocol, as sd_notify(3) and sd_watchdog_enabled(3)
-// describe it. Invariant: a call never waits. Made at startup; used by whoever reports the service's state.
+// describe it. Invariant: a call never waits. Made at startup; used by the code that reports the service's state.
 
 import CReactor
 

@@ -11,7 +11,7 @@ public enum StandardStream: Int32, Sendable {
   /// Whether a person reads it: the stream is a terminal.
   public var isTerminal: Bool { isatty(rawValue) == 1 }
 
-  /// The most bytes that a pipe accepts atomically (PIPE_BUF).
+  /// The maximum number of bytes that a pipe accepts atomically (PIPE_BUF).
   public static let atomicByteCount = 4096
 
   /// Writes `bytes`, waiting for the reader at most `patience` in all, and returns how many were written. The wait

@@ -3,7 +3,7 @@
 
 /// Follows the redirects of one request.
 struct Redirects {
-  /// The most hops: http to https, a trailing slash, and one more.
+  /// The maximum number of hops: http to https, a trailing slash, and one more.
   static let limit = 3
 
   private var followed = 0

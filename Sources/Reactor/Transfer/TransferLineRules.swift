@@ -1,6 +1,6 @@
 // What the lines of a request may contain: libcurl sends header lines, envelope addresses and the URL as they are.
-// Invariant: no part of a request can start a line of its own, and no refusal repeats the part. Pure; used by
-// TransferClient before a request touches the network.
+// Invariant: no part of a request can start a new line, and no refusal repeats the part. Pure; used by TransferClient
+// before a request touches the network.
 
 extension TransferRequest {
   /// Why this request must not be sent, as the end of "the request has …"; nil if it may.
