@@ -101,21 +101,20 @@ extension BenchRun {
     try await instruments.fill(["wraps": pick(200_000, 2_000_000)])
     try await keepRows()
     var alone: [Figure] = []
+    var control: [Figure] = []
     var worker: [Figure] = []
     var slowed: [Figure] = []
     var psql: [Figure] = []
     for _ in 0..<pick(2, 5) {
       try await restoreRows(of: .wraps)
-      alone.append(
-        try await waits(of: script) {
-          try await Task.sleep(for: .seconds(2))
-          return Timed(milliseconds: Figure(2000), ended: Date().timeIntervalSince1970)
-        })
+      alone.append(try await waitsUndisturbed(of: script))
       worker.append(try await waits(of: script) { try await timeSweeps(of: .wraps)[0] })
       try await restoreRows(of: .wraps)
       slowed.append(try await waits(of: script) { try await timeSweeps(of: .wraps, pace: "1/4")[0] })
       try await restoreRows(of: .wraps)
       psql.append(try await waits(of: script) { try await time(Sweeper.wraps.statement) })
+      try await restoreRows(of: .wraps)
+      control.append(try await waitsUndisturbed(of: script))
     }
     let undisturbed = try median(alone, "writers")
     add(
@@ -130,6 +129,19 @@ extension BenchRun {
       BenchRow(
         "writers_psql_ms", "the same beside the one DELETE", try median(psql, "writers"), "ms", beside: undisturbed,
         "undisturbed"))
+    // A ratio above 1.3 beside a sweep says nothing if this one is as large.
+    add(
+      BenchRow(
+        "writers_control_ms", "the same undisturbed, at the end of each round", try median(control, "writers"), "ms",
+        beside: undisturbed, "undisturbed"))
+  }
+
+  /// The writers' p99 in ms without a sweep.
+  private func waitsUndisturbed(of script: String) async throws -> Figure {
+    try await waits(of: script) {
+      try await Task.sleep(for: .seconds(2))
+      return Timed(milliseconds: Figure(2000), ended: Date().timeIntervalSince1970)
+    }
   }
 
   /// The writers' p99 in ms, of those that ended while `body` did what it says it timed.
