@@ -74,8 +74,8 @@ struct TaskMetrics {
     oldestDue = registry.gauge(
       "worker_sweep_oldest_due_seconds",
       help: """
-        How long the oldest due row had been due when the last run began, on the replica that ran it; 0 on the others, \
-        if no row was due, or if no index tells.
+        How long the oldest due row had been due, at least, when the last run began, on the replica that ran it; 0 on \
+        the others, if no row was due, or if no index on when it became due tells.
         """,
       labels: ["task": task])
     paused = registry.gauge(
@@ -147,7 +147,8 @@ struct TaskMetrics {
     rows[.changed]?.increment(by: UInt64(count.changed))
     rows[.skipped]?.increment(by: UInt64(count.skipped))
     rows[.refused]?.increment(by: UInt64(count.refused))
-    oldestDue.set(count.oldestDue.seconds)
+    // A run that failed before its first answer says nothing.
+    if count.cutoffMicroseconds != nil { oldestDue.set(count.oldestDue.seconds) }
   }
 
   /// Records when a run last succeeded, in ms since 1970.

@@ -184,6 +184,9 @@ import Testing
       metrics[2].record(count)
       metrics[2].record(.success)
       #expect(shows("2.5"))
+      metrics[2].record(SweepCount())
+      metrics[2].record(.failure)
+      #expect(shows("2.5"))
       metrics[2].record(.skippedLock)
       #expect(shows("0"))
     }
