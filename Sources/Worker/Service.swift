@@ -173,7 +173,9 @@ final class Service {
 
   /// Every sweeper, on or off, in declaration order.
   private func rows(of results: [RunResult?]) -> [OnceTable.Row] {
-    var rows = zip(sweeping.loops, results).map { OnceTable.Row(sweeper: $0.sweeper.name, result: $1) }
+    var rows = zip(sweeping.loops, results).map { loop, result in
+      OnceTable.Row(sweeper: loop.sweeper.name, result: result, skip: loop.onceSkip)
+    }
     for absent in Sweepers.absent(settings) {
       rows.append(OnceTable.Row(sweeper: absent.name, result: nil, absence: absent.reason))
     }

@@ -3,12 +3,23 @@
 import Coordination
 import Reactor
 
+/// Why the only slot of `run --once` had no run.
+enum OnceSkip: Equatable, Sendable {
+  /// Its slot has run.
+  case notDue
+  /// Another replica runs it.
+  case held
+  case paused(String)
+}
+
 /// The table of `run --once --table`.
 enum OnceTable {
   struct Row: Sendable {
     let sweeper: String
-    /// Nil if it was not due, paused, or run by another replica.
+    /// Nil without a run.
     let result: RunResult?
+    /// Why there was none.
+    var skip: OnceSkip?
     /// Why the settings turn it off; nil if they do not.
     var absence: String?
   }
@@ -44,7 +55,14 @@ enum OnceTable {
     switch row.result {
     case .success(let count):
       return ([.number(count.found), .number(count.changed), .number(count.skipped)], "success", nil)
-    case nil: return ([.missing, .missing, .missing], "not due, paused, or another replica's", nil)
+    case nil:
+      let (outcome, reason): (String, String?) =
+        switch row.skip {
+        case .paused(let pause): ("paused", pause)
+        case .held: ("held", "another replica runs it")
+        case .notDue, nil: ("not due", nil)
+        }
+      return ([.missing, .missing, .missing], outcome, reason)
     case .drained(.shutdown, let count): return (partial(count), "drained", "a signal ended it")
     case .drained(.paused, let count): return (partial(count), "drained", RunResult.DrainReason.paused.rawValue)
     case .drained(.readOnly, let count):

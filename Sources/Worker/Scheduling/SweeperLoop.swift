@@ -34,6 +34,8 @@ final class SweeperLoop {
   private var settlesForever = false
   /// How the only slot of `run --once` ended; nil if it was not due, paused, or run by another replica.
   private var onceResult: RunResult? = .drained()
+  /// Why that slot had no run; nil if it had one.
+  private(set) var onceSkip: OnceSkip?
 
   /// Whether the schema has what the sweeper requires.
   private var schema: SchemaWatch
@@ -290,7 +292,9 @@ final class SweeperLoop {
     refusals.answered()
     if let change = refusals.takeChange() { reporter.report(change) }
     switch answer {
-    case .held, .idle, .paused: onceResult = nil
+    case .held: (onceResult, onceSkip) = (nil, .held)
+    case .idle: (onceResult, onceSkip) = (nil, .notDue)
+    case .paused(_, let pause): (onceResult, onceSkip) = (nil, .paused("\(pause)"))
     case .taken, .settling, .stuck, .late: break
     }
     if case .settling = answer { logger.debug("waiting for one lease: Redis has no schedule record") }
