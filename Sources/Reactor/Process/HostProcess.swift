@@ -29,6 +29,9 @@ public enum HostProcess {
     return variables
   }
 
+  /// The effective user ID.
+  public static var userID: UInt32 { geteuid() }
+
   /// The host's name; in a container its own.
   public static var hostName: String {
     var name = [CChar](repeating: 0, count: Int(HOST_NAME_MAX) + 1)
