@@ -283,7 +283,7 @@ struct DryRunResult: Sendable {
   private var brakes: String {
     var text = ""
     if let refusal {
-      text += "\nA run would change nothing: \(refusal)\nOnce, for all the same: trigger \(sweeper) --accept\n"
+      text += "\nA run would change nothing: \(refusal)\nTo let one run change them: trigger \(sweeper) --accept\n"
     }
     if let rowLimit {
       text += "\nA run would end after \(rowLimit) rows (\(Setting.maximumRowsPerRun.name)), and the next one go on.\n"

@@ -60,7 +60,7 @@ import Testing
       found.text(as: .text).contains(
         """
         \nA run would change nothing: refused: 26 of 30 agents look silent: is it the api?
-        Once, for all the same: trigger agents-stale --accept\n
+        To let one run change them: trigger agents-stale --accept\n
         """))
     #expect(found.text(as: .json).contains(#""refusal":"refused: 26 of 30"#))
     for share in ["90%", "100%"] {
