@@ -30,6 +30,15 @@ enum SettingDigest {
   /// The settings that have a digest, in the order of the digests.
   static let names = SettingRow.all.filter { !$0.isSecret }.map(\.name)
 
+  /// The digests without those of settings that each replica has for itself: equal in replicas with equal settings.
+  static func shared(_ settings: String) -> [UInt8] {
+    let bytes = Array(settings.utf8)
+    guard bytes.count == names.count * length else { return bytes }
+    return names.indices.filter { !ofOneReplica.contains(names[$0]) }.flatMap {
+      bytes[$0 * length..<($0 + 1) * length]
+    }
+  }
+
   /// The settings whose digests differ; nil if the two lists are of different tables.
   static func differences(_ one: String, _ other: String) -> [String]? {
     let (one, other) = (Array(one.utf8), Array(other.utf8))

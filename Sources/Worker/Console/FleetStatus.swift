@@ -50,21 +50,30 @@ struct FleetStatus: Sendable {
     var needsAttention: Bool { isBlocking || seconds != nil || isOfTable }
   }
 
-  /// A session of a worker with another Redis namespace.
+  /// Sessions of workers with another Redis namespace, of one user and from one address.
   struct Stranger: Sendable {
+    /// One of them.
     let process: String
     let user: String?
     let namespace: String
+    /// Nil for a socket, and if the role may not see it.
+    let address: String?
+    let sessions: Int
   }
 
   var servers: [Server] = []
   /// Redis's time in ms; nil if Redis did not answer.
   var redisTime: Int64?
   var sweepers: [SweeperStatus] = [] {
-    didSet { replicas = Self.replicas(of: sweepers) }
+    didSet {
+      replicas = Self.replicas(of: sweepers)
+      commonSettings = Self.commonSettings(of: replicas)
+    }
   }
   /// The replicas, each as last seen by any sweeper.
   private(set) var replicas: [SweeperRecord.Replica] = []
+  /// The settings that most replicas have; several if as many have others.
+  private var commonSettings: [String] = []
   /// Nil if PostgreSQL did not answer.
   var runs: [Run]?
   var holders: [Holder] = []
@@ -81,11 +90,18 @@ struct FleetStatus: Sendable {
     return latest.values.sorted { $0.name < $1.name }
   }
 
-  /// How a replica's settings differ from those of the last-seen replica; nil if they cannot be compared.
+  private static func commonSettings(of replicas: [SweeperRecord.Replica]) -> [String] {
+    let groups = Dictionary(grouping: replicas) { SettingDigest.shared($0.settings) }
+    let most = groups.values.map(\.count).max() ?? 0
+    return groups.values.filter { $0.count == most }.map { $0[0].settings }.sorted()
+  }
+
+  /// How a replica's settings differ from those that most replicas have; nil if they cannot be compared. Of two that
+  /// differ, neither has the common ones.
   func differences(of replica: SweeperRecord.Replica) -> [String]? {
-    guard let last = replicas.max(by: { $0.seenAt < $1.seenAt }) else { return nil }
-    if last.settings == replica.settings { return [] }
-    return SettingDigest.differences(replica.settings, last.settings)
+    let own = SettingDigest.shared(replica.settings)
+    guard let other = commonSettings.first(where: { SettingDigest.shared($0) != own }) else { return [] }
+    return SettingDigest.differences(replica.settings, other)
   }
 
   private var haveDifferences: Bool {
@@ -200,9 +216,12 @@ struct FleetStatus: Sendable {
   }
 
   private var strangerTable: ReportTable {
-    var table = ReportTable(["pid", "user", "REDIS_NAMESPACE"])
+    var table = ReportTable(["pid", "user", "REDIS_NAMESPACE", "address", "sessions"])
     for stranger in strangers {
-      table.rows.append([.text(stranger.process), .init(stranger.user), .text(stranger.namespace)])
+      table.rows.append([
+        .text(stranger.process), .init(stranger.user), .text(stranger.namespace), .init(stranger.address),
+        .number(stranger.sessions),
+      ])
     }
     return table
   }
@@ -249,7 +268,7 @@ struct FleetStatus: Sendable {
     ]
     for (row, holder) in self.holders.enumerated() { holders.rows[row].append(.init(holder.prepared)) }
     var strangers = strangerTable
-    strangers.columns = ["pid", "user", "namespace"]
+    strangers.columns = ["pid", "user", "namespace", "address", "sessions"]
     return [
       ("servers", servers), ("sweepers", sweeperJSON), ("replicas", replicas), ("runs", runs),
       ("lock_holders", holders), ("other_workers", strangers),

@@ -176,7 +176,8 @@ struct StatusCommand {
     database.strangers = (0..<strangers.rowCount).map { row in
       FleetStatus.Stranger(
         process: strangers[row: row, column: 0] ?? "", user: strangers[row: row, column: 1],
-        namespace: strangers[row: row, column: 2] ?? "")
+        namespace: strangers[row: row, column: 2] ?? "", address: strangers[row: row, column: 3],
+        sessions: strangers[row: row, column: 4].flatMap { Int($0) } ?? 0)
     }
     if database.holders.contains(where: { $0.state == nil && $0.prepared == nil }) {
       database.grant = "GRANT pg_read_all_stats TO \(SQLName.quoted(role[row: 0, column: 0] ?? ""));"
@@ -218,15 +219,18 @@ enum StatusSQL {
      ORDER BY activity.pid LIMIT 20
     """)
 
-  /// Parameters: the name prefix of workers' sessions, and the name of this fleet's. Returns pid, user and namespace of
-  /// the others. Between runs a worker keeps one session open.
+  /// Parameters: the name prefix of workers' sessions, and the name of this fleet's. Returns, for the others, a pid,
+  /// the user, the namespace, the client's address and the number of sessions of each of these. Between runs a worker
+  /// keeps one session open.
   static let strangers = CatalogSQL.qualified(
     """
-    SELECT activity.pid, activity.usename, substr(activity.application_name, (length($1::text) + 1))
+    SELECT min(activity.pid), activity.usename, substr(activity.application_name, (length($1::text) + 1)),
+           host(activity.client_addr), count(*)
       FROM "pg_catalog"."pg_stat_activity" AS activity
      WHERE (activity.datname = current_database()) AND starts_with(activity.application_name, $1::text)
        AND (activity.application_name <> $2::text)
-     ORDER BY activity.pid LIMIT 20
+     GROUP BY activity.usename, activity.application_name, activity.client_addr
+     ORDER BY 1 LIMIT 20
     """)
 
   /// Parameters: the tables' names, and the age in ms from which a transaction that may hold rows is shown. Answers

@@ -146,6 +146,7 @@ import Testing
     #expect(status.replicas.map(\.name) == ["pod-a", "pod-b", "pod-c"])
     #expect(status.differences(of: status.replicas[0]) == [], "5m is 300s, and the address is each one's own")
     #expect(status.differences(of: status.replicas[1]) == ["SB_WORKER_AGENTS_STALE_AFTER"])
+    #expect(status.differences(of: status.replicas[2]) == [], "the odd one is the one that few are like")
     #expect(status.text(as: .text).contains("differs: SB_WORKER_AGENTS_STALE_AFTER"))
     #expect(status.exitStatus == FleetStatus.attentionStatus)
   }
