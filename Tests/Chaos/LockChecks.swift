@@ -33,7 +33,9 @@ extension Evidence {
   private var settling: Check {
     var faults: [String] = []
     for loss in locks.losses {
-      for hold in locks.holds where hold.taken > loss && hold.taken.since(loss) < lease - .milliseconds(2) {
+      // An existing worker does not wait.
+      for hold in locks.holds.lazy.filter({ !$0.isStrangers })
+      where hold.taken > loss && hold.taken.since(loss) < lease - .milliseconds(2) {
         faults.append("\(hold.taken) \(hold.sweeper): taken \(hold.taken.since(loss).text) after the loss")
       }
     }

@@ -152,6 +152,15 @@ private struct Draft {
     #expect(try await failing { $0.restarts = [500] } == ["settling"])
   }
 
+  @Test func anExistingWorkersLockSoonAfterALossIsItsOwnAffair() async throws {
+    let failed = try await failing { draft in
+      draft.restarts = [20_000]
+      draft.commands.append(
+        (20_500, false, ["SET", Draft.lock, ExistingWorker.tokenPrefix + "1", "NX", "PX", "1000"]))
+    }
+    #expect(failed == [])
+  }
+
   @Test func aGhostIsCaughtUnlessAFaultExplainsIt() async throws {
     let ghost = Draft.take("two", 11, at: 20_000)
     #expect(try await failing { $0.commands += ghost } == ["ghosts", "reported-once"])
