@@ -158,7 +158,7 @@ private struct Draft {
       draft.commands.append(
         (20_500, false, ["SET", Draft.lock, ExistingWorker.tokenPrefix + "1", "NX", "PX", "1000"]))
     }
-    #expect(failed == [])
+    #expect(!failed.contains("settling"))
   }
 
   @Test func aGhostIsCaughtUnlessAFaultExplainsIt() async throws {

@@ -126,13 +126,16 @@ struct FleetStatus: Sendable {
     var text = table.text(as: .text)
     if redisTime != nil {
       text += "\n" + sweeperTable.text(as: .text)
-      let notes = sweepers.filter { !$0.isOffByDefault }.flatMap { status in
+      // A replica that waits for a server asks for no sweeper.
+      let isWaiting = servers.contains { $0.fault != nil }
+      let notes = sweepers.filter { !$0.isOffByDefault && !(isWaiting && $0.state == .unattended) }.flatMap { status in
         status.notes.map { "\(status.record.sweeper): \(ReportTable.printable($0))\n" }
       }
       if !notes.isEmpty { text += "\n" + notes.joined() }
       let others = sweepers.filter(\.isOffByDefault).map(\.record.sweeper)
       if !others.isEmpty { text += "\nOff by default: \(others.joined(separator: ", "))\n" }
-      text += "\n" + (replicas.isEmpty ? "No replica has asked Redis lately.\n" : replicaTable.text(as: .text))
+      let absence = "No replica has asked Redis lately" + (isWaiting ? "; any that run wait for the server.\n" : ".\n")
+      text += "\n" + (replicas.isEmpty ? absence : replicaTable.text(as: .text))
     }
     if !strangers.isEmpty {
       text += "\nWorkers on this database that share neither schedule nor pauses with these replicas:\n"

@@ -70,6 +70,11 @@ import Testing
     let lines = status.text(as: .text).split(separator: "\n")
     #expect(lines.contains { $0.hasPrefix("Off by default: discover-scheduler, ") })
     #expect(lines.filter { $0.contains("discover-scheduler") }.count == 1)
+    #expect(lines.contains { $0.hasPrefix("agents-stale: no replica has asked for it") })
+    var waiting = status
+    waiting.servers[0].fault = "a standby: nothing is swept through it"
+    let text = waiting.text(as: .text)
+    #expect(!text.contains("no replica has asked for it") && text.contains("any that run wait for the server"))
     #expect(status.text(as: .json).contains(#""sweeper":"discover-scheduler""#))
     // What the settings or the schema turn off is shown.
     try await fleet.plane.sql("ALTER TABLE reveal_sessions DROP COLUMN expired_reason")
