@@ -44,7 +44,12 @@ enum Sweep: String, CaseIterable, Sendable {
     guard let sweep = Sweep(rawValue: sweeper) else {
       return Retained.all.first { $0.sweeper == sweeper }.map { [$0.table] + $0.referring } ?? []
     }
-    return sweep == .reveal ? [sweep.table, Sweep.wraps.table] : [sweep.table]
+    return switch sweep {
+    case .reveal: [sweep.table, Sweep.wraps.table]
+    // An inserted job locks the tables that its foreign keys refer to, even where they are null.
+    case .discover, .connections: [sweep.table, Sweep.agents.table, Sweep.requests.table]
+    default: [sweep.table]
+    }
   }
 
   /// Its interval in the chaos: short, so that much happens.
