@@ -37,7 +37,7 @@ extension Verb {
     },
     perform: { arguments, context in
       let environment = context.environment
-      let user = environment["USER"] ?? environment["LOGNAME"] ?? "uid \(HostProcess.userID)"
+      let user = environment["USER"] ?? environment["LOGNAME"] ?? "uid-\(HostProcess.userID)"
       let who = Event.oneLine("\(user)@\(HostProcess.hostName)", limit: 60)
       let reason = Event.oneLine(arguments.argument(of: .reason) ?? "", limit: 100)
       let length = arguments.argument(of: .pauseLength).flatMap { GoDuration.parse($0) } ?? .zero

@@ -36,6 +36,7 @@ struct Incident {
     var text = line
     text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/, with: "TIME")
     text.replace(/(postgresql|redis):\/\/\S+/, with: "URL")
+    text.replace(/\b\d+\.\d+\.\d+\.\d+\b/, with: "ADDRESS")
     text.replace(/\([^ ()]+@[^()]+\)/, with: "(WHO)")
     text.replace(/\b(\d+(\.\d+)?(ms|[hms]))+\b/, with: "SPAN")
     text.replace(/pod-[ab]/, with: "POD")
