@@ -1,4 +1,4 @@
-// The audit trail in other people's schemas: triggers that discard, move or delete lines. A change whose line is not
+// The audit trail in customized schemas: triggers that discard, move or delete lines. A change whose line is not
 // there is not committed, and the run names the trail; triggers that lose no line are not blamed.
 
 import Coordination

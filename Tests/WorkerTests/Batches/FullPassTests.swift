@@ -1,4 +1,4 @@
-// When a table is read whole, by itself: the promise about each page, through runs that fail, come late or forget.
+// When a table is read in full, in isolation: the promise for each page, across runs that fail, are late or lose state.
 
 import Reactor
 import TestSupport

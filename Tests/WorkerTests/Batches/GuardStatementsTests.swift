@@ -1,4 +1,4 @@
-// The guard's statements by themselves on a real server: what the deadline on its clock lets happen, and what not.
+// The guard's statements on a real server, in isolation: what its deadline on the server's clock permits and prevents.
 
 import Reactor
 import TestSupport

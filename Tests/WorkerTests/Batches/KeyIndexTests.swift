@@ -1,4 +1,4 @@
-// Which indexes due rows are found by: those that PostgreSQL has, whatever they look like, and the path of a run.
+// Which of a table's indexes find due rows, whatever their shape, and which path a run takes.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// The windows over a column of times, by themselves.
+// The windows over a key column, in isolation.
 
 import Reactor
 import Testing

@@ -1,4 +1,4 @@
-// The windows of a sweep with linked rows, by themselves, over tables made up at random.
+// The windows of a sweep with linked rows, in isolation, over random tables.
 
 import Reactor
 import TestSupport

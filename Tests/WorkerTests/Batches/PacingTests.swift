@@ -1,4 +1,4 @@
-// The pace by itself, and the waits of one run in virtual time.
+// The pace in isolation, and a run's waits in virtual time.
 
 import Reactor
 import TestSupport

@@ -1,4 +1,4 @@
-// The ranges of pages, by themselves: what must hold for every table and every duration.
+// Page ranges in isolation: what must hold for every table and every duration.
 
 import Reactor
 import TestSupport

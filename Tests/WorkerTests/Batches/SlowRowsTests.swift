@@ -1,4 +1,4 @@
-// Sweeps of rows that take long to write, that are held, or that move meanwhile, on a real PostgreSQL.
+// Sweeps of rows that are slow to write, locked, or moved meanwhile, on a real PostgreSQL.
 
 import Coordination
 import Reactor

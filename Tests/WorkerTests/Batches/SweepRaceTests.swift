@@ -1,4 +1,4 @@
-// Sweeps beside others: rows that change or stay locked meanwhile, large tables, lost leases, frozen predecessors.
+// Concurrent sweeps: rows that change or stay locked, large tables, lost leases, frozen predecessors.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// The route of one run, by itself, through tables made up at random: what it must have met when it ends.
+// One run's route in isolation, through random tables: what it must have read when it ends.
 
 import Reactor
 import TestSupport

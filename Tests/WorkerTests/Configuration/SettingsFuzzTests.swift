@@ -1,4 +1,4 @@
-// Every setting's reading, given texts that were right before chance changed them.
+// Reads every setting from valid texts that were mutated at random.
 
 import Reactor
 import TestSupport

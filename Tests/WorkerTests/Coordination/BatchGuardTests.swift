@@ -1,4 +1,4 @@
-// How a batch gets its right to write, by itself: the order of its steps, and its deadline on the server's clock.
+// How a batch gets permission to write, in isolation: the order of its steps, and its deadline on the server's clock.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// The lease's state machine, by itself: thousands of orders of events against the rule that it must keep.
+// The lease's state machine in isolation: its invariant under thousands of random sequences of events.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// What a replica does about a sweeper's slots: each answer by itself, and thousands of orders of them.
+// How a replica counts a sweeper's slots: each answer in isolation, and thousands of random sequences of them.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// A replica's state machine for a sweeper's slots, by itself: each step, and what an unanswered question leads to.
+// A replica's state machine for a sweeper's slots, in isolation: each step, and what an unanswered command leads to.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// What becomes of log lines whose reader is slow or hung.
+// What happens to log lines whose reader is slow or hangs.
 
 import Foundation
 import Reactor

@@ -1,4 +1,4 @@
-// One sink's delivery against a real endpoint, with the clock turned by hand: outages of minutes take no time here.
+// One sink's delivery to a real endpoint on a manual clock: outages of minutes take no time here.
 
 import Foundation
 import Logging

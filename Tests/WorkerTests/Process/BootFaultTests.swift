@@ -1,4 +1,4 @@
-// What is wrong at boot ends the worker within a second, all of it said, before any server is touched.
+// Boot faults end the worker within a second, with all of them reported, before it contacts a server.
 
 import Foundation
 import TestSupport

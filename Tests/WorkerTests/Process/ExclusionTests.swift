@@ -1,4 +1,4 @@
-// Replicas as processes, and the lock between them: theirs, and that of the existing worker.
+// Replicas as processes, and the lock that they share with each other and with the existing worker.
 
 import Foundation
 import TestSupport

@@ -1,4 +1,4 @@
-// The worker as an account without a name and with a home that it cannot look into, as containers have it.
+// The worker under an account without a name and with an unreadable home directory, as in containers.
 
 import Foundation
 import TestSupport

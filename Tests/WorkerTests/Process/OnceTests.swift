@@ -1,4 +1,4 @@
-// `run --once` as a host's cron calls it: what it exits with, and what it leaves behind.
+// `run --once` as cron runs it: its exit status, and what it leaves behind.
 
 import Foundation
 import Reactor

@@ -1,4 +1,4 @@
-// The binary that probes another one: what an exec probe of a container without a shell calls.
+// The command `probe`, which an exec probe runs in a container without a shell.
 
 import Foundation
 import TestSupport

@@ -1,4 +1,4 @@
-// What the worker gives up once it has started: what an attacker in it could still do, and that it does its work.
+// The sandbox that the worker enters once started: what an attacker inside could still do, and that sweeps still work.
 
 import Foundation
 import Reactor

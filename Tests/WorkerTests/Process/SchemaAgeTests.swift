@@ -1,4 +1,4 @@
-// Schemas of any age under a worker: later sweepers are off for what is missing, without a failure, and say so once.
+// The worker on schemas of any age: later sweepers that lack something are off, without a failure, and say so once.
 
 import Foundation
 import TestSupport

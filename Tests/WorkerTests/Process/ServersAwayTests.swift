@@ -1,4 +1,4 @@
-// The worker as a process while its servers are away, hang or break off: it stays up, says so, and is back by itself.
+// The worker as a process while its servers are down, hang or drop connections: it stays up, reports it and recovers.
 
 import Foundation
 import TestSupport

@@ -1,4 +1,4 @@
-// The worker's end: asked once it leaves nothing behind, asked twice it goes at once, and it goes in any state.
+// Shutdown: the first signal leaves nothing behind, the second ends it at once, and both work in any state.
 
 import Foundation
 import Reactor

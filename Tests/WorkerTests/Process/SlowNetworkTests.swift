@@ -1,4 +1,4 @@
-// The worker as a process with PostgreSQL on the other side of the earth, or behind a network that forgets connections.
+// The worker as a process with long round trips to PostgreSQL, or behind a network that forgets connections.
 
 import Foundation
 import TestSupport

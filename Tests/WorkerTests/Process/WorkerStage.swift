@@ -1,4 +1,4 @@
-// Where the process tests play: a control plane and a Redis, a proxy before each, and workers that know the proxies.
+// The environment of the process tests: a control plane and a Redis, each behind a proxy that the workers connect to.
 // Invariant: a stage belongs to one test, except for the PostgreSQL server, on which it has its own database.
 
 import Foundation

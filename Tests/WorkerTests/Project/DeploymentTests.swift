@@ -1,4 +1,4 @@
-// What is shipped beside the program agrees with the program: the manifest, the image, the README.
+// What is shipped with the program agrees with it: the manifest, the image, the README.
 
 import Foundation
 import TestSupport

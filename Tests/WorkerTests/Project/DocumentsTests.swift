@@ -1,4 +1,4 @@
-// What the documents name exists: folders, files, commands, and the tests behind each guarantee.
+// Everything that the documents name exists: folders, files, commands, and the tests behind each guarantee.
 
 import Foundation
 import TestSupport

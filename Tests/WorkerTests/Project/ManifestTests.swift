@@ -1,4 +1,4 @@
-// What deploy/kubernetes holds is what Kubernetes accepts and the worker understands. manifests.py has the rules.
+// Kubernetes accepts the manifests in deploy/kubernetes, and the worker their settings. manifests.py has the rules.
 
 import Foundation
 import TestSupport

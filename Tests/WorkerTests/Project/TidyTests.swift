@@ -1,4 +1,4 @@
-// The project's rules, read off the sources: what may be imported, called, and left lying about.
+// The project's rules, checked in its sources: what may be imported and called, and what must not be left behind.
 // Invariant: a rule that is written down in docs and can be checked by reading is checked here.
 
 import Foundation

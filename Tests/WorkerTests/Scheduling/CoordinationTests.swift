@@ -1,4 +1,4 @@
-// The coordination of replicas on a real Redis: lost data, lost scripts, a server turned read-only, late messages.
+// Replicas coordinate through a real Redis: lost data, lost scripts, a server that becomes read-only, late messages.
 
 import Coordination
 import Foundation

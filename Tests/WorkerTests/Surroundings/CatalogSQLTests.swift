@@ -1,4 +1,4 @@
-// That no statement of a sweep depends on what a search path finds first: the rewriting itself, and every text.
+// No statement of a sweep depends on the search path: the qualification itself, and every statement's text.
 
 import Reactor
 import TestSupport

@@ -1,4 +1,4 @@
-// A control plane whose rows' fate is known, swept by a role with the least grants that docs/sweepers.md promises.
+// A control plane whose rows have a known outcome, swept by a role with only the grants that docs/sweepers.md lists.
 // Invariant: what loads and compares the rows is a session that began before any setting of the surroundings was made.
 
 import Coordination

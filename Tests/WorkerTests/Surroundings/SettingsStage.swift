@@ -1,4 +1,4 @@
-// Where the settings' matrix plays: a database with traps in it, its least role, and a pooler if there is one.
+// The environment of the settings matrix: a database with traps, a least-privilege role, and a pooler if it has one.
 // Invariant: each surrounding begins with sessions of its own on the server.
 
 import Foundation

@@ -1,4 +1,4 @@
-// Discovery by connection on real servers, row by row: which connections get a job, which one, and how often.
+// Discovery by connection on real servers, row by row: which connections get a job, what it contains, and how often.
 
 import Coordination
 import Foundation

@@ -1,4 +1,4 @@
-// Each sweeper that a later schema allows, row by row: what it changes, and what it leaves.
+// Each sweeper that needs a later schema, row by row: what it changes and what it leaves.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// The network breaks off in the middle of a batch of reveal-sessions-expired, at each byte of it.
+// The connection is cut in the middle of a batch of reveal-sessions-expired, at each of its bytes.
 
 import Coordination
 import Foundation

@@ -1,4 +1,4 @@
-// A table that becomes another file while it is swept, on a real PostgreSQL.
+// A table that is rewritten to another file while it is swept, on a real PostgreSQL.
 
 import Coordination
 import Reactor

@@ -1,4 +1,4 @@
-// Each sweeper on a real PostgreSQL with the control plane's schema, row by row: what it changes, and what it leaves.
+// Each sweeper on a real PostgreSQL with the control plane's schema, row by row: what it changes and what it leaves.
 
 import Coordination
 import Foundation

@@ -1,4 +1,4 @@
-// The tests' own tools, held to what they promise: a tool that does not break anything proves nothing.
+// The test tools do what they claim: a fault tool that breaks nothing would prove nothing.
 
 import Foundation
 import Reactor
