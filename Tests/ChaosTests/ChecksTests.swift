@@ -1,4 +1,4 @@
-// Each check of the chaos on evidence made by hand: what is sound passes, and each flaw is caught by its check.
+// Each chaos check on constructed evidence: sound evidence passes, and each flaw is caught by its check.
 // Invariant: nothing here runs a fleet; the broken builds show the same on the real thing.
 
 import Foundation

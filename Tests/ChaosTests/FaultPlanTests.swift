@@ -1,4 +1,4 @@
-// The plan of the chaos: what a seed draws.
+// The chaos plan: what a seed draws.
 
 import Reactor
 import TestSupport

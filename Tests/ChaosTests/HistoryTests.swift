@@ -1,4 +1,4 @@
-// What the chaos reads off its witnesses: Redis's commands, the workers' logs, PostgreSQL's notes.
+// How chaos reads its evidence: Redis's commands, the workers' logs, PostgreSQL's records.
 
 import Reactor
 import TestSupport

@@ -1,4 +1,4 @@
-// Which slots the chaos insists on, and what excuses a failure.
+// Which slots chaos requires to run, and what excuses a failure.
 
 import Reactor
 import TestSupport

@@ -1,4 +1,4 @@
-// The surroundings of the chaos: what a seed draws, and what can be made of it.
+// The environments of chaos: what a seed draws, and that it can be set up.
 
 import Foundation
 import Reactor

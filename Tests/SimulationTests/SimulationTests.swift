@@ -1,4 +1,4 @@
-// The simulator itself: seeds without a violation, the same trace for the same seed, left-out rules that it notices.
+// The simulator: seeds without a violation, the same trace for the same seed, and left-out rules that it notices.
 
 import Foundation
 import Reactor

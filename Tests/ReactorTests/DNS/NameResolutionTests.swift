@@ -1,4 +1,4 @@
-// Names on networks that are not well: name servers that drop, refuse, cut off or answer late, and the files of glibc.
+// Resolution on faulty networks: name servers that drop, refuse, truncate or answer late, and glibc's files.
 
 import Foundation
 import TestSupport

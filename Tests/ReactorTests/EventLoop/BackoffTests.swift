@@ -1,4 +1,4 @@
-// The growing delays between tries.
+// The growing delays between attempts.
 
 import Reactor
 import Testing

@@ -1,4 +1,4 @@
-// What a client can make the server and the kernel hold for it, whatever it does: read from the kernel's own figures.
+// How much memory of the server and the kernel a client can hold, whatever it does: read from the kernel's figures.
 
 import Foundation
 import TestSupport

@@ -1,4 +1,4 @@
-// Where a server can listen, and what an operator is told where it cannot.
+// Where a server can listen, and what an operator sees if it cannot.
 
 import Foundation
 import TestSupport

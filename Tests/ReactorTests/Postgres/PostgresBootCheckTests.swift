@@ -1,4 +1,4 @@
-// What is wrong with a URL on this host is found at boot, by name, before any server is touched.
+// Faults of a URL on this host are found at boot, by name, before any server is contacted.
 
 import Foundation
 import TestSupport

@@ -1,4 +1,4 @@
-// Connecting: who is refused and why, which address is tried next, servers that are away and servers that hang.
+// Connecting: refusals and their reasons, which address is tried next, servers that are down or hang.
 
 import Foundation
 import TestSupport

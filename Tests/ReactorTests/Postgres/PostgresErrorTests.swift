@@ -1,4 +1,4 @@
-// What an error of a real server is called where anyone may read it: what it was about by name, and nothing of a row.
+// The public wording of a real server's errors: the object by name, and nothing of a row.
 
 import TestSupport
 import Testing

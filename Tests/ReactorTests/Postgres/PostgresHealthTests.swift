@@ -1,4 +1,4 @@
-// Whether PostgreSQL answers: the pure conclusion through random orders of events, and the pool's on real servers.
+// Whether PostgreSQL answers: the pure state machine under random sequences of events, and the pool on real servers.
 
 import Foundation
 import TestSupport

@@ -1,4 +1,4 @@
-// Servers that answer and cannot be written to: unavailable, with that reason, until they or others can be.
+// Servers that answer but are read-only: unavailable, with that reason, until one is writable.
 
 import TestSupport
 import Testing

@@ -1,4 +1,4 @@
-// Statements that the server keeps prepared: by themselves, and against a real server.
+// Statements that stay prepared on the server: in isolation, and on a real server.
 
 import TestSupport
 import Testing

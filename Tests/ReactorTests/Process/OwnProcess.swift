@@ -1,4 +1,4 @@
-// What the test process has in memory and has open, for tests of what must not pile up.
+// The test process's memory and open descriptors, for tests of what must not accumulate.
 
 import Reactor
 

@@ -1,4 +1,4 @@
-// Random numbers and the pages of code: what both promise to whoever uses them.
+// Random numbers and code pages: what both guarantee their callers.
 
 import TestSupport
 import Testing

@@ -1,4 +1,4 @@
-// Small files read whole: the content, and every reason against it.
+// Reading small files: the content, and every reason for a refusal.
 
 import Foundation
 import Testing

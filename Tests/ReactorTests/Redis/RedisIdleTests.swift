@@ -1,4 +1,4 @@
-// Connections to Redis that end while nobody uses them: that is no outage, and no command fails for it.
+// Connections to Redis that end while idle: no outage, and no command fails because of it.
 
 import Foundation
 import Synchronization

@@ -1,4 +1,4 @@
-// What becomes of commands, in thousands of orders of events, and the hello on a new connection.
+// What happens to commands, in thousands of random sequences of events, and the handshake of a new connection.
 
 import TestSupport
 import Testing

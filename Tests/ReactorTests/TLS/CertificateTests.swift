@@ -1,4 +1,4 @@
-// TLS to PostgreSQL and Redis: a good certificate is taken, and a refusal says what was wrong with another one.
+// TLS to PostgreSQL and Redis: a valid certificate is accepted, and a refusal says what is wrong with another one.
 
 import Foundation
 import TestSupport

@@ -1,4 +1,4 @@
-// Finding and replacing a text byte by byte.
+// Finding and replacing text, byte by byte.
 
 import Testing
 

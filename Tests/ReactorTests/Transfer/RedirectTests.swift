@@ -1,4 +1,4 @@
-// Redirects: which are followed, by themselves and at real endpoints.
+// Which redirects are followed, in isolation and at real endpoints.
 
 import TestSupport
 import Testing
