@@ -21,7 +21,10 @@ enum PreparedTransaction {
   /// The identifier as an SQL literal.
   static func literal(_ gid: String) -> String {
     var text = ""
-    for character in gid { text += character == "'" ? "''" : String(character) }
+    for character in gid.unicodeScalars {
+      if character == "'" { text.unicodeScalars.append(character) }
+      text.unicodeScalars.append(character)
+    }
     return "'\(text)'"
   }
 }

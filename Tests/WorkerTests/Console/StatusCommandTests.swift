@@ -156,6 +156,13 @@ import Testing
     #expect(status.exitStatus == FleetStatus.attentionStatus)
   }
 
+  /// With a combining mark behind it, a quote is part of another Character.
+  @Test func aQuoteInAPreparedTransactionsIdentifierIsDoubledWhateverFollows() {
+    #expect(PreparedTransaction.literal("x'; DROP") == "'x''; DROP'")
+    let text = PreparedTransaction.literal("x'\u{301}; DROP")
+    #expect(Array(text.unicodeScalars) == Array("'x''\u{301}; DROP'".unicodeScalars))
+  }
+
   @Test func aReplicaIsKnownByItsHostAndByItsPortIfThatIsNotTheUsualOne() throws {
     let plane = ControlPlane(url: "postgres://u@h/d", name: "d")
     for (address, name) in [
