@@ -29,6 +29,8 @@ extension Verb {
       if let fault = namesFault(arguments) { return fault }
       let reason = arguments.argument(of: .reason) ?? ""
       if reason.isEmpty || reason.utf8.count > 100 { return "pause needs --reason with 1 to 100 bytes" }
+      // The record's text of a pause begins so where it has an end.
+      if reason.hasPrefix("until=") { return "--reason must not begin with until=; --for sets an end" }
       guard let text = arguments.argument(of: .pauseLength) else { return nil }
       guard let length = GoDuration.parse(text), length >= .seconds(1), length <= .seconds(366 * 86_400) else {
         return "--for must be a duration from 1s to a year, such as 2h"
