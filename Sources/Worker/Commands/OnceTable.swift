@@ -3,15 +3,6 @@
 import Coordination
 import Reactor
 
-/// Why the only slot of `run --once` had no run.
-enum OnceSkip: Equatable, Sendable {
-  /// Its slot has run.
-  case notDue
-  /// Another replica runs it.
-  case held
-  case paused(String)
-}
-
 /// The table of `run --once --table`.
 enum OnceTable {
   struct Row: Sendable {

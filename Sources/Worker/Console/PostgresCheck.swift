@@ -232,14 +232,7 @@ enum SQLName {
     return literal + "'"
   }
 
-  static func quoted(_ name: String) -> String {
-    var text = "\""
-    for scalar in name.unicodeScalars {
-      if scalar == "\"" { text += "\"" }
-      text.unicodeScalars.append(scalar)
-    }
-    return text + "\""
-  }
+  static func quoted(_ name: String) -> String { TableSurvey.quoted(name) }
 }
 
 /// What a host name resolves to.

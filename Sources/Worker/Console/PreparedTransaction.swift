@@ -15,16 +15,6 @@ enum PreparedTransaction {
 
   /// The two statements that can end it: only whoever prepared it knows which is right.
   static func end(_ gid: String) -> String {
-    "ROLLBACK PREPARED \(literal(gid)); or COMMIT PREPARED \(literal(gid));"
-  }
-
-  /// The identifier as an SQL literal.
-  static func literal(_ gid: String) -> String {
-    var text = ""
-    for character in gid.unicodeScalars {
-      if character == "'" { text.unicodeScalars.append(character) }
-      text.unicodeScalars.append(character)
-    }
-    return "'\(text)'"
+    "ROLLBACK PREPARED \(SQLName.literal(gid)); or COMMIT PREPARED \(SQLName.literal(gid));"
   }
 }

@@ -47,7 +47,7 @@ struct TableCheck: Sendable {
       if let gid = answer[row: row, column: 5] {
         let age = answer[row: row, column: 4] ?? "?"
         return .warning(
-          "prepared transaction \(PreparedTransaction.literal(gid)) of user \(user) has held \(mode) on "
+          "prepared transaction \(SQLName.literal(gid)) of user \(user) has held \(mode) on "
             + "\(needs.table) for \(age) s: the rows that it holds are not swept", run: PreparedTransaction.end(gid))
       }
       let holder = "session \(process) of user \(user) holds \(mode) on \(needs.table)"

@@ -32,9 +32,9 @@ final class SweeperLoop {
   private var isOnce = false
   /// Whether it was logged that Redis has no settled record.
   private var settlesForever = false
-  /// How the only slot of `run --once` ended; nil if it was not due, paused, or run by another replica.
+  /// How the only slot of `run --once` ended; nil if it had no run.
   private var onceResult: RunResult? = .drained()
-  /// Why that slot had no run; nil if it had one.
+  /// Why `onceResult` is nil.
   private(set) var onceSkip: OnceSkip?
 
   /// Whether the schema has what the sweeper requires.
@@ -413,4 +413,13 @@ final class SweeperLoop {
   private func count(_ outcomes: [SlotOutcome]) {
     for outcome in outcomes { metrics.record(outcome) }
   }
+}
+
+/// Why the only slot of `run --once` had no run.
+enum OnceSkip: Equatable, Sendable {
+  /// Its slot has run.
+  case notDue
+  /// Another replica runs it.
+  case held
+  case paused(String)
 }
