@@ -1,4 +1,4 @@
-// A control plane's database for one test: the development schema in its own database, on the shared server.
+// A control plane's database for one test: the development schema in its own database, as a rule on the shared server.
 
 import Coordination
 import Foundation
@@ -13,16 +13,19 @@ struct ControlPlane: Sendable {
   /// The role that the URL logs in as.
   var user = PrivatePostgres.user
   let name: String
+  /// The server that `sql` asks; nil for the shared one.
+  var server: PrivatePostgres?
 
   /// - Parameters:
   ///   - encoding: of the database.
   ///   - migration: the tables' age.
+  ///   - own: a server of the test's own; nil for the shared one.
   static func fresh(
-    encoding: String = "UTF8", at migration: DevelopmentSchema = .newest
+    encoding: String = "UTF8", at migration: DevelopmentSchema = .newest, on own: PrivatePostgres? = nil
   ) async throws -> ControlPlane {
-    let server = try await PrivatePostgres.shared
-    let url = try await server.freshDatabase(encoding: encoding)
-    let plane = ControlPlane(url: url, name: String(url[url.index(after: url.lastIndex(of: "/")!)...]))
+    let shared = try await PrivatePostgres.shared
+    let url = try await (own ?? shared).freshDatabase(encoding: encoding)
+    let plane = ControlPlane(url: url, name: String(url[url.index(after: url.lastIndex(of: "/")!)...]), server: own)
     _ = try await plane.sql(migration.sql)
     return plane
   }
@@ -35,7 +38,8 @@ struct ControlPlane: Sendable {
   /// What psql prints, tuples only.
   @discardableResult
   func sql(_ text: String) async throws -> String {
-    try await PrivatePostgres.shared.psql(text, database: name).trimmingCharacters(in: .whitespacesAndNewlines)
+    let shared = try await PrivatePostgres.shared
+    return try await (server ?? shared).psql(text, database: name).trimmingCharacters(in: .whitespacesAndNewlines)
   }
 
   /// The same from within the loop, which waits for it: nothing else happens meanwhile.
