@@ -83,7 +83,7 @@ final class FaultyLinks: Sendable {
     switch fault {
     case .pass: delay > 0 ? .delay(.milliseconds(delay)) : .pass
     case .delay(let more): .delay(more + .milliseconds(delay))
-    case .cut, .blackHole: fault
+    case .cut, .blackHole, .holdBack: fault
     }
   }
 
@@ -93,7 +93,8 @@ final class FaultyLinks: Sendable {
       case .pass: 0
       case .delay: 1
       case .cut: 2
-      case .blackHole: 3
+      case .holdBack: 3
+      case .blackHole: 4
       }
     }
     return rank(other) > rank(one) ? other : one

@@ -18,6 +18,9 @@ public final class FaultProxy: Sendable {
     /// A connection is reset once this many bytes have been forwarded since the fault was set; with 0, in place of its
     /// next byte.
     case cut(afterBytes: Int)
+    /// What arrives at once and is longer than this is held back, and all that follows on its connection, as on a path
+    /// that loses large packets. When the fault ends it arrives late.
+    case holdBack(overBytes: Int)
   }
 
   /// What happens to a new connection.

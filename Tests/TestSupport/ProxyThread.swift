@@ -207,6 +207,7 @@ private struct Lane {
         progress.wait = now.duration(to: due)
         return progress
       }
+      if case .holdBack(let limit) = fault, piece.bytes.count > limit { return progress }
       var count = piece.bytes.count
       if case .cut(let limit) = fault { count = min(count, limit - passedInGeneration) }
       let sent = count > 0 ? piece.bytes.withUnsafeBytes { send(sink, $0.baseAddress, count, Int32(MSG_NOSIGNAL)) } : 0

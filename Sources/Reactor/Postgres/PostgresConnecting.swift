@@ -157,8 +157,7 @@ extension PostgresConnection {
   /// The round trip before a connection is used: learns the session's identity, for cancel requests, and which settings
   /// a transaction can set. Does not change the session.
   func setUpSession(_ configuration: PostgresConfiguration, by deadline: MonotonicInstant) async throws(PostgresError) {
-    let setUp = [PostgresServerSettings.isolation, PostgresServerSettings.asLogin, .sessionSetup]
-    let answer = try await first(setUp, by: deadline)
+    let answer = try await first(PostgresStatement.sessionSetup, by: deadline)
     isSetUp = true
     let settings = configuration.serverSettings
     isReadOnly = answer.saysReadOnly(column: settings.isReadWrite ? 4 : 3)
@@ -233,11 +232,14 @@ extension PostgresStatement {
   private static let isInRecovery =
     "CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'on'::pg_catalog.text ELSE 'off'::pg_catalog.text END"
 
+  /// The first statements of a connection that is used.
+  static let sessionSetup = [PostgresServerSettings.isolation, PostgresServerSettings.asLogin, sessionIdentity]
+
   /// The process, its start in µs since 1970, whether client_connection_check_interval can be set (PostgreSQL 14 or
   /// later, on Linux, and not set already), whether transactions are read-only, and whether the server is in recovery.
   ///
   /// Not from pg_stat_activity, whose other tables a new session would have to look up, which took a millisecond more.
-  static let sessionSetup = PostgresStatement(
+  private static let sessionIdentity = PostgresStatement(
     """
     SELECT pg_catalog.pg_backend_pid(), \(PostgresBackendIdentity.microseconds),
            pg_catalog.current_setting('client_connection_check_interval'::pg_catalog.text, true)

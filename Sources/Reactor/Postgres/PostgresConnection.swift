@@ -28,15 +28,16 @@ public final class PostgresConnection {
 
   /// What it reports to its owner.
   enum Event {
-    /// The server answered what was sent.
-    case answered
+    /// The server answered these statements.
+    case answered([PostgresStatement])
     /// It refused to write anything: it is a standby, or its transactions are read-only by default.
     case refusedToWrite
     /// It did not answer before the caller's deadline.
     case overdue
-    /// It can be used again after an interruption.
-    case clean
-    case closed
+    /// It can be used again after an interruption: the server has answered these statements.
+    case clean([PostgresStatement])
+    /// It ended, with these statements unanswered; none if it was idle. The error says why.
+    case closed(unanswered: [PostgresStatement], PostgresError)
   }
   var observer: (@EventLoop (PostgresConnection, Event) -> Void)?
 
@@ -64,7 +65,8 @@ public final class PostgresConnection {
 
   /// The pipeline in flight: its statements, and the results so far.
   private struct Flight {
-    let count: Int
+    let statements: [PostgresStatement]
+    var count: Int { statements.count }
     var index = 0
     /// The statements that are being prepared: the server answers their preparation first.
     var preparations: [Int] = []
@@ -167,7 +169,7 @@ public final class PostgresConnection {
     guard state.began() else { return completion(.failure(PostgresError.busy)) }
     creactor_clear_tls_errors()
     flightNumber += 1
-    flight = Flight(count: statements.count, completion: completion)
+    flight = Flight(statements: statements, completion: completion)
     if let settings = prelude.last, !settings.parameters.isEmpty {
       flight?.settingsIndex = statements.firstIndex { $0.sql == settings.sql }
     }
@@ -235,8 +237,8 @@ public final class PostgresConnection {
       if canceller?.withdraw(self) ?? true { cancelEnded(.notSent) }
     case .reportClean:
       timer?.stop()
-      flight = nil
-      observer?(self, .clean)
+      guard let flight = flight.take() else { preconditionFailure("nothing was sent that could be cleaned up") }
+      observer?(self, .clean(flight.statements))
     case .close: finish(PostgresError.connectionLost(reason: "connection closed"))
     }
   }
@@ -248,7 +250,7 @@ public final class PostgresConnection {
     guard flight.error != nil || flight.results.count == flight.count else { return end(with: Self.nonsense) }
     self.flight = nil
     if flight.error?.isReadOnly ?? false { isReadOnly = true }
-    observer?(self, isReadOnly ? .refusedToWrite : .answered)
+    observer?(self, isReadOnly ? .refusedToWrite : .answered(flight.statements))
     if let error = flight.error {
       flight.completion?(.failure(error))
     } else {
@@ -273,7 +275,9 @@ public final class PostgresConnection {
 
   /// Closes the socket. Sending Terminate does not block, because the connection is non-blocking.
   private func finish(_ error: PostgresError) {
-    let completion = flight.take()?.completion
+    let flight = flight.take()
+    // Its caller was released, and the statements could not be cancelled.
+    let hasLeft = flight.map { $0.completion == nil } ?? false
     watcher?.stop()
     timer?.stop()
     watcher = nil
@@ -285,8 +289,8 @@ public final class PostgresConnection {
     connection = nil
     attachment = nil
     let observer = observer.take()
-    completion?(.failure(error))
-    observer?(self, .closed)
+    flight?.completion?(.failure(error))
+    observer?(self, .closed(unanswered: flight?.statements ?? [], hasLeft ? .timedOut(.statement) : error))
   }
 
   // MARK: - The socket

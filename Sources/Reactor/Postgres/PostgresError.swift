@@ -16,8 +16,9 @@ public enum PostgresError: Error, Sendable, Equatable {
   /// The server refused the statement at index `statement` of a pipeline. `message` is the primary message and may
   /// quote a row; `place` names the object and may be shown to anyone.
   case server(sqlState: String, message: String, statement: Int = 0, place: PostgresErrorPlace = PostgresErrorPlace())
-  /// All connections were in use until the deadline. Raise the limit, or look for what holds them.
-  case poolExhausted
+  /// All connections were in use until the deadline. Raise the limit, or look for what holds them. `serverLimit` is why
+  /// no further one could be opened though the pool's own limit allowed it: raise the server's or the role's limit.
+  case poolExhausted(serverLimit: String? = nil)
   /// The pool was closed.
   case poolClosed
   /// The connection was used by two callers at once: a bug in the calling code.
@@ -53,9 +54,19 @@ public enum PostgresError: Error, Sendable, Equatable {
     case .timedOut(let stage): "timed out \(stage.rawValue)"
     case .server(let state, _, _, let place):
       "\(place.text(place.meaning(of: state))) (SQLSTATE \(state))"
-    case .poolExhausted: "all connections in use"
+    case .poolExhausted(nil): "all connections in use"
+    case .poolExhausted(let limit?): "all connections in use, and no further one is accepted: \(limit)"
     case .poolClosed: "shutting down"
     case .busy: "connection busy"
+    }
+  }
+
+  /// Whether the server, or a pooler, has no room for a further connection.
+  var isFull: Bool {
+    switch self {
+    case .unavailable(let message, let state?), .connectionLost(let message, let state?):
+      Self.saysFull(state, inText: message)
+    case .unavailable, .connectionLost, .timedOut, .server, .poolExhausted, .poolClosed, .busy: false
     }
   }
 

@@ -152,6 +152,19 @@ extension PostgresError {
     (state == poolersState ? phrase(inPoolersText: message) : nil) ?? meaning(of: state)
   }
 
+  /// Whether a login was refused, or a session ended, for want of a free connection.
+  static func saysFull(_ state: String, inText message: String) -> Bool {
+    let meaning = meaning(of: state, inText: message)
+    return meaning == Self.meaning(of: fullState) || (state == poolersState && poolersFullness.contains(meaning))
+  }
+
+  /// too_many_connections
+  private static let fullState = "53300"
+
+  private static let poolersWait = "the pooler had no connection to the server in time (query_wait_timeout)"
+  private static let poolersLimit = "the pooler takes no more connections"
+  private static let poolersFullness = [poolersWait, poolersLimit]
+
   private static func phrase(inPoolersText text: String) -> String? {
     if let name = refusedParameter(inText: text) {
       return "the start-up parameter \(name) is refused: a pooler must have it in ignore_startup_parameters"
@@ -170,7 +183,7 @@ extension PostgresError {
     ("the database system is shutting down", meaning(of: "57P01")),
     ("due to idle-session timeout", meaning(of: "57P05")), ("due to administrator command", meaning(of: "57P01")),
     ("permission denied for database", "permission denied on the database"),
-    ("query_wait_timeout", "the pooler had no connection to the server in time (query_wait_timeout)"),
+    ("query_wait_timeout", poolersWait),
     ("server_login_retry", "the pooler cannot log in to the server"),
     ("cannot connect to server", "the pooler cannot connect to the server"),
     ("no such database", "the pooler does not know the database"),
@@ -181,7 +194,7 @@ extension PostgresError {
     ("idle transaction timeout", "the pooler ended an idle transaction (idle_transaction_timeout)"),
     ("database removed", "the pooler does not know the database any more"),
     ("server conn crashed", "the pooler lost its connection to the server"),
-    ("no more connections allowed", "the pooler takes no more connections"),
+    ("no more connections allowed", poolersLimit),
     ("shut down", "the pooler is shutting down"), ("shutting down", "the pooler is shutting down"),
     ("client_idle_timeout", "the pooler ended an idle connection (client_idle_timeout)"),
     ("transaction blocks not allowed", "the pooler is in statement pooling mode, which has no transactions"),

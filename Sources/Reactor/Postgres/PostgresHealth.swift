@@ -1,5 +1,6 @@
-// Whether PostgreSQL answers, as concluded from the pool's connections. Invariant: a change is reported once, and the
-// server is in doubt until something has answered since the last sign of trouble. Pure; driven by PostgresPool.
+// Whether PostgreSQL answers, as concluded from the pool's connections. Invariant: a change is reported once, reasons
+// that alternate are not reported in turns, and the server is in doubt until something has answered since the last sign
+// of trouble. Pure; driven by PostgresPool.
 
 /// What is known about the server.
 ///
@@ -12,40 +13,74 @@
 ///                                └────────────── answered ────────────────┘
 ///
 /// A broken connection or a late answer is a sign of trouble but proves nothing: on a healthy server a session can be
-/// terminated, or a statement can wait for a lock. While in doubt, the pool pings the server, and the result decides.
+/// terminated, or a statement can wait for a lock. While in doubt, the pool pings the server, and the result decides,
+/// unless the same statements are lost repeatedly: see PostgresTrial.
 struct PostgresHealth: Equatable {
-  enum Event: Equatable {
-    /// The server answered a statement or accepted a connection.
-    case answered
-    /// The server could not be reached, or did not answer a ping.
+  enum Event {
+    /// The server answered a ping or accepted a connection.
+    case accepted
+    /// It answered these statements.
+    case answered([PostgresStatement])
+    /// It could not be reached, or did not answer.
     case refused(String)
+    /// The same for a ping.
+    case pingFailed(String)
+    /// These statements were sent, and no answer can come any more. The next ping shows what that implies.
+    case lost([PostgresStatement], PostgresTrial.Loss)
     /// Something failed that can fail on a healthy server too.
     case troubled
   }
 
+  /// How long a reason must not have been met before another one is reported. As a primary stops, or behind several
+  /// addresses, attempts fail for different reasons in turns.
+  static let settlingTime = Duration.seconds(1)
+
+  /// What was last reported.
   private(set) var availability: ServerAvailability?
+  /// What was last met, which is reported unless it alternates.
+  private var latest: ServerAvailability?
+  /// When `availability` was last met.
+  private var confirmedAt = MonotonicInstant(nanoseconds: 0)
+  private var trial = PostgresTrial()
   /// Whether the server has to be pinged.
   private(set) var isInDoubt = false
   /// The pauses between pings while in doubt. They are short enough to ping the server within 5 s of its return.
   private var backoff = Backoff(initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
 
   /// Whether the server answers but cannot be written to.
-  var isReadOnly: Bool { availability == .unavailable(reason: PostgresError.readOnlyReason) }
+  var isReadOnly: Bool { latest == .unavailable(reason: PostgresError.readOnlyReason) }
 
   /// Records an event. Returns the change to report; nil if there is none.
-  mutating func met(_ event: Event) -> ServerAvailability? {
+  mutating func met(_ event: Event, at now: MonotonicInstant) -> ServerAvailability? {
     switch event {
-    case .answered:
-      isInDoubt = false
-      backoff.reset()
-      return become(.ready)
-    case .refused(let reason):
+    case .accepted: return accepted(at: now)
+    case .answered(let request):
+      trial.answered(request)
+      return accepted(at: now)
+    case .refused(let reason): return refused(reason, at: now)
+    case .pingFailed(let reason):
+      trial.pingFailed()
+      return refused(reason, at: now)
+    case .lost(let request, let loss):
+      trial.lost(request, loss, at: now)
       isInDoubt = true
-      return become(.unavailable(reason: reason))
+      return nil
     case .troubled:
       isInDoubt = true
       return nil
     }
+  }
+
+  private mutating func accepted(at now: MonotonicInstant) -> ServerAvailability? {
+    if let reason = trial.reason(at: now) { return refused(reason, at: now) }
+    isInDoubt = false
+    backoff.reset()
+    return become(.ready, at: now)
+  }
+
+  private mutating func refused(_ reason: String, at now: MonotonicInstant) -> ServerAvailability? {
+    isInDoubt = true
+    return become(.unavailable(reason: reason), at: now)
   }
 
   /// How long to wait before the next ping, after one that left the server in doubt.
@@ -53,9 +88,16 @@ struct PostgresHealth: Equatable {
     backoff.next(jitter: jitter)
   }
 
-  private mutating func become(_ new: ServerAvailability) -> ServerAvailability? {
-    guard new != availability else { return nil }
-    availability = new
-    return new
+  private mutating func become(_ new: ServerAvailability, at now: MonotonicInstant) -> ServerAvailability? {
+    latest = new
+    if new != availability {
+      let isSettling = confirmedAt.duration(to: now) < Self.settlingTime
+      if case .unavailable = new, case .unavailable? = availability, isSettling { return nil }
+      availability = new
+      confirmedAt = now
+      return new
+    }
+    confirmedAt = now
+    return nil
   }
 }

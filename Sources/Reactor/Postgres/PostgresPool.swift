@@ -60,6 +60,8 @@ public final class PostgresPool {
   private var expiryTimerAt: MonotonicInstant?
   private var isPatient = true
   var health = PostgresHealth()
+  /// Why the server last refused a further connection for want of room.
+  private var serverLimit: String?
   /// Whether `run` opens the connections. Otherwise each caller opens its own while it waits.
   var isRunning = false
   /// Connections for `run` to open.
@@ -117,11 +119,12 @@ public final class PostgresPool {
   /// Records what happened on a connection: reports a change, and wakes the task that checks the server when doubt
   /// begins.
   func note(_ event: PostgresHealth.Event) {
-    if event == .answered {
-      for requestID in pings { leave(requestID, AnsweredElsewhere()) }
+    switch event {
+    case .accepted, .answered: for requestID in pings { leave(requestID, AnsweredElsewhere()) }
+    case .refused, .pingFailed, .lost, .troubled: break
     }
     let wasInDoubt = health.isInDoubt
-    let change = health.met(event)
+    let change = health.met(event, at: clock.now)
     if health.isInDoubt, !wasInDoubt { doubted.fire(()) }
     if change == .ready { for signal in writableSignals { signal.fire(()) } }
     // Idle connections are to this server. A new one may reach a writable server.
@@ -207,7 +210,7 @@ public final class PostgresPool {
       connection.observer = observer
       connection.answeredAt = clock.now
       try check(isReadOnly, connection)
-      note(.answered)
+      note(.accepted)
       return true
     } catch {
       discard(connectionID, connection)
@@ -251,7 +254,9 @@ public final class PostgresPool {
 
   /// A caller's deadline has passed.
   private func expire(_ requestID: PostgresPoolState.RequestID) {
-    guard state.isOpening(for: requestID) else { return leave(requestID, PostgresError.poolExhausted) }
+    guard state.isOpening(for: requestID) else {
+      return leave(requestID, PostgresError.poolExhausted(serverLimit: state.isServerFull ? serverLimit : nil))
+    }
     // A known outage says more than "connecting".
     var reason = "connecting"
     if case .unavailable(let known)? = health.availability { reason = known }
@@ -261,9 +266,6 @@ public final class PostgresPool {
   private func leave(_ requestID: PostgresPoolState.RequestID, _ error: any Error) {
     if state.leaveQueue(requestID) { waiters[requestID]?.end(.failure(error)) }
   }
-
-  /// too_many_connections
-  private static let fullState = "53300"
 
   func open(_ order: PostgresPoolOrder, by deadline: MonotonicInstant) async {
     let connectionID = order.connectionID
@@ -277,19 +279,29 @@ public final class PostgresPool {
       connections[connectionID] = connection
       connection.answeredAt = clock.now
       connection.observer = { [weak self] connection, event in self?.observed(connectionID, connection, event) }
-      note(.answered)
+      note(order.purpose == .use ? .answered(PostgresStatement.sessionSetup) : .accepted)
       perform(state.opened(connectionID, now: clock.now), opened: connectionID)
       setExpiryTimer()
-    } catch let error as PostgresError where error.sqlState == Self.fullState && state.open + state.opening > 1 {
+    } catch let error as PostgresError where error.isFull && state.open + state.opening > 1 {
       // Not an outage: callers can take turns with the existing connections.
       counts.failedConnects += 1
+      serverLimit = error.publicReason
       perform(state.refusedAsFull(connectionID, now: clock.now))
     } catch {
       if let error = error as? PostgresError, error != .poolClosed {
         counts.failedConnects += 1
-        note(.refused(error.publicReason))
+        noteFailure(error, toOpen: order.purpose)
       }
       perform(state.failed(connectionID, now: clock.now), failingWith: error)
+    }
+  }
+
+  private func noteFailure(_ error: PostgresError, toOpen purpose: PostgresConnection.Purpose) {
+    switch purpose {
+    case .ping: note(.pingFailed(error.publicReason))
+    case .use:
+      if let loss = PostgresTrial.Loss(error) { note(.lost(PostgresStatement.sessionSetup, loss)) }
+      note(.refused(error.publicReason))
     }
   }
 
@@ -329,12 +341,13 @@ public final class PostgresPool {
     _ connectionID: PostgresPoolState.ConnectionID, _ connection: PostgresConnection, _ event: PostgresConnection.Event
   ) {
     switch event {
-    case .answered:
+    case .answered(let request):
       connection.answeredAt = clock.now
-      note(.answered)
-    case .refusedToWrite: note(configuration.expectsReadOnly ? .answered : .refused(PostgresError.readOnlyReason))
+      note(.answered(request))
+    case .refusedToWrite: note(configuration.expectsReadOnly ? .accepted : .refused(PostgresError.readOnlyReason))
     case .overdue: note(.troubled)
-    case .clean:
+    case .clean(let request):
+      note(.answered(request))
       // It may still be lent; `giveBack` then reads its phase.
       if connection.isReusable {
         perform(state.becameClean(connectionID, now: clock.now))
@@ -343,12 +356,21 @@ public final class PostgresPool {
       }
       setExpiryTimer()
       resumeClosers()
-    case .closed:
+    case .closed(let unanswered, let error):
       counts.lost += 1
-      note(.troubled)
+      if isForUse(unanswered), let loss = PostgresTrial.Loss(error) {
+        note(.lost(unanswered, loss))
+      } else {
+        note(.troubled)
+      }
       // A lent one keeps its entry until its caller gives it back.
       if !state.isLent(connectionID) { discard(connectionID, connection) }
     }
+  }
+
+  /// Whether these are a caller's statements, and not a ping.
+  private func isForUse(_ request: [PostgresStatement]) -> Bool {
+    !request.isEmpty && request.last?.sql != configuration.serverSettings.ping.last?.sql
   }
 
   private func resumeClosers() {
@@ -379,7 +401,7 @@ public final class PostgresPool {
           waiters[requestID]?.resume(toOpen: order)
         }
       case .refuse(let requestID):
-        waiters[requestID]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted))
+        waiters[requestID]?.end(.failure(state.isClosed ? PostgresError.poolClosed : PostgresError.poolExhausted()))
       case .fail(let requestID): waiters[requestID]?.end(.failure(error))
       case .wait: break
       case .close(let connectionID):

@@ -78,7 +78,7 @@ extension PostgresPool {
     } catch PostgresError.timedOut(.statement) {
       // Not for a connection that is being opened, whose result is recorded when it ends.
       let error = PostgresError.timedOut(.statement)
-      note(.refused(error.publicReason))
+      note(.pingFailed(error.publicReason))
       throw error
     }
   }

@@ -68,6 +68,8 @@ struct PostgresPoolState {
   }
 
   var waiting: Int { queue.count }
+  /// Whether the server refused a further connection, and has not accepted one since.
+  var isServerFull: Bool { serverLimit != nil }
   /// Established connections.
   var open: Int { entries.count { !isOpening($0) } }
   var opening: Int { entries.count { isOpening($0) } }

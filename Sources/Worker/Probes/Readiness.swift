@@ -29,7 +29,8 @@ final class Readiness {
     postgres = Coalesced(clock: clock) {
       do {
         try await pool.ping(by: clock.now.advanced(by: Self.checkLimit))
-        return nil
+        // A server can answer pings and lose statements.
+        return pool.outage
       } catch let error as PostgresError {
         return error.publicReason
       } catch {

@@ -7,40 +7,110 @@ import Testing
 @testable import Reactor
 
 @Suite struct PostgresHealthTests {
-  @Test func aChangeIsReportedOnceAndTroubleIsNoChange() {
-    var health = PostgresHealth()
-    #expect(health.met(.troubled) == nil && health.isInDoubt)
-    #expect(health.met(.answered) == .ready && !health.isInDoubt)
-    #expect(health.met(.answered) == nil)
-    #expect(health.met(.troubled) == nil && health.isInDoubt)
-    #expect(health.met(.answered) == nil && !health.isInDoubt)
-    #expect(health.met(.refused("connection refused")) == .unavailable(reason: "connection refused"))
-    #expect(health.met(.refused("connection refused")) == nil)
-    #expect(health.met(.refused("timed out")) == .unavailable(reason: "timed out") && health.isInDoubt)
-    #expect(health.met(.answered) == .ready)
+  private func at(_ milliseconds: Int64) -> MonotonicInstant {
+    MonotonicInstant(nanoseconds: 1_000_000_000_000 + milliseconds * 1_000_000)
   }
 
-  @Test func inAnyOrderTheLastReportIsTheLastState() {
+  @Test func aChangeIsReportedOnceAndTroubleIsNoChange() {
+    var health = PostgresHealth()
+    #expect(health.met(.troubled, at: at(0)) == nil && health.isInDoubt)
+    #expect(health.met(.accepted, at: at(0)) == .ready && !health.isInDoubt)
+    #expect(health.met(.accepted, at: at(0)) == nil)
+    #expect(health.met(.troubled, at: at(0)) == nil && health.isInDoubt)
+    #expect(health.met(.accepted, at: at(0)) == nil && !health.isInDoubt)
+    #expect(health.met(.refused("connection refused"), at: at(0)) == .unavailable(reason: "connection refused"))
+    #expect(health.met(.refused("connection refused"), at: at(100)) == nil)
+    #expect(health.met(.refused("timed out"), at: at(1_100)) == .unavailable(reason: "timed out") && health.isInDoubt)
+    #expect(health.met(.accepted, at: at(1_100)) == .ready)
+  }
+
+  /// As a primary stops: one address is a standby's, the other one's server is going down.
+  @Test func reasonsThatAlternateAreNotReportedInTurns() {
+    var health = PostgresHealth()
+    _ = health.met(.accepted, at: at(0))
+    let (first, second) = (PostgresError.readOnlyReason, "server closed the connection unexpectedly")
+    #expect(health.met(.refused(first), at: at(0)) == .unavailable(reason: first) && health.isReadOnly)
+    for time in stride(from: Int64(10), to: 5_000, by: 20) {
+      #expect(health.met(.refused(second), at: at(time)) == nil && !health.isReadOnly)
+      #expect(health.met(.refused(first), at: at(time + 10)) == nil && health.isReadOnly)
+    }
+    // The second one alone.
+    #expect(health.met(.refused(second), at: at(5_900)) == nil)
+    #expect(health.met(.refused(second), at: at(6_000)) == .unavailable(reason: second))
+    #expect(health.met(.accepted, at: at(6_000)) == .ready)
+  }
+
+  @Test func aServerThatAnswersPingsAndLosesStatementsIsUnavailableUntilItAnswersThem() {
+    var health = PostgresHealth()
+    let (large, small) = ([PostgresStatement("a long statement", ["1"])], [PostgresStatement("a short one")])
+    for round in 0..<2 {
+      let start = Int64(round) * 10_000
+      #expect(health.met(.accepted, at: at(start)) == (round == 0 ? .ready : nil))
+      for loss in 0..<PostgresTrial.lossLimit {
+        #expect(health.met(.lost(large, .unanswered), at: at(start)) == nil && health.isInDoubt)
+        let change = health.met(.accepted, at: at(start))
+        #expect((change == nil) == (loss == 0) && health.isInDoubt == (loss == 1))
+      }
+      #expect(health.met(.answered(small), at: at(start)) == nil)
+      guard case .unavailable(let reason) = health.availability else { Issue.record("not on trial"); return }
+      #expect(reason.hasPrefix("statements get no answer though pings do"))
+      if round == 0 {
+        #expect(health.met(.answered([PostgresStatement("a long statement", ["2"])]), at: at(start)) == .ready)
+      } else {
+        let quiet = start + PostgresTrial.quietLimit.components.seconds * 1_000
+        #expect(health.met(.accepted, at: at(quiet - 1)) == nil && health.isInDoubt)
+        #expect(health.met(.accepted, at: at(quiet)) == .ready && !health.isInDoubt)
+      }
+    }
+  }
+
+  @Test func lossesThatAnOutageExplainsAreForgotten() {
+    var health = PostgresHealth()
+    let request = [PostgresStatement("one")]
+    _ = health.met(.lost(request, .closed("connection reset by peer")), at: at(0))
+    #expect(health.met(.pingFailed("connection refused"), at: at(0)) == .unavailable(reason: "connection refused"))
+    #expect(health.met(.accepted, at: at(1)) == .ready)
+    _ = health.met(.lost(request, .closed("connection reset by peer")), at: at(2))
+    #expect(health.met(.accepted, at: at(2)) == nil)
+    // Losses of different statements are accidents.
+    _ = health.met(.lost([PostgresStatement("two")], .unanswered), at: at(3))
+    #expect(health.met(.accepted, at: at(3)) == nil && health.availability == .ready)
+  }
+
+  @Test func aSessionThatTheServerEndsHasAnsweredUnlessTheConnectionIsAtFault() {
+    func loss(_ state: String?, _ reason: String = "x") -> PostgresTrial.Loss? {
+      PostgresTrial.Loss(.connectionLost(reason: reason, sqlState: state))
+    }
+    #expect(loss(nil, "connection reset by peer") == .closed("connection reset by peer"))
+    #expect(loss("57P01") == nil && loss("57P02") == nil && loss("53300") == nil)
+    #expect(loss("08P01", "query_wait_timeout") == nil)
+    #expect(loss("08P01", "bad packet") != nil)
+    #expect(PostgresTrial.Loss(.timedOut(.statement)) == .unanswered)
+    #expect(PostgresTrial.Loss(.unavailable(reason: "connection refused")) == nil)
+  }
+
+  @Test func inAnyOrderTheLastReportIsAStateThatWasMetWithinTheLastSecond() {
     let reasons = ["connection refused", "timed out"]
     for seed in 0..<5_000 {
       var random = SeededRandom(seed: UInt64(seed))
       var health = PostgresHealth()
       var reported: [ServerAvailability] = []
-      var expected: ServerAvailability?
-      var isAnsweredLast = true
+      var metAt: [String: Int64] = [:]
+      var latest: ServerAvailability?
+      var time: Int64 = 0
       for _ in 0..<40 {
+        time += Int64.random(in: 0...700, using: &random)
         let reason = reasons.randomElement(using: &random)!
-        let event =
-          [.answered, .refused(reason), .troubled].randomElement(using: &random) ?? PostgresHealth.Event.answered
-        switch event {
-        case .answered: expected = .ready
-        case .refused(let reason): expected = .unavailable(reason: reason)
-        case .troubled: break
+        let choice = Int.random(in: 0..<3, using: &random)
+        let event = [PostgresHealth.Event.accepted, .refused(reason), .troubled][choice]
+        if choice == 0 { latest = .ready }
+        if choice == 1 { (latest, metAt[reason]) = (.unavailable(reason: reason), time) }
+        if let change = health.met(event, at: at(time)) { reported.append(change) }
+        #expect(reported.last == health.availability && (latest == .ready) == (health.availability == .ready))
+        if case .unavailable(let shown)? = health.availability {
+          #expect(time - (metAt[shown] ?? -10_000) < 1_000 || latest == health.availability || choice == 2, "seed \(seed)")
         }
-        isAnsweredLast = event == .answered
-        if let change = health.met(event) { reported.append(change) }
-        #expect(reported.last == expected && health.availability == expected, "seed \(seed)")
-        #expect(health.isInDoubt == !isAnsweredLast, "seed \(seed)")
+        #expect(health.isInDoubt == (choice != 0), "seed \(seed)")
         let pause = health.pause(jitter: Double.random(in: 0..<1, using: &random))
         #expect(pause > .zero && pause <= .seconds(2), "seed \(seed)")
       }
@@ -146,6 +216,56 @@ import Testing
         #expect(changes.list == [.ready])
       }
     }
+  }
+
+  /// Statements of a batch's length; pings are short.
+  private static let long = PostgresStatement("SELECT '\(String(repeating: "x", count: 2_000))'")
+
+  private func send(_ pool: PostgresPool) async throws {
+    try await pool.withConnection(by: soon()) { connection in
+      _ = try await connection.query(Self.long, by: soon(.milliseconds(200)))
+    }
+  }
+
+  @Test func aServerWhoseLongStatementsAreLostOnTheWayIsUnavailableUntilTheyAreAnswered() async throws {
+    let server = try await PrivatePostgres.shared
+    let proxy = try FaultProxy(to: UInt16(server.port))
+    let url = server.url().replacingOccurrences(of: ":\(server.port)", with: ":\(proxy.port)")
+    try await onLoop {
+      try await withRunningPool(url) { pool, changes in
+        try await self.send(pool)
+        proxy.set(.holdBack(overBytes: 1_500), .toServer)
+        for _ in 0..<PostgresTrial.lossLimit {
+          #expect(pool.outage == nil)
+          #expect(await postgresError { try await self.send(pool) } == .timedOut(.statement))
+          try await eventually("it is given up") { pool.statistics.cancelling == 0 }
+        }
+        try await eventually("the loss is concluded") { pool.outage != nil }
+        try await pool.ping(by: soon())
+        #expect(pool.outage?.hasPrefix("statements get no answer though pings do") == true)
+        proxy.heal()
+        try await self.send(pool)
+        #expect(changes.list.first == .ready && changes.list.count == 3 && changes.list.last == .ready)
+      }
+    }
+  }
+
+  @Test func aPoolerThatRefusesLongStatementsIsUnavailable() async throws {
+    let server = try await PrivatePostgres.shared
+    let pooler = try await PrivatePgBouncer.start(
+      to: server, mode: .transaction, poolSize: 4, settings: ["max_packet_size = 1500"])
+    try await onLoop {
+      try await withRunningPool("postgres://postgres@127.0.0.1:\(pooler.port)/postgres") { pool, changes in
+        for _ in 0..<PostgresTrial.lossLimit {
+          #expect(pool.outage == nil || pool.statistics.connectsTotal == 0)
+          _ = await postgresError { try await self.send(pool) }
+        }
+        try await eventually("the refusal is concluded") { pool.outage != nil }
+        try await pool.ping(by: soon())
+        #expect(pool.outage?.contains("when statements are sent, though pings are answered") == true, "\(changes.list)")
+      }
+    }
+    await pooler.stop()
   }
 
   @Test func aStatementThatWaitsForALockIsNoOutage() async throws {

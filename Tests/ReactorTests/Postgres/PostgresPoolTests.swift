@@ -112,13 +112,42 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
     }
   }
 
+  /// The same limit, of a role and of a pooler.
+  @Test(arguments: [false, true]) func aCallerThatWaitsForARoomLearnsWhoseLimitItIs(behindAPooler: Bool) async throws {
+    let server = try await PrivatePostgres.shared
+    let role = "one\(UInt32.random(in: 0...UInt32.max))"
+    try await server.psql("CREATE ROLE \(role) LOGIN CONNECTION LIMIT 1")
+    let pooler =
+      behindAPooler
+      ? try await PrivatePgBouncer.start(to: server, mode: .session, settings: ["query_wait_timeout = 1"]) : nil
+    let url =
+      pooler.map { "postgres://postgres@127.0.0.1:\($0.port)/postgres" } ?? server.url(user: role)
+    try await onLoop {
+      let pool = try makePool(url, limit: 4)
+      var changes: [ServerAvailability] = []
+      pool.onStateChange = { changes.append($0) }
+      try await pool.withConnection(by: soon()) { _ in
+        let error = await postgresError { _ = try await use(pool, within: .seconds(3)) }
+        let limit =
+          behindAPooler
+          ? "the pooler had no connection to the server in time (query_wait_timeout) (SQLSTATE 08P01)"
+          : "too many connections (SQLSTATE 53300)"
+        #expect(error == .poolExhausted(serverLimit: limit))
+      }
+      #expect(changes == [.ready])
+      _ = try await use(pool)
+      await pool.close()
+    }
+    await pooler?.stop()
+  }
+
   @Test func aCallerThatWaitsTooLongGetsAnError() async throws {
     let url = try await PrivatePostgres.shared.freshDatabase()
     try await onLoop {
       let pool = try makePool(url, limit: 1)
       try await pool.withConnection(by: soon()) { _ in
         let error = await postgresError { _ = try await use(pool, within: .milliseconds(50)) }
-        #expect(error == .poolExhausted)
+        #expect(error == .poolExhausted())
         #expect(pool.statistics.waiting == 0)
       }
       _ = try await use(pool)
@@ -132,7 +161,7 @@ private func use(_ pool: PostgresPool, _ statement: PostgresStatement = one, wit
       let pool = try makePool(url, limit: 1)
       try await pool.withConnection(by: soon()) { connection in
         let error = await postgresError { try await pool.ping(by: soon(.milliseconds(50))) }
-        #expect(error == .poolExhausted)
+        #expect(error == .poolExhausted())
         async let asked: Void = pool.ping(by: soon())
         try await eventually("it waits") { pool.statistics.waiting == 1 }
         _ = try await connection.query(one, by: soon())

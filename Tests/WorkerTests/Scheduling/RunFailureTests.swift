@@ -32,7 +32,7 @@ import Testing
       #expect(RunFailure(error).isOutage)
       #expect(RunFailure(Discovery.SomeFailed(failures: [("a", error)])).isOutage)
     }
-    for error in [PostgresError.connectionLost(reason: "broken pipe"), .timedOut(.statement), .poolExhausted] {
+    for error in [PostgresError.connectionLost(reason: "broken pipe"), .timedOut(.statement), .poolExhausted()] {
       #expect(!RunFailure(error).isOutage)
     }
   }
