@@ -21,7 +21,7 @@ struct PostgresTrial: Equatable {
     case closed(String)
 
     /// Nil if the failure is an answer or proves nothing: a session that the server ended with an error, unless that
-    /// is a fault of the connection itself (class 08, as poolers report packets that they refuse). A pooler that is full
+    /// is a fault of the connection itself (class 08, as poolers report packets that they refuse). A full pooler
     /// refuses pings as well.
     init?(_ error: PostgresError) {
       switch error {

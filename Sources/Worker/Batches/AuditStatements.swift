@@ -1,6 +1,7 @@
 // The SQL by which a batch records its changes in the audit trail and proves that the lines exist. Pure text.
 // Invariant: a change is committed only with its line, whatever triggers on the trail do.
 
+import Coordination
 import Reactor
 
 extension TableStatements {
@@ -47,71 +48,85 @@ extension TableStatements {
 
 /// The statements around those of a batch with audit lines. They fail the batch if a trigger discards a line.
 ///
-/// A trigger may move lines into another part of the table: PostgreSQL counts a transaction's inserts per table, which
-/// includes those and needs no SELECT privilege. If rows were deleted and the role can read the table, a query finds
-/// out whether they were these lines or old ones: it checks where the lines were inserted, and reads the whole table
-/// only if some are missing there.
+/// The insert reports how many lines it inserted, and PostgreSQL counts the rows that a transaction deletes per table.
+/// If lines are missing, because a trigger moves them into another part of the table or discards them, or if rows were
+/// deleted, these lines or old ones, only reading the trail tells which. The lines are searched first where they were
+/// inserted, then by time, which an index on occurred_at serves, and last in the whole trail.
+///
+/// PostgreSQL's count of inserted rows proves nothing: it includes those of subtransactions that were rolled back.
 struct AuditProof: Sendable {
   /// Precedes a batch's statements.
   let opening: PostgresStatement
-  /// Follows them.
-  let closing: PostgresStatement
+  /// Follow them: triggers that would run at the commit run before the check.
+  let closing: [PostgresStatement]
   /// The refusal of a batch without all of its lines.
-  let refusal: SweepRefusal
+  let refusal: RowRefusal
 
-  /// The SQLSTATE of `closing` if a line is missing: division by zero.
+  /// The SQLSTATE of the last closing statement if a line is missing: division by zero.
   static let missingState = "22012"
 
   init(_ trail: RelatedTables.Table) {
     opening = PostgresStatement(Self.open, ["\(trail.identifier)"], isPrepared: true)
-    let isThere = trail.showsOwnRows ? Self.isThere(in: trail.quotedName) : "true"
-    closing = PostgresStatement(Self.close(isThere), ["\(trail.identifier)"], isPrepared: true)
-    refusal = .discardedLines(trail.displayName)
+    let check = Self.close(showsLines: trail.showsOwnRows ? trail.quotedName : nil)
+    closing = [
+      PostgresStatement(Self.runDeferredTriggers, isPrepared: true),
+      PostgresStatement(check, ["\(trail.identifier)"], isPrepared: true),
+    ]
+    refusal = trail.showsOwnRows ? .discardedLines(trail.displayName) : .unprovenLines(trail.displayName)
   }
+
+  /// In a block, because a pipeline is no transaction block to the server, which would log a warning.
+  private static let runDeferredTriggers = "DO 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'"
 
   /// Parameter: the trail's identifier.
-  private static func count(_ function: String) -> String {
-    """
+  private static let deleted = """
     (WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
-     SELECT sum(\(function)(tree.oid)) FROM tree)
+     SELECT sum(pg_stat_get_xact_tuples_deleted(tree.oid)) FROM tree)
     """
-  }
-
-  private static let inserted = count("pg_stat_get_xact_tuples_inserted")
-  private static let deleted = count("pg_stat_get_xact_tuples_deleted")
 
   static let open = CatalogSQL.qualified(
     """
     SELECT set_config('sb.lines', '0', true), set_config('sb.lines_inserted', '0', true),
-           set_config('sb.lines_at', '', true),
-           set_config('sb.lines_before', \(inserted)::text, true),
-           set_config('sb.lines_deleted', \(deleted)::text, true)
+           set_config('sb.lines_at', '', true), set_config('sb.lines_deleted', \(deleted)::text, true)
     """)
 
-  /// - Parameter isThere: a condition that holds if no line of this transaction was deleted.
-  static func close(_ isThere: String) -> String {
+  /// - Parameter trail: the trail, if the role can read it. Otherwise missing lines and deleted rows fail the check.
+  static func close(showsLines trail: String?) -> String {
     CatalogSQL.qualified(
       """
       SELECT 1 / (CASE
-        WHEN (current_setting('sb.lines_inserted')::numeric < current_setting('sb.lines')::numeric)
-          THEN current_setting('track_counts')::boolean
-            AND ((\(inserted) - current_setting('sb.lines_before')::numeric) >= current_setting('sb.lines')::numeric)
-        WHEN (\(deleted) > current_setting('sb.lines_deleted')::numeric) THEN \(isThere)
+        WHEN (current_setting('sb.lines_inserted')::numeric < \(lines)) THEN \(trail.map(areThere) ?? "false")
+        WHEN (NOT current_setting('track_counts')::boolean)
+          OR (\(deleted) > current_setting('sb.lines_deleted')::numeric) THEN \(trail.map(areInPlace) ?? "false")
         ELSE true END)::int
       """)
   }
 
-  static func isThere(in trail: String) -> String {
+  private static let lines = "current_setting('sb.lines')::numeric"
+
+  /// True if no line of this transaction was deleted.
+  private static func areInPlace(in trail: String) -> String {
     // Parts of the table can share a place. A row of this transaction in either counts in both queries.
-    let isAtPlace = "(line.ctid = ANY (concat('{', rtrim(current_setting('sb.lines_at'), ','), '}')::tid[])) AND "
-    return """
-      CASE WHEN (\(count(in: trail, isAtPlace)) >= current_setting('sb.lines')::numeric)
-           THEN true
-           ELSE (\(count(in: trail)) >= current_setting('sb.lines')::numeric) END
-      """
+    let isAtPlace = "(line.ctid = ANY (concat('{', rtrim(current_setting('sb.lines_at'), ','), '}')::tid[]))"
+    return "CASE WHEN (\(count(in: trail, isAtPlace)) >= \(lines)) THEN true ELSE \(areThere(in: trail)) END"
   }
 
-  private static func count(in trail: String, _ condition: String = "") -> String {
-    "(SELECT count(*) FROM \(trail) AS line WHERE \(condition)(line.xmin = pg_current_xact_id()::xid))"
+  /// True if as many lines of this transaction exist as were to be inserted.
+  private static func areThere(in trail: String) -> String {
+    """
+    CASE WHEN (\(count(in: trail, "(line.occurred_at >= transaction_timestamp())")) >= \(lines)) THEN true
+         ELSE (\(count(in: trail, "true")) >= \(lines)) END
+    """
+  }
+
+  /// The rows that this transaction or one of its subtransactions inserted, none of which is older than it. Others see
+  /// a transaction as in progress whose rows they cannot see.
+  private static func count(in trail: String, _ condition: String) -> String {
+    """
+    (SELECT count(*) FROM \(trail) AS line
+      WHERE \(condition) AND (CASE WHEN (age(line.xmin) <= 0)
+        THEN pg_xact_status((pg_current_xact_id()::text::bigint - age(line.xmin))::text::xid8) = 'in progress'
+        ELSE false END))
+    """
   }
 }

@@ -112,13 +112,15 @@ final class GuardedSession {
         "\(advisoryKey)",
       ], isPrepared: true)
     let begin = connection.prelude + [open] + (proof.map { [$0.opening] } ?? [])
-    let proved = begin + statements + (proof.map { [$0.closing] } ?? [])
+    let proved = begin + statements + (proof?.closing ?? [])
     let results: [PostgresResult]
     do {
       results = try await connection.pipeline(
         proved + [PostgresStatement(GuardStatements.close, isPrepared: true)], by: held.lease.stopAt)
     } catch let error as PostgresError {
-      if let proof, case .server(AuditProof.missingState, _, proved.count - 1, _) = error { throw proof.refusal }
+      if let proof, case .server(AuditProof.missingState, _, proved.count - 1, _) = error {
+        throw SweepRefusal.missingLines(proof.refusal)
+      }
       throw await explain(error, closing: proved.count, proved: proof != nil)
     }
     let opened = results[connection.prelude.count]

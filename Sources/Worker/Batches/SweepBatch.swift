@@ -50,7 +50,12 @@ final class SweepBatches {
     self.session = session
     self.memory = memory
     self.tally = tally
-    proof = sweep.audit == nil ? nil : memory.related?.tables[AuditNote.table].map { AuditProof($0) }
+    proof = sweep.audit.map { _ in
+      guard let trail = memory.related?.tables[AuditNote.table] else {
+        preconditionFailure("a sweep with audit lines runs once the trail is known")
+      }
+      return AuditProof(trail)
+    }
   }
 
   /// The answers to a batch's statements.
@@ -136,8 +141,8 @@ final class SweepBatches {
       throw Failure(kind: kind, cause: error)
     } catch SweepRefusal.settingsReset {
       throw Failure(kind: .refused(.settingsReset), cause: SweepRefusal.settingsReset)
-    } catch SweepRefusal.discardedLines(let trail) {
-      throw Failure(kind: .refused(.discardedLines(trail)), cause: SweepRefusal.discardedLines(trail))
+    } catch SweepRefusal.missingLines(let reason) {
+      throw Failure(kind: .refused(reason), cause: SweepRefusal.missingLines(reason))
     }
   }
 

@@ -29,8 +29,8 @@ enum SweepRefusal: Error, Equatable, Sendable {
   /// The statement succeeded, but this many jobs are missing: because of a trigger, or of a unique index (by name) if
   /// rows that conflict with it are skipped.
   case swallowed(Int, table: String, hasTriggers: Bool = true, uniqueIndexes: String? = nil)
-  /// The statement succeeded, but lines of the audit trail, this table, are missing.
-  case discardedLines(String)
+  /// The statement succeeded, but lines of the audit trail are missing, or may be.
+  case missingLines(RowRefusal)
   /// The audit trail is a view or another relation whose rows do not show which transaction inserted them.
   case unprovableTrail(String)
   /// A rule rewrites the sweep's statements into a form that PostgreSQL does not support.
@@ -73,7 +73,7 @@ enum SweepRefusal: Error, Equatable, Sendable {
     case .swallowed(let count, let table, let hasTriggers, let indexes):
       "\(count == 1 ? "1 job was" : "\(count) jobs were") not inserted though the statement succeeded: "
         + Self.obstacle(on: table, hasTriggers: hasTriggers, uniqueIndexes: indexes)
-    case .discardedLines(let table): RowRefusal.discardedLines(table).description
+    case .missingLines(let refusal): refusal.description
     case .unprovableTrail(let name):
       "\(name) is not a table, so the worker cannot verify that it keeps the lines: set search_path so that "
         + "\(AuditNote.table) is the table, or set SB_WORKER_AUDIT_EVENTS=false"

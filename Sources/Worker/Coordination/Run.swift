@@ -105,12 +105,17 @@ package enum RowRefusal: Equatable, Sendable, CustomStringConvertible {
   case settingsReset
   /// A trigger on this table, the audit trail, discarded the change's line.
   case discardedLines(String)
+  /// The same, unless it only moved lines, or deleted others: the role may not read the table.
+  case unprovenLines(String)
 
   package var description: String {
     switch self {
     case .sqlState(let state, let relation): relation.map { "\(state) on \($0)" } ?? state
     case .settingsReset: "a trigger resets the session's settings"
     case .discardedLines(let table): "a trigger on \(table) discards the worker's lines"
+    case .unprovenLines(let table):
+      "a trigger on \(table) moves, discards or deletes lines: grant SELECT on it, so that the worker can "
+        + "verify that its own are kept"
     }
   }
 }

@@ -57,7 +57,7 @@ extension SweepRefusal {
     case .noTable: "no-table"
     case .rowSecurity, .hiddenReferences: "row-security"
     case .settingsReset: Self.word(of: .settingsReset)
-    case .discardedLines(let table): Self.word(of: .discardedLines(table))
+    case .missingLines(let refusal): Self.word(of: refusal)
     case .notATable, .unusableMoments, .cannotLock, .changing, .foreignParts, .unprovableTrail, .rule,
       .refusedAsReadOnly, .noTransactionNumbers:
       "refused"
@@ -82,6 +82,7 @@ extension SweepRefusal {
     case .sqlState(let state, _): state
     case .settingsReset: "settings-reset"
     case .discardedLines: "lines-discarded"
+    case .unprovenLines: "lines-unproven"
     }
   }
 

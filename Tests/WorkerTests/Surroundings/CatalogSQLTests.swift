@@ -46,7 +46,7 @@ import Testing
       TableStatements.comingBack(.init(count: 1, comesBack: "status = 'queued'"), in: "\"s\".\"t\""),
       TableSurvey.query, TableSurvey.check, DiscoveryStatements.insert(into: "\"s\".\"sync_jobs\""),
       DiscoveryStatements.count(in: "\"s\".\"sync_jobs\""), TriggerWatch.open, TriggerWatch.close,
-      AuditProof.open, AuditProof.close("true"), AuditProof.close(AuditProof.isThere(in: "\"s\".\"t\"")),
+      AuditProof.open, AuditProof.close(showsLines: nil), AuditProof.close(showsLines: "\"s\".\"t\""),
       ConnectionStatements.obstacles, ReplicationLag.query, SessionSQL.seesStandbys,
       SessionSQL.role, SessionSQL.settings, TableSQL.places, TableSQL.privileges, TableSQL.triggers, TableSQL.holders,
       StatusSQL.runs, StatusSQL.holders, StatusSQL.strangers, CauseSQL.referrers, DryRunSQL.open,
