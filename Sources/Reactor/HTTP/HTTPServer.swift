@@ -34,6 +34,7 @@ public final class HTTPServer {
   private var counters = HTTPServerStatistics()
   /// Why the last connection could not be accepted, as an errno; nil if it was accepted.
   private var acceptFault: Int32?
+  private var acceptFaultAt: MonotonicInstant?
   /// Called when connections cannot be accepted because the kernel or a sandbox refuses it, with the reason in words:
   /// once, until one is accepted again. They are tried again after `HTTPServerLimits.acceptPause`.
   public var onAcceptFailure: (@EventLoop (String) -> Void)?
@@ -136,7 +137,7 @@ public final class HTTPServer {
   /// - Parameter accepted: a connection's descriptor, or a negative errno.
   func didAccept(_ accepted: Int32) {
     if accepted >= 0 {
-      acceptFault = nil
+      if let at = acceptFaultAt, at.duration(to: clock.now) >= Self.quietTime { acceptFault = nil }
       counters.acceptedConnections += 1
       responder.allocateInput()
       let connection = HTTPConnection(accepted, responder)
@@ -146,19 +147,24 @@ public final class HTTPServer {
       // Strong references, so no check at each request. Closing the connection breaks the cycle, and the server closes
       // all connections.
       connection.start { _ in self.note(connection.advance(), of: connection) }
-    } else if [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(-accepted), !evictOldest() {
+    } else if Self.shortages.contains(-accepted) ? !evictOldest() : Self.acceptFaults.contains(-accepted) {
       // The connection stays in the backlog and the listener readable, so watching it would spin.
       pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
-    } else if Self.acceptFaults.contains(-accepted) {
-      pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
+      acceptFaultAt = clock.now
       guard acceptFault != -accepted else { return }
       acceptFault = -accepted
       onAcceptFailure?(String(cString: strerror(-accepted)))
     }
   }
 
+  /// For as long the same failure must be absent before it is reported again: one that comes and goes is reported once.
+  private static let quietTime = Duration.seconds(60)
+
+  /// Of descriptors or memory. Closing a connection frees some.
+  private static let shortages = [EMFILE, ENFILE, ENOBUFS, ENOMEM]
+
   /// Not about one connection, but about the call itself: a sandbox, a kernel without it, or a socket that does not
-  /// listen. The listener stays readable, so watching it would spin.
+  /// listen.
   private static let acceptFaults = [EPERM, EACCES, ENOSYS, EINVAL, ENOTSOCK, EBADF, EOPNOTSUPP, EFAULT]
 
   /// Closes the connection that has waited longest for its peer, idle ones first. Requests and answers normally arrive

@@ -32,6 +32,7 @@ enum PostgresURL {
     if rest.contains(where: { $0 < 0x20 || $0 == 0x7f }) {
       throw Fault("the URL contains a control character, perhaps the end of a line")
     }
+    if rest.last == UInt8(ascii: " ") { throw Fault("the URL ends with a space; in a name it must be written %20") }
     if rest.contains(UInt8(ascii: "#")) { throw Fault("the URL contains a #; \(escapeHint)") }
     let end = rest.firstIndex { $0 == UInt8(ascii: "/") || $0 == UInt8(ascii: "?") } ?? rest.endIndex
     let queryStart = rest[end...].firstIndex(of: UInt8(ascii: "?")) ?? rest.endIndex

@@ -310,7 +310,7 @@ final class RedisConnection {
     case REDIS_ERR_PROTOCOL where text.hasPrefix("No support for nested"):
       return .misconduct(.tooLarge)
     case REDIS_ERR_PROTOCOL: return .misconduct(.notRedis)
-    case REDIS_ERR_OTHER: return .other(RedisErrorReply(text).explanation)
+    case REDIS_ERR_OTHER where RedisErrorReply.hasCode(text): return .other(RedisErrorReply(text).explanation)
     // hiredis asks the kernel, which knows nothing about TLS.
     case REDIS_ERR_IO where session.map { SSL_is_init_finished($0) == 0 } ?? false: return .other("TLS refused")
     default:

@@ -28,6 +28,12 @@ struct RedisErrorReply: Equatable {
     message = Self.harmless(rest, of: self.code)
   }
 
+  /// Whether a text begins with a code. hiredis' own texts, such as "Can't create socket: …", do not.
+  static func hasCode(_ text: String) -> Bool {
+    let (code, rest) = split(Substring(text))
+    return code != "ERR" || rest.utf8.count < text.utf8.count
+  }
+
   private static func split(_ reply: Substring) -> (code: String, rest: Substring) {
     let word = reply.prefix { $0 != " " }
     let isCode =

@@ -7,6 +7,7 @@ struct RedisURLParser {
   private let hasTLS: Bool
   private var isSentinel: Bool { configuration.sentinels != nil }
   private var isCluster = false
+  private var isUnix = false
 
   /// Settings of go-redis that have no meaning for one pipelined connection, and why.
   private static let ignored: [String: String] = {
@@ -36,7 +37,6 @@ struct RedisURLParser {
         "must begin with redis://, rediss://, redis+sentinel://, redis+cluster://, rediss+… (with TLS) or unix:///")
       return
     }
-    let isUnix = bytes.starts(with: Self.unixScheme.utf8)
     let authorityEnd =
       rest.firstIndex { $0 == Self.slash || $0 == Self.questionMark || $0 == Self.hash } ?? rest.endIndex
     let tail = rest[authorityEnd...]
@@ -62,6 +62,7 @@ struct RedisURLParser {
   }
 
   private static let unixScheme = "unix://"
+  private static let longestScheme = "rediss+sentinel://".utf8.count
   /// The longest path in a socket's address (sockaddr_un), without the NUL.
   private static let socketPathByteLimit = 107
 
@@ -83,8 +84,11 @@ struct RedisURLParser {
       ("redis://", false), ("rediss://", true), (Self.unixScheme, false), ("redis+sentinel://", false),
       ("rediss+sentinel://", true), ("redis+cluster://", false), ("rediss+cluster://", true),
     ]
-    for (index, (scheme, usesTLS)) in schemes.enumerated() where bytes.starts(with: scheme.utf8) {
+    // In any case, as RFC 3986 has it.
+    let start = bytes.prefix(Self.longestScheme).map { UInt8(ascii: "A")...UInt8(ascii: "Z") ~= $0 ? $0 | 0x20 : $0 }
+    for (index, (scheme, usesTLS)) in schemes.enumerated() where start.starts(with: scheme.utf8) {
       configuration.usesTLS = usesTLS
+      isUnix = scheme == Self.unixScheme
       if index > 2, index < 5 { configuration.sentinels = RedisSentinels() }
       isCluster = index > 4
       if usesTLS && !hasTLS {

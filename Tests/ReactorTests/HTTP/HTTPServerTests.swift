@@ -270,8 +270,8 @@ import Testing
     }
   }
 
-  /// As a sandbox or an old kernel does.
-  @Test(arguments: [EPERM, ENOSYS, ENOTSOCK, EINVAL])
+  /// As a sandbox or an old kernel does, or a shortage while there is no client whose connection could be closed.
+  @Test(arguments: [EPERM, ENOSYS, ENOTSOCK, EINVAL, EMFILE, ENFILE, ENOMEM])
   func aRefusedAcceptIsReportedOnceAndRetried(number: Int32) async throws {
     var limits = HTTPServerLimits()
     limits.acceptPause = .milliseconds(20)
@@ -290,8 +290,9 @@ import Testing
         try? client?.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         try? await eventually("it accepts again") { server.statistics.acceptedConnections == 1 }
         #expect(server.statistics.acceptedConnections == 1)
+        // It comes and goes: nothing new.
         server.didAccept(-number)
-        #expect(reported.count == 2)
+        #expect(reported.count == 1)
         group.cancelAll()
       }
     }

@@ -159,7 +159,8 @@ private func faults(_ url: String) -> [String] {
     "postgres://u:hunter2%ff@h/d", "postgres://h/d?password=hunter2&sslmode=no", "postgres://h/d?hunter2%ZZ=1&=x",
     "hunter2", "host=h password=two hunter2 words", "password='hunter2", "postgres://h/d?pool_max_conns=hunter2",
     "postgres://h/d?pool_max_conn_lifetime=hunter2", "postgres://u:hunter2@h:99999999999999999999/d",
-    "postgres://u:hunter2@h/d\n", "postgres://u@tenant:12?hunter2@h/d", "postgres://h/d?password=x&hunter2!=y",
+    "postgres://u:hunter2@h/d\n", "postgres://u:hunter2@h/d ",
+    "postgres://u@tenant:12?hunter2@h/d", "postgres://h/d?password=x&hunter2!=y",
     "postgres:/u:hunter2@h/d?sslmode=disable", "postgres:/u:hunter2@h/d?sslmode='disable",
   ])
   func aMalformedURLIsRefusedWithoutItsPassword(_ url: String) {

@@ -101,6 +101,8 @@ import Testing
     #expect(RedisConnectionFailure(systemText: String(cString: strerror(ECONNREFUSED))) == .refused)
     #expect(RedisConnectionFailure(systemText: String(cString: strerror(ECONNRESET))) == .closed(.reset))
     #expect(RedisConnectionFailure(systemText: String(cString: strerror(EPIPE))) == .closed(.brokenPipe))
+    #expect(!RedisErrorReply.hasCode("Can't create socket: Too many open files"))
+    #expect(RedisErrorReply.hasCode("ERR max number of clients reached") && RedisErrorReply.hasCode("LOADING x"))
     #expect(RedisConnectionFailure(systemText: "No route to host").reason == "no route to host")
     for failure: RedisConnectionFailure in [.refused, .closed(.reset), .closed(.brokenPipe)] {
       #expect(RedisConnectionFailure(systemText: failure.reason.capitalizedFirst) == failure)

@@ -25,6 +25,12 @@ import Testing
     #expect(parsed.redactedURL == "redis://cache.internal:6379/0")
   }
 
+  @Test func aSchemeIsReadInAnyCase() throws {
+    #expect(try parse("REDIS://h").redactedURL == "redis://h:6379/0")
+    #expect(try parse("Rediss+Sentinel://h/M").redactedURL == "rediss+sentinel://h:26379/M/0")
+    #expect(try parse("UNIX:///run/R.sock").socketPath == "/run/R.sock")
+  }
+
   @Test func everyPartIsRead() throws {
     let parsed = try parse("rediss://us%65r:p%40ss%3a%2F%3f@[::1]:7000/3?client_name=worker-1&dial_timeout=1.5s")
     #expect(parsed.usesTLS && parsed.host == "::1" && parsed.port == 7000 && parsed.database == 3)
