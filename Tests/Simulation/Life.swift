@@ -173,7 +173,7 @@ extension Life {
       if ended.result.failure != nil { observations[sweeper].failedRuns += 1 }
       judge.ended(ended, sweeper)
       sender.changed(ended.result.count.changed)
-    case .renew, .release, .trigger: break
+    case .renew, .release, .trigger, .leave: break
     }
   }
 

@@ -104,7 +104,7 @@ final class RedisServer {
     case .renew(let token, let lease, let notAfter, let changed):
       return .renew(
         token: token, lease: lease - Scenario.marginLeftOut, notAfter: notAfter, changed: changed)
-    case .release, .complete, .trigger: return call
+    case .release, .complete, .trigger, .leave: return call
     }
   }
 

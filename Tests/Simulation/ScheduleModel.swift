@@ -69,7 +69,8 @@ package struct ScheduleModel {
     var succeeded: Int64?
     var replica: String?
     var rowsSoFar: String?
-    var presences: [Presence] = []
+    /// Nil until a take.
+    var presences: [Presence]?
     var pauseTold: String?
     var noticeFor: String?
     var notice: Int64?
@@ -104,6 +105,7 @@ package struct ScheduleModel {
     let mode: TakeMode
     var pause: Pause?
     var replica = "replica"
+    /// Empty if the replica is not to be listed.
     var presence = "-"
   }
 
@@ -209,11 +211,12 @@ package struct ScheduleModel {
         takenAt: MonotonicInstant(nanoseconds: 0)))
   }
 
-  /// Lists the asking replica and those seen recently.
+  /// Lists the asking replica, if it is to be listed, and those seen recently.
   private mutating func noteReplica(_ ask: Ask, in record: inout Record, at now: Int64) {
-    var presences = [Presence(replica: ask.replica, seenAt: now, words: ask.presence)]
+    let isListed = !ask.presence.isEmpty
+    var presences = isListed ? [Presence(replica: ask.replica, seenAt: now, words: ask.presence)] : []
     let horizon = max(Int64(CoordinationScripts.presenceMilliseconds), 2 * ask.grid.intervalMilliseconds)
-    for presence in record.presences where presence.replica != ask.replica {
+    for presence in record.presences ?? [] where !isListed || presence.replica != ask.replica {
       let age = now - presence.seenAt
       if age >= 0, age < horizon, presences.count < CoordinationScripts.replicaLimit { presences.append(presence) }
     }
@@ -269,6 +272,10 @@ package struct ScheduleModel {
     guard let held = lock, held.token == token || omissions.tokenCheck else { return false }
     lock = nil
     return true
+  }
+
+  mutating func leave(replica: String, listedAt: String) {
+    record?.presences?.removeAll { $0.replica == replica && "\($0.seenAt)" == listedAt }
   }
 
   mutating func complete(

@@ -12,6 +12,7 @@ extension ScheduleModel {
     case release(token: String)
     case complete(EndedRun, lease: Int64, interval: Int64, replica: String)
     case trigger(accepts: String)
+    case leave(replica: String, listedAt: String)
   }
 
   enum Answer {
@@ -20,6 +21,7 @@ extension ScheduleModel {
     case release(Bool)
     case complete(CompleteAnswer)
     case trigger(TriggerAnswer)
+    case leave
   }
 
   /// Parses a script call for the named sweeper.
@@ -52,6 +54,8 @@ extension ScheduleModel {
       return .complete(ended, lease: number(2), interval: number(10), replica: arguments[8])
     case CoordinationScripts.trigger.sha1:
       return .trigger(accepts: arguments[0])
+    case CoordinationScripts.leave.sha1:
+      return .leave(replica: arguments[0], listedAt: arguments[1])
     default:
       preconditionFailure("the model does not know this script: \(script.source)")
     }
@@ -83,6 +87,11 @@ extension ScheduleModel {
     return .take(answer, answer == .late ? nil : fleet)
   }
 
+  private mutating func left(_ replica: String, _ listedAt: String) -> Answer {
+    leave(replica: replica, listedAt: listedAt)
+    return .leave
+  }
+
   mutating func execute(_ call: Call, at now: Int64) -> Answer {
     switch call {
     case .take(let ask): take(ask, at: now)
@@ -92,6 +101,7 @@ extension ScheduleModel {
     case .complete(let ended, let lease, let interval, let replica):
       .complete(complete(ended, lease: lease, interval: interval, replica: replica, at: now))
     case .trigger(let accepts): .trigger(trigger(accepts: accepts, at: now))
+    case .leave(let replica, let listedAt): left(replica, listedAt)
     }
   }
 }
@@ -110,6 +120,7 @@ extension ScheduleModel.Answer {
         fleet.map { [Int64($0.replicas), $0.succeededAt ?? 0, $0.pause.rawValue, $0.newestTrigger] } ?? [],
         fleet.map { [$0.origin] } ?? [])
     case .trigger(let answer): Self.value(answer.kind, now, [answer.id], [answer.text])
+    case .leave: Self.value("left", now)
     }
   }
 

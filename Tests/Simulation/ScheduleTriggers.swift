@@ -53,10 +53,10 @@ extension ScheduleModel.Record {
   }
 
   /// The record's replicas; nil if none has asked.
-  var replicas: String? { presences.isEmpty ? nil : presences.map(\.text).joined() }
+  var replicas: String? { presences?.map(\.text).joined() }
 
   fileprivate func isAttended(at now: Int64) -> Bool {
-    presences.contains { presence in
+    (presences ?? []).contains { presence in
       guard let interval = presence.intervalMilliseconds else { return false }
       return now - presence.seenAt < max(Int64(CoordinationScripts.presenceMilliseconds), 2 * interval)
     }

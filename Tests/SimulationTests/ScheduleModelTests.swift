@@ -89,7 +89,8 @@ import Testing
       switch Int.random(in: 0..<20, using: &random) {
       case 0..<7: return try await take()
       case 7: return try await trigger()
-      case 8..<11: return try await renew()
+      case 8: return try await leave()
+      case 9..<11: return try await renew()
       case 11..<13: return try await release()
       case 13..<19: return try await complete()
       default: return try await disturb()
@@ -116,11 +117,13 @@ import Testing
         any(of: [TakeMode.due, .due, .due, .start, .force])
       )
       let known = any(of: [nil, pause])
+      let listed = "\(grid.intervalMilliseconds) 1.0 ab12"
       let (answer, texts) = try await ask(
         CoordinationScripts.take, 2,
         [
           token, "\(lease)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)", "\(notAfter)", mode.rawValue,
-          known?.origin ?? "", known?.text ?? "", any(of: ["a", "b", "c"]), "\(grid.intervalMilliseconds) 1.0 ab12",
+          known?.origin ?? "", known?.text ?? "", any(of: ["a", "b", "c"]),
+          any(of: ["", listed, listed, listed]),
         ])
       if case .take(.paused(_, let seen), _) = answer { pause = seen }
       if case .take(.taken(let run), _) = answer { runs.append(run) }
@@ -141,6 +144,14 @@ import Testing
     private func release() async throws -> (String, String, String) {
       try await ask(CoordinationScripts.release, 1, [token]).texts
     }
+
+    private func leave() async throws -> (String, String, String) {
+      guard let presence = model.record?.presences.map({ any(of: $0 + [Self.stranger]) }) else { return ("", "", "") }
+      let listedAt = presence.seenAt + any(of: [0, 0, 0, 1])
+      return try await ask(CoordinationScripts.leave, 2, [presence.replica, "\(listedAt)"]).texts
+    }
+
+    private static let stranger = ScheduleModel.Presence(replica: "z", seenAt: 1, words: "")
 
     private func complete() async throws -> (String, String, String) {
       guard let last = runs.last else { return ("", "", "") }

@@ -84,7 +84,7 @@ struct FleetStatus: Sendable {
 
   private static func replicas(of sweepers: [SweeperStatus]) -> [SweeperRecord.Replica] {
     var latest: [String: SweeperRecord.Replica] = [:]
-    for replica in sweepers.flatMap(\.record.replicas) where (latest[replica.name]?.seenAt ?? .min) < replica.seenAt {
+    for replica in sweepers.flatMap(\.replicas) where (latest[replica.name]?.seenAt ?? .min) < replica.seenAt {
       latest[replica.name] = replica
     }
     return latest.values.sorted { $0.name < $1.name }
@@ -134,7 +134,7 @@ struct FleetStatus: Sendable {
       if !notes.isEmpty { text += "\n" + notes.joined() }
       let others = sweepers.filter(\.isOffByDefault).map(\.record.sweeper)
       if !others.isEmpty { text += "\nOff by default: \(others.joined(separator: ", "))\n" }
-      let absence = "No replica has asked Redis lately" + (isWaiting ? "; any that run wait for the server.\n" : ".\n")
+      let absence = "No replica is known to run" + (isWaiting ? "; any that run wait for the server.\n" : ".\n")
       text += "\n" + (replicas.isEmpty ? absence : replicaTable.text(as: .text))
     }
     if !strangers.isEmpty {

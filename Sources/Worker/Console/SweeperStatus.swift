@@ -17,6 +17,8 @@ struct SweeperStatus: Sendable {
   }
 
   let record: SweeperRecord
+  /// Those that attend it.
+  let replicas: [SweeperRecord.Replica]
   let state: State
   /// In ms; nil if no replica attends and this command's settings have none.
   let interval: Int64?
@@ -39,7 +41,8 @@ struct SweeperStatus: Sendable {
   ) {
     self.record = record
     interval = record.intervalMilliseconds ?? ownInterval
-    let isAttended = !record.replicas.isEmpty
+    replicas = record.attending(at: now)
+    let isAttended = record.isAttended(every: interval, at: now)
     let nextDue = interval.map { interval in
       let due = record.due(interval: interval, at: now)
       return probesFirst && due <= now ? Self.quietDue(of: record, every: interval, at: now) ?? due : due

@@ -76,7 +76,8 @@ package enum CoordinationScripts {
 
   /// KEYS lock, record. ARGV token, lease, interval, offset, not-after (all ms), mode (due, start, force), the pause
   /// that the replica remembers: the origin of its record (empty: none) and its text; the replica's name, and what it
-  /// reports: interval, version, settings. Answers {kind, now, …}, see `Coordinator.take`. Except for "late", the last
+  /// reports: interval, version, settings (empty: it does not attend the sweeper, and is not listed). Answers
+  /// {kind, now, …}, see `Coordinator.take`. Except for "late", the last
   /// four numbers are how many replicas attend the sweeper, when a run last succeeded (0: never), a `PauseNotice`, and
   /// the newest trigger's id (0: none), and the last text is the record's origin. A repeated call with the same token
   /// has the same answer.
@@ -102,11 +103,16 @@ package enum CoordinationScripts {
         redis.call('HSET', KEYS[2], 'origin', origin)
       end
 
-      local replicas, attending = ARGV[9] .. ' ' .. text(now) .. ' ' .. ARGV[10] .. ';', 1
+      local own, replicas, attending = ARGV[9], '', 0
+      if ARGV[10] == '' then
+        own = nil
+      else
+        replicas, attending = own .. ' ' .. text(now) .. ' ' .. ARGV[10] .. ';', 1
+      end
       for line in string.gmatch(record[12] or '', '[^;]+') do
         local name, seen = string.match(line, '^(%S+) (%d+) ')
         local age = now - (tonumber(seen) or 0)
-        if name and name ~= ARGV[9] and age >= 0 and age < math.max(PRESENCE, 2 * interval)
+        if name and name ~= own and age >= 0 and age < math.max(PRESENCE, 2 * interval)
           and attending < REPLICA_LIMIT then
           replicas, attending = replicas .. line .. ';', attending + 1
         end

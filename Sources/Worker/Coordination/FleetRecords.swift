@@ -107,7 +107,7 @@ package struct SweeperRecord: Sendable {
     return now < number("trigger_until") ?? 0
   }
 
-  /// The replicas that attend the sweeper, by name.
+  /// The replicas that a take listed, by name, however long ago.
   package var replicas: [Replica] {
     var replicas: [Replica] = []
     for line in (text("replicas") ?? "").split(separator: ";") {
@@ -123,7 +123,25 @@ package struct SweeperRecord: Sendable {
     return replicas.sorted { $0.name < $1.name }
   }
 
-  /// The interval of the replica that asked last; nil if none attends.
+  /// The replicas that attend the sweeper, by the scripts' rules.
+  package func attending(at now: Int64) -> [Replica] {
+    replicas.filter { now - $0.seenAt < Self.horizon($0.intervalMilliseconds) }
+  }
+
+  /// Whether a replica attends the sweeper, or a run has begun lately: a cron job's is no replica.
+  ///
+  /// - Parameter interval: in ms.
+  package func isAttended(every interval: Int64?, at now: Int64) -> Bool {
+    if !attending(at: now).isEmpty { return true }
+    return number("started").map { now - $0 < Self.horizon(interval ?? 0) } ?? false
+  }
+
+  /// How long ago a replica that attends may have asked, in ms.
+  private static func horizon(_ interval: Int64) -> Int64 {
+    max(Int64(CoordinationScripts.presenceMilliseconds), 2 * interval)
+  }
+
+  /// The interval of the replica that asked last; nil if none is listed.
   package var intervalMilliseconds: Int64? {
     replicas.max { $0.seenAt < $1.seenAt }?.intervalMilliseconds
   }

@@ -147,7 +147,7 @@ struct StatusPage {
     guard status.redisTime != nil else { return }
     html.markup("<section><h2>Replicas</h2>")
     let replicas = status.replicas
-    if replicas.isEmpty { html.markup("<p>No replica has asked Redis lately.</p>") }
+    if replicas.isEmpty { html.markup("<p>No replica is known to run.</p>") }
     html.markup("<ul>")
     for replica in replicas.prefix(Self.replicaLimit) {
       html.markup("<li><b>")

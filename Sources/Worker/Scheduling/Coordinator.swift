@@ -1,4 +1,4 @@
-// How one sweeper coordinates with the other replicas through Redis: take, renew, release, complete.
+// How one sweeper coordinates with the other replicas through Redis: take, renew, release, complete, leave.
 // Invariant: a call without an answer throws, because its outcome is unknown; nothing is assumed.
 
 import Coordination
@@ -58,11 +58,13 @@ final class Coordinator {
   ///
   /// - Parameters:
   ///   - pause: the pause that this replica remembers.
+  ///   - isListed: whether the record lists this replica among those that attend the sweeper.
   ///   - deadline: when the call times out. Redis refuses a take that arrives later. `commandLimit` by default.
   /// - Returns: the answer, the state of the fleet, and Redis's time in ms.
   /// - Throws: `RedisError`. If the outcome is unknown, the lock may be ours; release the token.
   func take(
-    token: String, mode: TakeMode, knowing pause: Pause? = nil, by deadline: MonotonicInstant? = nil
+    token: String, mode: TakeMode, knowing pause: Pause? = nil, isListed: Bool = true,
+    by deadline: MonotonicInstant? = nil
   ) async throws -> (answer: TakeAnswer, fleet: FleetState?, now: Int64) {
     let deadline = deadline ?? clock.now.advanced(by: Self.commandLimit)
     let notAfter = try await notAfter(deadline)
@@ -71,7 +73,8 @@ final class Coordinator {
       CoordinationScripts.take, keys: [lockKey, recordKey],
       [
         token, "\(leaseDuration.milliseconds)", "\(grid.intervalMilliseconds)", "\(grid.offsetMilliseconds)",
-        "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "", replica, presence,
+        "\(notAfter)", mode.rawValue, pause?.origin ?? "", pause?.text ?? "", replica,
+        isListed ? presence : "",
       ], by: deadline)
     let taken = try answer.take(token: token, sentAt: sentAt, isForced: mode == .force)
     return (taken, taken == .late ? nil : try answer.fleetState(), answer.now)
@@ -119,6 +122,13 @@ final class Coordinator {
         ended.result.failure?.errorClass ?? "",
       ])
     return (try answer.alertDecision(), answer.now)
+  }
+
+  /// Removes this replica from those that attend the sweeper, unless another process of its name has asked since.
+  ///
+  /// - Parameter listedAt: Redis's time of the last take that was answered.
+  func leave(listedAt: Int64) async throws {
+    _ = try await evaluate(CoordinationScripts.leave, keys: [lockKey, recordKey], [replica, "\(listedAt)"])
   }
 
   /// The sweeper's key that holds a value of another type than the scripts use; nil if that cannot be determined.

@@ -48,6 +48,8 @@ final class SweeperLoop {
   private var pauses = PauseState()
   /// When Redis last answered a take.
   private var answeredAt: MonotonicInstant?
+  /// Redis's time in ms when it last listed this replica; nil if it has not.
+  private var listedAt: Int64?
   /// Whether Redis refuses this sweeper's commands.
   private var refusals = RefusalWatch()
 
@@ -75,10 +77,22 @@ final class SweeperLoop {
     triggers.add(wakeUp)
   }
 
-  /// Attends slots until the shutdown begins, then reports to Redis what it does not know yet. Cancellation ends it at
-  /// once.
+  /// Attends slots until the shutdown begins, then reports to Redis what it does not know yet, and that this replica is
+  /// gone. Cancellation ends it at once.
   func attendSlots(runOnStart: Bool) async {
     await drive(stateMachine(mode: runOnStart ? .start : .due))
+    await leave()
+  }
+
+  /// How long the shutdown waits for Redis to remove this replica from the record.
+  private static let leaveLimit = Duration.milliseconds(500)
+
+  /// Removes this replica from the sweeper's record, if Redis answers at once. Otherwise the entry expires.
+  private func leave() async {
+    guard let listedAt, redis.outage == nil else { return }
+    await firstOf(
+      { try await self.coordinator.leave(listedAt: listedAt) },
+      { try await self.clock.sleep(for: Self.leaveLimit) })
   }
 
   /// Uses new settings from the next slot on. A run under way finishes with the old ones.
@@ -238,7 +252,8 @@ final class SweeperLoop {
     answeredTriggers = triggers.count
     do {
       let (answer, fleet, time) = try await coordinator.take(
-        token: token, mode: mode, knowing: machine.pause, by: limit)
+        token: token, mode: mode, knowing: machine.pause, isListed: !isOnce, by: limit)
+      if fleet != nil { listedAt = time }
       handle(answer)
       reporter.report(pauses.answered(answer, at: clock.now))
       if let fleet { record(fleet, answer, at: time) }

@@ -156,6 +156,31 @@ import Testing
     #expect(status.exitStatus == FleetStatus.attentionStatus)
   }
 
+  @Test func aReplicaThatHasNotAskedForTenMinutesAndTwoIntervalsIsGone() async throws {
+    let fleet = try await Fleet.make()
+    let now = Int64(Date().timeIntervalSince1970 * 1_000)
+    let record = CoordinationScripts.keys(namespace: Self.namespace, sweeper: "agents-stale").record
+    func status(_ fields: String...) async throws -> FleetStatus {
+      try fleet.redis.cli(["DEL", record])
+      try fleet.redis.cli(["HSET", record, "epoch", "1"] + fields)
+      return try await fleet.status()
+    }
+    func listed(_ minutes: Int64, every milliseconds: Int64) -> String {
+      "pod-a \(now - minutes * 60_000) \(milliseconds) 0.1.0 -;"
+    }
+    let living = try await status("replicas", listed(9, every: 60_000) + listed(19, every: 600_000))
+    #expect(living.replicas.map(\.name) == ["pod-a"])
+    #expect(try Self.find("agents-stale", in: living).state != .unattended)
+    let gone = try await status("replicas", listed(11, every: 60_000) + listed(21, every: 600_000))
+    #expect(gone.replicas.isEmpty && gone.text(as: .text).contains("\nNo replica is known to run.\n"))
+    #expect(try Self.find("agents-stale", in: gone).state == .unattended)
+    // A cron job's runs are no replica's.
+    for (minutes, state) in [(Int64(9), SweeperStatus.State.due), (11, .unattended)] {
+      let status = try await status("started", "\(now - minutes * 60_000)")
+      #expect(try Self.find("agents-stale", in: status).state == state, "\(minutes) minutes ago")
+    }
+  }
+
   /// With a combining mark behind it, a quote is part of another Character.
   @Test func aQuoteInAPreparedTransactionsIdentifierIsDoubledWhateverFollows() {
     #expect(PreparedTransaction.end("x'; DROP").hasPrefix("ROLLBACK PREPARED 'x''; DROP'; or "))

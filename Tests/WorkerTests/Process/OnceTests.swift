@@ -28,6 +28,24 @@ import Testing
     #expect(history.contains(#""replica":"\#(replica)""#) && history.contains(#""rows":1"#), "\(history)")
   }
 
+  /// It attends no later slot. On the host of a replica it has that one's name.
+  @Test func itIsNoReplicaAndTheReplicaOfItsNameStaysOne() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    try await stage.addExpiredWrap()
+    let replica = "pod-z:8099 \(Int64(Date().timeIntervalSince1970 * 1_000)) 500 0.1.0 -;"
+    let named = replica.replacing("pod-z", with: HostProcess.hostName)
+    try stage.redis.cli("HSET", WorkerStage.recordKey("wraps-expired"), "replicas", named)
+    #expect(try await once(stage, ["SB_WORKER_LOCAL_ADDR": "127.0.0.1:8099"]).ending == .exited(0))
+    #expect(try await stage.plane.sql("SELECT count(*) FROM secret_wraps") == "0")
+    for sweeper in WorkerStage.sweepers {
+      #expect(try stage.replicas(sweeper) == (sweeper == "wraps-expired" ? named : ""))
+    }
+    // A cron job runs the sweepers: they are attended.
+    let status = try await WorkerProcess.start(["status"], environment: stage.environment)
+    #expect(try await status.waitForExit() == .exited(0), "\(status.everything)")
+  }
+
   @Test func aSlotThatWasDoneIsNotDoneAgain() async throws {
     let stage = try await WorkerStage.set()
     try stage.settle()

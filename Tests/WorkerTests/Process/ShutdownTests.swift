@@ -19,6 +19,45 @@ import Testing
     #expect(worker.log.map(\.message).suffix(2) == ["shutting down: signal received", "shutdown complete"])
   }
 
+  @Test func askedToEndItLeavesTheRecordsAndNoOtherReplicaDoes() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let other = "pod-z \(Int64(Date().timeIntervalSince1970 * 1_000)) 500 0.1.0 -;"
+    try stage.redis.cli("HSET", WorkerStage.recordKey("agents-stale"), "replicas", other)
+    let worker = try await stage.start()
+    try await onLoop {
+      try await eventually("every sweeper's record lists it") {
+        try WorkerStage.sweepers.allSatisfy { try stage.replicas($0).contains(":\(worker.probePort) ") }
+      }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    for sweeper in WorkerStage.sweepers {
+      #expect(try stage.replicas(sweeper) == (sweeper == "agents-stale" ? other : ""))
+    }
+  }
+
+  /// Without a limit of its own, each sweeper's last command would hold up the end for 2 s.
+  @Test func askedToEndWithoutRedisItDoesNotWaitForIt() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let hour = Dictionary(
+      uniqueKeysWithValues: ["WRAPS_EXPIRED", "SECRETS_STALE", "AGENTS_STALE", "JOBS_RECOVERY"].map {
+        ("SB_WORKER_\($0)_INTERVAL", "1h")
+      })
+    let worker = try await stage.start(hour)
+    try await onLoop {
+      try await eventually("it has swept") {
+        for sweeper in WorkerStage.sweepers where try await worker.runs(sweeper, "success") < 1 { return false }
+        return true
+      }
+    }
+    stage.redis.pause()
+    let begin = ContinuousClock.now
+    worker.signal(SIGTERM)
+    #expect(try await worker.waitForExit(within: Self.atOnce) == .exited(0))
+    #expect(begin.duration(to: .now) < .seconds(2))
+  }
+
   @Test func aHangUpEndsNothing() async throws {
     let stage = try await WorkerStage.set()
     let worker = try await stage.start()

@@ -62,10 +62,17 @@ struct WorkerStage: Sendable {
 
   static func lockKey(_ sweeper: String) -> String { "secrets-bridge:lock:worker:sweeper:\(sweeper)" }
 
+  static func recordKey(_ sweeper: String) -> String { "secrets-bridge:schedule:{\(lockKey(sweeper))}" }
+
+  /// Those that the sweeper's record lists.
+  func replicas(_ sweeper: String) throws -> String {
+    try redis.cli("HGET", Self.recordKey(sweeper), "replicas").trimmingCharacters(in: .newlines)
+  }
+
   /// Makes Redis look as if it had long known the sweepers, so that no first run waits for a lease.
   func settle() throws {
     for sweeper in Self.sweepers {
-      try redis.cli("HSET", "secrets-bridge:schedule:{\(Self.lockKey(sweeper))}", "epoch", "1")
+      try redis.cli("HSET", Self.recordKey(sweeper), "epoch", "1")
     }
   }
 

@@ -79,6 +79,28 @@ import Testing
     }
   }
 
+  @Test func aReplicaThatLeavesRemovesNeitherAnotherNorALaterProcessOfItsName() async throws {
+    try await withPair { pair in
+      let record = pair.first.recordKey
+      func names() throws -> [Substring] {
+        try pair.server.cli("HGET", record, "replicas").split(separator: ";").compactMap {
+          $0.split(separator: " ").first
+        }.filter { $0.hasPrefix("replica") }
+      }
+      let listed = try await pair.first.take(token: "a", mode: .due).now
+      let others = try await pair.second.take(token: "b", mode: .due).now
+      try await pair.first.leave(listedAt: listed - 1)
+      #expect(try names() == ["replica-1", "replica-0"], "it has asked since")
+      try await pair.first.leave(listedAt: listed)
+      #expect(try names() == ["replica-1"])
+      try await pair.first.leave(listedAt: others)
+      #expect(try names() == ["replica-1"])
+      // A command's round is no replica.
+      _ = try await pair.first.take(token: "c", mode: .due, isListed: false)
+      #expect(try names() == ["replica-1"])
+    }
+  }
+
   @Test func aServerThatLostItsScriptsReceivesThemAgain() async throws {
     try await withPair { pair in
       let grant = try await pair.take(pair.first)
