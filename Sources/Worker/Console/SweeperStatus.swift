@@ -109,6 +109,11 @@ struct SweeperStatus: Sendable {
     }
   }
 
+  /// Whether its last runs failed only because a server was unavailable. No alert counts them.
+  private static func isPrevented(_ record: SweeperRecord) -> Bool {
+    record.text("outcome") == "failure" && record.number("failures") ?? 0 > 0 && record.number("failing_since") == nil
+  }
+
   /// The class of its failures; nil if it is not failing.
   var errorClass: String? { record.number("failing_since") == nil ? nil : record.text("error") }
 
@@ -120,7 +125,7 @@ struct SweeperStatus: Sendable {
     if record.pause != nil { return .paused }
     if record.lock != nil { return record.lockRemaining == nil ? .stuck : .held }
     if !isAttended { return absence == nil ? .unattended : .off }
-    if record.number("failing_since") != nil { return .failing }
+    if record.number("failing_since") != nil || isPrevented(record) { return .failing }
     if let notBefore = record.number("not_before"), notBefore > now { return .settling }
     return due.map { $0 <= now } ?? false ? .due : .idle
   }
@@ -150,6 +155,11 @@ struct SweeperStatus: Sendable {
       let runs = record.number("failures") ?? 0
       let count = runs == 1 ? "1 run" : "\(runs) runs in a row"
       notes.append("failing for \(since("failing_since")), \(count)\(lastError(of: record))")
+    }
+    if isPrevented(record) {
+      let runs = record.number("failures") ?? 0
+      let server = record.text("error")?.hasPrefix("redis") ?? false ? "Redis" : "PostgreSQL"
+      notes.append("\(server) was unavailable to the last \(runs == 1 ? "run" : "\(runs) runs")")
     }
     if let rows = rowsLeft(by: record) { notes.append(rows) }
     return notes

@@ -418,7 +418,8 @@ final class SweeperLoop {
     let now = clock.now
     let ended = EndedRun(run: run, result: result, duration: startedAt.duration(to: now), endedAt: clock.wallTime)
     machine.ended(ended, at: now, jitter: jitter)
-    reporter.report(ended)
+    // `run --once` may end before an outage is logged.
+    reporter.report(ended, isOutageLogged: !isOnce && (runner.pool.outage ?? redis.outage) != nil)
     if case .off(let missing, _) = result { reporter.report(schema.checked(missing: missing, at: clock.now)) }
     onceResult = result
   }

@@ -16,7 +16,9 @@ struct SweeperReporter {
   let random: Random
   let logger: Logger
 
-  func report(_ ended: EndedRun) {
+  /// - Parameter isOutageLogged: whether a server's outage under way has been logged. It explains the failure of every
+  ///   run that it prevents.
+  func report(_ ended: EndedRun, isOutageLogged: Bool) {
     let (result, count) = (ended.result, ended.result.count)
     var fields: Logger.Metadata = [
       "epoch": .stringConvertible(ended.run.epoch), "duration_ms": .stringConvertible(ended.duration.milliseconds),
@@ -37,7 +39,8 @@ struct SweeperReporter {
       fields["error"] = "\(failure.reason)"
       fields["title"] = "\(sweeper.report.failureTitle)"
       // The existing worker's text, which alerts match.
-      logger.error("scheduler: task failed", metadata: fields)
+      logger.log(
+        level: failure.isOutage && isOutageLogged ? .debug : .error, "scheduler: task failed", metadata: fields)
     case .drained(let reason, _):
       logger.info("run returned: \(reason.rawValue)", metadata: fields)
     case .off:

@@ -111,6 +111,40 @@ import Testing
     #expect(failure.level == "ERROR" && failure["task"] == "wraps-expired" && failure["error"] != nil)
   }
 
+  /// An outage is logged once when it begins and once when it ends. The runs that it prevents are counted.
+  @Test func anOutageOfPostgreSQLIsLoggedOnceAndStatusShowsTheRunsThatItPrevents() async throws {
+    let stage = try await WorkerStage.set()
+    try stage.settle()
+    let worker = try await stage.start(["LOG_LEVEL": "debug"])
+    // Not through the proxy: it can use the server.
+    let environment = try await stage.environment.merging(["DATABASE_URL": stage.plane.url]) { $1 }
+    let status = try await onLoop {
+      try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
+      stage.postgresProxy.goAway()
+      try await eventually("each sweeper has failed twice", within: .seconds(30)) {
+        for sweeper in WorkerStage.sweepers where try await worker.runs(sweeper, "failure") < 2 { return false }
+        return true
+      }
+      let status = try await WorkerProcess.start(["status"], environment: environment)
+      #expect(try await status.waitForExit() == .exited(2), "\(status.everything)")
+      stage.postgresProxy.heal()
+      try await worker.answersReadyz(200, within: Self.recoveryLimit)
+      let before = try await worker.runs("agents-stale", "success")
+      try await eventually("it sweeps again") { try await worker.runs("agents-stale", "success") > before }
+      return status.output
+    }
+    #expect(try await worker.stop() == .exited(0))
+    for sweeper in WorkerStage.sweepers {
+      #expect(status.contains(try Regex("\n\(sweeper) +failing ")), "\(status)")
+      #expect(status.contains(try Regex("\n\(sweeper): PostgreSQL was unavailable to the last [0-9]+ runs\n")))
+    }
+    let shown = worker.log.filter { ($0.level ?? "") > "DEBUG" }.compactMap(\.message)
+    #expect(shown.count { $0 == "PostgreSQL is unavailable" } == 1 && !shown.contains("scheduler: task failed"))
+    let failures = worker.log.filter { $0.message == "scheduler: task failed" }
+    #expect(Set(failures.compactMap { $0["task"] }) == Set(WorkerStage.sweepers))
+    #expect(failures.allSatisfy { $0["error"] != nil && $0["title"] != nil })
+  }
+
   private func readyz(_ worker: WorkerProcess) async throws -> HTTPAnswer {
     // Its own deadline is 2 s a server.
     try await worker.get("/readyz", within: .seconds(4))
