@@ -39,6 +39,8 @@ final class GuardedSession {
   /// The swept table's schema, which determines the advisory lock's key. Set before the first batch.
   var schema = ""
   private(set) var cutoffMicroseconds: Int64?
+  /// The process on PostgreSQL that held the advisory lock when this run last looked; nil if it was terminated.
+  private var holderID: Int32?
   /// The brakes of a row sweep's run; nil if there are none.
   var brakes: SweepBrakes?
 
@@ -93,6 +95,8 @@ final class GuardedSession {
       case .pause(let duration):
         try await clock.sleep(for: duration)
         entry.paused()
+      case .stop(.superseded):
+        throw RunInterruption.superseded(by: holderID)
       case .stop(let interruption):
         throw interruption
       }
@@ -199,7 +203,10 @@ final class GuardedSession {
     let holders = AdvisoryHolder.all(in: results[1])
     for holder in holders where holder.isTerminated { onTermination(holder) }
     if holders.contains(where: { $0.processID == 0 }) { throw RunInterruption.preparedTransaction }
-    if holders.contains(where: { name.isOtherScope($0.applicationName) }) { throw RunInterruption.foreignWorker }
+    if let foreign = holders.first(where: { name.isOtherScope($0.applicationName) }) {
+      throw RunInterruption.foreignWorker(foreign.processID)
+    }
+    holderID = holders.first { !$0.isTerminated }?.processID
   }
 
   private func readClock() async throws {

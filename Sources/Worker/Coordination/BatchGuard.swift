@@ -45,7 +45,7 @@ package struct BatchGuard: Sendable {
     if isDraining { return .stop(.drained) }
     guard lease.isHeld(at: now) else { return .stop(.leaseLost) }
     switch phase {
-    case .contended: return evictions < Self.evictionPauses.count ? .evict : .stop(.superseded)
+    case .contended: return evictions < Self.evictionPauses.count ? .evict : .stop(.superseded(by: nil))
     case .evicted: return .pause(Self.evictionPauses[evictions - 1])
     case .checking:
       guard let sample, sample.arrivedAt.duration(to: now) < Self.sampleLimit else { return .sample }

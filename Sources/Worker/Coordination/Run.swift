@@ -297,12 +297,12 @@ package struct AlertDecision: Equatable, Sendable {
 package enum RunInterruption: Error, Equatable, Sendable {
   /// The lease was lost, or PostgreSQL's clock passed its deadline.
   case leaseLost
-  /// An earlier run's session holds the advisory lock and could not be terminated.
-  case superseded
+  /// Another run's session holds the advisory lock and could not be terminated. Its process on PostgreSQL, if known.
+  case superseded(by: Int32?)
   /// A prepared transaction holds the advisory lock: it has no session to terminate.
   case preparedTransaction
-  /// A worker that uses another Redis or another namespace sweeps the same tables.
-  case foreignWorker
+  /// A worker that uses another Redis or another namespace sweeps the same tables, in this process on PostgreSQL.
+  case foreignWorker(Int32)
   /// The worker drains: the slot is given back.
   case drained
 }

@@ -29,18 +29,20 @@ extension RunFailure {
         errorClass: isRefusal ? "redis-refused" : "redis-unavailable")
     case RunInterruption.leaseLost:
       self.init(reason: "the lease was lost", isPermanent: false, errorClass: "lease-lost")
-    case RunInterruption.foreignWorker:
+    case RunInterruption.foreignWorker(let process):
       self.init(
-        reason: "another worker sweeps these tables with another REDIS_NAMESPACE or Redis", isPermanent: true,
+        reason: "another worker sweeps these tables with another REDIS_NAMESPACE or Redis: pid \(process)",
+        isPermanent: true,
         errorClass: "foreign-worker")
     case RunInterruption.preparedTransaction:
       self.init(
         reason:
           "a prepared transaction holds this sweeper's advisory lock: find it in pg_prepared_xacts, and end it with "
           + "COMMIT PREPARED or ROLLBACK PREPARED", isPermanent: true, errorClass: "prepared-transaction")
-    case RunInterruption.superseded:
+    case RunInterruption.superseded(let process):
       self.init(
-        reason: "another run's session holds this sweeper's advisory lock", isPermanent: false,
+        reason: "another run's session holds this sweeper's advisory lock"
+          + (process.map { ": pid \($0)" } ?? ""), isPermanent: false,
         errorClass: "superseded")
     default:
       self.init(reason: "unexpected: \(error)", isPermanent: false)

@@ -254,13 +254,24 @@ import Testing
     #expect(try await plane.sql("SELECT status FROM agents") == "stale")
   }
 
-  @Test func aSuccessorsSessionIsLeftAlone() async throws {
+  /// The process on PostgreSQL that holds a sweeper's advisory lock.
+  static func lockHolder(_ plane: ControlPlane) async throws -> Int32? {
+    Int32(
+      try await plane.sql(
+        "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) "
+          + "WHERE locktype = 'advisory' AND granted AND datname = current_database()"))
+  }
+
+  @Test func aSuccessorsSessionIsLeftAloneAndNamed() async throws {
     let plane = try await ControlPlane.fresh()
     let sweeper = Sweeper.agentsStale(try plane.settings())
     try await onLoop {
       let newer = Self.takeLock(of: sweeper, as: ControlPlane.runName("agents-stale").text(epoch: 8))
       try await Self.transaction(plane, newer) { commit in
-        await #expect(throws: RunInterruption.superseded) { try await plane.sweep(sweeper, epoch: 7) }
+        let holder = try #require(try await Self.lockHolder(plane))
+        let interruption = RunInterruption.superseded(by: holder)
+        await #expect(throws: interruption) { try await plane.sweep(sweeper, epoch: 7) }
+        #expect(RunFailure(interruption).reason.hasSuffix("advisory lock: pid \(holder)"))
         try await commit()
       }
     }

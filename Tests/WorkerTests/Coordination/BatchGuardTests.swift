@@ -45,7 +45,7 @@ import Testing
       entry.paused()
     }
     entry.contended()
-    #expect(entry.next(at: Self.at(1), lease: &lease, sample: sample, isDraining: false) == .stop(.superseded))
+    #expect(entry.next(at: Self.at(1), lease: &lease, sample: sample, isDraining: false) == .stop(.superseded(by: nil)))
   }
 
   /// Both clocks may be slewed, each the other way.

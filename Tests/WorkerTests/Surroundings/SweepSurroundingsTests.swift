@@ -343,7 +343,10 @@ import Testing
     try await onLoop {
       let work = SweepRaceTests.takeLock(of: sweeper, as: other)
       try await SweepRaceTests.transaction(plane, work) { commit in
-        await #expect(throws: RunInterruption.foreignWorker) { try await plane.sweep(sweeper) }
+        let holder = try #require(try await SweepRaceTests.lockHolder(plane))
+        let interruption = RunInterruption.foreignWorker(holder)
+        await #expect(throws: interruption) { try await plane.sweep(sweeper) }
+        #expect(RunFailure(interruption).reason.hasSuffix(": pid \(holder)"))
         // It was not ended.
         try await commit()
       }
