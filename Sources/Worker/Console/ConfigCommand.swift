@@ -1,11 +1,15 @@
-// The verb config: every setting with its value, the value's source, and its faults.
+// The verb config: every setting with its value, the value's source, and its faults; the settings in which replicas
+// differ.
 // Invariants: no secret is shown, and URLs only without passwords; an invalid configuration is also shown.
 
+import Coordination
 import Reactor
 
 extension CommandOption {
   static let diff = CommandOption(
     name: "diff", help: "Show only settings that differ from their defaults or are invalid.")
+  static let replicas = CommandOption(
+    name: "replicas", help: "Also show the fleet's replicas, and the settings in which they differ. Needs Redis.")
 }
 
 extension Verb {
@@ -13,13 +17,15 @@ extension Verb {
     name: "config",
     help: """
       Show the settings, or only the named ones: value, source and default, and what is wrong with them. Secrets are \
-      hidden, URLs are shown without passwords. Contacts no server.
+      hidden, URLs are shown without passwords. Contacts no server, except Redis with --replicas.
       """,
     operands: Operands(
       name: "SETTING", count: 0...SettingRow.all.count, words: { SettingRow.all.map(\.name) }),
-    options: [.diff, .json],
+    options: [.diff, .replicas, .json],
     statuses: [
       ExitStatus(0, "The configuration is valid."),
+      ExitStatus(FleetStatus.unreachableStatus, "With --replicas: Redis cannot be asked."),
+      ExitStatus(FleetStatus.attentionStatus, "With --replicas: replicas differ in settings or version."),
       ExitStatus(ConfigurationFaults.exitStatus, "The configuration is invalid: run would refuse it."),
     ],
     perform: { arguments, context in
@@ -30,8 +36,14 @@ extension Verb {
         report.rows.removeAll { !arguments.operands.contains($0.name) }
         report.unknown = []
       }
-      let status = context.show(report.text(as: arguments.has(.json) ? .json : .text))
-      return isValid ? status : ConfigurationFaults.exitStatus
+      let format: ReportTable.Format = arguments.has(.json) ? .json : .text
+      guard arguments.has(.replicas) else { return report.show(as: format, in: context) }
+      let own = report
+      return EventLoop.run {
+        var report = own
+        report.replicas = await .read(environment: context.environment, clock: context.clock)
+        return report.show(as: format, in: context)
+      }
     })
 }
 
@@ -61,6 +73,8 @@ struct ConfigReport: Sendable {
   /// Variables that look like settings but are not.
   var unknown: [ConfigurationWarning]
   let isValid: Bool
+  /// Nil if they were not asked for.
+  var replicas: Replicas?
 
   init(environment: [String: String], table: [SettingRow] = SettingRow.all) {
     let faults: [ConfigurationFault]
@@ -83,6 +97,13 @@ struct ConfigReport: Sendable {
     unknown = warnings.filter { !known.contains($0.variable) }
   }
 
+  /// Prints it, and returns the exit status.
+  fileprivate func show(as format: ReportTable.Format, in context: CommandContext) -> Int32 {
+    let status = context.show(text(as: format))
+    guard isValid else { return ConfigurationFaults.exitStatus }
+    return status == 0 ? replicas?.exitStatus ?? 0 : status
+  }
+
   func text(as format: ReportTable.Format) -> String {
     switch format {
     case .text:
@@ -93,7 +114,7 @@ struct ConfigReport: Sendable {
       }
       var text = table.text(as: .text)
       for warning in unknown { text += "warning: \(ReportTable.printable(warning.variable)): \(warning.text)\n" }
-      return text
+      return text + (replicas.map { "\n" + $0.text } ?? "")
     case .json:
       var table = ReportTable(["setting", "value", "source", "default", "faults", "warnings"])
       for row in rows { table.rows.append(row.cells + [.list(row.faults), .list(row.warnings)]) }
@@ -106,8 +127,60 @@ struct ConfigReport: Sendable {
       table.write(to: &json)
       json.key("unknown")
       others.write(to: &json)
+      replicas?.write(to: &json)
       json.endObject()
       return String(decoding: json.bytes, as: UTF8.self) + "\n"
+    }
+  }
+}
+
+extension ConfigReport {
+  /// The fleet's replicas, or why they are unknown.
+  enum Replicas: Sendable {
+    case known(FleetReplicas, at: Int64)
+    case unknown(String)
+
+    @EventLoop
+    static func read(environment: [String: String], clock: LoopClock) async -> Replicas {
+      let settings: Settings
+      do throws(ConfigurationFaults) {
+        settings = try Settings.load(environment: environment, rows: RedisVisit.rows).settings
+      } catch {
+        return .unknown("its settings are invalid")
+      }
+      do {
+        let (time, records) = try await RedisVisit(settings, clock: clock).use { client in
+          try await client.readRecords(namespace: settings[.redisNamespace], clock: clock)
+        }
+        return .known(FleetReplicas(records.flatMap { $0.attending(at: time) }), at: time)
+      } catch {
+        return .unknown(RedisVisit.reason(error))
+      }
+    }
+
+    var exitStatus: Int32 {
+      switch self {
+      case .known(let fleet, _): fleet.differ ? FleetStatus.attentionStatus : 0
+      case .unknown: FleetStatus.unreachableStatus
+      }
+    }
+
+    var text: String {
+      switch self {
+      case .known(let fleet, let time):
+        fleet.all.isEmpty ? FleetReplicas.none + ".\n" : fleet.table(at: time).text(as: .text)
+      case .unknown(let reason): "Redis cannot say in which settings the replicas differ: \(reason)\n"
+      }
+    }
+
+    func write(to json: inout JSONWriter) {
+      json.key("replicas")
+      switch self {
+      case .known(let fleet, _): fleet.jsonTable.write(to: &json)
+      case .unknown(let reason):
+        json.null()
+        json.field("replicas_fault", reason)
+      }
     }
   }
 }

@@ -65,15 +65,11 @@ struct FleetStatus: Sendable {
   /// Redis's time in ms; nil if Redis did not answer.
   var redisTime: Int64?
   var sweepers: [SweeperStatus] = [] {
-    didSet {
-      replicas = Self.replicas(of: sweepers)
-      commonSettings = Self.commonSettings(of: replicas)
-    }
+    didSet { fleet = FleetReplicas(sweepers.flatMap(\.replicas)) }
   }
+  private var fleet = FleetReplicas()
   /// The replicas, each as last seen by any sweeper.
-  private(set) var replicas: [SweeperRecord.Replica] = []
-  /// The settings that most replicas have; several if as many have others.
-  private var commonSettings: [String] = []
+  var replicas: [SweeperRecord.Replica] { fleet.all }
   /// Nil if PostgreSQL did not answer.
   var runs: [Run]?
   var holders: [Holder] = []
@@ -82,36 +78,13 @@ struct FleetStatus: Sendable {
   /// The GRANT that lets the role see other roles' sessions; nil if it can.
   var grant: String?
 
-  private static func replicas(of sweepers: [SweeperStatus]) -> [SweeperRecord.Replica] {
-    var latest: [String: SweeperRecord.Replica] = [:]
-    for replica in sweepers.flatMap(\.replicas) where (latest[replica.name]?.seenAt ?? .min) < replica.seenAt {
-      latest[replica.name] = replica
-    }
-    return latest.values.sorted { $0.name < $1.name }
-  }
-
-  private static func commonSettings(of replicas: [SweeperRecord.Replica]) -> [String] {
-    let groups = Dictionary(grouping: replicas) { SettingDigest.shared($0.settings) }
-    let most = groups.values.map(\.count).max() ?? 0
-    return groups.values.filter { $0.count == most }.map { $0[0].settings }.sorted()
-  }
-
-  /// How a replica's settings differ from those that most replicas have; nil if they cannot be compared. Of two that
-  /// differ, neither has the common ones.
-  func differences(of replica: SweeperRecord.Replica) -> [String]? {
-    let own = SettingDigest.shared(replica.settings)
-    guard let other = commonSettings.first(where: { SettingDigest.shared($0) != own }) else { return [] }
-    return SettingDigest.differences(replica.settings, other)
-  }
-
-  private var haveDifferences: Bool {
-    replicas.contains { differences(of: $0) != [] || $0.version != replicas[0].version }
-  }
+  /// As `FleetReplicas.differences`.
+  func differences(of replica: SweeperRecord.Replica) -> [String]? { fleet.differences(of: replica) }
 
   var exitStatus: Int32 {
     if servers.contains(where: { $0.fault != nil }) { return Self.unreachableStatus }
     let needsAttention = sweepers.contains(where: \.needsAttention) || holders.contains(where: \.needsAttention)
-    return needsAttention || haveDifferences || !strangers.isEmpty ? Self.attentionStatus : 0
+    return needsAttention || fleet.differ || !strangers.isEmpty ? Self.attentionStatus : 0
   }
 
   // MARK: Text
@@ -124,7 +97,7 @@ struct FleetStatus: Sendable {
       table.rows.append([.text(server.name), .text(server.fault ?? "ok"), .text(server.detail)])
     }
     var text = table.text(as: .text)
-    if redisTime != nil {
+    if let redisTime {
       text += "\n" + sweeperTable.text(as: .text)
       // A replica that waits for a server asks for no sweeper.
       let isWaiting = servers.contains { $0.fault != nil }
@@ -134,8 +107,8 @@ struct FleetStatus: Sendable {
       if !notes.isEmpty { text += "\n" + notes.joined() }
       let others = sweepers.filter(\.isOffByDefault).map(\.record.sweeper)
       if !others.isEmpty { text += "\nOff by default: \(others.joined(separator: ", "))\n" }
-      let absence = "No replica is known to run" + (isWaiting ? "; any that run wait for the server.\n" : ".\n")
-      text += "\n" + (replicas.isEmpty ? absence : replicaTable.text(as: .text))
+      let absence = FleetReplicas.none + (isWaiting ? "; any that run wait for the server.\n" : ".\n")
+      text += "\n" + (replicas.isEmpty ? absence : fleet.table(at: redisTime).text(as: .text))
     }
     if !strangers.isEmpty {
       text += "\nWorkers on this database that share neither schedule nor pauses with these replicas:\n"
@@ -171,21 +144,6 @@ struct FleetStatus: Sendable {
   private func whenDue(_ due: Int64) -> String {
     let left = due - (redisTime ?? due)
     return left <= 0 ? "now" : "in " + GoDuration.text(wholeSecondsOf: .milliseconds(left + 999))
-  }
-
-  private var replicaTable: ReportTable {
-    var table = ReportTable(["replica", "seen", "version", "settings"])
-    for replica in replicas {
-      let age = GoDuration.text(wholeSecondsOf: .milliseconds(max(0, (redisTime ?? 0) - replica.seenAt)))
-      let settings: ReportTable.Cell =
-        switch differences(of: replica) {
-        case nil: .text("cannot be compared: another version")
-        case []?: .text("as the others")
-        case let names?: .list(names.map { "differs: \($0)" })
-        }
-      table.rows.append([.text(replica.name), .text("\(age) ago"), .text(replica.version), settings])
-    }
-    return table
   }
 
   private static func table(of runs: [Run]) -> ReportTable {
@@ -256,13 +214,6 @@ struct FleetStatus: Sendable {
   private var jsonTables: [(String, ReportTable)] {
     var servers = ReportTable(["server", "fault", "detail"])
     for server in self.servers { servers.rows.append([.text(server.name), .init(server.fault), .text(server.detail)]) }
-    var replicas = ReportTable(["replica", "seen", "version", "differing_settings"])
-    for replica in self.replicas {
-      replicas.rows.append([
-        .text(replica.name), .text(Self.time(replica.seenAt)), .text(replica.version),
-        differences(of: replica).map { .list($0) } ?? .missing,
-      ])
-    }
     var runs = Self.table(of: self.runs ?? [])
     runs.columns = ["pid", "sweeper", "epoch", "state", "age", "blocking_pids"]
     var holders = holderTable
@@ -273,7 +224,7 @@ struct FleetStatus: Sendable {
     var strangers = strangerTable
     strangers.columns = ["pid", "user", "namespace", "address", "sessions"]
     return [
-      ("servers", servers), ("sweepers", sweeperJSON), ("replicas", replicas), ("runs", runs),
+      ("servers", servers), ("sweepers", sweeperJSON), ("replicas", fleet.jsonTable), ("runs", runs),
       ("lock_holders", holders), ("other_workers", strangers),
     ]
   }

@@ -92,7 +92,8 @@ struct StatusCommand {
     var server = FleetStatus.Server(name: "Redis", detail: settings[.redisURL].redactedURL)
     do {
       let (time, records, fault) = try await RedisVisit(settings, clock: clock).use { client in
-        let (time, records) = try await self.readRecords(client)
+        let (time, records) = try await client.readRecords(
+          namespace: self.settings[.redisNamespace], clock: self.clock)
         return (time, records, await self.writeFault(client))
       }
       server.fault = fault
@@ -101,15 +102,6 @@ struct StatusCommand {
       server.fault = RedisVisit.reason(error)
       return (server, nil, [])
     }
-  }
-
-  private func readRecords(_ client: any RedisScripts) async throws -> (Int64, [SweeperRecord]) {
-    let names = Sweepers.names
-    let (time, parts) = try await client.readAll(
-      CoordinationScripts.records, keys: names.map { [keys($0).lock, keys($0).record] },
-      arguments: SweeperRecord.fields,
-      by: clock.now.advanced(by: Coordinator.commandLimit))
-    return (time, zip(names, parts).map { SweeperRecord(sweeper: $0, $1) })
   }
 
   /// Why Redis refuses writes; nil if it accepts them.

@@ -1,6 +1,7 @@
 // What the verb config shows of an environment.
 
 import Foundation
+import Reactor
 import TestSupport
 import Testing
 
@@ -91,5 +92,44 @@ import Testing
     #expect(try await ill.waitForExit() == .exited(78))
     #expect(ill.output.contains(#""faults":["is required: set a Redis URL"]"#))
     #expect(!ill.output.contains("LOG_LEVEL") && ill.log.isEmpty)
+  }
+
+  @Test func itShowsTheSettingsInWhichReplicasDifferIfRedisAnswers() async throws {
+    let stage = try await WorkerStage.set()
+    let environment = try await stage.environment
+    func config(_ more: [String: String] = [:], _ options: String...) async throws -> (status: Int32, output: String) {
+      let command = try await WorkerProcess.start(
+        ["config", "REDIS_URL", "--replicas"] + options, environment: environment.merging(more) { $1 })
+      guard case .exited(let status) = try await command.waitForExit() else { return (-1, command.everything) }
+      return (status, command.everything)
+    }
+    let nobody = try await config()
+    #expect(nobody.status == 0 && nobody.output.hasSuffix("\n\nNo replica is known to run.\n"), "\(nobody)")
+    let first = try await stage.start()
+    let second = try await stage.start(["SB_WORKER_AGENTS_STALE_AFTER": "10m"])
+    let names = [first, second].map { "\(HostProcess.hostName):\($0.probePort)" }
+    try await onLoop {
+      try await eventually("both are listed") {
+        try names.allSatisfy { try stage.replicas("agents-stale").contains("\($0) ") }
+      }
+    }
+    let differ = try await config()
+    #expect(differ.status == 2, "\(differ)")
+    for name in names {
+      let line = try #require(differ.output.split(separator: "\n").first { $0.hasPrefix("\(name) ") })
+      #expect(line.hasSuffix("differs: SB_WORKER_AGENTS_STALE_AFTER"))
+    }
+    let json = try #require(
+      JSONSerialization.jsonObject(with: Data(try await config([:], "--json").output.utf8)) as? [String: Any])
+    let rows = try #require(json["replicas"] as? [[String: Any]])
+    #expect(rows.compactMap { $0["replica"] as? String } == names.sorted())
+    #expect(rows.allSatisfy { $0["differing_settings"] as? [String] == ["SB_WORKER_AGENTS_STALE_AFTER"] })
+    for worker in [first, second] { #expect(try await worker.stop() == .exited(0)) }
+    stage.redisProxy.admission = .refuse
+    let away = try await config()
+    let reason = "Redis cannot say in which settings the replicas differ: "
+    #expect(away.status == 1 && away.output.hasSuffix("\n\n\(reason)connection refused\n"), "\(away)")
+    let invalid = try await config(["REDIS_URL": "http://redis"])
+    #expect(invalid.status == 78 && invalid.output.contains(reason), "\(invalid)")
   }
 }
