@@ -2,6 +2,7 @@
 // resolves. It stays up, says what is wrong in words that may be shown, and goes on by itself when they do.
 
 import Foundation
+import Reactor
 import TestSupport
 import Testing
 
@@ -28,6 +29,36 @@ import Testing
     let lines = worker.log.drop { $0.message == "starting" }
     #expect(!lines.contains { $0.text.contains(role) }, "what the server said about the role is not told")
     try await stage.plane.sql("DROP ROLE \(role)")
+  }
+
+  /// Pings are shorter than a batch.
+  @Test func aServerThatLongStatementsDoNotReachIsNotReadyUntilTheyDo() async throws {
+    let stage = try await WorkerStage.set()
+    let server = try await PrivatePostgres.shared
+    let proxy = try FaultProxy(to: UInt16(server.port))
+    let url = stage.plane.url.replacingOccurrences(of: ":\(server.port)/", with: ":\(proxy.port)/")
+    let worker = try await stage.start(["DATABASE_URL": url])
+    try await onLoop {
+      try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
+      // New connections send whole statements, not the names of prepared ones.
+      proxy.resetConnections()
+      proxy.set(.holdBack(overBytes: 1_200), .toServer)
+      try await eventually("it says so", within: .seconds(60)) {
+        try await worker.get("/readyz").body.contains("statements get no answer though pings do")
+      }
+      // It stays so: pings prove nothing now.
+      for _ in 0..<20 {
+        #expect(await worker.status(of: "/readyz") == 503)
+        try await LoopClock.system.sleep(for: .milliseconds(100))
+      }
+      proxy.heal()
+      try await worker.answersReadyz(200, within: .seconds(20))
+      let runs = try await worker.runs("agents-stale", "success")
+      try await eventually("it sweeps again") { try await worker.runs("agents-stale", "success") > runs }
+    }
+    #expect(try await worker.stop() == .exited(0))
+    #expect(worker.log.count { $0.message == "PostgreSQL is unavailable" } == 1)
+    proxy.stop()
   }
 
   /// Acts as an administrator who ends all idle sessions, or as a server's idle_session_timeout.
