@@ -32,8 +32,8 @@ struct PostgresHealth: Equatable {
   }
 
   /// How long a reason must not have been met before another one is reported. As a primary stops, or behind several
-  /// addresses, attempts fail for different reasons in turns.
-  static let settlingTime = Duration.seconds(1)
+  /// addresses, attempts fail for different reasons in turns. Longer than two pauses between pings.
+  static let settlingTime = Duration.seconds(5)
 
   /// What was last reported.
   private(set) var availability: ServerAvailability?

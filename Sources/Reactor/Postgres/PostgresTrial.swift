@@ -36,7 +36,7 @@ struct PostgresTrial: Equatable {
 
   /// The number of losses in a row that prove more than an accident.
   static let lossLimit = 2
-  /// How long a loss counts. Longer than most sweepers' intervals, so that their next runs decide.
+  /// How long a loss counts. Longer than most callers' intervals, so that their next attempts decide.
   static let quietLimit = Duration.seconds(600)
   /// The maximum number of requests that are remembered; further ones are not.
   static let suspectLimit = 32

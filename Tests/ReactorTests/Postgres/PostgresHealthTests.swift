@@ -20,8 +20,9 @@ import Testing
     #expect(health.met(.accepted, at: at(0)) == nil && !health.isInDoubt)
     #expect(health.met(.refused("connection refused"), at: at(0)) == .unavailable(reason: "connection refused"))
     #expect(health.met(.refused("connection refused"), at: at(100)) == nil)
-    #expect(health.met(.refused("timed out"), at: at(1_100)) == .unavailable(reason: "timed out") && health.isInDoubt)
-    #expect(health.met(.accepted, at: at(1_100)) == .ready)
+    #expect(health.met(.refused("timed out"), at: at(5_000)) == nil)
+    #expect(health.met(.refused("timed out"), at: at(5_100)) == .unavailable(reason: "timed out") && health.isInDoubt)
+    #expect(health.met(.accepted, at: at(5_100)) == .ready)
   }
 
   /// As a primary stops: one address is a standby's, the other one's server is going down.
@@ -30,14 +31,14 @@ import Testing
     _ = health.met(.accepted, at: at(0))
     let (first, second) = (PostgresError.readOnlyReason, "server closed the connection unexpectedly")
     #expect(health.met(.refused(first), at: at(0)) == .unavailable(reason: first) && health.isReadOnly)
-    for time in stride(from: Int64(10), to: 5_000, by: 20) {
+    for time in stride(from: Int64(10), to: 20_000, by: 2_000) {
       #expect(health.met(.refused(second), at: at(time)) == nil && !health.isReadOnly)
-      #expect(health.met(.refused(first), at: at(time + 10)) == nil && health.isReadOnly)
+      #expect(health.met(.refused(first), at: at(time + 1_000)) == nil && health.isReadOnly)
     }
     // The second one alone.
-    #expect(health.met(.refused(second), at: at(5_900)) == nil)
-    #expect(health.met(.refused(second), at: at(6_000)) == .unavailable(reason: second))
-    #expect(health.met(.accepted, at: at(6_000)) == .ready)
+    #expect(health.met(.refused(second), at: at(24_000)) == nil)
+    #expect(health.met(.refused(second), at: at(24_010)) == .unavailable(reason: second))
+    #expect(health.met(.accepted, at: at(24_010)) == .ready)
   }
 
   @Test func aServerThatAnswersPingsAndLosesStatementsIsUnavailableUntilItAnswersThem() {
@@ -92,7 +93,7 @@ import Testing
     #expect(PostgresTrial.Loss(.unavailable(reason: "connection refused")) == nil)
   }
 
-  @Test func inAnyOrderTheLastReportIsAStateThatWasMetWithinTheLastSecond() {
+  @Test func inAnyOrderTheLastReportIsAStateThatWasMetLately() {
     let reasons = ["connection refused", "timed out"]
     for seed in 0..<5_000 {
       var random = SeededRandom(seed: UInt64(seed))
@@ -102,7 +103,7 @@ import Testing
       var latest: ServerAvailability?
       var time: Int64 = 0
       for _ in 0..<40 {
-        time += Int64.random(in: 0...700, using: &random)
+        time += Int64.random(in: 0...3_500, using: &random)
         let reason = reasons.randomElement(using: &random)!
         let choice = Int.random(in: 0..<3, using: &random)
         let event = [PostgresHealth.Event.accepted, .refused(reason), .troubled][choice]
@@ -111,7 +112,7 @@ import Testing
         if let change = health.met(event, at: at(time)) { reported.append(change) }
         #expect(reported.last == health.availability && (latest == .ready) == (health.availability == .ready))
         if case .unavailable(let shown)? = health.availability {
-          let isFresh = time - (metAt[shown] ?? -10_000) < 1_000
+          let isFresh = time - (metAt[shown] ?? -10_000) < 5_000
           #expect(isFresh || latest == health.availability || choice == 2, "seed \(seed)")
         }
         #expect(health.isInDoubt == (choice != 0), "seed \(seed)")
