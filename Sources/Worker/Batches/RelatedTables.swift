@@ -165,11 +165,17 @@ extension RowSweep {
   /// The condition of a due row, without its cutoff.
   func dueCondition(among related: RelatedTables) -> String {
     guard let lookup else { return due + related.isUnreferenced }
+    let table = related.quotedName(of: lookup.table)
     let value = """
-      (SELECT \(lookup.value) FROM \(related.quotedName(of: lookup.table)) AS looked_up
+      (SELECT \(lookup.value) FROM \(table) AS looked_up
         WHERE (looked_up.\(lookup.key) = target.\(lookup.foreignKey)))
       """
-    return due.replacingFirst(lookup.placeholder, with: value) + related.isUnreferenced
+    // Evaluated once per statement.
+    let least = """
+      (SELECT min(\(lookup.least.seconds))::float8 FROM (SELECT \(lookup.value) AS value FROM \(table)) AS looked_up)
+      """
+    return due.replacingFirst(lookup.least.placeholder, with: least).replacingFirst(lookup.placeholder, with: value)
+      + related.isUnreferenced
   }
 
   /// Whether its statements use other tables, or need to know which tables refer to the swept one.

@@ -334,7 +334,8 @@ package final class TableStatements {
 
   /// A declaration's text with the cutoff filled in.
   static func withCutoff(_ text: String) -> String {
-    text.replacingFirst(":cutoff", with: GuardStatements.cutoff)
+    let filled = text.replacingFirst(":cutoff", with: GuardStatements.cutoff)
+    return filled == text ? text : withCutoff(filled)
   }
 
   /// Whether a row is due and, if rows are locked before the write, was locked by this transaction.

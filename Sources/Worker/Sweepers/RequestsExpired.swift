@@ -25,8 +25,9 @@ extension Sweeper {
           // In UTC, so that days and months do not depend on the session's time zone. The year 9999 is in seconds,
           // which no session setting affects.
           due: """
-            status = 'pending' AND (timezone('UTC'::text,
-              (timezone('UTC'::text, least(created_at, to_timestamp(253370764800))) + :request_ttl)) <= :cutoff)
+            created_at <= (:cutoff - (:least_seconds * '1 second'::interval)) AND status = 'pending'
+              AND (timezone('UTC'::text,
+                (timezone('UTC'::text, least(created_at, to_timestamp(253370764800))) + :request_ttl)) <= :cutoff)
             """,
           key: "created_at",
           age: .zero,
@@ -36,7 +37,14 @@ extension Sweeper {
             placeholder: ":request_ttl",
             // Limited so that any moment until 9999 plus it is valid. A request without a workflow never expires.
             value: "greatest(least(request_ttl, '1000 years'::interval), '0 seconds'::interval)",
-            table: "workflow_definitions", key: "id", foreignKey: "workflow_id"),
+            table: "workflow_definitions", key: "id", foreignKey: "workflow_id",
+            // In epoch a month counts for up to three days more than it may have.
+            least: .init(
+              placeholder: ":least_seconds",
+              seconds: """
+                extract(epoch FROM value)
+                  - (abs((extract(year FROM value) * 12) + extract(month FROM value)) * (3 * 86400))
+                """)),
           audit: audit)),
       report: Report(
         severity: .info, title: "pending requests expired", countName: "requests_swept",

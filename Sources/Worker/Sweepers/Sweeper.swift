@@ -142,6 +142,15 @@ package struct RowSweep: Sendable {
     /// Its unique column, and the swept table's column that refers to it.
     let key: String
     let foreignKey: String
+    /// A number of seconds below any value, so that `due` can leave out most rows without looking up theirs.
+    let least: Least
+
+    struct Least: Sendable {
+      /// Its placeholder in `due`, such as ":least_seconds".
+      let placeholder: String
+      /// An expression over `value`.
+      let seconds: String
+    }
   }
 
   /// Limits how often a row that keeps becoming due is changed. Then it is changed once more, into what `:exhausted` in

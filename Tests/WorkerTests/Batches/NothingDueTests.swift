@@ -102,25 +102,26 @@ import Testing
     // The first run makes the pass, where the sweeper has one.
     let first = try await onLoop { try await plane.sweep(sweeper) }
     #expect(first.found == 0)
-    let before = try await settledCount(of: item.table, on: plane)
+    let before = try #require(Int(try await plane.settled(Self.pagesRead(of: item.table))))
     #expect(try await onLoop { try await plane.sweep(sweeper, progress: first.progress) }.found == 0)
-    let read = try await settledCount(of: item.table, on: plane) - before
+    let read = try #require(Int(try await plane.settled(Self.pagesRead(of: item.table)))) - before
     print("\(sweeper.name): \(read) of \(pages) pages")
     #expect(read <= Self.pageLimit + (item.readsTable ? pages : 0), "\(sweeper.name)")
   }
+}
 
-  /// Sessions tell what they read when they end.
-  private func settledCount(of table: String, on plane: ControlPlane) async throws -> Int {
-    let query = Self.pagesRead(of: table)
+extension ControlPlane {
+  /// The answer of a query about statistics. Sessions tell what they did when they end.
+  func settled(_ query: String) async throws -> String {
     try await onLoop {
       try await eventually("no session is left") {
-        try await plane.sql(
+        try await sql(
           """
           SELECT count(*) FROM pg_stat_activity
            WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
           """) == "0"
       }
     }
-    return try #require(Int(try await plane.sql(query)))
+    return try await sql(query)
   }
 }

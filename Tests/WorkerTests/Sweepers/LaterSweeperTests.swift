@@ -163,6 +163,50 @@ import Testing
     #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 1)
   }
 
+  /// The shortcut by the least time finds each request that its own workflow's time makes due, whatever a month has.
+  @Test func requestsExpireAsTheirOwnWorkflowSaysWhateverTheLeastTime() async throws {
+    let seed = UInt64.random(in: 0...UInt64.max)
+    var random = SeededRandom(seed: seed)
+    let plane = try await ControlPlane.fresh()
+    for _ in 0..<12 {
+      let (months, days) = (Int.random(in: -3...30, using: &random), Int.random(in: -100...100, using: &random))
+      let time = "\(months) months \(days) days \(Int.random(in: 0..<86_400, using: &random)) seconds"
+      let lengths = try await plane.sql(
+        """
+        DELETE FROM access_requests;
+        DELETE FROM workflow_definitions;
+        INSERT INTO workflow_definitions (name, request_ttl) VALUES ('w', greatest('\(time)', '0 seconds'::interval));
+        INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
+        SELECT 'r', 'read', id, now() - request_ttl + n * interval '3 hours' + interval '1 minute'
+        FROM workflow_definitions, generate_series(-80, 80) AS n;
+        SELECT count(*) FROM access_requests AS request JOIN workflow_definitions AS workflow
+            ON workflow.id = request.workflow_id
+         WHERE (request.created_at AT TIME ZONE 'UTC' + request_ttl) AT TIME ZONE 'UTC' <= now()
+           AND request.created_at <= now()
+        """)
+      let sweeper = Sweeper.requestsExpired(try plane.settings(Self.on))
+      let changed = try await onLoop { try await plane.sweep(sweeper) }.changed
+      #expect("\(changed)" == lengths, "\(time), seed \(seed)")
+    }
+  }
+
+  /// Looking up a workflow takes most of the time that a pending request costs.
+  @Test func aRunWithNothingDueLooksUpHardlyAnyWorkflow() async throws {
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql(
+      """
+      INSERT INTO workflow_definitions (name, request_ttl) VALUES ('short', '14 days'), ('long', '1 year');
+      INSERT INTO access_requests (requester_id, type, workflow_id, created_at)
+      SELECT 'r', 'read', id, now() - interval '13 days' FROM workflow_definitions, generate_series(1, 1000);
+      ANALYZE access_requests, workflow_definitions
+      """)
+    let sweeper = Sweeper.requestsExpired(try plane.settings(Self.on))
+    let scans = "SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relname = 'workflow_definitions'"
+    let before = try #require(Int(try await plane.settled(scans)))
+    #expect(try await onLoop { try await plane.sweep(sweeper) }.changed == 0)
+    #expect(try #require(Int(try await plane.settled(scans))) - before < 20)
+  }
+
   @Test func whereAskedToEachExpiredRequestLeavesALineInTheAuditTrail() async throws {
     let plane = try await ControlPlane.fresh()
     try await plane.sql(
