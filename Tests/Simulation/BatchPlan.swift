@@ -13,7 +13,7 @@ struct BatchPlan {
   private(set) var rows = 0
   private(set) var jobs: [Judge.Job] = []
   /// The change to individually modelled rows, applied when the server executes it.
-  private(set) var change: RevealChange?
+  private(set) var change: (any RowChange)?
   /// The first statement that can wait for a row lock.
   private(set) var firstWrite = 0
   private let statements: [PostgresStatement]
@@ -24,7 +24,7 @@ struct BatchPlan {
   private var changes: [Int?]
 
   private static let roundTrip: Int64 = 200
-  /// The time that one statement of a window takes.
+  /// The time that one statement takes that changes or searches individually modelled rows.
   private static let windowTime: Int64 = 1_000
 
   init(_ statements: [PostgresStatement], _ roles: [StatementRole], sweeper: Int, epoch: Int64, _ replica: Replica) {
@@ -36,12 +36,9 @@ struct BatchPlan {
     length = Self.roundTrip
     firstWrite = roles.firstIndex { $0 != .open && $0 != .settings && $0 != .check && $0 != .survey } ?? 0
     let table = replica.judge.tables[sweeper]
+    change = replica.postgres.change(statements, roles, sweeper)
     // A run's first batch draws the table's size and due rows.
-    if isFirst { table.draw(replica.world, scenario) }
-    if roles.contains(where: { $0 == .writeLinked || $0 == .writeLinkedSkippingLocked || $0 == .firstKey }) {
-      guard let reveals = replica.postgres.reveals else { preconditionFailure("this seed has no reveal sessions") }
-      change = RevealChange(statements, roles, in: reveals)
-    }
+    if isFirst { table.draw(replica.world, scenario, isModelledByRow: change != nil) }
     for (index, role) in roles.enumerated() { plan(index, role, table, epoch, replica) }
   }
 
@@ -56,6 +53,10 @@ struct BatchPlan {
     _ index: Int, _ role: StatementRole, _ table: ModelledTable, _ epoch: Int64, _ replica: Replica
   ) {
     let parameters = statements[index].parameters
+    if change != nil, role.changesRows {
+      length += Self.windowTime
+      return
+    }
     switch role {
     case .open, .settings, .close: break
     case .check: answers[index] = scenario.statements.check(pages: table.pages)
@@ -77,8 +78,9 @@ struct BatchPlan {
     case .dueRows: answers[index] = []
     case .rows: changes[index] = 0
     case .insert: insert(index, epoch, replica)
-    case .writeLinked, .writeLinkedSkippingLocked, .write, .writeSkippingLocked, .firstKey: length += Self.windowTime
-    case .clock, .readLimits, .loginRole, .holders, .nothingDue, .related, .schema:
+    case .writeLinked, .writeLinkedSkippingLocked, .write, .writeSkippingLocked, .firstKey, .claim, .mark, .lock:
+      preconditionFailure("this seed has no such rows")
+    case .clock, .readLimits, .loginRole, .holders, .nothingDue, .related, .schema, .dueConnections, .coveredTargets:
       preconditionFailure("this does not belong in a batch: \(statements[index].sql)")
     }
   }
@@ -143,6 +145,7 @@ struct BatchPlan {
   /// The statements' results.
   func results(of batch: PostgresServer.Batch, began: Int64, clock: Int64, isGuarded: Bool) -> [PostgresResult] {
     statements.indices.map { index in
+      if let change, roles[index].changesRows { return change.result(index) }
       switch roles[index] {
       case .open: return scenario.statements.opened
       case .settings: return scenario.statements.nothing
@@ -150,8 +153,6 @@ struct BatchPlan {
         let opening = statements[0].parameters
         let cutoff = opening[2] ?? "\(began - (Int64(opening[3] ?? "") ?? 0))"
         return PostgresResult(rows: [[isGuarded ? "t" : "f", "1", "\(clock)", cutoff, "\(clock - began)"]])
-      case .writeLinked, .writeLinkedSkippingLocked, .write, .writeSkippingLocked, .firstKey:
-        return PostgresResult(rows: [change?.answer(index) ?? []])
       default:
         // Without the verdict a write meets no row.
         if let changed = changes[index] {
@@ -172,8 +173,12 @@ final class ModelledTable {
   /// Pages without due rows. If two runs alternate, these need not be the first pages.
   private var isSwept: [Bool] = []
 
-  /// Draws the table's state for the next run.
-  func draw(_ world: World, _ scenario: Scenario) {
+  /// Draws the table's state for the next run, unless its rows are modelled individually.
+  func draw(_ world: World, _ scenario: Scenario, isModelledByRow: Bool) {
+    guard !isModelledByRow else {
+      pages = 1
+      return
+    }
     pages = Int(world.any(0...Int64(scenario.tablePages)))
     rowsPerPage = world.any(of: [0, 1, 1, 1, 10])
     isSwept = [Bool](repeating: false, count: pages)

@@ -30,7 +30,7 @@ final class Faults {
 
   /// Draws the whole run.
   func plan() {
-    let calm = scenario.intervals.prefix(Scenario.rare).max()! * 4_000
+    let calm = scenario.intervals.filter { $0 < 3_600_000 }.max()! * 4_000
     var time: Int64 = 0
     while true {
       let calmEnd = scenario.isFaultless ? scenario.length : time + world.any(calm / 2...calm * 3 / 2)

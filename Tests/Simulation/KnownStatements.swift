@@ -12,6 +12,8 @@ enum StatementRole {
   case survey, check
   case indexScan, tableProbe
   case pages, part, pagesSkippingLocked, firstDue
+  /// Locks the rows that the next statement writes.
+  case lock
   case dueRows, rows
   case insert
   /// For a sweep with linked rows.
@@ -20,12 +22,27 @@ enum StatementRole {
   case nothingDue
   /// The surveys of other tables and of the schema.
   case related, schema
+  /// For discovery by connection: two queries, and the two statements of a claim.
+  case dueConnections, coveredTargets, claim, mark
+
+  /// Whether it changes rows by pages.
+  var writesPages: Bool { [.pages, .part, .pagesSkippingLocked].contains(self) }
+
+  /// Whether it changes or locks rows, or searches them on behalf of a statement that does.
+  var changesRows: Bool {
+    switch self {
+    case .writeLinked, .writeLinkedSkippingLocked, .write, .writeSkippingLocked, .firstKey, .claim, .mark, .lock: true
+    default: writesPages
+    }
+  }
 }
 
 @EventLoop
 final class KnownStatements {
   /// By text length: comparing strings that share storage is free, hashing each is not.
   private var roles: [Int: [(text: String, role: StatementRole)]] = [:]
+  /// The texts that take account of the foreign key.
+  private var referenceTexts: Set<String> = []
 
   /// The targets of each document seen so far.
   private var documents: [String: [Int]] = [:]
@@ -46,8 +63,10 @@ final class KnownStatements {
     for (text, role) in Self.shared { add(text, role) }
     for sweeper in sweepers {
       switch sweeper.work {
-      case .rows(let sweep): add(sweep)
-      case .connections: preconditionFailure("\(sweeper.name) is not simulated")
+      case .rows(let sweep):
+        add(sweep, hasReference: false)
+        if sweep.leavesReferenced { add(sweep, hasReference: true) }
+      case .connections(let discovery): add(discovery)
       // No simulated fleet runs it.
       case .watch: break
       case .discovery: add(DiscoveryStatements.insert(into: Self.quoted(Discovery.table)), .insert)
@@ -55,15 +74,23 @@ final class KnownStatements {
     }
   }
 
-  private func add(_ sweep: RowSweep) {
+  private func add(_ sweep: RowSweep, hasReference: Bool) {
     let moments = MomentColumns(
       table: Self.identifier, names: "{" + sweep.moments.joined(separator: ",") + "}", types: Self.momentTypes)
     var related = RelatedTables()
     if sweep.needsRelatedTables, let table = survey(sweep.table, sweep.moments) {
-      related = RelatedTables(PostgresResult(rows: relatedTables(sweep.relatedTables(of: table).parameters)))
+      related = RelatedTables(
+        PostgresResult(
+          rows: relatedTables(sweep.relatedTables(of: table).parameters, hasReference: hasReference)))
     }
     let statements = TableStatements(
       sweep: sweep, table: Self.quoted(sweep.table), moments: moments, countsDue: false, related: related)
+    if sweep.leavesReferenced {
+      add(statements.lock, .lock)
+      if hasReference {
+        referenceTexts.formUnion([statements.lock, statements.write, statements.writeSkippingLocked])
+      }
+    }
     if sweep.probesFirst { add(statements.nothingDue, .nothingDue) }
     if let linked = sweep.linked, let second = survey(linked.table, [linked.key]) {
       let windows = LinkedStatements(linked, of: statements, in: second)
@@ -82,6 +109,17 @@ final class KnownStatements {
     add(statements.firstDue, .firstDue)
     add(statements.dueRows, .dueRows)
     add(statements.writeRows, .rows)
+  }
+
+  private func add(_ discovery: ConnectionDiscovery) {
+    guard let connections = survey(ConnectionDiscovery.table, ConnectionDiscovery.moments),
+      let jobs = survey(Discovery.table, [])
+    else { preconditionFailure("the answers are no surveys") }
+    let statements = discovery.statements(on: connections, jobs)
+    add(statements.due, .dueConnections)
+    add(statements.insert, .claim)
+    add(statements.mark, .mark)
+    add(ConnectionStatements.covered(by: Self.quoted(ConnectionDiscovery.table)), .coveredTargets)
   }
 
   private static func quoted(_ table: String) -> String { "\"public\".\"\(table)\"" }
@@ -121,13 +159,21 @@ final class KnownStatements {
     return TableSurvey(table: table, PostgresResult(rows: [answer]))
   }
 
-  /// The answer to a survey of other tables: each exists, and nothing refers to the swept one.
-  func relatedTables(_ parameters: [String?]) -> [[String?]] {
+  /// The answer to a survey of other tables: each exists.
+  ///
+  /// - Parameter hasReference: whether a foreign key refers to the swept table, if that is asked.
+  func relatedTables(_ parameters: [String?], hasReference: Bool) -> [[String?]] {
     let names = (parameters[0] ?? "{}").dropFirst().dropLast().split(separator: ",").map(String.init)
-    return names.enumerated().map { index, name in
+    var rows = names.enumerated().map { index, name in
       ["1", "public", name, "\(Self.identifier + 100 + Int64(index))", "f", "0", "", "", "t", "t"]
     }
+    guard parameters[1] != "0" else { return rows }
+    if hasReference { rows.append(["2", "public", "bindings", "16600", "f", "16601", "secret_id", "id", "t", "t"]) }
+    return rows + [["3", "public", "", "\(Self.identifier)", "f", "0", "", "", "t", "t"]]
   }
+
+  /// Whether a statement that deletes rows takes account of the foreign key.
+  func knowsReference(_ sql: String) -> Bool { referenceTexts.contains(sql) }
 
   func check(pages: Int) -> [String?] {
     ["t", "f", "t", "f", "\(pages)", Self.file, Self.indexes, Self.momentTypes]

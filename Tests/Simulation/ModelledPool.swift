@@ -159,8 +159,14 @@ final class ModelledConnection: SweepConnection {
         let holder = server.evict(sweeper, before: Int64(last.parameters[2] ?? "") ?? 0)
         answer(holder.map { [["1", (last.parameters[1] ?? "") + "\($0.epoch)", $0.isEnded ? "t" : "f"]] } ?? [])
       case .nothingDue: answer([[server.reveals?.isAnyDue == true ? "f" : "t"]])
-      case .related: answer(scenario.statements.relatedTables(last.parameters))
-      case .schema: answer([])
+      case .related:
+        let hasReference = server.secrets?.hasReference ?? false
+        answer(scenario.statements.relatedTables(last.parameters, hasReference: hasReference))
+        if last.parameters[1] != "0" { server.secrets?.referencesWereRead() }
+      case .schema, .coveredTargets: answer([])
+      case .dueConnections:
+        let (limit, skipped) = (last.parameters[0].flatMap { Int($0) }, last.parameters[1].flatMap { Int($0) })
+        answer(server.connections?.due(limit: limit ?? 0, skipping: skipped ?? 0) ?? [])
       default: preconditionFailure("this is not asked outside of a batch: \(last.sql)")
       }
     }

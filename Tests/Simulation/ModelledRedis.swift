@@ -53,6 +53,9 @@ final class ModelledRedis: RedisScripts {
   func evaluate(
     _ script: RedisScript, keys: [String], arguments: [String], isRepeatable: Bool, by deadline: MonotonicInstant
   ) async throws(RedisError) -> RedisValue {
+    if keys[0].hasPrefix(Scenario.lockKey(ofConnection: "")) {
+      return try await connectionLock(script, keys[0], arguments, by: deadline)
+    }
     let sweeper = life.replica.scenario.sweeper(ofLock: keys[0])
     let call = ScheduleModel.call(script, arguments, sweeper: life.replica.scenario.name(sweeper))
     life.calls(call, sweeper)
@@ -69,6 +72,27 @@ final class ModelledRedis: RedisScripts {
       life.failed(call, sweeper, isUnknown: isUnknown)
       life.wasNotAnswered()
       throw error
+    }
+  }
+
+  /// Takes or releases the lock of a connection.
+  private func connectionLock(
+    _ script: RedisScript, _ key: String, _ arguments: [String], by deadline: MonotonicInstant
+  ) async throws(RedisError) -> RedisValue {
+    let (server, token, mutation) = (server, arguments[0], life.replica.mutation)
+    let connections = life.replica.postgres.connections
+    if script.sha1 == DiscoverLocks.take.sha1 {
+      let length = mutation == .connectionLockOutlived ? 1 : Int64(arguments[1]) ?? 0
+      return try await ask(by: deadline) {
+        let isTaken = server.lock(key, token: token, milliseconds: length)
+        if isTaken { connections?.lockTaken(key) }
+        return .array([.integer(isTaken ? 1 : 0)])
+      }
+    }
+    precondition(script.sha1 == CoordinationScripts.release.sha1, "this is no script of a connection's lock")
+    return try await ask(by: deadline) {
+      let isReleased = mutation != .connectionLockKept && server.unlock(key, token: token)
+      return .array([.integer(isReleased ? 1 : 0)])
     }
   }
 

@@ -53,7 +53,7 @@ final class ModelledSender: EventSender {
     return names.reduce(0) { $0 + number(after: $1, in: body) }
   }
 
-  private static let names = ["deleted", "enqueued", "sessions_swept", "requests_swept"].map { name in
+  private static let names = ["deleted", "enqueued", "sessions_swept", "requests_swept", "given_up"].map { name in
     Array("\"\(name)\":".utf8)
   }
 

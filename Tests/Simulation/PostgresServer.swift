@@ -36,7 +36,7 @@ final class PostgresServer {
     /// What it inserts: the slot's jobs.
     let jobs: [Judge.Job]
     /// Its change to individually modelled rows.
-    let change: RevealChange?
+    let change: (any RowChange)?
     fileprivate var began: Int64 = 0
     fileprivate var isTransaction = false
     fileprivate var isGuarded = false
@@ -48,7 +48,7 @@ final class PostgresServer {
 
     init(
       sweeper: Int, epoch: Int64, deadline: Int64, writeLength: Int64, rows: Int, cut: (message: Int, length: Int64)?,
-      jobs: [Judge.Job], change: RevealChange?
+      jobs: [Judge.Job], change: (any RowChange)?
     ) {
       self.sweeper = sweeper
       self.epoch = epoch
@@ -84,18 +84,37 @@ final class PostgresServer {
   private var starts = 0
   /// Only in seeds that include them.
   private(set) var reveals: RevealTable?
+  private(set) var connections: ConnectionTable?
+  private(set) var secrets: SecretTable?
   /// When another session's lock on the tables ends, in true time.
   var tablesLockedUntil: Int64 = 0
 
-  init(_ world: World, _ scenario: Scenario, _ judge: Judge, _ mutation: Mutation?) {
+  init(_ world: World, _ scenario: Scenario, _ redis: RedisServer, _ judge: Judge, _ mutation: Mutation?) {
     self.world = world
     self.scenario = scenario
     self.judge = judge
     self.mutation = mutation
     clock = DriftingClock(partsPerMillion: world.any(scenario.drifts), offset: 1_700_000_123_000_000)
     holders = scenario.intervals.map { _ in nil }
-    if scenario.hasLater {
+    switch scenario.later {
+    case .reveals:
       reveals = RevealTable(world, scenario, judge, mutation) { [unowned self] in time }
+    case .connections:
+      connections = ConnectionTable(world, scenario, judge, mutation, redis: redis) { [unowned self] in time }
+      secrets = SecretTable(world, scenario, judge, mutation, redis: redis) { [unowned self] in time }
+    case nil: break
+    }
+  }
+
+  /// What a batch does to individually modelled rows; nil if it changes none.
+  func change(_ statements: [PostgresStatement], _ roles: [StatementRole], _ sweeper: Int) -> (any RowChange)? {
+    guard roles.contains(where: \.changesRows) else { return nil }
+    return switch (scenario.later, sweeper) {
+    case (.reveals, Scenario.reveal): reveals.map { RevealChange(statements, roles, in: $0) }
+    case (.connections, Scenario.connections): connections.map { ConnectionChange(statements, roles, in: $0) }
+    case (.connections, Scenario.stuck): connections.map { PageChange(statements, roles, in: $0) }
+    case (.connections, Scenario.retention): secrets.map { PageChange(statements, roles, in: $0) }
+    default: nil
     }
   }
 
@@ -220,7 +239,7 @@ final class PostgresServer {
     message(3, of: batch, in: session, answer: answer) { [self] in
       batch.isLastMessageLate = world.now > closed
       if batch.hasWritten {
-        batch.change?.committed()
+        batch.change?.committed(isLate: batch.isLastMessageLate)
         judge.committed(batch)
       }
       finish(session)

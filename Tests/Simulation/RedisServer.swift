@@ -18,6 +18,10 @@ final class RedisServer {
   private(set) var sweepers: [ScheduleModel]
   /// The older state of an asynchronous replica.
   private var older: [ScheduleModel]
+  private var connectionLocks = ConnectionLocks()
+  private var olderLocks = ConnectionLocks()
+  /// When it last lost locks of connections, or was stepped, in true time.
+  private(set) var lostLocksAt = Int64.min / 2
   /// Calls received while it hung.
   private var backlog: [@EventLoop () -> Void] = []
   /// How many scripts it has executed.
@@ -94,6 +98,21 @@ final class RedisServer {
     return answer
   }
 
+  // MARK: Locks of connections
+
+  /// Takes a connection's lock, unless another holds it.
+  func lock(_ key: String, token: String, milliseconds: Int64) -> Bool {
+    connectionLocks.take(key, token, until: time + milliseconds, at: time) || mutation == .connectionLockIgnored
+  }
+
+  /// Releases a connection's lock if the token holds it.
+  func unlock(_ key: String, token: String) -> Bool {
+    connectionLocks.release(key, token, at: time)
+  }
+
+  /// The token that holds a connection's lock.
+  func holder(ofLock key: String) -> String? { connectionLocks.holder(of: key, at: time) }
+
   /// Shortens the lease below what its holder assumes, if the mutation says so.
   private func shortened(_ call: ScheduleModel.Call) -> ScheduleModel.Call {
     guard mutation == .negativeMargin else { return call }
@@ -133,23 +152,29 @@ final class RedisServer {
   func flush() {
     world.note("FLUSHALL")
     for sweeper in sweepers.indices { sweepers[sweeper].flush() }
+    connectionLocks = ConnectionLocks()
+    lostLocksAt = world.now
     judge.redisLostItsData()
   }
 
   /// A replica with a slightly older state takes over.
   func replicate() {
     older = sweepers
+    olderLocks = connectionLocks
   }
 
   func failOver() {
     world.note("failover to an older replica")
     sweepers = older
+    connectionLocks = olderLocks
+    lostLocksAt = world.now
     judge.redisForgot()
   }
 
   func step(_ microseconds: Int64) {
     world.note("Redis's clock steps by \(microseconds / 1_000) ms")
     clock.offset += microseconds
+    lostLocksAt = world.now
     judge.redisClockStepped(by: microseconds)
   }
 

@@ -93,7 +93,10 @@ final class Replica {
   func pause(_ length: Int64, suspends: Bool = false) {
     guard let life = living, life.hold() else { return }
     note("\(suspends ? "is suspended" : "stops") for \(length / 1_000) ms")
-    if suspends { life.standsStill() }
+    if suspends {
+      life.standsStill()
+      postgres.connections?.suspended(for: length)
+    }
     world.after(length) { [self] in
       if suspends { offset -= length }
       guard life.isAlive else { return }

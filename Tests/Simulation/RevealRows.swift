@@ -148,7 +148,7 @@ final class RevealTable {
 
 /// What one batch does: first the linked rows, then the sessions without any left.
 @EventLoop
-final class RevealChange {
+final class RevealChange: RowChange {
   private let table: RevealTable
   private let statements: [PostgresStatement]
   private let roles: [StatementRole]
@@ -168,12 +168,11 @@ final class RevealChange {
   /// How many rows a run counts.
   var rows: Int { sessions.count }
 
-  func answer(_ index: Int) -> [String?] { answers[index] }
+  func result(_ index: Int) -> PostgresResult { PostgresResult(rows: [answers[index]]) }
 
   /// Executes the statements. False if a row stays locked.
   func write(began: Int64) -> Bool {
-    let opening = statements[0].parameters
-    cutoff = opening[2].flatMap { Int64($0) } ?? began - (Int64(opening[3] ?? "") ?? 0)
+    cutoff = Self.cutoff(statements, began: began)
     for (index, role) in roles.enumerated() {
       switch role {
       case .writeLinked: guard writeLinked(index, skipsLocked: false) else { return giveUp() }
@@ -241,7 +240,7 @@ final class RevealChange {
     return true
   }
 
-  func committed() {
+  func committed(isLate: Bool) {
     for wrap in wraps { wrap.expiresAt = cutoff }
     for session in sessions { session.isHeld = false }
     table.ended(sessions)

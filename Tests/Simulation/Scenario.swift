@@ -41,6 +41,28 @@ package enum Mutation: String, CaseIterable, Sendable {
   case nothingDue = "nothing-due"
   /// A replica that finds a new record does not ask for its other sweepers.
   case lossUnnoticed = "loss-unnoticed"
+  /// A connection is claimed under another's lock.
+  case connectionLockIgnored = "connection-lock-ignored"
+  /// A claim may outlast its connections' locks.
+  case connectionLockOutlived = "connection-lock-outlived"
+  /// A connection's lock is not released.
+  case connectionLockKept = "connection-lock-kept"
+  /// A connection is due while its discovery is running.
+  case runningIgnored = "running-ignored"
+  /// A connection is due while a job of it is queued.
+  case queuedIgnored = "queued-ignored"
+  /// A discovery is given up before its time.
+  case givenUpEarly = "given-up-early"
+  /// Retention deletes a row that has not ended.
+  case liveDeleted = "live-deleted"
+  /// Retention deletes a row as soon as it has ended.
+  case youngDeleted = "young-deleted"
+  /// Retention deletes a row that another refers to.
+  case referencesIgnored = "references-ignored"
+  /// Retention deletes a row without having locked it.
+  case unlockedDeleted = "unlocked-deleted"
+  /// Retention does not notice a foreign key that is added during its run.
+  case newReferenceIgnored = "new-reference-ignored"
 }
 
 /// The parameters of one virtual run. Times in ms.
@@ -51,6 +73,9 @@ struct Scenario {
 
   /// How long a run trusts an expired lease under `negativeMargin`, in ms.
   nonisolated static let marginLeftOut: Int64 = 4_000
+
+  /// Sweepers that only some fleets run, because they are slow to simulate.
+  enum Later { case reveals, connections }
 
   let replicas: Int
   let leaseMilliseconds: Int64
@@ -71,20 +96,28 @@ struct Scenario {
   let settings: Settings
   let sweepers: [Sweeper]
   let statements: KnownStatements
+  let later: Later?
   private let names: [String]
   private let lockKeys: [String]
 
   /// - Parameters:
-  ///   - hasLater: whether the fleet also runs the later sweepers.
+  ///   - later: which of the later sweepers the fleet also runs.
   ///   - calmFleet: number of replicas in a fleet with little to do and no faults, in place of the drawn one.
-  init(_ world: World, hours: Double, hasLater: Bool, calmFleet: Int?, _ mutation: Mutation?) {
+  init(_ world: World, hours: Double, later: Later?, calmFleet: Int?, _ mutation: Mutation?) {
     replicas = calmFleet ?? Int(world.any(1...5))
     leaseMilliseconds = world.any(of: [3_000, 5_000, 15_000])
     let interval: Int64 = world.any(of: [20_000, 30_000, 60_000])
     // A sweeper as rare as discovery waits so long that its clock samples become stale.
     let seldom = calmFleet == nil ? world.any(of: [interval, 45_000, 90_000]) : 3_600_000
-    intervals = [interval, seldom] + (hasLater ? [world.any(of: [10_000, 20_000]), 3_600_000] : [])
-    names = Self.names + (hasLater ? Self.laterNames : [])
+    self.later = later
+    let laterIntervals: [Int64] =
+      switch later {
+      case .reveals: [world.any(of: [10_000, 20_000]), 3_600_000]
+      case .connections: [30_000, 60_000, 3_600_000]
+      case nil: []
+      }
+    intervals = [interval, seldom] + laterIntervals
+    names = Self.names + (later.flatMap { Self.laterNames[$0] } ?? [])
     targets = Int(world.any(1...3))
     // A full run takes from milliseconds to almost half the interval, often longer than a lease: many quick pages, or a
     // few that each take at least as long as a transaction should.
@@ -109,8 +142,9 @@ struct Scenario {
         "SB_WORKER_RUN_ON_START": "\(runsOnStart)", "SB_WORKER_PACE": runsOnStart ? "1/2" : "full",
         "SB_WORKER_SHUTDOWN_GRACE": "\(Self.grace / 1_000)ms",
         "SB_WORKER_WRAPS_EXPIRED_INTERVAL": "\(intervals[0])ms", "SB_WORKER_DISCOVER_INTERVAL": "\(intervals[1])ms",
-        "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL": "\(hasLater ? intervals[Self.reveal] : 5_000)ms",
+        "SB_WORKER_REVEAL_SESSIONS_EXPIRED_INTERVAL": "\(later == .reveals ? intervals[Self.reveal] : 5_000)ms",
         "SB_WORKER_REQUESTS_EXPIRED_INTERVAL": "1h",
+        "SB_WORKER_RETAIN_SECRETS_MISSING": "\(SecretTable.retention / 1_000)ms",
         "SB_DISCOVER_TARGETS_JSON": "[\(targetList.joined(separator: ","))]",
         "SB_WORKER_WEBHOOK_URL": "http://127.0.0.1/hook",
       ])
@@ -140,15 +174,21 @@ struct Scenario {
   }
 
   static let discovery = 1
-  /// Sweepers in some seeds only: one that asks PostgreSQL first, and one whose slots are farther apart than a
-  /// simulated run is long.
+  /// Sweepers in some seeds only. Of the reveal sessions: one that asks PostgreSQL first.
   static let reveal = 2
-  static let rare = 3
+  /// Of the connections: one that also takes locks of single rows in Redis, one that works on the same rows, and one
+  /// that deletes rows of another table and runs on demand.
+  static let connections = 2
+  static let stuck = 3
+  static let retention = 4
+  /// Their last sweeper, whose slots are farther apart than a simulated run is long.
+  var rare: Int { intervals.count - 1 }
   private static let namespace = "simulated"
   private static let names = ["wraps-expired", "discover-scheduler"]
-  private static let laterNames = ["reveal-sessions-expired", "requests-expired"]
-
-  var hasLater: Bool { intervals.count > Self.names.count }
+  private static let laterNames: [Later: [String]] = [
+    .reveals: ["reveal-sessions-expired", "requests-expired"],
+    .connections: ["discover-connections", "connections-stuck", "secrets-missing-retention"],
+  ]
 
   func name(_ sweeper: Int) -> String { names[sweeper] }
 
@@ -166,6 +206,11 @@ struct Scenario {
   func sweeper(ofLock key: String) -> Int {
     guard let sweeper = lockKeys.firstIndex(of: key) else { preconditionFailure("no sweeper has the lock \(key)") }
     return sweeper
+  }
+
+  /// The key of a provider connection's lock.
+  static func lockKey(ofConnection connection: String) -> String {
+    DiscoverLocks.key(namespace: namespace, connection: connection)
   }
 
   /// The sweeper named by a run's application_name or a prefix of it.

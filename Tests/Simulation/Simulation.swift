@@ -22,7 +22,7 @@ package enum Simulation {
   /// The default virtual time of a seed.
   package nonisolated static let defaultHours = 0.5
 
-  /// One in this many seeds runs the later sweepers, which are slow to simulate.
+  /// One in this many seeds runs later sweepers, in turn those of reveal sessions and those of connections.
   private nonisolated static let laterShare: UInt64 = 4
 
   /// Runs one seed. One at a time: there is one loop, and so one virtual time.
@@ -35,12 +35,17 @@ package enum Simulation {
     trace: ((String) -> Void)? = nil
   ) async -> SimulationReport {
     let world = World(seed: seed, trace: trace)
-    let hasLater = calmFleet == nil && seed % laterShare == 0
-    let scenario = Scenario(world, hours: hours, hasLater: hasLater, calmFleet: calmFleet, mutation)
+    let later: Scenario.Later? =
+      if calmFleet == nil, seed % laterShare == 0 {
+        seed % (2 * laterShare) == 0 ? .reveals : .connections
+      } else {
+        nil
+      }
+    let scenario = Scenario(world, hours: hours, later: later, calmFleet: calmFleet, mutation)
     let judge = Judge(world, scenario)
     let redis = RedisServer(world, scenario, judge, mutation)
     judge.redisTimeNow = { [unowned redis] in redis.time }
-    let postgres = PostgresServer(world, scenario, judge, mutation)
+    let postgres = PostgresServer(world, scenario, redis, judge, mutation)
     let replicas = (0..<scenario.replicas).map { Replica($0, world, scenario, redis, postgres, judge, mutation) }
     let faults = Faults(world, scenario, redis, postgres, replicas, judge)
     world.note("seed \(seed): \(scenario.description)")
@@ -48,6 +53,8 @@ package enum Simulation {
     faults.plan()
     judge.watchRareSweeper(redis)
     postgres.reveals?.live()
+    postgres.connections?.live()
+    postgres.secrets?.live()
     await withTaskGroup { group in
       for replica in replicas { group.addTask { await replica.run() } }
       await world.run(until: scenario.length)
@@ -55,6 +62,7 @@ package enum Simulation {
     }
     judge.check(redis)
     postgres.reveals?.checkOpen()
+    postgres.connections?.checkDue()
     world.time.clear()
     return SimulationReport(
       seed: seed, virtualSeconds: Double(scenario.length) / 1_000_000, events: world.eventCount, runs: judge.runs,

@@ -25,10 +25,12 @@ import Testing
     }
   }
 
-  @Test func aSeedIsReplayedExactly() async throws {
-    let first = try await Self.trace(7)
+  /// One without later sweepers, and one with each kind of them.
+  @Test(arguments: [7, 8, 4])
+  func aSeedIsReplayedExactly(seed: UInt64) async throws {
+    let first = try await Self.trace(seed)
     #expect(first.count > 100)
-    #expect(try await Self.trace(7) == first)
+    #expect(try await Self.trace(seed) == first)
   }
 
   /// Each process hashes in a way of its own, and has its memory elsewhere.
@@ -53,7 +55,8 @@ import Testing
   /// Those that are noticed soon; scripts/simulate --mutations looks for all of them.
   @Test(arguments: [
     Mutation.renewalOff, .noDeadline, .epochFromOne, .randomIDs, .noNotBefore, .noAdvisoryLock, .verdictIgnored,
-    .noRelease, .pauseIgnored, .wrapsLeft, .nothingDue, .lossUnnoticed,
+    .noRelease, .pauseIgnored, .wrapsLeft, .nothingDue, .lossUnnoticed, .connectionLockIgnored, .runningIgnored,
+    .queuedIgnored, .givenUpEarly, .liveDeleted, .youngDeleted, .referencesIgnored, .unlockedDeleted,
   ])
   func aRuleThatIsLeftOutIsNoticed(mutation: Mutation) async throws {
     for seed in UInt64(1)...100 {

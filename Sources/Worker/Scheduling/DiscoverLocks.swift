@@ -6,7 +6,7 @@ import Reactor
 
 /// Takes and releases the locks `<namespace>:lock:discover:<connection>`.
 @EventLoop
-struct DiscoverLocks {
+package struct DiscoverLocks {
   /// How long a lock lasts if it is not released.
   static let duration = Duration.seconds(10)
   /// How long before its expiry a lock stops being relied on.
@@ -25,13 +25,13 @@ struct DiscoverLocks {
   let random: Random
   let namespace: String
 
-  nonisolated static func key(namespace: String, connection: String) -> String {
+  package nonisolated static func key(namespace: String, connection: String) -> String {
     "\(namespace):lock:discover:\(connection)"
   }
 
   /// KEYS lock. ARGV token, duration (ms). Answers {1} if the token holds the lock, else {0}. A repeated call has the
   /// same answer.
-  static let take = RedisScript(
+  package static let take = RedisScript(
     """
     if redis.call('GET', KEYS[1]) == ARGV[1] then return {1} end
     if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1} end

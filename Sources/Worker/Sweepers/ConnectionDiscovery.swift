@@ -8,9 +8,9 @@ import Reactor
 /// Discovery of provider connections, as declared.
 package struct ConnectionDiscovery: Sendable {
   /// The claimed table.
-  static let table = "provider_connections"
+  package static let table = "provider_connections"
   /// Its moment columns.
-  static let moments = ["last_discover_at", "last_discover_started_at"]
+  package static let moments = ["last_discover_at", "last_discover_started_at"]
 
   /// The configured targets. One that a connection also covers gets a warning.
   let targets: DiscoverTargets
@@ -20,7 +20,7 @@ package struct ConnectionDiscovery: Sendable {
   let patience: Duration
 
   @EventLoop
-  func statements(on connections: TableSurvey, _ jobs: TableSurvey) -> ConnectionStatements {
+  package func statements(on connections: TableSurvey, _ jobs: TableSurvey) -> ConnectionStatements {
     ConnectionStatements(
       connections: connections.quotedName, moments: connections.moments, jobs: jobs.quotedName, pilesUp: pilesUp,
       patience: patience)

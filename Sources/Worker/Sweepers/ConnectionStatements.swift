@@ -6,7 +6,7 @@ import Reactor
 
 /// The statements for one pair of tables.
 @EventLoop
-struct ConnectionStatements {
+package struct ConnectionStatements {
   /// The namespace of the jobs' ids, so that nothing else produces the same ones. Never changed.
   static let idNamespace = "secrets-bridge-worker discover connection"
 
@@ -21,7 +21,7 @@ struct ConnectionStatements {
 
   /// Parameters: how many connections to return, and how many to skip. Answers id and last_discover_at (µs; null:
   /// never) of due connections, the longest overdue first.
-  var due: String {
+  package var due: String {
     CatalogSQL.qualified(
       """
       SELECT connection.id::text, \(MomentKey.key(of: "connection.last_discover_at"))
@@ -36,7 +36,7 @@ struct ConnectionStatements {
   ///
   /// The job's id needs no unique index: the connection's row is locked, and an earlier statement took the guard's
   /// advisory lock.
-  var insert: String {
+  package var insert: String {
     CatalogSQL.qualified(
       """
       WITH due AS MATERIALIZED (
@@ -70,7 +70,7 @@ struct ConnectionStatements {
 
   /// Marks the connections of `insert` as running, in the same transaction. Answers how many of their jobs exist, and
   /// how many connections were marked.
-  var mark: String {
+  package var mark: String {
     CatalogSQL.qualified(
       """
       WITH enqueued AS MATERIALIZED (
@@ -92,7 +92,7 @@ struct ConnectionStatements {
 
   /// Parameter: a JSON array of pairs of a cluster and a type. Answers the indexes, from 1, of pairs that a connection
   /// with discovery also has.
-  static func covered(by connections: String) -> String {
+  package static func covered(by connections: String) -> String {
     CatalogSQL.qualified(
       """
       SELECT configured.number

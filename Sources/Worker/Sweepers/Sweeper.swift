@@ -97,7 +97,7 @@ package struct RowSweep: Sendable {
   /// A value of another table that `due` uses.
   var lookup: Lookup?
   /// Whether a row that any table's foreign key refers to stays, whatever that key's ON DELETE action.
-  var leavesReferenced = false
+  package var leavesReferenced = false
   /// The audit line for each changed row, in the same transaction.
   var audit: AuditNote?
   /// How often the same row is changed, if it can become due again.
