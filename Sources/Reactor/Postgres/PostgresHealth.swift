@@ -1,6 +1,6 @@
-// Whether PostgreSQL answers, as concluded from the pool's connections. Invariant: a change is reported once, reasons
-// that alternate are not reported in turns, and the server is in doubt until something has answered since the last sign
-// of trouble. Pure; driven by PostgresPool.
+// Whether PostgreSQL answers, as concluded from the pool's connections. Invariant: a change is reported once, and
+// reasons that alternate are not reported in turns; the server is in doubt until something has answered since the last
+// sign of trouble. Pure; driven by PostgresPool.
 
 /// What is known about the server.
 ///
@@ -31,16 +31,18 @@ struct PostgresHealth: Equatable {
     case troubled
   }
 
-  /// How long a reason must not have been met before another one is reported. As a primary stops, or behind several
-  /// addresses, attempts fail for different reasons in turns. Longer than two pauses between pings.
+  /// How long a reason that has been reported in an outage must be the only one before it is reported again. As a
+  /// primary stops, or behind several addresses, attempts fail for different reasons in turns. Longer than two pauses
+  /// between pings.
   static let settlingTime = Duration.seconds(5)
+  /// The maximum number of reasons of an outage that are remembered.
+  static let reasonLimit = 8
 
-  /// What was last reported.
   private(set) var availability: ServerAvailability?
-  /// What was last met, which is reported unless it alternates.
-  private var latest: ServerAvailability?
-  /// When `availability` was last met.
-  private var confirmedAt = MonotonicInstant(nanoseconds: 0)
+  /// When `availability` began.
+  private var changedAt = MonotonicInstant(nanoseconds: 0)
+  /// What was reported since the server was last ready; the last one is the last report.
+  private var reported: [ServerAvailability] = []
   private var trial = PostgresTrial()
   /// Whether the server has to be pinged.
   private(set) var isInDoubt = false
@@ -48,7 +50,7 @@ struct PostgresHealth: Equatable {
   private var backoff = Backoff(initial: .milliseconds(100), cap: .seconds(2), jitter: 0.2)
 
   /// Whether the server answers but cannot be written to.
-  var isReadOnly: Bool { latest == .unavailable(reason: PostgresError.readOnlyReason) }
+  var isReadOnly: Bool { availability == .unavailable(reason: PostgresError.readOnlyReason) }
 
   /// Records an event. Returns the change to report; nil if there is none.
   mutating func met(_ event: Event, at now: MonotonicInstant) -> ServerAvailability? {
@@ -89,15 +91,13 @@ struct PostgresHealth: Equatable {
   }
 
   private mutating func become(_ new: ServerAvailability, at now: MonotonicInstant) -> ServerAvailability? {
-    latest = new
-    if new != availability {
-      let isSettling = confirmedAt.duration(to: now) < Self.settlingTime
-      if case .unavailable = new, case .unavailable? = availability, isSettling { return nil }
-      availability = new
-      confirmedAt = now
-      return new
-    }
-    confirmedAt = now
-    return nil
+    if new != availability { (availability, changedAt) = (new, now) }
+    if new == reported.last { return nil }
+    if new == .ready { reported = [] }
+    if reported.contains(new), changedAt.duration(to: now) < Self.settlingTime { return nil }
+    reported.removeAll { $0 == new }
+    if reported.count == Self.reasonLimit { reported.removeFirst() }
+    reported.append(new)
+    return new
   }
 }

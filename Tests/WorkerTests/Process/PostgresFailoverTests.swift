@@ -49,7 +49,8 @@ import Testing
     }
     for worker in workers {
       #expect(try await worker.stop() == .exited(0))
-      #expect(worker.log.count { $0["error"] == "the database is read-only" } == 1)
+      // A second time if the primary said something else in between, on its way down.
+      #expect((1...2).contains(worker.log.count { $0["error"] == "the database is read-only" }))
     }
     for sweeper in WorkerStage.sweepers { try Self.expectEachSlotOnce(sweeper, redis) }
     await standby.stop()
