@@ -31,7 +31,7 @@ public final class PrivatePostgres: Sendable {
   /// The loopback port on which it listens.
   public let port: Int
   let directory: String
-  private let settings: [String]
+  let settings: [String]
   let role: Role
   private let state = Mutex(State())
 

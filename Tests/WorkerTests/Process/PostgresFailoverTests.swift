@@ -17,8 +17,7 @@ import Testing
     try await primary.psql(try ControlPlane.schema())
     let standby = try await primary.startStandby()
     // Whatever was reported to the worker as committed is also on the standby.
-    try await primary.psql("ALTER SYSTEM SET synchronous_standby_names = '*'")
-    try await primary.psql("SELECT pg_reload_conf()")
+    try await primary.synchronizeStandby()
     let redis = try PrivateRedis()
     let address = try FaultProxy(to: UInt16(primary.port))
     let hosts = "127.0.0.1:\(primary.port),127.0.0.1:\(standby.port)"
