@@ -1,5 +1,6 @@
-// Performs a plan on a cluster: each fault is a child task that breaks something, waits, and repairs it.
-// Invariant: everything is repaired when `perform` returns, and each fault's real times are recorded.
+// Performs a plan on a cluster: each fault breaks something, waits, and repairs it.
+// Invariant: everything is repaired when `perform` returns, each fault's real times are recorded, and faults with the
+// same claim never overlap, even if one takes longer than planned.
 
 import Foundation
 import Reactor
@@ -31,9 +32,13 @@ struct FaultDriver: Sendable {
   /// Performs the whole plan, starting now.
   func perform(_ plan: FaultPlan) async throws -> (incidents: [Incident], loads: [LoadIncident]) {
     let begin = Moment.now
-    return try await withThrowingTaskGroup(of: (Incident?, LoadIncident?).self) { group in
-      for fault in plan.faults {
-        group.addTask { (try await perform(fault, from: begin), nil) }
+    return try await withThrowingTaskGroup(of: ([Incident], LoadIncident?).self) { group in
+      for faults in Dictionary(grouping: plan.faults, by: \.claim).values {
+        group.addTask {
+          var incidents: [Incident] = []
+          for fault in faults { incidents.append(try await perform(fault, from: begin)) }
+          return (incidents, nil)
+        }
       }
       for load in plan.loads {
         group.addTask {
@@ -41,13 +46,13 @@ struct FaultDriver: Sendable {
           let began = Moment.now
           try await Workload.put(load.table, on: cluster)
           say("\(began) a load of due rows, \(load.table)")
-          return (nil, LoadIncident(load: load, began: began))
+          return ([], LoadIncident(load: load, began: began))
         }
       }
       var incidents: [Incident] = []
       var loads: [LoadIncident] = []
-      for try await (incident, load) in group {
-        if let incident { incidents.append(incident) }
+      for try await (some, load) in group {
+        incidents += some
         if let load { loads.append(load) }
       }
       return (incidents.sorted { $0.began < $1.began }, loads.sorted { $0.began < $1.began })

@@ -99,6 +99,9 @@ struct PlannedFault: Sendable, Equatable, CustomStringConvertible {
     return "at \(start.text) for \(length.text): " + words.joined(separator: ", ")
   }
 
+  /// What it has to itself.
+  var claim: FaultKind.Claim { kind.claim(replica ?? 0, link ?? .postgres, table ?? "") }
+
   /// The affected replicas; nil: all.
   var replicas: Set<Int>? { replica.map { [$0] } }
 }
