@@ -1,8 +1,10 @@
-// The harness's own servers: PostgreSQL and Redis with their recorders, the control planes on them, their fleets.
+// The harness's own servers: PostgreSQL and Redis with their recorders, the control planes on them, their fleets. A
+// failover replaces a server, at the address that the fleet uses.
 // Invariant: none of it outlives this process. Used by chaos runs and scenarios.
 
 import Foundation
 import Reactor
+import Synchronization
 import TestSupport
 
 /// A fleet's start options.
@@ -29,30 +31,42 @@ final class Cluster: Sendable {
   static let grace = Duration.seconds(4)
 
   let options: FleetOptions
-  let postgres: PrivatePostgres
-  let redis: PrivateRedis
   let monitor: RedisMonitor
   /// Faults affect the first one.
   let planes: [Plane]
   let database: String
   private let pooler: PrivatePgBouncer?
-  private let disk: SmallDisk?
+  /// Where the pooler finds PostgreSQL; nil without one.
+  private let address: FaultProxy?
+  private let inUse: Mutex<InUse>
+  /// All PostgreSQL servers log here, one after another.
+  private let logs: URL
+
+  private struct InUse {
+    var postgres: PrivatePostgres
+    var redis: PrivateRedis
+    var disk: SmallDisk?
+  }
+
+  /// The servers that the fleet uses now.
+  var postgres: PrivatePostgres { inUse.withLock { $0.postgres } }
+  var redis: PrivateRedis { inUse.withLock { $0.redis } }
+  /// The file system of the first control plane's tables; nil: they are in the default location.
+  var disk: SmallDisk? { inUse.withLock { $0.disk } }
 
   var links: FaultyLinks { planes[0].links }
   var replicas: [Replica] { planes[0].replicas }
-  var hasSmallDisk: Bool { disk != nil }
 
   /// Starts the servers and prepares the database; no replica runs yet.
   static func start(_ options: FleetOptions) async throws -> Cluster {
     let isPooled = options.surroundings.way != .direct
+    let logs = try logDirectory()
     let postgres = try await PrivatePostgres.start(settings: [
       "track_commit_timestamp=on", "logging_collector=on", "log_destination=jsonlog", "log_statement=all",
-      "log_min_messages=error", "log_rotation_size=0", "max_wal_size=512MB",
+      "log_min_messages=error", "log_rotation_size=0", "log_directory=\(logs.path)", "max_wal_size=512MB",
       "max_connections=\((isPooled ? 100 : 70) + 2 * options.replicas)",
     ])
-    let redis = try PrivateRedis(
-      password: Planted.redisPassword,
-      settings: [Plane.Kind.first, .neighbour, .rival].map { Plane.redisUser(Plane.namespace($0)) })
+    let redis = try startRedis()
     let url = try await postgres.freshDatabase()
     let database = String(url[url.index(after: url.lastIndex(of: "/")!)...])
     let disk = options.ownsMounts ? try SmallDisk(size: SurroundingsMaker.diskSize) : nil
@@ -60,19 +74,32 @@ final class Cluster: Sendable {
       surroundings: options.surroundings, postgres: postgres, database: database, disk: disk?.path,
       worker: options.worker, environment: environment(options))
     try await maker.make(schemas: ["public"] + (options.surroundings.neighbours > 0 ? ["second"] : []))
-    return try Cluster(options, postgres, redis, database, try await maker.pooler(), disk)
+    let address = isPooled ? try FaultProxy(to: UInt16(postgres.port)) : nil
+    var pooler: PrivatePgBouncer?
+    if let address { pooler = try await maker.pooler(at: address.port) }
+    let inUse = InUse(postgres: postgres, redis: redis, disk: disk)
+    return try Cluster(options, inUse, database, logs, pooler, address)
+  }
+
+  /// An empty Redis with the planes' users.
+  static func startRedis() throws -> PrivateRedis {
+    try PrivateRedis(
+      password: Planted.redisPassword,
+      settings: [Plane.Kind.first, .neighbour, .rival].map { Plane.redisUser(Plane.namespace($0)) }
+        + ["masterauth \(Planted.redisPassword)", "repl-diskless-sync-delay 0"])
   }
 
   private init(
-    _ options: FleetOptions, _ postgres: PrivatePostgres, _ redis: PrivateRedis, _ database: String,
-    _ pooler: PrivatePgBouncer?, _ disk: SmallDisk?
+    _ options: FleetOptions, _ inUse: InUse, _ database: String, _ logs: URL, _ pooler: PrivatePgBouncer?,
+    _ address: FaultProxy?
   ) throws {
+    let (postgres, redis) = (inUse.postgres, inUse.redis)
     self.options = options
-    self.postgres = postgres
-    self.redis = redis
+    self.inUse = Mutex(inUse)
     self.database = database
+    self.logs = logs
     self.pooler = pooler
-    self.disk = disk
+    self.address = address
     monitor = RedisMonitor(port: redis.port, password: Planted.redisPassword)
     let fleets: [(Plane.Kind, Int)] = [
       (.first, options.replicas), (.neighbour, options.surroundings.neighbours), (.rival, options.rivals),
@@ -98,6 +125,30 @@ final class Cluster: Sendable {
       for retained in Retained.all(in: options.surroundings) { environment[retained.variable] = Retained.time }
     }
     return environment.merging(options.settings) { $1 }
+  }
+
+  /// A directory of PostgreSQL's account.
+  private static func logDirectory() throws -> URL {
+    let name = "chaos-log-\(UUID().uuidString.prefix(8))"
+    let directory = FileManager.default.temporaryDirectory.appendingPathComponent(name)
+    try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: false)
+    if geteuid() == 0, let account = getpwnam("postgres") {
+      chown(directory.path, account.pointee.pw_uid, account.pointee.pw_gid)
+    }
+    return directory
+  }
+
+  /// Makes the fleet's address of PostgreSQL that of another server.
+  func use(_ postgres: PrivatePostgres, disk: SmallDisk?) {
+    inUse.withLock { ($0.postgres, $0.disk) = (postgres, disk) }
+    let port = UInt16(postgres.port)
+    if let address { address.upstream = port } else { for plane in planes { plane.links.move(.postgres, to: port) } }
+  }
+
+  /// Makes the fleet's address of Redis that of another server.
+  func use(_ redis: PrivateRedis) {
+    inUse.withLock { $0.redis = redis }
+    for plane in planes { plane.links.move(.redis, to: redis.port) }
   }
 
   /// Starts every replica and waits until all are ready.
@@ -141,13 +192,12 @@ final class Cluster: Sendable {
     try Data(commands.utf8).write(to: directory.appendingPathComponent("redis.log"))
   }
 
-  /// Copies PostgreSQL's log of statements.
+  /// Copies the PostgreSQL servers' logs of statements.
   func copyStatementLog(to directory: URL) throws -> [URL] {
-    let source = URL(fileURLWithPath: postgres.socketDirectory).appendingPathComponent("data/log")
-    let names = try FileManager.default.contentsOfDirectory(atPath: source.path).filter { $0.hasSuffix(".json") }
+    let names = try FileManager.default.contentsOfDirectory(atPath: logs.path).filter { $0.hasSuffix(".json") }
     return try names.sorted().map { name in
       let copy = directory.appendingPathComponent("postgres-\(name)")
-      try FileManager.default.copyItem(at: source.appendingPathComponent(name), to: copy)
+      try FileManager.default.copyItem(at: logs.appendingPathComponent(name), to: copy)
       return copy
     }
   }
@@ -157,7 +207,10 @@ final class Cluster: Sendable {
     for plane in planes { plane.links.stop() }
     redis.stop()
     await pooler?.stop()
+    address?.stop()
     await postgres.stop()
     disk?.remove()
+    // At the latest, scripts/chaos removes it.
+    try? FileManager.default.removeItem(at: logs)
   }
 }

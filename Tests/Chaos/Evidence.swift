@@ -50,7 +50,7 @@ struct Evidence: Sendable {
   let disturbances: Disturbances
   let longestStall: Duration
   let locks: LockHistory
-  /// Gaps in the record of Redis commands beyond those from restarts.
+  /// Gaps in the record of Redis commands beyond those from restarts and failovers.
   let unexpectedGaps: Int
   let writes: WriteHistory
   let statements: StatementLog
@@ -80,6 +80,7 @@ struct Evidence: Sendable {
   ) async throws -> Evidence {
     let lines = cluster.monitor.lines
     let restarts = disturbances.incidents.filter { $0.fault.kind == .restartRedis }
+    let failovers = disturbances.incidents.count { $0.fault.kind == .failOverRedis }
     let locks = LockHistory(
       lines.lazy.compactMap { RedisCommand(line: $0[...]) }, namespace: plane.namespace,
       restarts: restarts.map(\.ended))
@@ -99,7 +100,8 @@ struct Evidence: Sendable {
     return Evidence(
       kind: plane.kind, plan: plan, lease: cluster.options.lease, span: span,
       disturbances: plane.kind == .first ? disturbances : disturbances.ofServers(replicas: plane.replicas.count),
-      longestStall: stalls.longest, locks: locks, unexpectedGaps: max(0, cluster.monitor.gaps - restarts.count),
+      longestStall: stalls.longest, locks: locks,
+      unexpectedGaps: max(0, cluster.monitor.gaps - restarts.count - failovers),
       writes: try WriteHistory(rows: rows), statements: statements, logs: logs, first: watch.first,
       quietBegin: watch.quietBegin, quietEnd: watch.quietEnd, jobs: Self.counts(jobs), left: watch.left,
       unready: watch.unready, texts: texts,

@@ -61,6 +61,8 @@ struct FaultDriver: Sendable {
 
   private func perform(_ fault: PlannedFault, from begin: Moment) async throws -> Incident {
     try await sleep(until: begin.advanced(by: fault.start))
+    // A standby is built while everything works, so this is no part of the fault.
+    let standby = try await Standby.build(for: fault.kind, of: cluster)
     let began = Moment.now
     say("\(began) begins: #\(fault.number) \(fault)")
     var neglected = 0
@@ -73,6 +75,7 @@ struct FaultDriver: Sendable {
     case .pausePostgres, .restartPostgres, .endSessions, .readOnly, .fillDisk: try await breakPostgres(fault)
     case .lockTable, .lockRows, .failStatements: try await breakTable(fault)
     case .poison: neglected = try await poison(fault)
+    case .failOverRedis, .failOverPostgres: try await standby?.takeOver(in: cluster, after: fault.length)
     }
     let ended = Moment.now
     say("\(ended) ended:  #\(fault.number)")

@@ -18,11 +18,13 @@ enum FaultKind: String, CaseIterable, Sendable {
   case killRedisClients = "kill-redis-clients"
   case fillRedis = "full-redis"
   case isolateRedis = "redis-without-replicas"
+  case failOverRedis = "fail-over-redis"
   case pausePostgres = "pause-postgres"
   case restartPostgres = "restart-postgres"
   case endSessions = "end-postgres-sessions"
   case readOnly = "read-only-database"
   case fillDisk = "full-disk"
+  case failOverPostgres = "fail-over-postgres"
   // A table, for all replicas.
   case lockTable = "lock-table"
   case lockRows = "lock-rows"
@@ -44,6 +46,8 @@ enum FaultKind: String, CaseIterable, Sendable {
     case .restartRedis, .restartPostgres: 50...2_000
     case .fillRedis, .isolateRedis, .readOnly: 300...7_000
     case .fillDisk, .strangersLock: 500...3_500
+    // From the end of the old server to the new one's promotion.
+    case .failOverRedis, .failOverPostgres: 500...6_000
     case .lockTable, .lockRows: 300...5_000
     case .failStatements: 300...4_000
     case .poison: 2_000...8_000
@@ -64,8 +68,8 @@ enum FaultKind: String, CaseIterable, Sendable {
     case .blackHole, .refuse, .reset, .delay, .cut: .link(replica, link)
     case .kill, .terminate, .freeze: .process(replica)
     case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients, .fillRedis, .isolateRedis: .redis
-    case .strangersLock: .redis
-    case .pausePostgres, .restartPostgres, .endSessions, .readOnly, .fillDisk: .postgres
+    case .failOverRedis, .strangersLock: .redis
+    case .pausePostgres, .restartPostgres, .endSessions, .readOnly, .fillDisk, .failOverPostgres: .postgres
     case .lockTable, .lockRows, .failStatements, .poison: .table(table)
     }
   }

@@ -48,6 +48,11 @@ final class FaultyLinks: Sendable {
     change(replica, link) { $0[number] = nil }
   }
 
+  /// Makes the paths to a server lead to another one. Open connections stay as they are.
+  func move(_ link: Link, to port: UInt16) {
+    for (place, proxy) in proxies where place.link == link { proxy.upstream = port }
+  }
+
   func stop() {
     for proxy in proxies.values { proxy.stop() }
   }

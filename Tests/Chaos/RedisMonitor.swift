@@ -1,4 +1,5 @@
-// Records every command that Redis executes, with Redis's time, by MONITOR over its own connection.
+// Records every command that Redis executes, with Redis's time, by MONITOR over its own connection. After a failover it
+// follows the new master.
 // Invariant: the record is complete from each `isRecording` to the next gap; gaps are counted.
 
 import Foundation
@@ -64,14 +65,14 @@ final class RedisMonitor: Sendable {
     var isRecording = false
     var gaps = 0
     var isStopped = false
+    var port: UInt16
   }
 
-  private let port: UInt16
   private let password: String
-  private let state = Mutex(State())
+  private let state: Mutex<State>
 
   init(port: UInt16, password: String) {
-    self.port = port
+    state = Mutex(State(port: port))
     self.password = password
     Thread.detachNewThread { self.run() }
   }
@@ -90,6 +91,13 @@ final class RedisMonitor: Sendable {
     guard isRecording else { throw HarnessFault("MONITOR did not begin") }
   }
 
+  /// Goes on with the server on another port, once the previous one has ended.
+  func follow(to port: UInt16) async throws {
+    for _ in 0..<5_000 where isRecording { try await Task.sleep(for: .milliseconds(2)) }
+    state.withLock { $0.port = port }
+    try await waitUntilRecording()
+  }
+
   private func run() {
     while !(state.withLock { $0.isStopped }) {
       if let descriptor = connect() {
@@ -104,7 +112,7 @@ final class RedisMonitor: Sendable {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
     var address = sockaddr_in()
     address.sin_family = sa_family_t(AF_INET)
-    address.sin_port = port.bigEndian
+    address.sin_port = state.withLock { $0.port }.bigEndian
     address.sin_addr.s_addr = inet_addr("127.0.0.1")
     let result = withUnsafePointer(to: &address) {
       $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {

@@ -87,7 +87,7 @@ extension FaultDriver {
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '\(PrivatePostgres.lockedUser)'"
 
   private func fillDisk(for length: Duration) async throws {
-    guard cluster.hasSmallDisk else { return say("\(Moment.now) there is no small file system to fill") }
+    guard cluster.disk != nil else { return say("\(Moment.now) there is no small file system to fill") }
     try await insist(
       "CREATE TABLE chaos.filler (text TEXT) TABLESPACE small; ALTER TABLE chaos.filler ALTER text SET STORAGE PLAIN")
     for rows in [2_000, 200, 20, 2] {

@@ -1,11 +1,11 @@
 // The checks of a fleet's surroundings: a neighbour in its database, the existing worker, rows and databases that
-// refuse writes. Each checks times without other faults, and prints how many there were.
+// refuse writes, servers that fail over. Each checks times without other faults, and prints how many there were.
 
 import Foundation
 import Reactor
 
 extension Evidence {
-  var surroundingChecks: [Check] { [stranger, poisoned, readOnly] }
+  var surroundingChecks: [Check] { [stranger, poisoned, readOnly, failovers] }
 
   /// A lock that an existing worker took and abandoned does not complete its slot, which runs once the lock is free.
   private var stranger: Check {
@@ -69,6 +69,37 @@ extension Evidence {
     return Check(
       name: "read-only", claim: "runs wait while the database is read-only, and do not fail",
       figures: "\(checked) times a sweeper met it", faults: faults)
+  }
+
+  /// Sweeps run before and after each failover. Of PostgreSQL, the last primary still has what was written before.
+  private var failovers: Check {
+    let kinds: [FaultKind] = [.failOverPostgres, .failOverRedis]
+    let failovers = disturbances.incidents.filter { kinds.contains($0.fault.kind) }
+    var faults: [String] = []
+    var delays: [Duration] = []
+    for incident in failovers {
+      let name = "#\(incident.fault.number), \(incident.fault.kind.rawValue)"
+      let isOfRedis = incident.fault.kind == .failOverRedis
+      let work = isOfRedis ? locks.holds.map(\.taken) : writes.transactions.map(\.committed)
+      if !work.contains(where: { $0 < incident.began }) { faults.append("\(name): nothing is there from before it") }
+      let later = work.contains { $0 > incident.ended }
+      let next = runs.filter { $0.outcome == .success && $0.began > incident.ended }.map(\.began).min()
+      guard later, let delay = next?.since(incident.ended) else {
+        faults.append("\(name): nothing was done after it")
+        continue
+      }
+      // A slot begins every second, so only what disturbs many sweepers could delay the first run.
+      guard Sweep.allCases.count(where: { disturbances.isAlone(incident, $0) }) > Sweep.allCases.count / 2 else {
+        continue
+      }
+      delays.append(delay)
+      if delay > disturbances.traces { faults.append("\(name): the first run began \(delay.text) later") }
+    }
+    return Check(
+      name: "failovers", claim: "sweeps run before and soon after each failover",
+      figures: "\(failovers.count) failovers, \(delays.count) without other faults; after those the first run began "
+        + "\((delays.max() ?? .zero).text) later at the most",
+      faults: faults)
   }
 
   /// Two control planes in one database do not affect each other.

@@ -80,7 +80,8 @@ extension Surroundings {
     ("statement_timeout", ["5s"]),
     ("lock_timeout", ["100ms"]),
     ("idle_in_transaction_session_timeout", ["1s"]),
-    ("synchronous_commit", ["local", "remote_apply"]),
+    // With local, a failover loses commits, and with them discover jobs.
+    ("synchronous_commit", ["remote_write", "remote_apply"]),
     ("bytea_output", ["escape"]),
     ("extra_float_digits", ["-15"]),
     ("standard_conforming_strings", ["off"]),

@@ -114,8 +114,8 @@ struct SurroundingsMaker: Sendable {
     if surroundings.role == .switched { try await sql("ALTER \(role) SET role = 'sweeping'") }
   }
 
-  /// A pooler in front of the server, if one was drawn.
-  func pooler() async throws -> PrivatePgBouncer? {
+  /// A pooler in front of the server at `address`, if one was drawn.
+  func pooler(at address: UInt16) async throws -> PrivatePgBouncer? {
     let mode: PrivatePgBouncer.Mode
     switch surroundings.way {
     case .direct: return nil
@@ -124,7 +124,7 @@ struct SurroundingsMaker: Sendable {
     }
     // After a failed login the pooler retries as soon as it can.
     return try await PrivatePgBouncer.start(
-      to: postgres, mode: mode, login: .scram, poolSize: mode == .session ? 60 : 12,
+      to: postgres, mode: mode, login: .scram, poolSize: mode == .session ? 60 : 12, upstream: Int(address),
       settings: ["server_login_retry = 1", "max_client_conn = 500"])
   }
 

@@ -64,6 +64,13 @@ private struct Draft {
       + #""epoch":\#(epoch),"duration_ms":\#(lasting)\#(failed)}"#
   }
 
+  /// Another run, of 100 ms.
+  mutating func run(_ token: String, _ epoch: Int64, at time: Int64) {
+    commands += Self.take(token, epoch, at: time) + Self.call(token, at: time + 100, ["DEL", Self.lock])
+    writes.append((epoch, time + 10, time + 20, 1, 0))
+    log.append(Self.line("swept", epoch: epoch, at: time + 100, lasting: 100))
+  }
+
   func at(_ milliseconds: Int64) -> Moment { Moment(milliseconds: Self.begin.milliseconds + milliseconds) }
 
   func evidence(_ process: WorkerProcess, ended: Int32? = SIGTERM) throws -> Evidence {
@@ -318,6 +325,27 @@ private struct Draft {
     #expect(try await failing { fault(.readOnly, &$0, from: 20_000, to: 25_000) } == [])
     let failed = try await failing { fault(.readOnly, &$0, from: 20_000, to: 25_000, failing: "read-only") }
     #expect(failed == ["read-only"])
+  }
+
+  @Test func aFailoverAfterWhichNothingRunsIsCaught() async throws {
+    func spoil(_ draft: inout Draft, _ kind: FaultKind, at time: Int64) {
+      let fault = PlannedFault(number: 1, kind: kind, start: .zero, length: .zero)
+      draft.incidents = [Incident(fault: fault, began: draft.at(time), ended: draft.at(time + 1_000))]
+    }
+    for kind in [FaultKind.failOverPostgres, .failOverRedis] {
+      // The draft's only run is before it.
+      #expect(try await failing { spoil(&$0, kind, at: 10_000) } == ["failovers"])
+      func ran(at time: Int64, after fault: Int64 = 10_000) async throws -> Set<String> {
+        try await failing { draft in
+          spoil(&draft, kind, at: fault)
+          draft.run("two", 11, at: time)
+        }
+      }
+      #expect(try await ran(at: 12_000) == [])
+      #expect(try await ran(at: 20_000) == ["failovers"])
+      // The server has nothing from before it.
+      #expect(try await ran(at: 12_000, after: 500) == ["failovers"])
+    }
   }
 
   @Test func controlPlanesThatWriteInOneAnothersNameAreCaught() async throws {
