@@ -16,11 +16,12 @@ public final class PrivateCluster: Sendable {
   /// - Parameters:
   ///   - replicas: the number of masters with a replica.
   ///   - user: an additional user of each node, name and password.
+  ///   - settings: additional lines of each node's redis.conf.
   ///   - tls: the nodes' certificates and keys, in order, the last one for all remaining nodes; and the authority that
   ///     they trust. The nodes then also use TLS with each other.
   public init(
     replicas replicaCount: Int = 0, user: (name: String, password: String)? = nil,
-    tls: (files: [(certificate: String, key: String)], authority: String)? = nil
+    tls: (files: [(certificate: String, key: String)], authority: String)? = nil, settings: [String] = []
   ) throws {
     let nodes = try (0..<3 + replicaCount).map { index in
       let busPort = try freePort()
@@ -29,7 +30,7 @@ public final class PrivateCluster: Sendable {
         settings: [
           "cluster-enabled yes", "cluster-node-timeout 500", "cluster-port \(busPort)", "repl-diskless-sync-delay 0",
           "cluster-replica-validity-factor 0", "cluster-allow-replica-migration no",
-        ] + (tls == nil ? [] : ["tls-cluster yes", "tls-replication yes"]))
+        ] + (tls == nil ? [] : ["tls-cluster yes", "tls-replication yes"]) + settings)
       return (node: node, busPort: busPort)
     }
     masters = nodes.prefix(3).map(\.node)
@@ -83,7 +84,7 @@ public final class PrivateCluster: Sendable {
 
   /// The index of the master that had a key's slot at the start.
   public func index(of key: String) throws -> Int {
-    Int(try masters[0].cli("CLUSTER", "KEYSLOT", key))! / Self.rangeLength
+    try slot(of: key) / Self.rangeLength
   }
 
   /// Begins to move a slot, without moving its keys.
@@ -107,6 +108,44 @@ public final class PrivateCluster: Sendable {
       try Self.expectOK(node.cli("CLUSTER", "SETSLOT", "\(slot)", "NODE", identifier))
     }
   }
+
+  /// Moves a slot with all its keys to another master, within about `time`: for most of it, some keys are here and some
+  /// there. Returns the number of keys.
+  @discardableResult
+  public func move(_ slot: Int, to target: PrivateRedis, taking time: Duration = .zero) async throws -> Int {
+    let source = try owner(of: slot)
+    try await offLoop { try self.beginMoving(slot, from: source, to: target) }
+    var moved = 0
+    while true {
+      // A sweeper has three keys, and at times others. A new one is made on the target.
+      if moved < 4 { try await Task.sleep(for: time / 4) }
+      let keys = try await offLoop { try source.cli("CLUSTER", "GETKEYSINSLOT", "\(slot)", "1") }
+      if keys.isEmpty { break }
+      // It may have expired by now.
+      do { try await offLoop { try self.move([keys], from: source, to: target) } } catch {
+        guard "\(error)".hasSuffix("NOKEY") else { throw error }
+      }
+      moved += 1
+    }
+    try await offLoop { try self.endMoving(slot, from: source, to: target) }
+    return moved
+  }
+
+  /// The master that has a slot now.
+  public func owner(of slot: Int) throws -> PrivateRedis {
+    let owner = try masters.first { node in
+      let own = try node.cli("CLUSTER", "NODES").split(separator: "\n").first { $0.contains("myself") } ?? ""
+      return own.split(separator: " ").dropFirst(8).contains { range in
+        let ends = range.split(separator: "-").compactMap { Int($0) }
+        return ends.first.map { ($0...(ends.last ?? $0)).contains(slot) } ?? false
+      }
+    }
+    guard let owner else { throw PrivateRedis.Failure(description: "no master has slot \(slot)") }
+    return owner
+  }
+
+  /// The slot of a key.
+  public func slot(of key: String) throws -> Int { Int(try masters[0].cli("CLUSTER", "KEYSLOT", key))! }
 
   private static func expectOK(_ answer: String) throws {
     guard answer == "OK" else { throw PrivateRedis.Failure(description: "not OK: \(answer)") }

@@ -69,8 +69,8 @@ import Testing
       #expect(page.contains("wraps-expired") && page.contains("agents-stale"))
     }
     try await onLoop {
-      let source = cluster.masters[try cluster.index(of: Self.keys.lock)]
-      if source !== cluster.masters[0] { try Self.move(cluster, from: source) }
+      let slot = try cluster.slot(of: Self.keys.lock)
+      if try cluster.owner(of: slot) !== cluster.masters[0] { try await cluster.move(slot, to: cluster.masters[0]) }
       try await Self.sweepsOne("moved", plane)
       cluster.masters[0].stop()
       try await eventually("the replica takes over", within: .seconds(20)) {
@@ -123,17 +123,5 @@ import Testing
     #expect(count(renewed) == 2 && count(same) == 1, "once for all nodes")
     #expect(try await worker.stop() == .exited(0))
     #expect(!worker.everything.contains("planted"))
-  }
-
-  private static func move(_ cluster: PrivateCluster, from source: PrivateRedis) throws {
-    let slot = Int(try source.cli("CLUSTER", "KEYSLOT", keys.lock))!
-    let target = cluster.masters[0]
-    try cluster.beginMoving(slot, from: source, to: target)
-    for _ in 0..<50 {
-      let names = try source.cli("CLUSTER", "GETKEYSINSLOT", "\(slot)", "100").split(separator: "\n").map(String.init)
-      if names.isEmpty || names == [""] { break }
-      try cluster.move(names, from: source, to: target)
-    }
-    try cluster.endMoving(slot, from: source, to: target)
   }
 }
