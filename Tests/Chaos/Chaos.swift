@@ -38,7 +38,9 @@ struct Options: Sendable {
   var seed = UInt64.random(in: 1..<1_000_000)
   var seconds = 120
   var replicas = 3
-  var kinds = FaultKind.allCases
+  /// Empty: all that exist with this Redis.
+  var kinds: [FaultKind] = []
+  var redis = RedisKind.single
   var isVerbose = false
   var keeps = false
   var showsPlan = false
@@ -62,6 +64,11 @@ struct Options: Sendable {
         guard let value = rest.popFirst() else { throw Misuse(description: "\(name) is no option, or has no value") }
         try set(name, value)
       }
+    }
+    let known = FaultKind.all(on: redis)
+    if kinds.isEmpty { kinds = known }
+    if let other = kinds.first(where: { !known.contains($0) }) {
+      throw Misuse(description: "\(other.rawValue) is no fault of --redis \(redis.rawValue)")
     }
     guard showsPlan || FileManager.default.isExecutableFile(atPath: worker) else {
       throw Misuse(description: "--worker names no executable")
@@ -89,6 +96,9 @@ struct Options: Sendable {
         }
         return kind
       }
+    case "--redis":
+      guard let kind = RedisKind(rawValue: value) else { throw Misuse(description: "\(name) takes single or cluster") }
+      redis = kind
     case "--surroundings":
       guard ["drawn", "plain"].contains(value) else { throw Misuse(description: "\(name) takes drawn or plain") }
       drawsSurroundings = value == "drawn"

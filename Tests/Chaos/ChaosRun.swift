@@ -14,8 +14,10 @@ struct ChaosRun: Sendable {
 
   func perform() async throws -> [Check] {
     let plan = FaultPlan.draw(
-      seed: options.seed, length: .seconds(options.seconds), replicas: options.replicas, kinds: options.kinds)
-    let surroundings = options.drawsSurroundings ? Surroundings.draw(seed: options.seed) : .plain
+      seed: options.seed, length: .seconds(options.seconds), replicas: options.replicas, kinds: options.kinds,
+      links: options.redis == .single ? Link.allCases : [.postgres])
+    var surroundings = options.drawsSurroundings ? Surroundings.draw(seed: options.seed) : .plain
+    if options.redis == .cluster { surroundings.redisDelay = 0 }
     say("seed \(options.seed), \(options.seconds) s, \(options.replicas) replicas, \(plan.faults.count) faults")
     say("surroundings: \(surroundings.description)")
     if plan.faults.contains(where: { $0.kind == .fillDisk }), !options.ownsMounts, !options.showsPlan {
@@ -53,8 +55,8 @@ struct ChaosRun: Sendable {
   ) async throws -> [Check] {
     let cluster = try await Cluster.start(
       FleetOptions(
-        worker: options.worker, replicas: options.replicas, surroundings: surroundings, retains: true,
-        ownsMounts: options.ownsMounts))
+        worker: options.worker, replicas: options.replicas, surroundings: surroundings, redis: options.redis,
+        retains: true, ownsMounts: options.ownsMounts))
     let stalls = StallWatch()
     let evidence: [Evidence]
     do {

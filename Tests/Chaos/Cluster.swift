@@ -7,6 +7,13 @@ import Reactor
 import Synchronization
 import TestSupport
 
+/// What the fleet's Redis is.
+enum RedisKind: String, Sendable {
+  case single
+  /// A Redis Cluster of three masters, to which the replicas connect without proxies.
+  case cluster
+}
+
 /// A fleet's start options.
 struct FleetOptions: Sendable {
   var worker: String
@@ -16,6 +23,7 @@ struct FleetOptions: Sendable {
   var interval: Duration?
   var settings: [String: String] = [:]
   var surroundings = Surroundings.plain
+  var redis = RedisKind.single
   /// Whether rows are deleted a day after their end.
   var retains = false
   /// Replicas with another namespace on the same tables.
@@ -31,7 +39,9 @@ final class Cluster: Sendable {
   static let grace = Duration.seconds(4)
 
   let options: FleetOptions
-  let monitor: RedisMonitor
+  let monitor: RedisMonitors
+  /// The Redis Cluster; nil: there is a single server.
+  let nodes: PrivateCluster?
   /// Faults affect the first one.
   let planes: [Plane]
   let database: String
@@ -50,7 +60,9 @@ final class Cluster: Sendable {
 
   /// The servers that the fleet uses now.
   var postgres: PrivatePostgres { inUse.withLock { $0.postgres } }
+  /// Of a Redis Cluster, its first master.
   var redis: PrivateRedis { inUse.withLock { $0.redis } }
+  var redisPorts: [UInt16] { nodes?.masters.map(\.port) ?? [redis.port] }
   /// The file system of the first control plane's tables; nil: they are in the default location.
   var disk: SmallDisk? { inUse.withLock { $0.disk } }
 
@@ -66,7 +78,8 @@ final class Cluster: Sendable {
       "log_min_messages=error", "log_rotation_size=0", "log_directory=\(logs.path)", "max_wal_size=512MB",
       "max_connections=\((isPooled ? 100 : 70) + 2 * options.replicas)",
     ])
-    let redis = try startRedis()
+    let nodes = options.redis == .cluster ? try await offLoop { try PrivateCluster(settings: redisUsers) } : nil
+    let redis = try nodes?.masters[0] ?? startRedis()
     let url = try await postgres.freshDatabase()
     let database = String(url[url.index(after: url.lastIndex(of: "/")!)...])
     let disk = options.ownsMounts ? try SmallDisk(size: SurroundingsMaker.diskSize) : nil
@@ -78,36 +91,42 @@ final class Cluster: Sendable {
     var pooler: PrivatePgBouncer?
     if let address { pooler = try await maker.pooler(at: address.port) }
     let inUse = InUse(postgres: postgres, redis: redis, disk: disk)
-    return try Cluster(options, inUse, database, logs, pooler, address)
+    return try Cluster(options, inUse, nodes, database, logs, pooler, address)
+  }
+
+  /// Lines of redis.conf for the planes' users.
+  private static var redisUsers: [String] {
+    [Plane.Kind.first, .neighbour, .rival].map { Plane.redisUser(Plane.namespace($0)) }
   }
 
   /// An empty Redis with the planes' users.
   static func startRedis() throws -> PrivateRedis {
     try PrivateRedis(
       password: Planted.redisPassword,
-      settings: [Plane.Kind.first, .neighbour, .rival].map { Plane.redisUser(Plane.namespace($0)) }
-        + ["masterauth \(Planted.redisPassword)", "repl-diskless-sync-delay 0"])
+      settings: redisUsers + ["masterauth \(Planted.redisPassword)", "repl-diskless-sync-delay 0"])
   }
 
   private init(
-    _ options: FleetOptions, _ inUse: InUse, _ database: String, _ logs: URL, _ pooler: PrivatePgBouncer?,
-    _ address: FaultProxy?
+    _ options: FleetOptions, _ inUse: InUse, _ nodes: PrivateCluster?, _ database: String, _ logs: URL,
+    _ pooler: PrivatePgBouncer?, _ address: FaultProxy?
   ) throws {
     let (postgres, redis) = (inUse.postgres, inUse.redis)
     self.options = options
     self.inUse = Mutex(inUse)
+    self.nodes = nodes
     self.database = database
     self.logs = logs
     self.pooler = pooler
     self.address = address
-    monitor = RedisMonitor(port: redis.port, password: Planted.redisPassword)
+    let masters = nodes?.masters.map(\.port) ?? []
+    monitor = RedisMonitors(ports: nodes == nil ? [redis.port] : masters, password: redis.password)
     let fleets: [(Plane.Kind, Int)] = [
       (.first, options.replicas), (.neighbour, options.surroundings.neighbours), (.rival, options.rivals),
     ]
     planes = try fleets.filter { $0.1 > 0 }.map { kind, count in
       try Plane(
         kind, replicas: count, executable: options.worker, postgres: pooler?.port ?? postgres.port, redis: redis.port,
-        database: database, surroundings: options.surroundings, environment: Self.environment(options))
+        nodes: masters, database: database, surroundings: options.surroundings, environment: Self.environment(options))
     }
   }
 
@@ -206,6 +225,7 @@ final class Cluster: Sendable {
     monitor.stop()
     for plane in planes { plane.links.stop() }
     redis.stop()
+    for node in nodes?.masters ?? [] { node.stop() }
     await pooler?.stop()
     address?.stop()
     await postgres.stop()

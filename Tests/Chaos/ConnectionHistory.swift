@@ -119,7 +119,7 @@ final class DiscoverNow: Sendable {
     let (redis, key) = (cluster.redis, "\(plane.namespace):lock:discover:\(connection)")
     let sent = Moment.now
     let answer = try await offLoop {
-      try redis.cli("SET", key, "discover-now", "NX", "PX", "\(Self.lockLength.milliseconds)")
+      try redis.cli("-c", "SET", key, "discover-now", "NX", "PX", "\(Self.lockLength.milliseconds)")
     }
     let end = sent.advanced(by: Self.lockLength - .milliseconds(10))
     guard answer == "OK", Moment.now < end else { return }

@@ -72,6 +72,7 @@ struct FaultDriver: Sendable {
     case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients, .fillRedis, .isolateRedis:
       try await breakRedis(fault)
     case .strangersLock: try await takeLock(fault)
+    case .moveSlot: try await moveSlot(fault)
     case .pausePostgres, .restartPostgres, .endSessions, .readOnly, .fillDisk: try await breakPostgres(fault)
     case .lockTable, .lockRows, .failStatements: try await breakTable(fault)
     case .poison: neglected = try await poison(fault)

@@ -32,6 +32,20 @@ enum FaultKind: String, CaseIterable, Sendable {
   case poison = "poison-row"
   // One sweeper's lock, by a worker of the existing kind that fails.
   case strangersLock = "strangers-lock"
+  // One sweeper's keys in a Redis Cluster.
+  case moveSlot = "move-slot"
+
+  /// Those that exist with this Redis. Of a Redis Cluster, no node fails: what it loses is its own slots' only.
+  static func all(on redis: RedisKind) -> [FaultKind] {
+    allCases.filter { kind in
+      switch kind {
+      case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients, .fillRedis, .isolateRedis, .failOverRedis:
+        redis == .single
+      case .moveSlot: redis == .cluster
+      default: true
+      }
+    }
+  }
 
   /// How long it lasts, in ms. Faults that hold bytes back can outlast even a lease renewed meanwhile.
   var lengths: ClosedRange<Int> {
@@ -48,7 +62,7 @@ enum FaultKind: String, CaseIterable, Sendable {
     case .fillDisk, .strangersLock: 500...3_500
     // From the end of the old server to the new one's promotion.
     case .failOverRedis, .failOverPostgres: 500...6_000
-    case .lockTable, .lockRows: 300...5_000
+    case .lockTable, .lockRows, .moveSlot: 300...5_000
     case .failStatements: 300...4_000
     case .poison: 2_000...8_000
     case .reset, .flushRedis, .killRedisClients, .endSessions: 0...0
@@ -68,7 +82,7 @@ enum FaultKind: String, CaseIterable, Sendable {
     case .blackHole, .refuse, .reset, .delay, .cut: .link(replica, link)
     case .kill, .terminate, .freeze: .process(replica)
     case .pauseRedis, .restartRedis, .flushRedis, .killRedisClients, .fillRedis, .isolateRedis: .redis
-    case .failOverRedis, .strangersLock: .redis
+    case .failOverRedis, .strangersLock, .moveSlot: .redis
     case .pausePostgres, .restartPostgres, .endSessions, .readOnly, .fillDisk, .failOverPostgres: .postgres
     case .lockTable, .lockRows, .failStatements, .poison: .table(table)
     }
@@ -129,10 +143,12 @@ struct FaultPlan: Sendable, Equatable {
   /// The tables that can get a load.
   static let loadTables = ["secret_wraps", "agents"]
 
+  /// - Parameter links: the paths that have proxies.
   static func draw(
-    seed: UInt64, length: Duration, replicas: Int, kinds: [FaultKind] = FaultKind.allCases
+    seed: UInt64, length: Duration, replicas: Int, kinds: [FaultKind] = FaultKind.allCases,
+    links: [Link] = Link.allCases
   ) -> FaultPlan {
-    var drawing = Drawing(random: SeededRandom(seed: seed), replicas: replicas, kinds: kinds)
+    var drawing = Drawing(random: SeededRandom(seed: seed), replicas: replicas, kinds: kinds, links: links)
     drawing.load(at: 500)
     var time = Int(quietStart.milliseconds)
     while time < Int(length.milliseconds) - 1_000 {
@@ -159,10 +175,12 @@ private struct Drawing {
   var random: SeededRandom
   let replicas: Int
   let kinds: [FaultKind]
+  let links: [Link]
   var plan = FaultPlan()
   private var busyUntil: [FaultKind.Claim: Int] = [:]
 
-  init(random: SeededRandom, replicas: Int, kinds: [FaultKind]) {
+  init(random: SeededRandom, replicas: Int, kinds: [FaultKind], links: [Link]) {
+    self.links = links
     self.random = random
     self.replicas = replicas
     self.kinds = kinds
@@ -189,7 +207,7 @@ private struct Drawing {
   private mutating func fault(at start: Int) -> Int? {
     let kind = kinds[number(0...(kinds.count - 1))]
     let replica = number(0...(replicas - 1))
-    let link = Link.allCases[number(0...1)]
+    let link = links[number(0...(links.count - 1))]
     let table = FaultPlan.tables[number(0...(FaultPlan.tables.count - 1))]
     let direction: FaultProxy.Direction? = [.toServer, .toClient, nil][number(0...2)]
     let length = number(kind.lengths)
@@ -209,7 +227,7 @@ private struct Drawing {
       if kind == .cut { fault.direction = direction ?? .toServer }
       if kind == .delay || kind == .cut { fault.amount = amount }
     case .table: fault.table = table
-    case .redis: if kind == .strangersLock { fault.table = table }
+    case .redis: if [.strangersLock, .moveSlot].contains(kind) { fault.table = table }
     case .postgres: break
     }
     plan.faults.append(fault)

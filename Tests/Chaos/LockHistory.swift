@@ -142,8 +142,8 @@ struct LockHistory: Sendable {
 
   private func sweeper(ofLock key: String) -> String? {
     let prefix = "\(namespace):\(Sweep.lockKey(""))"
-    // The health check's lock belongs to no sweeper.
-    guard key.hasPrefix(prefix), key != prefix + "health" else { return nil }
+    // The health check's lock belongs to no sweeper. In a Redis Cluster it names the one whose slot it is in.
+    guard key.hasPrefix(prefix), key != prefix + "health", !key.hasPrefix(prefix + "health:") else { return nil }
     return String(key.dropFirst(prefix.count))
   }
 

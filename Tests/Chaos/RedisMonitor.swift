@@ -68,10 +68,10 @@ final class RedisMonitor: Sendable {
     var port: UInt16
   }
 
-  private let password: String
+  private let password: String?
   private let state: Mutex<State>
 
-  init(port: UInt16, password: String) {
+  init(port: UInt16, password: String?) {
     state = Mutex(State(port: port))
     self.password = password
     Thread.detachNewThread { self.run() }
@@ -122,7 +122,7 @@ final class RedisMonitor: Sendable {
     // Check `isStopped` periodically.
     var patience = timeval(tv_sec: 0, tv_usec: 200_000)
     setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, socklen_t(MemoryLayout<timeval>.size))
-    let request = "AUTH \(password)\r\nMONITOR\r\n"
+    let request = (password.map { "AUTH \($0)\r\n" } ?? "") + "MONITOR\r\n"
     if result == 0, send(descriptor, request, request.utf8.count, Int32(MSG_NOSIGNAL)) == request.utf8.count {
       return descriptor
     }
@@ -132,7 +132,8 @@ final class RedisMonitor: Sendable {
 
   private func read(_ descriptor: Int32) {
     var rest: [UInt8] = []
-    var answers = 0
+    // Without a password there is no AUTH to be answered.
+    var answers = password == nil ? 1 : 0
     var buffer = [UInt8](repeating: 0, count: 1 << 16)
     while !(state.withLock { $0.isStopped }) {
       let count = recv(descriptor, &buffer, buffer.count, 0)

@@ -76,7 +76,7 @@ enum RetentionTriggers {
     while !Task.isCancelled {
       do {
         let verb = try await WorkerProcess.start(
-          ["trigger"] + names, environment: plane.redisEnvironment(port: cluster.redis.port),
+          ["trigger"] + names, environment: plane.redisEnvironment(ports: cluster.redisPorts),
           executable: cluster.options.worker)
         try await verb.waitForExit(within: .seconds(10))
         try await Task.sleep(for: period)

@@ -53,11 +53,23 @@ extension FaultDriver {
     while ContinuousClock.now < begin + fault.length {
       let answer = try await offLoop {
         try redis.cli(
-          "SET", key, "\(ExistingWorker.tokenPrefix)\(fault.number)", "NX", "PX", "\(fault.length.milliseconds)")
+          "-c", "SET", key, "\(ExistingWorker.tokenPrefix)\(fault.number)", "NX", "PX", "\(fault.length.milliseconds)")
       }
       if answer == "OK" { return try await Task.sleep(for: fault.length) }
       try await Task.sleep(for: .milliseconds(20))
     }
+  }
+
+  /// Moves the slot of a sweeper's keys to another node of the Redis Cluster.
+  func moveSlot(_ fault: PlannedFault) async throws {
+    let swept = Sweep.allCases.first { $0.table == fault.table }
+    guard let nodes = cluster.nodes, let sweep = swept else { return }
+    let slot = try nodes.slot(of: "\(Cluster.namespace):\(Sweep.lockKey(sweep.rawValue))")
+    let source = try nodes.owner(of: slot)
+    let others = nodes.masters.filter { $0 !== source }
+    let target = others[fault.number % others.count]
+    let keys = try await nodes.move(slot, to: target, taking: fault.length)
+    say("\(Moment.now) slot \(slot) of \(sweep.rawValue): \(keys) keys from \(source.port) to \(target.port)")
   }
 
   func breakPostgres(_ fault: PlannedFault) async throws {

@@ -71,16 +71,16 @@ extension Evidence {
       figures: "\(checked) times a sweeper met it", faults: faults)
   }
 
-  /// Sweeps run before and after each failover. Of PostgreSQL, the last primary still has what was written before.
+  /// Sweeps run before and after each failover or move. Of PostgreSQL, the last primary still has what was written
+  /// before.
   private var failovers: Check {
-    let kinds: [FaultKind] = [.failOverPostgres, .failOverRedis]
+    let kinds: [FaultKind] = [.failOverPostgres, .failOverRedis, .moveSlot]
     let failovers = disturbances.incidents.filter { kinds.contains($0.fault.kind) }
     var faults: [String] = []
     var delays: [Duration] = []
     for incident in failovers {
       let name = "#\(incident.fault.number), \(incident.fault.kind.rawValue)"
-      let isOfRedis = incident.fault.kind == .failOverRedis
-      let work = isOfRedis ? locks.holds.map(\.taken) : writes.transactions.map(\.committed)
+      let work = work(judging: incident.fault)
       if !work.contains(where: { $0 < incident.began }) { faults.append("\(name): nothing is there from before it") }
       let later = work.contains { $0 > incident.ended }
       let next = runs.filter { $0.outcome == .success && $0.began > incident.ended }.map(\.began).min()
@@ -96,10 +96,21 @@ extension Evidence {
       if delay > disturbances.traces { faults.append("\(name): the first run began \(delay.text) later") }
     }
     return Check(
-      name: "failovers", claim: "sweeps run before and soon after each failover",
-      figures: "\(failovers.count) failovers, \(delays.count) without other faults; after those the first run began "
+      name: "failovers", claim: "sweeps run before and soon after each failover, and each move of their keys",
+      figures: "\(failovers.count) of them, \(delays.count) without other faults; after those the first run began "
         + "\((delays.max() ?? .zero).text) later at the most",
       faults: faults)
+  }
+
+  /// The moments that show whether the server, or the node, does its work.
+  private func work(judging fault: PlannedFault) -> [Moment] {
+    switch fault.kind {
+    case .failOverPostgres: writes.transactions.map(\.committed)
+    case .moveSlot:
+      locks.holds.filter { hold in Sweep.allCases.first { $0.table == fault.table }?.rawValue == hold.sweeper }
+        .map(\.taken)
+    default: locks.holds.map(\.taken)
+    }
   }
 
   /// Two control planes in one database do not affect each other.

@@ -1,4 +1,5 @@
-// The failovers of chaos, on real servers: what was written stays, and what is written after it is recorded.
+// The failovers of chaos and its moving slot, on real servers: what was written stays, and what is written afterwards
+// is recorded.
 
 import TestSupport
 import Testing
@@ -8,9 +9,10 @@ import Testing
 @Suite(.serialized) struct ChaosFailoverTests {
   /// A cluster with one replica that does not run.
   private func withCluster(
-    _ surroundings: Surroundings = .plain, _ body: (Cluster) async throws -> Void
+    _ surroundings: Surroundings = .plain, redis: RedisKind = .single, _ body: (Cluster) async throws -> Void
   ) async throws {
-    let options = FleetOptions(worker: WorkerProcess.executable, replicas: 1, surroundings: surroundings)
+    let options = FleetOptions(
+      worker: WorkerProcess.executable, replicas: 1, surroundings: surroundings, redis: redis)
     let cluster = try await Cluster.start(options)
     do {
       try await body(cluster)
@@ -58,6 +60,36 @@ import Testing
       if answer != expected { try await Task.sleep(for: .milliseconds(50)) }
     }
     #expect(answer == expected)
+  }
+
+  @Test func aSlotMovesToEachNodeAndTheRecordIsOne() async throws {
+    try await withCluster(redis: .cluster) { cluster in
+      let nodes = try #require(cluster.nodes)
+      let key = "\(Cluster.namespace):\(Sweep.lockKey(Sweep.wraps.rawValue))"
+      let slot = try nodes.slot(of: key)
+      try await cluster.monitor.waitUntilRecording()
+      var owners = [try nodes.owner(of: slot).port]
+      for number in 1...3 {
+        let token = "token \(number)"
+        #expect(try cluster.redis.cli("-c", "SET", key, token, "PX", "600000") == "OK")
+        var fault = PlannedFault(number: number, kind: .moveSlot, start: .zero, length: .milliseconds(100))
+        fault.table = Sweep.wraps.table
+        try await FaultDriver(cluster: cluster) { _ in }.moveSlot(fault)
+        #expect(try cluster.redis.cli("-c", "GET", key) == token)
+        owners.append(try nodes.owner(of: slot).port)
+      }
+      #expect(zip(owners, owners.dropFirst()).allSatisfy { $0 != $1 } && Set(owners).count == 3)
+      var locks = LockHistory([], namespace: Cluster.namespace, restarts: [])
+      try await eventuallyAnswers("3") {
+        let commands = cluster.monitor.lines.compactMap { RedisCommand(line: $0[...]) }
+        locks = LockHistory(commands, namespace: Cluster.namespace, restarts: [])
+        return "\(locks.holds.count)"
+      }
+      // A key that moves is neither taken nor deleted.
+      #expect(locks.holds.map(\.token) == ["token 1", "token 2", "token 3"])
+      #expect(locks.holds.allSatisfy { $0.released == nil })
+      #expect(cluster.monitor.gaps == 0)
+    }
   }
 
   @Test func aFailoverOfRedisKeepsItsKeysAndTheRecordGoesOn() async throws {

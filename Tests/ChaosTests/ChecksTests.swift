@@ -329,10 +329,11 @@ private struct Draft {
 
   @Test func aFailoverAfterWhichNothingRunsIsCaught() async throws {
     func spoil(_ draft: inout Draft, _ kind: FaultKind, at time: Int64) {
-      let fault = PlannedFault(number: 1, kind: kind, start: .zero, length: .zero)
+      var fault = PlannedFault(number: 1, kind: kind, start: .zero, length: .zero)
+      if kind == .moveSlot { fault.table = Sweep.wraps.table }
       draft.incidents = [Incident(fault: fault, began: draft.at(time), ended: draft.at(time + 1_000))]
     }
-    for kind in [FaultKind.failOverPostgres, .failOverRedis] {
+    for kind in [FaultKind.failOverPostgres, .failOverRedis, .moveSlot] {
       // The draft's only run is before it.
       #expect(try await failing { spoil(&$0, kind, at: 10_000) } == ["failovers"])
       func ran(at time: Int64, after fault: Int64 = 10_000) async throws -> Set<String> {

@@ -27,6 +27,18 @@ import Testing
     #expect(plan.faults.allSatisfy { [.freeze, .flushRedis].contains($0.kind) })
   }
 
+  @Test func eachRedisHasItsFaults() throws {
+    let (single, cluster) = (FaultKind.all(on: .single), FaultKind.all(on: .cluster))
+    #expect(Set(single + cluster) == Set(FaultKind.allCases))
+    #expect(!single.contains(.moveSlot) && cluster.contains(.moveSlot) && !cluster.contains(.failOverRedis))
+    #expect(try Options(["--plan"]).kinds == single)
+    #expect(try Options(["--plan", "--redis", "cluster"]).kinds == cluster)
+    #expect(throws: Options.Misuse.self) { try Options(["--plan", "--faults", "move-slot"]) }
+    let plan = FaultPlan.draw(seed: 1, length: .seconds(600), replicas: 3, kinds: cluster, links: [.postgres])
+    #expect(plan.faults.contains { $0.kind == .moveSlot && $0.table != nil })
+    #expect(plan.faults.allSatisfy { $0.link != .redis })
+  }
+
   @Test func thereIsALoadBeforeTheFirstFaultAndPeaceForIt() {
     for seed in UInt64(0)..<200 {
       let plan = Self.plan(seed)

@@ -38,6 +38,16 @@ import Testing
     #expect(RedisCommand(line: "OK") == nil)
   }
 
+  @Test func scriptsOfTwoNodesAreNotMixed() {
+    let one = ["1.000001 [0 a] \"EVALSHA\" \"]\"", "1.000004 [0 lua] \"SET\"", "1.000005 [0 lua] \"DEL\""]
+    let other = ["1.000002 [0 b] \"EVALSHA\"", "1.000003 [0 lua] \"HSET\"", "1.000006 [0 b] \"GET\" \" lua]\""]
+    let expected = one + other
+    #expect(RedisMonitors.merged([other, one]) == expected)
+    #expect(RedisMonitors.merged([one]) == one)
+    // A record that begins in the middle of a script.
+    #expect(RedisMonitors.merged([[one[1]], other]) == [other[0], other[1], one[1], other[2]])
+  }
+
   @Test func aHoldEndsWithItsDeletionOrItsLease() throws {
     let history = history(
       take("one", epoch: 10, at: 1_000) + call("one", at: 2_000, ["PEXPIRE", Self.lock, "3000"])
@@ -84,6 +94,13 @@ import Testing
       restarts: [900])
     #expect(history.trespasses.isEmpty)
     #expect(history.losses.map(\.milliseconds) == [900, 2_000])
+  }
+
+  @Test func theHealthChecksLockIsOfNoSweeper() {
+    for name in ["health", "health:{\(Self.lock)}"] {
+      let key = "chaos:lock:worker:sweeper:\(name)"
+      #expect(history([(1, false, ["SET", key, "one", "PX", "3000"])]).holds.isEmpty)
+    }
   }
 
   @Test func aLockOfTheOtherKindOfWorkerHasNoEpoch() {
