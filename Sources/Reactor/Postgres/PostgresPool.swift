@@ -343,7 +343,7 @@ public final class PostgresPool {
     switch event {
     case .answered(let request):
       connection.answeredAt = clock.now
-      note(.answered(request))
+      note(isForUse(request) ? .answered(request) : .accepted)
     case .refusedToWrite: note(configuration.expectsReadOnly ? .accepted : .refused(PostgresError.readOnlyReason))
     case .overdue: note(.troubled)
     case .clean(let request):

@@ -73,10 +73,13 @@ struct PostgresTrial: Equatable {
     if suspects[index].losses <= Self.lossLimit { suspects[index].loss = loss }
   }
 
-  /// The server answered these, whatever the answer.
+  /// The server answered these, whatever the answer. A connection that could not be set up is no longer suspect then:
+  /// there may be no need for another one.
   mutating func answered(_ request: [PostgresStatement]) {
     if suspects.isEmpty { return }
-    suspects.removeAll { $0.texts.elementsEqual(request.lazy.map(\.sql)) }
+    for texts in [request, PostgresStatement.sessionSetup].map({ $0.map(\.sql) }) {
+      suspects.removeAll { $0.texts == texts }
+    }
   }
 
   /// The server does not even answer pings.

@@ -82,6 +82,17 @@ import Testing
     #expect(health.met(.accepted, at: at(3)) == nil && health.availability == .ready)
   }
 
+  /// The open connections suffice, so none may be opened for a long time.
+  @Test func aConnectionThatCouldNotBeSetUpIsForgottenOnceAnotherOneAnswers() {
+    var health = PostgresHealth()
+    for _ in 0..<PostgresTrial.lossLimit {
+      _ = health.met(.lost(PostgresStatement.sessionSetup, .unanswered), at: at(0))
+    }
+    _ = health.met(.accepted, at: at(0))
+    #expect(health.availability != .ready)
+    #expect(health.met(.answered([PostgresStatement("any")]), at: at(0)) == .ready)
+  }
+
   @Test func aSessionThatTheServerEndsHasAnsweredUnlessTheConnectionIsAtFault() {
     func loss(_ state: String?, _ reason: String = "x") -> PostgresTrial.Loss? {
       PostgresTrial.Loss(.connectionLost(reason: reason, sqlState: state))
