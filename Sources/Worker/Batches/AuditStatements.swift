@@ -57,7 +57,7 @@ extension TableStatements {
 struct AuditProof: Sendable {
   /// Precedes a batch's statements.
   let opening: PostgresStatement
-  /// Follow them: triggers that would run at the commit run before the check.
+  /// Follow them: triggers that would run at the commit, if there are any, run before the check.
   let closing: [PostgresStatement]
   /// The refusal of a batch without all of its lines.
   let refusal: RowRefusal
@@ -68,14 +68,13 @@ struct AuditProof: Sendable {
   init(_ trail: RelatedTables.Table) {
     opening = PostgresStatement(Self.open, ["\(trail.identifier)"], isPrepared: true)
     let check = Self.close(showsLines: trail.showsOwnRows ? trail.quotedName : nil)
-    closing = [
-      PostgresStatement(Self.runDeferredTriggers, isPrepared: true),
-      PostgresStatement(check, ["\(trail.identifier)"], isPrepared: true),
-    ]
+    closing =
+      (trail.meetsDeferredTriggers ? [PostgresStatement(Self.runDeferredTriggers)] : [])
+      + [PostgresStatement(check, ["\(trail.identifier)"], isPrepared: true)]
     refusal = trail.showsOwnRows ? .discardedLines(trail.displayName) : .unprovenLines(trail.displayName)
   }
 
-  /// In a block, because a pipeline is no transaction block to the server, which would log a warning.
+  /// In a function, because a pipeline is no transaction block to the server, which would log a warning.
   private static let runDeferredTriggers = "DO 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'"
 
   /// Parameter: the trail's identifier.

@@ -16,6 +16,8 @@ package struct RelatedTables: Equatable, Sendable {
     let canReadRows: Bool
     /// Whether it has rows, its own or in partitions, unlike a view or a foreign table.
     let isTable: Bool
+    /// Whether any trigger in the database can run at the commit.
+    let meetsDeferredTriggers: Bool
     /// Whether a statement finds every row that this session inserted.
     var showsOwnRows: Bool { canReadRows && !hidesRows }
 
@@ -111,7 +113,8 @@ package struct RelatedTables: Equatable, Sendable {
       SELECT 3, 0, tree.oid, 0, '', '' FROM tree WHERE (tree.oid <> 0))
     SELECT found.kind, space.nspname, class.relname, found.oid::bigint, row_security_active(found.oid), found.key,
            found.own, found.referenced, has_table_privilege(found.oid, 'SELECT'),
-           (class.relkind = ANY ('{r,p}'::"char"[]))
+           (class.relkind = ANY ('{r,p}'::"char"[])),
+           EXISTS (SELECT FROM "pg_catalog"."pg_trigger" AS late WHERE late.tgdeferrable AND NOT late.tgisinternal)
       FROM found
       JOIN "pg_catalog"."pg_class" AS class ON (class.oid = found.oid)
       JOIN "pg_catalog"."pg_namespace" AS space ON (space.oid = class.relnamespace)
@@ -129,7 +132,7 @@ package struct RelatedTables: Equatable, Sendable {
       func text(_ column: Int) -> String { answer[row: row, column: column] ?? "" }
       let table = Table(
         schema: text(1), name: text(2), identifier: Int64(text(3)) ?? 0, hidesRows: text(4) == "t",
-        canReadRows: text(8) == "t", isTable: text(9) == "t")
+        canReadRows: text(8) == "t", isTable: text(9) == "t", meetsDeferredTriggers: text(10) == "t")
       let key = Int64(text(5)) ?? 0
       switch text(0) {
       case "1": tables[table.name] = table

@@ -207,6 +207,17 @@ import Testing
     }
   }
 
+  /// The block that runs deferred triggers is sent only if there are any.
+  @Test func aRoleThatMayUseNoLanguageLeavesLines() async throws {
+    let trail = Self.trails[1]
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql("\(trail.due);REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
+    let columns = AuditNote.columns.joined(separator: ", ")
+    let least = try await plane.limited(trail.rights + ["INSERT (\(columns)) ON audit_events"], query: "")
+    let (changed, error) = try await Self.sweep(trail, on: least)
+    #expect(changed == 5 && error == nil, "\(String(describing: error))")
+  }
+
   // MARK: A trail that is no table
 
   private static let view = "ALTER TABLE audit_events RENAME TO lines; CREATE VIEW audit_events AS SELECT * FROM lines"
