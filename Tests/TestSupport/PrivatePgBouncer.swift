@@ -95,7 +95,7 @@ public final class PrivatePgBouncer: Sendable {
   private static let script = """
     set -u
     directory=$1 port=$2 program=$3 is_ready=$4
-    trap '' INT TERM HUP
+    trap '' INT TERM HUP PIPE
     cd /
     as_owner() { exec "$@"; }
     if [ "$(id -u)" = 0 ]; then

@@ -230,7 +230,7 @@ public final class PrivatePostgres: Sendable {
     set -u
     directory=$1 port=$2 age=$3 binaries=$4 role=$5 password=$6
     shift 6
-    trap '' INT TERM HUP
+    trap '' INT TERM HUP PIPE
     cd /
     as_owner() { exec "$@"; }
     if [ "$(id -u)" = 0 ]; then
