@@ -23,6 +23,9 @@ public enum RedisValue: Sendable, Equatable {
     }
   }
 
+  /// The same, with what is no UTF-8 replaced.
+  public var repairedText: String? { bytes.map { String(decoding: $0, as: UTF8.self) } }
+
   /// The bytes of a string or status; nil for other values.
   public var bytes: [UInt8]? {
     switch self {

@@ -71,7 +71,10 @@ package struct SweeperRecord: Sendable {
     var fault: String?
     for part in parts { if case .error(let code, _) = part { fault = code } }
     if parts.count == 3, let list = parts[2].array, list.count == Self.fields.count {
-      for (name, value) in zip(Self.fields, list) { values[name] = value.text }
+      for (name, value) in zip(Self.fields, list) {
+        // Only a pause's reason is written by people.
+        values[name] = name == "paused" ? value.repairedText : value.text
+      }
     } else {
       fault = fault ?? "an unexpected answer"
     }

@@ -26,8 +26,9 @@ struct ScriptAnswer: Equatable, Sendable {
       if case .integer(let number) = part {
         numbers.append(number)
       } else {
-        // Not UTF-8: somebody else wrote it, so it is ignored.
-        texts.append(part.text ?? "")
+        // Not UTF-8: somebody else wrote it, so it is ignored. A pause's reason is for people, and may be cut within a
+        // character.
+        texts.append((kind == "paused" ? part.repairedText : part.text) ?? "")
       }
     }
     guard PlausibleNumber.range.contains(now), numbers.allSatisfy(PlausibleNumber.range.contains) else {

@@ -196,6 +196,21 @@ import Testing
     }
   }
 
+  /// The limit is in bytes and can cut a character.
+  @Test func aPauseWithALongReasonOfOtherLettersIsShownAndSurvivesALossOfData() async throws {
+    try await withPair { pair in
+      let reason = "x" + String(repeating: "ü", count: CoordinationScripts.pauseLimit)
+      try pair.server.cli("HSET", Self.record, "epoch", "1", "paused", reason)
+      let known = try #require(try await Self.ask(pair.first).1)
+      #expect(known.text.hasPrefix("xüüü") && known.text.hasSuffix("ü\u{FFFD}"))
+      try pair.server.cli("FLUSHALL")
+      #expect(try await Self.ask(pair.first, knowing: known).1?.text.hasPrefix("xüüü") == true)
+    }
+    let values = SweeperRecord.fields.map { $0 == "paused" ? RedisValue.string([0x61, 0xff]) : .null }
+    let record = SweeperRecord(sweeper: "s", .array([.string(Array("paused".utf8)), .integer(9), .array(values)]))
+    #expect(record.pause == "a\u{FFFD}")
+  }
+
   @Test func aResumeIsNotUndoneByAReplicaThatRemembersThePause() async throws {
     try await withPair { pair in
       try pair.server.cli("HSET", Self.record, "epoch", "1", "paused", "1")
