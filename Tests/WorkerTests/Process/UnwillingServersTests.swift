@@ -41,8 +41,8 @@ import Testing
     try await onLoop {
       try await eventually("it sweeps") { try await worker.runs("agents-stale", "success") > 0 }
       // New connections send whole statements, not the names of prepared ones.
-      proxy.resetConnections()
       proxy.set(.holdBack(overBytes: 1_200), .toServer)
+      proxy.resetConnections()
       try await eventually("it says so", within: .seconds(60)) {
         try await worker.get("/readyz").body.contains("statements get no answer though pings do")
       }
@@ -57,7 +57,8 @@ import Testing
       try await eventually("it sweeps again") { try await worker.runs("agents-stale", "success") > runs }
     }
     #expect(try await worker.stop() == .exited(0))
-    #expect(worker.log.count { $0.message == "PostgreSQL is unavailable" } == 1)
+    let changes = worker.log.filter { $0.message?.hasPrefix("PostgreSQL is ") ?? false }
+    #expect(changes.count { $0.message == "PostgreSQL is unavailable" } == 1, "\(changes.map { $0.text })")
     proxy.stop()
   }
 
