@@ -53,7 +53,8 @@ extension TableStatements {
 /// deleted, these lines or old ones, only reading the trail tells which. The lines are searched first where they were
 /// inserted, then by time, which an index on occurred_at serves, and last in the whole trail.
 ///
-/// PostgreSQL's count of inserted rows proves nothing: it includes those of subtransactions that were rolled back.
+/// PostgreSQL's count of inserted rows is necessary and not sufficient: it includes those of subtransactions that were
+/// rolled back. The lines that are there are no proof alone either: a trigger may have updated older ones.
 struct AuditProof: Sendable {
   /// Precedes a batch's statements.
   let opening: PostgresStatement
@@ -78,15 +79,21 @@ struct AuditProof: Sendable {
   private static let runDeferredTriggers = "DO 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'"
 
   /// Parameter: the trail's identifier.
-  private static let deleted = """
-    (WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
-     SELECT sum(pg_stat_get_xact_tuples_deleted(tree.oid)) FROM tree)
+  private static func count(_ function: String) -> String {
     """
+    (WITH RECURSIVE \(CatalogSQL.tree(from: "SELECT $1::oid AS oid"))
+     SELECT sum(\(function)(tree.oid)) FROM tree)
+    """
+  }
+
+  private static let inserted = count("pg_stat_get_xact_tuples_inserted")
+  private static let deleted = count("pg_stat_get_xact_tuples_deleted")
 
   static let open = CatalogSQL.qualified(
     """
     SELECT set_config('sb.lines', '0', true), set_config('sb.lines_inserted', '0', true),
-           set_config('sb.lines_at', '', true), set_config('sb.lines_deleted', \(deleted)::text, true)
+           set_config('sb.lines_at', '', true), set_config('sb.lines_before', \(inserted)::text, true),
+           set_config('sb.lines_deleted', \(deleted)::text, true)
     """)
 
   /// - Parameter trail: the trail, if the role can read it. Otherwise missing lines and deleted rows fail the check.
@@ -94,7 +101,8 @@ struct AuditProof: Sendable {
     CatalogSQL.qualified(
       """
       SELECT 1 / (CASE
-        WHEN (current_setting('sb.lines_inserted')::numeric < \(lines)) THEN \(trail.map(areThere) ?? "false")
+        WHEN (current_setting('sb.lines_inserted')::numeric < \(lines))
+          THEN \(trail.map { areCounted + areThere(in: $0) } ?? "false")
         WHEN (NOT current_setting('track_counts')::boolean)
           OR (\(deleted) > current_setting('sb.lines_deleted')::numeric) THEN \(trail.map(areInPlace) ?? "false")
         ELSE true END)::int
@@ -102,6 +110,11 @@ struct AuditProof: Sendable {
   }
 
   private static let lines = "current_setting('sb.lines')::numeric"
+
+  /// Followed by another condition.
+  private static let areCounted =
+    "((NOT current_setting('track_counts')::boolean) OR "
+    + "((\(inserted) - current_setting('sb.lines_before')::numeric) >= \(lines))) AND "
 
   /// True if no line of this transaction was deleted.
   private static func areInPlace(in trail: String) -> String {
@@ -113,19 +126,21 @@ struct AuditProof: Sendable {
   /// True if as many lines of this transaction exist as were to be inserted.
   private static func areThere(in trail: String) -> String {
     """
-    CASE WHEN (\(count(in: trail, "(line.occurred_at >= transaction_timestamp())")) >= \(lines)) THEN true
-         ELSE (\(count(in: trail, "true")) >= \(lines)) END
+    (CASE WHEN (\(count(in: trail, "(line.occurred_at >= transaction_timestamp())")) >= \(lines)) THEN true
+         ELSE (\(count(in: trail, "true")) >= \(lines)) END)
     """
   }
 
-  /// The rows that this transaction or one of its subtransactions inserted, none of which is older than it. Others see
-  /// a transaction as in progress whose rows they cannot see.
+  /// The worker's rows that this transaction or one of its subtransactions wrote. Their numbers follow its own closely;
+  /// rows that were frozen long ago keep numbers of an earlier round, for which PostgreSQL has no status. A transaction
+  /// is in progress and its rows are visible: it is this one.
   private static func count(in trail: String, _ condition: String) -> String {
-    """
-    (SELECT count(*) FROM \(trail) AS line
-      WHERE \(condition) AND (CASE WHEN (age(line.xmin) <= 0)
-        THEN pg_xact_status((pg_current_xact_id()::text::bigint - age(line.xmin))::text::xid8) = 'in progress'
-        ELSE false END))
-    """
+    let distance = "((line.xmin::text::bigint - pg_current_xact_id()::text::bigint) & 4294967295)"
+    return """
+      (SELECT count(*) FROM \(trail) AS line
+        WHERE \(condition) AND (line.actor = 'worker') AND (CASE WHEN (\(distance) < 1000000)
+          THEN pg_xact_status((pg_current_xact_id()::text::bigint + \(distance))::text::xid8) = 'in progress'
+          ELSE false END))
+      """
   }
 }
