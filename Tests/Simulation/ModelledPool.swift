@@ -11,6 +11,7 @@ final class ModelledPool: SweepPool {
   let life: Life
   let server: PostgresServer
   private(set) var outage: String?
+  var isWorthAsking: Bool { outage == nil }
   private var idle: [ModelledConnection] = []
   private var lent: [ModelledConnection] = []
 

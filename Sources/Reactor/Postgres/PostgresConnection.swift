@@ -58,6 +58,8 @@ public final class PostgresConnection {
   private var timer: TimerWatcher?
   private var flight: Flight?
   private var flightNumber: UInt64 = 0
+  /// Whether the server received a cancel request and has answered neither that nor the statements.
+  private var isCancelUnanswered = false
   private var parameters = PostgresParameterBuffer()
   private var prepared = PreparedStatements()
 
@@ -263,6 +265,7 @@ public final class PostgresConnection {
       observer?(self, .overdue)
       abandon(flightNumber, with: PostgresError.timedOut(.statement))
     } else {
+      isCancelUnanswered = state.phase == .cancelled
       perform(state.limitReached())
     }
   }
@@ -276,7 +279,7 @@ public final class PostgresConnection {
   /// Closes the socket. Sending Terminate does not block, because the connection is non-blocking.
   private func finish(_ error: PostgresError) {
     let flight = flight.take()
-    // Its caller was released, and the statements could not be cancelled.
+    // Its caller was released.
     let hasLeft = flight.map { $0.completion == nil } ?? false
     watcher?.stop()
     timer?.stop()
@@ -290,7 +293,10 @@ public final class PostgresConnection {
     attachment = nil
     let observer = observer.take()
     flight?.completion?(.failure(error))
-    observer?(self, .closed(unanswered: flight?.statements ?? [], hasLeft ? .timedOut(.statement) : error))
+    // If no cancel request was received, nothing is known about statements whose caller has left.
+    let isLoss = isCancelUnanswered || !hasLeft
+    observer?(
+      self, .closed(unanswered: isLoss ? flight?.statements ?? [] : [], hasLeft ? .timedOut(.statement) : error))
   }
 
   // MARK: - The socket

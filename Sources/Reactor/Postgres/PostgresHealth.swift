@@ -27,6 +27,8 @@ struct PostgresHealth: Equatable {
     case pingFailed(String)
     /// These statements were sent, and no answer can come any more. The next ping shows what that implies.
     case lost([PostgresStatement], PostgresTrial.Loss)
+    /// These statements were cancelled, and the server has confirmed it.
+    case cancelled([PostgresStatement])
     /// Something failed that can fail on a healthy server too.
     case troubled
   }
@@ -44,6 +46,8 @@ struct PostgresHealth: Equatable {
   /// What was reported since the server was last ready; the last one is the last report.
   private var reported: [ServerAvailability] = []
   private var trial = PostgresTrial()
+  /// Whether the server answers, and is unavailable only until it answers what it lost.
+  private(set) var isOnTrial = false
   /// Whether the server has to be pinged.
   private(set) var isInDoubt = false
   /// The pauses between pings while in doubt. They are short enough to ping the server within 5 s of its return.
@@ -59,13 +63,19 @@ struct PostgresHealth: Equatable {
     case .answered(let request):
       trial.answered(request)
       return accepted(at: now)
-    case .refused(let reason): return refused(reason, at: now)
+    case .refused(let reason):
+      // Another server, or another role of it: what it lost before says nothing.
+      if reason == PostgresError.readOnlyReason { trial.pingFailed() }
+      return refused(reason, at: now)
     case .pingFailed(let reason):
       trial.pingFailed()
       return refused(reason, at: now)
     case .lost(let request, let loss):
       trial.lost(request, loss, at: now)
       isInDoubt = true
+      return nil
+    case .cancelled(let request):
+      trial.answered(request)
       return nil
     case .troubled:
       isInDoubt = true
@@ -74,7 +84,10 @@ struct PostgresHealth: Equatable {
   }
 
   private mutating func accepted(at now: MonotonicInstant) -> ServerAvailability? {
-    if let reason = trial.reason(at: now) { return refused(reason, at: now) }
+    trial.pingAnswered()
+    let reason = trial.reason(at: now)
+    isOnTrial = reason != nil
+    if let reason { return refused(reason, at: now) }
     isInDoubt = false
     backoff.reset()
     return become(.ready, at: now)

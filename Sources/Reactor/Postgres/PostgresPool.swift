@@ -116,17 +116,20 @@ public final class PostgresPool {
     }
   }
 
+  /// Whether statements may be answered: the server is ready, or it answers pings and has lost statements.
+  public var isWorthAsking: Bool { outage == nil || health.isOnTrial }
+
   /// Records what happened on a connection: reports a change, and wakes the task that checks the server when doubt
   /// begins.
   func note(_ event: PostgresHealth.Event) {
     switch event {
     case .accepted, .answered: for requestID in pings { leave(requestID, AnsweredElsewhere()) }
-    case .refused, .pingFailed, .lost, .troubled: break
+    case .refused, .pingFailed, .lost, .cancelled, .troubled: break
     }
     let wasInDoubt = health.isInDoubt
     let change = health.met(event, at: clock.now)
     if health.isInDoubt, !wasInDoubt { doubted.fire(()) }
-    if change == .ready { for signal in writableSignals { signal.fire(()) } }
+    if change == .ready || health.isOnTrial { for signal in writableSignals { signal.fire(()) } }
     // Idle connections are to this server. A new one may reach a writable server.
     if health.isReadOnly { perform(state.closeIdle(now: clock.now)) }
     if let change, !state.isClosed { onStateChange?(change) }
@@ -279,7 +282,7 @@ public final class PostgresPool {
       connections[connectionID] = connection
       connection.answeredAt = clock.now
       connection.observer = { [weak self] connection, event in self?.observed(connectionID, connection, event) }
-      note(order.purpose == .use ? .answered(PostgresStatement.sessionSetup) : .accepted)
+      note(.accepted)
       perform(state.opened(connectionID, now: clock.now), opened: connectionID)
       setExpiryTimer()
     } catch let error as PostgresError where error.isFull && state.open + state.opening > 1 {
@@ -290,18 +293,9 @@ public final class PostgresPool {
     } catch {
       if let error = error as? PostgresError, error != .poolClosed {
         counts.failedConnects += 1
-        noteFailure(error, toOpen: order.purpose)
+        note(order.purpose == .ping ? .pingFailed(error.publicReason) : .refused(error.publicReason))
       }
       perform(state.failed(connectionID, now: clock.now), failingWith: error)
-    }
-  }
-
-  private func noteFailure(_ error: PostgresError, toOpen purpose: PostgresConnection.Purpose) {
-    switch purpose {
-    case .ping: note(.pingFailed(error.publicReason))
-    case .use:
-      if let loss = PostgresTrial.Loss(error) { note(.lost(PostgresStatement.sessionSetup, loss)) }
-      note(.refused(error.publicReason))
     }
   }
 
@@ -347,7 +341,7 @@ public final class PostgresPool {
     case .refusedToWrite: note(configuration.expectsReadOnly ? .accepted : .refused(PostgresError.readOnlyReason))
     case .overdue: note(.troubled)
     case .clean(let request):
-      note(.answered(request))
+      note(.cancelled(request))
       // It may still be lent; `giveBack` then reads its phase.
       if connection.isReusable {
         perform(state.becameClean(connectionID, now: clock.now))
@@ -368,9 +362,10 @@ public final class PostgresPool {
     }
   }
 
-  /// Whether these are a caller's statements, and not a ping.
+  /// Whether these are a caller's statements: neither a ping nor those that set up a session.
   private func isForUse(_ request: [PostgresStatement]) -> Bool {
-    !request.isEmpty && request.last?.sql != configuration.serverSettings.ping.last?.sql
+    let own = [configuration.serverSettings.ping.last?.sql, PostgresStatement.sessionSetup.last?.sql]
+    return !request.isEmpty && !own.contains(request.last?.sql)
   }
 
   private func resumeClosers() {

@@ -44,6 +44,8 @@ struct PostgresTrial: Equatable {
   private struct Suspect: Equatable {
     let texts: [String]
     var losses = 0
+    /// Whether a ping was answered since the last loss. Several connections can end at once.
+    var isProven = true
     var lostAt: MonotonicInstant
     var loss: Loss
   }
@@ -67,19 +69,23 @@ struct PostgresTrial: Equatable {
       index = suspects.count - 1
     }
     guard let index else { return }
-    suspects[index].losses += 1
     suspects[index].lostAt = now
+    guard suspects[index].isProven else { return }
+    suspects[index].losses += 1
+    suspects[index].isProven = false
     // One text for as long as it lasts, so that it is reported once.
     if suspects[index].losses <= Self.lossLimit { suspects[index].loss = loss }
   }
 
-  /// The server answered these, whatever the answer. A connection that could not be set up is no longer suspect then:
-  /// there may be no need for another one.
+  /// The server answered these, whatever the answer.
   mutating func answered(_ request: [PostgresStatement]) {
     if suspects.isEmpty { return }
-    for texts in [request, PostgresStatement.sessionSetup].map({ $0.map(\.sql) }) {
-      suspects.removeAll { $0.texts == texts }
-    }
+    suspects.removeAll { $0.texts.elementsEqual(request.lazy.map(\.sql)) }
+  }
+
+  /// The server answered a ping.
+  mutating func pingAnswered() {
+    for index in suspects.indices { suspects[index].isProven = true }
   }
 
   /// The server does not even answer pings.

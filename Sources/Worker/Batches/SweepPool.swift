@@ -10,6 +10,8 @@ package protocol SweepPool: AnyObject, Sendable {
   var isReadOnly: Bool { get }
   /// Why it is unavailable, without secrets; nil if it is available.
   var outage: String? { get }
+  /// Whether statements may be answered, even if it counts as unavailable because it lost some.
+  var isWorthAsking: Bool { get }
 
   func waitUntilWritable(by deadline: MonotonicInstant) async throws -> Bool
 

@@ -71,7 +71,7 @@ struct SweepRunner {
   /// Whether PostgreSQL answers that nothing is due, for a sweeper that asks this first. False without an answer: the
   /// run then meets the fault and reports it.
   func nothingIsDue() async -> Bool {
-    guard case .rows(let sweep) = sweeper.work, sweep.probesFirst, pool.outage == nil else { return false }
+    guard case .rows(let sweep) = sweeper.work, sweep.probesFirst, pool.isWorthAsking else { return false }
     let limit = clock.now.advanced(by: Self.probeTimeout)
     let answer = OneShot<Bool>()
     do {

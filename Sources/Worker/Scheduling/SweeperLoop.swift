@@ -227,7 +227,7 @@ final class SweeperLoop {
   /// Checks the schema, if PostgreSQL is available.
   private func checkSchema() async {
     do {
-      guard runner.pool.outage == nil else { return schema.unanswered(at: clock.now) }
+      guard runner.pool.isWorthAsking else { return schema.unanswered(at: clock.now) }
       let missing = try await runner.schema.missing(for: sweeper.name, maximumAge: Self.sharedCheckAge)
       reporter.report(schema.checked(missing: missing, at: clock.now))
     } catch {

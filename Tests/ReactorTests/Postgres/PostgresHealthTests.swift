@@ -82,15 +82,17 @@ import Testing
     #expect(health.met(.accepted, at: at(3)) == nil && health.availability == .ready)
   }
 
-  /// The open connections suffice, so none may be opened for a long time.
-  @Test func aConnectionThatCouldNotBeSetUpIsForgottenOnceAnotherOneAnswers() {
+  /// As a proxy that restarts ends them.
+  @Test func connectionsThatEndAtOnceAreOneLoss() {
     var health = PostgresHealth()
-    for _ in 0..<PostgresTrial.lossLimit {
-      _ = health.met(.lost(PostgresStatement.sessionSetup, .unanswered), at: at(0))
-    }
-    _ = health.met(.accepted, at: at(0))
-    #expect(health.availability != .ready)
-    #expect(health.met(.answered([PostgresStatement("any")]), at: at(0)) == .ready)
+    let request = [PostgresStatement("one")]
+    for _ in 0..<5 { _ = health.met(.lost(request, .closed("connection reset by peer")), at: at(0)) }
+    #expect(health.met(.accepted, at: at(0)) == .ready)
+    _ = health.met(.lost(request, .closed("connection reset by peer")), at: at(1))
+    #expect(health.met(.accepted, at: at(1)) != nil && health.isOnTrial)
+    // Another role.
+    _ = health.met(.refused(PostgresError.readOnlyReason), at: at(2))
+    #expect(health.met(.accepted, at: at(3)) == .ready && !health.isOnTrial)
   }
 
   @Test func aSessionThatTheServerEndsHasAnsweredUnlessTheConnectionIsAtFault() {
