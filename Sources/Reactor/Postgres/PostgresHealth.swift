@@ -64,11 +64,10 @@ struct PostgresHealth: Equatable {
       trial.answered(request)
       return accepted(at: now)
     case .refused(let reason):
-      // Another server, or another role of it: what it lost before says nothing.
-      if reason == PostgresError.readOnlyReason { trial.pingFailed() }
+      if reason == PostgresError.readOnlyReason { trial.clear() }
       return refused(reason, at: now)
     case .pingFailed(let reason):
-      trial.pingFailed()
+      trial.clear()
       return refused(reason, at: now)
     case .lost(let request, let loss):
       trial.lost(request, loss, at: now)
@@ -85,15 +84,17 @@ struct PostgresHealth: Equatable {
 
   private mutating func accepted(at now: MonotonicInstant) -> ServerAvailability? {
     trial.pingAnswered()
-    let reason = trial.reason(at: now)
-    isOnTrial = reason != nil
-    if let reason { return refused(reason, at: now) }
+    if let reason = trial.reason(at: now) { return refused(reason, isOnTrial: true, at: now) }
+    isOnTrial = false
     isInDoubt = false
     backoff.reset()
     return become(.ready, at: now)
   }
 
-  private mutating func refused(_ reason: String, at now: MonotonicInstant) -> ServerAvailability? {
+  private mutating func refused(
+    _ reason: String, isOnTrial: Bool = false, at now: MonotonicInstant
+  ) -> ServerAvailability? {
+    self.isOnTrial = isOnTrial
     isInDoubt = true
     return become(.unavailable(reason: reason), at: now)
   }

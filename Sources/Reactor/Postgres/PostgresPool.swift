@@ -337,7 +337,7 @@ public final class PostgresPool {
     switch event {
     case .answered(let request):
       connection.answeredAt = clock.now
-      note(isForUse(request) ? .answered(request) : .accepted)
+      note(.answered(request))
     case .refusedToWrite: note(configuration.expectsReadOnly ? .accepted : .refused(PostgresError.readOnlyReason))
     case .overdue: note(.troubled)
     case .clean(let request):

@@ -8,7 +8,7 @@
 ///     clear ──────────▶ suspected ──────────────────▶ on trial
 ///       ▲                    │                            │
 ///       └────────────────────┴────────────────────────────┘
-///          answered; nothing lost for quietLimit; a ping failed: an outage explains the losses
+///          answered; nothing lost for quietLimit; explained by an outage or a failover
 ///
 /// One loss proves nothing: a session can end at any time. A cancelled statement is answered: "canceled". Statements
 /// are lost repeatedly where packets of some size are dropped or refused, and where the server's disk hangs, while
@@ -88,8 +88,8 @@ struct PostgresTrial: Equatable {
     for index in suspects.indices { suspects[index].isProven = true }
   }
 
-  /// The server does not even answer pings.
-  mutating func pingFailed() {
+  /// The losses are explained: by an outage, since a ping failed, too, or by the server's new role.
+  mutating func clear() {
     suspects = []
   }
 

@@ -95,6 +95,19 @@ import Testing
     #expect(health.met(.accepted, at: at(3)) == .ready && !health.isOnTrial)
   }
 
+  @Test func anOutageEndsATrial() {
+    for event in [PostgresHealth.Event.pingFailed("connection refused"), .refused(PostgresError.readOnlyReason)] {
+      var health = PostgresHealth()
+      for _ in 0..<PostgresTrial.lossLimit {
+        _ = health.met(.lost([PostgresStatement("one")], .unanswered), at: at(0))
+        _ = health.met(.accepted, at: at(0))
+      }
+      #expect(health.isOnTrial)
+      _ = health.met(event, at: at(1))
+      #expect(!health.isOnTrial && health.isInDoubt)
+    }
+  }
+
   @Test func aSessionThatTheServerEndsHasAnsweredUnlessTheConnectionIsAtFault() {
     func loss(_ state: String?, _ reason: String = "x") -> PostgresTrial.Loss? {
       PostgresTrial.Loss(.connectionLost(reason: reason, sqlState: state))
