@@ -32,11 +32,11 @@ public final class HTTPServer {
   private var timer: TimerWatcher?
   private(set) var timerDeadline: MonotonicInstant?
   private var counters = HTTPServerStatistics()
-  /// Why the last connection could not be accepted, as an errno; nil if it was accepted.
-  private var acceptFault: Int32?
-  private var acceptFaultAt: MonotonicInstant?
-  /// Called when connections cannot be accepted because the kernel or a sandbox refuses it, with the reason in words:
-  /// once, until one is accepted again. They are tried again after `HTTPServerLimits.acceptPause`.
+  /// Why a connection was last not accepted, as an errno, and when.
+  private var acceptFault: (number: Int32, at: MonotonicInstant)?
+  /// Called when connections cannot be accepted because the kernel or a sandbox refuses it, or for want of descriptors
+  /// or memory, with the reason in words: once, until that has not happened for a minute. They are tried again after
+  /// `HTTPServerLimits.acceptPause`.
   public var onAcceptFailure: (@EventLoop (String) -> Void)?
 
   public init(
@@ -137,7 +137,6 @@ public final class HTTPServer {
   /// - Parameter accepted: a connection's descriptor, or a negative errno.
   func didAccept(_ accepted: Int32) {
     if accepted >= 0 {
-      if let at = acceptFaultAt, at.duration(to: clock.now) >= Self.quietTime { acceptFault = nil }
       counters.acceptedConnections += 1
       responder.allocateInput()
       let connection = HTTPConnection(accepted, responder)
@@ -150,14 +149,14 @@ public final class HTTPServer {
     } else if Self.shortages.contains(-accepted) ? !evictOldest() : Self.acceptFaults.contains(-accepted) {
       // The connection stays in the backlog and the listener readable, so watching it would spin.
       pauseAccepting(until: clock.now.advanced(by: limits.acceptPause))
-      acceptFaultAt = clock.now
-      guard acceptFault != -accepted else { return }
-      acceptFault = -accepted
-      onAcceptFailure?(String(cString: strerror(-accepted)))
+      let now = clock.now
+      let isKnown = acceptFault.map { $0.number == -accepted && $0.at.duration(to: now) < Self.quietTime } ?? false
+      acceptFault = (-accepted, now)
+      if !isKnown { onAcceptFailure?(String(cString: strerror(-accepted))) }
     }
   }
 
-  /// For as long the same failure must be absent before it is reported again: one that comes and goes is reported once.
+  /// How long a failure must be absent before it is reported again: one that comes and goes is reported once.
   private static let quietTime = Duration.seconds(60)
 
   /// Of descriptors or memory. Closing a connection frees some.
