@@ -60,8 +60,6 @@ public final class PostgresPool {
   private var expiryTimerAt: MonotonicInstant?
   private var isPatient = true
   var health = PostgresHealth()
-  /// Why the server last refused a further connection for want of room.
-  private var serverLimit: String?
   /// Whether `run` opens the connections. Otherwise each caller opens its own while it waits.
   var isRunning = false
   /// Connections for `run` to open.
@@ -258,7 +256,7 @@ public final class PostgresPool {
   /// A caller's deadline has passed.
   private func expire(_ requestID: PostgresPoolState.RequestID) {
     guard state.isOpening(for: requestID) else {
-      return leave(requestID, PostgresError.poolExhausted(serverLimit: state.isServerFull ? serverLimit : nil))
+      return leave(requestID, PostgresError.poolExhausted(serverLimit: state.serverLimitReason))
     }
     // A known outage says more than "connecting".
     var reason = "connecting"
@@ -288,8 +286,7 @@ public final class PostgresPool {
     } catch let error as PostgresError where error.isFull && state.open + state.opening > 1 {
       // Not an outage: callers can take turns with the existing connections.
       counts.failedConnects += 1
-      serverLimit = error.publicReason
-      perform(state.refusedAsFull(connectionID, now: clock.now))
+      perform(state.refusedAsFull(connectionID, reason: error.publicReason, now: clock.now))
     } catch {
       if let error = error as? PostgresError, error != .poolClosed {
         counts.failedConnects += 1

@@ -57,8 +57,8 @@ struct PostgresPoolState {
   private var entries: [Entry] = []
   private var queue: [RequestID] = []
   private var lastConnectionID: ConnectionID = 0
-  /// How many connections the server accepts, and until when that is assumed.
-  private var serverLimit: (count: Int, until: MonotonicInstant)?
+  /// How many connections the server accepts, until when that is assumed, and why it refused another one.
+  private var serverLimit: (count: Int, until: MonotonicInstant, reason: String)?
   private(set) var isClosed = false
 
   init(limit: Int, lifetime: Duration, idleTimeout: Duration) {
@@ -68,8 +68,8 @@ struct PostgresPoolState {
   }
 
   var waiting: Int { queue.count }
-  /// Whether the server refused a further connection, and has not accepted one since.
-  var isServerFull: Bool { serverLimit != nil }
+  /// Why the server refused a further connection; nil once another one may be opened.
+  var serverLimitReason: String? { serverLimit?.reason }
   /// Established connections.
   var open: Int { entries.count { !isOpening($0) } }
   var opening: Int { entries.count { isOpening($0) } }
@@ -148,10 +148,10 @@ struct PostgresPoolState {
 
   /// The connection could not be opened, because the server or the role has no room for it. Its request waits for one
   /// of the others, open or being opened, if there are any.
-  mutating func refusedAsFull(_ connectionID: ConnectionID, now: MonotonicInstant) -> [Action] {
+  mutating func refusedAsFull(_ connectionID: ConnectionID, reason: String, now: MonotonicInstant) -> [Action] {
     guard entries.count > 1 else { return failed(connectionID, now: now) }
     entries.remove(at: openingEntry(connectionID).index)
-    serverLimit = (entries.count, now.advanced(by: Self.fullPause))
+    serverLimit = (entries.count, now.advanced(by: Self.fullPause), reason)
     return serveQueue(now)
   }
 
