@@ -39,8 +39,6 @@ final class GuardedSession {
   /// The swept table's schema, which determines the advisory lock's key. Set before the first batch.
   var schema = ""
   private(set) var cutoffMicroseconds: Int64?
-  /// The process on PostgreSQL that held the advisory lock when this run last looked; nil if it was terminated.
-  private var holderID: Int32?
   /// The brakes of a row sweep's run; nil if there are none.
   var brakes: SweepBrakes?
 
@@ -90,13 +88,10 @@ final class GuardedSession {
         if let batch = try await attempt(statements, min(deadline, earlier ?? deadline), proof) { return batch }
         entry.contended()
       case .evict:
-        try await evict()
-        entry.evicted()
+        entry.evicted(leaving: try await evict())
       case .pause(let duration):
         try await clock.sleep(for: duration)
         entry.paused()
-      case .stop(.superseded):
-        throw RunInterruption.superseded(by: holderID)
       case .stop(let interruption):
         throw interruption
       }
@@ -193,8 +188,9 @@ final class GuardedSession {
 
   /// Terminates sessions of earlier runs of this scope that hold the advisory lock.
   ///
+  /// - Returns: the process on PostgreSQL that holds it and was not terminated; nil if there is none.
   /// - Throws: `RunInterruption.foreignWorker` if a worker of another scope holds it, or `.preparedTransaction`.
-  private func evict() async throws {
+  private func evict() async throws -> Int32? {
     let results = try await connection.pipeline(
       [
         PostgresStatement(AdvisoryHolder.loginRole),
@@ -206,7 +202,7 @@ final class GuardedSession {
     if let foreign = holders.first(where: { name.isOtherScope($0.applicationName) }) {
       throw RunInterruption.foreignWorker(foreign.processID)
     }
-    holderID = holders.first { !$0.isTerminated }?.processID
+    return holders.first { !$0.isTerminated }?.processID
   }
 
   private func readClock() async throws {

@@ -37,6 +37,8 @@ package struct BatchGuard: Sendable {
 
   private var phase = Phase.checking
   private var evictions = 0
+  /// Whose session was not terminated.
+  private var holder: Int32?
 
   package init() {}
 
@@ -45,7 +47,7 @@ package struct BatchGuard: Sendable {
     if isDraining { return .stop(.drained) }
     guard lease.isHeld(at: now) else { return .stop(.leaseLost) }
     switch phase {
-    case .contended: return evictions < Self.evictionPauses.count ? .evict : .stop(.superseded(by: nil))
+    case .contended: return evictions < Self.evictionPauses.count ? .evict : .stop(.superseded(by: holder))
     case .evicted: return .pause(Self.evictionPauses[evictions - 1])
     case .checking:
       guard let sample, sample.arrivedAt.duration(to: now) < Self.sampleLimit else { return .sample }
@@ -58,7 +60,9 @@ package struct BatchGuard: Sendable {
     phase = .contended
   }
 
-  package mutating func evicted() {
+  /// - Parameter holder: the process on PostgreSQL that has the advisory lock and was not terminated; nil if none.
+  package mutating func evicted(leaving holder: Int32? = nil) {
+    self.holder = holder
     evictions += 1
     phase = .evicted
   }
