@@ -75,7 +75,7 @@ struct AuditProof: Sendable {
     refusal = trail.showsOwnRows ? .discardedLines(trail.displayName) : .unprovenLines(trail.displayName)
   }
 
-  /// In a function, because a pipeline is no transaction block to the server, which would log a warning.
+  /// In a block of PL/pgSQL: on its own in a pipeline, the server would log a warning.
   private static let runDeferredTriggers = "DO 'BEGIN SET CONSTRAINTS ALL IMMEDIATE; END'"
 
   /// Parameter: the trail's identifier.
@@ -102,7 +102,7 @@ struct AuditProof: Sendable {
       """
       SELECT 1 / (CASE
         WHEN (current_setting('sb.lines_inserted')::numeric < \(lines))
-          THEN \(trail.map { areCounted + areThere(in: $0) } ?? "false")
+          THEN \(trail.map { "\(areCounted) AND \(areThere(in: $0))" } ?? "false")
         WHEN (NOT current_setting('track_counts')::boolean)
           OR (\(deleted) > current_setting('sb.lines_deleted')::numeric) THEN \(trail.map(areInPlace) ?? "false")
         ELSE true END)::int
@@ -111,10 +111,11 @@ struct AuditProof: Sendable {
 
   private static let lines = "current_setting('sb.lines')::numeric"
 
-  /// Followed by another condition.
-  private static let areCounted =
-    "((NOT current_setting('track_counts')::boolean) OR "
-    + "((\(inserted) - current_setting('sb.lines_before')::numeric) >= \(lines))) AND "
+  /// True if PostgreSQL counted as many inserts, unless it counts none.
+  private static let areCounted = """
+    ((NOT current_setting('track_counts')::boolean)
+            OR ((\(inserted) - current_setting('sb.lines_before')::numeric) >= \(lines)))
+    """
 
   /// True if no line of this transaction was deleted.
   private static func areInPlace(in trail: String) -> String {
@@ -135,11 +136,12 @@ struct AuditProof: Sendable {
   /// rows that were frozen long ago keep numbers of an earlier round, for which PostgreSQL has no status. A transaction
   /// is in progress and its rows are visible: it is this one.
   private static func count(in trail: String, _ condition: String) -> String {
-    let distance = "((line.xmin::text::bigint - pg_current_xact_id()::text::bigint) & 4294967295)"
+    let own = "pg_current_xact_id()::text::bigint"
+    let distance = CatalogSQL.transactions(from: own, to: "line")
     return """
       (SELECT count(*) FROM \(trail) AS line
         WHERE \(condition) AND (line.actor = 'worker') AND (CASE WHEN (\(distance) < 1000000)
-          THEN pg_xact_status((pg_current_xact_id()::text::bigint + \(distance))::text::xid8) = 'in progress'
+          THEN pg_xact_status((\(own) + \(distance))::text::xid8) = 'in progress'
           ELSE false END))
       """
   }

@@ -27,6 +27,11 @@ enum CatalogSQL {
     """
   }
 
+  /// How many transactions after number `first` the row's is, from 0: numbers are 32 bits and wrap around.
+  static func transactions(from first: String, to row: String) -> String {
+    "((\(row).xmin::text::bigint - \(first)::bigint) & 4294967295)"
+  }
+
   /// Syntax that looks like a function call, or is followed by no function.
   static let keywords: [StaticString] = [
     "ANY", "ARRAY", "AS", "CASE", "COALESCE", "EXISTS", "EXTRACT", "FROM", "GREATEST", "LEAST", "OPERATOR",

@@ -150,15 +150,14 @@ package final class TableStatements {
 
   /// Parameter: a transaction's number. Answers how many rows written since are due, or how many of all rows if the
   /// role cannot see who wrote a row.
-  package private(set) lazy var dueSince = sql("\(countAll) AND (\(Self.sinceFirst) < 2147483648)")
+  package private(set) lazy var dueSince = sql(
+    // The half that follows a number is ahead of it.
+    "\(countAll) AND (\(CatalogSQL.transactions(from: "$1", to: "target")) < 2147483648)")
   package private(set) lazy var dueAtAll = sql(countAll)
 
   private var countAll: String {
     "SELECT count(*) FROM \(table) AS target WHERE \(filter) AND \(isDue)"
   }
-
-  /// Transaction numbers are 32 bits and wrap around; the half that follows a number is ahead of it.
-  private static let sinceFirst = "((target.xmin::text::bigint - $1::bigint) & 4294967295)"
 
   // MARK: An index, in descending order from the key $1 (µs; null: from the cutoff)
 
