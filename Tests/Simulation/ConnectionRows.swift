@@ -9,7 +9,7 @@ import Worker
 @EventLoop
 final class ConnectionTable {
   @EventLoop
-  final class Connection {
+  final class Connection: HeldRow {
     let name: String
     let interval: Int64
     fileprivate var lastDiscoveredAt: Int64?
@@ -17,7 +17,7 @@ final class ConnectionTable {
     fileprivate var isRunning = false
     fileprivate var queuedJobs = 0
     /// Whether an uncommitted change holds it.
-    fileprivate var isHeld = false
+    var isHeld = false
     /// In true time: when its interval has passed, when its running discovery began, and until when something else
     /// keeps it from being claimed.
     fileprivate var dueAt: Int64 = 0
@@ -281,14 +281,6 @@ extension ConnectionTable: PagedRows {
   func isLocked(_ row: Connection) -> Bool { row.isHeld }
 
   func allowsWrites(_ statement: PostgresStatement) -> Bool { true }
-
-  func hold(_ rows: [Connection]) {
-    for row in rows { row.isHeld = true }
-  }
-
-  func release(_ rows: [Connection]) {
-    for row in rows { row.isHeld = false }
-  }
 
   func changed(_ rows: [Connection]) {
     for connection in rows {

@@ -31,10 +31,16 @@ extension RowChange {
   }
 }
 
+/// A row that an uncommitted change can hold.
+@EventLoop
+protocol HeldRow: AnyObject {
+  var isHeld: Bool { get set }
+}
+
 /// Rows of a table with one page.
 @EventLoop
 protocol PagedRows: AnyObject {
-  associatedtype Row: AnyObject
+  associatedtype Row: HeldRow
 
   /// The rows that meet a statement's condition.
   func due(_ cutoff: Int64, _ statement: PostgresStatement) -> [Row]
@@ -48,12 +54,18 @@ protocol PagedRows: AnyObject {
   /// Whether a statement may write at all.
   func allowsWrites(_ statement: PostgresStatement) -> Bool
 
-  func hold(_ rows: [Row])
-
-  func release(_ rows: [Row])
-
   /// The change of these rows is committed.
   func changed(_ rows: [Row])
+}
+
+extension PagedRows {
+  func hold(_ rows: [Row]) {
+    for row in rows { row.isHeld = true }
+  }
+
+  func release(_ rows: [Row]) {
+    for row in rows { row.isHeld = false }
+  }
 }
 
 /// A batch of a sweep that goes by pages.

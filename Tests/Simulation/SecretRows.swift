@@ -14,7 +14,7 @@ final class SecretTable {
   private static let size = 40
 
   @EventLoop
-  final class Secret {
+  final class Secret: HeldRow {
     let number: Int
     fileprivate var isMissing: Bool
     /// Since when it is missing; also in true time.
@@ -24,7 +24,7 @@ final class SecretTable {
     /// Whether another transaction has locked it.
     fileprivate var isLocked = false
     /// Whether an uncommitted delete holds it.
-    fileprivate var isHeld = false
+    var isHeld = false
 
     fileprivate init(_ number: Int, isMissing: Bool, endedAt: Int64) {
       self.number = number
@@ -135,14 +135,6 @@ extension SecretTable: PagedRows {
   /// A delete writes nothing if there is a foreign key that it does not take account of.
   func allowsWrites(_ statement: PostgresStatement) -> Bool {
     scenario.statements.knowsReference(statement.sql) == hasReference || mutation == .newReferenceIgnored
-  }
-
-  func hold(_ rows: [Secret]) {
-    for row in rows { row.isHeld = true }
-  }
-
-  func release(_ rows: [Secret]) {
-    for row in rows { row.isHeld = false }
   }
 
   func changed(_ rows: [Secret]) {
