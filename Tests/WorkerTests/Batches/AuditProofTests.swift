@@ -199,15 +199,20 @@ import Testing
     trail.sweeper == "reveal-sessions-expired" ? "reveal_sessions" : "provider_connections"
   }
 
+  /// A sweep of five due rows, after `sql`, as a role that may insert lines and read none.
+  private static func sweepInsertingOnly(after sql: String) async throws -> (changed: Int, error: SweepRefusal?) {
+    let trail = trails[1]
+    let plane = try await ControlPlane.fresh()
+    try await plane.sql("\(trail.due);\(sql)")
+    let columns = AuditNote.columns.joined(separator: ", ")
+    let least = try await plane.limited(trail.rights + ["INSERT (\(columns)) ON audit_events"], query: "")
+    return try await sweep(trail, on: least)
+  }
+
   /// The role may insert lines and read none: what only reading them would prove is refused.
   @Test(arguments: harmless + discarding)
   func withInsertPrivilegeAloneNothingIsTakenForGranted(trigger: Trigger) async throws {
-    let trail = Self.trails[1]
-    let plane = try await ControlPlane.fresh()
-    try await plane.sql("\(trail.due);\(trigger.sql)")
-    let columns = AuditNote.columns.joined(separator: ", ")
-    let least = try await plane.limited(trail.rights + ["INSERT (\(columns)) ON audit_events"], query: "")
-    let (changed, error) = try await Self.sweep(trail, on: least)
+    let (changed, error) = try await Self.sweepInsertingOnly(after: trigger.sql)
     if trigger.testDescription == "writes lines elsewhere, too" {
       #expect(changed == 5 && error == nil, "\(String(describing: error))")
     } else {
@@ -217,12 +222,7 @@ import Testing
 
   /// The block that runs deferred triggers is sent only if there are any.
   @Test func aRoleThatMayUseNoLanguageLeavesLines() async throws {
-    let trail = Self.trails[1]
-    let plane = try await ControlPlane.fresh()
-    try await plane.sql("\(trail.due);REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
-    let columns = AuditNote.columns.joined(separator: ", ")
-    let least = try await plane.limited(trail.rights + ["INSERT (\(columns)) ON audit_events"], query: "")
-    let (changed, error) = try await Self.sweep(trail, on: least)
+    let (changed, error) = try await Self.sweepInsertingOnly(after: "REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC")
     #expect(changed == 5 && error == nil, "\(String(describing: error))")
   }
 
